@@ -1,0 +1,8 @@
+/** What one layer may hold at most; passing one is LIMIT_EXCEEDED. */
+export interface LayerLimits {
+  /** Bytes of the tar, after decompression. */
+  readonly uncompressedBytes: number;
+  readonly entries: number;
+  /** Bytes of PAX records and long names of one entry. */
+  readonly entryMetadataBytes: number;
+}

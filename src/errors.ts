@@ -1,0 +1,136 @@
+/**
+ * Every way a job can fail, as producers see it. The list and the retry column come from the job contract; what is
+ * retried is decided here once, so that the queue, the command line and the board agree.
+ */
+export const FAILURE_CODES = {
+  INVALID_JOB: 'never',
+  UNSUPPORTED_MEDIA_TYPE: 'never',
+  MANIFEST_INVALID: 'never',
+  PLATFORM_NOT_FOUND: 'never',
+  SOURCE_NOT_ALLOWED: 'never',
+  IMAGE_NOT_FOUND: 'always',
+  BLOB_NOT_FOUND: 'always',
+  BLOB_DIGEST_MISMATCH: 'once',
+  BLOB_SIZE_MISMATCH: 'once',
+  LAYER_CORRUPT: 'once',
+  DIFF_ID_MISMATCH: 'never',
+  LAYER_UNSAFE: 'never',
+  LIMIT_EXCEEDED: 'never',
+  SOURCE_UNAVAILABLE: 'always',
+  SOURCE_DENIED: 'always',
+  STORE_FULL: 'always',
+  STORE_FAILED: 'always',
+  TIMED_OUT: 'always',
+  SHUTTING_DOWN: 'always',
+  STALLED: 'always',
+  CANCELLED: 'never',
+  INTERNAL: 'always',
+} as const satisfies Record<string, 'never' | 'once' | 'always'>;
+
+export type FailureCode = keyof typeof FAILURE_CODES;
+
+/** What a failure is about; every field is optional because a failure can come before it is known. */
+export interface FailureDetails {
+  /** Position of the layer, bottom-most first, counted from 0. */
+  readonly layerIndex?: number;
+  readonly layerCount?: number;
+  /** The digest of the blob, manifest or layer in question, as text. */
+  readonly digest?: string;
+  readonly expected?: string;
+  readonly actual?: string;
+  readonly chainId?: string;
+}
+
+export interface UnpackErrorOptions extends ErrorOptions {
+  readonly details?: FailureDetails;
+}
+
+/** A plain copy of an UnpackError that survives a thread boundary. */
+export interface SerializedUnpackError {
+  readonly code: FailureCode;
+  readonly message: string;
+  readonly details: FailureDetails;
+  readonly stack?: string;
+}
+
+/**
+ * The one error class of unpackd. `message` is a sentence that says what, where and, if the reader can do something,
+ * what to do; `code` is for programs. Nobody matches on the text.
+ */
+export class UnpackError extends Error {
+  override readonly name = 'UnpackError';
+  readonly code: FailureCode;
+  readonly details: FailureDetails;
+
+  constructor(code: FailureCode, message: string, options: UnpackErrorOptions = {}) {
+    super(message, 'cause' in options ? { cause: options.cause } : undefined);
+    this.code = code;
+    this.details = options.details ?? {};
+  }
+
+  /** Whether another attempt can help: `once` means one more fresh download. */
+  get retry(): 'never' | 'once' | 'always' {
+    return FAILURE_CODES[this.code];
+  }
+
+  serialize(): SerializedUnpackError {
+    return {
+      code: this.code,
+      message: this.message,
+      details: this.details,
+      ...(this.stack === undefined ? {} : { stack: this.stack }),
+    };
+  }
+
+  static deserialize(plain: SerializedUnpackError): UnpackError {
+    const error = new UnpackError(plain.code, plain.message, { details: plain.details });
+    if (plain.stack !== undefined) error.stack = plain.stack;
+    return error;
+  }
+
+  /** The same failure with more known about it; the fields already set win. */
+  with(details: FailureDetails, prefix = ''): UnpackError {
+    const error = new UnpackError(this.code, `${prefix}${this.message}`, {
+      details: { ...details, ...this.details },
+      cause: this.cause ?? this,
+    });
+    if (this.stack !== undefined) error.stack = this.stack;
+    return error;
+  }
+}
+
+/** Any thrown value as an UnpackError: system errors by their errno, aborts by their reason, the rest as INTERNAL. */
+export function toUnpackError(thrown: unknown): UnpackError {
+  if (thrown instanceof UnpackError) return thrown;
+  if (thrown instanceof Error) {
+    const errno = (thrown as NodeJS.ErrnoException).code;
+    const code = errno === undefined ? undefined : STORE_ERRNO[errno];
+    if (code !== undefined) return new UnpackError(code, thrown.message, { cause: thrown });
+    return new UnpackError('INTERNAL', `unexpected error: ${thrown.message}`, { cause: thrown });
+  }
+  return new UnpackError('INTERNAL', `unexpected error: ${String(thrown)}`, { cause: thrown });
+}
+
+const STORE_ERRNO: Readonly<Record<string, FailureCode>> = {
+  ENOSPC: 'STORE_FULL',
+  EDQUOT: 'STORE_FULL',
+  EIO: 'STORE_FAILED',
+  EROFS: 'STORE_FAILED',
+  EMFILE: 'STORE_FAILED',
+  ENFILE: 'STORE_FAILED',
+  EACCES: 'STORE_FAILED',
+  EPERM: 'STORE_FAILED',
+};
+
+/** Throws the signal's reason as an UnpackError (CANCELLED where the reason is none). Call it between steps. */
+export function throwIfAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw abortError(signal);
+}
+
+/** The error that an aborted signal stands for. */
+export function abortError(signal: AbortSignal): UnpackError {
+  const reason: unknown = signal.reason;
+  if (reason instanceof UnpackError) return reason;
+  const why = reason instanceof Error ? reason.message : typeof reason === 'string' ? reason : 'no reason given';
+  return new UnpackError('CANCELLED', `the work was cancelled: ${why}`);
+}

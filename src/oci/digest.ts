@@ -1,0 +1,57 @@
+import { createHash } from 'node:crypto';
+import { UnpackError } from '../errors.ts';
+
+declare const role: unique symbol;
+
+/** `algorithm:hex` (OCI image spec, descriptor.md#digests), checked. Which thing it names is in its brand. */
+export type Digest = string & { readonly [role]: 'blob' | 'diff' | 'chain' };
+/** Names bytes as they are stored: a compressed layer, a manifest, a config. */
+export type BlobDigest = Digest & { readonly [role]: 'blob' };
+/** Names a layer's uncompressed tar. */
+export type DiffId = Digest & { readonly [role]: 'diff' };
+/** Names a layer together with everything below it. */
+export type ChainId = Digest & { readonly [role]: 'chain' };
+
+export type DigestAlgorithm = 'sha256' | 'sha512';
+
+const HEX_LENGTH: Readonly<Record<DigestAlgorithm, number>> = { sha256: 64, sha512: 128 };
+const PATTERN = /^(sha256|sha512):([0-9a-f]+)$/;
+
+export function isDigest(text: string): text is Digest {
+  const match = PATTERN.exec(text);
+  return match !== null && match[2]?.length === HEX_LENGTH[match[1] as DigestAlgorithm];
+}
+
+/** @throws UnpackError MANIFEST_INVALID when `text` is not a digest of an algorithm that is known here. */
+function checked(text: string): Digest {
+  if (!isDigest(text)) {
+    throw new UnpackError(
+      'MANIFEST_INVALID',
+      `${JSON.stringify(text)} is not a digest: expected "sha256:" and 64, or "sha512:" and 128, lower-case hex digits`,
+    );
+  }
+  return text;
+}
+
+export const blobDigest = (text: string): BlobDigest => checked(text) as BlobDigest;
+export const diffId = (text: string): DiffId => checked(text) as DiffId;
+export const chainId = (text: string): ChainId => checked(text) as ChainId;
+
+export function algorithmOf(digest: Digest): DigestAlgorithm {
+  return digest.slice(0, digest.indexOf(':')) as DigestAlgorithm;
+}
+
+export function hexOf(digest: Digest): string {
+  return digest.slice(digest.indexOf(':') + 1);
+}
+
+/** The digest of bytes in memory. */
+export function digestOf(bytes: Uint8Array, algorithm: DigestAlgorithm = 'sha256'): BlobDigest {
+  return `${algorithm}:${createHash(algorithm).update(bytes).digest('hex')}` as BlobDigest;
+}
+
+/** `sha256:0123456789ab…`: enough to recognise in a sentence. */
+export function shortDigest(digest: string): string {
+  const colon = digest.indexOf(':');
+  return digest.length > colon + 14 ? `${digest.slice(0, colon + 13)}…` : digest;
+}

@@ -1,0 +1,16 @@
+export type SnapshotErrorKind = 'NotFound' | 'AlreadyExists' | 'InvalidArgument' | 'FailedPrecondition';
+
+/** Why a call on the store was refused, after containerd's errdefs. Anything else that a call throws is a system error. */
+export class SnapshotError extends Error {
+  override readonly name = 'SnapshotError';
+  readonly kind: SnapshotErrorKind;
+
+  constructor(kind: SnapshotErrorKind, message: string) {
+    super(message);
+    this.kind = kind;
+  }
+}
+
+export function isSnapshotError(thrown: unknown, kind: SnapshotErrorKind): thrown is SnapshotError {
+  return thrown instanceof SnapshotError && thrown.kind === kind;
+}

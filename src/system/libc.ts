@@ -1,0 +1,23 @@
+import { getSystemErrorMap } from 'node:util';
+import koffi from 'koffi';
+
+/** The C library of this process, whichever it is (glibc, musl). */
+export const libc = koffi.load(null);
+
+const ERRNO_NAMES = new Map([...getSystemErrorMap()].map(([number, [name, text]]) => [-number, { name, text }]));
+
+/** A failed system call, shaped like the errors of node:fs (`code`, `errno`, `syscall`, `path`). */
+export function systemError(syscall: string, path?: string | Uint8Array): NodeJS.ErrnoException {
+  const errno = koffi.errno();
+  const known = ERRNO_NAMES.get(errno) ?? { name: EXTRA_NAMES[errno] ?? `errno ${errno}`, text: `error ${errno}` };
+  const where = path === undefined ? '' : ` ${JSON.stringify(Buffer.from(path).toString())}`;
+  return Object.assign(new Error(`${known.name}: ${known.text}, ${syscall}${where}`), {
+    errno: -errno,
+    code: known.name,
+    syscall,
+    ...(path === undefined ? {} : { path: Buffer.from(path).toString() }),
+  });
+}
+
+/** Names that libuv has no entry for. */
+const EXTRA_NAMES: Readonly<Record<number, string>> = { 61: 'ENODATA', 117: 'EUCLEAN', 122: 'EDQUOT' };
