@@ -1,0 +1,206 @@
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { rmSync } from 'node:fs';
+import { access, constants, mkdtemp, rm } from 'node:fs/promises';
+import { createConnection, createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { delimiter, join } from 'node:path';
+
+/** A Redis (or Valkey) of one's own, for the demo and the tests. */
+export interface LocalRedis {
+  readonly url: string;
+  readonly port: number;
+  /** The server's process, for a test that wants to stop or freeze it. */
+  readonly pid: number;
+  /** Kills the server as a crash would and starts it again on the same port and data; resolves when it answers. */
+  restart(): Promise<void>;
+  /** Kills the server and leaves port and data for a later `restart`. */
+  kill(): Promise<void>;
+  /** Ends the server and removes its temporary directory; a second call does nothing. */
+  stop(): Promise<void>;
+}
+
+export interface LocalRedisOptions {
+  /** Where the data goes; default: a temporary directory that `stop` removes. */
+  readonly directory?: string;
+  /** Default: a free one. */
+  readonly port?: number;
+  /** Write every change through to disk, so that a restart loses nothing. */
+  readonly persistent?: boolean;
+}
+
+const SERVERS = ['redis-server', 'valkey-server'];
+/** Debian, Ubuntu: the first that the machine's lists know. */
+const PACKAGES = ['redis-server', 'valkey-server'];
+const START_TIMEOUT = 10_000;
+
+/**
+ * Starts a server on loopback. Its policy is `noeviction`, as BullMQ demands: an evicted key is a lost job.
+ * @throws Error with a sentence when there is no server on the PATH, or it does not answer within 10 s
+ */
+export async function startRedis(options: LocalRedisOptions = {}): Promise<LocalRedis> {
+  const program = await findRedis();
+  if (program === undefined) {
+    throw new Error(`neither ${SERVERS.join(' nor ')} is on the PATH: install one (apt-get install redis-server)`);
+  }
+  const temporary = options.directory === undefined;
+  const directory = options.directory ?? (await mkdtemp(join(tmpdir(), 'unpackd-redis-')));
+  const port = options.port ?? (await freePort());
+  const persistence = options.persistent
+    ? ['--appendonly', 'yes', '--appendfsync', 'always']
+    : ['--appendonly', 'no', '--save', ''];
+  const flags = ['--port', String(port), '--bind', '127.0.0.1', '--dir', directory, '--daemonize', 'no'];
+
+  let child: ChildProcess;
+  const start = async () => {
+    child = spawn(program, [...flags, '--maxmemory-policy', 'noeviction', ...persistence], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    await answering(child, port, program);
+    // a server must not keep its owner's process alive
+    child.unref();
+    for (const stream of [child.stdout, child.stderr]) if (stream !== null) unref(stream);
+  };
+  const kill = (signal: NodeJS.Signals) => ended(child, signal);
+  const onExit = () => {
+    child.kill('SIGKILL');
+    if (temporary) rmSync(directory, { recursive: true, force: true });
+  };
+
+  await start();
+  process.on('exit', onExit);
+  let stopped: Promise<void> | undefined;
+  return {
+    url: `redis://127.0.0.1:${port}`,
+    port,
+    get pid() {
+      return child.pid ?? -1;
+    },
+    async restart() {
+      await kill('SIGKILL');
+      await start();
+    },
+    kill: () => kill('SIGKILL'),
+    stop() {
+      stopped ??= (async () => {
+        process.off('exit', onExit);
+        await kill('SIGTERM');
+        if (temporary) await rm(directory, { recursive: true, force: true });
+      })();
+      return stopped;
+    },
+  };
+}
+
+/**
+ * Installs Redis (or Valkey) with apt-get where neither is there, as root or through sudo, and says so on stderr first.
+ * @throws Error with a sentence that says what to do by hand
+ */
+export async function ensureRedisInstalled(): Promise<void> {
+  if ((await findRedis()) !== undefined) return;
+  const byHand = 'install Redis 6.2 or newer, or Valkey, so that redis-server or valkey-server is on the PATH';
+  if ((await onPath('apt-get')) === undefined) {
+    throw new Error(`there is no redis-server here and no apt-get to install it with: ${byHand}`);
+  }
+  const root = process.getuid?.() === 0;
+  if (!root && (await onPath('sudo')) === undefined) {
+    throw new Error(`installing redis-server needs root, and there is no sudo: ${byHand}`);
+  }
+  process.stderr.write('Redis is not installed; installing it now with apt-get.\n');
+  const apt = (...args: string[]) => {
+    const environment = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
+    const [program, ...rest] = root ? ['apt-get', ...args] : ['sudo', 'apt-get', ...args];
+    // stdin is passed on so that sudo can ask; the output of apt-get belongs on stderr, beside the notice
+    return spawnSync(program ?? 'apt-get', rest, { stdio: ['inherit', 2, 2], env: environment }).status === 0;
+  };
+  const install = () =>
+    PACKAGES.some((name) => apt('-qq', 'install', '-y', '--no-install-recommends', '-o', 'Dpkg::Use-Pty=0', name));
+  // lists may be missing (containers) or old: refresh them only when the first try fails
+  const installed = install() || (apt('-qq', 'update') && install());
+  if (!installed || (await findRedis()) === undefined) {
+    throw new Error(`apt-get could not install redis-server: ${byHand}`);
+  }
+}
+
+/** Path of the server's program, or `undefined` where there is none. */
+export async function findRedis(): Promise<string | undefined> {
+  for (const name of SERVERS) {
+    const path = await onPath(name);
+    if (path !== undefined) return path;
+  }
+  return undefined;
+}
+
+async function onPath(name: string): Promise<string | undefined> {
+  for (const folder of (process.env.PATH ?? '').split(delimiter)) {
+    const path = join(folder, name);
+    const executable = await access(path, constants.X_OK).then(
+      () => true,
+      () => false,
+    );
+    if (folder !== '' && executable) return path;
+  }
+  return undefined;
+}
+
+/** Resolves when the server says PONG (not while it loads its data); rejects with its output when it ends before. */
+async function answering(child: ChildProcess, port: number, program: string): Promise<void> {
+  let output = '';
+  const collect = (chunk: Buffer) => {
+    output = (output + chunk.toString()).slice(-2000);
+  };
+  child.stdout?.on('data', collect);
+  child.stderr?.on('data', collect);
+  let failure: Error | undefined;
+  child.once('error', (error) => {
+    failure = error;
+  });
+  const deadline = Date.now() + START_TIMEOUT;
+  while (true) {
+    if (failure !== undefined) throw new Error(`${program} could not be started: ${failure.message}`);
+    if (child.exitCode !== null) throw new Error(`${program} ended with ${child.exitCode}: ${output.trim()}`);
+    if (await pings(port)) return;
+    if (Date.now() > deadline) {
+      child.kill('SIGKILL');
+      throw new Error(`${program} did not answer on port ${port} within ${START_TIMEOUT / 1000} s: ${output.trim()}`);
+    }
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+function pings(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = createConnection(port, '127.0.0.1', () => socket.write('PING\r\n'));
+    const done = (answer: boolean) => {
+      socket.destroy();
+      resolve(answer);
+    };
+    socket.setTimeout(1000, () => done(false));
+    socket.once('error', () => done(false));
+    socket.once('data', (reply) => done(reply.toString().startsWith('+PONG')));
+  });
+}
+
+function ended(child: ChildProcess, signal: NodeJS.Signals): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return Promise.resolve();
+  return new Promise((resolve) => {
+    child.ref();
+    child.once('exit', () => resolve());
+    child.kill(signal);
+  });
+}
+
+/** Pipes of a child are sockets at run time, which the type of a stream does not tell. */
+function unref(stream: object): void {
+  if ('unref' in stream && typeof stream.unref === 'function') stream.unref();
+}
+
+function freePort(): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const server = createServer();
+    server.once('error', reject);
+    server.listen(0, '127.0.0.1', () => {
+      const address = server.address();
+      server.close(() => (typeof address === 'object' && address !== null ? resolve(address.port) : reject()));
+    });
+  });
+}
