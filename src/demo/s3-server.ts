@@ -33,7 +33,7 @@ type S3rverConstructor = new (options: Readonly<Record<string, unknown>>) => S3r
 
 /**
  * An S3 server inside this process, for demos, tests and benches: no container, no account. It listens on loopback
- * only and believes every signature.
+ * only.
  * @throws Error that says what to install where s3rver, a development dependency, is missing
  */
 export async function startS3Server(options: S3ServerOptions): Promise<S3Server> {
@@ -43,7 +43,6 @@ export async function startS3Server(options: S3ServerOptions): Promise<S3Server>
     directory: options.directory ?? temporary,
     silent: true,
     vhostBuckets: false,
-    allowMismatchedSignatures: true,
     configureBuckets: options.buckets.map((name) => ({ name })),
   });
   await app.configureBuckets();
@@ -68,11 +67,11 @@ export async function startS3Server(options: S3ServerOptions): Promise<S3Server>
 }
 
 async function loadS3rver(): Promise<S3rverConstructor> {
-  const name: string = 's3rver'; // in a variable, so that the compiler does not look for types that do not exist
+  const name: string = '@20minutes/s3rver'; // in a variable, so that the compiler does not look for types that do not exist
   try {
     const module: { readonly default: S3rverConstructor } = await import(name);
     return module.default;
   } catch (cause) {
-    throw new Error('the embedded S3 server needs the package s3rver: install it with "npm install s3rver"', { cause });
+    throw new Error('the embedded S3 server needs the package @20minutes/s3rver: install it with "npm install --save-dev @20minutes/s3rver"', { cause });
   }
 }
