@@ -3,6 +3,7 @@ import { createServer, type RequestListener } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { answerMissingCall, type S3rverStore, writeWholeObjects } from './s3-calls.ts';
 
 export interface S3ServerOptions {
   /** Where the objects are kept. Default: a temporary folder that `close` removes. */
@@ -28,6 +29,7 @@ interface S3rver {
   callback(): RequestListener;
   configureBuckets(): Promise<unknown>;
   readonly logger: { close(): void };
+  readonly store: S3rverStore;
 }
 type S3rverConstructor = new (options: Readonly<Record<string, unknown>>) => S3rver;
 
@@ -46,7 +48,14 @@ export async function startS3Server(options: S3ServerOptions): Promise<S3Server>
     configureBuckets: options.buckets.map((name) => ({ name })),
   });
   await app.configureBuckets();
-  const server = createServer(app.callback());
+  writeWholeObjects(app.store);
+  const s3rver = app.callback();
+  const server = createServer((request, response) => {
+    answerMissingCall(app.store, request, response).then(
+      (answered) => answered || s3rver(request, response),
+      () => response.writeHead(500).end(),
+    );
+  });
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject).listen(options.port ?? 0, '127.0.0.1', resolve);
   });
@@ -72,6 +81,9 @@ async function loadS3rver(): Promise<S3rverConstructor> {
     const module: { readonly default: S3rverConstructor } = await import(name);
     return module.default;
   } catch (cause) {
-    throw new Error('the embedded S3 server needs the package @20minutes/s3rver: install it with "npm install --save-dev @20minutes/s3rver"', { cause });
+    throw new Error(
+      'the embedded S3 server needs the package @20minutes/s3rver: install it with "npm install --save-dev @20minutes/s3rver"',
+      { cause },
+    );
   }
 }
