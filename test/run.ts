@@ -1,0 +1,54 @@
+import { spawn } from 'node:child_process';
+import { globSync, statSync } from 'node:fs';
+import { constants } from 'node:os';
+import { relative, sep } from 'node:path';
+import { ensureRedisInstalled } from '../src/demo/redis-server.ts';
+
+/**
+ * What `npm test` runs: Node's own test runner, once there is a Redis to test against.
+ *
+ *     node test/run.ts                       every test but e2e/ and conformance/
+ *     node test/run.ts test/diff test/a.test.ts    these folders and files
+ *     node test/run.ts test/diff --test-name-pattern=whiteout    options go on to Node
+ */
+const SEPARATE = ['e2e', 'conformance']; // they take minutes and need containerd and others: npm run test:e2e
+
+const root = new URL('..', import.meta.url).pathname;
+process.chdir(root);
+const options = process.argv.slice(2).filter((argument) => argument.startsWith('-'));
+const paths = process.argv.slice(2).filter((argument) => !argument.startsWith('-'));
+const files = paths.length === 0 ? everyday() : paths.flatMap(testFiles);
+if (files.length === 0) fail(`there are no tests in ${paths.join(', ')}`);
+
+try {
+  await ensureRedisInstalled();
+} catch (error) {
+  fail(error instanceof Error ? error.message : String(error));
+}
+
+// two at a time: the tests of the apply pool and of Redis measure waiting, which a crowded machine falsifies
+const flags = ['--test', '--test-concurrency=2', '--test-timeout=120000', '--test-reporter=spec'];
+const child = spawn(process.execPath, [...flags, ...options, ...files], { stdio: 'inherit' });
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => child.kill(signal));
+child.once('error', (error) => fail(`the test runner did not start: ${error.message}`));
+child.once('exit', (code, signal) => {
+  process.exitCode = signal === null ? (code ?? 1) : 128 + constants.signals[signal];
+});
+
+function everyday(): string[] {
+  return globSync('test/**/*.test.ts')
+    .filter((file) => !SEPARATE.includes(file.split(sep)[1] ?? ''))
+    .sort();
+}
+
+function testFiles(path: string): string[] {
+  const found = statSync(path, { throwIfNoEntry: false });
+  if (found === undefined) fail(`${path}: no such file or folder`);
+  if (!found.isDirectory()) return [path];
+  return globSync(`${relative(root, path) || '.'}/**/*.test.ts`).sort();
+}
+
+function fail(sentence: string): never {
+  process.stderr.write(`test: ${sentence}\n`);
+  process.exit(2);
+}
