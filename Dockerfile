@@ -1,0 +1,34 @@
+# unpackd in a container: worker (default), board, and every other command.
+#
+#   docker build -t unpackd .
+#   docker run --rm unpackd --help
+#
+# The user is root: files of an image belong to any user, and only root may give files away. What a worker needs beyond
+# that is a short list of capabilities; docker-compose.yml drops the others and says what each is for.
+FROM node:24-slim AS build
+WORKDIR /app
+# no install scripts: the only one wanted fetches the Node runtime that this image has already
+COPY package.json package-lock.json ./
+RUN npm ci --ignore-scripts --no-audit --no-fund
+COPY tsconfig.json tsconfig.build.json ./
+COPY src src
+COPY workers workers
+# by its path, not through npm: npm would look for the Node runtime of node_modules first, which is not there
+RUN ./node_modules/.bin/tsc -p tsconfig.build.json
+RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund
+
+FROM node:24-slim
+# igzip inflates twice as fast as zlib, and is used where it is found
+RUN apt-get update -q \
+ && apt-get install -y -q --no-install-recommends isal \
+ && rm -rf /var/lib/apt/lists/*
+ENV NODE_ENV=production
+WORKDIR /app
+COPY --from=build /app/node_modules node_modules
+COPY --from=build /app/dist dist
+COPY package.json LICENSE ./
+COPY schemas schemas
+# a volume even where none is given: the container's own file system is an overlay, and overlays do not stack on one
+VOLUME /var/lib/unpackd
+ENTRYPOINT ["node", "/app/dist/src/cli/main.js"]
+CMD ["worker"]
