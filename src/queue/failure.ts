@@ -1,0 +1,105 @@
+import { z } from 'zod';
+import { FAILURE_CODES, type FailureCode, type FailureDetails, UnpackError } from '../errors.ts';
+
+/** How a job or one attempt of it failed, version 1: on the job's progress, as `failure` and in `failures`. */
+export const failureSchema = z
+  .object({
+    version: z.literal(1),
+    code: z.enum(Object.keys(FAILURE_CODES) as [FailureCode, ...FailureCode[]]).meta({
+      description: 'For programs; the list only grows within a version.',
+    }),
+    message: z
+      .string()
+      .meta({ description: 'One sentence: what, where, and what to do if the reader can do something.' }),
+    layerIndex: z
+      .number()
+      .int()
+      .min(0)
+      .optional()
+      .meta({ description: 'The layer in question, counted from 0, bottom-most first.' }),
+    layerCount: z.number().int().min(0).optional().meta({ description: 'Layers of its image.' }),
+    digests: z
+      .object({
+        subject: z.string().optional().meta({ description: 'The blob, manifest or layer in question.' }),
+        expected: z.string().optional(),
+        actual: z.string().optional(),
+        chainId: z.string().optional(),
+      })
+      .meta({ description: 'Digests that are known; each may be absent.' }),
+    retryable: z.boolean().meta({
+      description: 'Whether another attempt can help. The queue makes one by itself while attempt < attempts.',
+    }),
+    attempt: z.number().int().min(1).meta({ description: 'The attempt that failed, counted from 1.' }),
+    attempts: z.number().int().min(1).meta({ description: 'Attempts that the job has.' }),
+    at: z.iso.datetime().meta({ description: 'When it failed.' }),
+  })
+  .meta({ title: 'Failure of an unpack job' });
+
+export type Failure = z.infer<typeof failureSchema>;
+
+/** Which attempt failed, and what is known of the ones before. */
+export interface AttemptContext {
+  readonly attempt: number;
+  readonly attempts: number;
+  readonly earlier: readonly Failure[];
+}
+
+/**
+ * Whether another attempt can help: never, always, or, for damaged downloads, when no earlier attempt ended in one
+ * (FAILURE_CODES has the rule of each code).
+ */
+export function isRetryable(code: FailureCode, earlier: readonly Failure[]): boolean {
+  const rule = FAILURE_CODES[code];
+  if (rule === 'once') return !earlier.some((failure) => FAILURE_CODES[failure.code] === 'once');
+  return rule === 'always';
+}
+
+export function failureOf(error: UnpackError, context: AttemptContext): Failure {
+  const { layerIndex, layerCount, digest, expected, actual, chainId } = error.details;
+  return {
+    version: 1,
+    code: error.code,
+    message: error.message,
+    ...defined({ layerIndex, layerCount }),
+    digests: defined({ subject: digest, expected, actual, chainId }),
+    retryable: isRetryable(error.code, context.earlier),
+    attempt: context.attempt,
+    attempts: context.attempts,
+    at: new Date().toISOString(),
+  };
+}
+
+/** The error that a failure stands for, in another process than the one that it came from. */
+export function errorOf(failure: Failure): UnpackError {
+  const { layerIndex, layerCount } = failure;
+  const { subject: digest, expected, actual, chainId } = failure.digests;
+  const details: FailureDetails = defined({ layerIndex, layerCount, digest, expected, actual, chainId });
+  return new UnpackError(failure.code, failure.message, { details });
+}
+
+/** `[CODE] sentence`: a job's `failedReason`. */
+export function failedReason({ code, message }: { readonly code: FailureCode; readonly message: string }): string {
+  return `[${code}] ${message}`;
+}
+
+/** What a `failedReason` alone tells, for a job whose progress is gone or that BullMQ failed by itself. */
+export function errorFromReason(reason: string | undefined): UnpackError {
+  const [, code, message] = /^\[([A-Z_]+)\] (.*)$/s.exec(reason ?? '') ?? [];
+  if (code !== undefined && message !== undefined && isCode(code)) return new UnpackError(code, message);
+  return new UnpackError(
+    'INTERNAL',
+    reason === undefined || reason === '' ? 'the job failed without a reason' : reason,
+  );
+}
+
+function isCode(text: string): text is FailureCode {
+  return Object.hasOwn(FAILURE_CODES, text);
+}
+
+/** The fields that have a value: an absent field and an undefined one are not the same in JSON Schema. */
+function defined<T extends object>(fields: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+  // fromEntries forgets which keys it was given
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as {
+    [K in keyof T]?: Exclude<T[K], undefined>;
+  };
+}

@@ -1,0 +1,166 @@
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { z } from 'zod';
+import { failureSchema } from './failure.ts';
+import { payloadSchema } from './payload.ts';
+import { resultSchema } from './result.ts';
+
+/**
+ * Writes `schemas/*.schema.json`, the published form of what this folder sends and takes; `--check` only compares and
+ * exits with 1 when a file is not current. Run by `npm run schemas`.
+ */
+const FOLDER = fileURLToPath(new URL('../../schemas/', import.meta.url));
+
+const A = `sha256:${'a'.repeat(64)}`;
+const B = `sha256:${'b'.repeat(64)}`;
+const C = `sha256:${'c'.repeat(64)}`;
+
+const payloadExamples = [
+  {
+    version: 1,
+    image: 'registry.example/library/alpine:3.20',
+    source: { bucket: 'mirror', prefix: 'harbor', layout: 'distribution' },
+    tag: '3.20',
+    platforms: ['linux/amd64', 'linux/arm64/v8'],
+  },
+  {
+    version: 1,
+    image: 'registry.example/team/app@sha256:…',
+    source: { bucket: 'mirror', prefix: 'images/app', layout: 'oci' },
+    manifest: A,
+    labels: { 'example.com/team': 'payments' },
+  },
+  {
+    version: 1,
+    image: 'registry.example/team/app:7',
+    source: { bucket: 'blobs', layout: 'keys', template: 'blobs/{algorithm}/{hex}' },
+    layers: [
+      {
+        diff: { digest: B },
+        blob: { mediaType: 'application/vnd.oci.image.layer.v1.tar+zstd', digest: C, size: 3_145_728 },
+      },
+    ],
+  },
+];
+
+const resultExample = {
+  version: 1,
+  image: 'registry.example/library/alpine:3.20',
+  images: [
+    {
+      platform: 'linux/amd64',
+      manifestDigest: A,
+      configDigest: B,
+      chainId: C,
+      layers: [
+        {
+          diffId: C,
+          chainId: C,
+          blobDigest: A,
+          state: 'applied',
+          compressedBytes: 3_622_892,
+          uncompressedBytes: 8_082_944,
+          entries: 517,
+          timings: { fetchMs: 61, decompressMs: 40, writeMs: 88, totalMs: 203 },
+        },
+      ],
+    },
+  ],
+  worker: { name: 'node-7:4711', host: 'node-7' },
+  store: { root: '/var/lib/unpackd', snapshotter: 'overlay' },
+  startedAt: '2026-01-31T12:00:00.000Z',
+  durationMs: 231,
+  attempts: 1,
+  warnings: [],
+};
+
+const failureExample = {
+  version: 1,
+  code: 'DIFF_ID_MISMATCH',
+  message: 'layer 3 of 7 (sha256:aaaaaaaaaaaa…): its tar has another digest than the image says',
+  layerIndex: 2,
+  layerCount: 7,
+  digests: { subject: A, expected: B, actual: C },
+  retryable: false,
+  attempt: 1,
+  attempts: 5,
+  at: '2026-01-31T12:00:00.000Z',
+};
+
+const PAYLOAD_DESCRIPTION = [
+  'The data of a job named `unpack` on the queue `image-unpack` (both are settings).',
+  'So that the same work gives one job while it waits or runs, add it with the BullMQ option `deduplication: { id }`,',
+  'where id is the lower-case hexadecimal SHA-256 of these six lines, joined by "\\n", with no newline at the end:',
+  '(1) `unpackd/1`; (2) the bucket; (3) the prefix without slashes at its ends, or nothing;',
+  '(4) `oci`, or `keys TEMPLATE`, or, with `tag`, `distribution REPOSITORY` (where the repository is absent: `distribution IMAGE`, as in `image`), or, without `tag`, `distribution`;',
+  '(5) `manifest DIGEST`, or `tag TAG`, or `layers DIFFID=BLOB DIFFID=BLOB …`;',
+  '(6) `default` without platforms, or `all`, or the given ones, sorted, joined by ",".',
+].join(' ');
+
+/** File name → JSON Schema 2020-12. */
+export function schemaFiles(): Record<string, object> {
+  const one = (name: string, schema: z.ZodType, extra: object) => {
+    // zod puts $schema first; an $id belongs right behind it
+    const { $schema, ...rest } = z.toJSONSchema(schema, { target: 'draft-2020-12', io: 'input' });
+    return { $schema, $id: `urn:unpackd:${name.replace('.schema.json', '')}:1`, ...extra, ...rest };
+  };
+  const files = {
+    'payload.schema.json': one('payload.schema.json', payloadSchema, {
+      title: 'Payload of an unpack job',
+      description: PAYLOAD_DESCRIPTION,
+      examples: payloadExamples,
+      // the rules between fields, which zod keeps in code
+      oneOf: ['manifest', 'tag', 'layers'].map((name) => ({ required: [name] })),
+      allOf: [
+        layoutRule(
+          'keys',
+          { required: ['template'], properties: { repository: false } },
+          { not: { required: ['tag'] } },
+        ),
+        layoutRule('oci', { properties: { template: false, repository: false } }),
+        layoutRule(
+          'distribution',
+          { properties: { template: false } },
+          { properties: { tag: { pattern: '^\\w[\\w.-]{0,127}$' } } },
+        ),
+      ],
+    }),
+    'result.schema.json': one('result.schema.json', resultSchema, { examples: [resultExample] }),
+    'failure.schema.json': one('failure.schema.json', failureSchema, { examples: [failureExample] }),
+  };
+  return files;
+}
+
+function layoutRule(layout: string, source: object, payload: object = {}): object {
+  return {
+    if: { properties: { source: { properties: { layout: { const: layout } }, required: ['layout'] } } },
+    // biome-ignore lint/suspicious/noThenProperty: a keyword of JSON Schema
+    then: { allOf: [{ properties: { source } }, payload] },
+  };
+}
+
+/** The files that differ from the code. */
+export async function outdatedSchemas(): Promise<string[]> {
+  const outdated: string[] = [];
+  for (const [name, schema] of Object.entries(schemaFiles())) {
+    const stored = await readFile(join(FOLDER, name), 'utf8').catch(() => '');
+    if (stored !== text(schema)) outdated.push(name);
+  }
+  return outdated;
+}
+
+function text(schema: object): string {
+  return `${JSON.stringify(schema, null, 2)}\n`;
+}
+
+if (import.meta.main) {
+  if (process.argv.includes('--check')) {
+    const outdated = await outdatedSchemas();
+    for (const name of outdated) process.stderr.write(`schemas/${name} is not current: run npm run schemas\n`);
+    process.exitCode = outdated.length === 0 ? 0 : 1;
+  } else {
+    await mkdir(FOLDER, { recursive: true });
+    for (const [name, schema] of Object.entries(schemaFiles())) await writeFile(join(FOLDER, name), text(schema));
+  }
+}
