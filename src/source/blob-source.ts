@@ -1,6 +1,6 @@
 import type { BlobDigest } from '../oci/digest.ts';
-import type { OciLayoutSpec } from './oci-layout.ts';
-import type { S3SourceSpec } from './s3.ts';
+
+export type { SourceSpec } from './source-spec.ts';
 
 /**
  * A place that holds an image's bytes under their digests: a bucket in one of several layouts, or a folder. It hands
@@ -10,16 +10,22 @@ export interface BlobSource {
   /** For messages: `s3://bucket/prefix` or a path. */
   readonly name: string;
 
+  /** How often in a row `fetchBlob` and `readBlob` continue a broken read from here, unless their caller says. */
+  readonly maxResumes: number;
+
   /**
    * Bytes of a blob from `offset` on. Pass the `etag` of an earlier answer to be refused rather than be given the rest
-   * of another object.
-   * @throws UnpackError BLOB_NOT_FOUND, SOURCE_DENIED, SOURCE_UNAVAILABLE, TIMED_OUT, CANCELLED
+   * of another object. One request, no second try: that is for `fetchBlob`.
+   * @throws UnpackError BLOB_NOT_FOUND; SOURCE_DENIED; SOURCE_UNAVAILABLE (silence too); IMAGE_NOT_FOUND when the whole
+   *   bucket is missing; BLOB_DIGEST_MISMATCH when the object is no longer the one of `etag`; BLOB_SIZE_MISMATCH when it
+   *   ends before `offset`; what the signal's reason says
    */
   open(digest: BlobDigest, options: OpenOptions): Promise<BlobStream>;
 
   /**
    * The digest that a tag names, and what is known about it without reading it.
-   * @throws UnpackError IMAGE_NOT_FOUND, and as open
+   * @throws UnpackError IMAGE_NOT_FOUND; INVALID_JOB when there can be no such tag here; MANIFEST_INVALID when what is
+   *   stored for the tag is not to be understood; and as open
    */
   resolveTag(tag: string, signal?: AbortSignal): Promise<TagTarget>;
 
@@ -40,6 +46,7 @@ export interface BlobStream {
   readonly etag: string | undefined;
   /** Where the bytes begin: the offset asked for, or 0 from a source that ignored it. */
   readonly offset: number;
+  /** To be read once; stopping early closes the connection. */
   readonly chunks: AsyncIterable<Buffer>;
 }
 
@@ -48,6 +55,3 @@ export interface TagTarget {
   readonly mediaType?: string;
   readonly size?: number;
 }
-
-/** Everything needed to open a source again, on another thread too (it survives structured clone). */
-export type SourceSpec = S3SourceSpec | OciLayoutSpec;

@@ -1,33 +1,191 @@
-/** Blobs in a bucket. Credentials come from the standard AWS chain unless they are given here. */
-export interface S3SourceSpec {
-  readonly kind: 's3';
-  readonly bucket: string;
-  /** Without slashes at either end; `""` for the bucket's root. */
-  readonly prefix: string;
-  readonly layout: BucketLayout;
-  readonly connection: S3Connection;
-}
+import { Agent as HttpAgent } from 'node:http';
+import { Agent as HttpsAgent } from 'node:https';
+import { Readable } from 'node:stream';
+import { GetObjectCommand, type GetObjectCommandOutput, S3Client } from '@aws-sdk/client-s3';
+import { NodeHttpHandler } from '@smithy/node-http-handler';
+import { abortError, throwIfAborted, UnpackError } from '../errors.ts';
+import { type BlobDigest, isDigest } from '../oci/digest.ts';
+import { DOCUMENT_LIMIT, findTag, parseIndex } from '../oci/manifest.ts';
+import type { BlobSource, BlobStream, OpenOptions, TagTarget } from './blob-source.ts';
+import { type BucketKeys, bucketKeys, checkedBucket } from './bucket-layout.ts';
+import { responseBody } from './response-body.ts';
+import { retrying } from './retry.ts';
+import { type S3Request, s3Error, s3Location } from './s3-errors.ts';
+import { watchSilence } from './silence.ts';
+import type { S3Connection, S3SourceSpec } from './source-spec.ts';
 
-export type BucketLayout =
-  | { readonly kind: 'oci' }
-  /** What the CNCF Distribution registry writes; `repository` is where its tags are. */
-  | { readonly kind: 'distribution'; readonly repository?: string }
-  /** `template` holds `{algorithm}` and `{hex}`. */
-  | { readonly kind: 'keys'; readonly template: string };
+export type { BucketLayout, S3Connection, S3SourceSpec } from './source-spec.ts';
 
-/** The worker's own settings for S3; never part of a job. Times are in milliseconds. */
-export interface S3Connection {
-  readonly endpoint?: string;
-  readonly region: string;
-  readonly forcePathStyle: boolean;
-  readonly credentials?: {
-    readonly accessKeyId: string;
-    readonly secretAccessKey: string;
-    readonly sessionToken?: string;
+/** A registry's link file holds a digest; the longest is 135 bytes. */
+const LINK_LIMIT = 1024;
+
+/**
+ * The images in a bucket. Connections are kept for the next request until `close`.
+ * @throws UnpackError INVALID_JOB when bucket, prefix or layout can't be
+ */
+export function openS3Source(spec: S3SourceSpec): BlobSource {
+  const bucket = checkedBucket(spec.bucket);
+  const keys = bucketKeys(spec.layout, spec.prefix);
+  const reader = new ObjectReader(spec.connection, bucket);
+  const { maxResumes } = spec.connection;
+  return {
+    name: `s3://${bucket}${keys.prefix === '' ? '' : `/${keys.prefix.slice(0, -1)}`}`,
+    maxResumes,
+    open: async (digest, options) => reader.open(keys.blob(digest), 'BLOB_NOT_FOUND', options, digest),
+    resolveTag: (tag, signal) => retrying(() => resolveTag(reader, keys, tag, signal), { maxResumes, signal }),
+    close: () => reader.close(),
   };
-  readonly connectTimeout: number;
-  /** Longest silence on a connection: before the first byte, or between two. */
-  readonly idleTimeout: number;
-  /** How often one download continues after a broken connection or a 5xx before it fails. */
-  readonly maxResumes: number;
 }
+
+/** A client for `connection`, as readers and writers of this project want it. The caller destroys it. */
+export function s3Client(connection: S3Connection): S3Client {
+  const agent = { keepAlive: true };
+  return new S3Client({
+    region: connection.region,
+    forcePathStyle: connection.forcePathStyle,
+    ...(connection.endpoint === undefined ? {} : { endpoint: connection.endpoint }),
+    ...(connection.credentials === undefined ? {} : { credentials: connection.credentials }),
+    // one try a request: a download continues where it broke, which the SDK's own tries don't
+    maxAttempts: 1,
+    // digests prove the bytes; the SDK's CRC would read every byte again, and not all servers know its trailers
+    requestChecksumCalculation: 'WHEN_REQUIRED',
+    responseChecksumValidation: 'WHEN_REQUIRED',
+    requestHandler: new NodeHttpHandler({
+      connectionTimeout: connection.connectTimeout,
+      // the SDK counts the time that the consumer is busy as silence; responseBody does not
+      socketTimeout: 0,
+      httpAgent: new HttpAgent(agent),
+      httpsAgent: new HttpsAgent(agent),
+    }),
+  });
+}
+
+class ObjectReader {
+  readonly #client: S3Client;
+  readonly #connection: S3Connection;
+  readonly #bucket: string;
+
+  constructor(connection: S3Connection, bucket: string) {
+    this.#client = s3Client(connection);
+    this.#connection = connection;
+    this.#bucket = bucket;
+  }
+
+  async open(
+    key: string,
+    missing: S3Request['missing'],
+    { offset = 0, etag, signal }: OpenOptions,
+    digest?: BlobDigest,
+  ): Promise<BlobStream> {
+    const { endpoint, idleTimeout } = this.#connection;
+    const request: S3Request = {
+      bucket: this.#bucket,
+      key,
+      endpoint,
+      missing,
+      ...(digest === undefined ? {} : { digest }),
+    };
+    const command = new GetObjectCommand({
+      Bucket: this.#bucket,
+      Key: key,
+      ...(offset === 0 ? {} : { Range: `bytes=${offset}-` }),
+      ...(offset === 0 || etag === undefined ? {} : { IfMatch: etag }),
+    });
+    const response = await this.#send(command, request, signal);
+    const body: unknown = response.Body;
+    if (!(body instanceof Readable)) throw new TypeError('the S3 client gave no Node stream');
+    return {
+      ...extent(response),
+      etag: response.ETag,
+      chunks: responseBody(body, { what: s3Location(request), idleTimeout, signal }),
+    };
+  }
+
+  /** Sends, and stops at once on abort or silence: the SDK alone would first finish looking for credentials. */
+  async #send(
+    command: GetObjectCommand,
+    request: S3Request,
+    signal: AbortSignal | undefined,
+  ): Promise<GetObjectCommandOutput> {
+    throwIfAborted(signal);
+    const stop = new AbortController();
+    const stopped = Promise.withResolvers<never>();
+    const end = (error: UnpackError) => {
+      stopped.reject(error);
+      stop.abort();
+    };
+    const { idleTimeout } = this.#connection;
+    const silence = watchSilence(idleTimeout, () => {
+      const sentence = `${s3Location(request)}: no answer came for ${idleTimeout / 1000} s`;
+      end(new UnpackError('SOURCE_UNAVAILABLE', sentence, { details: detailsOf(request) }));
+    });
+    const onAbort = () => {
+      if (signal !== undefined) end(abortError(signal));
+    };
+    signal?.addEventListener('abort', onAbort, { once: true });
+    silence.arm();
+    const sending = this.#client.send(command, { abortSignal: stop.signal });
+    try {
+      return await Promise.race([sending, stopped.promise]);
+    } catch (thrown) {
+      if (thrown instanceof UnpackError) {
+        // an answer that still comes is not wanted; its connection must not stay
+        sending.then(({ Body: body }) => body instanceof Readable && body.destroy()).catch(() => undefined);
+        throw thrown;
+      }
+      throw s3Error(thrown, request);
+    } finally {
+      silence.disarm();
+      signal?.removeEventListener('abort', onAbort);
+    }
+  }
+
+  close(): void {
+    this.#client.destroy();
+  }
+}
+
+async function resolveTag(
+  reader: ObjectReader,
+  keys: BucketKeys,
+  tag: string,
+  signal: AbortSignal | undefined,
+): Promise<TagTarget> {
+  const { layout } = keys;
+  const read = async (key: string, limit: number) =>
+    readAll(await reader.open(key, 'IMAGE_NOT_FOUND', { signal }), key, limit);
+  if (layout.kind === 'oci') {
+    const key = keys.file('index.json');
+    return findTag(parseIndex(await read(key, DOCUMENT_LIMIT), key), tag, key);
+  }
+  if (layout.kind === 'distribution') {
+    const key = keys.tagLink(tag);
+    const text = (await read(key, LINK_LIMIT)).toString('latin1').trim();
+    if (isDigest(text)) return { digest: text as BlobDigest }; // a registry's link names a stored manifest
+    throw new UnpackError('MANIFEST_INVALID', `${key} should hold a digest and holds ${JSON.stringify(text)}`);
+  }
+  throw new UnpackError('INVALID_JOB', 'the layout "keys" has no tags: name the manifest by its digest');
+}
+
+async function readAll(stream: BlobStream, key: string, limit: number): Promise<Buffer> {
+  const chunks: Buffer[] = [];
+  let length = 0;
+  for await (const chunk of stream.chunks) {
+    length += chunk.length;
+    if (length > limit) throw new UnpackError('LIMIT_EXCEEDED', `${key} is longer than the ${limit} bytes it may have`);
+    chunks.push(chunk);
+  }
+  if (stream.size !== undefined && length < stream.size) {
+    throw new UnpackError('SOURCE_UNAVAILABLE', `${key} ended after ${length} of ${stream.size} bytes`);
+  }
+  return Buffer.concat(chunks);
+}
+
+/** Size of the whole object and where the bytes begin: a server that ignores Range answers 200 with all of it. */
+function extent(response: GetObjectCommandOutput): Pick<BlobStream, 'offset' | 'size'> {
+  const range = /^bytes (\d+)-\d+\/(\d+|\*)$/.exec(response.ContentRange ?? '');
+  if (range === null) return { offset: 0, size: response.ContentLength };
+  return { offset: Number(range[1]), size: range[2] === '*' ? undefined : Number(range[2]) };
+}
+
+const detailsOf = ({ digest }: S3Request) => (digest === undefined ? {} : { digest });

@@ -1,0 +1,123 @@
+import { UnpackError } from '../errors.ts';
+import { algorithmOf, type BlobDigest, hexOf } from '../oci/digest.ts';
+import type { BucketLayout } from './source-spec.ts';
+
+/** S3's own limit, in bytes of UTF-8. */
+const LONGEST_KEY = 1024;
+/** Distribution spec, "Pulling manifests": the grammar of repository names and tags. */
+const REPOSITORY = /^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$/;
+const TAG = /^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$/;
+/** Letters, digits, dots, dashes (and what old buckets and other servers allow); never an ARN or a path. */
+const BUCKET = /^[A-Za-z0-9](?!.*\.\.)[A-Za-z0-9._-]{1,253}[A-Za-z0-9]$/;
+const REGISTRY_ROOT = 'docker/registry/v2';
+
+/** Where a layout keeps what, as keys of a bucket. */
+export interface BucketKeys {
+  readonly layout: BucketLayout;
+  /** With a slash at the end unless it is empty. */
+  readonly prefix: string;
+  blob(digest: BlobDigest): string;
+  /** Keys below the prefix that are no blobs: `index.json`. */
+  file(name: string): string;
+  /** What the registry writes for a tag: a file with the digest. */
+  tagLink(tag: string): string;
+  /** What the registry writes for each blob and manifest that a repository holds. */
+  repositoryLink(kind: '_layers' | '_manifests/revisions', digest: BlobDigest): string;
+  /** The registry's record of a digest that a tag once named. */
+  tagHistoryLink(tag: string, digest: BlobDigest): string;
+}
+
+/**
+ * The keys of a layout under a prefix. Everything that comes from a job is checked: a proxy or server that resolves
+ * `..` in a path would otherwise lead a signed request to another bucket.
+ * @throws UnpackError INVALID_JOB that names the wrong part
+ */
+export function bucketKeys(layout: BucketLayout, prefix: string): BucketKeys {
+  const root = normalizePrefix(prefix);
+  if (layout.kind === 'keys') checkTemplate(layout.template);
+  const repositoryFolder = () => {
+    if (layout.kind !== 'distribution') throw invalid(`the layout "${layout.kind}" has no repositories`);
+    return `${root}${REGISTRY_ROOT}/repositories/${checkedRepository(layout.repository)}`;
+  };
+  const tagFolder = (tag: string) => `${repositoryFolder()}/_manifests/tags/${checkedTag(tag)}`;
+  return {
+    layout,
+    prefix: root,
+    blob: (digest) => checkedKey(`${root}${blobPath(layout, digest)}`),
+    file: (name) => checkedKey(`${root}${name}`),
+    tagLink: (tag) => checkedKey(`${tagFolder(tag)}/current/link`),
+    repositoryLink: (kind, digest) => checkedKey(`${repositoryFolder()}/${kind}/${digest.replace(':', '/')}/link`),
+    tagHistoryLink: (tag, digest) => checkedKey(`${tagFolder(tag)}/index/${digest.replace(':', '/')}/link`),
+  };
+}
+
+/** @throws UnpackError INVALID_JOB */
+export function checkedBucket(bucket: string): string {
+  if (!BUCKET.test(bucket)) throw invalid(`${JSON.stringify(bucket)} is not a bucket name`);
+  return bucket;
+}
+
+/** @throws UnpackError INVALID_JOB */
+export function checkedTag(tag: string): string {
+  if (!TAG.test(tag)) {
+    throw invalid(`${JSON.stringify(tag)} is not a tag: up to 128 letters, digits, "_", "." and "-"`);
+  }
+  return tag;
+}
+
+function blobPath(layout: BucketLayout, digest: BlobDigest): string {
+  const algorithm = algorithmOf(digest);
+  const hex = hexOf(digest);
+  switch (layout.kind) {
+    case 'oci':
+      return `blobs/${algorithm}/${hex}`;
+    case 'distribution':
+      return `${REGISTRY_ROOT}/blobs/${algorithm}/${hex.slice(0, 2)}/${hex}/data`;
+    case 'keys':
+      return layout.template.replaceAll('{algorithm}', algorithm).replaceAll('{hex}', hex);
+  }
+}
+
+function normalizePrefix(prefix: string): string {
+  const trimmed = prefix.replace(/^\/+/, '').replace(/\/+$/, '');
+  if (trimmed === '') return '';
+  checkSegments('prefix', trimmed);
+  return `${trimmed}/`;
+}
+
+function checkTemplate(template: string): void {
+  if (!template.includes('{hex}')) {
+    throw invalid(`the key template ${JSON.stringify(template)} lacks {hex}: every blob would have the same key`);
+  }
+  const other = /\{(?!algorithm\}|hex\})[^}]*\}?/.exec(template);
+  if (other !== null) throw invalid(`the key template knows {algorithm} and {hex}, not ${JSON.stringify(other[0])}`);
+  checkSegments('key template', template);
+}
+
+function checkSegments(what: string, path: string): void {
+  const bad = path.split('/').find((segment) => segment === '' || segment === '.' || segment === '..');
+  if (bad !== undefined) {
+    throw invalid(`the ${what} ${JSON.stringify(path)} has ${bad === '' ? 'an empty part' : `a part "${bad}"`}`);
+  }
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what must not be there
+  if (/[\u0000-\u001f\u007f\\]/.test(path) || !path.isWellFormed()) {
+    throw invalid(`the ${what} ${JSON.stringify(path)} has a backslash or a character that can't be in a key`);
+  }
+}
+
+function checkedRepository(repository: string | undefined): string {
+  if (repository === undefined) throw invalid('a tag in the layout "distribution" needs the name of its repository');
+  if (!REPOSITORY.test(repository) || repository.length > 255) {
+    throw invalid(`${JSON.stringify(repository)} is not a repository name: lower-case, as in library/alpine`);
+  }
+  return repository;
+}
+
+function checkedKey(key: string): string {
+  const length = Buffer.byteLength(key);
+  if (length > LONGEST_KEY)
+    throw invalid(`a key of ${length} bytes is longer than S3 allows (${LONGEST_KEY}): ${key.slice(0, 80)}…`);
+  return key;
+}
+
+const invalid = (sentence: string): UnpackError => new UnpackError('INVALID_JOB', sentence);

@@ -1,0 +1,264 @@
+import { createHash } from 'node:crypto';
+import { throwIfAborted, toUnpackError, UnpackError } from '../errors.ts';
+import type { Descriptor } from '../oci/descriptor.ts';
+import { algorithmOf, type BlobDigest, shortDigest } from '../oci/digest.ts';
+import type { BlobSource } from './blob-source.ts';
+import { backOff, gaveUp } from './retry.ts';
+
+/** Bytes that a connection must bring to count as progress, which makes the count of resumes start again. */
+const PROGRESS = 8 * 1024 * 1024;
+
+/** What a download has done so far; the caller owns it and may read it at any time. Counts only grow. */
+export interface FetchStatistics {
+  /** Bytes of the blob that have arrived, each counted once. */
+  bytes: number;
+  requests: number;
+  /** Requests that continued or repeated one that failed. */
+  resumes: number;
+  /** Milliseconds in which the consumer wanted bytes and had none: connecting, silence and pauses between tries. */
+  waitMs: number;
+}
+
+export const newFetchStatistics = (): FetchStatistics => ({ bytes: 0, requests: 0, resumes: 0, waitMs: 0 });
+
+export interface FetchOptions {
+  readonly signal?: AbortSignal | undefined;
+  /**
+   * How often in a row the download continues without progress (8 MiB or more since it last broke). A long download
+   * over a poor line may so break any number of times, a source that gives nothing is left soon. Default: the source's.
+   */
+  readonly maxResumes?: number | undefined;
+  /** Milliseconds before the first resume; doubles while there is no progress. */
+  readonly firstDelay?: number | undefined;
+  /** Called with the length of each chunk before it is handed out. */
+  readonly onBytes?: ((count: number) => void) | undefined;
+  readonly statistics?: FetchStatistics | undefined;
+}
+
+/**
+ * The bytes of a blob, in the chunks that the network gave, not copied. Size and digest are checked while they stream:
+ * the chunks can be used at once, and what was made of them believed when the generator has ended without an error.
+ * A broken connection, an early end, a 5xx or throttling continues from the last byte. Ending the loop early, or
+ * aborting, closes the connection.
+ * @throws UnpackError BLOB_SIZE_MISMATCH (before any byte when the source tells another size, or with the first byte
+ *   too many), BLOB_DIGEST_MISMATCH (after the last chunk; at once when the object was replaced meanwhile),
+ *   BLOB_NOT_FOUND, SOURCE_DENIED, SOURCE_UNAVAILABLE when it can't be continued, what the signal's reason says
+ */
+export function fetchBlob(
+  source: BlobSource,
+  descriptor: Pick<Descriptor, 'digest' | 'size'>,
+  options: FetchOptions = {},
+): AsyncGenerator<Buffer, void, undefined> {
+  return chunksOf(new Download(source, descriptor.digest, descriptor.size, undefined, options));
+}
+
+/**
+ * A whole small document, verified: a manifest, a config. Without a size (only the digest is known) the source's word is
+ * taken for it until the digest proves it.
+ * @param options.limit most bytes that are read into memory
+ * @throws UnpackError LIMIT_EXCEEDED when it is longer than `limit`; and as fetchBlob
+ */
+export async function readBlob(
+  source: BlobSource,
+  wanted: BlobDigest | Pick<Descriptor, 'digest' | 'size'>,
+  options: FetchOptions & { readonly limit: number },
+): Promise<Buffer> {
+  const { digest, size } = typeof wanted === 'string' ? { digest: wanted, size: undefined } : wanted;
+  if (size !== undefined && size > options.limit) throw tooLong(source, digest, size, options.limit);
+  const chunks: Buffer[] = [];
+  for await (const chunk of chunksOf(new Download(source, digest, size, options.limit, options))) chunks.push(chunk);
+  return chunks.length === 1 && chunks[0] !== undefined ? chunks[0] : Buffer.concat(chunks);
+}
+
+async function* chunksOf(download: Download): AsyncGenerator<Buffer, void, undefined> {
+  try {
+    for (let chunk = await download.pull(); chunk !== undefined; chunk = await download.pull()) yield chunk;
+  } finally {
+    await download.close();
+  }
+}
+
+/**
+ * One blob on its way. Idle (no connection) → open → reading, chunk by chunk → done; a failure that can be repaired
+ * leads from anywhere back to idle after a pause, with what has arrived kept.
+ */
+class Download {
+  readonly #source: BlobSource;
+  readonly #digest: BlobDigest;
+  readonly #limit: number | undefined;
+  readonly #options: FetchOptions;
+  readonly #statistics: FetchStatistics;
+  readonly #hash;
+  #size: number | undefined;
+  #etag: string | undefined;
+  #chunks: AsyncIterator<Buffer> | undefined;
+  #received = 0;
+  /** Bytes that are still to come a second time, from a source that began at 0 again. */
+  #toSkip = 0;
+  #resumes = 0;
+  #brokenAt = 0;
+
+  constructor(
+    source: BlobSource,
+    digest: BlobDigest,
+    size: number | undefined,
+    limit: number | undefined,
+    options: FetchOptions,
+  ) {
+    this.#source = source;
+    this.#digest = digest;
+    this.#size = size;
+    this.#limit = limit;
+    this.#options = options;
+    this.#statistics = options.statistics ?? newFetchStatistics();
+    this.#hash = createHash(algorithmOf(digest));
+  }
+
+  /** The next bytes; `undefined` when all have come and are what the digest says. */
+  async pull(): Promise<Buffer | undefined> {
+    const started = performance.now();
+    let chunk: Buffer | undefined;
+    try {
+      chunk = await this.#next();
+    } finally {
+      this.#statistics.waitMs += performance.now() - started;
+    }
+    if (chunk === undefined) {
+      this.#verify();
+      return undefined;
+    }
+    this.#received += chunk.length;
+    this.#statistics.bytes += chunk.length;
+    this.#hash.update(chunk);
+    this.#options.onBytes?.(chunk.length);
+    return chunk;
+  }
+
+  async close(): Promise<void> {
+    const chunks = this.#chunks;
+    this.#chunks = undefined;
+    await chunks?.return?.();
+  }
+
+  async #next(): Promise<Buffer | undefined> {
+    for (;;) {
+      throwIfAborted(this.#options.signal);
+      try {
+        this.#chunks ??= await this.#open();
+        const read = await this.#chunks.next();
+        if (read.done === true) return this.#ended();
+        const chunk = this.#skip(read.value);
+        if (chunk.length === 0) continue;
+        this.#refuseExcess(chunk.length);
+        return chunk;
+      } catch (thrown) {
+        await this.close();
+        // nothing is missing when all bytes have come and only the end of the answer has not
+        if (this.#complete && !this.#options.signal?.aborted) return undefined;
+        await this.#recover(toUnpackError(thrown));
+      }
+    }
+  }
+
+  get #complete(): boolean {
+    return this.#received === this.#size;
+  }
+
+  async #open(): Promise<AsyncIterator<Buffer>> {
+    this.#statistics.requests += 1;
+    const { signal } = this.#options;
+    const stream = await this.#source.open(this.#digest, { offset: this.#received, etag: this.#etag, signal });
+    const chunks = stream.chunks[Symbol.asyncIterator]();
+    try {
+      if (stream.size !== undefined && this.#limit !== undefined && stream.size > this.#limit) {
+        throw tooLong(this.#source, this.#digest, stream.size, this.#limit);
+      }
+      this.#size ??= stream.size;
+      if (stream.size !== undefined && stream.size !== this.#size) throw this.#wrongSize(`holds ${stream.size}`);
+      if (this.#etag !== undefined && stream.etag !== undefined && stream.etag !== this.#etag) throw this.#replaced();
+      if (stream.offset > this.#received) {
+        const asked = `${this.#what} answered with bytes from ${stream.offset} on when asked from ${this.#received} on`;
+        throw new UnpackError('SOURCE_UNAVAILABLE', asked, { details: { digest: this.#digest } });
+      }
+    } catch (error) {
+      await chunks.return?.();
+      throw error;
+    }
+    this.#etag ??= stream.etag;
+    this.#toSkip = this.#received - stream.offset;
+    return chunks;
+  }
+
+  #skip(chunk: Buffer): Buffer {
+    if (this.#toSkip === 0) return chunk;
+    const skipped = Math.min(this.#toSkip, chunk.length);
+    this.#toSkip -= skipped;
+    return chunk.subarray(skipped);
+  }
+
+  #ended(): undefined {
+    if (this.#size !== undefined && this.#received < this.#size) {
+      throw new UnpackError(
+        'SOURCE_UNAVAILABLE',
+        `${this.#what} ended after ${this.#received} of ${this.#size} bytes`,
+        { details: { digest: this.#digest } },
+      );
+    }
+    return undefined;
+  }
+
+  #refuseExcess(length: number): void {
+    const total = this.#received + length;
+    if (this.#size !== undefined && total > this.#size) throw this.#wrongSize(`sends more than that`);
+    if (this.#limit !== undefined && total > this.#limit) {
+      throw tooLong(this.#source, this.#digest, total, this.#limit);
+    }
+  }
+
+  async #recover(error: UnpackError): Promise<void> {
+    if (error.code !== 'SOURCE_UNAVAILABLE') throw error;
+    if (this.#received - this.#brokenAt >= PROGRESS) this.#resumes = 0;
+    this.#brokenAt = this.#received;
+    const most = this.#options.maxResumes ?? this.#source.maxResumes;
+    if (this.#resumes >= most) throw gaveUp(error.with({ digest: this.#digest }), this.#resumes);
+    this.#resumes += 1;
+    this.#statistics.resumes += 1;
+    await backOff(this.#resumes, this.#options.firstDelay, this.#options.signal);
+  }
+
+  #verify(): void {
+    const actual = `${algorithmOf(this.#digest)}:${this.#hash.digest('hex')}`;
+    if (actual === this.#digest) return;
+    throw new UnpackError(
+      'BLOB_DIGEST_MISMATCH',
+      `${this.#what} holds other bytes: they have the digest ${actual}; upload the blob again`,
+      { details: { digest: this.#digest, expected: this.#digest, actual } },
+    );
+  }
+
+  #wrongSize(fact: string): UnpackError {
+    return new UnpackError(
+      'BLOB_SIZE_MISMATCH',
+      `${this.#what} should be ${this.#size} bytes and the source ${fact}; upload the blob again`,
+      { details: { digest: this.#digest, expected: String(this.#size) } },
+    );
+  }
+
+  #replaced(): UnpackError {
+    return new UnpackError('BLOB_DIGEST_MISMATCH', `${this.#what} was replaced while it was read`, {
+      details: { digest: this.#digest },
+    });
+  }
+
+  get #what(): string {
+    return `blob ${shortDigest(this.#digest)} of ${this.#source.name}`;
+  }
+}
+
+function tooLong(source: BlobSource, digest: BlobDigest, size: number, limit: number): UnpackError {
+  return new UnpackError(
+    'LIMIT_EXCEEDED',
+    `blob ${shortDigest(digest)} of ${source.name} is ${size} bytes or more; a document of its kind may have ${limit}`,
+    { details: { digest } },
+  );
+}

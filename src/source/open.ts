@@ -1,0 +1,12 @@
+import type { BlobSource } from './blob-source.ts';
+import { openOciLayout } from './oci-layout.ts';
+import { openS3Source } from './s3.ts';
+import type { SourceSpec } from './source-spec.ts';
+
+/**
+ * The source that a specification describes. Nothing is contacted before the first read; the caller closes it.
+ * @throws UnpackError INVALID_JOB
+ */
+export function openSource(spec: SourceSpec): BlobSource {
+  return spec.kind === 's3' ? openS3Source(spec) : openOciLayout(spec);
+}

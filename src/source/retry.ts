@@ -1,0 +1,51 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { abortError, throwIfAborted, toUnpackError, type UnpackError } from '../errors.ts';
+
+/** Milliseconds before the first further try; it doubles each time. */
+export const FIRST_DELAY = 200;
+const LONGEST_DELAY = 10_000;
+
+export interface RetryOptions {
+  /** Further tries after the first. */
+  readonly maxResumes: number;
+  readonly firstDelay?: number | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/**
+ * Waits before try `attempt` (the first further one is 1): exponentially longer, half of it random, so that the threads
+ * of many workers do not come back to a throttling bucket all at once.
+ * @throws UnpackError what the signal's reason says
+ */
+export async function backOff(attempt: number, firstDelay = FIRST_DELAY, signal?: AbortSignal): Promise<void> {
+  const longest = Math.min(LONGEST_DELAY, firstDelay * 2 ** (attempt - 1));
+  try {
+    await sleep(longest * (0.5 + Math.random() / 2), undefined, signal === undefined ? {} : { signal });
+  } catch (error) {
+    throw signal?.aborted ? abortError(signal) : error;
+  }
+}
+
+/**
+ * The result of `action`, tried again while it fails with SOURCE_UNAVAILABLE. For requests whose answer is small; big
+ * ones continue where they broke, see `fetchBlob`.
+ * @throws UnpackError of the last try
+ */
+export async function retrying<T>(action: () => Promise<T>, options: RetryOptions): Promise<T> {
+  for (let attempt = 1; ; attempt += 1) {
+    throwIfAborted(options.signal);
+    try {
+      return await action();
+    } catch (thrown) {
+      const error = toUnpackError(thrown);
+      if (error.code !== 'SOURCE_UNAVAILABLE') throw error;
+      if (attempt > options.maxResumes) throw gaveUp(error, options.maxResumes);
+    }
+    await backOff(attempt, options.firstDelay, options.signal);
+  }
+}
+
+/** The last failure, with how often it was tried, for a reader who wonders whether it was. */
+export function gaveUp(error: UnpackError, tries: number): UnpackError {
+  return tries === 0 ? error : error.with({}, `given up after ${tries} further ${tries === 1 ? 'try' : 'tries'}: `);
+}

@@ -1,0 +1,46 @@
+/**
+ * Where an image's bytes are: everything needed to open the source again, on another thread too (plain data that
+ * survives structured clone).
+ */
+export type SourceSpec = S3SourceSpec | OciLayoutSpec;
+
+/** Blobs in a bucket. Credentials come from the standard AWS chain unless they are given here. */
+export interface S3SourceSpec {
+  readonly kind: 's3';
+  readonly bucket: string;
+  /** Slashes at either end mean nothing; `""` for the bucket's root. */
+  readonly prefix: string;
+  readonly layout: BucketLayout;
+  readonly connection: S3Connection;
+}
+
+export type BucketLayout =
+  | { readonly kind: 'oci' }
+  /** What the CNCF Distribution registry writes; `repository` is where its tags are. */
+  | { readonly kind: 'distribution'; readonly repository?: string }
+  /** `template` holds `{algorithm}` and `{hex}`. */
+  | { readonly kind: 'keys'; readonly template: string };
+
+/** The worker's own settings for S3; never part of a job. Times are in milliseconds. */
+export interface S3Connection {
+  readonly endpoint?: string;
+  readonly region: string;
+  readonly forcePathStyle: boolean;
+  readonly credentials?: {
+    readonly accessKeyId: string;
+    readonly secretAccessKey: string;
+    readonly sessionToken?: string;
+  };
+  readonly connectTimeout: number;
+  /** Longest silence on a connection: before the first byte, or between two. */
+  readonly idleTimeout: number;
+  /** How often in a row one download continues after a broken connection or a 5xx before it fails. */
+  readonly maxResumes: number;
+}
+
+/** A local OCI image layout folder (image spec, image-layout.md). */
+export interface OciLayoutSpec {
+  readonly kind: 'oci-layout';
+  /** Absolute path of the folder with `oci-layout` and `index.json`. */
+  readonly path: string;
+}
