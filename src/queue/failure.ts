@@ -37,11 +37,10 @@ export const failureSchema = z
 
 export type Failure = z.infer<typeof failureSchema>;
 
-/** Which attempt failed, and what is known of the ones before. */
+/** Which attempt failed. */
 export interface AttemptContext {
   readonly attempt: number;
   readonly attempts: number;
-  readonly earlier: readonly Failure[];
 }
 
 /**
@@ -54,7 +53,7 @@ export function isRetryable(code: FailureCode, earlier: readonly Failure[]): boo
   return rule === 'always';
 }
 
-export function failureOf(error: UnpackError, context: AttemptContext): Failure {
+export function failureOf(error: UnpackError, context: AttemptContext, retryable: boolean): Failure {
   const { layerIndex, layerCount, digest, expected, actual, chainId } = error.details;
   return {
     version: 1,
@@ -62,7 +61,7 @@ export function failureOf(error: UnpackError, context: AttemptContext): Failure 
     message: error.message,
     ...defined({ layerIndex, layerCount }),
     digests: defined({ subject: digest, expected, actual, chainId }),
-    retryable: isRetryable(error.code, context.earlier),
+    retryable,
     attempt: context.attempt,
     attempts: context.attempts,
     at: new Date().toISOString(),

@@ -1,0 +1,20 @@
+/** Redis did not answer in time, or cannot be reached. Nothing was waited for longer than the queue's time limit. */
+export class QueueUnavailableError extends Error {
+  override readonly name = 'QueueUnavailableError';
+}
+
+/** There is no such job: never was, or it has been removed since it ended (UNPACK_KEEP_COMPLETED, UNPACK_KEEP_FAILED). */
+export class JobNotFoundError extends Error {
+  override readonly name = 'JobNotFoundError';
+  readonly jobId: string;
+
+  constructor(jobId: string) {
+    super(`there is no job ${jobId}: it never was, or it has been removed since it ended`);
+    this.jobId = jobId;
+  }
+}
+
+/** `wait` gave up; the job itself goes on. */
+export class WaitTimeoutError extends Error {
+  override readonly name = 'WaitTimeoutError';
+}

@@ -1,0 +1,219 @@
+import { randomUUID } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type Job, type JobsOptions, Queue, QueueEventsProducer } from 'bullmq';
+import type { Redis } from 'ioredis';
+import { CANCEL_EVENT, CANCEL_FLAG_LIFE, cancelKey, DEFAULT_CANCEL_REASON } from './cancellation.ts';
+import { displayUrl, impatientConnection, isConnectionError, type QueueSettings } from './connection.ts';
+import { deduplicationId } from './deduplication.ts';
+import { JobNotFoundError, QueueUnavailableError } from './errors.ts';
+import { JOB_STATES, type JobState, type JobStatus, statusOf } from './job-status.ts';
+import { checkPayload } from './parse.ts';
+import type { Payload } from './payload.ts';
+import type { UnpackResult } from './result.ts';
+import { JobWaiter, type WaitOptions } from './wait.ts';
+
+export interface AddOptions {
+  /** 1 comes first, 2 097 151 last; a job without comes before all that have one. */
+  readonly priority?: number;
+  /** Default: the worker's UNPACK_ATTEMPTS. */
+  readonly attempts?: number;
+  /** Milliseconds before the job may start. */
+  readonly delay?: number;
+  /** False: add the job even while the same work waits or runs. */
+  readonly deduplicate?: boolean;
+}
+
+export interface JobHandle {
+  readonly id: string;
+  /** The same work was waiting or running already; `id` is that job's, and options of this call do not apply to it. */
+  readonly deduplicated: boolean;
+}
+
+/** Milliseconds that a call may take to find out that Redis is not there. */
+const DEFAULT_TIMEOUT = 5000;
+
+/**
+ * The producer's side of the queue: adds jobs, waits for them, cancels them. Every call fails with a
+ * QueueUnavailableError within five seconds when Redis is away; none hangs, and none takes effect later.
+ */
+export class UnpackQueue {
+  readonly #settings: QueueSettings;
+  readonly #timeout: number;
+  readonly #redis: Redis;
+  readonly #queue: Queue;
+  readonly #publisher: QueueEventsProducer;
+  #waiter: JobWaiter | undefined;
+  #closed = false;
+
+  /** @param timeout milliseconds after which a call gives up on Redis */
+  constructor(settings: QueueSettings, timeout: number = DEFAULT_TIMEOUT) {
+    this.#settings = settings;
+    this.#timeout = timeout;
+    this.#redis = impatientConnection(settings.REDIS_URL, timeout);
+    // each call reports what it meets; an event has nobody to go to
+    this.#redis.on('error', () => {});
+    const shared = { connection: this.#redis, prefix: settings.UNPACK_REDIS_PREFIX, skipMetasUpdate: true };
+    this.#queue = new Queue(settings.UNPACK_QUEUE, shared);
+    this.#publisher = new QueueEventsProducer(settings.UNPACK_QUEUE, shared);
+    const parts: NodeJS.EventEmitter[] = [this.#queue, this.#publisher];
+    for (const part of parts) part.on('error', () => {});
+  }
+
+  /**
+   * Adds a job. The payload is checked first, so that a wrong one fails here and not on a worker.
+   * @throws UnpackError INVALID_JOB; QueueUnavailableError, after which the job may be in the queue or not: add it again,
+   *   the same work gives one job
+   */
+  async add(payload: Payload, options: AddOptions = {}): Promise<JobHandle> {
+    const [handle] = await this.addBulk([{ payload, options }]);
+    if (handle === undefined) throw new Error('BullMQ added no job and reported no error');
+    return handle;
+  }
+
+  /** Adds several jobs in one round trip. @throws as add; some of the jobs may be in the queue then */
+  async addBulk(jobs: readonly { readonly payload: Payload; readonly options?: AddOptions }[]): Promise<JobHandle[]> {
+    const entries = jobs.map(({ payload, options = {} }) => {
+      const data = checkPayload(payload);
+      return { name: this.#settings.UNPACK_JOB, data, opts: jobOptions(data, options) };
+    });
+    const added = await this.#ask(() => this.#queue.addBulk(entries));
+    return added.map((job, index) => ({ id: job.id ?? '', deduplicated: job.id !== entries[index]?.opts.jobId }));
+  }
+
+  /**
+   * Waits for the end of a job, however many attempts that takes.
+   * @returns the result
+   * @throws UnpackError as the job failed; JobNotFoundError; WaitTimeoutError; QueueUnavailableError when Redis stays away
+   *   for longer than the queue's time limit; the signal's reason
+   */
+  async wait(job: string | JobHandle, options: WaitOptions = {}): Promise<UnpackResult> {
+    this.#waiter ??= new JobWaiter(this.#settings, (id) => this.status(id));
+    return this.#waiter.wait(typeof job === 'string' ? job : job.id, options);
+  }
+
+  /**
+   * Asks for the end of a job that waits or runs; a waiting one goes to the front, so that the next free worker ends it.
+   * The same work can be added again at once.
+   * @returns false when the job had ended already
+   * @throws JobNotFoundError, QueueUnavailableError
+   */
+  async cancel(jobId: string, reason: string = DEFAULT_CANCEL_REASON): Promise<boolean> {
+    return this.#ask(async () => {
+      const job = await this.#job(jobId);
+      const state = await job.getState();
+      if (state === 'completed' || state === 'failed') return false;
+      await this.#redis.set(cancelKey(this.#queue, jobId), reason, 'PX', CANCEL_FLAG_LIFE);
+      await job.removeDeduplicationKey();
+      await this.#publisher.publishEvent({ eventName: CANCEL_EVENT, jobId }, EVENTS_KEPT);
+      // a worker may take it between these calls, and then finds the flag
+      if (state === 'delayed') await job.promote().catch(ignoreUnlessGone);
+      if (state !== 'active') await job.changePriority({ priority: 0, lifo: true }).catch(ignoreUnlessGone);
+      return true;
+    });
+  }
+
+  /** @throws JobNotFoundError, QueueUnavailableError */
+  async status(jobId: string): Promise<JobStatus> {
+    return this.#ask(async () => {
+      // the state first: a job that ends in between is then seen as not ended yet, never as ended without a result
+      const state = await this.#queue.getJobState(jobId);
+      const job = await this.#job(jobId);
+      const flag = await this.#redis.exists(cancelKey(this.#queue, jobId));
+      return statusOf(job, state, flag === 1);
+    });
+  }
+
+  /** Jobs by state. @throws QueueUnavailableError */
+  async counts(): Promise<Record<JobState, number>> {
+    return this.#ask(async () => {
+      const counts = await this.#queue.getJobCounts(...JOB_STATES);
+      const entries = JOB_STATES.map((state) => [state, counts[state] ?? 0]);
+      // fromEntries forgets that these are all the states
+      return Object.fromEntries(entries) as Record<JobState, number>;
+    });
+  }
+
+  /** Ends the connections; waiting calls fail. A second call does nothing. */
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    await this.#waiter?.close();
+    await Promise.allSettled([this.#queue.close(), this.#publisher.close()]);
+    this.#redis.disconnect();
+  }
+
+  async #job(jobId: string): Promise<Job> {
+    const job = await this.#queue.getJob(jobId);
+    if (job === undefined) throw new JobNotFoundError(jobId);
+    return job;
+  }
+
+  /** Runs `work` while Redis is there, and gives up on it after the queue's time limit. */
+  async #ask<T>(work: () => Promise<T>): Promise<T> {
+    if (this.#closed) throw new QueueUnavailableError('the queue has been closed');
+    const deadline = Date.now() + this.#timeout;
+    await this.#connected(deadline);
+    const timer = new AbortController();
+    const late = sleep(Math.max(1, deadline - Date.now()), undefined, { signal: timer.signal }).then(
+      () => {
+        throw this.#unavailable('it did not answer');
+      },
+      () => new Promise<never>(() => {}),
+    );
+    try {
+      return await Promise.race([work(), late]);
+    } catch (error) {
+      if (isConnectionError(error)) throw this.#unavailable(error instanceof Error ? error.message : '', error);
+      throw error;
+    } finally {
+      timer.abort();
+    }
+  }
+
+  /** Waits for a connection before anything is sent, so that a call which failed does not happen after all. */
+  async #connected(deadline: number): Promise<void> {
+    let why = 'it cannot be reached';
+    const onError = (error: Error) => {
+      why = error.message || error.name;
+    };
+    this.#redis.on('error', onError);
+    try {
+      while (this.#redis.status !== 'ready') {
+        if (Date.now() >= deadline) throw this.#unavailable(why);
+        await sleep(20);
+      }
+    } finally {
+      this.#redis.off('error', onError);
+    }
+  }
+
+  #unavailable(why: string, cause?: unknown): QueueUnavailableError {
+    const where = displayUrl(this.#settings.REDIS_URL);
+    return new QueueUnavailableError(
+      `Redis at ${where} is not available: ${why}`,
+      cause === undefined ? {} : { cause },
+    );
+  }
+}
+
+/** As the worker sets it for every other event. */
+const EVENTS_KEPT = 2000;
+
+function jobOptions(
+  payload: Payload,
+  { priority, attempts, delay, deduplicate = true }: AddOptions,
+): JobsOptions & { jobId: string } {
+  return {
+    // one's own ID tells whether it was this call that made the job
+    jobId: randomUUID(),
+    ...(priority === undefined ? {} : { priority }),
+    ...(attempts === undefined ? {} : { attempts }),
+    ...(delay === undefined ? {} : { delay }),
+    ...(deduplicate ? { deduplication: { id: deduplicationId(payload) } } : {}),
+  };
+}
+
+/** A job that is no longer where it was found has been taken by a worker, which looks for the flag. */
+function ignoreUnlessGone(error: unknown): void {
+  if (isConnectionError(error)) throw error;
+}

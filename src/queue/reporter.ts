@@ -1,0 +1,136 @@
+import type { Job } from 'bullmq';
+import type { ImageState } from '../image/progress.ts';
+import { isConnectionError } from './connection.ts';
+import type { Failure } from './failure.ts';
+import type { Logger } from './log.ts';
+import { measure, type Progress, withFailure } from './progress.ts';
+
+/** Milliseconds between two writes of a job's progress. */
+const INTERVAL = 250;
+
+export interface ReporterOptions {
+  readonly attempt: number;
+  readonly attempts: number;
+  readonly worker: string;
+  readonly earlier: Progress | undefined;
+  readonly log: Logger;
+}
+
+/**
+ * Tells a person and a program how a job goes: its progress in Redis, four times a second at most and only when it has
+ * changed, and its log lines, in the job's log and in the process's. Neither is worth failing a job for.
+ *
+ * It runs from construction to one of `completed`, `failed` and `abandon`.
+ */
+export class JobReporter {
+  readonly #job: Job;
+  readonly #options: ReporterOptions;
+  readonly #timer: NodeJS.Timeout;
+  #phase: Progress['phase'] = 'resolving';
+  #states: readonly ImageState[] = [];
+  #failures: readonly Failure[];
+  #failure: Failure | undefined;
+  #stallsBefore: number;
+  #written = '';
+  #writing: Promise<void> | undefined;
+  #lines: Promise<unknown> = Promise.resolve();
+  #over = false;
+
+  constructor(job: Job, options: ReporterOptions) {
+    this.#job = job;
+    this.#options = options;
+    this.#failures = options.earlier?.failures ?? [];
+    this.#failure = options.earlier?.failure;
+    this.#stallsBefore = options.earlier?.stallsBefore ?? 0;
+    this.#timer = setInterval(() => this.#write(), INTERVAL);
+    this.#write();
+  }
+
+  /** The layers are known; the states change until the end. */
+  resolved(states: readonly ImageState[]): void {
+    this.#states = states;
+    this.#phase = 'unpacking';
+  }
+
+  line(level: 'info' | 'warn' | 'error', sentence: string, fields: object = {}): void {
+    this.#options.log[level](fields, sentence);
+    if (this.#over) return;
+    const mark = level === 'info' ? '' : `${level.toUpperCase()} `;
+    const text = `${new Date().toISOString()} ${mark}${sentence}`;
+    this.#lines = this.#lines
+      .then(() => (this.#over ? undefined : this.#job.log(text)))
+      .catch((error) => this.#ignore(error));
+  }
+
+  async completed(): Promise<void> {
+    this.#phase = 'completed';
+    this.#failure = undefined;
+    await this.#end();
+  }
+
+  /** `stalls`: how many of the job's stalls this failure has counted, if it is about them. */
+  async failed(failure: Failure, stalls = this.#stallsBefore): Promise<void> {
+    this.#phase = 'failed';
+    this.#failure = failure;
+    this.#failures = withFailure(this.#failures, failure);
+    this.#stallsBefore = stalls;
+    await this.#end();
+  }
+
+  /** The job goes on elsewhere: write what is left of the log. */
+  async handedBack(): Promise<void> {
+    clearInterval(this.#timer);
+    await this.#writing;
+    await this.#lines;
+    this.#over = true;
+  }
+
+  /** The job is another worker's: write nothing more. */
+  abandon(): void {
+    this.#over = true;
+    clearInterval(this.#timer);
+  }
+
+  async #end(): Promise<void> {
+    clearInterval(this.#timer);
+    await this.#writing;
+    this.#write();
+    await this.#writing;
+    await this.#lines;
+    this.#over = true;
+  }
+
+  #write(): void {
+    // while Redis is slow or away, one write waits and the next takes what is true by then
+    if (this.#over || this.#writing !== undefined) return;
+    const progress = this.#progress();
+    const text = JSON.stringify(progress);
+    if (text === this.#written) return;
+    this.#written = text;
+    this.#writing = this.#job
+      .updateProgress(progress)
+      .catch((error) => this.#ignore(error))
+      .finally(() => {
+        this.#writing = undefined;
+      });
+  }
+
+  #progress(): Progress {
+    const { attempt, attempts, worker } = this.#options;
+    return {
+      version: 1,
+      phase: this.#phase,
+      attempt,
+      attempts,
+      worker,
+      ...measure(this.#states),
+      ...(this.#failure === undefined ? {} : { failure: this.#failure }),
+      failures: [...this.#failures],
+      stallsBefore: this.#stallsBefore,
+    };
+  }
+
+  #ignore(error: unknown): void {
+    if (!isConnectionError(error)) this.#options.log.warn({ err: error }, 'the progress of a job could not be written');
+  }
+}

@@ -1,0 +1,111 @@
+import { QueueEvents } from 'bullmq';
+import type { Redis } from 'ioredis';
+import { patientConnection, type QueueSettings } from './connection.ts';
+import { JobNotFoundError, QueueUnavailableError, WaitTimeoutError } from './errors.ts';
+import { errorFromReason } from './failure.ts';
+import { type JobStatus, jobError } from './job-status.ts';
+import { type Progress, readProgress } from './progress.ts';
+import type { UnpackResult } from './result.ts';
+import { durationText } from './text.ts';
+
+export interface WaitOptions {
+  /** Milliseconds; default: as long as it takes. */
+  readonly timeout?: number;
+  readonly signal?: AbortSignal | undefined;
+  /** Called when the progress has changed, at most four times a second. */
+  readonly onProgress?: ((progress: Progress) => void) | undefined;
+}
+
+/** Milliseconds between two looks at a job, for events that got lost with a connection. */
+const POLL = 2000;
+/** Milliseconds that the event of a job's end may come after the job has been removed (UNPACK_KEEP_COMPLETED=0). */
+const LAST_EVENT = 1000;
+
+/**
+ * Waits for jobs: events make it prompt, and looking again from time to time makes it sure. One subscription serves any
+ * number of waiting callers.
+ */
+export class JobWaiter {
+  readonly #status: (jobId: string) => Promise<JobStatus>;
+  readonly #connection: Redis;
+  readonly #events: QueueEvents;
+  readonly #closing = new AbortController();
+
+  constructor(settings: QueueSettings, status: (jobId: string) => Promise<JobStatus>) {
+    this.#status = status;
+    this.#connection = patientConnection(settings.REDIS_URL);
+    // looking at the job finds out about an outage, and tells the caller
+    this.#connection.on('error', () => {});
+    this.#events = new QueueEvents(settings.UNPACK_QUEUE, {
+      connection: this.#connection,
+      prefix: settings.UNPACK_REDIS_PREFIX,
+    });
+    this.#events.on('error', () => {});
+  }
+
+  /** @throws as UnpackQueue.wait */
+  async wait(jobId: string, { timeout, signal, onProgress }: WaitOptions): Promise<UnpackResult> {
+    signal?.throwIfAborted();
+    const { promise, resolve, reject } = Promise.withResolvers<UnpackResult>();
+    const timers = new Set<NodeJS.Timeout>();
+    let seen = false;
+
+    const onCompleted = ({ returnvalue }: { returnvalue: unknown }) => {
+      // the event carries what the processor returned, which is this type, although BullMQ calls it a string
+      resolve(returnvalue as UnpackResult);
+    };
+    const look = async (reason?: string) => {
+      try {
+        const status = await this.#status(jobId);
+        seen = true;
+        if (status.progress !== undefined && reason === undefined) onProgress?.(status.progress);
+        if (status.result !== undefined) resolve(status.result);
+        else if (status.state === 'failed') reject(jobError(status));
+      } catch (error) {
+        const removed = error instanceof JobNotFoundError && seen;
+        if (removed && reason !== undefined) reject(errorFromReason(reason));
+        else if (removed) timers.add(setTimeout(() => reject(error), LAST_EVENT));
+        else reject(error);
+      }
+    };
+    const onFailed = ({ failedReason }: { failedReason: string }) => void look(failedReason);
+    const onEvent = ({ data }: { data: unknown }) => {
+      const progress = readProgress(data);
+      try {
+        if (progress !== undefined) onProgress?.(progress);
+      } catch (error) {
+        reject(error);
+      }
+    };
+    const onAbort = () => reject(signal?.reason);
+    const onClose = () => reject(new QueueUnavailableError('the queue has been closed'));
+
+    const names = { completed: `completed:${jobId}`, failed: `failed:${jobId}`, progress: `progress:${jobId}` };
+    const emitter: NodeJS.EventEmitter = this.#events;
+    emitter.on(names.completed, onCompleted).on(names.failed, onFailed).on(names.progress, onEvent);
+    signal?.addEventListener('abort', onAbort);
+    this.#closing.signal.addEventListener('abort', onClose);
+    if (timeout !== undefined) {
+      const late = `job ${jobId} did not end within ${durationText(timeout)}; it goes on`;
+      timers.add(setTimeout(() => reject(new WaitTimeoutError(late)), timeout));
+    }
+    timers.add(setInterval(() => void look(), POLL));
+    void look();
+    try {
+      return await promise;
+    } finally {
+      for (const timer of timers) clearTimeout(timer);
+      emitter.off(names.completed, onCompleted).off(names.failed, onFailed).off(names.progress, onEvent);
+      signal?.removeEventListener('abort', onAbort);
+      this.#closing.signal.removeEventListener('abort', onClose);
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#closing.abort();
+    // closing waits for the connection to end, which one that was never there does not do
+    if (this.#connection.status === 'ready') await this.#events.close().catch(() => {});
+    else await this.#events.disconnect().catch(() => {});
+    this.#connection.disconnect();
+  }
+}

@@ -1,0 +1,194 @@
+import { hostname } from 'node:os';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Queue, QueueEvents, type QueueEventsListener, Worker } from 'bullmq';
+import type { Redis } from 'ioredis';
+import type { Config } from '../config.ts';
+import { UnpackError } from '../errors.ts';
+import type { Unpacker } from '../image/unpack.ts';
+import { BACKOFF_TYPE, backoffDelay } from './attempts.ts';
+import { CANCEL_EVENT, cancelKey, cancelledError, cancelReasons } from './cancellation.ts';
+import { logOutages, patientConnection, type QueueSettings } from './connection.ts';
+import type { Logger } from './log.ts';
+import type { SourcePolicy } from './parse.ts';
+import { createProcessor, type ProcessorSettings } from './processor.ts';
+import type { WorkerFacts } from './result.ts';
+import { LockLostError, RunningJobs } from './running-jobs.ts';
+import { durationText } from './text.ts';
+
+export type WorkerSettings = QueueSettings &
+  ProcessorSettings &
+  Pick<
+    Config,
+    | 'UNPACK_JOBS'
+    | 'UNPACK_GRACE'
+    | 'UNPACK_LOCK'
+    | 'UNPACK_KEEP_COMPLETED'
+    | 'UNPACK_KEEP_FAILED'
+    | 'UNPACK_WORKER_NAME'
+  >;
+
+export interface WorkerParts {
+  readonly settings: WorkerSettings;
+  readonly unpacker: Unpacker;
+  readonly policy: SourcePolicy;
+  readonly store: WorkerFacts['store'];
+  readonly log: Logger;
+}
+
+/** Seconds. */
+const COMPLETED_AGE = 24 * 3600;
+const FAILED_AGE = 14 * 24 * 3600;
+/** Milliseconds between two looks at the cancel flags, for events that got lost with a connection. */
+const CANCEL_POLL = 2000;
+/** Milliseconds that giving jobs back and closing may take after the grace time: less than what supervisors add. */
+const LAST_RESORT = 4000;
+/** Events that Redis keeps; progress is among them, so that the default of 10 000 could be hundreds of megabytes. */
+const EVENTS_KEPT = 2000;
+
+interface CancelListener extends QueueEventsListener {
+  'cancel-requested': (event: { jobId: string }, id: string) => void;
+}
+
+/**
+ * Takes jobs from the queue and unpacks them, UNPACK_JOBS at a time.
+ *
+ * Its life: *made* (nothing happens yet) → `start` → *running*: takes jobs, waits for Redis when it is away → `close` →
+ * *closing*: takes nothing new, lets jobs finish for UNPACK_GRACE, then stops them and gives them back → *closed*.
+ */
+export class UnpackWorker {
+  readonly #settings: WorkerSettings;
+  readonly #log: Logger;
+  readonly #running = new RunningJobs();
+  readonly #redis: Redis;
+  readonly #queue: Queue;
+  readonly #worker: Worker;
+  readonly #events: QueueEvents;
+  #cancelTimer: NodeJS.Timeout | undefined;
+  #closing: Promise<void> | undefined;
+
+  constructor({ settings, unpacker, policy, store, log }: WorkerParts) {
+    this.#settings = settings;
+    this.#log = log;
+    this.#redis = patientConnection(settings.REDIS_URL);
+    const onError = logOutages(this.#redis, settings.REDIS_URL, log);
+    const shared = { connection: this.#redis, prefix: settings.UNPACK_REDIS_PREFIX };
+
+    this.#queue = new Queue(settings.UNPACK_QUEUE, { ...shared, streams: { events: { maxLen: EVENTS_KEPT } } });
+    this.#events = new QueueEvents(settings.UNPACK_QUEUE, { ...shared, autorun: false });
+    const processor = createProcessor({
+      unpacker,
+      settings,
+      policy,
+      facts: { worker: { name: settings.UNPACK_WORKER_NAME, host: hostname() }, store },
+      running: this.#running,
+      cancelFlags: {
+        reason: (jobId) => this.#redis.get(cancelKey(this.#queue, jobId)),
+        clear: async (jobId) => void (await this.#redis.del(cancelKey(this.#queue, jobId))),
+      },
+      log,
+    });
+    this.#worker = new Worker(settings.UNPACK_QUEUE, processor, {
+      ...shared,
+      autorun: false,
+      name: settings.UNPACK_WORKER_NAME,
+      concurrency: settings.UNPACK_JOBS,
+      lockDuration: settings.UNPACK_LOCK,
+      // a job is given to another after its lock has run out and a check has seen that twice
+      stalledInterval: Math.max(100, Math.round(settings.UNPACK_LOCK / 2)),
+      // the processor counts, so that the failure is one of ours and not a bare sentence of BullMQ's
+      maxStalledCount: Number.MAX_SAFE_INTEGER,
+      // milliseconds after a failed fetch
+      runRetryDelay: 1000,
+      removeOnComplete: { count: settings.UNPACK_KEEP_COMPLETED, age: COMPLETED_AGE },
+      removeOnFail: { count: settings.UNPACK_KEEP_FAILED, age: FAILED_AGE },
+      // a week of counts by the minute, for the board and for /metrics
+      metrics: { maxDataPoints: 7 * 24 * 60 },
+      settings: {
+        backoffStrategy: (made, type) => (type === BACKOFF_TYPE ? backoffDelay(made, settings.UNPACK_BACKOFF) : 0),
+      },
+    });
+    this.#worker.on('lockRenewalFailed', (ids) => {
+      for (const id of ids) this.#running.abort(id, new LockLostError(`the lock on job ${id} is lost`));
+    });
+    const parts: NodeJS.EventEmitter[] = [this.#queue, this.#events, this.#worker];
+    for (const part of parts) part.on('error', onError);
+  }
+
+  /** Begins to take jobs; resolves when Redis has answered for the first time, however long that takes. */
+  async start(): Promise<void> {
+    this.#events.on<CancelListener, typeof CANCEL_EVENT>(
+      CANCEL_EVENT,
+      ({ jobId }) => void this.#stopCancelled([jobId]),
+    );
+    this.#events.run().catch((error: unknown) => this.#failed(error));
+    this.#cancelTimer = setInterval(() => void this.#stopCancelled(this.#running.ids), CANCEL_POLL);
+    await Promise.all([this.#queue.waitUntilReady(), this.#worker.waitUntilReady()]);
+    if (this.#closing !== undefined) return;
+    this.#worker.run().catch((error: unknown) => this.#failed(error));
+  }
+
+  /** Whether Redis answers within `timeout` milliseconds. */
+  async isReady(timeout: number): Promise<boolean> {
+    if (this.#closing !== undefined || this.#redis.status !== 'ready') return false;
+    const answer = this.#redis.ping().then(
+      () => true,
+      () => false,
+    );
+    return Promise.race([answer, sleep(timeout, false, { ref: false })]);
+  }
+
+  /** Counts of the queue as Prometheus reads them. */
+  metrics(): Promise<string> {
+    return this.#queue.exportPrometheusMetrics();
+  }
+
+  /**
+   * Lets running jobs finish for UNPACK_GRACE and gives the rest back, without counting the attempt. Never takes more
+   * than four seconds longer: a job that can't be given back stalls, and another worker takes it over.
+   */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    const { UNPACK_GRACE: grace } = this.#settings;
+    const jobs = this.#running.size;
+    if (jobs > 0)
+      this.#log.info({ jobs }, `taking no more jobs; ${jobs} running, which have ${durationText(grace)} to finish`);
+    const closed = this.#worker.close().then(
+      () => true,
+      () => true,
+    );
+    const giveBack = setTimeout(() => {
+      const reason = `the worker shuts down and the job did not finish within ${durationText(grace)} (UNPACK_GRACE)`;
+      this.#running.abortAll(new UnpackError('SHUTTING_DOWN', reason));
+    }, grace);
+    const inTime = await Promise.race([closed, sleep(grace + LAST_RESORT, false, { ref: false })]);
+    clearTimeout(giveBack);
+    clearInterval(this.#cancelTimer);
+    if (!inTime) this.#log.warn({ jobs: this.#running.ids }, 'not everything could be given back; what is left stalls');
+    // politeness towards a Redis that may be gone has its limits
+    const rest = Promise.allSettled([this.#events.close(), this.#queue.close()]);
+    await Promise.race([rest, sleep(500, undefined, { ref: false })]);
+    this.#redis.disconnect();
+  }
+
+  async #stopCancelled(ids: readonly string[]): Promise<void> {
+    const mine = ids.filter((id) => this.#running.has(id));
+    if (mine.length === 0 || this.#redis.status !== 'ready') return;
+    try {
+      const reasons = await cancelReasons(this.#redis, this.#queue, mine);
+      for (const [index, id] of mine.entries()) {
+        const reason = reasons[index];
+        if (typeof reason === 'string') this.#running.abort(id, cancelledError(reason));
+      }
+    } catch (error) {
+      this.#failed(error);
+    }
+  }
+
+  #failed(error: unknown): void {
+    this.#worker.emit('error', error instanceof Error ? error : new Error(String(error)));
+  }
+}
