@@ -1,0 +1,101 @@
+import { hostname } from 'node:os';
+import { Command } from 'commander';
+import { type Config, layerLimits, s3Connection } from '../config.ts';
+import type { ImageState } from '../image/progress.ts';
+import type { ImageRequest } from '../image/request.ts';
+import type { SourceSpec } from '../source/blob-source.ts';
+import type { Cli } from './context.ts';
+import { type ImageOptions, parseImageArgument, payloadOf, requestOf, takesImageOptions } from './image-argument.ts';
+import { LiveRegion } from './live-region.ts';
+import { progressLines } from './progress-view.ts';
+import { APPLY_SETTINGS, configOf, S3_SETTINGS, STORE_SETTINGS, takesSettings } from './settings.ts';
+
+const REDRAW = 100;
+
+const EXAMPLES = `
+Examples:
+  unpackd apply ./layout:app --root /tmp/store
+  unpackd apply s3://images/team/app:1.0 --s3-endpoint http://127.0.0.1:9000
+  unpackd apply s3://registry:3.20 --layout distribution --repository library/alpine
+  unpackd apply s3://images/app@sha256:… --platform linux/arm64 --json | jq -r '.images[].chainId'`;
+
+/** `unpackd apply`: what a worker does for a job, without a queue. */
+export function applyCommand({ signal, out }: Cli): Command {
+  const command = new Command('apply')
+    .description(
+      'Unpacks an image into the store of this machine. IMAGE is s3://BUCKET/PREFIX or a folder with an OCI image layout, ' +
+        'then :TAG or @DIGEST.\nThe result has the form of a job’s (schemas/result.schema.json).',
+    )
+    .argument('<image>')
+    .option('--json', 'the result as one JSON document');
+  takesImageOptions(command).addHelpText('after', EXAMPLES);
+  takesSettings(command, [...STORE_SETTINGS, ...APPLY_SETTINGS, ...S3_SETTINGS]);
+  return command.action(async (argument: string, options: ImageOptions) => {
+    const config = configOf(command);
+    const { source, request, image, labels } = await jobOf(argument, options, config);
+    const { openSnapshotter } = await import('../snapshots/open.ts');
+    const { createUnpacker } = await import('../image/unpacker.ts');
+    const { resultOf } = await import('../queue/result.ts');
+    const { measure } = await import('../queue/progress.ts');
+    const { resultLines } = await import('./result-view.ts');
+    const started = Date.now();
+    const region = new LiveRegion(out.live);
+    let states: readonly ImageState[] | undefined;
+    const redraw = setInterval(() => {
+      const phase = states === undefined ? ('resolving' as const) : ('unpacking' as const);
+      const fixed = { version: 1 as const, attempt: 1, attempts: 1, worker: '', failures: [], stallsBefore: 0 };
+      region.draw(progressLines({ ...fixed, phase, ...measure(states ?? []) }));
+    }, REDRAW);
+    const snapshotter = await openSnapshotter({ root: config.UNPACK_ROOT, type: config.UNPACK_SNAPSHOTTER });
+    const unpacker = createUnpacker({
+      snapshotter,
+      threads: config.UNPACK_THREADS,
+      limits: layerLimits(config),
+      durable: config.UNPACK_DURABLE,
+    });
+    try {
+      const images = await unpacker.unpack(source, request, {
+        labels,
+        signal,
+        onResolved: (images) => {
+          states = images;
+        },
+      });
+      clearInterval(redraw);
+      region.clear();
+      const facts = {
+        worker: { name: config.UNPACK_WORKER_NAME, host: hostname() },
+        store: { root: snapshotter.root, snapshotter: snapshotter.type },
+      };
+      const result = resultOf(image, images, facts, { started, number: 1 });
+      out.result(result, () => resultLines(result));
+    } finally {
+      clearInterval(redraw);
+      region.clear();
+      await unpacker.close();
+      await snapshotter.close();
+    }
+  });
+}
+
+interface LocalJob {
+  readonly image: string;
+  readonly source: SourceSpec;
+  readonly request: ImageRequest;
+  readonly labels: Readonly<Record<string, string>>;
+}
+
+async function jobOf(argument: string, options: ImageOptions, config: Config): Promise<LocalJob> {
+  const { place } = parseImageArgument(argument);
+  if (place.kind === 's3') {
+    const { parsePayload } = await import('../queue/parse.ts');
+    // by the same way as a job's payload, so that both mean the same; UNPACK_BUCKETS limits jobs, not the person here
+    return parsePayload(payloadOf(argument, options), { connection: s3Connection(config), buckets: [] });
+  }
+  return {
+    image: options.image ?? argument,
+    source: { kind: 'oci-layout', path: place.path },
+    request: requestOf(argument, options),
+    labels: options.label ?? {},
+  };
+}

@@ -1,0 +1,44 @@
+import { Command } from 'commander';
+import { s3Connection } from '../config.ts';
+import type { Check } from '../doctor/check.ts';
+import type { Cli } from './context.ts';
+import { EXIT_FAILED } from './failure.ts';
+import type { Output } from './output.ts';
+import { configOf, QUEUE_SETTINGS, S3_SETTINGS, STORE_SETTINGS, takesSettings } from './settings.ts';
+
+/** `unpackd doctor`. */
+export function doctorCommand({ out }: Cli): Command {
+  const command = new Command('doctor')
+    .description(
+      'Looks at everything a worker on this machine depends on, and says what to do about what is wrong. Changes nothing but ' +
+        'a temporary folder in the store.\nExit status: 0 when nothing failed (warnings may be there), else 1.',
+    )
+    .option('--bucket <name...>', 'buckets to try; default: those in UNPACK_BUCKETS')
+    .option('--json', 'one JSON document')
+    .action(async (options: { readonly bucket?: readonly string[] }) => {
+      const config = configOf(command);
+      const { checkRuntime } = await import('../doctor/runtime.ts');
+      const { checkRedis } = await import('../doctor/redis.ts');
+      const { checkS3 } = await import('../doctor/s3.ts');
+      const { checkStore } = await import('../doctor/store.ts');
+      const parts = await Promise.all([
+        checkRuntime(),
+        checkRedis(config.REDIS_URL),
+        checkS3(s3Connection(config), options.bucket ?? config.UNPACK_BUCKETS),
+        checkStore(config.UNPACK_ROOT, config.UNPACK_SNAPSHOTTER),
+      ]);
+      const checks = parts.flat();
+      const failed = checks.some(({ status }) => status === 'fail');
+      out.result({ ok: !failed, checks }, () => checks.flatMap((check) => lines(check, out)));
+      if (failed) process.exitCode = EXIT_FAILED;
+    });
+  takesSettings(command, [...QUEUE_SETTINGS.slice(0, 1), ...STORE_SETTINGS, ...S3_SETTINGS]);
+  command.addHelpText('after', '\nExamples:\n  unpackd doctor --bucket images\n  unpackd doctor --json | jq .checks');
+  return command;
+}
+
+function lines({ name, status, finding, advice }: Check, out: Output): string[] {
+  const mark = { ok: out.green('ok  '), warn: out.yellow('warn'), fail: out.red('FAIL') }[status];
+  const told = `${mark}  ${name}: ${finding}`;
+  return advice === undefined ? [told] : [told, `      → ${advice}`];
+}

@@ -1,0 +1,97 @@
+import { readFile } from 'node:fs/promises';
+import { text } from 'node:stream/consumers';
+import { Command, InvalidArgumentError } from 'commander';
+import type { Payload } from '../queue/payload.ts';
+import type { Cli } from './context.ts';
+import { CliError } from './failure.ts';
+import { type ImageOptions, payloadOf, takesImageOptions } from './image-argument.ts';
+import { configOf, QUEUE_SETTINGS, takesSettings } from './settings.ts';
+
+const EXAMPLES = `
+Examples:
+  unpackd enqueue s3://images/team/app:1.0 --watch
+  unpackd enqueue s3://registry:3.20 --layout distribution --image docker.io/library/alpine:3.20
+  unpackd enqueue s3://images/app@sha256:… --platform linux/amd64 linux/arm64 --priority 1
+  unpackd enqueue --payload job.json
+  jq -c . job.json | unpackd enqueue --payload - --json | jq -r .id`;
+
+interface EnqueueOptions extends ImageOptions {
+  readonly payload?: string;
+  readonly watch?: true;
+  readonly priority?: number;
+  readonly attempts?: number;
+  readonly delay?: number;
+  readonly deduplicate: boolean;
+}
+
+/** `unpackd enqueue`: a job from flags, or from a payload as producers send it. */
+export function enqueueCommand(cli: Cli): Command {
+  const command = new Command('enqueue')
+    .description(
+      'Adds a job. IMAGE is s3://BUCKET/PREFIX, then :TAG or @DIGEST; endpoint and credentials are the worker’s own.\n' +
+        'The same work, while it waits or runs, stays one job.',
+    )
+    .argument('[image]')
+    .option('--payload <file>', 'a payload as JSON (schemas/payload.schema.json) instead of IMAGE; - for stdin')
+    .option('--watch', 'follow the job to its end; the exit status is then the job’s')
+    .option('--priority <number>', '1 comes first; a job without comes before all that have one', whole(1, 2_097_151))
+    .option('--attempts <number>', 'default: the worker’s UNPACK_ATTEMPTS', whole(1, 100))
+    .option('--delay <seconds>', 'before the job may start', whole(0, 31_536_000))
+    .option('--no-deduplicate', 'add the job even while the same work waits or runs')
+    .option('--json', 'one JSON document');
+  takesImageOptions(command).addHelpText('after', EXAMPLES);
+  takesSettings(command, QUEUE_SETTINGS);
+  return command.action(async (argument: string | undefined, options: EnqueueOptions) => {
+    const config = configOf(command);
+    const payload = await readPayload(argument, options);
+    const { priority, attempts, delay, deduplicate } = options;
+    const { UnpackQueue } = await import('../queue/producer.ts');
+    const queue = new UnpackQueue(config);
+    try {
+      const job = await queue.add(payload, {
+        deduplicate,
+        ...(priority === undefined ? {} : { priority }),
+        ...(attempts === undefined ? {} : { attempts }),
+        ...(delay === undefined ? {} : { delay: delay * 1000 }),
+      });
+      if (options.watch) {
+        const { watchJob } = await import('./watch.ts');
+        return await watchJob(queue, job.id, { deduplicated: job.deduplicated }, cli);
+      }
+      const found = job.deduplicated ? ' (the same work was in the queue already)' : '';
+      cli.out.result(job, () => [`job ${job.id}${found}`]);
+    } finally {
+      await queue.close();
+    }
+  });
+}
+
+async function readPayload(argument: string | undefined, options: EnqueueOptions): Promise<Payload> {
+  const { payload: file } = options;
+  if ((argument === undefined) === (file === undefined)) {
+    throw new CliError('USAGE', 'say what to unpack: either IMAGE, as in s3://BUCKET/PREFIX:TAG, or --payload FILE');
+  }
+  const { checkPayload } = await import('../queue/parse.ts');
+  if (file === undefined) return checkPayload(payloadOf(argument ?? '', options));
+  const name = file === '-' ? 'stdin' : file;
+  const json = await (file === '-' ? text(process.stdin) : readFile(file, 'utf8')).catch((error: Error) => {
+    throw new CliError('USAGE', `${name} cannot be read: ${error.message}`);
+  });
+  let data: unknown;
+  try {
+    data = JSON.parse(json);
+  } catch (error) {
+    throw new CliError('USAGE', `${name} is not JSON: ${error instanceof Error ? error.message : String(error)}`);
+  }
+  return checkPayload(data);
+}
+
+function whole(least: number, most: number): (text: string) => number {
+  return (text) => {
+    const number = Number(text);
+    if (!/^\d+$/.test(text) || number < least || number > most) {
+      throw new InvalidArgumentError(`Write a whole number from ${least} to ${most}.`);
+    }
+    return number;
+  };
+}

@@ -1,0 +1,72 @@
+import { CommanderError } from 'commander';
+import { UnpackError } from '../errors.ts';
+import { JobNotFoundError, QueueUnavailableError, WaitTimeoutError } from '../queue/errors.ts';
+import { SnapshotError } from '../snapshots/errors.ts';
+
+/** What only the command line can fail with, beside the codes of jobs. */
+export type CliCode =
+  | 'USAGE'
+  | 'INVALID_SETTING'
+  | 'JOB_NOT_FOUND'
+  | 'REDIS_UNAVAILABLE'
+  | 'SNAPSHOT_NOT_FOUND'
+  | 'SNAPSHOT_EXISTS'
+  | 'SNAPSHOT_IN_USE'
+  | 'DEMO_FAILED';
+
+/** A command that cannot do what it was asked; `message` is a sentence for stderr. */
+export class CliError extends Error {
+  override readonly name = 'CliError';
+  readonly code: CliCode;
+
+  constructor(code: CliCode, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.code = code;
+  }
+}
+
+export const EXIT_FAILED = 1;
+export const EXIT_USAGE = 2;
+
+export interface Failure {
+  readonly code: string;
+  /** One line. */
+  readonly message: string;
+  readonly exitStatus: number;
+}
+
+const SNAPSHOT_CODES = {
+  NotFound: 'SNAPSHOT_NOT_FOUND',
+  AlreadyExists: 'SNAPSHOT_EXISTS',
+  FailedPrecondition: 'SNAPSHOT_IN_USE',
+  InvalidArgument: 'USAGE',
+} as const satisfies Record<SnapshotError['kind'], CliCode>;
+
+/** Any thrown value as what is told about it and the status to exit with. */
+export function explain(thrown: unknown): Failure {
+  if (thrown instanceof CliError) return failure(thrown.code, thrown.message);
+  if (thrown instanceof UnpackError) return failure(thrown.code, thrown.message);
+  if (thrown instanceof JobNotFoundError) return failure('JOB_NOT_FOUND', thrown.message);
+  if (thrown instanceof WaitTimeoutError) return failure('TIMED_OUT', thrown.message);
+  if (thrown instanceof QueueUnavailableError) {
+    return failure('REDIS_UNAVAILABLE', `${thrown.message} (is REDIS_URL right? unpackd doctor looks closer)`);
+  }
+  if (thrown instanceof SnapshotError) return failure(SNAPSHOT_CODES[thrown.kind], thrown.message);
+  if (thrown instanceof CommanderError) return failure('USAGE', usageSentence(thrown.message));
+  if (thrown instanceof Error) {
+    // by name: importing the settings costs the start of every command more than everything else together
+    if (thrown.name === 'ConfigError') return failure('INVALID_SETTING', thrown.message);
+    return failure('INTERNAL', thrown.message === '' ? thrown.name : thrown.message);
+  }
+  return failure('INTERNAL', String(thrown));
+}
+
+function failure(code: string, message: string): Failure {
+  const misused = code === 'USAGE' || code === 'INVALID_SETTING';
+  return { code, message: message.trim().replace(/\s*\n\s*/g, '; '), exitStatus: misused ? EXIT_USAGE : EXIT_FAILED };
+}
+
+/** commander's `error: unknown option '--x'` and its suggestion below as one sentence. */
+function usageSentence(message: string): string {
+  return message.replace(/^error: /, '').replace(/\n\(Did you mean (.*)\?\)/, ': did you mean $1?');
+}

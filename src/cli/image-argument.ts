@@ -1,0 +1,136 @@
+import { resolve } from 'node:path';
+import { type Command, Option } from 'commander';
+import type { ImageRequest, ImageTarget } from '../image/request.ts';
+import { blobDigest, isDigest } from '../oci/digest.ts';
+import { parsePlatform } from '../oci/platform.ts';
+import type { Payload } from '../queue/payload.ts';
+import { CliError } from './failure.ts';
+
+/** Where an image is and which it is, as the command line names it. */
+export interface ImageArgument {
+  readonly place:
+    | { readonly kind: 's3'; readonly bucket: string; readonly prefix: string }
+    | { readonly kind: 'folder'; readonly path: string };
+  /** Absent where the argument names only a place. */
+  readonly target?: Exclude<ImageTarget, { readonly kind: 'layers' }>;
+}
+
+/**
+ * Reads `s3://BUCKET[/PREFIX]` or a folder, then `:TAG` or `@DIGEST`.
+ * @throws CliError USAGE
+ */
+export function parseImageArgument(text: string): ImageArgument {
+  const at = text.lastIndexOf('@');
+  const suffix = at === -1 ? '' : text.slice(at + 1);
+  if (at !== -1 && !isDigest(suffix)) {
+    throw new CliError(
+      'USAGE',
+      `${JSON.stringify(suffix)} in ${JSON.stringify(text)} is not a digest: write @sha256:…`,
+    );
+  }
+  if (at !== -1)
+    return { place: placeOf(text.slice(0, at), text), target: { kind: 'manifest', digest: blobDigest(suffix) } };
+  const colon = /:([^:/]*)$/.exec(text);
+  if (colon === null) return { place: placeOf(text, text) };
+  const tag = colon[1] ?? '';
+  if (tag === '') throw new CliError('USAGE', `there is no tag after the colon of ${JSON.stringify(text)}`);
+  return { place: placeOf(text.slice(0, colon.index), text), target: { kind: 'tag', tag } };
+}
+
+function placeOf(text: string, whole: string): ImageArgument['place'] {
+  const scheme = /^([a-z0-9+.-]+):\/\//i.exec(text)?.[1];
+  if (scheme === undefined) {
+    if (text === '') throw new CliError('USAGE', `there is no folder in ${JSON.stringify(whole)}: write PATH:TAG`);
+    return { kind: 'folder', path: resolve(text) };
+  }
+  if (scheme.toLowerCase() !== 's3') {
+    throw new CliError(
+      'USAGE',
+      `images come from s3://BUCKET/PREFIX:TAG or from a folder with an OCI layout, not from ${scheme}:// (${JSON.stringify(whole)})`,
+    );
+  }
+  const [bucket = '', ...prefix] = text.slice('s3://'.length).split('/');
+  if (bucket === '') throw new CliError('USAGE', `there is no bucket in ${JSON.stringify(whole)}`);
+  return { kind: 's3', bucket, prefix: prefix.join('/') };
+}
+
+/** What the image argument leaves open. */
+export interface ImageOptions {
+  readonly layout: 'oci' | 'distribution' | 'keys';
+  readonly repository?: string;
+  readonly template?: string;
+  readonly image?: string;
+  readonly platform?: readonly string[];
+  readonly label?: Readonly<Record<string, string>>;
+}
+
+export function takesImageOptions(command: Command): Command {
+  return command
+    .addOption(
+      new Option('--layout <layout>', 'how blobs lie in the bucket')
+        .choices(['oci', 'distribution', 'keys'])
+        .default('oci'),
+    )
+    .option('--repository <name>', 'for --layout distribution: the repository with the tag, as in library/alpine')
+    .option('--template <key>', 'for --layout keys: where a blob is, as in blobs/{algorithm}/{hex}')
+    .option('--image <reference>', 'the name that the upstream mirror knows the image by; recorded, never fetched from')
+    .option('--platform <platform...>', 'os/architecture[/variant], or all; default: that of the machine that unpacks')
+    .option('--label <key=value...>', 'kept on the snapshots', collectLabel);
+}
+
+function collectLabel(text: string, earlier: Record<string, string> = {}): Record<string, string> {
+  const equals = text.indexOf('=');
+  if (equals < 1) throw new CliError('USAGE', `--label ${JSON.stringify(text)}: write key=value`);
+  return { ...earlier, [text.slice(0, equals)]: text.slice(equals + 1) };
+}
+
+/** The payload of a job for an image in a bucket; its form is checked by who takes it. @throws CliError USAGE */
+export function payloadOf(argument: string, options: ImageOptions): Payload {
+  const { place, target } = parseImageArgument(argument);
+  if (place.kind !== 's3') {
+    throw new CliError(
+      'USAGE',
+      `workers read from buckets only: push ${JSON.stringify(argument)} to one first (unpackd push), or unpack it here (unpackd apply)`,
+    );
+  }
+  if (target === undefined)
+    throw new CliError('USAGE', `which image of ${argument}? Write ${argument}:TAG or ${argument}@sha256:…`);
+  return {
+    version: 1,
+    image: options.image ?? imageNameOf(argument, options),
+    source: {
+      bucket: place.bucket,
+      ...(place.prefix === '' ? {} : { prefix: place.prefix }),
+      layout: options.layout,
+      ...(options.repository === undefined ? {} : { repository: options.repository }),
+      ...(options.template === undefined ? {} : { template: options.template }),
+    },
+    ...(target.kind === 'tag' ? { tag: target.tag } : { manifest: target.digest }),
+    ...(options.platform === undefined ? {} : { platforms: platformsOf(options.platform) }),
+    ...(options.label === undefined ? {} : { labels: options.label }),
+  };
+}
+
+/** The request for an image in a local folder. @throws CliError USAGE */
+export function requestOf(argument: string, options: ImageOptions): ImageRequest {
+  const { target } = parseImageArgument(argument);
+  if (target === undefined)
+    throw new CliError('USAGE', `which image of ${argument}? Write ${argument}:TAG or ${argument}@sha256:…`);
+  const platforms = options.platform === undefined ? undefined : platformsOf(options.platform);
+  return {
+    target,
+    ...(platforms === undefined ? {} : { platforms: platforms === 'all' ? 'all' : platforms.map(parsePlatform) }),
+  };
+}
+
+function platformsOf(names: readonly string[]): 'all' | string[] {
+  if (!names.includes('all')) return [...names];
+  if (names.length > 1) throw new CliError('USAGE', '--platform all goes with no other platform');
+  return 'all';
+}
+
+/** A name for the record: with a registry's layout the repository and tag, else the address in the bucket. */
+function imageNameOf(argument: string, { repository }: ImageOptions): string {
+  const plain = argument.replace(/^s3:\/\//, '');
+  return repository === undefined ? plain : `${repository}${/(@[^@]*|:[^:/]*)$/.exec(plain)?.[0] ?? ''}`;
+}

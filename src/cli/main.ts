@@ -1,0 +1,168 @@
+#!/usr/bin/env node
+import { constants } from 'node:os';
+import { Command, CommanderError } from 'commander';
+import { UnpackError } from '../errors.ts';
+import type { Cli } from './context.ts';
+import { explain } from './failure.ts';
+import { Output } from './output.ts';
+
+interface Entry {
+  readonly name: string;
+  readonly arguments?: string;
+  readonly summary: string;
+  /** Imported only when it is this command that runs: `--help` must not wait for an S3 client. */
+  readonly load: () => Promise<(cli: Cli) => Command>;
+}
+
+const COMMANDS: readonly Entry[] = [
+  {
+    name: 'worker',
+    summary: 'take jobs from the queue and unpack them',
+    load: async () => (await import('./worker.ts')).workerCommand,
+  },
+  {
+    name: 'enqueue',
+    arguments: '[IMAGE]',
+    summary: 'add a job; --watch follows it to its end',
+    load: async () => (await import('./enqueue.ts')).enqueueCommand,
+  },
+  {
+    name: 'status',
+    arguments: 'JOB',
+    summary: 'tell how far a job is, or how it ended',
+    load: async () => (await import('./status.ts')).statusCommand,
+  },
+  {
+    name: 'cancel',
+    arguments: 'JOB',
+    summary: 'end a job, waiting or running',
+    load: async () => (await import('./cancel.ts')).cancelCommand,
+  },
+  {
+    name: 'apply',
+    arguments: 'IMAGE',
+    summary: 'unpack an image here and now, without a queue',
+    load: async () => (await import('./apply.ts')).applyCommand,
+  },
+  {
+    name: 'push',
+    arguments: 'SOURCE TARGET',
+    summary: 'copy an image from an OCI layout into a bucket',
+    load: async () => (await import('./push.ts')).pushCommand,
+  },
+  {
+    name: 'snapshots',
+    summary: 'look into the snapshot store: ls, stat, usage, mount, umount, rm, cleanup',
+    load: async () => (await import('./snapshots.ts')).snapshotsCommand,
+  },
+  {
+    name: 'board',
+    summary: 'serve the web page with the queue, health and metrics',
+    load: async () => (await import('./board.ts')).boardCommand,
+  },
+  {
+    name: 'settings',
+    summary: 'list every setting, its value here and where that comes from',
+    load: async () => (await import('./settings.ts')).settingsCommand,
+  },
+  {
+    name: 'doctor',
+    summary: 'check Redis, S3, the store and permissions, and say what to do',
+    load: async () => (await import('./doctor.ts')).doctorCommand,
+  },
+  {
+    name: 'demo',
+    summary: 'show all of it on this machine in under a minute',
+    load: async () => (await import('./demo.ts')).demoCommand,
+  },
+];
+
+const HELP = `
+Examples:
+  unpackd demo                                        see it work; needs nothing but this machine
+  unpackd doctor                                      is this machine fit to be a worker?
+  unpackd worker                                      take jobs until SIGTERM
+  unpackd push ./layout:app s3://images/app:1.0       an image into a bucket
+  unpackd enqueue s3://images/app:1.0 --watch         a job, followed to its end
+  unpackd apply ./layout:app --root /tmp/store        the same unpacking without a queue
+  unpackd snapshots ls                                what is in the store
+
+Settings come from flags, then from the environment, then from defaults: unpackd settings lists them all,
+unpackd COMMAND --help those that a command uses.
+
+Exit status: 0 done, 1 failed, 2 wrong use, 130 interrupted.`;
+
+const args = process.argv.slice(2);
+const out = new Output(args.includes('--json'));
+const interruption = new AbortController();
+
+// a reader that has seen enough (unpackd snapshots ls | head -1) is no failure
+for (const stream of [process.stdout, process.stderr]) {
+  stream.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error;
+  });
+}
+for (const name of ['SIGINT', 'SIGTERM'] as const) {
+  process.on(name, () => {
+    // the second one does not wait for the cleaning up
+    if (interruption.signal.aborted) process.exit(128 + constants.signals[name]);
+    process.exitCode = 128 + constants.signals[name];
+    interruption.abort(new UnpackError('CANCELLED', `interrupted by ${name}`));
+  });
+}
+process.on('uncaughtException', (error) => process.exit(report(error)));
+
+process.exit(await main());
+
+async function main(): Promise<number> {
+  try {
+    const program = await build({ signal: interruption.signal, out });
+    await program.parseAsync(args, { from: 'user' });
+    return Number(process.exitCode ?? 0);
+  } catch (error) {
+    // help and version end here too, with 0
+    if (error instanceof CommanderError && error.exitCode === 0) return 0;
+    return report(error);
+  }
+}
+
+async function build(cli: Cli): Promise<Command> {
+  const { version } = await import('./version.ts');
+  const program = new Command('unpackd')
+    .description('Unpacks container images from S3 into a local snapshot store, job by job.')
+    .usage('COMMAND [options]')
+    .version(version)
+    .addHelpText('after', HELP);
+  const named = args.find((argument) => !argument.startsWith('-') && argument !== 'help');
+  for (const entry of COMMANDS) {
+    const summary = program.createCommand(entry.name).usage(entry.arguments ?? '');
+    const command = entry.name === named ? (await entry.load())(cli) : summary;
+    program.addCommand(command.summary(entry.summary));
+  }
+  for (const command of everyCommand(program)) {
+    command
+      .exitOverride()
+      .configureOutput({ writeErr: () => {} }) // told by report()
+      .configureHelp({ subcommandTerm: (sub) => `${sub.name()} ${usageOf(sub.name())}`.trim(), helpWidth: 110 })
+      .showSuggestionAfterError();
+  }
+  return program;
+}
+
+function everyCommand(command: Command): Command[] {
+  return [command, ...command.commands.flatMap(everyCommand)];
+}
+
+function usageOf(name: string): string {
+  return COMMANDS.find((entry) => entry.name === name)?.arguments ?? '';
+}
+
+/** Tells the failure and returns the status to exit with. */
+function report(error: unknown): number {
+  const { code, message, exitStatus } = explain(error);
+  if (out.json) process.stdout.write(`${JSON.stringify({ error: { code, message } })}\n`);
+  out.note(`unpackd: [${code}] ${message}`);
+  const level = process.env.UNPACK_LOG_LEVEL;
+  if ((level === 'debug' || level === 'trace') && error instanceof Error) out.note(error.stack ?? '');
+  return interruption.signal.aborted ? Number(process.exitCode) : exitStatus;
+}

@@ -1,0 +1,12 @@
+import { dirname, join } from 'node:path';
+
+const built = import.meta.filename.endsWith('.js');
+
+/** The folder with package.json: two up from here, and one more from dist/, which mirrors the sources. */
+export const packageRoot: string = join(import.meta.dirname, built ? '../../..' : '../..');
+
+/** The path of one of our own programs: the source where the source runs, the built file where that does. */
+export function program(name: string): string {
+  const base = join(dirname(dirname(import.meta.dirname)), name);
+  return built ? `${base}.js` : `${base}.ts`;
+}

@@ -1,0 +1,126 @@
+import { Command, InvalidArgumentError, Option } from 'commander';
+import { type Config, loadConfig, SETTINGS, type SettingName } from '../config.ts';
+import type { Cli } from './context.ts';
+import { type Cell, columns } from './table.ts';
+
+/** Which settings a command takes; every one is a flag too, except those that must not be seen in a process list. */
+export const QUEUE_SETTINGS = ['REDIS_URL', 'UNPACK_QUEUE', 'UNPACK_JOB', 'UNPACK_REDIS_PREFIX'] as const;
+export const STORE_SETTINGS = ['UNPACK_ROOT', 'UNPACK_SNAPSHOTTER'] as const;
+export const S3_SETTINGS = [
+  'S3_ENDPOINT',
+  'S3_FORCE_PATH_STYLE',
+  'AWS_REGION',
+  'UNPACK_S3_CONNECT_TIMEOUT',
+  'UNPACK_S3_IDLE_TIMEOUT',
+  'UNPACK_S3_RESUMES',
+] as const;
+export const APPLY_SETTINGS = [
+  'UNPACK_THREADS',
+  'UNPACK_DURABLE',
+  'UNPACK_MAX_LAYER_BYTES',
+  'UNPACK_MAX_LAYER_ENTRIES',
+  'UNPACK_MAX_ENTRY_METADATA',
+] as const;
+export const LOG_SETTINGS = ['UNPACK_LOG_LEVEL', 'UNPACK_LOG_FORMAT'] as const;
+
+const SECRET: readonly SettingName[] = ['UNPACK_BOARD_PASSWORD'];
+/** Defaults that depend on the machine, as a table that is read elsewhere says them. */
+const FALLBACK_IN_WORDS: Partial<Record<SettingName, string>> = {
+  UNPACK_THREADS: 'number of processors, at least 2',
+  UNPACK_WORKER_NAME: 'host:pid',
+};
+
+/** `UNPACK_S3_RESUMES` is `--s3-resumes`, `REDIS_URL` is `--redis-url`. */
+export function flagOf(name: SettingName): string {
+  return `--${name
+    .replace(/^UNPACK_/, '')
+    .toLowerCase()
+    .replaceAll('_', '-')}`;
+}
+
+/** Adds one option for each setting, checked when it is parsed, and says in the help where else it may come from. */
+export function takesSettings(command: Command, names: readonly SettingName[]): Command {
+  for (const name of names.filter((name) => !SECRET.includes(name))) {
+    const { schema, help } = SETTINGS[name];
+    const option = new Option(`${flagOf(name)} <value>`, `${help} (${name}${defaultOf(name)})`);
+    option.helpGroup('Settings (a flag beats the environment variable):').argParser((text: string) => {
+      const parsed = schema.safeParse(text);
+      if (!parsed.success) throw new InvalidArgumentError(parsed.error.issues.map((issue) => issue.message).join('; '));
+      return text;
+    });
+    command.addOption(option);
+  }
+  const hidden = names.filter((name) => SECRET.includes(name));
+  for (const name of hidden) command.addHelpText('after', `\n${name}: ${SETTINGS[name].help} (environment only)`);
+  if (names.includes('S3_ENDPOINT')) {
+    command.addHelpText(
+      'after',
+      '\nS3 credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or any other of the AWS SDK’s standard chain.',
+    );
+  }
+  return command;
+}
+
+/** The settings as flags, environment and defaults give them. @throws ConfigError */
+export function configOf(command: Command): Config {
+  const options: Readonly<Record<string, unknown>> = command.opts();
+  const flags: Partial<Record<SettingName, string>> = {};
+  for (const name of settingNames()) {
+    const option = command.options.find((option) => option.long === flagOf(name));
+    const value = option === undefined ? undefined : options[option.attributeName()];
+    if (typeof value === 'string') flags[name] = value;
+  }
+  return loadConfig(flags);
+}
+
+/** `unpackd settings`: what is in force, and why. */
+export function settingsCommand({ out }: Cli): Command {
+  const command = new Command('settings')
+    .description('Lists every setting with its value here and where that comes from. Secrets are not shown.')
+    .option('--json', 'one JSON document')
+    .option('--markdown', 'the table of README.md')
+    .action((options: { readonly markdown?: true }) => {
+      if (options.markdown) return void out.line(settingsTable().trimEnd());
+      loadConfig(); // a wrong one is told as every command tells it
+      const settings = settingNames().map((name) => {
+        const given = process.env[name] ?? '';
+        const value = given === '' ? (SETTINGS[name].fallback ?? null) : given;
+        return { name, value: shown(name, value), from: given === '' ? 'default' : 'environment' };
+      });
+      out.result({ settings }, () => {
+        const rows = settings.map(({ name, value, from }): Cell[] => [
+          name,
+          value ?? '',
+          from === 'default' ? '' : from,
+          SETTINGS[name].help,
+        ]);
+        return columns(['NAME', 'VALUE', 'FROM', 'MEANING'], rows);
+      });
+    });
+  return command;
+}
+
+/** Every setting as a Markdown table, without anything of the machine that it is made on. */
+export function settingsTable(): string {
+  const rows = settingNames().map((name) => {
+    const { help, fallback } = SETTINGS[name];
+    const value = FALLBACK_IN_WORDS[name] ?? (fallback === undefined || fallback === '' ? '' : `\`${fallback}\``);
+    return `| \`${name}\` | ${help} | ${value} |`;
+  });
+  return `${['| Setting | Meaning | Default |', '|---|---|---|', ...rows].join('\n')}\n`;
+}
+
+function settingNames(): SettingName[] {
+  return Object.keys(SETTINGS) as SettingName[]; // the keys of an object literal are its type's
+}
+
+function defaultOf(name: SettingName): string {
+  const words = FALLBACK_IN_WORDS[name] ?? SETTINGS[name].fallback;
+  return words === undefined || words === '' ? '' : `; default ${words}`;
+}
+
+function shown(name: SettingName, value: string | null): string | null {
+  if (value === null) return null;
+  if (SECRET.includes(name)) return '(set)';
+  return name === 'REDIS_URL' ? value.replace(/\/\/([^:@/]*):[^@/]*@/, '//$1:***@') : value;
+}

@@ -1,0 +1,222 @@
+import { mkdir } from 'node:fs/promises';
+import { resolve } from 'node:path';
+import { Command, Option } from 'commander';
+import { bytesText } from '../queue/text.ts';
+import { isSnapshotError } from '../snapshots/errors.ts';
+import type { SnapshotFilter, SnapshotInfo, SnapshotKind, Snapshotter, Usage } from '../snapshots/snapshotter.ts';
+import type { Cli } from './context.ts';
+import { CliError } from './failure.ts';
+
+import { configOf, STORE_SETTINGS, takesSettings } from './settings.ts';
+import { type Cell, columns } from './table.ts';
+
+const EXAMPLES = `
+A committed snapshot is named by its chain ID; the beginning of a key will do where only one begins so.
+
+Examples:
+  unpackd snapshots ls --kind committed
+  unpackd snapshots usage
+  unpackd snapshots mount sha256:4f2a /mnt && ls /mnt && unpackd snapshots umount /mnt
+  unpackd snapshots ls --json | jq -r '.snapshots[] | select(.kind == "active") | .name'`;
+
+interface ListOptions {
+  readonly kind?: SnapshotKind;
+  readonly parent?: string;
+}
+
+/** `unpackd snapshots …`: the store, looked at by hand. */
+export function snapshotsCommand(cli: Cli): Command {
+  const group = new Command('snapshots')
+    .description('Looks into the snapshot store of this machine. Workers may be at work in it meanwhile.')
+    .addHelpText('after', EXAMPLES);
+
+  const add = (name: string, description: string) => {
+    const command = group.command(name).description(description).option('--json', 'one JSON document');
+    return takesSettings(command, STORE_SETTINGS);
+  };
+
+  const ls = add('ls', 'List snapshots.')
+    .addOption(new Option('--kind <kind>', 'only these').choices(['active', 'view', 'committed']))
+    .option('--parent <name>', 'only those directly on this one')
+    .action((options: ListOptions) => withStore(ls, (store) => list(store, options, cli)));
+
+  const stat = add('stat', 'Show a snapshot with its labels.')
+    .argument('<key>')
+    .action((key: string) => withStore(stat, (store) => show(store, key, cli)));
+
+  const usage = add('usage', 'Show what snapshots take on disk, without their parents.')
+    .argument('[key...]', 'default: all')
+    .action((keys: readonly string[]) => withStore(usage, (store) => disk(store, keys, cli)));
+
+  const mount = add('mount', 'Mount a snapshot at a folder, which is created where it is missing. Needs root.')
+    .argument('<key>')
+    .argument('<folder>')
+    .option('--writable', 'with a writable layer on top, thrown away by umount')
+    .action((key: string, folder: string, options: { readonly writable?: true }) =>
+      withStore(mount, (store) => mountAt(store, key, resolve(folder), options.writable === true, cli)),
+    );
+
+  const umount = add('umount', 'Unmount what mount has mounted.')
+    .argument('<folder>')
+    .action((folder: string) => withStore(umount, (store) => unmount(store, resolve(folder), cli)));
+
+  const rm = add('rm', 'Remove snapshots; one that others are built on stays.')
+    .argument('<key...>')
+    .action((keys: readonly string[]) => withStore(rm, (store) => remove(store, keys, cli)));
+
+  const cleanup = add(
+    'cleanup',
+    'Remove what dead workers left behind: unfinished snapshots, and folders that none owns.',
+  ).action(() => withStore(cleanup, (store) => clean(store, cli)));
+
+  return group;
+}
+
+async function withStore(command: Command, action: (store: Snapshotter) => Promise<void>): Promise<void> {
+  const config = configOf(command);
+  const { openSnapshotter } = await import('../snapshots/open.ts');
+  const store = await openSnapshotter({ root: config.UNPACK_ROOT, type: config.UNPACK_SNAPSHOTTER });
+  try {
+    await action(store);
+  } finally {
+    await store.close();
+  }
+}
+
+async function list(store: Snapshotter, { kind, parent }: ListOptions, { out }: Cli): Promise<void> {
+  const filter: SnapshotFilter = {
+    ...(kind === undefined ? {} : { kind }),
+    ...(parent === undefined ? {} : { parent: (await find(store, parent)).name }),
+  };
+  const snapshots = await store.walk(filter);
+  out.result({ root: store.root, type: store.type, snapshots }, () => {
+    if (snapshots.length === 0) return [`no snapshots in ${store.root}`];
+    const rows = snapshots.map(({ name, kind, parent, created }): Cell[] => [kind, ago(created), name, parent]);
+    return columns(['KIND', 'CREATED', 'KEY', 'PARENT'], rows);
+  });
+}
+
+async function show(store: Snapshotter, key: string, { out }: Cli): Promise<void> {
+  const info = await find(store, key);
+  const mounts = info.kind === 'committed' ? [] : await store.mounts(info.name);
+  out.result({ ...info, mounts }, () => [
+    `key      ${info.name}`,
+    `kind     ${info.kind}`,
+    `parent   ${info.parent === '' ? '(none)' : info.parent}`,
+    `created  ${info.created.toISOString()}`,
+    `updated  ${info.updated.toISOString()}`,
+    ...Object.entries(info.labels).map(([name, value]) => `label    ${name}=${value}`),
+    ...mounts.map(({ type, source, options }) => `mount    -t ${type} ${source} -o ${options.join(',')}`),
+  ]);
+}
+
+async function disk(store: Snapshotter, keys: readonly string[], { out, signal }: Cli): Promise<void> {
+  const infos = keys.length === 0 ? await store.walk() : await Promise.all(keys.map((key) => find(store, key)));
+  const snapshots: (Usage & { readonly name: string })[] = [];
+  for (const { name } of infos) {
+    signal.throwIfAborted(); // a big store takes a while to count
+    snapshots.push({ name, ...(await store.usage(name)) });
+  }
+  const total = {
+    bytes: snapshots.reduce((sum, { bytes }) => sum + bytes, 0),
+    inodes: snapshots.reduce((sum, { inodes }) => sum + inodes, 0),
+  };
+  out.result({ snapshots, total }, () => {
+    const rows = [...snapshots, { name: 'total', ...total }].map(({ name, bytes, inodes }): Cell[] => [
+      bytesText(bytes),
+      inodes.toLocaleString('en-US'),
+      name,
+    ]);
+    return columns(['SIZE', 'INODES', 'KEY'], rows, ['SIZE', 'INODES']);
+  });
+}
+
+/** The key of the snapshot that stands for a mount: found again by the folder alone. */
+const mountKey = (folder: string) => `unpackd-mount ${folder}`;
+
+async function mountAt(
+  store: Snapshotter,
+  key: string,
+  folder: string,
+  writable: boolean,
+  { out }: Cli,
+): Promise<void> {
+  const { mountSnapshot } = await import('../snapshots/mount.ts');
+  const info = await find(store, key);
+  await mkdir(folder, { recursive: true });
+  const own = mountKey(folder);
+  const committed = info.kind === 'committed';
+  if (writable && !committed)
+    throw new CliError('USAGE', `--writable is for a committed snapshot; ${info.name} is ${info.kind}`);
+  if (committed) {
+    await (writable ? store.prepare(own, info.name) : store.view(own, info.name)).catch((error: unknown) => {
+      if (!isSnapshotError(error, 'AlreadyExists')) throw error;
+      throw new CliError(
+        'SNAPSHOT_EXISTS',
+        `something is mounted at ${folder} already: unpackd snapshots umount ${folder}`,
+      );
+    });
+  }
+  try {
+    await mountSnapshot(await store.mounts(committed ? own : info.name), folder);
+  } catch (error) {
+    if (committed) await store.remove(own);
+    throw error;
+  }
+  out.result({ key: info.name, folder, writable }, () => [
+    `${info.name} is at ${folder}${writable ? ', writable' : ''}`,
+  ]);
+}
+
+async function unmount(store: Snapshotter, folder: string, { out }: Cli): Promise<void> {
+  const { unmountSnapshot } = await import('../snapshots/mount.ts');
+  await unmountSnapshot(folder);
+  await store.remove(mountKey(folder)).catch((error: unknown) => {
+    if (!isSnapshotError(error, 'NotFound')) throw error; // an active snapshot was mounted as it is
+  });
+  out.result({ folder }, () => [`nothing is mounted at ${folder} any more`]);
+}
+
+async function remove(store: Snapshotter, keys: readonly string[], { out }: Cli): Promise<void> {
+  const removed: string[] = [];
+  for (const key of keys) {
+    const { name } = await find(store, key);
+    await store.remove(name);
+    removed.push(name);
+    out.line(`removed ${name}`);
+  }
+  out.result({ removed }, () => []);
+}
+
+async function clean(store: Snapshotter, { out }: Cli): Promise<void> {
+  const { removeOrphans } = await import('../rootfs/orphans.ts');
+  const orphans = await removeOrphans(store, (_level, sentence) => out.note(sentence));
+  const folders = await store.cleanup();
+  out.result({ snapshots: orphans, folders }, () => [`removed ${orphans} unfinished snapshots and ${folders} folders`]);
+}
+
+/** The snapshot of that key, or the only one whose key begins so. @throws CliError SNAPSHOT_NOT_FOUND, USAGE */
+async function find(store: Snapshotter, key: string): Promise<SnapshotInfo> {
+  const infos = await store.walk();
+  const exact = infos.find(({ name }) => name === key);
+  if (exact !== undefined) return exact;
+  const alike = infos.filter(({ name }) => name.startsWith(key) || name.startsWith(`sha256:${key}`));
+  const [only, second] = alike;
+  if (only === undefined) {
+    throw new CliError(
+      'SNAPSHOT_NOT_FOUND',
+      `there is no snapshot ${JSON.stringify(key)} in ${store.root}: unpackd snapshots ls lists them`,
+    );
+  }
+  if (second !== undefined)
+    throw new CliError('USAGE', `${alike.length} snapshots begin with ${JSON.stringify(key)}: write more of it`);
+  return only;
+}
+
+function ago(date: Date): string {
+  const seconds = Math.max(0, Math.round((Date.now() - date.getTime()) / 1000));
+  if (seconds < 120) return `${seconds} s ago`;
+  if (seconds < 7200) return `${Math.round(seconds / 60)} min ago`;
+  if (seconds < 172_800) return `${Math.round(seconds / 3600)} h ago`;
+  return `${Math.round(seconds / 86_400)} d ago`;
+}

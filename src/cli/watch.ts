@@ -1,0 +1,40 @@
+import type { UnpackQueue } from '../queue/producer.ts';
+import type { UnpackResult } from '../queue/result.ts';
+import type { Cli } from './context.ts';
+import { EXIT_FAILED, explain } from './failure.ts';
+import { LiveRegion } from './live-region.ts';
+import { progressLines } from './progress-view.ts';
+import { resultLines } from './result-view.ts';
+
+/**
+ * Follows a job to its end: live on a terminal, in silence elsewhere, and then its result or why it failed. An interrupt
+ * ends the watching and not the job.
+ * @param about goes into the JSON document beside the result
+ */
+export async function watchJob(queue: UnpackQueue, id: string, about: object, { out, signal }: Cli): Promise<void> {
+  const region = new LiveRegion(out.live);
+  region.draw([`job ${id}`, 'waiting for a worker']);
+  let result: UnpackResult;
+  try {
+    result = await queue.wait(id, {
+      signal,
+      onProgress: (progress) => region.draw([`job ${id}`, ...progressLines(progress)]),
+    });
+  } catch (error) {
+    region.clear();
+    if (signal.aborted) {
+      out.note(`job ${id} goes on without being watched; unpackd cancel ${id} ends it`);
+      throw error;
+    }
+    const { code, message } = explain(error);
+    if (code === 'REDIS_UNAVAILABLE' || code === 'JOB_NOT_FOUND') throw error;
+    const { failure } = await queue.status(id);
+    out.result({ ...about, id, error: { code, message }, failure: failure ?? null }, () => []);
+    const tries = failure === undefined ? '' : ` (attempt ${failure.attempt} of ${failure.attempts})`;
+    out.note(`unpackd: [${code}] ${message}${tries}`);
+    process.exitCode = EXIT_FAILED;
+    return;
+  }
+  region.clear();
+  out.result({ ...about, id, result }, () => resultLines(result));
+}

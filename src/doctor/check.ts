@@ -1,0 +1,30 @@
+/** One thing looked at. */
+export interface Check {
+  readonly name: string;
+  readonly status: 'ok' | 'warn' | 'fail';
+  /** What is there, in a few words. */
+  readonly finding: string;
+  /** What to do about it; absent when all is well. */
+  readonly advice?: string;
+}
+
+export const ok = (name: string, finding: string): Check => ({ name, status: 'ok', finding });
+export const warn = (name: string, finding: string, advice: string): Check => ({
+  name,
+  status: 'warn',
+  finding,
+  advice,
+});
+export const fail = (name: string, finding: string, advice: string): Check => ({
+  name,
+  status: 'fail',
+  finding,
+  advice,
+});
+
+/** What a thrown value says, in one line. */
+export function reason(thrown: unknown): string {
+  if (!(thrown instanceof Error)) return String(thrown);
+  const code = 'code' in thrown && typeof thrown.code === 'string' ? thrown.code : thrown.name;
+  return (thrown.message === '' ? code : thrown.message).split('\n')[0] ?? code;
+}

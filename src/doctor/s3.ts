@@ -1,0 +1,82 @@
+import { GetObjectCommand, S3Client, S3ServiceException } from '@aws-sdk/client-s3';
+import type { S3Connection } from '../source/s3.ts';
+import { type Check, fail, ok, reason, warn } from './check.ts';
+
+/** A name that no image has: what the server says about it tells endpoint, bucket and credentials apart. */
+const PROBE = 'unpackd-doctor-asks-for-what-is-not-there';
+
+/** Whether each bucket can be read with the worker's own credentials; without buckets, whether there are credentials. */
+export async function checkS3(connection: S3Connection, buckets: readonly string[]): Promise<Check[]> {
+  const client = new S3Client({
+    region: connection.region,
+    forcePathStyle: connection.forcePathStyle,
+    maxAttempts: 1,
+    requestHandler: { connectionTimeout: connection.connectTimeout, requestTimeout: connection.connectTimeout },
+    ...(connection.endpoint === undefined ? {} : { endpoint: connection.endpoint }),
+    ...(connection.credentials === undefined ? {} : { credentials: connection.credentials }),
+  });
+  const where = connection.endpoint ?? `AWS ${connection.region}`;
+  try {
+    await client.config.credentials();
+  } catch (error) {
+    client.destroy();
+    return [
+      fail(
+        'S3 credentials',
+        `none found: ${reason(error)}`,
+        'set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give the machine a role',
+      ),
+    ];
+  }
+  try {
+    if (buckets.length === 0) {
+      return [
+        warn(
+          'S3',
+          `credentials are there; no bucket to try at ${where}`,
+          'name one with --bucket or in UNPACK_BUCKETS',
+        ),
+      ];
+    }
+    return await Promise.all(buckets.map((bucket) => checkBucket(client, bucket, where)));
+  } finally {
+    client.destroy();
+  }
+}
+
+async function checkBucket(client: S3Client, bucket: string, where: string): Promise<Check> {
+  const name = `S3 bucket ${bucket}`;
+  try {
+    const answer = await client.send(new GetObjectCommand({ Bucket: bucket, Key: PROBE }));
+    answer.Body?.transformToByteArray().catch(() => {});
+    return ok(name, `readable at ${where}`);
+  } catch (error) {
+    if (!(error instanceof S3ServiceException)) {
+      return fail(name, `${where} does not answer: ${reason(error)}`, 'correct S3_ENDPOINT, or see why it is not up');
+    }
+    switch (error.name) {
+      case 'NoSuchKey':
+        return ok(name, `readable at ${where}`);
+      case 'NoSuchBucket':
+        return fail(name, `not at ${where}`, 'create it, or correct the name');
+      case 'AccessDenied':
+        return warn(
+          name,
+          'access denied for an object that is not there',
+          'fine if these credentials may get objects but not list the bucket; else allow s3:GetObject on it',
+        );
+      case 'InvalidAccessKeyId':
+      case 'SignatureDoesNotMatch':
+        return fail(name, `${error.name} at ${where}`, 'correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY');
+      case 'PermanentRedirect':
+      case 'AuthorizationHeaderMalformed':
+        return fail(name, `${error.name}: ${reason(error)}`, 'set AWS_REGION to the region of the bucket');
+      default:
+        return fail(
+          name,
+          `${error.name} (${error.$metadata.httpStatusCode ?? 'no status'}): ${reason(error)}`,
+          'see what the S3 server logs',
+        );
+    }
+  }
+}
