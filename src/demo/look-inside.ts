@@ -1,0 +1,70 @@
+import { execFile } from 'node:child_process';
+import { lstat, readdir, readFile, readlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { EXPECTED } from './example-image.ts';
+
+export interface Finding {
+  readonly ok: boolean;
+  /** What was looked at and what is there, in a few words. */
+  readonly text: string;
+}
+
+/** Compares the unpacked tree with what the image's layers say; with root's rights it also runs a program in there. */
+export async function lookInside(tree: string): Promise<Finding[]> {
+  const path = (name: string) => join(tree, name);
+  const gone = async (name: string) => (await lstat(path(name)).catch(() => undefined)) === undefined;
+  const findings: Finding[] = [];
+  const add = (ok: boolean, text: string) => findings.push({ ok, text });
+
+  const [one, two] = EXPECTED.hardLinks;
+  const deleted = await gone(EXPECTED.deletedFile);
+  add(deleted, `/${EXPECTED.deletedFile}, deleted by layer 4, is ${deleted ? 'gone' : 'still there'}`);
+  const removed = await gone(EXPECTED.deletedFolder);
+  add(removed, `/${EXPECTED.deletedFolder}/, deleted by layer 4, is ${removed ? 'gone' : 'still there'}`);
+  const left = await readdir(path(EXPECTED.replacedFolder));
+  add(
+    left.join() === EXPECTED.replacedBy,
+    `/${EXPECTED.replacedFolder}/, replaced by layer 4, has only: ${left.join(', ')}`,
+  );
+  const mode = (await lstat(path(EXPECTED.setuid))).mode & 0o7777;
+  add(mode === 0o4755, `/${EXPECTED.setuid} has mode ${mode.toString(8)} (setuid)`);
+  const [first, second] = await Promise.all([lstat(path(one)), lstat(path(two))]);
+  add(
+    first.ino === second.ino && first.nlink === 2,
+    `/${one} and ${two.split('/').at(-1)} are one file with ${first.nlink} names`,
+  );
+  const target = await readlink(path(EXPECTED.symlink));
+  add(target === 'data', `/${EXPECTED.symlink} → ${target}`);
+  const empty = await readdir(path(EXPECTED.emptyFolder));
+  add(empty.length === 0, `/${EXPECTED.emptyFolder}/ is there and empty`);
+  const same = (await readFile(path(EXPECTED.runtime))).equals(await readFile(process.execPath));
+  add(
+    same,
+    `/${EXPECTED.runtime} is ${same ? 'the same as' : 'another than'} the one that runs this demo, byte for byte`,
+  );
+  if (process.geteuid?.() === 0) findings.push(...(await runInside(tree)));
+  return findings;
+}
+
+/** The image's own Node, with the image's own libraries and packages. */
+async function runInside(tree: string): Promise<Finding[]> {
+  const runs: readonly (readonly string[])[] = [
+    ['--version'],
+    ['-p', "require('/app/node_modules/zod').z.string().parse('it runs')"],
+  ];
+  const findings: Finding[] = [];
+  for (const flags of runs) {
+    const shown = `chroot TREE node ${flags.map((flag) => (/[\s(]/.test(flag) ? `"${flag}"` : flag)).join(' ')}`;
+    try {
+      const { stdout } = await promisify(execFile)('chroot', [tree, `/${EXPECTED.runtime}`, ...flags], {
+        timeout: 10_000,
+      });
+      const expected = flags[0] === '--version' ? process.version : 'it runs';
+      findings.push({ ok: stdout.trim() === expected, text: `${shown}  → ${stdout.trim()}` });
+    } catch (error) {
+      findings.push({ ok: false, text: `${shown} failed: ${error instanceof Error ? error.message : String(error)}` });
+    }
+  }
+  return findings;
+}
