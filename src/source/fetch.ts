@@ -153,15 +153,12 @@ class Download {
         return chunk;
       } catch (thrown) {
         await this.close();
+        const error = toUnpackError(thrown);
         // nothing is missing when all bytes have come and only the end of the answer has not
-        if (this.#complete && !this.#options.signal?.aborted) return undefined;
-        await this.#recover(toUnpackError(thrown));
+        if (error.code === 'SOURCE_UNAVAILABLE' && this.#received === this.#size) return undefined;
+        await this.#recover(error);
       }
     }
-  }
-
-  get #complete(): boolean {
-    return this.#received === this.#size;
   }
 
   async #open(): Promise<AsyncIterator<Buffer>> {

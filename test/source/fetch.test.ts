@@ -1,0 +1,374 @@
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type FailureCode, UnpackError } from '../../src/errors.ts';
+import type { Descriptor } from '../../src/oci/descriptor.ts';
+import type { BlobSource } from '../../src/source/blob-source.ts';
+import { type FetchOptions, fetchBlob, newFetchStatistics, readBlob } from '../../src/source/fetch.ts';
+import { openSource } from '../../src/source/open.ts';
+import type { S3Connection } from '../../src/source/source-spec.ts';
+import { startTestBucket, type TestBucket } from '../support/bucket.ts';
+import { type FaultyProxy, startFaultyProxy } from '../support/faulty-s3.ts';
+
+const MiB = 1024 * 1024;
+
+describe('fetchBlob', { timeout: 60_000 }, () => {
+  const content = randomBytes(3 * MiB);
+  let bucket: TestBucket;
+  let proxy: FaultyProxy;
+  let blob: Descriptor;
+  let source: BlobSource;
+
+  before(async () => {
+    bucket = await startTestBucket();
+  });
+  after(() => bucket.close());
+  beforeEach(async () => {
+    proxy = await startFaultyProxy({ target: bucket.server.endpoint });
+    blob = await bucket.putBlob(content);
+    source = open();
+  });
+  afterEach(async () => {
+    source.close();
+    await proxy.close();
+  });
+
+  const open = (overrides: Partial<S3Connection> = {}) =>
+    openSource(bucket.spec({ connection: bucket.connection({ endpoint: proxy.endpoint, ...overrides }) }));
+  const collect = async (options: FetchOptions = {}, from = source, descriptor: Descriptor = blob) => {
+    const chunks: Buffer[] = [];
+    for await (const chunk of fetchBlob(from, descriptor, { firstDelay: 5, ...options })) chunks.push(chunk);
+    return Buffer.concat(chunks);
+  };
+
+  test('gives the bytes of a blob', async () => {
+    assert.ok((await collect()).equals(content));
+    assert.equal(proxy.seen.length, 1);
+  });
+
+  test('gives an empty blob', async () => {
+    const empty = await bucket.putBlob(Buffer.alloc(0));
+    assert.equal((await collect({}, source, empty)).length, 0);
+  });
+
+  test('verifies a SHA-512 digest', async () => {
+    const long = await bucket.putBlob(content, 'application/octet-stream', 'sha512');
+    assert.ok((await collect({}, source, long)).equals(content));
+  });
+
+  test('continues from the last byte after a dropped connection, wherever it drops', async () => {
+    proxy.rules([{ fault: { kind: 'drop', afterBytes: () => Math.floor(Math.random() * 1.5 * MiB) }, times: 3 }]);
+    const statistics = newFetchStatistics();
+    assert.ok((await collect({ statistics })).equals(content));
+    assert.deepEqual(
+      { bytes: statistics.bytes, requests: statistics.requests, resumes: statistics.resumes },
+      { bytes: content.length, requests: proxy.seen.length, resumes: proxy.seen.length - 1 },
+    );
+    for (const { range, headers } of proxy.seen.slice(1)) {
+      if (range === undefined) continue; // dropped before the first byte
+      assert.match(range, /^bytes=\d+-$/);
+      assert.ok(headers['if-match'] !== undefined, 'a resume names the object that it continues');
+    }
+  });
+
+  test('repeats a request that was reset before an answer', async () => {
+    proxy.rules([{ fault: { kind: 'reset' }, times: 2 }]);
+    assert.ok((await collect()).equals(content));
+  });
+
+  for (const [status, code] of [
+    [503, 'SlowDown'],
+    [500, 'InternalError'],
+    [429, 'TooManyRequests'],
+    [400, 'RequestTimeout'],
+  ] as const) {
+    test(`continues after ${status} ${code}, at the start and midway`, async () => {
+      proxy.rules([
+        { fault: { kind: 'status', status, code }, times: 1 },
+        { fault: { kind: 'drop', afterBytes: MiB }, times: 1 },
+        { fault: { kind: 'status', status, code }, times: 1 },
+      ]);
+      assert.ok((await collect()).equals(content));
+      assert.equal(proxy.seen.length, 4);
+    });
+  }
+
+  test('continues after an error page that is no XML', async () => {
+    proxy.rules([{ fault: { kind: 'status', status: 502, code: '', body: '<html>Bad Gateway' }, times: 1 }]);
+    assert.ok((await collect()).equals(content));
+  });
+
+  test('continues after an answer that ends properly but early', async () => {
+    proxy.rules([{ fault: { kind: 'short', bytes: MiB }, times: 1 }]);
+    assert.ok((await collect()).equals(content));
+  });
+
+  test('continues after a silent connection', async () => {
+    source.close();
+    source = open({ idleTimeout: 150 });
+    proxy.rules([
+      { fault: { kind: 'stall', afterBytes: MiB }, times: 1 },
+      { fault: { kind: 'silence' }, times: 1 },
+    ]);
+    const statistics = newFetchStatistics();
+    assert.ok((await collect({ statistics })).equals(content));
+    assert.ok(statistics.waitMs >= 300, `${statistics.waitMs} ms of waiting`);
+  });
+
+  test('is content with all bytes when only the end of the answer is missing', async () => {
+    source.close();
+    source = open({ idleTimeout: 150 });
+    proxy.rules([{ fault: { kind: 'stall', afterBytes: content.length } }]);
+    assert.ok((await collect()).equals(content));
+    assert.equal(proxy.seen.length, 1);
+  });
+
+  test('leaves out what it has when a server ignores Range and sends everything', async () => {
+    proxy.rules([
+      { fault: { kind: 'drop', afterBytes: MiB + 17 }, times: 1 },
+      { fault: { kind: 'ignore-range' }, times: 1 },
+    ]);
+    const statistics = newFetchStatistics();
+    assert.ok((await collect({ statistics })).equals(content));
+    assert.equal(statistics.bytes, content.length);
+  });
+
+  test('does not take the time that its consumer is busy for silence', async () => {
+    source.close();
+    source = open({ idleTimeout: 200 });
+    let got = 0;
+    const statistics = newFetchStatistics();
+    for await (const chunk of fetchBlob(source, blob, { statistics })) {
+      // synchronous work, as an apply thread does it, and then an asynchronous pause
+      if (got === 0) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 500);
+      if (got === 0) await sleep(500);
+      got += chunk.length;
+    }
+    assert.equal(got, content.length);
+    assert.equal(statistics.resumes, 0);
+    assert.ok(statistics.waitMs < 450, `the consumer's time was counted as waiting: ${statistics.waitMs} ms`);
+  });
+
+  test('does not take a blocked thread for silence while a read waits', async () => {
+    source.close();
+    source = open({ idleTimeout: 200 });
+    const statistics = newFetchStatistics();
+    const collected = collect({ statistics });
+    for (let i = 0; i < 3; i += 1) {
+      await sleep(10);
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 300);
+    }
+    assert.ok((await collected).equals(content));
+  });
+
+  test('takes slow bytes for what they are', async () => {
+    source.close();
+    source = open({ idleTimeout: 150 });
+    const small = await bucket.putBlob(randomBytes(10));
+    proxy.rules([{ fault: { kind: 'trickle', bytes: 1, everyMs: 40 } }]);
+    assert.equal((await collect({}, source, small)).length, 10);
+    assert.equal(proxy.seen.length, 1);
+  });
+
+  test('gives up when it resumed as often in a row as it may, and says so', async () => {
+    proxy.rules([{ fault: { kind: 'drop', afterBytes: 100 } }]);
+    const statistics = newFetchStatistics();
+    const error = await failure(collect({ maxResumes: 2, statistics }), 'SOURCE_UNAVAILABLE');
+    assert.match(error.message, /after 2 further tries/);
+    assert.equal(error.details.digest, blob.digest);
+    assert.equal(statistics.requests, 3);
+  });
+
+  test('goes on for ever while it makes progress', async () => {
+    const big = randomBytes(40 * MiB);
+    const descriptor = await bucket.putBlob(big);
+    proxy.rules([{ fault: { kind: 'drop', afterBytes: 9 * MiB } }]);
+    assert.ok((await collect({ maxResumes: 1 }, source, descriptor)).equals(big));
+    assert.equal(proxy.seen.length, 5);
+  });
+
+  test('says BLOB_NOT_FOUND for a missing blob, at once', async () => {
+    const missing = { ...blob, digest: `sha256:${'0'.repeat(64)}` as Descriptor['digest'] };
+    const error = await failure(collect({}, source, missing), 'BLOB_NOT_FOUND');
+    assert.match(error.message, /s3:\/\/images\/mirror\/blobs\/sha256\/0{64}/);
+    assert.equal(proxy.seen.length, 1);
+  });
+
+  test('says SOURCE_DENIED for 403, at once', async () => {
+    proxy.rules([{ fault: { kind: 'status', status: 403, code: 'AccessDenied' } }]);
+    await failure(collect(), 'SOURCE_DENIED');
+    assert.equal(proxy.seen.length, 1);
+  });
+
+  test('says SOURCE_UNAVAILABLE when nothing listens', async () => {
+    const gone = await startFaultyProxy({ target: bucket.server.endpoint });
+    await gone.close();
+    source.close();
+    source = open({ endpoint: gone.endpoint });
+    const error = await failure(collect({ maxResumes: 1 }), 'SOURCE_UNAVAILABLE');
+    assert.match(error.message, /connection refused/);
+  });
+
+  test('says SOURCE_UNAVAILABLE when the name does not resolve', async () => {
+    source.close();
+    source = open({ endpoint: 'http://no-such-host.invalid:9000' });
+    await failure(collect({ maxResumes: 0 }), 'SOURCE_UNAVAILABLE');
+  });
+
+  test('says SOURCE_UNAVAILABLE when the source stays silent', async () => {
+    source.close();
+    source = open({ idleTimeout: 100 });
+    proxy.rules([{ fault: { kind: 'silence' } }]);
+    const error = await failure(collect({ maxResumes: 1 }), 'SOURCE_UNAVAILABLE');
+    assert.match(error.message, /no answer came for 0\.1 s/);
+  });
+
+  test('refuses before the first byte when the source has another size', async () => {
+    for (const size of [content.length - 1, content.length + 1]) {
+      let chunks = 0;
+      const reading = collect({ onBytes: () => (chunks += 1) }, source, { ...blob, size });
+      const error = await failure(reading, 'BLOB_SIZE_MISMATCH');
+      assert.match(error.message, new RegExp(`should be ${size} bytes and the source holds ${content.length}`));
+      assert.equal(chunks, 0);
+    }
+  });
+
+  test('refuses a Content-Length that lies, either way', async () => {
+    for (const by of [1000, -1000]) {
+      proxy.rules([{ fault: { kind: 'wrong-length', by } }]);
+      await failure(collect(), 'BLOB_SIZE_MISMATCH');
+    }
+  });
+
+  test('refuses the first byte too many of an answer that does not tell its size', async () => {
+    proxy.rules([{ fault: { kind: 'long', bytes: 64 * MiB } }]);
+    let got = 0;
+    await failure(collect({ onBytes: (count) => (got += count) }), 'BLOB_SIZE_MISMATCH');
+    assert.ok(got <= content.length);
+  });
+
+  test('refuses bytes with another digest', async () => {
+    proxy.rules([{ fault: { kind: 'corrupt', at: 2 * MiB } }]);
+    const error = await failure(collect(), 'BLOB_DIGEST_MISMATCH');
+    assert.equal(error.details.expected, blob.digest);
+    assert.match(error.details.actual ?? '', /^sha256:[0-9a-f]{64}$/);
+  });
+
+  test('refuses an object that was replaced midway', async () => {
+    const key = `mirror/blobs/sha256/${blob.digest.slice(7)}`;
+    proxy.rules([
+      { fault: { kind: 'drop', afterBytes: MiB }, times: 1 },
+      { fault: { kind: 'trickle', bytes: MiB, everyMs: 0 }, before: () => bucket.put(key, randomBytes(3 * MiB)) },
+    ]);
+    const error = await failure(collect(), 'BLOB_DIGEST_MISMATCH');
+    assert.match(error.message, /replaced while it was read/);
+  });
+
+  test('refuses a replaced object also where the server does not know If-Match', async () => {
+    const key = `mirror/blobs/sha256/${blob.digest.slice(7)}`;
+    proxy.rules([
+      { fault: { kind: 'drop', afterBytes: MiB }, times: 1 },
+      { fault: { kind: 'ignore-range' }, before: () => bucket.put(key, randomBytes(3 * MiB)) },
+    ]);
+    const error = await failure(collect(), 'BLOB_DIGEST_MISMATCH');
+    assert.match(error.message, /replaced while it was read/);
+  });
+
+  for (const [when, rules] of [
+    ['before an answer', [{ fault: { kind: 'silence' } }]],
+    ['midway', [{ fault: { kind: 'stall', afterBytes: MiB } }]],
+    ['between two tries', [{ fault: { kind: 'status', status: 503, code: 'SlowDown' } }]],
+  ] as const) {
+    test(`stops within 100 ms of an abort ${when} and leaves no connection`, async () => {
+      proxy.rules(rules);
+      const abort = new AbortController();
+      const reading = collect({ signal: abort.signal, firstDelay: 60_000 });
+      await sleep(250);
+      const started = performance.now();
+      abort.abort(new UnpackError('TIMED_OUT', 'the attempt took too long'));
+      await failure(reading, 'TIMED_OUT');
+      assert.ok(performance.now() - started < 100, `${performance.now() - started} ms`);
+      source.close();
+      await sleep(50);
+      assert.equal(proxy.connections(), 0);
+    });
+  }
+
+  test('closes the connection when it is aborted while its consumer is busy', async () => {
+    const abort = new AbortController();
+    proxy.rules([{ fault: { kind: 'stall', afterBytes: MiB } }]);
+    const reading = fetchBlob(source, blob, { signal: abort.signal });
+    await reading.next();
+    abort.abort();
+    await sleep(50);
+    assert.equal(proxy.connections(), 0);
+    await failure(reading.next(), 'CANCELLED');
+  });
+
+  test('asks for nothing when it is aborted already', async () => {
+    await failure(collect({ signal: AbortSignal.abort() }), 'CANCELLED');
+    assert.equal(proxy.seen.length, 0);
+  });
+
+  test('closes the connection when its consumer leaves early', async () => {
+    proxy.rules([{ fault: { kind: 'stall', afterBytes: MiB } }]);
+    for await (const _ of fetchBlob(source, blob)) break;
+    await sleep(50);
+    assert.equal(proxy.connections(), 0);
+  });
+
+  test('uses a connection again for the next blob', async () => {
+    await collect();
+    await collect();
+    assert.equal(proxy.connections(), 1);
+  });
+
+  test('reads no further ahead than a few MiB of a consumer that waits', async () => {
+    const big = await bucket.putBlob(randomBytes(64 * MiB));
+    const reading = fetchBlob(source, big);
+    await reading.next();
+    const before = process.memoryUsage().arrayBuffers;
+    await sleep(300);
+    assert.ok(process.memoryUsage().arrayBuffers - before < 16 * MiB);
+    await reading.return();
+  });
+
+  describe('readBlob', () => {
+    test('gives a small document by its digest alone', async () => {
+      const document = await bucket.putBlob(Buffer.from('{}'));
+      assert.equal(String(await readBlob(source, document.digest, { limit: 10 })), '{}');
+    });
+
+    test('continues a document whose size only the source tells', async () => {
+      proxy.rules([{ fault: { kind: 'drop', afterBytes: MiB }, times: 1 }]);
+      assert.ok((await readBlob(source, blob.digest, { limit: 8 * MiB, firstDelay: 5 })).equals(content));
+    });
+
+    test('does not ask for a document that its descriptor says is too long', async () => {
+      await failure(readBlob(source, blob, { limit: MiB }), 'LIMIT_EXCEEDED');
+      assert.equal(proxy.seen.length, 0);
+    });
+
+    test('reads no further than the limit, whatever the source says of the size', async () => {
+      await failure(readBlob(source, blob.digest, { limit: MiB }), 'LIMIT_EXCEEDED');
+      proxy.rules([{ fault: { kind: 'long', bytes: 0 } }]);
+      await failure(readBlob(source, blob.digest, { limit: MiB }), 'LIMIT_EXCEEDED');
+    });
+
+    test('refuses a document with another digest', async () => {
+      proxy.rules([{ fault: { kind: 'corrupt', at: 5 } }]);
+      await failure(readBlob(source, blob.digest, { limit: 8 * MiB }), 'BLOB_DIGEST_MISMATCH');
+    });
+  });
+});
+
+async function failure(promise: Promise<unknown>, code: FailureCode): Promise<UnpackError> {
+  const error = await promise.then(
+    () => assert.fail(`expected ${code}`),
+    (thrown: unknown) => thrown,
+  );
+  assert.ok(error instanceof UnpackError, String(error));
+  assert.equal(error.code, code, error.message);
+  return error;
+}

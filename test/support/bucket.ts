@@ -1,0 +1,61 @@
+import { PutObjectCommand } from '@aws-sdk/client-s3';
+import { type S3Server, startS3Server } from '../../src/demo/s3-server.ts';
+import type { Descriptor } from '../../src/oci/descriptor.ts';
+import { type DigestAlgorithm, digestOf, hexOf } from '../../src/oci/digest.ts';
+import { s3Client } from '../../src/source/s3.ts';
+import type { S3Connection, S3SourceSpec } from '../../src/source/source-spec.ts';
+
+export const BUCKET = 'images';
+
+/** A real S3 server with one bucket, and what a test does with it. */
+export interface TestBucket {
+  readonly server: S3Server;
+  /** Connection settings for the server, or for a proxy in front of it. Times are short. */
+  connection(overrides?: Partial<S3Connection>): S3Connection;
+  /** The bucket as a source: layout `oci` under the prefix `mirror` unless said otherwise. */
+  spec(overrides?: Partial<S3SourceSpec>): S3SourceSpec;
+  put(key: string, body: Uint8Array | string): Promise<void>;
+  /** Stores a blob where the layout `oci` has it. */
+  putBlob(body: Uint8Array, mediaType?: string, algorithm?: DigestAlgorithm): Promise<Descriptor>;
+  close(): Promise<void>;
+}
+
+export async function startTestBucket(): Promise<TestBucket> {
+  const server = await startS3Server({ buckets: [BUCKET] });
+  const connection = (overrides: Partial<S3Connection> = {}): S3Connection => ({
+    endpoint: server.endpoint,
+    region: server.region,
+    forcePathStyle: true,
+    credentials: { accessKeyId: server.accessKeyId, secretAccessKey: server.secretAccessKey },
+    connectTimeout: 2000,
+    idleTimeout: 2000,
+    maxResumes: 3,
+    ...overrides,
+  });
+  const client = s3Client(connection());
+  const put = async (key: string, body: Uint8Array | string) => {
+    await client.send(new PutObjectCommand({ Bucket: BUCKET, Key: key, Body: body }));
+  };
+  return {
+    server,
+    connection,
+    spec: (overrides = {}) => ({
+      kind: 's3',
+      bucket: BUCKET,
+      prefix: 'mirror',
+      layout: { kind: 'oci' },
+      connection: connection(),
+      ...overrides,
+    }),
+    put,
+    async putBlob(body, mediaType = 'application/octet-stream', algorithm = 'sha256') {
+      const digest = digestOf(body, algorithm);
+      await put(`mirror/blobs/${algorithm}/${hexOf(digest)}`, body);
+      return { mediaType, digest, size: body.length };
+    },
+    async close() {
+      client.destroy();
+      await server.close();
+    },
+  };
+}

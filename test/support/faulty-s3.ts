@@ -1,0 +1,197 @@
+import {
+  createServer,
+  type IncomingHttpHeaders,
+  type IncomingMessage,
+  type OutgoingHttpHeaders,
+  type ServerResponse,
+  request as send,
+} from 'node:http';
+import type { AddressInfo, Socket } from 'node:net';
+
+/** What goes wrong with an answer. Byte counts are of its body; a function is asked anew for each answer. */
+export type Fault =
+  /** The connection is destroyed after so many bytes (0: after the headers). */
+  | { readonly kind: 'drop'; readonly afterBytes: number | (() => number) }
+  /** The connection is destroyed before there is any answer. */
+  | { readonly kind: 'reset' }
+  /** Nothing more comes after so many bytes; the connection stays open. */
+  | { readonly kind: 'stall'; readonly afterBytes: number | (() => number) }
+  /** The request is taken and never answered. */
+  | { readonly kind: 'silence' }
+  /** An S3 error document instead of the answer; `body` for something that isn't one. */
+  | { readonly kind: 'status'; readonly status: number; readonly code: string; readonly body?: string }
+  /** Content-Length is so much too big (the answer then breaks off) or, negative, too small. */
+  | { readonly kind: 'wrong-length'; readonly by: number }
+  /** No Content-Length, and a proper end after so many bytes. */
+  | { readonly kind: 'short'; readonly bytes: number }
+  /** No Content-Length, and so many zero bytes after the object. */
+  | { readonly kind: 'long'; readonly bytes: number }
+  /** Range and If-Match are not looked at: 200 and the whole object. */
+  | { readonly kind: 'ignore-range' }
+  /** The byte at this place of the body is another one. */
+  | { readonly kind: 'corrupt'; readonly at: number }
+  /** Bytes come so many a time, with so many milliseconds between. */
+  | { readonly kind: 'trickle'; readonly bytes: number; readonly everyMs: number };
+
+export interface FaultRule {
+  readonly fault: Fault;
+  /** Which requests; default: all. `key` is the decoded path without bucket. */
+  readonly when?: (request: SeenRequest) => boolean;
+  /** How often the rule applies; default: always. Then the next rule that fits counts. */
+  readonly times?: number;
+  /** Done before the request goes on, to change an object midway. */
+  readonly before?: () => Promise<void>;
+}
+
+export interface SeenRequest {
+  readonly method: string;
+  readonly key: string;
+  readonly range: string | undefined;
+  readonly headers: IncomingHttpHeaders;
+}
+
+export interface FaultyProxy {
+  /** To be used as an S3 endpoint; buckets in the path. */
+  readonly endpoint: string;
+  /** Every request so far, oldest first. */
+  readonly seen: readonly SeenRequest[];
+  /** Connections that clients hold open now. */
+  connections(): number;
+  /** Replaces all rules. */
+  rules(rules: readonly FaultRule[]): void;
+  close(): Promise<void>;
+}
+
+/**
+ * An HTTP proxy in front of a healthy S3 server (`target`: its endpoint) that makes answers go wrong by rules. What no
+ * rule fits passes unchanged.
+ */
+export async function startFaultyProxy(options: {
+  readonly target: string;
+  readonly rules?: readonly FaultRule[];
+  readonly port?: number;
+}): Promise<FaultyProxy> {
+  const seen: SeenRequest[] = [];
+  const sockets = new Set<Socket>();
+  let rules = (options.rules ?? []).map((rule) => ({ rule, left: rule.times ?? Number.POSITIVE_INFINITY }));
+
+  const server = createServer((request, response) => {
+    const path = decodeURIComponent((request.url ?? '').split('?')[0] ?? '');
+    const { range } = request.headers;
+    const one = { method: request.method ?? '', key: path.replace(/^\/[^/]*\//, ''), range, headers: request.headers };
+    seen.push(one);
+    const found = rules.find(({ rule, left }) => left > 0 && (rule.when?.(one) ?? true));
+    if (found !== undefined) found.left -= 1;
+    answer(options.target, request, response, found?.rule).catch(() => request.socket.destroy());
+  });
+  server.on('connection', (socket: Socket) => {
+    sockets.add(socket);
+    socket.once('close', () => sockets.delete(socket));
+  });
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject).listen(options.port ?? 0, '127.0.0.1', resolve);
+  });
+  return {
+    endpoint: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, // a TCP server's address is never a string
+    seen,
+    connections: () => sockets.size,
+    rules(next) {
+      rules = next.map((rule) => ({ rule, left: rule.times ?? Number.POSITIVE_INFINITY }));
+    },
+    close: () =>
+      new Promise<void>((resolve) => {
+        server.close(() => resolve());
+        server.closeAllConnections();
+      }),
+  };
+}
+
+async function answer(
+  target: string,
+  request: IncomingMessage,
+  response: ServerResponse,
+  rule: FaultRule | undefined,
+): Promise<void> {
+  await rule?.before?.();
+  const fault = rule?.fault;
+  if (fault?.kind === 'reset') return void request.socket.destroy();
+  if (fault?.kind === 'silence') return void request.resume();
+  if (fault?.kind === 'status') {
+    request.resume();
+    const xml = `<?xml version="1.0" encoding="UTF-8"?><Error><Code>${fault.code}</Code><Message>made up by the test</Message></Error>`;
+    response.writeHead(fault.status, { 'content-type': 'application/xml' }).end(fault.body ?? xml);
+    return;
+  }
+  const upstream = await forward(target, request, fault?.kind === 'ignore-range');
+  const headers: OutgoingHttpHeaders = { ...upstream.headers };
+  if (fault?.kind === 'wrong-length') headers['content-length'] = Number(headers['content-length']) + fault.by;
+  if (fault?.kind === 'short' || fault?.kind === 'long') delete headers['content-length'];
+  // the lie must pass through Node's own check of it
+  response.strictContentLength = false;
+  response.writeHead(upstream.statusCode ?? 502, headers);
+  response.flushHeaders();
+  await sendBody(upstream, response, fault);
+}
+
+function forward(target: string, request: IncomingMessage, plain: boolean): Promise<IncomingMessage> {
+  const headers = { ...request.headers };
+  // the signature covers these headers; s3rver takes unsigned requests
+  if (plain) for (const name of ['range', 'if-match', 'authorization']) delete headers[name];
+  return new Promise((resolve, reject) => {
+    const outgoing = send(`${target}${request.url}`, { method: request.method, headers }, resolve);
+    outgoing.once('error', reject);
+    request.socket.once('close', () => outgoing.destroy());
+    request.pipe(outgoing);
+  });
+}
+
+async function sendBody(upstream: IncomingMessage, response: ServerResponse, fault: Fault | undefined): Promise<void> {
+  const place = placeOf(fault);
+  let sent = 0;
+  for await (const chunk of upstream as AsyncIterable<Buffer>) {
+    if (fault?.kind === 'corrupt' && fault.at >= sent && fault.at < sent + chunk.length) {
+      chunk.writeUInt8(chunk.readUInt8(fault.at - sent) ^ 0xff, fault.at - sent);
+    }
+    const piece = chunk.subarray(0, Math.max(0, Math.min(chunk.length, place - sent)));
+    for (const part of fault?.kind === 'trickle' ? pieces(piece, fault.bytes) : [piece]) {
+      if (part.length > 0) await write(response, part);
+      if (fault?.kind === 'trickle') await new Promise((resolve) => setTimeout(resolve, fault.everyMs));
+    }
+    sent += piece.length;
+    if (response.destroyed || sent >= place) break;
+  }
+  if (fault?.kind === 'stall') return;
+  if (fault?.kind === 'drop' || (fault?.kind === 'wrong-length' && fault.by > 0)) {
+    // what has been written must get out first, or the fault comes earlier than it says
+    await new Promise<void>((resolve) => void response.write('', () => resolve()));
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    response.socket?.destroy();
+    return;
+  }
+  if (fault?.kind === 'long') await write(response, Buffer.alloc(fault.bytes));
+  response.end();
+}
+
+/** After how many bytes of the body something happens. */
+function placeOf(fault: Fault | undefined): number {
+  if (fault?.kind === 'short') return fault.bytes;
+  if (fault?.kind !== 'drop' && fault?.kind !== 'stall') return Number.POSITIVE_INFINITY;
+  return typeof fault.afterBytes === 'number' ? fault.afterBytes : fault.afterBytes();
+}
+
+function pieces(chunk: Buffer, length: number): Buffer[] {
+  return Array.from({ length: Math.ceil(chunk.length / length) }, (_, index) =>
+    chunk.subarray(index * length, (index + 1) * length),
+  );
+}
+
+function write(response: ServerResponse, chunk: Buffer): Promise<void> {
+  return new Promise((resolve) => {
+    if (response.destroyed || response.write(chunk)) return resolve();
+    const go = () => {
+      response.off('drain', go).off('close', go);
+      resolve();
+    };
+    response.once('drain', go).once('close', go);
+  });
+}
