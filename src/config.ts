@@ -106,6 +106,8 @@ export const SETTINGS = {
   UNPACK_BOARD_PORT: setting('port of the board', count(0, 65_535), '3000'),
   UNPACK_BOARD_USER: optional('user of the board', z.string().min(1)),
   UNPACK_BOARD_PASSWORD: optional('password of the board; needed on any address but loopback', z.string().min(1)),
+  UNPACK_HEALTH_HOST: setting("address of a worker's /healthz and /readyz", z.string().min(1), '127.0.0.1'),
+  UNPACK_HEALTH_PORT: optional("port of a worker's /healthz and /readyz; unset: none", count(0, 65_535)),
   UNPACK_LOG_LEVEL: setting(
     'least important line that is logged',
     z.enum(['trace', 'debug', 'info', 'warn', 'error', 'silent'], {
