@@ -1,0 +1,160 @@
+import { DatabaseSync, type StatementSync } from 'node:sqlite';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { UnpackError } from '../errors.ts';
+
+/** How long a call waits for other processes before it gives up, in milliseconds. */
+const WAIT_LIMIT = 10_000;
+/**
+ * How long SQLite itself may wait, in milliseconds. It waits inside the call and so stops the event loop; the long wait
+ * is done between calls.
+ */
+const BUSY_TIMEOUT = 5;
+/** The pause between two tries is random up to this, in milliseconds, so that processes don't step in time. */
+const PAUSE = 20;
+
+type Statements<Name extends string> = { readonly [name in Name]: StatementSync };
+/** Registers what is to be undone when the transaction does not happen. */
+export type OnRollback = (undo: () => void) => void;
+
+/**
+ * A SQLite file that several processes use at once. Reads see one moment; writes are transactions that take the write
+ * lock at their start, so that what they have read still holds when they write. The bodies of both are synchronous:
+ * nothing else of this process runs in the middle of a transaction.
+ */
+export class Database<Name extends string = never> {
+  readonly path: string;
+  readonly #file: DatabaseSync;
+  readonly #statements: Statements<Name>;
+
+  private constructor(path: string, file: DatabaseSync, statements: Statements<Name>) {
+    this.path = path;
+    this.#file = file;
+    this.#statements = statements;
+  }
+
+  /**
+   * Opens or makes the file. `prepare` sees it first, inside a write transaction, and makes the tables that the
+   * statements need; before it, `accept` may refuse a file that is somebody else's (nothing has been written then).
+   * @throws UnpackError STORE_FAILED, STORE_FULL
+   */
+  static async open<Name extends string>(
+    path: string,
+    setup: {
+      readonly accept: (file: DatabaseSync) => void;
+      readonly prepare: (file: DatabaseSync) => void;
+      readonly statements: Readonly<Record<Name, string>>;
+    },
+  ): Promise<Database<Name>> {
+    let file: DatabaseSync;
+    try {
+      file = new DatabaseSync(path, { timeout: BUSY_TIMEOUT, enableForeignKeyConstraints: true });
+    } catch (error) {
+      throw databaseError(path, error);
+    }
+    try {
+      await patiently(path, () => setup.accept(file));
+      // FULL: a change that has been reported is on the disk, also when the power goes.
+      await patiently(path, () => file.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;'));
+      await patiently(path, () => transaction(file, () => setup.prepare(file)));
+      // `as`: Object.fromEntries forgets which keys there were
+      const statements = Object.fromEntries(
+        Object.entries<string>(setup.statements).map(([name, sql]) => [name, file.prepare(sql)]),
+      ) as Statements<Name>;
+      return new Database(path, file, statements);
+    } catch (error) {
+      file.close();
+      throw databaseError(path, error);
+    }
+  }
+
+  /** @throws UnpackError STORE_FAILED, also when other processes kept the file locked for 10 s */
+  read<T>(body: (statements: Statements<Name>) => T): Promise<T> {
+    return patiently(this.path, () => body(this.#statements));
+  }
+
+  /**
+   * Runs `body` in a transaction. When it or the commit fails, everything that was registered with `onRollback` is
+   * undone, last first, while the write lock is still held: no other process sees a state in between.
+   * @throws UnpackError as `read`, STORE_FULL; whatever `body` throws
+   */
+  write<T>(body: (statements: Statements<Name>, onRollback: OnRollback) => T): Promise<T> {
+    return patiently(this.path, () => transaction(this.#file, (onRollback) => body(this.#statements, onRollback)));
+  }
+
+  close(): void {
+    if (this.#file.isOpen) this.#file.close();
+  }
+}
+
+function transaction<T>(file: DatabaseSync, body: (onRollback: OnRollback) => T): T {
+  const undo: (() => void)[] = [];
+  file.exec('BEGIN IMMEDIATE');
+  try {
+    const result = body((step) => undo.push(step));
+    file.exec('COMMIT');
+    return result;
+  } catch (error) {
+    // After a failed COMMIT SQLite may have rolled back by itself. The lock is gone then, and with it the right to undo.
+    if (file.isTransaction) {
+      for (const step of undo.reverse()) attempt(step);
+      attempt(() => file.exec('ROLLBACK'));
+    }
+    throw error;
+  }
+}
+
+/** The first error is the one that counts. */
+function attempt(step: () => void): void {
+  try {
+    step();
+  } catch {}
+}
+
+async function patiently<T>(path: string, call: () => T): Promise<T> {
+  const deadline = performance.now() + WAIT_LIMIT;
+  for (;;) {
+    try {
+      return call();
+    } catch (error) {
+      if (!isBusy(error)) throw databaseError(path, error);
+      if (performance.now() >= deadline) {
+        throw new UnpackError(
+          'STORE_FAILED',
+          `other processes kept ${path} locked for ${WAIT_LIMIT / 1000} s: look for one that hangs with the store open`,
+          { cause: error },
+        );
+      }
+    }
+    await sleep(Math.random() * PAUSE);
+  }
+}
+
+/** Primary result codes (sqlite.org/rescode.html); node:sqlite doesn't export them. */
+const SQLITE = { PERM: 3, BUSY: 5, LOCKED: 6, READONLY: 8, FULL: 13, CANTOPEN: 14, NOTADB: 26 } as const;
+
+const SENTENCES: Readonly<Record<number, string>> = {
+  [SQLITE.PERM]: 'this user may not use it',
+  [SQLITE.READONLY]: 'it can only be read: check the owner and whether the file system is mounted read-only',
+  [SQLITE.CANTOPEN]: 'it cannot be opened: check that its directory exists and that this user may write there',
+  [SQLITE.NOTADB]:
+    "it is another program's file (containerd's own stores have one of that name): choose an empty directory",
+};
+
+/** A failure of SQLite as an UnpackError; anything else as it is. */
+function databaseError(path: string, error: unknown): unknown {
+  const code = sqliteCode(error);
+  if (code === undefined || !(error instanceof Error)) return error;
+  if (code === SQLITE.FULL) return new UnpackError('STORE_FULL', `no space left to write ${path}`, { cause: error });
+  return new UnpackError('STORE_FAILED', `${path}: ${SENTENCES[code] ?? error.message}`, { cause: error });
+}
+
+function isBusy(error: unknown): boolean {
+  const code = sqliteCode(error);
+  return code === SQLITE.BUSY || code === SQLITE.LOCKED;
+}
+
+/** The primary code of an SQLite error, without what the extended one adds. */
+function sqliteCode(error: unknown): number | undefined {
+  if (!(error instanceof Error) || !('errcode' in error) || typeof error.errcode !== 'number') return undefined;
+  return error.errcode & 0xff;
+}

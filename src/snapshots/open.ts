@@ -1,0 +1,103 @@
+import { mkdir } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import { toUnpackError, UnpackError } from '../errors.ts';
+import { fileSystemFacts, overlayKnowsIndex } from '../system/filesystem.ts';
+import { requireExactCopier } from './copy-tree.ts';
+import { SnapshotDirectories } from './directories.ts';
+import type { Layout } from './layout.ts';
+import { Metadata } from './metadata.ts';
+import { nativeLayout } from './native.ts';
+import { overlayLayout } from './overlay.ts';
+import type { Snapshotter } from './snapshotter.ts';
+import { CLOSE_LIMIT, SnapshotStore } from './store.ts';
+
+export interface StoreOptions {
+  /** A directory for the store alone; it is made if need be. */
+  readonly root: string;
+  readonly type: Snapshotter['type'];
+}
+
+/**
+ * Opens the snapshot store at `root`, or makes one there. Any number of processes and threads may have it open.
+ * @throws UnpackError STORE_FAILED when the directory can't be used, holds something else, or the other type of store;
+ *   STORE_FULL
+ */
+export async function openSnapshotter(options: StoreOptions): Promise<Snapshotter> {
+  const root = resolve(options.root);
+  const parent = join(root, 'snapshots');
+  // mount(8) and overlayfs take these apart, and not every program that reads a mount's options knows how to quote them
+  const awkward = /[:,\\"\n]/.exec(root);
+  if (awkward !== null)
+    throw refused(root, `its name has ${JSON.stringify(awkward[0])}, which no mount option can hold`);
+  // 0700: the files of an image, set-user-ID programs too, are nobody else's business
+  await mkdir(parent, { recursive: true, mode: 0o700 }).catch((error: unknown) => {
+    throw refused(root, reason(error), error);
+  });
+  const directories = new SnapshotDirectories(parent);
+  let metadata: Metadata | undefined;
+  try {
+    const layout = await (options.type === 'overlay' ? overlay(root, directories) : native());
+    metadata = await Metadata.open(join(root, 'metadata.db'), options.type);
+    await forgetLost(metadata, directories, root);
+    return new SnapshotStore(root, layout, metadata, directories);
+  } catch (error) {
+    await directories.close(CLOSE_LIMIT);
+    metadata?.close();
+    throw error instanceof UnpackError ? error : refused(root, reason(error), error);
+  }
+}
+
+async function native(): Promise<Layout> {
+  await requireExactCopier();
+  return nativeLayout;
+}
+
+async function overlay(root: string, directories: SnapshotDirectories): Promise<Layout> {
+  // tried out in a directory that a cleanup takes away if this process dies halfway
+  const staged = await directories.stage();
+  const facts = await fileSystemFacts(staged.path).finally(() => directories.release(staged));
+  if (!facts.directoryTypes) {
+    throw refused(
+      root,
+      `its file system (${facts.type}) doesn't say what type names have, and overlayfs needs that (XFS: ftype=1)`,
+    );
+  }
+  if (!facts.trustedXattrs && !facts.userXattrs) {
+    throw refused(
+      root,
+      `its file system (${facts.type}) keeps neither trusted.* nor user.* attributes, and opaque directories need one of them`,
+    );
+  }
+  // What overlayfs itself goes by: trusted.* is for the administrator of the whole machine, not of a user namespace.
+  return overlayLayout({ userXattrs: !facts.trustedXattrs, index: await overlayKnowsIndex() });
+}
+
+/**
+ * A row without a directory can only come from a loss of power (a directory's name is flushed at the commit of its
+ * snapshot, not before). What was active then has nothing to lose. For a committed one something else has happened, and
+ * guessing could cost every image.
+ */
+async function forgetLost(metadata: Metadata, directories: SnapshotDirectories, root: string): Promise<void> {
+  await metadata.exclusively((kinds, forget) => {
+    const present = directories.present();
+    const lost = [...kinds].filter(([id]) => !present.has(id));
+    const committed = lost.find(([, kind]) => kind === 'committed');
+    if (committed !== undefined) {
+      const path = directories.path(committed[0]);
+      throw refused(
+        root,
+        `${path} is missing, which a committed snapshot owns: is a disk not mounted? Otherwise remove the store and unpack anew`,
+      );
+    }
+    for (const [id] of lost) forget(id);
+  });
+}
+
+function refused(root: string, why: string, cause?: unknown): UnpackError {
+  const code = toUnpackError(cause).code === 'STORE_FULL' ? 'STORE_FULL' : 'STORE_FAILED';
+  return new UnpackError(code, `${root} can't be used as the snapshot store: ${why}`, { cause });
+}
+
+function reason(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

@@ -1,0 +1,35 @@
+import { join } from 'node:path';
+import { bind, type Layout, makeDirectory, makeTree } from './layout.ts';
+
+export interface OverlayOptions {
+  /** The kernel knows `index`: it is turned off, because it would tie a layer to the first mount that it was part of. */
+  readonly index: boolean;
+  /** Overlayfs must keep its marks in `user.*` attributes, because `trusted.*` ones can't be set here. */
+  readonly userXattrs: boolean;
+}
+
+/**
+ * Each snapshot is one directory with what its layer adds, and overlayfs merges it with those below. Nothing of a parent
+ * is needed to write a layer, so a layer may get its parent as late as at its commit.
+ */
+export function overlayLayout(options: OverlayOptions): Layout {
+  const always = [...(options.userXattrs ? ['userxattr'] : []), ...(options.index ? ['index=off'] : [])];
+  return {
+    type: 'overlay',
+    rebase: true,
+
+    async fill(directory, kind) {
+      await makeTree(directory);
+      if (kind === 'active') await makeDirectory(join(directory, 'work'), 0o711);
+    },
+
+    mounts({ id, kind, parents }, directories) {
+      const [parent, ...others] = parents;
+      if (parent === undefined) return [bind(directories.tree(id), kind)];
+      if (kind !== 'active' && others.length === 0) return [bind(directories.tree(parent), kind)];
+      const writable = kind === 'active' ? [`workdir=${directories.work(id)}`, `upperdir=${directories.tree(id)}`] : [];
+      const lower = `lowerdir=${parents.map((each) => directories.tree(each)).join(':')}`;
+      return [{ type: 'overlay', source: 'overlay', options: [...writable, lower, ...always] }];
+    },
+  };
+}

@@ -1,0 +1,48 @@
+import type { SQLOutputValue } from 'node:sqlite';
+import type { SnapshotInfo, SnapshotKind, Usage } from './snapshotter.ts';
+
+/** A snapshot as the metadata know it. */
+export interface Entry {
+  /** Names the directory; never used twice. */
+  readonly id: number;
+  readonly info: SnapshotInfo;
+  readonly parentId: number | undefined;
+  /** Known for committed snapshots that somebody has asked about. */
+  readonly usage: Usage | undefined;
+}
+
+export function entry(row: Record<string, SQLOutputValue>): Entry {
+  const usage = row.bytes === null ? undefined : { bytes: number(row.bytes), inodes: number(row.inodes) };
+  return {
+    id: number(row.id),
+    info: {
+      kind: kind(row.kind),
+      name: text(row.key),
+      parent: text(row.parent),
+      // `as`: only objects of strings are ever written there
+      labels: JSON.parse(text(row.labels)) as Record<string, string>,
+      created: new Date(number(row.created)),
+      updated: new Date(number(row.updated)),
+    },
+    parentId: row.parent_id === null ? undefined : number(row.parent_id),
+    usage,
+  };
+}
+
+// The schema is STRICT: these three tell the compiler what SQLite has already made sure of.
+
+export function number(value: SQLOutputValue | undefined): number {
+  if (typeof value !== 'number') throw new TypeError(`the metadata hold ${typeof value} where a number belongs`);
+  return value;
+}
+
+export function text(value: SQLOutputValue | undefined): string {
+  if (typeof value !== 'string') throw new TypeError(`the metadata hold ${typeof value} where a text belongs`);
+  return value;
+}
+
+export function kind(value: SQLOutputValue | undefined): SnapshotKind {
+  const word = text(value);
+  if (word === 'active' || word === 'view' || word === 'committed') return word;
+  throw new TypeError(`the metadata hold a snapshot of the unknown kind ${word}`);
+}

@@ -1,0 +1,195 @@
+import { lchownSync, lstatSync } from 'node:fs';
+import { UnpackError } from '../errors.ts';
+import type { SnapshotDirectories } from './directories.ts';
+import { SnapshotError } from './errors.ts';
+import type { Layout } from './layout.ts';
+import type { Metadata } from './metadata.ts';
+import type {
+  CommitOptions,
+  Mount,
+  SnapshotFilter,
+  SnapshotInfo,
+  SnapshotOptions,
+  Snapshotter,
+  Usage,
+} from './snapshotter.ts';
+import { measureTree, removeTree, syncDirectory } from './tree.ts';
+
+/** How long `close` waits for deletions, in milliseconds; what is left then is for the next cleanup. */
+export const CLOSE_LIMIT = 30_000;
+
+/**
+ * Ties the metadata (what exists) to the directories (what is on disk), in this order, so that a crash between any two
+ * steps leaves at most a directory that nobody owns:
+ *
+ *     new snapshot   fill new-…, flush its names → [ record, rename to ID ]
+ *     commit         flush the names of ROOT/snapshots → [ record ] → delete ID/work
+ *     remove         [ forget ] → rename to rm-… → delete, in the background
+ *
+ * where `[ ]` is one transaction.
+ */
+export class SnapshotStore implements Snapshotter {
+  readonly root: string;
+  readonly type: Snapshotter['type'];
+  readonly rebase: boolean;
+  readonly #layout: Layout;
+  readonly #metadata: Metadata;
+  readonly #directories: SnapshotDirectories;
+  readonly #running = new Set<Promise<unknown>>();
+  readonly #closing = new AbortController();
+  #closed: Promise<void> | undefined;
+
+  constructor(root: string, layout: Layout, metadata: Metadata, directories: SnapshotDirectories) {
+    this.root = root;
+    this.type = layout.type;
+    this.rebase = layout.rebase;
+    this.#layout = layout;
+    this.#metadata = metadata;
+    this.#directories = directories;
+  }
+
+  stat(key: string): Promise<SnapshotInfo> {
+    return this.#run(async () => (await this.#metadata.stat(key)).info);
+  }
+
+  prepare(key: string, parent: string, options: SnapshotOptions = {}): Promise<Mount[]> {
+    return this.#run(() => this.#create('active', key, parent, options));
+  }
+
+  view(key: string, parent: string, options: SnapshotOptions = {}): Promise<Mount[]> {
+    return this.#run(() => this.#create('view', key, parent, options));
+  }
+
+  mounts(key: string): Promise<Mount[]> {
+    return this.#run(async () => {
+      const chain = await this.#metadata.chain(key);
+      if (chain.kind === 'committed') {
+        throw new SnapshotError('NotFound', `snapshot ${key} is committed and has no mounts: ask for a view of it`);
+      }
+      return this.#layout.mounts(chain, this.#directories);
+    });
+  }
+
+  commit(name: string, key: string, options: CommitOptions = {}): Promise<void> {
+    return this.#run(async () => {
+      // A committed snapshot must have its directory, also after a loss of power. What is in its files is for whoever
+      // wrote them to flush: only they know whether anybody wants to pay for that.
+      await this.#directories.syncNames();
+      const committed = await this.#metadata.commit(name, key, options, (id, parentId) => {
+        if (!this.rebase) {
+          throw new SnapshotError('InvalidArgument', `a ${this.type} store can't give ${key} a parent at its commit`);
+        }
+        this.#takeOwner(this.#directories.tree(id), parentId);
+      });
+      await removeTree(this.#directories.work(committed)).catch(() => {}); // else the next cleanup does it
+    });
+  }
+
+  remove(key: string): Promise<void> {
+    return this.#run(async () => {
+      await this.#directories.remove(await this.#metadata.remove(key));
+    });
+  }
+
+  update(info: Pick<SnapshotInfo, 'name' | 'labels'>, fields: readonly string[] = []): Promise<SnapshotInfo> {
+    return this.#run(() => this.#metadata.update(info.name, info.labels, fields));
+  }
+
+  usage(key: string): Promise<Usage> {
+    return this.#run(async () => {
+      const { id, info, usage } = await this.#metadata.stat(key);
+      if (usage !== undefined) return usage;
+      // a view has nothing of its own
+      if (info.kind === 'view') return { bytes: 0, inodes: 0 };
+      const measured = await measureTree(this.#directories.tree(id), this.#closing.signal);
+      const there =
+        info.kind === 'committed'
+          ? await this.#metadata.recordUsage(id, measured)
+          : (await this.#metadata.stat(key)).id === id;
+      if (!there) throw new SnapshotError('NotFound', `snapshot ${key} was removed while its files were counted`);
+      return measured;
+    });
+  }
+
+  walk(filter: SnapshotFilter = {}): Promise<SnapshotInfo[]> {
+    return this.#run(() => this.#metadata.walk(filter));
+  }
+
+  cleanup(): Promise<number> {
+    return this.#run(async () => {
+      await this.#directories.settled();
+      const { strays, committed } = await this.#metadata.exclusively((kinds) => ({
+        strays: this.#directories.takeStrays((id) => kinds.has(id)),
+        committed: [...kinds].filter(([, kind]) => kind === 'committed').map(([id]) => id),
+      }));
+      for (const stray of strays) await removeTree(stray, this.#closing.signal);
+      for (const id of committed) await removeTree(this.#directories.work(id), this.#closing.signal);
+      return strays.length;
+    });
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= this.#end();
+    return this.#closed;
+  }
+
+  async #end(): Promise<void> {
+    this.#closing.abort(new UnpackError('SHUTTING_DOWN', `the snapshot store ${this.root} was closed during the call`));
+    await Promise.allSettled(this.#running);
+    await this.#directories.close(CLOSE_LIMIT);
+    this.#metadata.close();
+  }
+
+  async #run<T>(call: () => Promise<T>): Promise<T> {
+    if (this.#closed !== undefined) throw new UnpackError('SHUTTING_DOWN', `the snapshot store ${this.root} is closed`);
+    const running = call();
+    this.#running.add(running);
+    try {
+      return await running;
+    } finally {
+      this.#running.delete(running);
+    }
+  }
+
+  async #create(kind: 'active' | 'view', key: string, parent: string, options: SnapshotOptions): Promise<Mount[]> {
+    const snapshot = { key, kind, parent, labels: options.labels ?? {} };
+    // Asked twice: now, so that nothing is made for a call that can't succeed, and once more in the transaction.
+    const expected = await this.#metadata.check(snapshot);
+    const staged = await this.#directories.stage();
+    try {
+      await this.#fill(staged.path, snapshot, expected?.id);
+      await syncDirectory(staged.path);
+      const chain = await this.#metadata.create(snapshot, (id, parentId, onRollback) => {
+        if (parentId !== expected?.id) throw parentGone(parent);
+        if (parentId !== undefined) this.#takeOwner(`${staged.path}/fs`, parentId);
+        this.#directories.place(staged, id, onRollback);
+      });
+      return this.#layout.mounts(chain, this.#directories);
+    } finally {
+      await this.#directories.release(staged);
+    }
+  }
+
+  async #fill(path: string, snapshot: { kind: 'active' | 'view'; key: string; parent: string }, parentId?: number) {
+    const parentTree = parentId === undefined ? undefined : this.#directories.tree(parentId);
+    try {
+      await this.#layout.fill(path, snapshot.kind, parentTree, this.#closing.signal);
+    } catch (error) {
+      // A parent that is removed while it is copied makes the copy fail in any way; the reason is what counts.
+      const now =
+        parentId === undefined ? undefined : await this.#metadata.stat(snapshot.parent).catch(() => undefined);
+      if (parentId !== undefined && now?.id !== parentId && !this.#closing.signal.aborted)
+        throw parentGone(snapshot.parent);
+      throw error;
+    }
+  }
+
+  #takeOwner(tree: string, parentId: number): void {
+    const { uid, gid } = lstatSync(this.#directories.tree(parentId));
+    lchownSync(tree, uid, gid);
+  }
+}
+
+function parentGone(parent: string): SnapshotError {
+  return new SnapshotError('NotFound', `snapshot ${parent} was removed while another was prepared on it`);
+}

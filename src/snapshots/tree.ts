@@ -1,0 +1,153 @@
+import { randomUUID } from 'node:crypto';
+import { closeSync, constants, lstatSync, openSync, readdirSync } from 'node:fs';
+import { open, readdir, rename, rmdir, unlink } from 'node:fs/promises';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import type { Usage } from './snapshotter.ts';
+
+/**
+ * Walking whole trees: names are bytes (a layer's needn't be UTF-8), and a path may be longer than what one system
+ * call takes (4,096 bytes), because layers are written directory by directory.
+ */
+
+/** A path up to this length, plus one name (255 bytes), is always short enough for a system call. */
+const LONG_PATH = 2048;
+/** How long one slice of a walk may keep the event loop, in milliseconds. */
+const SLICE = 5;
+/** Deletions at once: more would fill the thread pool that decompression shares. */
+const PARALLEL = 8;
+const REMOVE_ATTEMPTS = 5;
+
+const SLASH = Buffer.from('/');
+const BLOCK = 512n;
+
+/**
+ * What a tree takes: blocks in bytes, every inode once however many names it has, its root included. Synchronous calls
+ * in slices: an asynchronous lstat per file takes twenty times as long. What vanishes meanwhile isn't counted.
+ */
+export async function measureTree(root: string, signal: AbortSignal): Promise<Usage> {
+  const linked = new Set<bigint>();
+  let blocks = 0n;
+  let inodes = 0;
+  let sliceEnd = performance.now() + SLICE;
+
+  const count = (path: Buffer): boolean => {
+    const status = ignoringVanished(() => lstatSync(path, { bigint: true }));
+    if (status === undefined) return false;
+    if (status.nlink > 1n && !status.isDirectory()) {
+      // one file system, so that the number alone tells inodes apart
+      if (linked.has(status.ino)) return false;
+      linked.add(status.ino);
+    }
+    blocks += status.blocks;
+    inodes += 1;
+    return status.isDirectory();
+  };
+
+  const walk = async (directory: Buffer): Promise<void> => {
+    for (const name of ignoringVanished(() => readdirSync(directory, { encoding: 'buffer' })) ?? []) {
+      if (performance.now() > sliceEnd) {
+        await nextTurn();
+        signal.throwIfAborted();
+        sliceEnd = performance.now() + SLICE;
+      }
+      const path = Buffer.concat([directory, SLASH, name]);
+      if (!count(path)) continue;
+      if (path.length < LONG_PATH) await walk(path);
+      else await walkThroughDescriptor(path);
+    }
+  };
+
+  const walkThroughDescriptor = async (path: Buffer): Promise<void> => {
+    const flags = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
+    const descriptor = ignoringVanished(() => openSync(path, flags));
+    if (descriptor === undefined) return;
+    try {
+      await walk(Buffer.from(`/proc/self/fd/${descriptor}`));
+    } finally {
+      closeSync(descriptor);
+    }
+  };
+
+  const path = Buffer.from(root);
+  if (count(path)) await walk(path);
+  return { bytes: Number(blocks * BLOCK), inodes };
+}
+
+/**
+ * Deletes a directory and everything in it. Several may delete the same tree at once. Directories that lie too deep for
+ * one system call are moved up to the top first, so nothing but `root` itself may stand there under the name `deep-…`.
+ * @throws system errors; an abort between two files leaves the rest
+ */
+export async function removeTree(root: string, signal?: AbortSignal): Promise<void> {
+  const empty = async (directory: Buffer): Promise<void> => {
+    const files: Buffer[] = [];
+    const directories: Buffer[] = [];
+    const entries = (await vanishing(readdir(directory, { encoding: 'buffer', withFileTypes: true }))) ?? [];
+    for (const entry of entries) {
+      (entry.isDirectory() ? directories : files).push(Buffer.concat([directory, SLASH, entry.name]));
+    }
+    for (let start = 0; start < files.length; start += PARALLEL) {
+      signal?.throwIfAborted();
+      await Promise.all(files.slice(start, start + PARALLEL).map((file) => vanishing(unlink(file))));
+    }
+    for (const child of directories) {
+      signal?.throwIfAborted();
+      if (child.length < LONG_PATH) {
+        await remove(child);
+        continue;
+      }
+      const up = Buffer.from(`${root}/deep-${randomUUID()}`);
+      await vanishing(rename(child, up));
+      await remove(up);
+    }
+  };
+
+  const remove = async (directory: Buffer): Promise<void> => {
+    for (let attempt = 1; ; attempt += 1) {
+      await empty(directory);
+      try {
+        await vanishing(rmdir(directory));
+        return;
+      } catch (error) {
+        // somebody who deletes the same tree has moved a deep directory up to here
+        if (!isFull(error) || attempt === REMOVE_ATTEMPTS) throw error;
+      }
+    }
+  };
+
+  await remove(Buffer.from(root));
+}
+
+/** Makes what has been written to a directory's list of names survive a loss of power. */
+export async function syncDirectory(path: string): Promise<void> {
+  const handle = await open(path, constants.O_RDONLY | constants.O_DIRECTORY);
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+function ignoringVanished<T>(call: () => T): T | undefined {
+  try {
+    return call();
+  } catch (error) {
+    if (hasVanished(error)) return undefined;
+    throw error;
+  }
+}
+
+function vanishing<T>(result: Promise<T>): Promise<T | undefined> {
+  return result.catch((error: unknown) => {
+    if (hasVanished(error)) return undefined;
+    throw error;
+  });
+}
+
+export function hasVanished(error: unknown): boolean {
+  return error instanceof Error && 'code' in error && error.code === 'ENOENT';
+}
+
+function isFull(error: unknown): boolean {
+  return error instanceof Error && 'code' in error && error.code === 'ENOTEMPTY';
+}
