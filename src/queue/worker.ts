@@ -137,11 +137,6 @@ export class UnpackWorker {
     return Promise.race([answer, sleep(timeout, false, { ref: false })]);
   }
 
-  /** Counts of the queue as Prometheus reads them. */
-  metrics(): Promise<string> {
-    return this.#queue.exportPrometheusMetrics();
-  }
-
   /**
    * Lets running jobs finish for UNPACK_GRACE and gives the rest back, without counting the attempt. Never takes more
    * than four seconds longer: a job that can't be given back stalls, and another worker takes it over.

@@ -1,0 +1,95 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { createBullBoard } from '@bull-board/api';
+import { FastifyAdapter } from '@bull-board/fastify';
+import { Queue } from 'bullmq';
+import { type FastifyInstance, fastify } from 'fastify';
+import { displayUrl, impatientConnection, logOutages, type QueueSettings } from '../queue/connection.ts';
+import type { Logger } from '../queue/log.ts';
+import { type AccessSettings, accessRule, OPEN_PATHS } from './access.ts';
+import { addHealthRoutes } from './health.ts';
+import { UnpackQueueAdapter } from './queue-adapter.ts';
+
+export type BoardSettings = AccessSettings & QueueSettings;
+
+export interface Board {
+  readonly url: string;
+  close(): Promise<void>;
+}
+
+/** Milliseconds that a page waits for Redis. */
+const REDIS_TIMEOUT = 5000;
+
+/**
+ * Serves the queue to a person (Bull Board: look, retry, promote, clean), to a supervisor (`/healthz`, `/readyz`) and to
+ * Prometheus (`/metrics`). It starts without Redis and says so on its pages until Redis is there.
+ * @throws ConfigError when its address would be open to other machines; Error when the address is taken
+ */
+export async function startBoard(settings: BoardSettings, log: Logger): Promise<Board> {
+  const refusal = accessRule(settings);
+  const redis = impatientConnection(settings.REDIS_URL, REDIS_TIMEOUT);
+  const onError = logOutages(redis, settings.REDIS_URL, log);
+  const queue = new Queue(settings.UNPACK_QUEUE, {
+    connection: redis,
+    prefix: settings.UNPACK_REDIS_PREFIX,
+    skipMetasUpdate: true,
+  });
+  queue.on('error', onError);
+
+  const app = fastify({ logger: false, forceCloseConnections: true });
+  app.addHook('onRequest', async (request, reply) => {
+    if (OPEN_PATHS.has(request.url)) return;
+    const refused = refusal(request.method, request.headers);
+    if (refused !== undefined) {
+      if (refused.status === 401) reply.header('www-authenticate', 'Basic realm="unpackd", charset="UTF-8"');
+      return reply.status(refused.status).type('text/plain').send(`${refused.sentence}\n`);
+    }
+    if (redis.status !== 'ready') {
+      return reply
+        .status(503)
+        .type('text/plain')
+        .send(`Redis at ${displayUrl(settings.REDIS_URL)} does not answer.\n`);
+    }
+    // nobody else's page has a reason to show this one in a frame
+    reply.header('x-frame-options', 'DENY');
+  });
+  addHealthRoutes(app, async (timeout) => {
+    if (redis.status !== 'ready') return false;
+    const answer = redis.ping().then(
+      () => true,
+      () => false,
+    );
+    return Promise.race([answer, sleep(timeout, false, { ref: false })]);
+  });
+  app.get('/metrics', async (_request, reply) => {
+    const text = await queue.exportPrometheusMetrics();
+    return reply.type('text/plain; version=0.0.4; charset=utf-8').send(`${text}\n`);
+  });
+  await addBullBoard(app, queue);
+
+  const url = await app.listen({ host: settings.UNPACK_BOARD_HOST, port: settings.UNPACK_BOARD_PORT });
+  log.info({ url, queue: settings.UNPACK_QUEUE, redis: displayUrl(settings.REDIS_URL) }, `board at ${url}`);
+  let closed: Promise<void> | undefined;
+  return {
+    url,
+    close() {
+      closed ??= (async () => {
+        await app.close();
+        redis.disconnect();
+      })();
+      return closed;
+    },
+  };
+}
+
+async function addBullBoard(app: FastifyInstance, queue: Queue): Promise<void> {
+  const server = new FastifyAdapter();
+  createBullBoard({
+    queues: [new UnpackQueueAdapter(queue)],
+    serverAdapter: server,
+    options: {
+      uiConfig: { boardTitle: 'unpackd', hideDocsLink: true, pollingInterval: { showSetting: true } },
+    },
+  });
+  server.setBasePath('');
+  await app.register(server.registerPlugin());
+}
