@@ -1,5 +1,6 @@
+import type { ImpliedDirectory } from '../diff/root.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
-import type { DiffId } from '../oci/digest.ts';
+import type { DiffId, DigestAlgorithm } from '../oci/digest.ts';
 import type { Mount } from '../snapshots/snapshotter.ts';
 
 /** Writes one layer's blob into a prepared snapshot. */
@@ -9,15 +10,17 @@ export interface Applier {
    * the caller compares `digest` with the DiffID.
    * @throws UnpackError
    */
-  apply(blob: Descriptor, mounts: readonly Mount[], options?: ApplyOptions): Promise<AppliedDiff>;
+  apply(blob: Descriptor, mounts: readonly Mount[], options: ApplyOptions): Promise<AppliedDiff>;
 }
 
 export interface ApplyOptions {
   /**
-   * The layers below are not there yet: whiteouts are kept for them, and the directories that the archive needs but
-   * never names are returned to be settled later.
+   * What the mounts hold already: `nothing` for a bottom layer, `parent` for one on a committed parent, `later` where the
+   * parent is given at commit: whiteouts are then kept for it.
    */
-  readonly parentPending?: boolean;
+  readonly below: 'nothing' | 'parent' | 'later';
+  /** How the tar is digested: as its DiffID is. */
+  readonly algorithm: DigestAlgorithm;
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: ApplyProgress) => void) | undefined;
 }
@@ -32,7 +35,7 @@ export interface ApplyProgress {
 }
 
 export interface AppliedDiff {
-  /** Digest of the uncompressed tar, by the algorithm of the layer's DiffID (sha256). */
+  /** Digest of the uncompressed tar. */
   readonly digest: DiffId;
   /** Bytes of the blob. */
   readonly compressedBytes: number;
@@ -40,16 +43,19 @@ export interface AppliedDiff {
   readonly uncompressedBytes: number;
   readonly entries: number;
   readonly timings: ApplyTimings;
-  /** Directories that entries needed and the archive never named, parents first, relative, as bytes. */
-  readonly impliedDirectories: readonly Uint8Array[];
+  /** Directories that entries needed and the archive never named, parents first; settled already unless `later`. */
+  readonly impliedDirectories: readonly ImpliedDirectory[];
   /** Sentences for the job's result: what was left out and why. */
   readonly warnings: readonly string[];
 }
 
-/** Milliseconds that a layer's thread spent waiting for the network, waiting for the decompressor, and writing. */
+/** How the thread of a layer spent its time, in milliseconds; the first three add up to the fourth. */
 export interface ApplyTimings {
+  /** Waiting for the network. */
   readonly fetchMs: number;
+  /** Waiting for the decompressor. */
   readonly decompressMs: number;
+  /** Digesting the tar and writing its entries. */
   readonly writeMs: number;
   /** From the start of the work on a thread to its end. */
   readonly totalMs: number;

@@ -1,0 +1,59 @@
+import type { Transform } from 'node:stream';
+import { UnpackError } from '../errors.ts';
+
+/**
+ * Large pieces: Node's default of 16 KiB costs a third of the speed (measured on 1.3 GB of tar). `highWaterMark` is how
+ * much output may wait while the last piece is being written to disk, so that both go on at once.
+ */
+export const INFLATE_OPTIONS = { chunkSize: 1 << 20, highWaterMark: 4 << 20 };
+
+/**
+ * Runs `feed` beside the reading of what `stream` makes of it. Leaving the loop early, or a failure on either side, ends
+ * both. Errors of zlib become LAYER_CORRUPT.
+ */
+export async function* inflating(
+  stream: Transform,
+  name: string,
+  feed: (stream: Transform) => Promise<void>,
+): AsyncGenerator<Buffer> {
+  let fed: unknown;
+  const feeding = feed(stream).catch((error: unknown) => {
+    fed = error;
+    stream.destroy(error instanceof Error ? error : new Error(String(error)));
+  });
+  try {
+    for await (const chunk of stream) yield chunk as Buffer;
+  } catch (error) {
+    if (fed !== undefined) throw fed;
+    throw new UnpackError('LAYER_CORRUPT', `the ${name} data is corrupt: ${describe(error)}`, { cause: error });
+  } finally {
+    stream.destroy();
+    await feeding;
+  }
+  if (fed !== undefined) throw fed;
+}
+
+function describe(error: unknown): string {
+  const code = (error as NodeJS.ErrnoException).code;
+  if (code === 'Z_BUF_ERROR') return 'it ends too early';
+  return error instanceof Error ? error.message : String(error);
+}
+
+/** Writes one piece and waits until it has been taken in, or until the stream has ended or failed before that. */
+export function writeWhole(stream: Transform, piece: Buffer): Promise<'taken' | 'ended'> {
+  return new Promise((resolve) => {
+    if (stream.destroyed || stream.readableEnded) {
+      resolve('ended');
+      return;
+    }
+    const settle = (result: 'taken' | 'ended') => () => {
+      stream.off('end', ended);
+      stream.off('close', ended);
+      resolve(result);
+    };
+    const ended = settle('ended');
+    stream.once('end', ended);
+    stream.once('close', ended);
+    stream.write(piece, settle('taken'));
+  });
+}

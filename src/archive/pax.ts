@@ -1,0 +1,70 @@
+/** The records of a PAX extended header (POSIX pax, "pax Extended Header"): keys as latin1 text, values as bytes. */
+export type PaxRecords = Map<string, Buffer>;
+
+const SPARSE_OFFSET = 'GNU.sparse.offset';
+const SPARSE_LENGTH = 'GNU.sparse.numbytes';
+export const SPARSE_MAP = 'GNU.sparse.map';
+/** Values that become C strings: a NUL in them is malformed. */
+const TEXT_KEYS = new Set(['path', 'linkpath', 'uname', 'gname']);
+
+/**
+ * Parses `length key=value\n` records. The offsets and lengths of GNU sparse format 0.0, which repeat, are joined into
+ * the map that format 0.1 has.
+ * @returns what is wrong, as a phrase, where the header is malformed
+ */
+export function parsePaxRecords(bytes: Buffer): PaxRecords | string {
+  const records: PaxRecords = new Map();
+  const sparse: string[] = [];
+  let rest = bytes;
+  while (rest.length > 0) {
+    const space = rest.indexOf(0x20);
+    if (space < 1 || space > 20) return 'a record without a length';
+    const digits = rest.toString('latin1', 0, space);
+    const length = /^[+-]?[0-9]+$/.test(digits) ? Number(digits) : Number.NaN;
+    if (!(length >= 5) || length > rest.length) return `a record with the length ${JSON.stringify(digits)}`;
+    if (length - 1 < space + 1 || rest[length - 1] !== 0x0a) return 'a record that does not end with a newline';
+    const record = rest.subarray(space + 1, length - 1);
+    const equals = record.indexOf(0x3d);
+    if (equals < 0) return 'a record without "="';
+    const key = record.toString('latin1', 0, equals);
+    const value = record.subarray(equals + 1);
+    if (TEXT_KEYS.has(key) ? value.includes(0) : key.includes('\0'))
+      return `a NUL in the record ${JSON.stringify(key)}`;
+    if (key === SPARSE_OFFSET || key === SPARSE_LENGTH) {
+      const expected = sparse.length % 2 === 0 ? SPARSE_OFFSET : SPARSE_LENGTH;
+      if (key !== expected || value.includes(0x2c)) return 'sparse records out of order';
+      sparse.push(value.toString('latin1'));
+    } else {
+      records.set(key, value);
+    }
+    rest = rest.subarray(length);
+  }
+  if (sparse.length > 0) records.set(SPARSE_MAP, Buffer.from(sparse.join(','), 'latin1'));
+  return records;
+}
+
+/**
+ * Extended attributes in PAX records: `SCHILY.xattr.NAME` holds the raw value; `LIBARCHIVE.xattr.NAME`, which libarchive
+ * writes beside it, has a percent-encoded name and a base64 value and counts where the first is missing.
+ * @returns what is wrong, as a phrase, where one is malformed
+ */
+export function paxXattrs(records: PaxRecords): Map<string, Buffer> | string | undefined {
+  let xattrs: Map<string, Buffer> | undefined;
+  for (const [key, value] of records) {
+    if (key.startsWith('SCHILY.xattr.') && value.length > 0) {
+      xattrs ??= new Map();
+      xattrs.set(key.slice('SCHILY.xattr.'.length), value);
+    }
+  }
+  for (const [key, value] of records) {
+    if (!key.startsWith('LIBARCHIVE.xattr.') || value.length === 0) continue;
+    const name = key
+      .slice('LIBARCHIVE.xattr.'.length)
+      .replace(/%([0-9a-fA-F]{2})/g, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)));
+    const text = value.toString('latin1');
+    if (name.includes('\0') || !/^[A-Za-z0-9+/]*=*$/.test(text)) return `the malformed record ${JSON.stringify(key)}`;
+    xattrs ??= new Map();
+    if (!xattrs.has(name)) xattrs.set(name, Buffer.from(text, 'base64'));
+  }
+  return xattrs;
+}

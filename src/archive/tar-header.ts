@@ -1,0 +1,131 @@
+import type { Timespec } from '../system/files.ts';
+import { parseNumeric, parseOctal } from './tar-numbers.ts';
+
+export const BLOCK = 512;
+
+export type TarFormat = 'v7' | 'ustar' | 'star' | 'gnu';
+
+/** One header block as it stands, before PAX records and long names change it. */
+export interface TarHeader {
+  readonly format: TarFormat;
+  readonly typeFlag: number;
+  name: Buffer;
+  linkName: Buffer;
+  size: bigint | number;
+  readonly mode: bigint | number;
+  uid: bigint | number;
+  gid: bigint | number;
+  mtime: WideTime;
+  atime: WideTime | undefined;
+  readonly devMajor: bigint | number;
+  readonly devMinor: bigint | number;
+}
+
+/** A time as an archive may say it, also far outside of what a file system holds. */
+export interface WideTime {
+  readonly seconds: bigint | number;
+  readonly nanoseconds: number;
+}
+
+/** The bytes of a field up to its first NUL, as a copy that outlives the chunk. */
+export function textField(field: Buffer): Buffer {
+  const end = field.indexOf(0);
+  return Buffer.from(end < 0 ? field : field.subarray(0, end));
+}
+
+/** Which format a block is, by checksum and magic; `undefined`: the checksum is wrong. */
+function formatOf(block: Buffer): TarFormat | undefined {
+  const expected = parseOctal(block.subarray(148, 156));
+  if (expected === undefined) return undefined;
+  let unsigned = 8 * 0x20;
+  let high = 0;
+  for (let i = 0; i < BLOCK; i++) {
+    if (i === 148) i = 156; // the checksum itself counts as spaces
+    const byte = block[i] ?? 0;
+    unsigned += byte;
+    high += byte >> 7;
+  }
+  // some old tars summed signed bytes
+  if (unsigned !== expected && unsigned - 256 * high !== expected) return undefined;
+  const magic = block.toString('latin1', 257, 263);
+  if (magic === 'ustar\0') return block.toString('latin1', 508, 512) === 'tar\0' ? 'star' : 'ustar';
+  return magic === 'ustar ' && block.toString('latin1', 263, 265) === ' \0' ? 'gnu' : 'v7';
+}
+
+/** @returns what is wrong, as a phrase, where the block is no header */
+export function parseTarHeader(block: Buffer): TarHeader | string {
+  const format = formatOf(block);
+  if (format === undefined) return 'a header with a wrong checksum';
+  const numbers = (from: number, to: number): bigint | number | undefined => parseNumeric(block.subarray(from, to));
+  const mode = numbers(100, 108);
+  const uid = numbers(108, 116);
+  const gid = numbers(116, 124);
+  const size = numbers(124, 136);
+  const mtime = numbers(136, 148);
+  const modern = format !== 'v7';
+  const devMajor = modern ? numbers(329, 337) : 0;
+  const devMinor = modern ? numbers(337, 345) : 0;
+  if (
+    mode === undefined ||
+    uid === undefined ||
+    gid === undefined ||
+    size === undefined ||
+    mtime === undefined ||
+    devMajor === undefined ||
+    devMinor === undefined
+  ) {
+    return 'a header with a malformed number';
+  }
+  let name = textField(block.subarray(0, 100));
+  let prefix: Buffer | undefined;
+  let atime: WideTime | undefined;
+  if (format === 'ustar') {
+    prefix = textField(block.subarray(345, 500));
+  } else if (format === 'star') {
+    prefix = textField(block.subarray(345, 476));
+    const seconds = numbers(476, 488);
+    if (seconds === undefined || numbers(488, 500) === undefined) return 'a header with a malformed time';
+    atime = { seconds, nanoseconds: 0 };
+  } else if (format === 'gnu') {
+    const accessed = block[345] === 0 ? null : numbers(345, 357);
+    const changed = block[357] === 0 ? null : numbers(357, 369);
+    if (accessed === undefined || changed === undefined) {
+      // archives of Go before 1.8 have a ustar prefix where GNU has times (golang.org/issue/12594)
+      const text = textField(block.subarray(345, 500));
+      if (text.every((byte) => byte < 0x80)) prefix = text;
+    } else if (accessed !== null) {
+      atime = { seconds: accessed, nanoseconds: 0 };
+    }
+  }
+  if (prefix !== undefined && prefix.length > 0) name = Buffer.concat([prefix, SLASH, name]);
+  return {
+    format,
+    typeFlag: block[156] ?? 0,
+    name,
+    linkName: textField(block.subarray(157, 257)),
+    size,
+    mode,
+    uid,
+    gid,
+    mtime: { seconds: mtime, nanoseconds: 0 },
+    atime,
+    devMajor,
+    devMinor,
+  };
+}
+
+const SLASH = Buffer.from('/');
+
+/** The last moment that a file system is given: 2^63 - 1 nanoseconds after 1970, as containerd bounds it. */
+const LAST_SECOND = 9_223_372_036;
+const LAST_NANOSECOND = 854_775_807;
+const EPOCH: Timespec = { seconds: 0, nanoseconds: 0 };
+
+/** A time as a file can have it: before 1970 and past 2262 it is the epoch. */
+export function boundTime(time: WideTime): Timespec {
+  const { seconds, nanoseconds } = time;
+  if (seconds < 0 || seconds > LAST_SECOND || (Number(seconds) === LAST_SECOND && nanoseconds > LAST_NANOSECOND)) {
+    return EPOCH;
+  }
+  return { seconds: Number(seconds), nanoseconds };
+}

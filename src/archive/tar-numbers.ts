@@ -1,0 +1,64 @@
+/**
+ * Numbers as tar headers hold them, read as Go's archive/tar reads them, since that is what registries' images are read
+ * with. `undefined` means malformed.
+ */
+
+const MAX_INT64 = 2n ** 63n - 1n;
+const MIN_INT64 = -(2n ** 63n);
+
+/** An octal field, or a base-256 one when its first bit is set (GNU; two's complement, negative numbers too). */
+export function parseNumeric(field: Buffer): bigint | number | undefined {
+  const first = field[0] ?? 0;
+  return (first & 0x80) === 0 ? parseOctal(field) : parseBase256(field, first);
+}
+
+function parseBase256(field: Buffer, first: number): bigint | undefined {
+  const invert = (first & 0x40) === 0 ? 0 : 0xff;
+  let value = 0n;
+  for (let i = 0; i < field.length; i++) {
+    let byte = (field[i] ?? 0) ^ invert;
+    if (i === 0) byte &= 0x7f;
+    value = (value << 8n) | BigInt(byte);
+  }
+  if (value > MAX_INT64) return undefined;
+  return invert === 0 ? value : -value - 1n;
+}
+
+const isPadding = (byte: number | undefined): boolean => byte === 0x20 || byte === 0;
+
+/** Octal digits between spaces and NULs; an empty field is 0. */
+export function parseOctal(field: Buffer): number | bigint | undefined {
+  let start = 0;
+  let end = field.length;
+  while (start < end && isPadding(field[start])) start++;
+  while (end > start && isPadding(field[end - 1])) end--;
+  let value = 0;
+  for (let i = start; i < end; i++) {
+    const byte = field[i] ?? 0;
+    if (byte === 0) return i === start ? undefined : value; // a C string ends at its first NUL
+    if (byte < 0x30 || byte > 0x37) return undefined;
+    value = value * 8 + (byte - 0x30);
+  }
+  // at most 12 digits: 36 bits, exact
+  return value;
+}
+
+/** A decimal integer of 64 bits with an optional sign, as PAX records hold them. */
+export function parseDecimal(text: string): bigint | undefined {
+  if (!/^[+-]?[0-9]+$/.test(text) || text.length > 40) return undefined;
+  const value = BigInt(text.startsWith('+') ? text.slice(1) : text);
+  return value > MAX_INT64 || value < MIN_INT64 ? undefined : value;
+}
+
+/** Seconds with an optional fraction (PAX time), to the nanosecond, further digits cut off. */
+export function parsePaxTime(text: string): { seconds: bigint; nanoseconds: number } | undefined {
+  const dot = text.indexOf('.');
+  const seconds = parseDecimal(dot < 0 ? text : text.slice(0, dot));
+  if (seconds === undefined) return undefined;
+  const fraction = dot < 0 ? '' : text.slice(dot + 1);
+  if (fraction === '') return { seconds, nanoseconds: 0 };
+  if (!/^[0-9]+$/.test(fraction)) return undefined;
+  const nanoseconds = Number(fraction.slice(0, 9).padEnd(9, '0'));
+  if (!text.startsWith('-') || nanoseconds === 0) return { seconds, nanoseconds };
+  return { seconds: seconds - 1n, nanoseconds: 1_000_000_000 - nanoseconds };
+}

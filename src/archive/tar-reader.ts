@@ -1,0 +1,452 @@
+import { UnpackError } from '../errors.ts';
+import type { EntrySink, EntryType, TarEntry } from './entry.ts';
+import { showName } from './entry.ts';
+import type { LayerLimits } from './limits.ts';
+import { type PaxRecords, parsePaxRecords, paxXattrs } from './pax.ts';
+import {
+  isValidSparseMap,
+  type SparseExtent,
+  sparseMapLines,
+  sparseMapOfData,
+  sparseMapOfHeader,
+  sparseMapOfRecords,
+  sparseVersion,
+} from './sparse.ts';
+import { BLOCK, boundTime, parseTarHeader, type TarHeader, textField, type WideTime } from './tar-header.ts';
+import { parseDecimal, parseNumeric, parsePaxTime } from './tar-numbers.ts';
+
+const EMPTY = Buffer.alloc(0);
+
+/**
+ * Where the reader is in the archive. Each state names the bytes that come next:
+ *
+ *   header ──▶ special ──▶ padding ──▶ header            a PAX header or a GNU long name, which change the next entry
+ *   header ──▶ sparse-header* / sparse-map ──▶ data      a sparse file, whose map comes first
+ *   header ──▶ data ──▶ padding ──▶ header               a file
+ *   header ──▶ header                                    an entry without content
+ *   header ──▶ trailer                                   two zero blocks: nothing after them is an entry
+ */
+type State = 'header' | 'special' | 'sparse-header' | 'sparse-map' | 'data' | 'padding' | 'trailer';
+
+/**
+ * Reads a tar stream of any format (v7, ustar, PAX, GNU, star) as Go's archive/tar does, and tells its entries to a
+ * sink. Bytes go in as they come, by `write`; content goes out as slices of them, without a copy. Malformed archives
+ * throw LAYER_CORRUPT with the entry and its offset, too large ones LIMIT_EXCEEDED; nothing is skipped.
+ */
+export class TarReader {
+  /** Entries told so far. */
+  entries = 0;
+
+  private state: State = 'header';
+  /** Bytes of the archive before the chunk in hand. */
+  private consumed = 0;
+  /** A block or a special file that arrives in pieces. */
+  private readonly pieces: Buffer[] = [];
+  private gathered = 0;
+  private zeroBlocks = 0;
+  private headerOffset = 0;
+
+  /** Content of the current entry that is still to come, and the padding after it. */
+  private remaining = 0;
+  private padding = 0;
+
+  /** What special files said about the next entry. */
+  private records: PaxRecords | undefined;
+  private longName: Buffer = EMPTY;
+  private longLink: Buffer = EMPTY;
+  private special: 'pax' | 'global' | 'name' | 'link' = 'pax';
+
+  /** A file whose map is not complete yet. */
+  private pending: { entry: TarEntry; map: SparseExtent[] } | undefined;
+  private mapBlocks: Buffer[] = [];
+  /** Lines that a map before the data must still have; unknown until its first one is complete. */
+  private mapLines: number | undefined;
+  /** The current file's extents, which of them is being filled, and where its next byte goes. */
+  private extents: readonly SparseExtent[] | undefined;
+  private extent = 0;
+  private position = 0;
+
+  private readonly sink: EntrySink;
+  private readonly limits: Pick<LayerLimits, 'entries' | 'entryMetadataBytes'>;
+
+  constructor(sink: EntrySink, limits: Pick<LayerLimits, 'entries' | 'entryMetadataBytes'>) {
+    this.sink = sink;
+    this.limits = limits;
+  }
+
+  /** The next bytes of the archive. Whatever the sink throws comes out here. */
+  write(chunk: Buffer): void {
+    let at = 0;
+    while (at < chunk.length) {
+      switch (this.state) {
+        case 'data':
+          at += this.content(chunk, at);
+          break;
+        case 'padding': {
+          const step = Math.min(this.padding, chunk.length - at);
+          this.padding -= step;
+          at += step;
+          if (this.padding === 0) this.state = 'header';
+          break;
+        }
+        case 'trailer':
+          at = chunk.length;
+          break;
+        default:
+          at += this.gather(chunk, at);
+      }
+    }
+    this.consumed += chunk.length;
+  }
+
+  /** The archive is over: throws LAYER_CORRUPT where it ended too early. A missing end-of-archive mark is fine. */
+  finish(): void {
+    if (this.state === 'trailer' || this.state === 'padding') return;
+    if (this.state === 'header' && this.gathered === 0) return;
+    const where = this.state === 'header' ? 'inside a header' : 'inside the content of an entry';
+    throw this.corrupt(`the archive ends ${where}`);
+  }
+
+  /** Collects the bytes that the state needs in one piece; returns how many it took. */
+  private gather(chunk: Buffer, at: number): number {
+    const wanted = this.state === 'special' ? this.remaining : BLOCK;
+    const step = Math.min(wanted - this.gathered, chunk.length - at);
+    if (this.gathered === 0 && step === wanted) {
+      if (this.state === 'header') this.headerOffset = this.consumed + at;
+      this.gatheredAll(chunk.subarray(at, at + step));
+      return step;
+    }
+    if (this.gathered === 0 && this.state === 'header') this.headerOffset = this.consumed + at;
+    this.pieces.push(Buffer.from(chunk.subarray(at, at + step)));
+    this.gathered += step;
+    if (this.gathered === wanted) {
+      const whole = Buffer.concat(this.pieces);
+      this.pieces.length = 0;
+      this.gathered = 0;
+      this.gatheredAll(whole);
+    }
+    return step;
+  }
+
+  private gatheredAll(bytes: Buffer): void {
+    switch (this.state) {
+      case 'header':
+        this.header(bytes);
+        break;
+      case 'special':
+        this.specialFile(bytes);
+        break;
+      case 'sparse-header':
+        this.sparseHeader(bytes);
+        break;
+      default:
+        this.sparseMap(bytes);
+    }
+  }
+
+  private header(block: Buffer): void {
+    if (isZero(block)) {
+      this.zeroBlocks++;
+      if (this.zeroBlocks === 2) this.state = 'trailer';
+      return;
+    }
+    if (this.zeroBlocks > 0) throw this.corrupt('a header follows a block of zeros');
+    const header = parseTarHeader(block);
+    if (typeof header === 'string') throw this.corrupt(header);
+    switch (header.typeFlag) {
+      case 0x78: // x
+        this.beginSpecial('pax', header);
+        break;
+      case 0x67: // g
+        this.beginSpecial('global', header);
+        break;
+      case 0x4c: // L
+        this.beginSpecial('name', header);
+        break;
+      case 0x4b: // K
+        this.beginSpecial('link', header);
+        break;
+      default:
+        this.file(header, block);
+    }
+  }
+
+  private beginSpecial(special: 'pax' | 'global' | 'name' | 'link', header: TarHeader): void {
+    const size = this.sizeOf(header);
+    if (size > this.limits.entryMetadataBytes) throw this.tooMuchMetadata(size);
+    this.special = special;
+    this.remaining = size;
+    this.padding = paddingOf(size);
+    this.state = 'special';
+    if (size === 0) this.specialFile(EMPTY);
+  }
+
+  private specialFile(bytes: Buffer): void {
+    this.state = this.padding > 0 ? 'padding' : 'header';
+    if (this.special === 'name') {
+      this.longName = textField(bytes);
+    } else if (this.special === 'link') {
+      this.longLink = textField(bytes);
+    } else {
+      // a copy: the records' values outlive the chunk
+      const records = parsePaxRecords(Buffer.from(bytes));
+      if (typeof records === 'string') throw this.corrupt(`a PAX header with ${records}`);
+      // a global header changes nothing here, but like every header it ends what was said about the next entry
+      this.records = this.special === 'pax' ? records : undefined;
+      if (this.special === 'global') this.longName = this.longLink = EMPTY;
+    }
+  }
+
+  private file(header: TarHeader, block: Buffer): void {
+    const records = this.records;
+    if (records !== undefined) this.merge(header, records);
+    if (this.longName.length > 0) header.name = this.longName;
+    if (this.longLink.length > 0) header.linkName = this.longLink;
+    this.records = undefined;
+    this.longName = EMPTY;
+    this.longLink = EMPTY;
+
+    const type = this.typeOf(header);
+    const stored = type === 'file' ? this.sizeOf(header) : 0;
+    this.remaining = stored;
+    this.padding = paddingOf(stored);
+
+    const oldSparse = header.typeFlag === 0x53; // S
+    const version = records === undefined || oldSparse ? undefined : sparseVersion(records);
+    if (version !== undefined && records !== undefined) {
+      const name = records.get('GNU.sparse.name');
+      if (name !== undefined && name.length > 0) {
+        if (name.includes(0)) throw this.corrupt('a NUL in the name of a sparse file', header.name);
+        header.name = Buffer.from(name);
+      }
+      const size = records.get('GNU.sparse.size') ?? records.get('GNU.sparse.realsize');
+      if (size !== undefined && size.length > 0) {
+        header.size = this.decimal(size, 'the size of a sparse file', header.name);
+      }
+      if (type !== 'file') throw this.corrupt('a sparse map on an entry that is no file', header.name);
+    }
+    if (oldSparse) {
+      if (header.format !== 'gnu') throw this.corrupt('a sparse file of an unknown format', header.name);
+      const size = parseNumeric(block.subarray(483, 495));
+      if (size === undefined) throw this.corrupt('a malformed size of a sparse file', header.name);
+      header.size = size;
+    }
+    const entry = this.entryOf(header, type, records, oldSparse || version !== undefined);
+
+    if (oldSparse) {
+      const map = sparseMapOfHeader(block.subarray(386, 482), 4);
+      if (map === undefined) throw this.corrupt('a malformed sparse map', header.name);
+      this.pending = { entry, map };
+      if (block[482] !== 0) this.state = 'sparse-header';
+      else this.beginSparse();
+    } else if (version === 'data') {
+      this.pending = { entry, map: [] };
+      this.mapBlocks = [];
+      this.mapLines = undefined;
+      this.state = 'sparse-map';
+      if (this.remaining < BLOCK) throw this.corrupt('a sparse file without a map', header.name);
+    } else if (version === 'records' && records !== undefined) {
+      const map = sparseMapOfRecords(records);
+      if (map === undefined) throw this.corrupt('a malformed sparse map', header.name);
+      this.pending = { entry, map };
+      this.beginSparse();
+    } else {
+      this.begin(entry, undefined);
+    }
+  }
+
+  /** A further block of an old GNU sparse map; these are not counted in the entry's size. */
+  private sparseHeader(block: Buffer): void {
+    const pending = this.pendingFile();
+    const more = sparseMapOfHeader(block.subarray(0, 504), 21);
+    if (more === undefined) throw this.corrupt('a malformed sparse map', pending.entry.name);
+    pending.map.push(...more);
+    if (pending.map.length * 24 > this.limits.entryMetadataBytes) throw this.tooMuchMetadata(pending.map.length * 24);
+    if (block[504] === 0) this.beginSparse();
+  }
+
+  /** A block of the map that stands before the data (format 1.0); these are counted in the entry's size. */
+  private sparseMap(block: Buffer): void {
+    const pending = this.pendingFile();
+    this.remaining -= BLOCK;
+    this.mapBlocks.push(Buffer.from(block));
+    const length = this.mapBlocks.length * BLOCK;
+    if (length > this.limits.entryMetadataBytes) throw this.tooMuchMetadata(length);
+    this.mapLines ??= sparseMapLines(this.mapBlocks);
+    for (const byte of block) if (byte === 0x0a && this.mapLines !== undefined) this.mapLines--;
+    if (this.mapLines !== undefined && this.mapLines <= 0) {
+      const map = sparseMapOfData(Buffer.concat(this.mapBlocks));
+      if (map === undefined) throw this.corrupt('a malformed sparse map', pending.entry.name);
+      pending.map = map;
+      this.beginSparse();
+    } else if (this.remaining < BLOCK) {
+      throw this.corrupt('a sparse map that does not end', pending.entry.name);
+    }
+  }
+
+  private beginSparse(): void {
+    const { entry, map } = this.pendingFile();
+    this.pending = undefined;
+    if (!isValidSparseMap(map, entry.size)) throw this.corrupt('a sparse map outside of its file', entry.name);
+    const stored = map.reduce((sum, extent) => sum + extent.length, 0);
+    if (stored !== this.remaining) {
+      throw this.corrupt(`a sparse map of ${stored} bytes over ${this.remaining} bytes of data`, entry.name);
+    }
+    this.begin(
+      entry,
+      map.filter((extent) => extent.length > 0),
+    );
+  }
+
+  private begin(entry: TarEntry, extents: SparseExtent[] | undefined): void {
+    this.entries++;
+    if (this.entries > this.limits.entries) {
+      throw new UnpackError(
+        'LIMIT_EXCEEDED',
+        `the layer has more than ${this.limits.entries} entries, the limit (UNPACK_MAX_LAYER_ENTRIES)`,
+      );
+    }
+    this.sink.entry(entry);
+    this.extents = extents;
+    this.extent = 0;
+    this.position = extents?.[0]?.offset ?? 0;
+    if (this.remaining > 0) {
+      this.state = 'data';
+      return;
+    }
+    if (entry.type === 'file') this.sink.end();
+    this.state = 'header';
+  }
+
+  /** Content in the chunk from `at` on; returns how many bytes it took. */
+  private content(chunk: Buffer, at: number): number {
+    const available = Math.min(this.remaining, chunk.length - at);
+    let step = available;
+    const extent = this.extents?.[this.extent];
+    if (extent !== undefined) step = Math.min(step, extent.offset + extent.length - this.position);
+    this.sink.data(chunk.subarray(at, at + step), this.position);
+    this.position += step;
+    this.remaining -= step;
+    if (extent !== undefined && this.position === extent.offset + extent.length) {
+      this.extent++;
+      this.position = this.extents?.[this.extent]?.offset ?? this.position;
+    }
+    if (this.remaining === 0) {
+      this.state = this.padding > 0 ? 'padding' : 'header';
+      this.sink.end();
+    }
+    return step;
+  }
+
+  private typeOf(header: TarHeader): EntryType {
+    switch (header.typeFlag) {
+      case 0: // old archives end a directory's name with a slash
+        return header.name.at(-1) === 0x2f ? 'directory' : 'file';
+      case 0x30:
+      case 0x53: // GNU sparse
+        return 'file';
+      case 0x31:
+        return 'hardlink';
+      case 0x32:
+        return 'symlink';
+      case 0x33:
+        return 'character';
+      case 0x34:
+        return 'block';
+      case 0x35:
+        return 'directory';
+      case 0x36:
+        return 'fifo';
+      default:
+        throw this.corrupt(
+          `an entry of the unknown type ${JSON.stringify(String.fromCharCode(header.typeFlag))}`,
+          header.name,
+        );
+    }
+  }
+
+  /** PAX records stand above the header's fields; an empty value leaves the field as it is. */
+  private merge(header: TarHeader, records: PaxRecords): void {
+    for (const [key, value] of records) {
+      if (value.length === 0) continue;
+      if (key === 'path') header.name = value;
+      else if (key === 'linkpath') header.linkName = value;
+      else if (key === 'uid') header.uid = this.decimal(value, key, header.name);
+      else if (key === 'gid') header.gid = this.decimal(value, key, header.name);
+      else if (key === 'size') header.size = this.decimal(value, key, header.name);
+      else if (key === 'mtime') header.mtime = this.time(value, key, header.name);
+      else if (key === 'atime') header.atime = this.time(value, key, header.name);
+      else if (key === 'ctime') this.time(value, key, header.name);
+    }
+  }
+
+  private entryOf(header: TarHeader, type: EntryType, records: PaxRecords | undefined, sparse: boolean): TarEntry {
+    const xattrs = records === undefined ? undefined : paxXattrs(records);
+    if (typeof xattrs === 'string') throw this.corrupt(xattrs, header.name);
+    const size = type === 'file' ? this.sizeOf(header) : 0;
+    const { atime, mtime } = header;
+    return {
+      type,
+      name: header.name,
+      linkName: header.linkName,
+      mode: typeof header.mode === 'number' ? header.mode % 0o10000 : Number(BigInt.asUintN(12, header.mode)),
+      uid: toUint32(header.uid),
+      gid: toUint32(header.gid),
+      size,
+      mtime: boundTime(mtime),
+      atime: atime === undefined || isEarlier(atime, mtime) ? boundTime(mtime) : boundTime(atime),
+      devMajor: Number(header.devMajor),
+      devMinor: Number(header.devMinor),
+      xattrs,
+      sparse,
+      offset: this.headerOffset,
+    };
+  }
+
+  private pendingFile(): { entry: TarEntry; map: SparseExtent[] } {
+    if (this.pending === undefined) throw new Error('a sparse map without its file');
+    return this.pending;
+  }
+
+  private sizeOf(header: TarHeader): number {
+    const size = Number(header.size);
+    if (size < 0) throw this.corrupt('a negative size', header.name);
+    if (!Number.isSafeInteger(size)) throw this.corrupt('a size that no file can have', header.name);
+    return size;
+  }
+
+  private decimal(value: Buffer, what: string, name: Buffer): bigint {
+    const number = parseDecimal(value.toString('latin1'));
+    if (number === undefined) throw this.corrupt(`a malformed ${what} in its PAX header`, name);
+    return number;
+  }
+
+  private time(value: Buffer, what: string, name: Buffer): WideTime {
+    const time = parsePaxTime(value.toString('latin1'));
+    if (time === undefined) throw this.corrupt(`a malformed ${what} in its PAX header`, name);
+    return time;
+  }
+
+  private tooMuchMetadata(size: number): UnpackError {
+    return new UnpackError(
+      'LIMIT_EXCEEDED',
+      `the entry at byte ${this.headerOffset} has ${size} bytes of metadata; the limit is ${this.limits.entryMetadataBytes} (UNPACK_MAX_ENTRY_METADATA)`,
+    );
+  }
+
+  private corrupt(what: string, name?: Buffer): UnpackError {
+    const which = name === undefined || name.length === 0 ? 'the entry' : `the entry ${showName(name)}`;
+    return new UnpackError('LAYER_CORRUPT', `${which} at byte ${this.headerOffset} of the tar: ${what}`);
+  }
+}
+
+const paddingOf = (size: number): number => (BLOCK - (size % BLOCK)) % BLOCK;
+
+const ZERO_BLOCK = Buffer.alloc(BLOCK);
+const isZero = (block: Buffer): boolean => block[0] === 0 && block.equals(ZERO_BLOCK);
+
+const toUint32 = (value: bigint | number): number =>
+  typeof value === 'number' && value >= 0 && value <= 0xffffffff ? value : Number(BigInt.asUintN(32, BigInt(value)));
+
+const isEarlier = (a: WideTime, b: WideTime): boolean =>
+  a.seconds < b.seconds || (BigInt(a.seconds) === BigInt(b.seconds) && a.nanoseconds < b.nanoseconds);

@@ -1,0 +1,329 @@
+import { ftruncateSync, writeSync } from 'node:fs';
+import { type EntrySink, showName, type TarEntry } from '../archive/entry.ts';
+import { toUnpackError, UnpackError } from '../errors.ts';
+import {
+  close,
+  cString,
+  type FileStatus,
+  linkAt,
+  makeDevice,
+  mkdirAt,
+  mknodAt,
+  O,
+  openAt,
+  S_IFBLK,
+  S_IFCHR,
+  S_IFDIR,
+  S_IFIFO,
+  S_IFLNK,
+  S_IFMT,
+  statAt,
+  statFd,
+  symlinkAt,
+  type Timespec,
+  utimensAt,
+} from '../system/files.ts';
+import { type AttributeRules, setFileAttributes, setNodeAttributes } from './attributes.ts';
+import {
+  cleanPath,
+  type ImpliedDirectory,
+  isOverlayWhiteout,
+  type MissingDirectories,
+  Root,
+  splitPath,
+} from './root.ts';
+import type { DiffTarget } from './target.ts';
+import { Warnings } from './warnings.ts';
+import { parseWhiteout, type Whiteouts, whiteouts } from './whiteouts.ts';
+
+const MAX_UINT32 = 0xffffffff;
+
+/**
+ * Writes a layer's entries into a directory, one after the other, as containerd's applier does. Every path is resolved
+ * inside the directory, and every last name is used without following it.
+ *
+ * Names are tried before they are looked at: most do not exist yet, so the common case needs no stat.
+ */
+export class LayerWriter implements EntrySink, Disposable {
+  private readonly root: Root;
+  private readonly whiteouts: Whiteouts;
+  private readonly rules: AttributeRules;
+  private readonly removing: boolean;
+  private readonly warnings = new Warnings();
+
+  private readonly implied = new Map<bigint, ImpliedDirectory>();
+  private readonly missing: MissingDirectories;
+  /** Times that directories get once everything is written, by clean path. */
+  private readonly directoryTimes = new Map<string, { atime: Timespec; mtime: Timespec }>();
+  /** What the entry's directory is called without links, where deletions need to know it. */
+  private realParent = '';
+
+  /** The file that is being written; -1 while its content is passed over. */
+  private file = -1;
+  private current: TarEntry | undefined;
+
+  constructor(target: DiffTarget, options: { useOpenat2?: boolean } = {}) {
+    this.root = new Root(target.root, options);
+    this.whiteouts = whiteouts(target, this.root);
+    this.removing = target.whiteouts === 'remove';
+    this.rules = {
+      forbidden: target.opaqueXattr.startsWith('user.') ? ['trusted.', 'user.overlay.'] : ['trusted.'],
+      warnings: this.warnings,
+    };
+    this.missing = {
+      // a whiteout of this same layer makes room: what it hides stays hidden
+      replaces: (_parent, _name, status) => isOverlayWhiteout(status) && target.whiteouts === 'overlay',
+      made: (path, parent, name, replaced) => this.madeImplied(path, parent, name, replaced),
+    };
+  }
+
+  entry(entry: TarEntry): void {
+    this.current = entry;
+    this.guard(() => this.place(entry));
+  }
+
+  data(bytes: Buffer, position: number): void {
+    if (this.file < 0) return;
+    this.guard(() => {
+      for (let done = 0; done < bytes.length; ) {
+        done += writeSync(this.file, bytes, done, bytes.length - done, position + done);
+      }
+    });
+  }
+
+  end(): void {
+    const { current, file } = this;
+    if (file < 0 || current === undefined) return;
+    this.guard(() => {
+      try {
+        if (current.sparse) ftruncateSync(file, current.size);
+        setFileAttributes(file, current, this.rules);
+      } finally {
+        this.closeFile();
+      }
+    });
+  }
+
+  /** Everything is written: sets the times of directories. Call it once, before `impliedDirectories` is asked. */
+  finish(): void {
+    for (const [path, { atime, mtime }] of this.directoryTimes) {
+      const { parent, name } = splitPath(Buffer.from(path, 'latin1'));
+      const cName = cString(name);
+      let directory: number;
+      try {
+        directory = this.root.directory(parent);
+      } catch {
+        continue; // replaced by a later entry
+      }
+      const status = statAt(directory, cName);
+      if (status === undefined || (status.mode & S_IFMT) !== S_IFDIR) continue;
+      utimensAt(directory, cName, atime, mtime);
+    }
+  }
+
+  /** Directories that entries needed and the archive never named, parents first. */
+  impliedDirectories(): ImpliedDirectory[] {
+    return [...this.implied.values()];
+  }
+
+  /** What was left out, in sentences. */
+  leftOut(): string[] {
+    return this.warnings.sentences();
+  }
+
+  [Symbol.dispose](): void {
+    this.closeFile();
+    this.root[Symbol.dispose]();
+  }
+
+  private closeFile(): void {
+    if (this.file >= 0) close(this.file);
+    this.file = -1;
+  }
+
+  private place(entry: TarEntry): void {
+    const path = cleanPath(entry.name);
+    if (path.length === 0) return; // the root itself
+    const { parent: parentPath, name } = splitPath(path);
+    const whiteout = parseWhiteout(name);
+    if (whiteout?.kind === 'ignored') return;
+    const parent = this.root.directory(parentPath, this.missing);
+    const key = path.toString('latin1');
+    if (this.removing) this.enterOldDirectory(parent, parentPath);
+
+    if (whiteout !== undefined) {
+      const where = this.removing ? this.realParent : parentPath.toString('latin1');
+      if (whiteout.kind === 'opaque') this.whiteouts.opaque(parent, where);
+      else this.whiteouts.delete(parent, where, whiteout.name, entry);
+      return;
+    }
+    if (this.removing) {
+      const last = name.toString('latin1');
+      this.whiteouts.wrote(this.realParent === '' ? last : `${this.realParent}/${last}`);
+    }
+    const cName = cString(name);
+    switch (entry.type) {
+      case 'file':
+        this.file = this.create(parent, cName, () =>
+          openAt(parent, cName, O.WRONLY | O.CREAT | O.EXCL | O.NOFOLLOW, entry.mode & 0o777),
+        );
+        return;
+      case 'directory':
+        this.directory(parent, parentPath, cName, name, entry);
+        this.directoryTimes.delete(key); // a later entry's times are set later
+        this.directoryTimes.set(key, { atime: entry.atime, mtime: entry.mtime });
+        return;
+      case 'symlink':
+        this.create(parent, cName, () => symlinkAt(cString(entry.linkName), parent, cName));
+        setNodeAttributes(parent, cName, entry, 'link', this.rules);
+        return;
+      case 'hardlink':
+        this.hardLink(parent, cName, entry);
+        return;
+      default:
+        this.device(parent, cName, entry);
+    }
+  }
+
+  /** Runs `make`, and once more after removing what is there where the name is taken. */
+  private create<T>(parent: number, name: Buffer, make: () => T): T {
+    try {
+      return make();
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+    }
+    this.removeAll(parent, name);
+    return make();
+  }
+
+  private directory(parent: number, parentPath: Buffer, cName: Buffer, name: Buffer, entry: TarEntry): void {
+    try {
+      mkdirAt(parent, cName, entry.mode & 0o777);
+      this.whiteouts.directoryMade(parent, parentPath.toString('latin1'), name, false);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+      const status = statAt(parent, cName);
+      if (status !== undefined && (status.mode & S_IFMT) === S_IFDIR) {
+        // merged: what is inside stays, the attributes are the entry's
+        this.implied.delete(status.inode);
+      } else {
+        this.removeAll(parent, cName);
+        mkdirAt(parent, cName, entry.mode & 0o777);
+        const wasWhiteout = status !== undefined && isOverlayWhiteout(status);
+        this.whiteouts.directoryMade(parent, parentPath.toString('latin1'), name, wasWhiteout);
+      }
+    }
+    setNodeAttributes(parent, cName, entry, 'directory', this.rules);
+  }
+
+  private hardLink(parent: number, name: Buffer, entry: TarEntry): void {
+    const target = stripSlashes(entry.linkName);
+    const { parent: targetParent, name: targetName } = splitPath(target);
+    const text = targetName.toString('latin1');
+    if (text === '' || text === '.' || text === '..') {
+      throw new UnpackError('LAYER_CORRUPT', `it is a hard link to a directory, ${showName(entry.linkName)}`);
+    }
+    const cTarget = cString(targetName);
+    const from = this.root.directory(stripSlashes(targetParent), undefined, parent);
+    const link = (): void => linkAt(from, cTarget, parent, name);
+    try {
+      this.create(parent, name, link);
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      if (code !== 'ENOENT' && code !== 'EPERM' && code !== 'ENOTDIR') throw error;
+      const why = code === 'EPERM' ? 'which cannot be linked to' : 'which this layer does not hold';
+      throw new UnpackError('LAYER_CORRUPT', `it is a hard link to ${showName(entry.linkName)}, ${why}`);
+    }
+    const status = statAt(parent, name);
+    const isLink = status !== undefined && (status.mode & S_IFMT) === S_IFLNK;
+    setNodeAttributes(parent, name, entry, isLink ? 'link' : 'file', this.rules);
+  }
+
+  private device(parent: number, name: Buffer, entry: TarEntry): void {
+    const { devMajor, devMinor } = entry;
+    if (devMajor < 0 || devMajor > MAX_UINT32 || devMinor < 0 || devMinor > MAX_UINT32) {
+      throw new UnpackError('LAYER_CORRUPT', `there is no device ${devMajor}:${devMinor}`);
+    }
+    const type = entry.type === 'fifo' ? S_IFIFO : entry.type === 'block' ? S_IFBLK : S_IFCHR;
+    const device = entry.type === 'fifo' ? 0 : makeDevice(devMajor, devMinor);
+    this.create(parent, name, () => mknodAt(parent, name, type | entry.mode, device));
+    setNodeAttributes(parent, name, entry, 'special', this.rules);
+  }
+
+  private madeImplied(path: string, parent: number, name: Buffer, replacedWhiteout: boolean): void {
+    const fd = openAt(parent, name, O.PATH | O.DIRECTORY | O.NOFOLLOW);
+    let status: FileStatus;
+    try {
+      status = statFd(fd);
+    } finally {
+      close(fd);
+    }
+    if (replacedWhiteout) this.whiteouts.directoryMade(parent, '', name.subarray(0, -1), true);
+    else this.implied.set(status.inode, { path, inode: status.inode });
+    this.whiteouts.wrote(path);
+  }
+
+  /** Removes what is in the way, and forgets directories that went with it. */
+  private removeAll(parent: number, name: Buffer): void {
+    const status = statAt(parent, name);
+    this.root.removeAll(parent, name);
+    if (status === undefined || (status.mode & S_IFMT) !== S_IFDIR || this.implied.size === 0) return;
+    for (const [inode, { path }] of this.implied) {
+      const { parent: above, name: last } = splitPath(Buffer.from(path, 'latin1'));
+      try {
+        if (statAt(this.root.directory(above, undefined, parent), cString(last))?.inode === inode) continue;
+      } catch {
+        // a directory above has gone too
+      }
+      this.implied.delete(inode);
+    }
+  }
+
+  /**
+   * A directory that the layers below made, and that this layer may never name: writing into it must not leave today's
+   * time on it, as it would not in an overlay.
+   */
+  private enterOldDirectory(parent: number, parentPath: Buffer): void {
+    this.realParent = this.root.realPath(parent);
+    if (parent === this.root.fd || this.realParent === '') return;
+    const key = parentPath.toString('latin1');
+    if (this.directoryTimes.has(key) || this.directoryTimes.has(this.realParent)) return;
+    const { atime, mtime } = statFd(parent);
+    this.directoryTimes.set(this.realParent, { atime, mtime });
+  }
+
+  /** A failure in an entry as an UnpackError that names it. */
+  private guard(step: () => void): void {
+    try {
+      step();
+    } catch (error) {
+      throw entryError(error, this.current);
+    }
+  }
+}
+
+/** What the host, not the archive, is to blame for. */
+const HOST_ERRORS = new Set(['STORE_FULL', 'STORE_FAILED']);
+
+function entryError(error: unknown, entry: TarEntry | undefined): UnpackError {
+  const which =
+    entry === undefined ? 'an entry' : `the entry ${showName(entry.name)} at byte ${entry.offset} of the tar`;
+  if (error instanceof UnpackError) return new UnpackError(error.code, `${which}: ${error.message}`, { cause: error });
+  const failure = toUnpackError(error);
+  const isSystem = typeof (error as NodeJS.ErrnoException).code === 'string';
+  if (HOST_ERRORS.has(failure.code)) {
+    return new UnpackError(failure.code, `${which}: ${failure.message}`, { cause: error });
+  }
+  if (isSystem) {
+    return new UnpackError('LAYER_CORRUPT', `${which} asks for what cannot be done: ${(error as Error).message}`, {
+      cause: error,
+    });
+  }
+  return failure;
+}
+
+function stripSlashes(path: Buffer): Buffer {
+  let end = path.length;
+  while (end > 0 && path[end - 1] === 0x2f) end--;
+  return path.subarray(0, end);
+}

@@ -1,0 +1,166 @@
+import { showName, type TarEntry } from '../archive/entry.ts';
+import { UnpackError } from '../errors.ts';
+import {
+  chownAt,
+  close,
+  cString,
+  mknodAt,
+  O,
+  openAt,
+  S_IFCHR,
+  S_IFDIR,
+  S_IFMT,
+  setXattrAt,
+  statAt,
+} from '../system/files.ts';
+import { isOverlayWhiteout, listDirectory, type Root } from './root.ts';
+import type { DiffTarget } from './target.ts';
+
+const PREFIX = Buffer.from('.wh.');
+const META_PREFIX = Buffer.from('.wh..wh.');
+const OPAQUE = Buffer.from('.wh..wh..opq');
+const YES = Buffer.from('y');
+const SELF = cString('.');
+
+/** What an entry's name says about the layers below (OCI image spec, layer.md#whiteouts). */
+export type WhiteoutName =
+  | { readonly kind: 'deleted'; readonly name: Buffer }
+  | { readonly kind: 'opaque' }
+  /** Bookkeeping of AUFS, which means nothing here. */
+  | { readonly kind: 'ignored' };
+
+/**
+ * @returns `undefined` for an ordinary name
+ * @throws UnpackError LAYER_UNSAFE for a whiteout of nothing, of the directory itself or of the one above
+ */
+export function parseWhiteout(name: Buffer): WhiteoutName | undefined {
+  if (name[0] !== 0x2e || !name.subarray(0, 4).equals(PREFIX)) return undefined;
+  if (name.equals(OPAQUE)) return { kind: 'opaque' };
+  if (name.subarray(0, 8).equals(META_PREFIX)) return { kind: 'ignored' };
+  const deleted = name.subarray(4);
+  const text = deleted.toString('latin1');
+  if (text === '' || text === '.' || text === '..') {
+    throw new UnpackError('LAYER_UNSAFE', `the whiteout ${showName(name)} names no file that it could delete`);
+  }
+  return { kind: 'deleted', name: deleted };
+}
+
+/**
+ * How deletions are kept in the directory that a layer is written to. A whiteout hides what is below and never what the
+ * same layer adds, in whichever order the two come (OCI image spec; containerd goes by the order).
+ */
+export interface Whiteouts {
+  /** `name` in the directory `parent` (`path`, relative) is deleted. */
+  delete(parent: number, path: string, name: Buffer, entry: TarEntry): void;
+  /** Nothing below shows through in the directory `parent`. */
+  opaque(parent: number, path: string): void;
+  /** A directory was made at `name`; `replacedWhiteout` says what was there before. */
+  directoryMade(parent: number, path: string, name: Buffer, replacedWhiteout: boolean): void;
+  /** Something was written at `path`. */
+  wrote(path: string): void;
+}
+
+export function whiteouts(target: DiffTarget, root: Root): Whiteouts {
+  switch (target.whiteouts) {
+    case 'overlay':
+      return new OverlayWhiteouts(cString(target.opaqueXattr));
+    case 'remove':
+      return new Removals(root);
+    case 'none':
+      return NOTHING_BELOW;
+  }
+}
+
+const join = (path: string, name: Buffer): string =>
+  path === '' ? name.toString('latin1') : `${path}/${name.toString('latin1')}`;
+
+/** Device 0:0 for a deleted name, an attribute on an opaque directory (Linux, filesystems/overlayfs.rst). */
+class OverlayWhiteouts implements Whiteouts {
+  /** Names that were deleted while the layer itself already had something there. */
+  private readonly deletedLate = new Set<string>();
+  private readonly opaqueXattr: Buffer;
+
+  constructor(opaqueXattr: Buffer) {
+    this.opaqueXattr = opaqueXattr;
+  }
+
+  delete(parent: number, path: string, name: Buffer, entry: TarEntry): void {
+    const cName = cString(name);
+    try {
+      mknodAt(parent, cName, S_IFCHR, 0);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+      const status = statAt(parent, cName);
+      if (status === undefined || isOverlayWhiteout(status)) return;
+      // what is there is this layer's own and hides what is below by itself; only a directory would let it through
+      if ((status.mode & S_IFMT) === S_IFDIR) setXattrAt(parent, cName, this.opaqueXattr, YES);
+      else this.deletedLate.add(join(path, name));
+      return;
+    }
+    chownAt(parent, cName, entry.uid, entry.gid);
+  }
+
+  opaque(parent: number): void {
+    setXattrAt(parent, SELF, this.opaqueXattr, YES);
+  }
+
+  directoryMade(parent: number, path: string, name: Buffer, replacedWhiteout: boolean): void {
+    if (!replacedWhiteout && (this.deletedLate.size === 0 || !this.deletedLate.has(join(path, name)))) return;
+    setXattrAt(parent, cString(name), this.opaqueXattr, YES);
+  }
+
+  wrote(): void {}
+}
+
+/** The directory holds a copy of the layers below: deleted names are removed, unless this layer wrote them. */
+class Removals implements Whiteouts {
+  /** Everything that this layer wrote, and the directories above. */
+  private readonly written = new Set<string>();
+  private readonly root: Root;
+
+  constructor(root: Root) {
+    this.root = root;
+  }
+
+  delete(parent: number, path: string, name: Buffer): void {
+    this.removeOld(parent, cString(name), join(path, name));
+  }
+
+  opaque(parent: number, path: string): void {
+    const fd = openAt(parent, SELF, O.RDONLY | O.DIRECTORY);
+    try {
+      this.removeOldInside(fd, path);
+    } finally {
+      close(fd);
+    }
+  }
+
+  directoryMade(): void {}
+
+  wrote(path: string): void {
+    for (let at = path; at !== '' && !this.written.has(at); at = at.slice(0, Math.max(0, at.lastIndexOf('/')))) {
+      this.written.add(at);
+    }
+  }
+
+  private removeOld(parent: number, name: Buffer, path: string): void {
+    if (!this.written.has(path)) {
+      this.root.removeAll(parent, name);
+      return;
+    }
+    const status = statAt(parent, name);
+    if (status === undefined || (status.mode & S_IFMT) !== S_IFDIR) return;
+    const fd = openAt(parent, name, O.RDONLY | O.DIRECTORY | O.NOFOLLOW);
+    try {
+      this.removeOldInside(fd, path);
+    } finally {
+      close(fd);
+    }
+  }
+
+  private removeOldInside(fd: number, path: string): void {
+    for (const name of listDirectory(fd)) this.removeOld(fd, name, join(path, name.subarray(0, -1)));
+  }
+}
+
+const NOTHING_BELOW: Whiteouts = { delete() {}, opaque() {}, directoryMade() {}, wrote() {} };

@@ -1,0 +1,132 @@
+import type { LayerLimits } from '../archive/limits.ts';
+import { chainIds } from '../oci/chain-id.ts';
+import { formatPlatform } from '../oci/platform.ts';
+import { applyLayers, type LayerObserver } from '../rootfs/apply-layers.ts';
+import { ChainLocks } from '../rootfs/chain-locks.ts';
+import { StoreSync } from '../rootfs/durability.ts';
+import { ApplyPool } from '../rootfs/thread-pool.ts';
+import type { Snapshotter } from '../snapshots/snapshotter.ts';
+import type { SourceSpec } from '../source/blob-source.ts';
+import { openSource } from '../source/open.ts';
+import type { ImageState, LayerState } from './progress.ts';
+import type { ImageRequest, ResolvedImage } from './request.ts';
+import { resolveImages } from './resolve.ts';
+import type { UnpackedImage, Unpacker, UnpackOptions } from './unpack.ts';
+
+export interface UnpackerOptions {
+  readonly snapshotter: Snapshotter;
+  /** Layers that are written at once. */
+  readonly threads: number;
+  readonly limits: LayerLimits;
+  /** Write each layer through to the disk before it is committed. */
+  readonly durable: boolean;
+}
+
+/** The whole way from a request to committed snapshots: resolve, apply what is missing, commit. */
+export function createUnpacker(options: UnpackerOptions): Unpacker {
+  const { snapshotter, limits } = options;
+  const pool = new ApplyPool(options.threads);
+  const locks = new ChainLocks(snapshotter.root);
+  const storeSync = new StoreSync(snapshotter.root);
+
+  async function unpack(spec: SourceSpec, request: ImageRequest, call: UnpackOptions = {}): Promise<UnpackedImage[]> {
+    const images = await resolve(spec, request, call.signal);
+    const states = images.map(stateOf);
+    call.onResolved?.(states);
+    const applier = pool.applier(spec, limits);
+    const unpacked: UnpackedImage[] = [];
+    // one platform after the other: they share little, and their layers run in parallel already
+    for (const [index, image] of images.entries()) {
+      const state = states[index];
+      if (state === undefined) continue;
+      const warnings: string[] = [];
+      await applyLayers(image.layers, snapshotter, applier, {
+        locks,
+        signal: call.signal,
+        log: call.log,
+        observer: observe(state, warnings, call.log),
+        ...(call.labels === undefined ? {} : { labels: call.labels }),
+        ...(options.durable ? { sync: () => storeSync.sync() } : {}),
+      });
+      unpacked.push({ ...state, warnings });
+    }
+    return unpacked;
+  }
+
+  return { unpack, close: () => pool.close() };
+}
+
+async function resolve(
+  spec: SourceSpec,
+  request: ImageRequest,
+  signal: AbortSignal | undefined,
+): Promise<ResolvedImage[]> {
+  const source = openSource(spec);
+  try {
+    return await resolveImages(source, request, { signal });
+  } finally {
+    source.close();
+  }
+}
+
+function stateOf(image: ResolvedImage): ImageState {
+  const chain = chainIds(image.layers.map((layer) => layer.diff.digest));
+  const layers = image.layers.map(
+    (layer, index): LayerState => ({
+      diffId: layer.diff.digest,
+      chainId: chain[index] ?? '',
+      blobDigest: layer.blob.digest,
+      phase: 'queued',
+      size: layer.blob.size,
+      fetched: 0,
+      unpacked: 0,
+      entries: 0,
+    }),
+  );
+  return {
+    chainId: chain.at(-1) ?? '',
+    layers,
+    ...(image.platform === undefined ? {} : { platform: formatPlatform(image.platform) }),
+    ...(image.manifestDigest === undefined ? {} : { manifestDigest: image.manifestDigest }),
+    ...(image.configDigest === undefined ? {} : { configDigest: image.configDigest }),
+  };
+}
+
+/** Keeps an image's state current, and tells the operator of each layer once. */
+function observe(state: ImageState, warnings: string[], log: UnpackOptions['log']): LayerObserver {
+  const at = (index: number): LayerState => {
+    const layer = state.layers[index];
+    if (layer === undefined) throw new RangeError(`the image has no layer ${index}`);
+    return layer;
+  };
+  const name = (index: number): string => `layer ${index + 1} of ${state.layers.length}`;
+  return {
+    phase(index, phase) {
+      const layer = at(index);
+      if (layer.phase === phase || layer.phase === 'applied') return;
+      layer.phase = phase;
+      if (phase === 'existed') log?.('info', `${name(index)} is there already`, { chainId: layer.chainId });
+      if (phase === 'applied') {
+        const seconds = ((layer.timings?.totalMs ?? 0) / 1000).toFixed(2);
+        log?.('info', `${name(index)} applied in ${seconds} s: ${layer.entries} entries, ${layer.unpacked} bytes`, {
+          chainId: layer.chainId,
+        });
+      }
+    },
+    progress(index, { fetched, unpacked, entries }) {
+      Object.assign(at(index), { fetched, unpacked, entries });
+    },
+    done(index, diff) {
+      Object.assign(at(index), {
+        fetched: diff.compressedBytes,
+        unpacked: diff.uncompressedBytes,
+        entries: diff.entries,
+        timings: diff.timings,
+      });
+      for (const warning of diff.warnings) {
+        warnings.push(`${name(index)}: ${warning}`);
+        log?.('warn', `${name(index)}: ${warning}`);
+      }
+    },
+  };
+}

@@ -1,0 +1,116 @@
+import { createHash } from 'node:crypto';
+import { decompress } from '../archive/compression.ts';
+import type { LayerLimits } from '../archive/limits.ts';
+import { TarReader } from '../archive/tar-reader.ts';
+import { LayerWriter } from '../diff/layer-writer.ts';
+import { settleImpliedDirectories } from '../diff/settle.ts';
+import type { DiffTarget } from '../diff/target.ts';
+import { throwIfAborted, toUnpackError, UnpackError } from '../errors.ts';
+import type { Descriptor } from '../oci/descriptor.ts';
+import type { DiffId, DigestAlgorithm } from '../oci/digest.ts';
+import { layerCompression } from '../oci/media-type.ts';
+import type { BlobSource } from '../source/blob-source.ts';
+import { fetchBlob, newFetchStatistics } from '../source/fetch.ts';
+import type { AppliedDiff, ApplyProgress } from './applier.ts';
+
+export interface BlobApplication {
+  readonly source: BlobSource;
+  readonly blob: Descriptor;
+  readonly target: DiffTarget;
+  readonly algorithm: DigestAlgorithm;
+  readonly limits: LayerLimits;
+  readonly signal: AbortSignal;
+  readonly onProgress: (progress: ApplyProgress) => void;
+}
+
+/** Failures that a corrupted download can look like. */
+const MAYBE_CORRUPTED = new Set(['LAYER_CORRUPT', 'LAYER_UNSAFE', 'LIMIT_EXCEEDED', 'UNSUPPORTED_MEDIA_TYPE']);
+
+/**
+ * Streams one blob into a directory: fetch, decompress, digest, read, write, all at once and nothing kept in between.
+ * The files are written with synchronous calls, so it belongs on a thread of its own; decompression runs beside it.
+ * @throws UnpackError; what has been written by then stays for the caller to remove
+ */
+export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
+  const { source, blob, target, limits, signal } = work;
+  const started = performance.now();
+  const statistics = newFetchStatistics();
+  const download = fetchBlob(source, blob, { signal, statistics });
+  const digest = createHash(work.algorithm);
+  using writer = new LayerWriter(target);
+  const reader = new TarReader(writer, limits);
+  let unpacked = 0;
+  let waited = 0;
+  try {
+    const pieces = decompress(withoutReturn(download), layerCompression(blob.mediaType))[Symbol.asyncIterator]();
+    try {
+      for (;;) {
+        const asked = performance.now();
+        const piece = await pieces.next();
+        waited += performance.now() - asked;
+        if (piece.done) break;
+        throwIfAborted(signal);
+        unpacked += piece.value.length;
+        if (unpacked > limits.uncompressedBytes) throw tooLong(limits);
+        digest.update(piece.value);
+        reader.write(piece.value);
+        work.onProgress({ fetched: statistics.bytes, unpacked, entries: reader.entries });
+      }
+    } finally {
+      await pieces.return?.(undefined);
+    }
+    // an uncompressed tar and its blob end together, a compressed one may end before: its bytes must still be right
+    await drain(download);
+    reader.finish();
+    writer.finish();
+  } catch (error) {
+    throw await whatWentWrong(error, download);
+  } finally {
+    await download.return();
+  }
+  const impliedDirectories = writer.impliedDirectories();
+  settleImpliedDirectories(target.root, impliedDirectories, target.lowers);
+  const totalMs = performance.now() - started;
+  const fetchMs = Math.min(statistics.waitMs, waited);
+  return {
+    digest: `${work.algorithm}:${digest.digest('hex')}` as DiffId,
+    compressedBytes: statistics.bytes,
+    uncompressedBytes: unpacked,
+    entries: reader.entries,
+    timings: { fetchMs, decompressMs: waited - fetchMs, writeMs: totalMs - waited, totalMs },
+    impliedDirectories,
+    warnings: writer.leftOut(),
+  };
+}
+
+/** The same bytes, for a reader that may stop early: the download stays open. */
+function withoutReturn(download: AsyncGenerator<Buffer>): AsyncIterable<Buffer> {
+  return { [Symbol.asyncIterator]: () => ({ next: () => download.next() }) };
+}
+
+async function drain(download: AsyncGenerator<Buffer>): Promise<void> {
+  while (!(await download.next()).done);
+}
+
+/**
+ * A blob that arrived damaged fails in the decompressor or in the archive long before its digest is known. The rest is
+ * read to tell that apart from a layer that was built wrong: one is worth another download, the other is not.
+ */
+async function whatWentWrong(error: unknown, download: AsyncGenerator<Buffer>): Promise<UnpackError> {
+  const failure = toUnpackError(error);
+  if (!MAYBE_CORRUPTED.has(failure.code)) return failure;
+  try {
+    await drain(download);
+  } catch (later) {
+    const cause = toUnpackError(later);
+    if (cause.code === 'BLOB_DIGEST_MISMATCH' || cause.code === 'BLOB_SIZE_MISMATCH') return cause;
+  }
+  return failure;
+}
+
+function tooLong(limits: LayerLimits): UnpackError {
+  return new UnpackError(
+    'LIMIT_EXCEEDED',
+    `the layer is longer than ${limits.uncompressedBytes} bytes uncompressed, the limit (UNPACK_MAX_LAYER_BYTES)`,
+  );
+}

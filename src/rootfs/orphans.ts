@@ -1,0 +1,45 @@
+import type { ChainId } from '../oci/digest.ts';
+import { isSnapshotError } from '../snapshots/errors.ts';
+import type { Snapshotter } from '../snapshots/snapshotter.ts';
+import { ChainLocks } from './chain-locks.ts';
+import { chainIdOfKey } from './extraction-key.ts';
+import type { Log } from './log.ts';
+
+/**
+ * Removes the extraction snapshots that dead workers left behind, and directories that no snapshot owns. Those of
+ * living workers are told apart by the lock on their chain ID, which a worker holds for as long as it extracts.
+ * @returns how many snapshots and directories were removed
+ */
+export async function removeOrphans(snapshotter: Snapshotter, log?: Log): Promise<number> {
+  const locks = new ChainLocks(snapshotter.root);
+  let removed = 0;
+  for (const name of await extractionKeys(snapshotter)) {
+    const chainId = chainIdOfKey(name);
+    if (chainId === undefined) continue;
+    using lock = await locks.tryAcquire(chainId);
+    if (lock !== undefined) removed += await removeLeftovers(snapshotter, chainId, log);
+  }
+  return removed + (await snapshotter.cleanup());
+}
+
+/** Removes what an earlier apply of `chainId` left behind. The caller holds its lock, so nobody extracts it now. */
+export async function removeLeftovers(snapshotter: Snapshotter, chainId: ChainId, log?: Log): Promise<number> {
+  let removed = 0;
+  for (const name of await extractionKeys(snapshotter)) {
+    if (chainIdOfKey(name) !== chainId) continue;
+    try {
+      await snapshotter.remove(name);
+      removed++;
+      log?.('info', `removed the extraction snapshot ${name} that a worker left behind`, { key: name });
+    } catch (error) {
+      if (!isSnapshotError(error, 'NotFound')) throw error;
+    }
+  }
+  return removed;
+}
+
+async function extractionKeys(snapshotter: Snapshotter): Promise<string[]> {
+  const active = await snapshotter.walk({ kind: 'active' });
+  const views = await snapshotter.walk({ kind: 'view' });
+  return [...active, ...views].map(({ name }) => name);
+}
