@@ -57,7 +57,7 @@ const manifestSchema = z.object({
 });
 /** What tells the kinds of documents apart. */
 const headSchema = z.looseObject({
-  schemaVersion: z.unknown(),
+  schemaVersion: z.unknown().optional(),
   mediaType: z.string().nullish(),
 });
 

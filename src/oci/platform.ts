@@ -36,9 +36,42 @@ export function hostPlatform(): Platform {
   return normalized({ os: 'linux', architecture: ARCHITECTURE[process.arch] ?? process.arch });
 }
 
+/**
+ * The platforms whose images run on `platform`, best first: its own, then older variants of the same architecture, as
+ * containerd's `platforms.Only` orders them (arm/v7, v6, v5; arm64/v9, v8; amd64/v3, v2, v1). Not taken from there:
+ * 32-bit arm images on an arm64 host, which not every such processor runs.
+ */
+export function runsOn(platform: Platform): Platform[] {
+  const { os, architecture, variant } = normalized(platform);
+  const oldest = OLDEST_VARIANT[architecture];
+  const own = /^v(\d{1,2})(\.\d+)?$/.exec(variant ?? (architecture === 'amd64' ? 'v1' : ''));
+  const all: Platform[] = [normalized(platform)];
+  if (oldest === undefined || own === null) return all;
+  const major = Number(own[1]);
+  for (let older = own[2] === undefined ? major - 1 : major; older >= oldest; older -= 1) {
+    all.push(normalized({ os, architecture, variant: `v${older}` }));
+  }
+  return all;
+}
+
+const OLDEST_VARIANT: Readonly<Record<string, number>> = { arm: 5, arm64: 8, amd64: 1 };
+
+/** Other names of the same thing, as containerd's `platforms.Normalize` knows them. */
+const ALIAS: Readonly<Record<string, readonly [architecture: string, variant?: string]>> = {
+  aarch64: ['arm64'],
+  armhf: ['arm', 'v7'],
+  armel: ['arm', 'v6'],
+  i386: ['386'],
+  x86_64: ['amd64'],
+  'x86-64': ['amd64'],
+};
+
 function normalized(platform: Platform): Platform {
-  const { os, architecture } = platform;
-  const variant = platform.variant === '' ? undefined : platform.variant;
+  const os = platform.os.toLowerCase();
+  const named = platform.architecture.toLowerCase();
+  const [architecture, implied] = ALIAS[named] ?? [named];
+  const given = platform.variant?.toLowerCase().replace(/^(?=\d)/, 'v') || undefined;
+  const variant = given ?? implied;
   const fallback = architecture === 'arm64' ? 'v8' : architecture === 'arm' ? 'v7' : undefined;
   const settled = variant ?? fallback;
   // amd64/v1 is the baseline that a missing variant means
