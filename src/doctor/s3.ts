@@ -1,5 +1,5 @@
-import { GetObjectCommand, S3Client, S3ServiceException } from '@aws-sdk/client-s3';
-import type { S3Connection } from '../source/s3.ts';
+import { GetObjectCommand, type S3Client, S3ServiceException } from '@aws-sdk/client-s3';
+import { type S3Connection, s3Client } from '../source/s3.ts';
 import { type Check, fail, ok, reason, warn } from './check.ts';
 
 /** A name that no image has: what the server says about it tells endpoint, bucket and credentials apart. */
@@ -7,14 +7,7 @@ const PROBE = 'unpackd-doctor-asks-for-what-is-not-there';
 
 /** Whether each bucket can be read with the worker's own credentials; without buckets, whether there are credentials. */
 export async function checkS3(connection: S3Connection, buckets: readonly string[]): Promise<Check[]> {
-  const client = new S3Client({
-    region: connection.region,
-    forcePathStyle: connection.forcePathStyle,
-    maxAttempts: 1,
-    requestHandler: { connectionTimeout: connection.connectTimeout, requestTimeout: connection.connectTimeout },
-    ...(connection.endpoint === undefined ? {} : { endpoint: connection.endpoint }),
-    ...(connection.credentials === undefined ? {} : { credentials: connection.credentials }),
-  });
+  const client = s3Client(connection);
   const where = connection.endpoint ?? `AWS ${connection.region}`;
   try {
     await client.config.credentials();
