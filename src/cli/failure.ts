@@ -52,6 +52,9 @@ export function explain(thrown: unknown): Failure {
     return failure('REDIS_UNAVAILABLE', `${thrown.message} (is REDIS_URL right? unpackd doctor looks closer)`);
   }
   if (thrown instanceof SnapshotError) return failure(SNAPSHOT_CODES[thrown.kind], thrown.message);
+  if (thrown instanceof CommanderError && thrown.code === 'commander.help') {
+    return failure('USAGE', 'a command is missing: --help lists them');
+  }
   if (thrown instanceof CommanderError) return failure('USAGE', usageSentence(thrown.message));
   if (thrown instanceof Error) {
     // by name: importing the settings costs the start of every command more than everything else together

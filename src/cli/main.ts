@@ -95,6 +95,7 @@ Exit status: 0 done, 1 failed, 2 wrong use, 130 interrupted.`;
 const args = process.argv.slice(2);
 const out = new Output(args.includes('--json'));
 const interruption = new AbortController();
+let interruptedBy: 'SIGINT' | 'SIGTERM' | undefined;
 
 // a reader that has seen enough (unpackd snapshots ls | head -1) is no failure
 for (const stream of [process.stdout, process.stderr]) {
@@ -105,8 +106,8 @@ for (const stream of [process.stdout, process.stderr]) {
 for (const name of ['SIGINT', 'SIGTERM'] as const) {
   process.on(name, () => {
     // the second one does not wait for the cleaning up
-    if (interruption.signal.aborted) process.exit(128 + constants.signals[name]);
-    process.exitCode = 128 + constants.signals[name];
+    if (interruptedBy !== undefined) process.exit(128 + constants.signals[name]);
+    interruptedBy = name;
     interruption.abort(new UnpackError('CANCELLED', `interrupted by ${name}`));
   });
 }
@@ -164,5 +165,5 @@ function report(error: unknown): number {
   out.note(`unpackd: [${code}] ${message}`);
   const level = process.env.UNPACK_LOG_LEVEL;
   if ((level === 'debug' || level === 'trace') && error instanceof Error) out.note(error.stack ?? '');
-  return interruption.signal.aborted ? Number(process.exitCode) : exitStatus;
+  return interruptedBy === undefined ? exitStatus : 128 + constants.signals[interruptedBy];
 }

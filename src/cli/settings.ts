@@ -21,6 +21,7 @@ export const APPLY_SETTINGS = [
   'UNPACK_MAX_LAYER_ENTRIES',
   'UNPACK_MAX_ENTRY_METADATA',
 ] as const;
+export const HEALTH_SETTINGS = ['UNPACK_HEALTH_HOST', 'UNPACK_HEALTH_PORT'] as const;
 export const LOG_SETTINGS = ['UNPACK_LOG_LEVEL', 'UNPACK_LOG_FORMAT'] as const;
 
 const SECRET: readonly SettingName[] = ['UNPACK_BOARD_PASSWORD'];

@@ -91,7 +91,12 @@ async function list(store: Snapshotter, { kind, parent }: ListOptions, { out }: 
   const snapshots = await store.walk(filter);
   out.result({ root: store.root, type: store.type, snapshots }, () => {
     if (snapshots.length === 0) return [`no snapshots in ${store.root}`];
-    const rows = snapshots.map(({ name, kind, parent, created }): Cell[] => [kind, ago(created), name, parent]);
+    const rows = snapshots.map(({ name, kind, parent, created }): Cell[] => [
+      kind,
+      ago(created),
+      short(name),
+      short(parent),
+    ]);
     return columns(['KIND', 'CREATED', 'KEY', 'PARENT'], rows);
   });
 }
@@ -141,7 +146,7 @@ async function mountAt(
   writable: boolean,
   { out }: Cli,
 ): Promise<void> {
-  const { mountSnapshot } = await import('../snapshots/mount.ts');
+  const { mountSnapshot } = await import('../system/mount.ts');
   const info = await find(store, key);
   await mkdir(folder, { recursive: true });
   const own = mountKey(folder);
@@ -169,7 +174,7 @@ async function mountAt(
 }
 
 async function unmount(store: Snapshotter, folder: string, { out }: Cli): Promise<void> {
-  const { unmountSnapshot } = await import('../snapshots/mount.ts');
+  const { unmountSnapshot } = await import('../system/mount.ts');
   await unmountSnapshot(folder);
   await store.remove(mountKey(folder)).catch((error: unknown) => {
     if (!isSnapshotError(error, 'NotFound')) throw error; // an active snapshot was mounted as it is
@@ -211,6 +216,11 @@ async function find(store: Snapshotter, key: string): Promise<SnapshotInfo> {
   if (second !== undefined)
     throw new CliError('USAGE', `${alike.length} snapshots begin with ${JSON.stringify(key)}: write more of it`);
   return only;
+}
+
+/** A digest by its beginning, which `find` understands; other keys as they are. */
+function short(key: string): string {
+  return key.replace(/^(sha\d+:[0-9a-f]{12})[0-9a-f]+$/, '$1');
 }
 
 function ago(date: Date): string {

@@ -1,5 +1,5 @@
 import { Command } from 'commander';
-import type { JobStatus } from '../queue/producer.ts';
+import type { JobStatus } from '../queue/job-status.ts';
 import type { Cli } from './context.ts';
 import { progressLines } from './progress-view.ts';
 import { resultLines } from './result-view.ts';

@@ -2,7 +2,7 @@ import { execFile } from 'node:child_process';
 import { chmod, copyFile, link, mkdir, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
-import { LayoutWriter, type WrittenLayer } from './layout-writer.ts';
+import { type LayerContents, LayoutWriter, type WrittenLayer } from './layout-writer.ts';
 
 /** Tools of the development, three quarters of node_modules: not worth the minute that compressing them takes. */
 const LEFT_OUT = /(^|\/)node_modules\/(node|typescript|@typescript|@biomejs|@types|\.bin|\.cache)(\/|$)/;
@@ -36,7 +36,7 @@ export const DAMAGED_TAG = 'damaged';
  * @param packageRoot the folder that has node_modules
  * @param work an empty folder; keeps the layout and what it was made from
  */
-export async function makeExampleImage(packageRoot: string, work: string): Promise<ExampleImage> {
+export async function makeExampleImage(packageRoot: string, work: string, signal: AbortSignal): Promise<ExampleImage> {
   const layout = new LayoutWriter(join(work, 'layout'));
   const stage = (name: string) => new Stage(join(work, name));
 
@@ -63,9 +63,10 @@ export async function makeExampleImage(packageRoot: string, work: string): Promi
   const extra = stage('extra');
   await extra.write('srv/report.txt', 'figures\n'.repeat(4096));
 
+  const write = (contents: LayerContents) => layout.writeLayer(contents, signal);
   const layers = [
-    await layout.writeLayer({ title: 'a Node runtime and its libraries', folder: runtime.folder, compression: 'gzip' }),
-    await layout.writeLayer({
+    await write({ title: 'a Node runtime and its libraries', folder: runtime.folder, compression: 'gzip' }),
+    await write({
       title: 'node_modules of this project',
       folder: packageRoot,
       paths: ['node_modules'],
@@ -73,11 +74,11 @@ export async function makeExampleImage(packageRoot: string, work: string): Promi
       prefix: 'app',
       compression: 'zstd',
     }),
-    await layout.writeLayer({ title: 'files of every kind', folder: files.folder, compression: 'gzip' }),
-    await layout.writeLayer({ title: 'deletions, a replaced folder', folder: deletions.folder, compression: 'zstd' }),
+    await write({ title: 'files of every kind', folder: files.folder, compression: 'gzip' }),
+    await write({ title: 'deletions, a replaced folder', folder: deletions.folder, compression: 'zstd' }),
   ];
   await layout.writeImage(TAG, layers);
-  const damaged = await layout.writeLayer({ title: 'one more file', folder: extra.folder, compression: 'gzip' });
+  const damaged = await write({ title: 'one more file', folder: extra.folder, compression: 'gzip' });
   await layout.writeImage(DAMAGED_TAG, [...layers, damaged]);
   return { layout, layers, damaged };
 }

@@ -41,7 +41,7 @@ export class LayoutWriter {
     this.folder = folder;
   }
 
-  async writeLayer(contents: LayerContents): Promise<WrittenLayer> {
+  async writeLayer(contents: LayerContents, signal: AbortSignal): Promise<WrittenLayer> {
     await mkdir(this.#blobs, { recursive: true });
     const archive = create(
       {
@@ -69,6 +69,7 @@ export class LayoutWriter {
       compressor,
       (chunks: AsyncIterable<Buffer>) => blob.count(chunks),
       createWriteStream(temporary),
+      { signal },
     );
     const hex = blob.hash.digest('hex');
     await rename(temporary, join(this.#blobs, hex));

@@ -1,0 +1,248 @@
+import { mkdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type Config, loadConfig, s3Connection } from '../config.ts';
+import { flipBit } from '../demo/damage.ts';
+import { DAMAGED_TAG, type ExampleImage, makeExampleImage, TAG } from '../demo/example-image.ts';
+import { lookInside } from '../demo/look-inside.ts';
+import { findPlace } from '../demo/place.ts';
+import { ensureRedisInstalled, startRedis } from '../demo/redis-server.ts';
+import { startS3Server } from '../demo/s3-server.ts';
+import { startWorker, type WorkerProcess } from '../demo/worker-process.ts';
+import { UnpackError } from '../errors.ts';
+import { hexOf, shortDigest } from '../oci/digest.ts';
+import { UnpackQueue } from '../queue/producer.ts';
+import type { UnpackResult } from '../queue/result.ts';
+import { bytesText, durationText } from '../queue/text.ts';
+import type { Cli } from './context.ts';
+import { CliError } from './failure.ts';
+import { LiveRegion } from './live-region.ts';
+import { program } from './package-root.ts';
+import { progressLines } from './progress-view.ts';
+import { resultLines } from './result-view.ts';
+import { columns } from './table.ts';
+
+const BUCKET = 'images';
+const PREFIX = 'demo';
+
+/**
+ * The demo, told step by step. Everything that is started leaves a way to end it on a stack, and `cleanUp` goes down
+ * that stack whatever has happened.
+ */
+export class Demo {
+  readonly #cli: Cli;
+  readonly #packageRoot: string;
+  readonly #cleanups: (() => Promise<unknown>)[] = [];
+  #step = 0;
+
+  constructor(cli: Cli, packageRoot: string) {
+    this.#cli = cli;
+    this.#packageRoot = packageRoot;
+  }
+
+  async tell(): Promise<void> {
+    const { out } = this.#cli;
+    this.#heading('A queue, a bucket and a worker');
+    const { config, folder, worker } = await this.#setUp();
+
+    this.#heading('An image, out of what is on this machine');
+    const image = await this.#makeImage(folder);
+    await this.#push(image, config);
+
+    const queue = this.#owned(new UnpackQueue(config), (queue) => queue.close());
+    this.#heading('A job');
+    const result = await this.#run(queue, worker, TAG);
+    for (const line of resultLines(result)) out.line(`   ${line}`);
+
+    this.#heading('A look inside');
+    await this.#look(config, folder, result);
+
+    this.#heading('The same job once more');
+    const again = await this.#run(queue, worker, TAG);
+    const existed = again.images.flatMap(({ layers }) => layers).filter(({ state }) => state === 'existed').length;
+    out.line(
+      `   done in ${durationText(again.durationMs)}: ${existed} of ${image.layers.length} layers were there, so nothing was fetched`,
+    );
+
+    this.#heading('A job that must fail');
+    await this.#fail(queue, worker, image, config);
+    this.#told = { config, folder };
+  }
+
+  #told: { readonly config: Config; readonly folder: string } | undefined;
+
+  /** Waits for the interrupt, with the web page up. */
+  async stayUp(): Promise<void> {
+    if (this.#told === undefined) return;
+    const { config } = this.#told;
+    const { out, signal } = this.#cli;
+    const { startBoard } = await import('../board/board.ts');
+    const { createLog } = await import('../queue/log.ts');
+    const board = this.#owned(
+      await startBoard({ ...config, UNPACK_BOARD_PORT: 0 }, createLog({ ...config, UNPACK_LOG_LEVEL: 'silent' })),
+      (board) => board.close(),
+    );
+    this.#heading(`Up until Ctrl-C: ${out.bold(board.url)}`);
+    out.line('   For other commands in another terminal:');
+    for (const name of ['REDIS_URL', 'S3_ENDPOINT', 'UNPACK_ROOT', 'UNPACK_SNAPSHOTTER'] as const) {
+      out.line(`   export ${name}=${config[name] ?? ''}`);
+    }
+    for (const [name, value] of Object.entries(this.#credentials)) out.line(`   export ${name}=${value}`);
+    out.line(`   unpackd enqueue s3://${BUCKET}/${PREFIX}:${TAG} --watch`);
+    await sleep(2 ** 31 - 1, undefined, { signal }).catch(() => {});
+  }
+
+  async cleanUp(): Promise<void> {
+    for (let end = this.#cleanups.pop(); end !== undefined; end = this.#cleanups.pop()) {
+      await end().catch((error: unknown) => this.#cli.out.note(`while cleaning up: ${String(error)}`));
+    }
+  }
+
+  #credentials: Readonly<Record<string, string>> = {};
+
+  async #setUp(): Promise<{ config: Config; folder: string; worker: WorkerProcess }> {
+    const { out } = this.#cli;
+    await ensureRedisInstalled();
+    const place = await findPlace(this.#packageRoot);
+    const { folder } = this.#owned(place, ({ folder }) => rm(folder, { recursive: true, force: true }));
+    const directory = async (name: string) => {
+      await mkdir(join(folder, name), { recursive: true });
+      return join(folder, name);
+    };
+    const redis = this.#owned(await startRedis({ directory: await directory('redis') }), (redis) => redis.stop());
+    const s3 = this.#owned(await startS3Server({ directory: await directory('s3'), buckets: [BUCKET] }), (server) =>
+      server.close(),
+    );
+    const environment = {
+      REDIS_URL: redis.url,
+      S3_ENDPOINT: s3.endpoint,
+      AWS_REGION: s3.region,
+      UNPACK_ROOT: join(folder, 'store'),
+      UNPACK_SNAPSHOTTER: place.snapshotter,
+      UNPACK_BUCKETS: BUCKET,
+      UNPACK_BACKOFF: '300ms', // nobody wants to watch the usual pauses between attempts
+      UNPACK_GRACE: '2s',
+      UNPACK_WORKER_NAME: 'demo-worker',
+      UNPACK_LOG_FORMAT: 'json',
+    };
+    this.#credentials = { AWS_ACCESS_KEY_ID: s3.accessKeyId, AWS_SECRET_ACCESS_KEY: s3.secretAccessKey };
+    Object.assign(process.env, this.#credentials); // where this process's own S3 client looks
+    const worker = this.#owned(
+      startWorker(program('workers/unpack'), { ...environment, ...this.#credentials }),
+      (worker) => worker.stop(),
+    );
+    out.line(`   ${redis.url}, ${s3.endpoint}, worker process ${worker.pid}`);
+    out.line(
+      `   store ${environment.UNPACK_ROOT} (${place.snapshotter}${place.note === undefined ? '' : `, because ${place.note}`})`,
+    );
+    return { config: loadConfig(environment), folder, worker };
+  }
+
+  async #makeImage(folder: string): Promise<ExampleImage> {
+    const { out, signal } = this.#cli;
+    const started = performance.now();
+    const image = await makeExampleImage(this.#packageRoot, join(folder, 'image'), signal);
+    const rows = image.layers.map((layer, index) => [
+      index + 1,
+      layer.title,
+      layer.mediaType.split('+')[1] ?? '',
+      bytesText(layer.size),
+      bytesText(layer.tarSize),
+    ]);
+    const table = columns(['LAYER', 'WHAT', 'FORMAT', 'BLOB', 'TAR'], rows, ['LAYER', 'BLOB', 'TAR']);
+    for (const line of table) out.line(`   ${line}`);
+    out.line(`   made in ${durationText(performance.now() - started)}`);
+    return image;
+  }
+
+  async #push(image: ExampleImage, config: Config): Promise<void> {
+    const { pushImage } = await import('../source/push.ts');
+    const started = performance.now();
+    const { signal } = this.#cli;
+    for (const tag of [TAG, DAMAGED_TAG]) {
+      await pushImage({
+        path: image.layout.folder,
+        tag,
+        bucket: BUCKET,
+        prefix: PREFIX,
+        connection: s3Connection(config),
+        signal,
+      });
+    }
+    const address = `s3://${BUCKET}/${PREFIX}:${TAG}`;
+    this.#cli.out.line(`   pushed to ${address} in ${durationText(performance.now() - started)}`);
+  }
+
+  /** Adds a job for a tag and follows it. */
+  async #run(queue: UnpackQueue, worker: WorkerProcess, tag: string): Promise<UnpackResult> {
+    const { out, signal } = this.#cli;
+    const reference = `s3://${BUCKET}/${PREFIX}:${tag}`;
+    out.line(`   ${out.dim('$')} unpackd enqueue ${reference} --watch`);
+    const { id } = await queue.add({
+      version: 1,
+      image: `demo.example/${PREFIX}:${tag}`,
+      source: { bucket: BUCKET, prefix: PREFIX, layout: 'oci' },
+      tag,
+    });
+    const region = new LiveRegion(out.live);
+    try {
+      const onProgress = (progress: Parameters<typeof progressLines>[0]) => region.draw(progressLines(progress));
+      return await Promise.race([queue.wait(id, { signal, onProgress }), worker.failed]);
+    } finally {
+      region.clear();
+    }
+  }
+
+  async #look(config: Config, folder: string, result: UnpackResult): Promise<void> {
+    const { out } = this.#cli;
+    const chainId = result.images[0]?.chainId ?? '';
+    if (process.geteuid?.() !== 0) {
+      out.line('   Mounting needs root; as root this step mounts the tree, compares it and runs a program in it.');
+      return;
+    }
+    const { openSnapshotter } = await import('../snapshots/open.ts');
+    const { mountSnapshot, unmountSnapshot } = await import('../system/mount.ts');
+    const tree = join(folder, 'tree');
+    await mkdir(tree, { recursive: true });
+    const store = this.#owned(
+      await openSnapshotter({ root: config.UNPACK_ROOT, type: config.UNPACK_SNAPSHOTTER }),
+      (store) => store.close(),
+    );
+    await mountSnapshot(await store.view('demo view', chainId), tree);
+    this.#owned(tree, unmountSnapshot);
+    out.line(`   ${out.dim('$')} unpackd snapshots mount ${shortDigest(chainId)} ${tree}`);
+    const findings = await lookInside(tree);
+    for (const { ok, text } of findings) out.line(`   ${ok ? out.green('ok  ') : out.red('FAIL')}  ${text}`);
+    if (findings.some(({ ok }) => !ok)) throw new CliError('DEMO_FAILED', 'the tree is not what the layers say');
+  }
+
+  async #fail(queue: UnpackQueue, worker: WorkerProcess, { damaged }: ExampleImage, config: Config): Promise<void> {
+    const { out } = this.#cli;
+    const key = `${PREFIX}/blobs/sha256/${hexOf(damaged.digest)}`;
+    const offset = await flipBit(s3Connection(config), BUCKET, key);
+    out.line(
+      `   another image, with a fifth layer; one bit of its blob is wrong in the bucket (byte ${offset} of ${damaged.size})`,
+    );
+    try {
+      await this.#run(queue, worker, DAMAGED_TAG);
+    } catch (error) {
+      if (!(error instanceof UnpackError) || error.code === 'CANCELLED') throw error;
+      out.line(`   ${out.red(`[${error.code}]`)} ${error.message}`);
+      return;
+    }
+    throw new CliError('DEMO_FAILED', 'the damaged blob was unpacked without an error');
+  }
+
+  #heading(text: string): void {
+    this.#cli.signal.throwIfAborted();
+    const { out } = this.#cli;
+    this.#step++;
+    out.line(`${this.#step === 1 ? '' : '\n'}${out.bold(`${this.#step}  ${text}`)}`);
+  }
+
+  /** Remembers how to end what has just been started. */
+  #owned<T>(thing: T, end: (thing: T) => Promise<unknown>): T {
+    this.#cleanups.push(() => end(thing));
+    return thing;
+  }
+}
