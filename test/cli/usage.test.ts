@@ -1,0 +1,177 @@
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { describe, test } from 'node:test';
+import { finished, MAIN, runCli } from './run-cli.ts';
+
+const COMMANDS = [
+  'worker',
+  'enqueue',
+  'status',
+  'cancel',
+  'apply',
+  'push',
+  'snapshots',
+  'board',
+  'settings',
+  'doctor',
+  'demo',
+];
+const SUBCOMMANDS = ['ls', 'stat', 'usage', 'mount', 'umount', 'rm', 'cleanup'];
+
+/** One sentence on stderr, with the code, and no trace of the code behind it. */
+function assertSentence(stderr: string, code: string, contents: RegExp): void {
+  assert.match(stderr, new RegExp(`^unpackd: \\[${code}\\] [^\\n]+\\n$`));
+  assert.match(stderr, contents);
+  assert.doesNotMatch(stderr, /\n\s+at |node:internal/);
+}
+
+describe('help', () => {
+  test('unpackd --help names every command and shows examples', async () => {
+    const { status, stdout, stderr } = await runCli(['--help']);
+    assert.equal(status, 0);
+    assert.equal(stderr, '');
+    for (const name of COMMANDS) assert.match(stdout, new RegExp(`^  ${name}\\b`, 'm'));
+    assert.match(stdout, /Examples:/);
+  });
+
+  for (const name of COMMANDS) {
+    test(`unpackd ${name} --help explains itself on stdout`, async () => {
+      const { status, stdout, stderr } = await runCli([name, '--help']);
+      assert.equal(status, 0, stderr);
+      assert.equal(stderr, '');
+      assert.match(stdout, new RegExp(`^Usage: unpackd ${name} `));
+    });
+  }
+
+  for (const name of SUBCOMMANDS) {
+    test(`unpackd snapshots ${name} --help explains itself on stdout`, async () => {
+      const { status, stdout } = await runCli(['snapshots', name, '--help']);
+      assert.equal(status, 0);
+      assert.match(stdout, new RegExp(`^Usage: unpackd snapshots ${name} `));
+    });
+  }
+
+  test('the help of a command names the environment variables of its settings', async () => {
+    const { stdout } = await runCli(['enqueue', '--help']);
+    assert.match(stdout, /--redis-url <value>[^-]*REDIS_URL/);
+  });
+
+  test('a password is no flag, because flags are seen by every user of the machine', async () => {
+    const { stdout } = await runCli(['board', '--help']);
+    assert.doesNotMatch(stdout, /--board-password/);
+    assert.match(stdout, /UNPACK_BOARD_PASSWORD/);
+  });
+
+  test('unpackd --version prints the version alone', async () => {
+    const { status, stdout } = await runCli(['--version']);
+    assert.equal(status, 0);
+    assert.match(stdout, /^\d+\.\d+\.\d+\n$/);
+  });
+
+  for (const args of [[], ['snapshots']]) {
+    test(`unpackd ${args.join(' ')} without a command says where they are listed`, async () => {
+      const { status, stderr } = await runCli(args);
+      assertSentence(stderr, 'USAGE', /a command is missing: --help lists them/);
+      assert.equal(status, 2);
+    });
+  }
+});
+
+describe('wrong use exits with 2 and one sentence', () => {
+  const cases: readonly (readonly [title: string, args: readonly string[], contents: RegExp])[] = [
+    ['an unknown command', ['aply'], /unknown command 'aply': did you mean apply\?/],
+    ['an unknown option', ['apply', './x:y', '--rot', '/tmp'], /unknown option '--rot': did you mean --root\?/],
+    ['a missing argument', ['status'], /missing required argument 'job'/],
+    ['an argument too many', ['status', 'a', 'b'], /too many arguments/],
+    ['an unknown subcommand', ['snapshots', 'list'], /unknown command 'list'/],
+    ['no image', ['enqueue'], /either IMAGE.*or --payload FILE/],
+    ['an image and a payload', ['enqueue', 's3://b:t', '--payload', 'x.json'], /either IMAGE.*or --payload FILE/],
+    ['an address of another kind', ['apply', 'docker://alpine:3'], /images come from s3:\/\/.*not from docker:\/\//],
+    ['no bucket', ['enqueue', 's3://:tag'], /no bucket/],
+    ['no tag', ['enqueue', 's3://bucket/app'], /which image of s3:\/\/bucket\/app\?/],
+    ['an empty tag', ['apply', './layout:'], /no tag after the colon/],
+    ['a wrong digest', ['apply', './layout@sha256:12'], /"sha256:12".*is not a digest/],
+    ['a folder for a job', ['enqueue', './layout:app'], /workers read from buckets only/],
+    ['a label without a value', ['enqueue', 's3://b/p:t', '--label', 'x'], /--label "x": write key=value/],
+    ['all platforms and one more', ['enqueue', 's3://b/p:t', '--platform', 'all', 'linux/arm64'], /--platform all/],
+    ['an unknown layout', ['apply', 's3://b:t', '--layout', 'tar'], /'tar' is invalid.*oci, distribution, keys/],
+    ['a number that is none', ['enqueue', 's3://b:t', '--priority', 'high'], /--priority.*whole number/],
+    ['a payload that is not there', ['enqueue', '--payload', '/nowhere.json'], /\/nowhere\.json cannot be read/],
+    ['a setting as a flag', ['apply', './x:y', '--threads', '0'], /--threads.*'0' is invalid/],
+  ];
+  for (const [title, args, contents] of cases) {
+    test(title, async () => {
+      const { status, stdout, stderr } = await runCli(args);
+      assertSentence(stderr, 'USAGE', contents);
+      assert.equal(status, 2);
+      assert.equal(stdout, '');
+    });
+  }
+
+  test('a wrong environment variable, by its name', async () => {
+    const { status, stderr } = await runCli(['status', 'x'], { env: { UNPACK_GRACE: 'soon', REDIS_URL: 'http://x' } });
+    assertSentence(stderr, 'INVALID_SETTING', /REDIS_URL="http:\/\/x": .*; UNPACK_GRACE="soon": write a time/);
+    assert.equal(status, 2);
+  });
+
+  test('stdin that is not JSON', async () => {
+    const { status, stderr } = await runCli(['enqueue', '--payload', '-'], { stdin: '{"version": 1,' });
+    assertSentence(stderr, 'USAGE', /stdin is not JSON/);
+    assert.equal(status, 2);
+  });
+});
+
+describe('failures', () => {
+  test('a payload of the wrong form is INVALID_JOB, without asking Redis', async () => {
+    const { status, stderr } = await runCli(['enqueue', '--payload', '-'], { stdin: '{"version": 1, "imgae": "x"}' });
+    assertSentence(stderr, 'INVALID_JOB', /imgae/);
+    assert.equal(status, 1);
+  });
+
+  test('a platform that is none is INVALID_JOB', async () => {
+    const { status, stderr } = await runCli(['enqueue', 's3://bucket/p:t', '--platform', 'amd64']);
+    assertSentence(stderr, 'INVALID_JOB', /platform/);
+    assert.equal(status, 1);
+  });
+
+  test('Redis that is not there is named and exits with 1', async () => {
+    const { status, stderr } = await runCli(['status', 'x', '--redis-url', 'redis://user:secret@127.0.0.1:1']);
+    assertSentence(stderr, 'REDIS_UNAVAILABLE', /127\.0\.0\.1:1/);
+    assert.doesNotMatch(stderr, /secret/);
+    assert.equal(status, 1);
+  });
+
+  test('--json puts the failure on stdout as one document', async () => {
+    const { status, stdout } = await runCli(['apply', 'ftp://x:y', '--json']);
+    assert.equal(status, 2);
+    const { error } = JSON.parse(stdout);
+    assert.equal(error.code, 'USAGE');
+    assert.match(error.message, /ftp/);
+  });
+
+  test('UNPACK_LOG_LEVEL=debug adds the stack', async () => {
+    const { stderr } = await runCli(['apply', 'ftp://x:y'], { env: { UNPACK_LOG_LEVEL: 'debug' } });
+    assert.match(stderr, /\n\s+at /);
+  });
+});
+
+test('a reader that leaves early is no failure', async () => {
+  const child = spawn('bash', ['-o', 'pipefail', '-c', `"${process.execPath}" "${MAIN}" settings | true`], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  const { status, stderr } = await finished(child);
+  assert.equal(stderr, '');
+  assert.equal(status, 0);
+});
+
+describe('settings', () => {
+  test('a value from the environment is shown as such, and passwords never', async () => {
+    const env = { UNPACK_JOBS: '7', REDIS_URL: 'redis://u:hidden@h:1', UNPACK_BOARD_PASSWORD: 'hidden' };
+    const { status, stdout } = await runCli(['settings', '--json'], { env });
+    assert.equal(status, 0);
+    const { settings } = JSON.parse(stdout);
+    const jobs = settings.find((one: { name: string }) => one.name === 'UNPACK_JOBS');
+    assert.deepEqual(jobs, { name: 'UNPACK_JOBS', value: '7', from: 'environment' });
+    assert.doesNotMatch(stdout, /hidden/);
+  });
+});
