@@ -1,10 +1,10 @@
-import { constants } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { startHealthServer } from '../src/board/health.ts';
 import { type Config, ConfigError, layerLimits, loadConfig, s3Connection } from '../src/config.ts';
 import { createUnpacker } from '../src/image/unpacker.ts';
 import { displayUrl } from '../src/queue/connection.ts';
 import { createLog, type Logger } from '../src/queue/log.ts';
+import { stopSignal } from '../src/queue/stop-signal.ts';
 import { UnpackWorker } from '../src/queue/worker.ts';
 import { removeOrphans } from '../src/rootfs/orphans.ts';
 import { openSnapshotter } from '../src/snapshots/open.ts';
@@ -20,7 +20,7 @@ const THREADS_LIMIT = 2000;
 export async function runWorker(config: Config, stop: AbortSignal, log: Logger = createLog(config)): Promise<void> {
   const snapshotter = await openSnapshotter({ root: config.UNPACK_ROOT, type: config.UNPACK_SNAPSHOTTER });
   try {
-    const removed = await removeOrphans(snapshotter, log);
+    const removed = await removeOrphans(snapshotter, (level, sentence, fields = {}) => log[level](fields, sentence));
     if (removed > 0) log.info({ removed }, `removed ${removed} unfinished snapshots that nobody works on`);
     const unpacker = createUnpacker({
       snapshotter,
@@ -69,19 +69,6 @@ function aborted(signal: AbortSignal): Promise<void> {
 /** The end of `work`, or of the wait for it. */
 function until(stop: AbortSignal, work: Promise<void>): Promise<void> {
   return Promise.race([work, aborted(stop)]);
-}
-
-/** Aborts at the first SIGTERM or SIGINT; the second ends the process there and then. */
-export function stopSignal(log: Logger): AbortSignal {
-  const stop = new AbortController();
-  for (const name of ['SIGTERM', 'SIGINT'] as const) {
-    process.on(name, () => {
-      if (stop.signal.aborted) process.exit(128 + constants.signals[name]);
-      log.info({ signal: name }, `${name}: stopping; once more to stop at once`);
-      stop.abort();
-    });
-  }
-  return stop.signal;
 }
 
 async function main(): Promise<void> {

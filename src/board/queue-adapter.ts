@@ -1,6 +1,7 @@
 import { BullMQAdapter } from '@bull-board/api/bullMQAdapter';
 import type { Job, Queue } from 'bullmq';
 import { imageOf } from '../queue/parse.ts';
+import { type Progress, readProgress } from '../queue/progress.ts';
 import { schemaFiles } from '../queue/schemas.ts';
 
 /**
@@ -14,6 +15,11 @@ export class UnpackQueueAdapter extends BullMQAdapter {
       jobDataSchema: schemaFiles()['payload.schema.json'] ?? {},
     });
     this.setFormatter('name', (job: { data?: unknown; name?: string }) => imageOf(job.data) ?? job.name ?? '');
+    // a number named `progress` is what it draws a ring of
+    this.setFormatter('progress', (progress: unknown) => {
+      const known = readProgress(progress);
+      return known === undefined ? progress : { progress: percentOf(known), ...known };
+    });
   }
 
   override async getJob(id: string): Promise<Job | undefined> {
@@ -24,6 +30,12 @@ export class UnpackQueueAdapter extends BullMQAdapter {
   override async getJobs(...args: Parameters<BullMQAdapter['getJobs']>): Promise<Job[]> {
     return (await super.getJobs(...args)).map(withFreshRetry);
   }
+}
+
+/** By the bytes that had to be fetched; by layers where nothing had to be. */
+function percentOf({ bytesFetched, bytesTotal, layersDone, layersTotal }: Progress): number {
+  const [done, total] = bytesTotal > 0 ? [bytesFetched, bytesTotal] : [layersDone, layersTotal];
+  return total === 0 ? 0 : Math.floor((100 * done) / total);
 }
 
 function withFreshRetry(job: Job): Job {

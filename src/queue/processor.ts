@@ -183,12 +183,11 @@ function thrownFor(failure: Failure, error: UnpackError): Error {
   const thrown = failure.retryable ? new Error(reason) : new UnrecoverableError(reason);
   const cause = error.cause instanceof Error ? error.cause : undefined;
   const head = `attempt ${failure.attempt} of ${failure.attempts}, ${failure.at}\n${reason}`;
-  if (error.code === 'INTERNAL') thrown.stack = `${head}\n${cause?.stack ?? error.stack ?? ''}`;
-  else
-    thrown.stack =
-      cause === undefined || error.message.includes(cause.message)
-        ? head
-        : `${head}\ncaused by ${cause.name}: ${cause.message}`;
+  let more = '';
+  if (error.code === 'INTERNAL') more = `${cause?.stack ?? error.stack ?? ''}\n`;
+  else if (cause !== undefined && !error.message.includes(cause.message))
+    more = `caused by ${cause.name}: ${cause.message}\n`;
+  thrown.stack = `${head}\n${more}`;
   return thrown;
 }
 

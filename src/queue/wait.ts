@@ -28,7 +28,7 @@ const LAST_EVENT = 1000;
 export class JobWaiter {
   readonly #status: (jobId: string) => Promise<JobStatus>;
   readonly #connection: Redis;
-  readonly #events: QueueEvents;
+  readonly #events: Promise<QueueEvents>;
   readonly #closing = new AbortController();
 
   constructor(settings: QueueSettings, status: (jobId: string) => Promise<JobStatus>) {
@@ -36,11 +36,8 @@ export class JobWaiter {
     this.#connection = patientConnection(settings.REDIS_URL);
     // looking at the job finds out about an outage, and tells the caller
     this.#connection.on('error', () => {});
-    this.#events = new QueueEvents(settings.UNPACK_QUEUE, {
-      connection: this.#connection,
-      prefix: settings.UNPACK_REDIS_PREFIX,
-    });
-    this.#events.on('error', () => {});
+    this.#events = this.#listen(settings);
+    this.#events.catch(() => {});
   }
 
   /** @throws as UnpackQueue.wait */
@@ -49,6 +46,7 @@ export class JobWaiter {
     const { promise, resolve, reject } = Promise.withResolvers<UnpackResult>();
     const timers = new Set<NodeJS.Timeout>();
     let seen = false;
+    let over = false;
 
     const onCompleted = ({ returnvalue }: { returnvalue: unknown }) => {
       // the event carries what the processor returned, which is this type, although BullMQ calls it a string
@@ -81,8 +79,15 @@ export class JobWaiter {
     const onClose = () => reject(new QueueUnavailableError('the queue has been closed'));
 
     const names = { completed: `completed:${jobId}`, failed: `failed:${jobId}`, progress: `progress:${jobId}` };
-    const emitter: NodeJS.EventEmitter = this.#events;
-    emitter.on(names.completed, onCompleted).on(names.failed, onFailed).on(names.progress, onEvent);
+    let detach = () => {};
+    const attach = (events: NodeJS.EventEmitter) => {
+      events.on(names.completed, onCompleted).on(names.failed, onFailed).on(names.progress, onEvent);
+      detach = () => {
+        events.off(names.completed, onCompleted).off(names.failed, onFailed).off(names.progress, onEvent);
+      };
+      // what ended before the events were heard is seen by looking once more
+      void look();
+    };
     signal?.addEventListener('abort', onAbort);
     this.#closing.signal.addEventListener('abort', onClose);
     if (timeout !== undefined) {
@@ -91,21 +96,38 @@ export class JobWaiter {
     }
     timers.add(setInterval(() => void look(), POLL));
     void look();
+    this.#events.then((events) => (over ? undefined : attach(events)), reject);
     try {
       return await promise;
     } finally {
       for (const timer of timers) clearTimeout(timer);
-      emitter.off(names.completed, onCompleted).off(names.failed, onFailed).off(names.progress, onEvent);
+      over = true;
+      detach();
       signal?.removeEventListener('abort', onAbort);
       this.#closing.signal.removeEventListener('abort', onClose);
     }
   }
 
+  /** Every event that comes after this has resolved is heard, also those before the first read of them. */
+  async #listen(settings: QueueSettings): Promise<QueueEvents> {
+    const { UNPACK_QUEUE: name, UNPACK_REDIS_PREFIX: prefix } = settings;
+    const [newest] = await this.#connection.xrevrange(`${prefix}:${name}:events`, '+', '-', 'COUNT', 1);
+    const events = new QueueEvents(name, {
+      connection: this.#connection,
+      prefix,
+      lastEventId: newest?.[0] ?? '0-0',
+    });
+    events.on('error', () => {});
+    return events;
+  }
+
   async close(): Promise<void> {
     this.#closing.abort();
-    // closing waits for the connection to end, which one that was never there does not do
-    if (this.#connection.status === 'ready') await this.#events.close().catch(() => {});
-    else await this.#events.disconnect().catch(() => {});
+    const connected = this.#connection.status === 'ready';
+    // rejects what #listen may still be waiting for
+    if (!connected) this.#connection.disconnect();
+    const events = await this.#events.catch(() => undefined);
+    await (connected ? events?.close() : events?.disconnect())?.catch(() => {});
     this.#connection.disconnect();
   }
 }

@@ -1,0 +1,123 @@
+import { randomUUID } from 'node:crypto';
+import { after, before } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Queue } from 'bullmq';
+import { type Config, loadConfig } from '../../src/config.ts';
+import { type LocalRedis, type LocalRedisOptions, startRedis } from '../../src/demo/redis-server.ts';
+import { createLog } from '../../src/queue/log.ts';
+import type { Payload } from '../../src/queue/payload.ts';
+import { UnpackQueue } from '../../src/queue/producer.ts';
+import { UnpackWorker } from '../../src/queue/worker.ts';
+import { type Script, scriptedUnpacker } from './scripted-unpacker.ts';
+
+/** What a test of the queue works with: a real Redis, and everything that it opens is closed after the file. */
+export interface Bench {
+  readonly redis: LocalRedis;
+  /** Settings with short times and, for each call, a queue of its own. */
+  settings(overrides?: Record<string, string>): Config;
+  producer(settings: Config, timeout?: number): UnpackQueue;
+  worker(settings: Config, script: Script): Promise<TestWorker>;
+  /** BullMQ's own view, for jobs that no producer of ours would add. */
+  bull(settings: Config): Queue;
+  /** For what the test opens itself. */
+  onEnd(close: () => Promise<unknown> | unknown): void;
+}
+
+export interface TestWorker {
+  readonly log: Record<string, unknown>[];
+  close(): Promise<void>;
+}
+
+export function queueBench(options: LocalRedisOptions = {}): Bench {
+  let redis: LocalRedis | undefined;
+  const closing: (() => Promise<unknown> | unknown)[] = [];
+  before(async () => {
+    redis = await startRedis(options);
+  });
+  after(async () => {
+    for (const close of closing.reverse()) await close();
+    await redis?.stop();
+  });
+  const bench: Bench = {
+    get redis() {
+      if (redis === undefined) throw new Error('there is no Redis before the tests begin');
+      return redis;
+    },
+    settings: (overrides = {}) => testSettings(bench.redis.url, overrides),
+    producer(settings, timeout) {
+      const producer = new UnpackQueue(settings, timeout);
+      closing.push(() => producer.close());
+      return producer;
+    },
+    async worker(settings, script) {
+      const log: Record<string, unknown>[] = [];
+      const worker = new UnpackWorker({
+        settings,
+        unpacker: scriptedUnpacker(script),
+        policy: { connection: CONNECTION, buckets: settings.UNPACK_BUCKETS },
+        store: { root: '/store', snapshotter: 'overlay' },
+        log: createLog(settings, { write: (line) => log.push(JSON.parse(line)) }),
+      });
+      closing.push(() => worker.close());
+      await worker.start();
+      return { log, close: () => worker.close() };
+    },
+    bull(settings) {
+      const queue = new Queue(settings.UNPACK_QUEUE, { connection: { url: settings.REDIS_URL } });
+      queue.on('error', () => {});
+      closing.push(() => queue.close());
+      return queue;
+    },
+    onEnd: (close) => void closing.push(close),
+  };
+  return bench;
+}
+
+export const CONNECTION = {
+  region: 'here',
+  forcePathStyle: true,
+  connectTimeout: 1000,
+  idleTimeout: 1000,
+  maxResumes: 1,
+};
+
+export function testSettings(url: string, overrides: Record<string, string> = {}): Config {
+  return loadConfig(
+    {
+      REDIS_URL: url,
+      UNPACK_QUEUE: `test-${randomUUID()}`,
+      UNPACK_BACKOFF: '10ms',
+      UNPACK_LOCK: '1s',
+      UNPACK_GRACE: '300ms',
+      UNPACK_WORKER_NAME: 'worker-1',
+      UNPACK_LOG_FORMAT: 'json',
+      ...overrides,
+    },
+    {},
+  );
+}
+
+/** A payload whose bucket the script can tell apart. */
+export function payload(bucket: string, more: Partial<Payload> = {}): Payload {
+  const base = {
+    version: 1 as const,
+    image: `registry.example/${bucket}:1`,
+    source: { bucket, layout: 'oci' as const },
+  };
+  const target = more.tag === undefined && more.layers === undefined ? { manifest: `sha256:${'a'.repeat(64)}` } : {};
+  return { ...base, ...target, ...more };
+}
+
+/** Waits for a condition, ten seconds at most. */
+export async function eventually<T>(
+  what: string,
+  look: () => Promise<T | undefined | false> | T | undefined | false,
+): Promise<T> {
+  const deadline = Date.now() + 10_000;
+  while (true) {
+    const found = await look();
+    if (found !== undefined && found !== false) return found;
+    if (Date.now() > deadline) throw new Error(`not within ten seconds: ${what}`);
+    await sleep(15);
+  }
+}

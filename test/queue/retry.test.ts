@@ -1,0 +1,174 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { FAILURE_CODES, type FailureCode, UnpackError } from '../../src/errors.ts';
+import { backoffDelay } from '../../src/queue/attempts.ts';
+import { eventually, payload, queueBench } from './bench.ts';
+import { image, untilAborted } from './scripted-unpacker.ts';
+
+const bench = queueBench();
+
+/** Fails with the code that the bucket is named after. */
+const failing = ({ bucket }: { bucket: string }): never => {
+  throw new UnpackError(bucket as FailureCode, `scripted ${bucket}`, { details: { layerIndex: 1, layerCount: 3 } });
+};
+
+const EXPECTED = { never: 1, once: 2, always: 3 };
+// these two come from the queue itself and have tests of their own
+const own = new Set(['SHUTTING_DOWN', 'STALLED']);
+for (const [code, rule] of Object.entries(FAILURE_CODES)) {
+  if (own.has(code)) continue;
+  test(`${code} is retried ${rule === 'always' ? 'as often as the job has attempts' : rule}`, async () => {
+    const settings = bench.settings();
+    const queue = bench.producer(settings);
+    await bench.worker(settings, failing);
+    const job = await queue.add(payload(code), { attempts: 3 });
+    await assert.rejects(queue.wait(job), { name: 'UnpackError', code, message: `scripted ${code}` });
+    const status = await queue.status(job.id);
+    assert.equal(status.attemptsMade, EXPECTED[rule]);
+    assert.equal(status.failedReason, `[${code}] scripted ${code}`);
+    assert.equal(status.failure?.code, code);
+    assert.equal(status.failure?.attempt, EXPECTED[rule]);
+    assert.equal(status.failure?.layerIndex, 1);
+    assert.equal(status.failure?.retryable, rule === 'always');
+    assert.equal(status.progress?.failures.length, EXPECTED[rule]);
+  });
+}
+
+test('two damaged downloads of different kinds are not retried a second time', async () => {
+  const settings = bench.settings();
+  const queue = bench.producer(settings);
+  const codes: FailureCode[] = ['BLOB_DIGEST_MISMATCH', 'SOURCE_UNAVAILABLE', 'LAYER_CORRUPT', 'LAYER_CORRUPT'];
+  await bench.worker(settings, ({ number }) => {
+    throw new UnpackError(codes[number - 1] ?? 'INTERNAL', 'scripted');
+  });
+  const job = await queue.add(payload('mixed'));
+  await assert.rejects(queue.wait(job), { code: 'LAYER_CORRUPT' });
+  assert.equal((await queue.status(job.id)).attemptsMade, 3);
+});
+
+test('a job that succeeds on its second attempt says so and keeps the first failure in its history', async () => {
+  const settings = bench.settings();
+  const queue = bench.producer(settings);
+  await bench.worker(settings, ({ number }) => {
+    if (number === 1) throw new UnpackError('LAYER_CORRUPT', 'scripted');
+    return [image('existed', 'applied')];
+  });
+  const job = await queue.add(payload('twice'));
+  assert.equal((await queue.wait(job)).attempts, 2);
+  const { progress, failure } = await queue.status(job.id);
+  assert.equal(failure, undefined);
+  assert.deepEqual(
+    progress?.failures.map(({ code }) => code),
+    ['LAYER_CORRUPT'],
+  );
+});
+
+test('the attempts come from UNPACK_ATTEMPTS when the producer gives none', async () => {
+  const settings = bench.settings({ UNPACK_ATTEMPTS: '4' });
+  const queue = bench.producer(settings);
+  await bench.worker(settings, failing);
+  const job = await queue.add(payload('INTERNAL'));
+  await assert.rejects(queue.wait(job));
+  assert.equal((await queue.status(job.id)).attemptsMade, 4);
+});
+
+test('a backoff that no worker knows does not keep a job from failing', async () => {
+  const settings = bench.settings();
+  await bench.worker(settings, failing);
+  const job = await bench
+    .bull(settings)
+    .add('unpack', payload('INTERNAL'), { attempts: 2, backoff: { type: 'fibonacci' } });
+  await eventually('the job has failed', () => job.isFailed());
+  assert.equal((await bench.producer(settings).status(job.id ?? '')).attemptsMade, 2);
+});
+
+for (const [what, data] of Object.entries({ 'a text': 'alpine', null: null, 'a list': [], 'an empty object': {} })) {
+  test(`a payload that is ${what} fails once with INVALID_JOB`, async () => {
+    const settings = bench.settings();
+    await bench.worker(settings, failing);
+    const job = await bench.bull(settings).add('unpack', data, { attempts: 5 });
+    await eventually('the job has failed', () => job.isFailed());
+    const status = await bench.producer(settings).status(job.id ?? '');
+    assert.equal(status.attemptsMade, 1);
+    assert.match(status.failedReason ?? '', /^\[INVALID_JOB\] the payload is /);
+  });
+}
+
+test('a job of another name fails once with INVALID_JOB', async () => {
+  const settings = bench.settings();
+  await bench.worker(settings, failing);
+  const job = await bench.bull(settings).add('resize', payload('INTERNAL'), { attempts: 5 });
+  await eventually('the job has failed', () => job.isFailed());
+  const status = await bench.producer(settings).status(job.id ?? '');
+  assert.match(status.failedReason ?? '', /^\[INVALID_JOB\] the job is named "resize"/);
+  assert.equal(status.attemptsMade, 1);
+});
+
+test('a bucket that the worker is not allowed to read is refused, and nothing is unpacked', async () => {
+  const settings = bench.settings({ UNPACK_BUCKETS: 'one, two' });
+  const queue = bench.producer(settings);
+  await bench.worker(settings, failing);
+  await assert.rejects(queue.wait(await queue.add(payload('three'))), {
+    code: 'SOURCE_NOT_ALLOWED',
+    message: /"three".*one, two/,
+  });
+});
+
+test('an attempt that takes longer than UNPACK_JOB_TIMEOUT is stopped with TIMED_OUT', async () => {
+  const settings = bench.settings({ UNPACK_JOB_TIMEOUT: '100ms' });
+  const queue = bench.producer(settings);
+  await bench.worker(settings, (call) => (call.number === 1 ? untilAborted(call) : [image('applied')]));
+  const job = await queue.add(payload('slow'));
+  assert.equal((await queue.wait(job)).attempts, 2);
+  assert.equal((await queue.status(job.id)).progress?.failures[0]?.code, 'TIMED_OUT');
+});
+
+test('a failed job keeps the layers that were done', async () => {
+  const settings = bench.settings();
+  const queue = bench.producer(settings);
+  await bench.worker(settings, ({ onResolved }) => {
+    onResolved?.([image('existed', 'applied', 'applying')]);
+    throw new UnpackError('LAYER_UNSAFE', 'scripted');
+  });
+  const job = await queue.add(payload('half'));
+  await assert.rejects(queue.wait(job));
+  const { progress } = await queue.status(job.id);
+  assert.equal(progress?.phase, 'failed');
+  assert.deepEqual([progress?.layersDone, progress?.layersTotal], [2, 3]);
+  assert.deepEqual(
+    progress?.images[0]?.layers.map(({ phase }) => phase),
+    ['existed', 'applied', 'applying'],
+  );
+});
+
+test('a job that is retried by hand after six stalls gets its chance', async () => {
+  const settings = bench.settings();
+  const queue = bench.producer(settings);
+  const bull = bench.bull(settings);
+  const added = await queue.add(payload('poison'));
+  const client = await bull.getBackend().client;
+  // what six dead workers leave behind
+  await client.hset(bull.toKey(added.id), { stc: '6' });
+  await bench.worker(settings, () => [image('applied')]);
+  await assert.rejects(queue.wait(added), { code: 'STALLED', message: /went silent 6 times/ });
+  const failed = await queue.status(added.id);
+  assert.match(failed.failedReason ?? '', /^\[STALLED\]/);
+  assert.equal(failed.failure?.retryable, false);
+  await (await bull.getJob(added.id))?.retry('failed', { resetAttemptsMade: true });
+  assert.equal((await queue.wait(added)).attempts, 1);
+});
+
+test('the wait before an attempt doubles, ends at ten minutes, and loses at most half to chance', () => {
+  assert.deepEqual(
+    [1, 2, 3].map((made) => backoffDelay(made, 2000, () => 0)),
+    [2000, 4000, 8000],
+  );
+  assert.equal(
+    backoffDelay(1, 2000, () => 1),
+    1000,
+  );
+  assert.equal(
+    backoffDelay(100, 2000, () => 0),
+    600_000,
+  );
+});

@@ -1,0 +1,71 @@
+import { abortError } from '../../src/errors.ts';
+import type { ImageState, LayerPhase, LayerState } from '../../src/image/progress.ts';
+import type { UnpackedImage, Unpacker, UnpackOptions } from '../../src/image/unpack.ts';
+
+/** One call of an unpacker, as a script sees it. */
+export interface Call extends UnpackOptions {
+  readonly bucket: string;
+  /** Calls so far for this bucket, this one included. */
+  readonly number: number;
+}
+
+export type Script = (call: Call) => Promise<UnpackedImage[]> | UnpackedImage[];
+
+/** Does nothing but what the script says: the queue's behaviour is tested, not the unpacking. */
+export function scriptedUnpacker(script: Script): Unpacker {
+  const calls = new Map<string, number>();
+  return {
+    async unpack(source, _request, options = {}) {
+      const bucket = source.kind === 's3' ? source.bucket : source.path;
+      const number = (calls.get(bucket) ?? 0) + 1;
+      calls.set(bucket, number);
+      return script({ ...options, bucket, number });
+    },
+    async close() {},
+  };
+}
+
+export function image(...phases: LayerPhase[]): UnpackedImage & { layers: LayerState[] } {
+  const layers = phases.map((phase, index) => layer(index, phase));
+  return {
+    platform: 'linux/amd64',
+    manifestDigest: digest(98),
+    configDigest: digest(99),
+    chainId: layers.at(-1)?.chainId ?? digest(0),
+    layers,
+    warnings: [],
+  };
+}
+
+export function layer(index: number, phase: LayerPhase): LayerState {
+  const applied = phase === 'applied';
+  return {
+    diffId: digest(index),
+    chainId: digest(100 + index),
+    blobDigest: digest(200 + index),
+    phase,
+    size: 1000,
+    fetched: applied ? 1000 : 0,
+    unpacked: applied ? 4000 : 0,
+    entries: applied ? 7 : 0,
+    ...(applied ? { timings: { fetchMs: 1, decompressMs: 2, writeMs: 3, totalMs: 7 } } : {}),
+  };
+}
+
+export function digest(number: number): string {
+  return `sha256:${number.toString(16).padStart(64, '0')}`;
+}
+
+/** Resolves the image and then does not end until it is aborted. */
+export function untilAborted(
+  { signal, onResolved }: Call,
+  states: readonly ImageState[] = [image('applying')],
+): Promise<never> {
+  onResolved?.(states);
+  return new Promise((_, reject) => {
+    if (signal === undefined) return;
+    const onAbort = () => reject(abortError(signal));
+    if (signal.aborted) onAbort();
+    else signal.addEventListener('abort', onAbort, { once: true });
+  });
+}

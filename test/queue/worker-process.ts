@@ -1,0 +1,36 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { loadConfig } from '../../src/config.ts';
+import { createLog } from '../../src/queue/log.ts';
+import { stopSignal } from '../../src/queue/stop-signal.ts';
+import { UnpackWorker } from '../../src/queue/worker.ts';
+import { image, scriptedUnpacker, untilAborted } from './scripted-unpacker.ts';
+
+/**
+ * A worker process for tests to stop and kill, made as workers/unpack.ts is but for the unpacking: bucket `quick` is done
+ * at once, `after-500` after 500 ms whatever happens, anything else when it is aborted.
+ */
+const config = loadConfig();
+const log = createLog(config);
+const worker = new UnpackWorker({
+  settings: config,
+  unpacker: scriptedUnpacker(async (call) => {
+    if (call.bucket === 'quick') return [image('applied')];
+    const [, milliseconds] = /^after-(\d+)$/.exec(call.bucket) ?? [];
+    if (milliseconds === undefined) return untilAborted(call);
+    call.onResolved?.([image('applying')]);
+    await sleep(Number(milliseconds));
+    return [image('applied')];
+  }),
+  policy: {
+    connection: { region: 'here', forcePathStyle: true, connectTimeout: 1000, idleTimeout: 1000, maxResumes: 1 },
+    buckets: [],
+  },
+  store: { root: '/store', snapshotter: 'overlay' },
+  log,
+});
+const stop = stopSignal(log);
+await worker.start();
+log.info('ready');
+await new Promise<void>((resolve) => stop.addEventListener('abort', () => resolve()));
+await worker.close();
+process.exit(0);
