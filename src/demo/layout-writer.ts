@@ -49,8 +49,9 @@ export class LayoutWriter {
         ...(contents.prefix === undefined ? {} : { prefix: contents.prefix }),
         filter: (path) => !(contents.leaveOut?.(path) ?? false),
         onWriteEntry: (entry) => {
-          // whoever runs this, the files of the image are root's
-          if (entry.stat !== undefined) Object.assign(entry.stat, { uid: 0, gid: 0 });
+          // root's, whoever owns them here; without root, one's own, because nothing else could be unpacked again
+          const owner = { uid: process.geteuid?.() ?? 0, gid: process.getegid?.() ?? 0 };
+          if (entry.stat !== undefined) Object.assign(entry.stat, owner);
         },
       },
       [...(contents.paths ?? ['.'])],

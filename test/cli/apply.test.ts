@@ -1,0 +1,183 @@
+import assert from 'node:assert/strict';
+import { existsSync, globSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { before, describe, test } from 'node:test';
+import { hexOf } from '../../src/oci/digest.ts';
+import { imageOf, layerOf, writeLayout } from '../support/layout.ts';
+import { scratch } from '../support/scratch.ts';
+import { directory, file, tar } from '../support/tar.ts';
+import { finished, runCli, startCli } from './run-cli.ts';
+
+const lower = layerOf(tar(directory('etc'), file('etc/motd', 'hello\n'), file('etc/secret', 'x')), 'gzip');
+const upper = layerOf(tar(file('etc/.wh.secret'), file('etc/extra', 'more\n')), 'zstd');
+const image = imageOf([lower, upper]);
+const chain = (index: number) => (index === 0 ? lower.diff.digest : image.chainId);
+
+const root = process.getuid?.() === 0 ? {} : { skip: 'unpacking needs root' };
+
+describe('apply', root, () => {
+  test('unpacks an image of a local layout and prints its result', async () => {
+    using folder = scratch();
+    await writeLayout(join(folder.path, 'layout'), { app: image });
+    const store = join(folder.path, 'store');
+    const { status, stdout, stderr } = await runCli(['apply', `${folder.path}/layout:app`, '--root', store]);
+    assert.equal(stderr, '');
+    assert.equal(status, 0);
+    assert.match(stdout, /1 {2}applied .*\n +2 {2}applied /);
+    assert.match(stdout, new RegExp(`chain ID ${image.chainId}\n`));
+    const motd = globSync(`${store}/snapshots/*/fs/etc/motd`)[0] ?? '';
+    assert.equal(readFileSync(motd, 'utf8'), 'hello\n');
+  });
+
+  test('--json is the result in the form of a job’s, also by digest', async () => {
+    using folder = scratch();
+    await writeLayout(join(folder.path, 'layout'), { app: image });
+    const reference = `${folder.path}/layout@${image.manifestDigest}`;
+    const { stdout } = await runCli(['apply', reference, '--root', join(folder.path, 'store'), '--json']);
+    const result = JSON.parse(stdout);
+    assert.equal(result.version, 1);
+    assert.equal(result.images[0].chainId, image.chainId);
+    assert.deepEqual(
+      result.images[0].layers.map((layer: { state: string }) => layer.state),
+      ['applied', 'applied'],
+    );
+  });
+
+  test('a second time every layer is there', async () => {
+    using folder = scratch();
+    await writeLayout(join(folder.path, 'layout'), { app: image });
+    const args = ['apply', `${folder.path}/layout:app`, '--root', join(folder.path, 'store'), '--json'];
+    await runCli(args);
+    const { stdout } = await runCli(args);
+    const states = JSON.parse(stdout).images[0].layers.map((layer: { state: string }) => layer.state);
+    assert.deepEqual(states, ['existed', 'existed']);
+  });
+
+  test('a damaged blob is one sentence with the code and the layer, and exits with 1', async () => {
+    using folder = scratch();
+    await writeLayout(join(folder.path, 'layout'), { app: image });
+    const blob = join(folder.path, 'layout/blobs/sha256', hexOf(upper.blob.digest));
+    const bytes = readFileSync(blob);
+    bytes[bytes.length - 3] = (bytes[bytes.length - 3] ?? 0) ^ 1;
+    writeFileSync(blob, bytes);
+    const { status, stderr } = await runCli(['apply', `${folder.path}/layout:app`, '--root', `${folder.path}/store`]);
+    assert.match(stderr, /^unpackd: \[(BLOB_DIGEST_MISMATCH|LAYER_CORRUPT)\] layer 2 of 2 [^\n]+\n$/);
+    assert.equal(status, 1);
+  });
+
+  test('a tag that is not there is IMAGE_NOT_FOUND', async () => {
+    using folder = scratch();
+    await writeLayout(join(folder.path, 'layout'), { app: image });
+    const { status, stderr } = await runCli(['apply', `${folder.path}/layout:other`, '--root', `${folder.path}/store`]);
+    assert.match(stderr, /^unpackd: \[IMAGE_NOT_FOUND\] [^\n]*other[^\n]*\n$/);
+    assert.equal(status, 1);
+  });
+
+  test('SIGINT ends it with 130 and leaves nothing unfinished', async () => {
+    using folder = scratch();
+    const big = imageOf([layerOf(tar(...Array.from({ length: 60_000 }, (_, at) => file(`f${at}`, 'x'))), 'none')]);
+    await writeLayout(join(folder.path, 'layout'), { app: big });
+    const store = join(folder.path, 'store');
+    const child = startCli(['apply', `${folder.path}/layout:app`, '--root', store]);
+    const end = finished(child);
+    while (globSync(`${store}/snapshots/*/fs/f1`).length === 0 && child.exitCode === null) {
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+    child.kill('SIGINT');
+    const { status, stderr } = await end;
+    assert.equal(status, 130, stderr);
+    assert.match(stderr, /^unpackd: \[CANCELLED\] [^\n]+\n$/);
+    const { stdout } = await runCli(['snapshots', 'ls', '--root', store, '--json']);
+    assert.deepEqual(JSON.parse(stdout).snapshots, []);
+  });
+});
+
+describe('snapshots', root, () => {
+  const folder = scratch();
+  const store = join(folder.path, 'store');
+  const run = (...args: string[]) => runCli(['snapshots', ...args, '--root', store]);
+  before(async () => {
+    await writeLayout(join(folder.path, 'layout'), { app: image });
+    await runCli(['apply', `${folder.path}/layout:app`, '--root', store]);
+    process.once('exit', () => folder[Symbol.dispose]());
+  });
+
+  test('ls lists them with their parents', async () => {
+    const { stdout } = await run('ls', '--json');
+    const { snapshots } = JSON.parse(stdout);
+    const parents = Object.fromEntries(
+      snapshots.map((one: { name: string; parent: string }) => [one.name, one.parent]),
+    );
+    assert.deepEqual(parents, { [chain(0)]: '', [chain(1)]: chain(0) });
+  });
+
+  test('stat takes the beginning of a key', async () => {
+    const { stdout } = await run('stat', hexOf(chain(1)).slice(0, 8), '--json');
+    assert.equal(JSON.parse(stdout).name, chain(1));
+  });
+
+  test('stat of what is not there is SNAPSHOT_NOT_FOUND', async () => {
+    const { status, stderr } = await run('stat', 'sha256:0000');
+    assert.match(stderr, /^unpackd: \[SNAPSHOT_NOT_FOUND\] [^\n]+\n$/);
+    assert.equal(status, 1);
+  });
+
+  test('the beginning of several keys is not enough', async () => {
+    const { status, stderr } = await run('stat', 'sha256:');
+    assert.match(stderr, /^unpackd: \[USAGE\] 2 snapshots begin with "sha256:"/);
+    assert.equal(status, 2);
+  });
+
+  test('usage adds up', async () => {
+    const { stdout } = await run('usage', '--json');
+    const { snapshots, total } = JSON.parse(stdout);
+    assert.equal(snapshots.length, 2);
+    assert.equal(
+      total.bytes,
+      snapshots.reduce((sum: number, one: { bytes: number }) => sum + one.bytes, 0),
+    );
+  });
+
+  test('mount shows the whole image, and umount takes it away with its view', async () => {
+    const at = join(folder.path, 'mounted');
+    const mounted = await run('mount', chain(1), at);
+    assert.equal(mounted.status, 0, mounted.stderr);
+    try {
+      assert.equal(readFileSync(join(at, 'etc/motd'), 'utf8'), 'hello\n');
+      assert.equal(existsSync(join(at, 'etc/secret')), false);
+      assert.throws(() => writeFileSync(join(at, 'etc/new'), ''), { code: 'EROFS' });
+      assert.match((await run('mount', chain(1), at)).stderr, /\[SNAPSHOT_EXISTS\]/);
+    } finally {
+      await run('umount', at);
+    }
+    assert.equal(existsSync(join(at, 'etc')), false);
+    assert.equal(JSON.parse((await run('ls', '--json')).stdout).snapshots.length, 2);
+  });
+
+  test('mount --writable takes changes that umount throws away', async () => {
+    const at = join(folder.path, 'writable');
+    await run('mount', chain(1), at, '--writable');
+    try {
+      writeFileSync(join(at, 'etc/new'), 'mine');
+    } finally {
+      await run('umount', at);
+    }
+    await run('mount', chain(1), at);
+    try {
+      assert.equal(existsSync(join(at, 'etc/new')), false);
+    } finally {
+      await run('umount', at);
+    }
+  });
+
+  test('rm refuses a snapshot that another stands on', async () => {
+    const { status, stderr } = await run('rm', chain(0));
+    assert.match(stderr, /^unpackd: \[SNAPSHOT_IN_USE\] [^\n]+\n$/);
+    assert.equal(status, 1);
+  });
+
+  test('cleanup removes folders that no snapshot owns', async () => {
+    const { stdout } = await run('cleanup', '--json');
+    assert.deepEqual(JSON.parse(stdout), { snapshots: 0, folders: 0 });
+  });
+});

@@ -1,0 +1,90 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { type LocalRedis, startRedis } from '../../src/demo/redis-server.ts';
+import { finished, runCli, startCli } from './run-cli.ts';
+
+describe('jobs', () => {
+  let redis: LocalRedis;
+  before(async () => {
+    redis = await startRedis();
+  });
+  after(() => redis.stop());
+  const run = (...args: string[]) => runCli(args, { env: { REDIS_URL: redis.url } });
+
+  test('enqueue prints the ID, and status knows the job', async () => {
+    const added = await run('enqueue', 's3://bucket/app:1');
+    assert.equal(added.status, 0, added.stderr);
+    const id = /^job ([0-9a-f-]{36})\n$/.exec(added.stdout)?.[1] ?? '';
+    const { stdout } = await run('status', id, '--json');
+    const status = JSON.parse(stdout);
+    assert.equal(status.state, 'waiting');
+    assert.equal(status.image, 'bucket/app:1');
+  });
+
+  test('the same work is one job', async () => {
+    const first = JSON.parse((await run('enqueue', 's3://bucket/same:1', '--json')).stdout);
+    const second = JSON.parse((await run('enqueue', 's3://bucket/same:1', '--json')).stdout);
+    assert.deepEqual(second, { id: first.id, deduplicated: true });
+  });
+
+  test('--no-deduplicate makes it two', async () => {
+    const first = JSON.parse((await run('enqueue', 's3://bucket/two:1', '--json')).stdout);
+    const second = JSON.parse((await run('enqueue', 's3://bucket/two:1', '--json', '--no-deduplicate')).stdout);
+    assert.notEqual(second.id, first.id);
+  });
+
+  test('a payload on stdin is added as it is', async () => {
+    const payload = { version: 1, image: 'registry.example/a:1', source: { bucket: 'b1', layout: 'oci' }, tag: '1' };
+    const env = { REDIS_URL: redis.url };
+    const added = await runCli(['enqueue', '--payload', '-', '--json'], { env, stdin: JSON.stringify(payload) });
+    const { id } = JSON.parse(added.stdout);
+    assert.equal(JSON.parse((await run('status', id, '--json')).stdout).image, 'registry.example/a:1');
+  });
+
+  test('cancel asks a waiting job to end', async () => {
+    const { id } = JSON.parse((await run('enqueue', 's3://bucket/cancel:1', '--json')).stdout);
+    const cancelled = await run('cancel', id, '--json');
+    assert.deepEqual(JSON.parse(cancelled.stdout), { id, cancelled: true });
+    assert.equal(JSON.parse((await run('status', id, '--json')).stdout).cancelRequested, true);
+  });
+
+  for (const command of ['status', 'cancel']) {
+    test(`${command} of a job that is not there is JOB_NOT_FOUND`, async () => {
+      const { status, stderr } = await run(command, 'nothing');
+      assert.match(stderr, /^unpackd: \[JOB_NOT_FOUND\] there is no job nothing[^\n]*\n$/);
+      assert.equal(status, 1);
+    });
+  }
+
+  test('an interrupt ends the watching, says that the job goes on, and exits with 130', async () => {
+    const child = startCli(['enqueue', 's3://bucket/watched:1', '--watch'], { env: { REDIS_URL: redis.url } });
+    const end = finished(child);
+    await new Promise((resolve) => setTimeout(resolve, 1500));
+    child.kill('SIGINT');
+    const { status, stderr } = await end;
+    assert.match(stderr, /job [0-9a-f-]{36} goes on without being watched/);
+    assert.equal(status, 130);
+  });
+
+  test('doctor looks at Redis and at the store, and exits with 1 when something fails', async () => {
+    const { status, stdout } = await runCli(
+      ['doctor', '--json', '--s3-endpoint', 'http://127.0.0.1:1', '--bucket', 'b'],
+      {
+        env: { REDIS_URL: redis.url, AWS_ACCESS_KEY_ID: 'x', AWS_SECRET_ACCESS_KEY: 'y' },
+      },
+    );
+    const { ok, checks } = JSON.parse(stdout);
+    const statusOf = (name: string) => checks.find((check: { name: string }) => check.name === name)?.status;
+    assert.equal(statusOf('Redis'), 'ok');
+    assert.equal(statusOf('Redis memory'), 'ok');
+    assert.equal(statusOf('Redis persistence'), 'warn');
+    assert.equal(statusOf('S3 bucket b'), 'fail');
+    assert.equal(ok, false);
+    assert.equal(status, 1);
+  });
+
+  test('every warning and failure of doctor says what to do', async () => {
+    const { stdout } = await run('doctor', '--json', '--root', '/proc/nowhere', '--redis-url', 'redis://127.0.0.1:1');
+    for (const { status, advice } of JSON.parse(stdout).checks) assert.equal(advice !== undefined, status !== 'ok');
+  });
+});
