@@ -1,0 +1,39 @@
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { TarReader } from '../../src/archive/tar-reader.ts';
+import { LayerWriter } from '../../src/diff/layer-writer.ts';
+import { settleImpliedDirectories } from '../../src/diff/settle.ts';
+import type { DiffTarget } from '../../src/diff/target.ts';
+
+export const LIMITS = { uncompressedBytes: 2 ** 36, entries: 1_000_000, entryMetadataBytes: 1 << 20 };
+
+export interface ApplyTarOptions {
+  /** Bytes given to the reader at once; archives must come out the same however they are cut. */
+  readonly cut?: number;
+  readonly useOpenat2?: boolean;
+  readonly limits?: Partial<typeof LIMITS>;
+}
+
+/** Applies an archive to a directory as the apply thread does; returns the warnings. */
+export function applyTar(
+  archive: Buffer,
+  target: Partial<DiffTarget> & { root: string },
+  options: ApplyTarOptions = {},
+) {
+  const whole: DiffTarget = { lowers: [], whiteouts: 'none', opaqueXattr: 'trusted.overlay.opaque', ...target };
+  using writer = new LayerWriter(whole, options);
+  const reader = new TarReader(writer, { ...LIMITS, ...options.limits });
+  const cut = options.cut ?? archive.length;
+  for (let at = 0; at < archive.length; at += cut) reader.write(archive.subarray(at, at + cut));
+  reader.finish();
+  writer.finish();
+  settleImpliedDirectories(whole.root, writer.impliedDirectories(), whole.lowers);
+  return { warnings: writer.leftOut(), entries: reader.entries };
+}
+
+/** A fresh directory `name` in `parent`. */
+export function folder(parent: string, name: string): string {
+  const path = join(parent, name);
+  mkdirSync(path, { recursive: true });
+  return path;
+}
