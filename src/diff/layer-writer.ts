@@ -34,7 +34,7 @@ import {
 } from './root.ts';
 import type { DiffTarget } from './target.ts';
 import { Warnings } from './warnings.ts';
-import { parseWhiteout, type Whiteouts, whiteouts } from './whiteouts.ts';
+import { isInsideBookkeeping, parseWhiteout, type Whiteouts, whiteouts } from './whiteouts.ts';
 
 const MAX_UINT32 = 0xffffffff;
 
@@ -146,7 +146,7 @@ export class LayerWriter implements EntrySink, Disposable {
     if (path.length === 0) return; // the root itself
     const { parent: parentPath, name } = splitPath(path);
     const whiteout = parseWhiteout(name);
-    if (whiteout?.kind === 'ignored') return;
+    if (whiteout?.kind === 'ignored' || isInsideBookkeeping(parentPath)) return;
     const parent = this.root.directory(parentPath, this.missing);
     const key = path.toString('latin1');
     if (this.removing) this.enterOldDirectory(parent, parentPath);

@@ -29,6 +29,14 @@ export type WhiteoutName =
   /** Bookkeeping of AUFS, which means nothing here. */
   | { readonly kind: 'ignored' };
 
+/** Whether a path leads through a directory of AUFS's own, whose content means nothing either. */
+export function isInsideBookkeeping(parent: Buffer): boolean {
+  for (let at = parent.indexOf(META_PREFIX); at >= 0; at = parent.indexOf(META_PREFIX, at + 1)) {
+    if (at === 0 || parent[at - 1] === 0x2f) return true;
+  }
+  return false;
+}
+
 /**
  * @returns `undefined` for an ordinary name
  * @throws UnpackError LAYER_UNSAFE for a whiteout of nothing, of the directory itself or of the one above

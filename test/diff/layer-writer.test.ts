@@ -1,0 +1,487 @@
+import assert from 'node:assert/strict';
+import {
+  chmodSync,
+  chownSync,
+  closeSync,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import { UnpackError } from '../../src/errors.ts';
+import { cString, setXattrAt } from '../../src/system/files.ts';
+import { applyTar, folder } from '../support/apply.ts';
+import { scratch } from '../support/scratch.ts';
+import { device, directory, fifo, file, hardlink, opaque, symlink, tar, whiteout } from '../support/tar.ts';
+import { type Node, paths, readTree } from '../support/tree.ts';
+
+type Mode = 'none' | 'overlay' | 'remove';
+
+/** The tree that an archive becomes in an empty directory, with openat2 and without it. */
+function treeOf(archive: Buffer, whiteouts: Mode = 'none'): Record<string, Node> {
+  using dir = scratch();
+  const root = folder(dir.path, 'with');
+  applyTar(archive, { root, whiteouts });
+  const tree = readTree(root);
+  const other = folder(dir.path, 'without');
+  applyTar(archive, { root: other, whiteouts }, { useOpenat2: false, cut: 777 });
+  const nameless = (all: Record<string, Node>) => Object.entries(all).map(([path, { mtime, ...node }]) => [path, node]);
+  assert.deepEqual(nameless(readTree(other)), nameless(tree), 'with and without openat2');
+  return tree;
+}
+
+function refuses(archive: Buffer, code: string, text: RegExp): void {
+  using dir = scratch();
+  assert.throws(
+    () => applyTar(archive, { root: dir.path }),
+    (error) => {
+      assert.ok(error instanceof UnpackError, String(error));
+      assert.equal(error.code, code, error.message);
+      assert.match(error.message, text);
+      return true;
+    },
+  );
+}
+
+const SECOND = 1_000_000_000n;
+
+describe('entries', () => {
+  it('become files, directories, links, devices and FIFOs with their mode, owner and time', () => {
+    const tree = treeOf(
+      tar(
+        directory('d', { mode: 0o1770, uid: 7, gid: 8, mtime: 1000 }),
+        file('d/f', 'hello', { mode: 0o4755, uid: 1000, gid: 1001, mtime: 2000 }),
+        symlink('d/s', '/etc/passwd', { uid: 5, gid: 6, mtime: 3000 }),
+        device('d/c', 'c', 1, 3, { mode: 0o666, mtime: 4000 }),
+        device('d/b', 'b', 259, 70_000, { mode: 0o600 }),
+        fifo('d/p', { mode: 0o644 }),
+      ),
+    );
+    assert.deepEqual(tree.d, { type: 'directory', mode: '1770', owner: '7:8', mtime: 1000n * SECOND });
+    assert.deepEqual(tree['d/f'], {
+      type: 'file',
+      mode: '4755',
+      owner: '1000:1001',
+      content: 'hello',
+      size: 5,
+      mtime: 2000n * SECOND,
+    });
+    assert.equal(tree['d/s']?.target, '/etc/passwd');
+    assert.equal(tree['d/s']?.owner, '5:6');
+    assert.equal(tree['d/s']?.mtime, 3000n * SECOND);
+    assert.equal(tree['d/c']?.device, '1:3');
+    assert.equal(tree['d/c']?.mode, '0666');
+    assert.equal(tree['d/b']?.device, '259:70000');
+    assert.equal(tree['d/p']?.type, 'fifo');
+  });
+
+  it('keep names that are not UTF-8, byte for byte', () => {
+    const name = Buffer.from([0x66, 0xff, 0x80, 0x0a]);
+    assert.deepEqual(Object.keys(treeOf(tar(file(name, 'x')))), [name.toString('latin1')]);
+  });
+
+  it('keep times to the nanosecond', () => {
+    const tree = treeOf(tar(file('f', '', { pax: [['mtime', '1700000000.123456789']] })));
+    assert.equal(tree.f?.mtime, 1_700_000_000_123_456_789n);
+  });
+
+  it('keep file capabilities and other attributes, set after the owner', () => {
+    const capability = Buffer.from('0100000200040000000000000000000000000000', 'hex');
+    const tree = treeOf(
+      tar(
+        file('ping', 'x', {
+          uid: 1,
+          mode: 0o755,
+          pax: [
+            ['SCHILY.xattr.security.capability', capability],
+            ['SCHILY.xattr.user.note', 'a\nb'],
+          ],
+        }),
+      ),
+    );
+    assert.equal(tree.ping?.xattrs?.['security.capability'], capability.toString('latin1'));
+    assert.equal(tree.ping?.xattrs?.['user.note'], 'a\nb');
+  });
+
+  it('never set attributes of the trusted kind, and say so once', () => {
+    using dir = scratch();
+    const pax = [['SCHILY.xattr.trusted.overlay.opaque', 'y']] as const;
+    const { warnings } = applyTar(tar(directory('a', { pax }), directory('b', { pax })), { root: dir.path });
+    assert.equal(readTree(dir.path).a?.xattrs, undefined);
+    assert.equal(warnings.length, 1);
+    assert.match(warnings[0] ?? '', /trusted\.overlay\.opaque.*1 more/);
+  });
+
+  it('leave out user attributes on what cannot carry them, with a warning', () => {
+    using dir = scratch();
+    const { warnings } = applyTar(tar(fifo('p', { pax: [['SCHILY.xattr.user.x', 'y']] })), { root: dir.path });
+    assert.match(warnings.join(), /only files and directories carry it/);
+  });
+
+  it('keep holes as holes', () => {
+    using dir = scratch();
+    const map = '0,1,67108863,1';
+    const pax = [
+      ['GNU.sparse.size', '67108864'],
+      ['GNU.sparse.numblocks', '2'],
+      ['GNU.sparse.map', map],
+    ] as const;
+    applyTar(tar(file('sparse', 'ab', { pax })), { root: dir.path });
+    const stat = lstatSync(join(dir.path, 'sparse'));
+    assert.equal(stat.size, 67_108_864);
+    assert.ok(stat.blocks < 100, `${stat.blocks} blocks`);
+  });
+
+  it('give a file that ends in a hole its whole length', () => {
+    const pax = [
+      ['GNU.sparse.size', '5000'],
+      ['GNU.sparse.numblocks', '0'],
+      ['GNU.sparse.major', '0'],
+      ['GNU.sparse.minor', '1'],
+    ] as const;
+    assert.equal(treeOf(tar(file('hole', '', { pax }))).hole?.size, 5000);
+  });
+
+  it('share an inode where they are hard links, whose attributes are the last entry’s', () => {
+    const tree = treeOf(tar(file('a', 'x', { mode: 0o600 }), hardlink('d/b', 'a', { mode: 0o644, uid: 3 })));
+    assert.equal(tree['d/b']?.linkedTo, 'a');
+    assert.equal(tree.a?.mode, '0644');
+    assert.equal(tree.a?.owner, '3:0');
+  });
+
+  it('link to a symbolic link itself', () => {
+    const tree = treeOf(tar(symlink('s', 'nowhere'), hardlink('h', 's')));
+    assert.equal(tree.h?.type, 'symlink');
+    assert.equal(tree.h?.linkedTo, undefined);
+    assert.equal(tree.s?.linkedTo, 'h');
+  });
+
+  it('for the root itself change nothing', () => {
+    using dir = scratch();
+    const before = lstatSync(dir.path);
+    applyTar(tar(directory('./', { mode: 0o700, uid: 9 }), directory('/'), file('a/..', 'x')), { root: dir.path });
+    assert.equal(lstatSync(dir.path).mode, before.mode);
+    assert.equal(lstatSync(dir.path).uid, before.uid);
+    assert.deepEqual(paths(dir.path), []);
+  });
+
+  it('with odd but harmless names end where a clean name would', () => {
+    assert.deepEqual(Object.keys(treeOf(tar(file('./a//b/./c'), file('/abs'), file('x/../y')))), [
+      'a',
+      'a/b',
+      'a/b/c',
+      'abs',
+      'y',
+    ]);
+  });
+});
+
+describe('an entry whose name is taken', () => {
+  it('replaces a file, a link or a whole directory', () => {
+    const tree = treeOf(
+      tar(
+        file('f', 'old'),
+        file('f', 'new'),
+        symlink('s', 'f'),
+        file('s', 'not through the link'),
+        file('d/deep/x', 'x'),
+        file('d', 'file now'),
+      ),
+    );
+    assert.equal(tree.f?.content, 'new');
+    assert.equal(tree.s?.content, 'not through the link');
+    assert.equal(tree.d?.content, 'file now');
+    assert.equal(tree['d/deep/x'], undefined);
+  });
+
+  it('merges a directory with the one there: the contents stay, the attributes are the entry’s', () => {
+    const tree = treeOf(
+      tar(directory('d', { mode: 0o700 }), file('d/f', 'x'), directory('d', { mode: 0o711, mtime: 77 })),
+    );
+    assert.equal(tree.d?.mode, '0711');
+    assert.equal(tree.d?.mtime, 77n * SECOND);
+    assert.equal(tree['d/f']?.content, 'x');
+  });
+
+  it('replaces a link to a directory by the directory', () => {
+    const tree = treeOf(tar(directory('real'), symlink('d', 'real'), directory('d'), file('d/f', 'x')));
+    assert.equal(tree.d?.type, 'directory');
+    assert.equal(tree['real/f'], undefined);
+  });
+});
+
+describe('directory times', () => {
+  it('are set after everything inside is written', () => {
+    const tree = treeOf(
+      tar(directory('d', { mtime: 1000 }), file('d/f', 'x'), directory('d/e', { mtime: 2000 }), file('d/e/g', 'x')),
+    );
+    assert.equal(tree.d?.mtime, 1000n * SECOND);
+    assert.equal(tree['d/e']?.mtime, 2000n * SECOND);
+  });
+
+  it('of a directory that a later entry replaced are no concern', () => {
+    assert.equal(treeOf(tar(directory('d', { mtime: 1000 }), file('d', 'x', { mtime: 5 }))).d?.mtime, 5n * SECOND);
+  });
+});
+
+describe('directories that no entry names', () => {
+  it('are made 0755', () => {
+    assert.equal(treeOf(tar(file('a/b/c', 'x')))['a/b']?.mode, '0755');
+  });
+
+  it('take owner, mode, times and attributes of the nearest layer below that has them', () => {
+    using dir = scratch();
+    const near = folder(dir.path, 'near');
+    const far = folder(dir.path, 'far');
+    for (const [root, mode, time] of [
+      [near, 0o2751, 1000],
+      [far, 0o700, 2000],
+    ] as const) {
+      mkdirSync(join(root, 'a/b'), { recursive: true });
+      mkdirSync(join(far, 'only-far'), { recursive: true });
+      chownSync(join(root, 'a'), 5, 6);
+      chmodSync(join(root, 'a'), mode);
+      const fd = openSync(root, 'r');
+      setXattrAt(fd, cString('a'), cString('user.kept'), Buffer.from('yes'));
+      setXattrAt(fd, cString('a'), cString('trusted.left'), Buffer.from('no'));
+      closeSync(fd);
+      utimesSync(join(root, 'a'), time, time);
+    }
+    chmodSync(join(far, 'only-far'), 0o711);
+    const root = folder(dir.path, 'upper');
+    applyTar(tar(file('a/b/c', 'x'), file('only-far/f')), { root, lowers: [near, far], whiteouts: 'overlay' });
+    const tree = readTree(root);
+    assert.deepEqual(tree.a, {
+      type: 'directory',
+      mode: '2751',
+      owner: '5:6',
+      mtime: 1000n * SECOND,
+      xattrs: { 'user.kept': 'yes' },
+    });
+    assert.equal(tree['only-far']?.mode, '0711');
+  });
+
+  it('stay 0755 where the nearest layer below has something else there', () => {
+    using dir = scratch();
+    const near = folder(dir.path, 'near');
+    const far = folder(dir.path, 'far');
+    writeFileSync(join(near, 'a'), '');
+    mkdirSync(join(far, 'a'), { mode: 0o700 });
+    const root = folder(dir.path, 'upper');
+    applyTar(tar(file('a/f')), { root, lowers: [near, far], whiteouts: 'overlay' });
+    assert.equal(readTree(root).a?.mode, '0755');
+  });
+
+  it('that a later entry names are the entry’s', () => {
+    using dir = scratch();
+    const lower = folder(dir.path, 'lower');
+    mkdirSync(join(lower, 'a'), { mode: 0o700 });
+    const root = folder(dir.path, 'upper');
+    applyTar(tar(file('a/f'), directory('a', { mode: 0o751, mtime: 9 })), {
+      root,
+      lowers: [lower],
+      whiteouts: 'overlay',
+    });
+    assert.equal(readTree(root).a?.mode, '0751');
+    assert.equal(readTree(root).a?.mtime, 9n * SECOND);
+  });
+});
+
+describe('whiteouts in an overlay', () => {
+  it('are character devices 0:0 with the entry’s owner', () => {
+    const tree = treeOf(tar(whiteout('d/gone', { uid: 3, gid: 4 })), 'overlay');
+    assert.equal(tree['d/gone']?.type, 'character');
+    assert.equal(tree['d/gone']?.device, '0:0');
+    assert.equal(tree['d/gone']?.owner, '3:4');
+  });
+
+  it('make a directory opaque', () => {
+    const tree = treeOf(tar(directory('d'), opaque('d'), file('d/new', 'x')), 'overlay');
+    assert.equal(tree.d?.xattrs?.['trusted.overlay.opaque'], 'y');
+    assert.equal(tree['d/new']?.content, 'x');
+    assert.deepEqual(Object.keys(tree), ['d', 'd/new']);
+  });
+
+  it('hide what is below and never what the same layer adds, in whichever order', () => {
+    for (const order of [
+      [file('f', 'mine'), whiteout('f')],
+      [whiteout('f'), file('f', 'mine')],
+    ]) {
+      assert.equal(treeOf(tar(...order), 'overlay').f?.content, 'mine');
+    }
+  });
+
+  it('of a directory that the layer also makes leave it opaque, in whichever order', () => {
+    const opaqueOnly = { 'trusted.overlay.opaque': 'y' };
+    for (const order of [
+      [whiteout('d'), directory('d'), file('d/f', 'x')],
+      [directory('d'), file('d/f', 'x'), whiteout('d')],
+      [whiteout('d'), file('d/f', 'x')],
+      [file('d', 'file'), whiteout('d'), directory('d'), file('d/f', 'x')],
+    ]) {
+      const tree = treeOf(tar(...order), 'overlay');
+      assert.deepEqual(tree.d?.xattrs, opaqueOnly);
+      assert.equal(tree['d/f']?.content, 'x');
+    }
+  });
+
+  it('with names of AUFS’s own are ignored', () => {
+    assert.deepEqual(
+      treeOf(tar(file('.wh..wh.plnk/1.2'), directory('.wh..wh.orph'), file('.wh..wh.aufs')), 'overlay'),
+      {},
+    );
+  });
+
+  it('are refused where they name nothing, or the directory itself or the one above', () => {
+    for (const name of ['.wh.', '.wh..', '.wh...', 'd/.wh...']) refuses(tar(file(name)), 'LAYER_UNSAFE', /whiteout/);
+  });
+});
+
+describe('whiteouts in a copy of the layers below', () => {
+  const below = (root: string): void => {
+    mkdirSync(join(root, 'd/sub'), { recursive: true });
+    for (const name of ['d/old', 'd/sub/old', 'gone']) writeFileSync(join(root, name), name);
+  };
+
+  it('remove a file or a whole directory', () => {
+    using dir = scratch();
+    below(dir.path);
+    applyTar(tar(whiteout('gone'), whiteout('d')), { root: dir.path, whiteouts: 'remove' });
+    assert.deepEqual(paths(dir.path), []);
+  });
+
+  it('remove what the layers below put into an opaque directory, and keep what this layer puts there', () => {
+    for (const order of [
+      [opaque('d'), file('d/new', 'x'), file('d/sub/new', 'x')],
+      [file('d/new', 'x'), file('d/sub/new', 'x'), opaque('d')],
+    ]) {
+      using dir = scratch();
+      below(dir.path);
+      applyTar(tar(...order), { root: dir.path, whiteouts: 'remove' });
+      assert.deepEqual(paths(dir.path), ['d', 'd/new', 'd/sub', 'd/sub/new', 'gone']);
+    }
+  });
+
+  it('never remove what the same layer adds', () => {
+    using dir = scratch();
+    below(dir.path);
+    applyTar(tar(file('gone', 'mine'), whiteout('gone'), directory('d'), file('d/mine'), whiteout('d')), {
+      root: dir.path,
+      whiteouts: 'remove',
+    });
+    assert.deepEqual(paths(dir.path), ['d', 'd/mine', 'gone']);
+  });
+
+  it('leave a directory’s times alone that the layer writes into and never names', () => {
+    using dir = scratch();
+    below(dir.path);
+    utimesSync(join(dir.path, 'd'), 1000, 1000);
+    applyTar(tar(file('d/new')), { root: dir.path, whiteouts: 'remove' });
+    assert.equal(readTree(dir.path).d?.mtime, 1000n * SECOND);
+  });
+});
+
+describe('a hostile archive', () => {
+  /** Applies an archive beside a canary; whatever happens, nothing outside the root may change. */
+  function attack(archive: Buffer, prepare: (root: string, outside: string) => void = () => {}): Record<string, Node> {
+    for (const useOpenat2 of [true, false]) {
+      for (const whiteouts of ['none', 'overlay', 'remove'] as const) {
+        using dir = scratch();
+        const outside = folder(dir.path, 'outside');
+        writeFileSync(join(outside, 'canary'), 'alive', { mode: 0o640 });
+        utimesSync(join(outside, 'canary'), 1, 1);
+        const root = folder(dir.path, 'root');
+        prepare(root, outside);
+        const before = readTree(outside);
+        try {
+          applyTar(archive, { root, whiteouts }, { useOpenat2 });
+        } catch (error) {
+          assert.ok(error instanceof UnpackError, String(error));
+        }
+        assert.deepEqual(readTree(outside), before);
+        if (whiteouts === 'none' && useOpenat2) return readTree(root);
+      }
+    }
+    return {};
+  }
+
+  it('gets nowhere with ".." and absolute names', () => {
+    const tree = attack(
+      tar(file('../outside/canary', 'dead'), file('/../../outside/canary', 'dead'), file('a/../../outside/x')),
+    );
+    assert.deepEqual(Object.keys(tree), ['outside', 'outside/canary', 'outside/x']);
+  });
+
+  it('gets nowhere with links used as directories', () => {
+    attack(tar(symlink('l', '../outside'), file('l/canary', 'dead'), whiteout('l/canary'), opaque('l')));
+    attack(tar(symlink('l', '..'), symlink('l/m', 'outside'), file('l/outside/canary', 'dead')));
+    attack(tar(directory('d'), symlink('d', '../outside'), file('d/canary', 'dead')));
+    attack(tar(symlink('a', 'b'), symlink('b', '../outside'), file('a/canary', 'dead')));
+  });
+
+  it('writes through an absolute link inside the root only', () => {
+    const tree = attack(tar(symlink('abs', '/outside'), file('abs/canary', 'inside')));
+    assert.equal(tree['outside/canary']?.content, 'inside');
+  });
+
+  it('gets nowhere with hard links through or to links', () => {
+    attack(tar(symlink('l', '../outside'), hardlink('h', 'l/canary'), file('h', 'dead')));
+    attack(tar(symlink('l', '../outside/canary'), hardlink('h', 'l', { mode: 0o777 }), file('h', 'dead')));
+    attack(tar(hardlink('h', '../outside/canary', { mode: 0o777, uid: 5 })));
+    attack(tar(hardlink('h', '/../outside/canary', { mode: 0o777 })));
+  });
+
+  it('changes no mode, owner or time through a link', () => {
+    attack(
+      tar(symlink('l', '../outside/canary', { mode: 0o777, uid: 9 }), hardlink('h', 'l', { mode: 0o4777, uid: 7 })),
+    );
+    attack(tar(directory('d'), symlink('d', '../outside', { mode: 0o700, mtime: 7 })));
+  });
+
+  it('follows no link that another process put there', () => {
+    attack(tar(file('planted/canary', 'dead'), whiteout('planted/canary')), (root, outside) =>
+      symlinkSync(outside, join(root, 'planted')),
+    );
+    attack(tar(file('planted', 'dead')), (root, outside) =>
+      symlinkSync(join(outside, 'canary'), join(root, 'planted')),
+    );
+  });
+
+  it('overwrites no file that is linked from elsewhere', () => {
+    attack(tar(file('shared', 'dead', { mode: 0o777 })), (root, outside) =>
+      linkSync(join(outside, 'canary'), join(root, 'shared')),
+    );
+  });
+
+  it('does not get a loop of links followed for ever', () => {
+    attack(tar(symlink('a', 'b'), symlink('b', 'a'), file('a/x')));
+    refuses(tar(symlink('a', 'a'), file('a/x')), 'LAYER_CORRUPT', /"a\/x"/);
+  });
+
+  it('cannot use a file or a device as a directory', () => {
+    refuses(tar(file('f', 'x'), file('f/g')), 'LAYER_CORRUPT', /"f\/g".*ENOTDIR/);
+    refuses(tar(device('f', 'c', 1, 3), file('f/g')), 'LAYER_CORRUPT', /"f\/g"/);
+  });
+
+  it('cannot link to a directory or to what is not there', () => {
+    refuses(tar(directory('d'), hardlink('h', 'd')), 'LAYER_CORRUPT', /cannot be linked/);
+    refuses(tar(hardlink('h', 'nothing')), 'LAYER_CORRUPT', /does not hold/);
+    refuses(tar(hardlink('h', 'd/..')), 'LAYER_CORRUPT', /hard link to a directory/);
+  });
+
+  it('with names too long for the file system is refused with the name', () => {
+    refuses(tar(file('f', '', { pax: [['path', 'n'.repeat(300)]] })), 'LAYER_CORRUPT', /"nnn/);
+    refuses(tar(file('f', '', { pax: [['path', `${'d/'.repeat(2100)}f`]] })), 'LAYER_CORRUPT', /"d\/d/);
+  });
+
+  it('may go a thousand directories deep, and be replaced as a whole', () => {
+    const deep = `${'d/'.repeat(1000)}f`;
+    const tree = treeOf(tar(file('x', '', { pax: [['path', deep]] }), file('d', 'flat')));
+    assert.deepEqual(Object.keys(tree), ['d']);
+  });
+});
