@@ -14,6 +14,7 @@ import { hexOf, shortDigest } from '../oci/digest.ts';
 import { UnpackQueue } from '../queue/producer.ts';
 import type { UnpackResult } from '../queue/result.ts';
 import { bytesText, durationText } from '../queue/text.ts';
+import type { Snapshotter } from '../snapshots/snapshotter.ts';
 import type { Cli } from './context.ts';
 import { CliError } from './failure.ts';
 import { LiveRegion } from './live-region.ts';
@@ -51,14 +52,14 @@ export class Demo {
 
     const queue = this.#owned(new UnpackQueue(config), (queue) => queue.close());
     this.#heading('A job');
-    const result = await this.#run(queue, worker, TAG);
+    const result = await this.#follow(queue, worker, await this.#add(queue, TAG));
     for (const line of resultLines(result)) out.line(`   ${line}`);
 
     this.#heading('A look inside');
     await this.#look(config, folder, result);
 
     this.#heading('The same job once more');
-    const again = await this.#run(queue, worker, TAG);
+    const again = await this.#follow(queue, worker, await this.#add(queue, TAG));
     const existed = again.images.flatMap(({ layers }) => layers).filter(({ state }) => state === 'existed').length;
     out.line(
       `   done in ${durationText(again.durationMs)}: ${existed} of ${image.layers.length} layers were there, so nothing was fetched`,
@@ -173,17 +174,20 @@ export class Demo {
     this.#cli.out.line(`   pushed to ${address} in ${durationText(performance.now() - started)}`);
   }
 
-  /** Adds a job for a tag and follows it. */
-  async #run(queue: UnpackQueue, worker: WorkerProcess, tag: string): Promise<UnpackResult> {
-    const { out, signal } = this.#cli;
-    const reference = `s3://${BUCKET}/${PREFIX}:${tag}`;
-    out.line(`   ${out.dim('$')} unpackd enqueue ${reference} --watch`);
+  async #add(queue: UnpackQueue, tag: string): Promise<string> {
+    const { out } = this.#cli;
+    out.line(`   ${out.dim('$')} unpackd enqueue s3://${BUCKET}/${PREFIX}:${tag} --watch`);
     const { id } = await queue.add({
       version: 1,
       image: `demo.example/${PREFIX}:${tag}`,
       source: { bucket: BUCKET, prefix: PREFIX, layout: 'oci' },
       tag,
     });
+    return id;
+  }
+
+  async #follow(queue: UnpackQueue, worker: WorkerProcess, id: string): Promise<UnpackResult> {
+    const { out, signal } = this.#cli;
     const region = new LiveRegion(out.live);
     try {
       const onProgress = (progress: Parameters<typeof progressLines>[0]) => region.draw(progressLines(progress));
@@ -200,14 +204,10 @@ export class Demo {
       out.line('   Mounting needs root; as root this step mounts the tree, compares it and runs a program in it.');
       return;
     }
-    const { openSnapshotter } = await import('../snapshots/open.ts');
     const { mountSnapshot, unmountSnapshot } = await import('../system/mount.ts');
     const tree = join(folder, 'tree');
     await mkdir(tree, { recursive: true });
-    const store = this.#owned(
-      await openSnapshotter({ root: config.UNPACK_ROOT, type: config.UNPACK_SNAPSHOTTER }),
-      (store) => store.close(),
-    );
+    const store = await this.#store(config);
     await mountSnapshot(await store.view('demo view', chainId), tree);
     this.#owned(tree, unmountSnapshot);
     out.line(`   ${out.dim('$')} unpackd snapshots mount ${shortDigest(chainId)} ${tree}`);
@@ -223,14 +223,34 @@ export class Demo {
     out.line(
       `   another image, with a fifth layer; one bit of its blob is wrong in the bucket (byte ${offset} of ${damaged.size})`,
     );
+    const id = await this.#add(queue, DAMAGED_TAG);
     try {
-      await this.#run(queue, worker, DAMAGED_TAG);
+      await this.#follow(queue, worker, id);
     } catch (error) {
       if (!(error instanceof UnpackError) || error.code === 'CANCELLED') throw error;
       out.line(`   ${out.red(`[${error.code}]`)} ${error.message}`);
+      const { progress } = await queue.status(id);
+      const failures = progress?.failures ?? [];
+      for (const { attempt, attempts, code, retryable } of failures) {
+        const then = retryable
+          ? 'tried once more, from a fresh download'
+          : 'the bucket has no better bytes, so given up';
+        out.line(`   attempt ${attempt} of ${attempts}: ${code}: ${then}`);
+      }
+      const store = await this.#store(config);
+      const committed = await store.walk({ kind: 'committed' });
+      const unfinished = await store.walk({ kind: 'active' });
+      out.line(`   in the store: ${committed.length} committed layers as before, ${unfinished.length} unfinished ones`);
       return;
     }
     throw new CliError('DEMO_FAILED', 'the damaged blob was unpacked without an error');
+  }
+
+  /** The worker's store, opened beside it. */
+  async #store(config: Config): Promise<Snapshotter> {
+    const { openSnapshotter } = await import('../snapshots/open.ts');
+    const store = await openSnapshotter({ root: config.UNPACK_ROOT, type: config.UNPACK_SNAPSHOTTER });
+    return this.#owned(store, (store) => store.close());
   }
 
   #heading(text: string): void {

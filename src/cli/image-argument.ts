@@ -64,13 +64,15 @@ export interface ImageOptions {
   readonly label?: Readonly<Record<string, string>>;
 }
 
+/** `--layout`, for the commands that read from buckets or write to them. */
+export function layoutOption(): Option {
+  const choices = ['oci', 'distribution', 'keys'];
+  return new Option('--layout <layout>', 'how blobs lie in the bucket').choices(choices).default('oci');
+}
+
 export function takesImageOptions(command: Command): Command {
   return command
-    .addOption(
-      new Option('--layout <layout>', 'how blobs lie in the bucket')
-        .choices(['oci', 'distribution', 'keys'])
-        .default('oci'),
-    )
+    .addOption(layoutOption())
     .option('--repository <name>', 'for --layout distribution: the repository with the tag, as in library/alpine')
     .option('--template <key>', 'for --layout keys: where a blob is, as in blobs/{algorithm}/{hex}')
     .option('--image <reference>', 'the name that the upstream mirror knows the image by; recorded, never fetched from')

@@ -47,7 +47,7 @@ const COMMANDS: readonly Entry[] = [
   {
     name: 'push',
     arguments: 'SOURCE TARGET',
-    summary: 'copy an image from an OCI layout into a bucket',
+    summary: 'copy an image into a bucket, from an OCI layout or docker save',
     load: async () => (await import('./push.ts')).pushCommand,
   },
   {
@@ -160,7 +160,9 @@ function usageOf(name: string): string {
 
 /** Tells the failure and returns the status to exit with. */
 function report(error: unknown): number {
-  const { code, message, exitStatus } = explain(error);
+  // whatever the interrupted work made of it
+  const shown = interruption.signal.aborted ? interruption.signal.reason : error;
+  const { code, message, exitStatus } = explain(shown);
   if (out.json) process.stdout.write(`${JSON.stringify({ error: { code, message } })}\n`);
   out.note(`unpackd: [${code}] ${message}`);
   const level = process.env.UNPACK_LOG_LEVEL;

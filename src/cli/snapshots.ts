@@ -195,9 +195,8 @@ async function remove(store: Snapshotter, keys: readonly string[], { out }: Cli)
 
 async function clean(store: Snapshotter, { out }: Cli): Promise<void> {
   const { removeOrphans } = await import('../rootfs/orphans.ts');
-  const orphans = await removeOrphans(store, (_level, sentence) => out.note(sentence));
-  const folders = await store.cleanup();
-  out.result({ snapshots: orphans, folders }, () => [`removed ${orphans} unfinished snapshots and ${folders} folders`]);
+  const removed = await removeOrphans(store, (_level, sentence) => out.note(sentence));
+  out.result({ removed }, () => [removed === 0 ? 'nothing to remove' : `removed ${removed}`]);
 }
 
 /** The snapshot of that key, or the only one whose key begins so. @throws CliError SNAPSHOT_NOT_FOUND, USAGE */

@@ -11,7 +11,7 @@ const LEFT_OUT = /(^|\/)node_modules\/(node|typescript|@typescript|@biomejs|@typ
 export const EXPECTED = {
   runtime: 'usr/local/bin/node',
   deletedFile: 'etc/demo/password',
-  deletedFolder: 'app/node_modules/luxon',
+  deletedFolder: 'app/node_modules/fastify',
   replacedFolder: 'srv/cache',
   replacedBy: 'fresh.txt',
   setuid: 'usr/local/bin/greet',

@@ -1,0 +1,96 @@
+import { stat } from 'node:fs/promises';
+import { resolve } from 'node:path';
+import { Command } from 'commander';
+import { s3Connection } from '../config.ts';
+import { shortDigest } from '../oci/digest.ts';
+import { bytesText, durationText } from '../queue/text.ts';
+import type { BucketLayout } from '../source/s3.ts';
+import type { Cli } from './context.ts';
+import { CliError } from './failure.ts';
+import { layoutOption, parseImageArgument } from './image-argument.ts';
+import { LiveRegion } from './live-region.ts';
+import { configOf, S3_SETTINGS, takesSettings } from './settings.ts';
+
+const EXAMPLES = `
+Examples:
+  unpackd push ./layout:app s3://images/team/app:1.0
+  docker save alpine:3.20 > alpine.tar && unpackd push alpine.tar s3://images/alpine:3.20
+  unpackd push ./layout s3://registry:3.20 --layout distribution --repository library/alpine
+  unpackd push ./layout s3://blobs --layout keys --template 'blobs/{algorithm}/{hex}'`;
+
+interface PushFlags {
+  readonly layout: BucketLayout['kind'];
+  readonly repository?: string;
+  readonly template?: string;
+  readonly image?: string;
+}
+
+/** `unpackd push`. */
+export function pushCommand({ out, signal }: Cli): Command {
+  const command = new Command('push')
+    .description(
+      'Copies an image into a bucket, its tag last, so that a reader never finds half an image. Blobs that are there are not ' +
+        'sent again.\nSOURCE is an OCI image layout (a folder or a tar) or what docker save has written, and :NAME where it has ' +
+        'several images. TARGET is s3://BUCKET/PREFIX[:TAG].',
+    )
+    .argument('<source>')
+    .argument('<target>')
+    .addOption(layoutOption())
+    .option('--repository <name>', 'for --layout distribution: where the tag goes, as in library/alpine')
+    .option('--template <key>', 'for --layout keys: where a blob goes, as in blobs/{algorithm}/{hex}')
+    .option('--image <name>', 'which image of SOURCE, where its name has a slash or a colon')
+    .option('--json', 'one JSON document')
+    .addHelpText('after', EXAMPLES);
+  takesSettings(command, S3_SETTINGS);
+  return command.action(async (source: string, target: string, flags: PushFlags) => {
+    const config = configOf(command);
+    const { path, name } = await sourceOf(source);
+    const { place, target: named } = parseImageArgument(target);
+    if (place.kind !== 's3')
+      throw new CliError('USAGE', `push goes to s3://BUCKET/PREFIX[:TAG], not to ${JSON.stringify(target)}`);
+    if (named?.kind === 'manifest')
+      throw new CliError('USAGE', `${target}: the digest follows from the image; give a tag or nothing`);
+    const { pushImage } = await import('../source/push.ts');
+    const started = performance.now();
+    const region = new LiveRegion(out.live);
+    const pushed = await pushImage({
+      path,
+      image: flags.image ?? name,
+      bucket: place.bucket,
+      prefix: place.prefix,
+      layout: layoutOf(flags),
+      tag: named?.tag,
+      connection: s3Connection(config),
+      signal,
+      onProgress: ({ sent, skipped, total }) => region.draw([`${bytesText(sent + skipped)} of ${bytesText(total)}`]),
+    }).finally(() => region.clear());
+    const { tag, digest, uploaded, skipped } = pushed;
+    const address = `s3://${place.bucket}${place.prefix === '' ? '' : `/${place.prefix}`}`;
+    out.result({ bucket: place.bucket, prefix: place.prefix, layout: flags.layout, ...pushed }, () => [
+      `${address}${tag === undefined ? `@${digest}` : `:${tag}  ${shortDigest(digest)}`}`,
+      `sent ${uploaded.count} blobs (${bytesText(uploaded.bytes)}) in ${durationText(performance.now() - started)}, ${skipped.count} were there`,
+    ]);
+  });
+}
+
+async function sourceOf(text: string): Promise<{ path: string; name?: string }> {
+  // a file whose name has a colon is still a file
+  if ((await stat(text).catch(() => undefined)) !== undefined) return { path: resolve(text) };
+  const { place, target } = parseImageArgument(text);
+  if (place.kind !== 'folder')
+    throw new CliError('USAGE', `push reads from a folder or a file, not from ${JSON.stringify(text)}`);
+  if (target?.kind === 'manifest') throw new CliError('USAGE', `${text}: name the image by its tag`);
+  return target === undefined ? { path: place.path } : { path: place.path, name: target.tag };
+}
+
+function layoutOf({ layout, repository, template }: PushFlags): BucketLayout {
+  if (layout === 'oci') return { kind: 'oci' };
+  if (layout === 'distribution') {
+    if (repository === undefined)
+      throw new CliError('USAGE', '--layout distribution needs --repository, as in library/alpine');
+    return { kind: 'distribution', repository };
+  }
+  if (template === undefined)
+    throw new CliError('USAGE', "--layout keys needs --template, as in 'blobs/{algorithm}/{hex}'");
+  return { kind: 'keys', template };
+}
