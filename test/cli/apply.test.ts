@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { existsSync, globSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, globSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { before, describe, test } from 'node:test';
 import { hexOf } from '../../src/oci/digest.ts';
@@ -176,8 +176,11 @@ describe('snapshots', root, () => {
     assert.equal(status, 1);
   });
 
-  test('cleanup removes folders that no snapshot owns', async () => {
+  test('cleanup removes folders that no snapshot owns, and nothing else', async () => {
+    mkdirSync(join(store, 'snapshots/4711/fs'), { recursive: true });
     const { stdout } = await run('cleanup', '--json');
-    assert.deepEqual(JSON.parse(stdout), { snapshots: 0, folders: 0 });
+    assert.deepEqual(JSON.parse(stdout), { removed: 1 });
+    assert.equal(existsSync(join(store, 'snapshots/4711')), false);
+    assert.equal(JSON.parse((await run('ls', '--json')).stdout).snapshots.length, 2);
   });
 });
