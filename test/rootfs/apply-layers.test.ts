@@ -1,0 +1,361 @@
+import assert from 'node:assert/strict';
+import { readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { UnpackError } from '../../src/errors.ts';
+import { chainIds } from '../../src/oci/chain-id.ts';
+import type { Applier } from '../../src/rootfs/applier.ts';
+import { type ApplyLayersOptions, applyLayer, applyLayers } from '../../src/rootfs/apply-layers.ts';
+import { ChainLocks } from '../../src/rootfs/chain-locks.ts';
+import { removeOrphans } from '../../src/rootfs/orphans.ts';
+import { ApplyPool } from '../../src/rootfs/thread-pool.ts';
+import { SnapshotError } from '../../src/snapshots/errors.ts';
+import { openSnapshotter } from '../../src/snapshots/open.ts';
+import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
+import { altered } from '../support/altered.ts';
+import { LIMITS } from '../support/apply.ts';
+import { imageOf, layerOf, type TestLayer, writeLayout } from '../support/layout.ts';
+import { scratch } from '../support/scratch.ts';
+import { directory, file, tar, whiteout } from '../support/tar.ts';
+import { readTree } from '../support/tree.ts';
+
+/** A store with an applier of these layers' blobs, and what has been asked of it. */
+async function bench(layers: readonly TestLayer[], type: 'overlay' | 'native' = 'overlay') {
+  const dir = scratch();
+  const path = join(dir.path, 'layout');
+  await writeLayout(path, { app: imageOf(layers) });
+  const snapshotter = await openSnapshotter({ root: join(dir.path, 'store'), type });
+  const pool = new ApplyPool(2);
+  const applied: string[] = [];
+  const real = pool.applier({ kind: 'oci-layout', path }, LIMITS);
+  const applier: Applier = {
+    apply: (blob, mounts, options) => {
+      applied.push(blob.digest);
+      return real.apply(blob, mounts, options);
+    },
+  };
+  const options = { locks: new ChainLocks(snapshotter.root) } satisfies ApplyLayersOptions;
+  return {
+    snapshotter,
+    applier,
+    applied,
+    options,
+    async [Symbol.asyncDispose]() {
+      await pool.close();
+      await snapshotter.close();
+      dir[Symbol.dispose]();
+    },
+  };
+}
+
+/** The directory that a committed snapshot's view shows, for stores without layers to merge and for bottom layers. */
+async function treeOf(snapshotter: Snapshotter, name: string) {
+  const key = `look ${name}`;
+  const [mount] = await snapshotter.view(key, name);
+  try {
+    const lower = mount?.options.find((option) => option.startsWith('lowerdir='))?.slice('lowerdir='.length);
+    return readTree(mount?.type === 'bind' ? mount.source : (lower?.split(':')[0] ?? ''));
+  } finally {
+    await snapshotter.remove(key);
+  }
+}
+
+const names = async (snapshotter: Snapshotter): Promise<string[]> =>
+  (await snapshotter.walk()).map(({ name }) => name).sort();
+
+const three = (): TestLayer[] => [
+  layerOf(tar(directory('etc', { mode: 0o750, uid: 5, mtime: 1000 }), file('etc/a', '1'))),
+  layerOf(tar(file('etc/b', '2'), directory('usr'))),
+  layerOf(tar(whiteout('etc/a'), file('usr/c', '3'))),
+];
+
+for (const type of ['overlay', 'native'] as const) {
+  describe(`applyLayers in the ${type} store`, () => {
+    it('applies every layer on the one below and returns the chain ID of them all', async () => {
+      const layers = three();
+      await using b = await bench(layers, type);
+      const top = await applyLayers(layers, b.snapshotter, b.applier, b.options);
+      const chain = chainIds(layers.map((layer) => layer.diff.digest));
+      assert.equal(top, chain[2]);
+      assert.deepEqual(await names(b.snapshotter), [...chain].sort());
+      assert.equal((await b.snapshotter.stat(top)).parent, chain[1]);
+      const tree = await treeOf(b.snapshotter, top);
+      if (type === 'native') assert.deepEqual(Object.keys(tree), ['etc', 'etc/b', 'usr', 'usr/c']);
+      else assert.equal(tree['etc/a']?.device, '0:0');
+    });
+
+    it('asks for nothing when the top is there', async () => {
+      const layers = three();
+      await using b = await bench(layers, type);
+      await applyLayers(layers, b.snapshotter, b.applier, b.options);
+      b.applied.length = 0;
+      await applyLayers(layers, b.snapshotter, b.applier, b.options);
+      assert.deepEqual(b.applied, []);
+    });
+
+    it('applies only what is missing', async () => {
+      const layers = three();
+      await using b = await bench(layers, type);
+      await applyLayers(layers.slice(0, 2), b.snapshotter, b.applier, b.options);
+      b.applied.length = 0;
+      await applyLayers(layers, b.snapshotter, b.applier, b.options);
+      assert.deepEqual(b.applied, [layers[2]?.blob.digest]);
+    });
+
+    it('labels what it commits with its chain ID and DiffID', async () => {
+      const layers = three();
+      await using b = await bench(layers, type);
+      const top = await applyLayers(layers, b.snapshotter, b.applier, { ...b.options, labels: { team: 'x' } });
+      const { labels } = await b.snapshotter.stat(top);
+      assert.equal(labels['containerd.io/snapshot.ref'], top);
+      assert.equal(labels['containerd.io/snapshot/diff-id'], layers[2]?.diff.digest);
+      assert.equal(labels.team, 'x');
+    });
+
+    it('refuses a layer with another DiffID and leaves nothing of it', async () => {
+      const [first, second] = three();
+      assert.ok(first && second);
+      const lie = { ...second, diff: { digest: first.diff.digest } };
+      await using b = await bench([first, second], type);
+      await assert.rejects(applyLayers([first, lie], b.snapshotter, b.applier, b.options), (error) => {
+        assert.ok(error instanceof UnpackError);
+        assert.equal(error.code, 'DIFF_ID_MISMATCH');
+        assert.match(error.message, /^layer 2 of 2 \(sha256:/);
+        assert.equal(error.details.layerIndex, 1);
+        assert.equal(error.details.actual, second.diff.digest);
+        return true;
+      });
+      for (const name of await names(b.snapshotter)) assert.doesNotMatch(name, /^extract-/);
+      assert.equal(
+        (await names(b.snapshotter)).includes(chainIds([first.diff.digest, first.diff.digest])[1] ?? ''),
+        false,
+      );
+    });
+
+    it('keeps the layers below a failed one, and starts from them the next time', async () => {
+      const layers = three();
+      await using b = await bench(layers, type);
+      const top = layers[2]?.blob.digest;
+      let broken = true;
+      const flaky: Applier = {
+        apply: async (blob, mounts, options) => {
+          if (broken && blob.digest === top) throw new UnpackError('BLOB_NOT_FOUND', 'not there yet');
+          return b.applier.apply(blob, mounts, options);
+        },
+      };
+      await assert.rejects(applyLayers(layers, b.snapshotter, flaky, b.options), { code: 'BLOB_NOT_FOUND' });
+      assert.deepEqual(
+        await names(b.snapshotter),
+        chainIds(layers.map((layer) => layer.diff.digest))
+          .slice(0, 2)
+          .sort(),
+      );
+      broken = false;
+      b.applied.length = 0;
+      await applyLayers(layers, b.snapshotter, flaky, b.options);
+      assert.deepEqual(b.applied, [top]);
+    });
+
+    it('applies each layer once when many ask for it at the same time', async () => {
+      const base = three();
+      const other = [...base.slice(0, 2), layerOf(tar(file('other', 'x')))];
+      await using b = await bench([...base, ...other.slice(2)], type);
+      await Promise.all(
+        Array.from({ length: 10 }, (_, i) =>
+          applyLayers(i % 2 === 0 ? base : other, b.snapshotter, b.applier, b.options),
+        ),
+      );
+      assert.deepEqual([...b.applied].sort(), [...base, ...other.slice(2)].map((layer) => layer.blob.digest).sort());
+    });
+
+    it('stops when it is told to, with the reason, and leaves nothing behind', async () => {
+      const layers = three();
+      await using b = await bench(layers, type);
+      const abort = new AbortController();
+      const waiting: Applier = {
+        apply: (_blob, _mounts, { signal }) =>
+          new Promise((_resolve, reject) => {
+            signal?.addEventListener('abort', () => reject(signal.reason));
+            abort.abort(new UnpackError('SHUTTING_DOWN', 'the worker stops'));
+          }),
+      };
+      const stopped = applyLayers(layers, b.snapshotter, waiting, { ...b.options, signal: abort.signal });
+      await assert.rejects(stopped, { code: 'SHUTTING_DOWN' });
+      assert.deepEqual(await names(b.snapshotter), []);
+      assert.deepEqual(readdirSync(join(b.snapshotter.root, 'locks')), []);
+    });
+
+    it('says of a single layer whether it applied it', async () => {
+      const [first, second] = three();
+      assert.ok(first && second);
+      await using b = await bench([first, second], type);
+      assert.equal(await applyLayer(first, [], b.snapshotter, b.applier, b.options), true);
+      assert.equal(await applyLayer(second, [first.diff.digest], b.snapshotter, b.applier, b.options), true);
+      assert.equal(await applyLayer(second, [first.diff.digest], b.snapshotter, b.applier, b.options), false);
+    });
+
+    it('refuses a single layer whose parents are not there', async () => {
+      const [first, second] = three();
+      assert.ok(first && second);
+      await using b = await bench([first, second], type);
+      const lonely = applyLayer(second, [first.diff.digest], b.snapshotter, b.applier, b.options);
+      await assert.rejects(lonely, { code: 'STORE_FAILED' });
+      assert.deepEqual(await names(b.snapshotter), []);
+    });
+
+    it('tries another key where one is taken, and takes a commit that another made for success', async () => {
+      const layers = three().slice(0, 1);
+      await using b = await bench(layers, type);
+      const keys: string[] = [];
+      const busy = altered(b.snapshotter, {
+        prepare: async (key, parent, options) => {
+          keys.push(key);
+          if (keys.length < 3) throw new SnapshotError('AlreadyExists', `${key} is taken`);
+          return b.snapshotter.prepare(key, parent, options);
+        },
+        commit: async (name, key, options) => {
+          await b.snapshotter.prepare('rival', '');
+          await b.snapshotter.commit(name, 'rival', options);
+          return b.snapshotter.commit(name, key, options);
+        },
+      });
+      const top = await applyLayers(layers, busy, b.applier, b.options);
+      assert.equal(new Set(keys).size, 3);
+      for (const key of keys) assert.match(key, new RegExp(`^extract-\\d+-\\S{4} ${top}$`));
+      assert.deepEqual(await names(b.snapshotter), [top]);
+    });
+
+    it('warns when the extraction snapshot of a failed layer cannot be removed', async () => {
+      const layers = three().slice(0, 1);
+      await using b = await bench(layers, type);
+      const stuck = altered(b.snapshotter, { remove: () => Promise.reject(new Error('the disk is gone')) });
+      const failing: Applier = { apply: () => Promise.reject(new UnpackError('LAYER_CORRUPT', 'bad')) };
+      const lines: string[] = [];
+      const log = (level: string, sentence: string): void => void lines.push(`${level} ${sentence}`);
+      await assert.rejects(applyLayers(layers, stuck, failing, { ...b.options, log }), { code: 'LAYER_CORRUPT' });
+      assert.match(lines.join('\n'), /warn could not remove the extraction snapshot extract-.*the disk is gone/);
+    });
+  });
+}
+
+describe('applyLayers in a store that can rebase', () => {
+  it('writes an upper layer while the one below is not there yet, and commits after it', async () => {
+    const layers = three().slice(0, 2);
+    await using b = await bench(layers);
+    const order: string[] = [];
+    const { promise: upperDone, resolve } = Promise.withResolvers<void>();
+    const applier: Applier = {
+      apply: async (blob, mounts, options) => {
+        if (blob.digest === layers[0]?.blob.digest) await upperDone;
+        const diff = await b.applier.apply(blob, mounts, options);
+        order.push(`applied ${options.below}`);
+        resolve();
+        return diff;
+      },
+    };
+    await applyLayers(layers, b.snapshotter, applier, b.options);
+    assert.deepEqual(order, ['applied later', 'applied nothing']);
+  });
+
+  it('gives directories that no entry names the same attributes in whichever order layers come', async () => {
+    const layers = three();
+    const trees = [];
+    for (const rebase of [true, false]) {
+      await using b = await bench(layers);
+      const store = altered(b.snapshotter, { rebase });
+      await applyLayers(layers, store, b.applier, b.options);
+      const middle = chainIds(layers.map((layer) => layer.diff.digest))[1];
+      trees.push((await treeOf(b.snapshotter, middle ?? '')).etc);
+    }
+    assert.deepEqual(trees[0], { type: 'directory', mode: '0750', owner: '5:0', mtime: 1000n * 1_000_000_000n });
+    assert.deepEqual(trees[1], trees[0]);
+  });
+
+  it('stops the layers below when a layer can never succeed', async () => {
+    const layers = three().slice(0, 2);
+    await using b = await bench(layers);
+    let stopped = false;
+    const applier: Applier = {
+      apply: async (blob, _mounts, { signal }) => {
+        if (blob.digest === layers[1]?.blob.digest) throw new UnpackError('LAYER_UNSAFE', 'hostile');
+        await new Promise((_resolve, reject) => signal?.addEventListener('abort', () => reject(signal.reason)));
+        stopped = true;
+        throw new Error('unreachable');
+      },
+    };
+    await assert.rejects(applyLayers(layers, b.snapshotter, applier, b.options), (error) => {
+      assert.ok(error instanceof UnpackError);
+      assert.equal(error.code, 'LAYER_UNSAFE');
+      assert.equal(error.details.layerIndex, 1);
+      return true;
+    });
+    assert.equal(stopped, false);
+    assert.deepEqual(await names(b.snapshotter), []);
+  });
+
+  it('names the layer below when its failure is what stopped the one above', async () => {
+    const layers = three().slice(0, 2);
+    await using b = await bench(layers);
+    const applier: Applier = {
+      apply: async (blob, _mounts, { signal }) => {
+        if (blob.digest === layers[0]?.blob.digest) throw new UnpackError('BLOB_NOT_FOUND', 'no such blob');
+        return new Promise((_resolve, reject) => signal?.addEventListener('abort', () => reject(signal.reason)));
+      },
+    };
+    await assert.rejects(applyLayers(layers, b.snapshotter, applier, b.options), (error) => {
+      assert.ok(error instanceof UnpackError);
+      assert.equal(error.details.layerIndex, 0);
+      assert.match(error.message, /^layer 1 of 2/);
+      return true;
+    });
+  });
+});
+
+describe('removeOrphans', () => {
+  it('removes what a dead worker left and leaves alone what a living one extracts', async () => {
+    const [first, second] = three();
+    assert.ok(first && second);
+    await using b = await bench([first, second]);
+    const dead = first.diff.digest;
+    const living = chainIds([second.diff.digest])[0];
+    assert.ok(living);
+    await b.snapshotter.prepare(`extract-1-aaaa ${dead}`, '');
+    await b.snapshotter.prepare(`extract-2-bbbb ${living}`, '');
+    await b.snapshotter.prepare('somebody’s own', '');
+    {
+      using _lock = await b.options.locks.acquire(living);
+      assert.equal(await removeOrphans(b.snapshotter), 1);
+    }
+    assert.deepEqual(await names(b.snapshotter), [`extract-2-bbbb ${living}`, 'somebody’s own']);
+  });
+});
+
+describe('ChainLocks', () => {
+  it('let one in at a time, and the next when it leaves', async () => {
+    using dir = scratch();
+    const locks = new ChainLocks(dir.path);
+    const id = chainIds([three()[0]?.diff.digest].filter((digest) => digest !== undefined))[0];
+    assert.ok(id);
+    let inside = 0;
+    await Promise.all(
+      Array.from({ length: 5 }, async () => {
+        using _lock = await locks.acquire(id);
+        inside++;
+        assert.equal(inside, 1);
+        await sleep(5);
+        inside--;
+      }),
+    );
+    assert.deepEqual(readdirSync(join(dir.path, 'locks')), []);
+  });
+
+  it('stop waiting when they are told to', async () => {
+    using dir = scratch();
+    const locks = new ChainLocks(dir.path);
+    const id = chainIds([three()[0]?.diff.digest].filter((digest) => digest !== undefined))[0];
+    assert.ok(id);
+    using _lock = await locks.acquire(id);
+    await assert.rejects(locks.acquire(id, AbortSignal.timeout(30)), { code: 'CANCELLED' });
+  });
+});

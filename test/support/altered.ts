@@ -1,0 +1,13 @@
+import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
+
+/** The same store, with some of its calls or properties replaced. */
+export function altered(store: Snapshotter, changes: Partial<Snapshotter>): Snapshotter {
+  return new Proxy(store, {
+    get(target, property) {
+      const changed: unknown = Reflect.get(changes, property);
+      if (changed !== undefined) return changed;
+      const own: unknown = Reflect.get(target, property, target);
+      return typeof own === 'function' ? own.bind(target) : own;
+    },
+  });
+}
