@@ -1,0 +1,196 @@
+import assert from 'node:assert/strict';
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import { gzipSync, zstdCompressSync } from 'node:zlib';
+import { UnpackError } from '../../src/errors.ts';
+import type { ImageState } from '../../src/image/progress.ts';
+import { createUnpacker } from '../../src/image/unpacker.ts';
+import { type DiffId, digestOf, hexOf } from '../../src/oci/digest.ts';
+import { openSnapshotter } from '../../src/snapshots/open.ts';
+import { LIMITS } from '../support/apply.ts';
+import { imageOf, layerOf, type TestLayer, writeLayout } from '../support/layout.ts';
+import { scratch } from '../support/scratch.ts';
+import { file, tar } from '../support/tar.ts';
+
+/** A store, and an unpacker of the image with these layers under the tag `app`. */
+async function bench(layers: readonly TestLayer[], limits: Partial<typeof LIMITS> = {}) {
+  const dir = scratch();
+  const path = join(dir.path, 'layout');
+  const image = imageOf(layers);
+  await writeLayout(path, { app: image });
+  const snapshotter = await openSnapshotter({ root: join(dir.path, 'store'), type: 'overlay' });
+  const unpacker = createUnpacker({ snapshotter, threads: 2, limits: { ...LIMITS, ...limits }, durable: true });
+  const unpack = (options = {}) =>
+    unpacker.unpack({ kind: 'oci-layout', path }, { target: { kind: 'tag', tag: 'app' } }, options);
+  return {
+    image,
+    snapshotter,
+    unpack,
+    /** Puts other bytes where the blob of a layer is. */
+    damage: (index: number, change: (bytes: Buffer) => Buffer) => {
+      const layer = layers[index];
+      assert.ok(layer);
+      return writeFile(join(path, 'blobs/sha256', hexOf(layer.blob.digest)), change(Buffer.from(layer.bytes)));
+    },
+    async [Symbol.asyncDispose]() {
+      await unpacker.close();
+      await snapshotter.close();
+      dir[Symbol.dispose]();
+    },
+  };
+}
+
+async function fails(b: Awaited<ReturnType<typeof bench>>, code: string, text: RegExp): Promise<void> {
+  await assert.rejects(b.unpack(), (error) => {
+    assert.ok(error instanceof UnpackError, String(error));
+    assert.equal(error.code, code, error.message);
+    assert.match(error.message, text);
+    return true;
+  });
+  assert.deepEqual(await b.snapshotter.walk(), [], 'nothing is left in the store');
+}
+
+/** A layer whose blob is `bytes`, whatever they are. */
+function odd(archive: Buffer, bytes: Buffer, mediaType: string): TestLayer {
+  return {
+    diff: { digest: digestOf(archive) as string as DiffId },
+    blob: { mediaType, digest: digestOf(bytes), size: bytes.length },
+    bytes,
+  };
+}
+
+const GZIP = 'application/vnd.oci.image.layer.v1.tar+gzip';
+const ZSTD = 'application/vnd.oci.image.layer.v1.tar+zstd';
+const PLAIN = 'application/vnd.oci.image.layer.v1.tar';
+const archive = tar(file('a', 'x'.repeat(70_000)), file('b', 'y'));
+
+describe('unpacking an image', () => {
+  it('gives each layer’s state: digests, sizes, entries and where the time went', async () => {
+    const layers = [layerOf(archive, 'gzip'), layerOf(tar(file('c', 'z')), 'zstd'), layerOf(tar(file('d')), 'none')];
+    await using b = await bench(layers);
+    let live: readonly ImageState[] = [];
+    const [image] = await b.unpack({ onResolved: (images: readonly ImageState[]) => (live = images) });
+    assert.ok(image);
+    assert.equal(image.chainId, b.image.chainId);
+    assert.equal(image.manifestDigest, b.image.manifestDigest);
+    assert.equal(image.configDigest, b.image.configDigest);
+    assert.deepEqual(
+      image.layers.map(({ phase, fetched, unpacked, entries }) => ({ phase, fetched, unpacked, entries })),
+      layers.map((layer, i) => ({
+        phase: 'applied',
+        fetched: layer.blob.size,
+        unpacked: [archive.length, tar(file('c', 'z')).length, tar(file('d')).length][i],
+        entries: [2, 1, 1][i],
+      })),
+    );
+    for (const { timings } of image.layers) {
+      assert.ok(timings);
+      const { fetchMs, decompressMs, writeMs, totalMs } = timings;
+      assert.ok(Math.abs(fetchMs + decompressMs + writeMs - totalMs) < 0.001);
+    }
+    assert.equal(live[0]?.layers[0]?.phase, 'applied');
+    const [again] = await b.unpack();
+    assert.deepEqual(
+      again?.layers.map(({ phase }) => phase),
+      ['existed', 'existed', 'existed'],
+    );
+  });
+
+  it('reads all members of a gzip blob, and zeros after them', async () => {
+    const bytes = Buffer.concat([
+      gzipSync(archive.subarray(0, 5000)),
+      gzipSync(archive.subarray(5000)),
+      Buffer.alloc(99),
+    ]);
+    await using b = await bench([odd(archive, bytes, GZIP)]);
+    assert.equal((await b.unpack())[0]?.layers[0]?.entries, 2);
+  });
+
+  it('reads all frames of a zstd blob, skippable ones too', async () => {
+    const skippable = Buffer.from('5a2a4d1803000000abcdef', 'hex');
+    const frames = [archive.subarray(0, 600), archive.subarray(600)].map((part) => zstdCompressSync(part));
+    const bytes = Buffer.concat([skippable, ...frames, skippable]);
+    await using b = await bench([odd(archive, bytes, ZSTD)]);
+    assert.equal((await b.unpack())[0]?.layers[0]?.entries, 2);
+  });
+
+  it('counts what follows the end of the archive towards the DiffID', async () => {
+    const longer = Buffer.concat([archive, Buffer.from('trailing bytes')]);
+    await using b = await bench([odd(longer, gzipSync(longer), GZIP)]);
+    assert.equal((await b.unpack())[0]?.layers[0]?.unpacked, longer.length);
+  });
+
+  it('takes an empty layer', async () => {
+    await using b = await bench([layerOf(tar()), layerOf(Buffer.alloc(0), 'none')]);
+    assert.equal((await b.unpack())[0]?.layers[1]?.entries, 0);
+  });
+});
+
+describe('unpacking is refused', () => {
+  it('when the media type promises another compression', async () => {
+    await using b = await bench([odd(archive, gzipSync(archive), ZSTD)]);
+    await fails(b, 'UNSUPPORTED_MEDIA_TYPE', /layer 1 of 1 .*promises zstd data, but its bytes are gzip data/);
+  });
+
+  it('when a blob arrives damaged, and it is the blob’s digest that is named', async () => {
+    await using b = await bench([layerOf(archive)]);
+    for (const at of [0, 1, 100, -9, -1]) {
+      await b.damage(0, (bytes) => {
+        const i = at < 0 ? bytes.length + at : at;
+        bytes[i] = (bytes[i] ?? 0) ^ 1;
+        return bytes;
+      });
+      await fails(b, 'BLOB_DIGEST_MISMATCH', /layer 1 of 1/);
+    }
+  });
+
+  it('when a blob is shorter or longer than its descriptor says', async () => {
+    await using b = await bench([layerOf(archive)]);
+    await b.damage(0, (bytes) => bytes.subarray(0, -1));
+    await fails(b, 'BLOB_SIZE_MISMATCH', /layer 1 of 1/);
+    await b.damage(0, (bytes) => Buffer.concat([bytes, Buffer.alloc(1)]));
+    await fails(b, 'BLOB_SIZE_MISMATCH', /layer 1 of 1/);
+  });
+
+  it('when the blob was built broken: cut short, or with bytes after its end', async () => {
+    const cases: [Buffer, string, RegExp][] = [
+      [gzipSync(archive).subarray(0, -10), GZIP, /ends too early/],
+      [Buffer.concat([gzipSync(archive), Buffer.from('junk')]), GZIP, /gzip data/],
+      [zstdCompressSync(archive).subarray(0, -1), ZSTD, /ends too early/],
+      [Buffer.concat([zstdCompressSync(archive), Buffer.from('junk')]), ZSTD, /no zstd frame/],
+      [archive.subarray(0, 1000), PLAIN, /ends inside the content/],
+    ];
+    for (const [bytes, mediaType, text] of cases) {
+      await using b = await bench([odd(archive, bytes, mediaType)]);
+      await fails(b, 'LAYER_CORRUPT', text);
+    }
+  });
+
+  it('when a small blob inflates past the limit', async () => {
+    const bomb = tar(file('zeros', Buffer.alloc(20_000_000)));
+    await using b = await bench([layerOf(bomb)], { uncompressedBytes: 1_000_000 });
+    await fails(b, 'LIMIT_EXCEEDED', /longer than 1000000 bytes/);
+  });
+
+  it('when a layer has more entries than the limit', async () => {
+    await using b = await bench([layerOf(tar(file('a'), file('b'), file('c')))], { entries: 2 });
+    await fails(b, 'LIMIT_EXCEEDED', /more than 2 entries/);
+  });
+
+  it('at any byte where a small blob is cut or changed, with a typed error', async () => {
+    const small = tar(file('a', 'content'));
+    const whole = gzipSync(small);
+    const codes = new Set<string>();
+    for (let cut = 0; cut < whole.length; cut += 7) {
+      await using b = await bench([odd(small, whole.subarray(0, cut), GZIP)]);
+      await assert.rejects(b.unpack(), (error) => {
+        assert.ok(error instanceof UnpackError);
+        codes.add(error.code);
+        return true;
+      });
+      assert.deepEqual(await b.snapshotter.walk(), []);
+    }
+    assert.deepEqual([...codes].sort(), ['LAYER_CORRUPT', 'UNSUPPORTED_MEDIA_TYPE']);
+  });
+});
