@@ -40,19 +40,20 @@ export async function requireExactCopier(): Promise<void> {
 }
 
 /**
- * Copies the directory `from`, with everything in it, to the new path `to`.
+ * Copies the directory `from`, with everything in it, to the new path `to`. The copier inherits the descriptor `lock`, so
+ * that a lock on it lasts as long as somebody writes there, also when this process is killed and the copier lives on.
  * @throws UnpackError STORE_FULL, STORE_FAILED; the signal's reason when it is aborted
  */
-export async function copyTree(from: string, to: string, signal: AbortSignal): Promise<void> {
+export async function copyTree(from: string, to: string, lock: number, signal: AbortSignal): Promise<void> {
   signal.throwIfAborted();
   const limit = AbortSignal.timeout(COPY_LIMIT);
   const child = spawn(COMMAND[0], [...COMMAND[1], ...OPTIONS, '--', from, to], {
-    stdio: ['ignore', 'ignore', 'pipe'],
+    stdio: ['ignore', 'ignore', 'pipe', lock],
     signal: AbortSignal.any([signal, limit]),
     killSignal: 'SIGKILL',
   });
   let messages = '';
-  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+  child.stderr?.setEncoding('utf8').on('data', (text: string) => {
     if (messages.length < MESSAGE_LIMIT) messages += text;
   });
   let failure: unknown;

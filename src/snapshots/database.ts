@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { UnpackError } from '../errors.ts';
 
 /** How long a call waits for other processes before it gives up, in milliseconds. */
-const WAIT_LIMIT = 10_000;
+export const LOCK_TIMEOUT = 10_000;
 /**
  * How long SQLite itself may wait, in milliseconds. It waits inside the call and so stops the event loop; the long wait
  * is done between calls.
@@ -12,24 +12,30 @@ const BUSY_TIMEOUT = 5;
 /** The pause between two tries is random up to this, in milliseconds, so that processes don't step in time. */
 const PAUSE = 20;
 
+/** A file, and how long to wait for those who lock it, in milliseconds. */
+export interface Patience {
+  readonly path: string;
+  readonly limit: number;
+}
+
 type Statements<Name extends string> = { readonly [name in Name]: StatementSync };
 /** Registers what is to be undone when the transaction does not happen. */
 export type OnRollback = (undo: () => void) => void;
 
 /**
- * A SQLite file that several processes use at once. Reads see one moment; writes are transactions that take the write
- * lock at their start, so that what they have read still holds when they write. The bodies of both are synchronous:
- * nothing else of this process runs in the middle of a transaction.
+ * A SQLite file that several processes use at once. A statement that reads sees one moment; writes are transactions that
+ * take the write lock at their start, so that what they have read still holds when they write. Their bodies are
+ * synchronous: nothing else of this process runs in the middle of a transaction.
  */
 export class Database<Name extends string = never> {
-  readonly path: string;
   readonly #file: DatabaseSync;
   readonly #statements: Statements<Name>;
+  readonly #patience: Patience;
 
-  private constructor(path: string, file: DatabaseSync, statements: Statements<Name>) {
-    this.path = path;
+  private constructor(file: DatabaseSync, statements: Statements<Name>, patience: Patience) {
     this.#file = file;
     this.#statements = statements;
+    this.#patience = patience;
   }
 
   /**
@@ -38,13 +44,14 @@ export class Database<Name extends string = never> {
    * @throws UnpackError STORE_FAILED, STORE_FULL
    */
   static async open<Name extends string>(
-    path: string,
+    patience: Patience,
     setup: {
       readonly accept: (file: DatabaseSync) => void;
       readonly prepare: (file: DatabaseSync) => void;
       readonly statements: Readonly<Record<Name, string>>;
     },
   ): Promise<Database<Name>> {
+    const { path } = patience;
     let file: DatabaseSync;
     try {
       file = new DatabaseSync(path, { timeout: BUSY_TIMEOUT, enableForeignKeyConstraints: true });
@@ -52,24 +59,23 @@ export class Database<Name extends string = never> {
       throw databaseError(path, error);
     }
     try {
-      await patiently(path, () => setup.accept(file));
-      // FULL: a change that has been reported is on the disk, also when the power goes.
-      await patiently(path, () => file.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;'));
-      await patiently(path, () => transaction(file, () => setup.prepare(file)));
+      await patiently(patience, () => setup.accept(file));
+      await patiently(patience, () => useWriteAheadLog(file, path));
+      await patiently(patience, () => transaction(file, () => setup.prepare(file)));
       // `as`: Object.fromEntries forgets which keys there were
       const statements = Object.fromEntries(
         Object.entries<string>(setup.statements).map(([name, sql]) => [name, file.prepare(sql)]),
       ) as Statements<Name>;
-      return new Database(path, file, statements);
+      return new Database(file, statements, patience);
     } catch (error) {
       file.close();
       throw databaseError(path, error);
     }
   }
 
-  /** @throws UnpackError STORE_FAILED, also when other processes kept the file locked for 10 s */
+  /** @throws UnpackError STORE_FAILED, also when other processes kept the file locked for too long */
   read<T>(body: (statements: Statements<Name>) => T): Promise<T> {
-    return patiently(this.path, () => body(this.#statements));
+    return patiently(this.#patience, () => body(this.#statements));
   }
 
   /**
@@ -78,12 +84,20 @@ export class Database<Name extends string = never> {
    * @throws UnpackError as `read`, STORE_FULL; whatever `body` throws
    */
   write<T>(body: (statements: Statements<Name>, onRollback: OnRollback) => T): Promise<T> {
-    return patiently(this.path, () => transaction(this.#file, (onRollback) => body(this.#statements, onRollback)));
+    return patiently(this.#patience, () => transaction(this.#file, (onRollback) => body(this.#statements, onRollback)));
   }
 
   close(): void {
     if (this.#file.isOpen) this.#file.close();
   }
+}
+
+function useWriteAheadLog(file: DatabaseSync, path: string): void {
+  // FULL: a change that has been reported is on the disk, also when the power goes.
+  file.exec('PRAGMA synchronous = FULL');
+  const mode = file.prepare('PRAGMA journal_mode = WAL').get()?.journal_mode;
+  if (mode === 'wal') return;
+  throw new UnpackError('STORE_FAILED', `${path}: its file system has no shared memory maps: choose a local disk`);
 }
 
 function transaction<T>(file: DatabaseSync, body: (onRollback: OnRollback) => T): T {
@@ -110,8 +124,8 @@ function attempt(step: () => void): void {
   } catch {}
 }
 
-async function patiently<T>(path: string, call: () => T): Promise<T> {
-  const deadline = performance.now() + WAIT_LIMIT;
+async function patiently<T>({ path, limit }: Patience, call: () => T): Promise<T> {
+  const deadline = performance.now() + limit;
   for (;;) {
     try {
       return call();
@@ -120,7 +134,7 @@ async function patiently<T>(path: string, call: () => T): Promise<T> {
       if (performance.now() >= deadline) {
         throw new UnpackError(
           'STORE_FAILED',
-          `other processes kept ${path} locked for ${WAIT_LIMIT / 1000} s: look for one that hangs with the store open`,
+          `other processes kept ${path} locked for ${limit / 1000} s: look for one that hangs with the store open`,
           { cause: error },
         );
       }

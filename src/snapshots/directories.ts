@@ -24,7 +24,8 @@ const STAGE_ATTEMPTS = 10;
  * The directories below ROOT/snapshots. What they are called says whose they are:
  *
  *     ID       a snapshot's; ID is a number of the metadata, or nobody's (a crash came between two steps)
- *     new-…    being filled; its maker holds an flock(2) on it and renames it to ID inside the transaction that records it
+ *     new-…    being filled; its maker holds an flock(2) on it, shared with the copier that it may start, and renames it
+ *              to ID inside the transaction that records it
  *     rm-…     being deleted
  *
  * Cleaning up while others work is safe, because a directory is only ever taken away when nobody can still want it:
@@ -126,7 +127,6 @@ export class SnapshotDirectories {
     for (const name of this.#names()) {
       if (KEEP.has(name) || (isNumber(name) && owned(Number(name)))) continue;
       if (name.startsWith(GONE)) strays.push(join(this.#parent, name));
-      else if (!name.startsWith(NEW)) strays.push(this.#markGone(name));
       else strays.push(...this.#markGoneIfAbandoned(name));
     }
     return strays;
@@ -160,7 +160,10 @@ export class SnapshotDirectories {
     return gone;
   }
 
-  /** Of a `new-…` directory. The lock is held until it has its new name, so that a maker that comes late notices. */
+  /**
+   * The lock is held until the directory has its new name, so that a maker that comes late notices. It may also have gone
+   * meanwhile: whoever removes a snapshot renames its directory after the transaction.
+   */
   #markGoneIfAbandoned(name: string): string[] {
     let descriptor: number | undefined;
     try {

@@ -1,6 +1,6 @@
 import { chmod, mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { SnapshotDirectories } from './directories.ts';
+import type { SnapshotDirectories, Staged } from './directories.ts';
 import type { Chain } from './metadata.ts';
 import type { Mount, Snapshotter } from './snapshotter.ts';
 
@@ -9,10 +9,10 @@ export interface Layout {
   readonly type: Snapshotter['type'];
   readonly rebase: boolean;
   /**
-   * Fills the empty `directory` of a new snapshot. `parentTree` is the tree that it stands on, if any.
+   * Fills the empty directory of a new snapshot. `parentTree` is the tree that it stands on, if any.
    * @throws UnpackError, system errors, the signal's reason
    */
-  fill(directory: string, kind: 'active' | 'view', parentTree: string | undefined, signal: AbortSignal): Promise<void>;
+  fill(staged: Staged, kind: 'active' | 'view', parentTree: string | undefined, signal: AbortSignal): Promise<void>;
   /** Where an active snapshot or a view is to be had. */
   mounts(chain: Chain, directories: SnapshotDirectories): Mount[];
 }

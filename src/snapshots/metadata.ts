@@ -1,6 +1,6 @@
 import type { DatabaseSync } from 'node:sqlite';
 import { UnpackError } from '../errors.ts';
-import { Database, type OnRollback } from './database.ts';
+import { Database, type OnRollback, type Patience } from './database.ts';
 import { SnapshotError } from './errors.ts';
 import { type Entry, entry, kind, number, text } from './rows.ts';
 import { APPLICATION_ID, SCHEMA, SCHEMA_VERSION, STATEMENTS } from './schema.ts';
@@ -36,8 +36,9 @@ export class Metadata {
   }
 
   /** @throws UnpackError STORE_FAILED when the file is not a store, not one of this type, or of a newer version */
-  static async open(path: string, type: Snapshotter['type']): Promise<Metadata> {
-    const database = await Database.open(path, {
+  static async open(patience: Patience, type: Snapshotter['type']): Promise<Metadata> {
+    const { path } = patience;
+    const database = await Database.open(patience, {
       accept: (file) => refuseOthers(file, path),
       prepare: (file) => createOrCheck(file, path, type),
       statements: STATEMENTS,

@@ -9,10 +9,10 @@ export const nativeLayout: Layout = {
   // what a layer removes can only be removed from a tree that is there
   rebase: false,
 
-  async fill(directory, kind, parentTree, signal) {
-    if (kind === 'view' || parentTree === undefined) return makeTree(directory);
-    const tree = join(directory, 'fs');
-    await copyTree(parentTree, tree, signal);
+  async fill({ path, handle }, kind, parentTree, signal) {
+    if (kind === 'view' || parentTree === undefined) return makeTree(path);
+    const tree = join(path, 'fs');
+    await copyTree(parentTree, tree, handle.fd, signal);
     await chmod(tree, 0o755);
   },
 

@@ -1,8 +1,9 @@
 import { mkdir } from 'node:fs/promises';
-import { join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { toUnpackError, UnpackError } from '../errors.ts';
 import { fileSystemFacts, overlayKnowsIndex } from '../system/filesystem.ts';
 import { requireExactCopier } from './copy-tree.ts';
+import { LOCK_TIMEOUT } from './database.ts';
 import { SnapshotDirectories } from './directories.ts';
 import type { Layout } from './layout.ts';
 import { Metadata } from './metadata.ts';
@@ -15,6 +16,8 @@ export interface StoreOptions {
   /** A directory for the store alone; it is made if need be. */
   readonly root: string;
   readonly type: Snapshotter['type'];
+  /** How long a call waits for other processes that change the store, in milliseconds; default 10 s. */
+  readonly lockTimeout?: number;
 }
 
 /**
@@ -30,14 +33,15 @@ export async function openSnapshotter(options: StoreOptions): Promise<Snapshotte
   if (awkward !== null)
     throw refused(root, `its name has ${JSON.stringify(awkward[0])}, which no mount option can hold`);
   // 0700: the files of an image, set-user-ID programs too, are nobody else's business
-  await mkdir(parent, { recursive: true, mode: 0o700 }).catch((error: unknown) => {
+  await makeDirectories(parent).catch((error: unknown) => {
     throw refused(root, reason(error), error);
   });
   const directories = new SnapshotDirectories(parent);
   let metadata: Metadata | undefined;
   try {
     const layout = await (options.type === 'overlay' ? overlay(root, directories) : native());
-    metadata = await Metadata.open(join(root, 'metadata.db'), options.type);
+    const patience = { path: join(root, 'metadata.db'), limit: options.lockTimeout ?? LOCK_TIMEOUT };
+    metadata = await Metadata.open(patience, options.type);
     await forgetLost(metadata, directories, root);
     return new SnapshotStore(root, layout, metadata, directories);
   } catch (error) {
@@ -45,6 +49,19 @@ export async function openSnapshotter(options: StoreOptions): Promise<Snapshotte
     metadata?.close();
     throw error instanceof UnpackError ? error : refused(root, reason(error), error);
   }
+}
+
+/** As `mkdir -p`. Node's own, asked for that, says ENOENT where the file system is read-only. */
+async function makeDirectories(path: string): Promise<void> {
+  const make = () =>
+    mkdir(path, { mode: 0o700 }).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== 'EEXIST') throw error;
+    });
+  await make().catch(async (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'ENOENT') throw error;
+    await makeDirectories(dirname(path));
+    await make();
+  });
 }
 
 async function native(): Promise<Layout> {

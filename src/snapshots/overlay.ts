@@ -18,9 +18,9 @@ export function overlayLayout(options: OverlayOptions): Layout {
     type: 'overlay',
     rebase: true,
 
-    async fill(directory, kind) {
-      await makeTree(directory);
-      if (kind === 'active') await makeDirectory(join(directory, 'work'), 0o711);
+    async fill({ path }, kind) {
+      await makeTree(path);
+      if (kind === 'active') await makeDirectory(join(path, 'work'), 0o711);
     },
 
     mounts({ id, kind, parents }, directories) {

@@ -1,9 +1,9 @@
 import { lchownSync, lstatSync } from 'node:fs';
 import { UnpackError } from '../errors.ts';
-import type { SnapshotDirectories } from './directories.ts';
+import type { SnapshotDirectories, Staged } from './directories.ts';
 import { SnapshotError } from './errors.ts';
 import type { Layout } from './layout.ts';
-import type { Metadata } from './metadata.ts';
+import type { Metadata, NewSnapshot } from './metadata.ts';
 import type {
   CommitOptions,
   Mount,
@@ -157,7 +157,7 @@ export class SnapshotStore implements Snapshotter {
     const expected = await this.#metadata.check(snapshot);
     const staged = await this.#directories.stage();
     try {
-      await this.#fill(staged.path, snapshot, expected?.id);
+      await this.#fill(staged, snapshot, expected?.id);
       await syncDirectory(staged.path);
       const chain = await this.#metadata.create(snapshot, (id, parentId, onRollback) => {
         if (parentId !== expected?.id) throw parentGone(parent);
@@ -170,17 +170,16 @@ export class SnapshotStore implements Snapshotter {
     }
   }
 
-  async #fill(path: string, snapshot: { kind: 'active' | 'view'; key: string; parent: string }, parentId?: number) {
-    const parentTree = parentId === undefined ? undefined : this.#directories.tree(parentId);
+  async #fill(staged: Staged, { kind, parent }: NewSnapshot, parentId: number | undefined): Promise<void> {
+    const { signal } = this.#closing;
+    if (parentId === undefined) return this.#layout.fill(staged, kind, undefined, signal);
     try {
-      await this.#layout.fill(path, snapshot.kind, parentTree, this.#closing.signal);
+      await this.#layout.fill(staged, kind, this.#directories.tree(parentId), signal);
     } catch (error) {
-      // A parent that is removed while it is copied makes the copy fail in any way; the reason is what counts.
-      const now =
-        parentId === undefined ? undefined : await this.#metadata.stat(snapshot.parent).catch(() => undefined);
-      if (parentId !== undefined && now?.id !== parentId && !this.#closing.signal.aborted)
-        throw parentGone(snapshot.parent);
-      throw error;
+      signal.throwIfAborted();
+      // a parent that is removed while it is copied makes the copy fail in any way; the reason is what counts
+      const now = await this.#metadata.stat(parent).catch(() => undefined);
+      throw now?.id === parentId ? error : parentGone(parent);
     }
   }
 

@@ -22,7 +22,8 @@ const BLOCK = 512n;
 
 /**
  * What a tree takes: blocks in bytes, every inode once however many names it has, its root included. Synchronous calls
- * in slices: an asynchronous lstat per file takes twenty times as long. What vanishes meanwhile isn't counted.
+ * in slices: an asynchronous lstat per file takes many times as long. What vanishes meanwhile isn't counted.
+ * @throws system errors, the signal's reason
  */
 export async function measureTree(root: string, signal: AbortSignal): Promise<Usage> {
   const linked = new Set<bigint>();
@@ -68,6 +69,7 @@ export async function measureTree(root: string, signal: AbortSignal): Promise<Us
     }
   };
 
+  signal.throwIfAborted();
   const path = Buffer.from(root);
   if (count(path)) await walk(path);
   return { bytes: Number(blocks * BLOCK), inodes };

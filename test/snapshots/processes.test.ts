@@ -1,0 +1,114 @@
+import assert from 'node:assert/strict';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { access, readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import { describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { toUnpackError } from '../../src/errors.ts';
+import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
+import { type TemporaryStore, withStore } from './temporary-store.ts';
+
+const HAMMER = join(import.meta.dirname, 'hammer.ts');
+
+for (const type of ['overlay', 'native'] as const) {
+  const behaviour = (sentence: string, body: (context: TemporaryStore) => Promise<void>) =>
+    test(sentence, () => withStore(type, body));
+
+  describe(`${type} store: several processes`, () => {
+    behaviour('use it at once, and what it says stays true', async (context) => {
+      const hammers = [1, 2, 3, 4].map((seed) => hammer(context.root, type, seed, 60));
+      const ends = await Promise.all(hammers.map(ended));
+      assert.deepEqual(ends, [0, 0, 0, 0]);
+      assert.deepEqual(
+        (await context.store.walk()).filter(({ kind }) => kind !== 'committed'),
+        [],
+      );
+      await checkStore(context);
+    });
+
+    behaviour('killed at any point leave a store that opens and says nothing untrue', async (context) => {
+      for (let seed = 1; seed <= 8; seed += 1) {
+        const hammers = [hammer(context.root, type, seed, 100_000), hammer(context.root, type, seed + 1000, 100_000)];
+        await Promise.all(hammers.map(opened));
+        await sleep(Math.random() * 60);
+        for (const each of hammers) each.kill('SIGKILL');
+        await Promise.all(hammers.map(ended));
+        await checkStore({ ...context, store: await context.reopen() });
+      }
+    });
+  });
+}
+
+describe('a store that another process holds locked', () => {
+  test('keeps a call waiting, but not the event loop', () =>
+    withStore('overlay', async ({ store, root }) => {
+      const other = new DatabaseSync(join(root, 'metadata.db'));
+      other.exec('BEGIN IMMEDIATE');
+      let longest = 0;
+      let last = performance.now();
+      const watch = setInterval(() => {
+        longest = Math.max(longest, performance.now() - last);
+        last = performance.now();
+      }, 1);
+      const preparing = store.prepare('key', '');
+      await sleep(300);
+      assert.deepEqual(await store.walk(), [], 'reading goes on meanwhile');
+      other.exec('ROLLBACK');
+      other.close();
+      await preparing;
+      clearInterval(watch);
+      assert.ok(longest < 100, `the event loop stood still for ${longest} ms`);
+    }));
+
+  test('ends a call with a typed error when it takes too long', () =>
+    withStore('overlay', async ({ root, reopen }) => {
+      const store = await reopen({ lockTimeout: 200 });
+      const other = new DatabaseSync(join(root, 'metadata.db'));
+      other.exec('BEGIN IMMEDIATE');
+      await assert.rejects(store.prepare('key', ''), (error) => toUnpackError(error).code === 'STORE_FAILED');
+      other.close();
+      assert.equal(await store.cleanup(), 0);
+    }));
+});
+
+/** What holds at any time: a directory for every snapshot, the file in every committed one, and nothing else on disk after a cleanup. */
+async function checkStore({ store, root }: Pick<TemporaryStore, 'store' | 'root'>): Promise<void> {
+  await store.cleanup();
+  const rows = new DatabaseSync(join(root, 'metadata.db'), { readOnly: true });
+  const snapshots = rows.prepare('SELECT id, key, kind FROM snapshots ORDER BY id').all();
+  assert.deepEqual(rows.prepare('PRAGMA integrity_check').all(), [
+    Object.assign(Object.create(null), { integrity_check: 'ok' }),
+  ]);
+  assert.deepEqual(rows.prepare('PRAGMA foreign_key_check').all(), []);
+  rows.close();
+  const owned = snapshots.map(({ id }) => String(id)).sort();
+  assert.deepEqual((await readdir(join(root, 'snapshots'))).sort(), owned);
+  for (const { id, kind } of snapshots) {
+    const inside = await readdir(join(root, 'snapshots', String(id)));
+    const work = kind === 'active' && store.type === 'overlay' ? ['work'] : [];
+    assert.deepEqual(inside.sort(), ['fs', ...work]);
+    if (kind === 'committed') await access(join(root, 'snapshots', String(id), 'fs/file'));
+  }
+  for (const { name, parent } of await store.walk())
+    if (parent !== '') await store.stat(parent).catch(() => assert.fail(name));
+}
+
+function hammer(root: string, type: Snapshotter['type'], seed: number, rounds: number): ChildProcess {
+  const child = spawn(process.execPath, [HAMMER, root, type, String(seed), String(rounds)], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+    timeout: 60_000,
+  });
+  return child;
+}
+
+async function opened(child: ChildProcess): Promise<void> {
+  assert.ok(child.stdout !== null);
+  await once(child.stdout, 'data');
+}
+
+async function ended(child: ChildProcess): Promise<number | null> {
+  if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
+  return child.exitCode;
+}

@@ -1,0 +1,475 @@
+import assert from 'node:assert/strict';
+import { chown, link, lstat, mkdir, readdir, readFile, rename, rm, stat, symlink, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, test } from 'node:test';
+import { toUnpackError } from '../../src/errors.ts';
+import { LABEL_SNAPSHOT_REF, type Snapshotter } from '../../src/snapshots/snapshotter.ts';
+import { refused, type TemporaryStore, withStore } from './temporary-store.ts';
+
+/** What every store must do, whatever it looks like on disk. */
+export function snapshotterSuite(type: Snapshotter['type']): void {
+  const behaviour = (sentence: string, body: (context: TemporaryStore) => Promise<void>) =>
+    test(sentence, () => withStore(type, body));
+
+  describe(`${type} store: stat`, () => {
+    behaviour('tells an active snapshot by its key, with parent, labels and times', async ({ store, layer }) => {
+      await layer('base', '');
+      const before = Date.now();
+      await store.prepare('key', 'base', { labels: { a: '1' } });
+      const info = await store.stat('key');
+      assert.deepEqual({ ...info, created: 0, updated: 0 }, { ...KEY, parent: 'base', labels: { a: '1' } });
+      assert.ok(info.created.getTime() >= before && info.created.getTime() <= Date.now());
+      assert.deepEqual(info.updated, info.created);
+    });
+
+    behaviour('tells a view and a committed snapshot', async ({ store, layer }) => {
+      await layer('base', '');
+      await store.view('look', 'base');
+      assert.equal((await store.stat('look')).kind, 'view');
+      assert.equal((await store.stat('base')).kind, 'committed');
+    });
+
+    behaviour('is NotFound for what is not there', async ({ store }) => {
+      await refused(store.stat('nothing'), 'NotFound');
+    });
+  });
+
+  describe(`${type} store: prepare and view`, () => {
+    behaviour('an empty parent gives an empty writable directory', async ({ store, mounted }) => {
+      await mounted(await store.prepare('key', ''), async (directory) => {
+        assert.deepEqual(await readdir(directory), []);
+        await writeFile(join(directory, 'file'), 'text');
+      });
+    });
+
+    behaviour('a new snapshot starts with what its parent has', async ({ store, layer, mounted }) => {
+      await layer('base', '', (directory) => writeFile(join(directory, 'file'), 'text'));
+      await mounted(await store.prepare('key', 'base'), async (directory) => {
+        assert.equal(await readFile(join(directory, 'file'), 'utf8'), 'text');
+      });
+    });
+
+    behaviour('what is written into it leaves the parent as it was', async ({ store, layer, mounted }) => {
+      await layer('base', '', (directory) => writeFile(join(directory, 'file'), 'text'));
+      await mounted(await store.prepare('key', 'base'), async (directory) => {
+        await writeFile(join(directory, 'file'), 'other');
+        await writeFile(join(directory, 'more'), '');
+      });
+      await mounted(await store.view('look', 'base'), async (directory) => {
+        assert.deepEqual(await readdir(directory), ['file']);
+        assert.equal(await readFile(join(directory, 'file'), 'utf8'), 'text');
+      });
+    });
+
+    behaviour('the root of a new snapshot is 0755 whatever the umask', async ({ store, mounted }) => {
+      const umask = process.umask(0o077);
+      try {
+        await mounted(await store.prepare('key', ''), async (directory) => {
+          assert.equal((await stat(directory)).mode & 0o7777, 0o755);
+        });
+      } finally {
+        process.umask(umask);
+      }
+    });
+
+    behaviour(
+      "the root of a new snapshot takes its owner from the parent's root",
+      async ({ store, layer, mounted }) => {
+        await layer('base', '', (directory) => chown(directory, 1234, 5678));
+        await mounted(await store.prepare('key', 'base'), async (directory) => {
+          const { uid, gid } = await stat(directory);
+          assert.deepEqual([uid, gid], [1234, 5678]);
+        });
+      },
+    );
+
+    behaviour('a view can be read and not written', async ({ store, layer, mounted }) => {
+      await layer('base', '', (directory) => writeFile(join(directory, 'file'), 'text'));
+      await layer('top', 'base');
+      for (const [key, parent] of [
+        ['nothing', ''],
+        ['one', 'base'],
+        ['two', 'top'],
+      ] as const) {
+        await mounted(await store.view(key, parent), async (directory) => {
+          assert.deepEqual(await readdir(directory), parent === '' ? [] : ['file']);
+          await assert.rejects(writeFile(join(directory, 'new'), ''), { code: 'EROFS' });
+        });
+      }
+    });
+
+    behaviour('a taken key is AlreadyExists, whatever has it', async ({ store, layer }) => {
+      await layer('base', '');
+      await store.prepare('key', '');
+      for (const key of ['key', 'base']) {
+        await refused(store.prepare(key, ''), 'AlreadyExists');
+        await refused(store.view(key, 'base'), 'AlreadyExists');
+      }
+    });
+
+    behaviour('a parent that is not there is NotFound', async ({ store }) => {
+      await refused(store.prepare('key', 'nothing'), 'NotFound');
+      await refused(store.view('key', 'nothing'), 'NotFound');
+    });
+
+    behaviour('a parent that is not committed is InvalidArgument', async ({ store, layer }) => {
+      await layer('base', '');
+      await store.prepare('active', 'base');
+      await store.view('look', 'base');
+      for (const parent of ['active', 'look']) {
+        await refused(store.prepare('key', parent), 'InvalidArgument');
+        await refused(store.view('key', parent), 'InvalidArgument');
+      }
+    });
+
+    behaviour('an empty key is InvalidArgument', async ({ store }) => {
+      await refused(store.prepare('', ''), 'InvalidArgument');
+    });
+
+    behaviour('a refused call leaves nothing on disk', async ({ store, root }) => {
+      await store.prepare('key', '');
+      await Promise.allSettled([store.prepare('key', ''), store.prepare('other', 'nothing')]);
+      assert.equal(await store.cleanup(), 0);
+      assert.deepEqual(await readdir(join(root, 'snapshots')), ['1']);
+    });
+
+    behaviour('of many calls for one key at once, one succeeds', async ({ store }) => {
+      const results = await Promise.allSettled(Array.from({ length: 20 }, () => store.prepare('key', '')));
+      const failures = results.filter((result) => result.status === 'rejected');
+      assert.equal(failures.length, 19);
+      for (const { reason } of failures) await refused(Promise.reject(reason), 'AlreadyExists');
+    });
+  });
+
+  describe(`${type} store: mounts`, () => {
+    behaviour('gives the mounts again that prepare and view gave', async ({ store, layer }) => {
+      await layer('base', '');
+      await layer('top', 'base');
+      assert.deepEqual(await store.prepare('a', ''), await store.mounts('a'));
+      assert.deepEqual(await store.prepare('b', 'top'), await store.mounts('b'));
+      assert.deepEqual(await store.view('c', 'base'), await store.mounts('c'));
+      assert.deepEqual(await store.view('d', 'top'), await store.mounts('d'));
+    });
+
+    behaviour('an unknown key is NotFound, and a committed snapshot has no mounts', async ({ store, layer }) => {
+      await layer('base', '');
+      await refused(store.mounts('nothing'), 'NotFound');
+      await refused(store.mounts('base'), 'NotFound');
+    });
+  });
+
+  describe(`${type} store: commit`, () => {
+    behaviour('the snapshot has its name, and its key is gone', async ({ store, layer }) => {
+      await layer('base', '');
+      await store.prepare('key', 'base');
+      await store.commit('name', 'key');
+      await refused(store.stat('key'), 'NotFound');
+      const { kind, parent } = await store.stat('name');
+      assert.deepEqual({ kind, parent }, { kind: 'committed', parent: 'base' });
+    });
+
+    behaviour('labels are those given at the commit, none is left from before', async ({ store }) => {
+      await store.prepare('key', '', { labels: { old: '1', [LABEL_SNAPSHOT_REF]: 'old' } });
+      await store.commit('name', 'key', { labels: { new: '2', [LABEL_SNAPSHOT_REF]: 'name' } });
+      assert.deepEqual((await store.stat('name')).labels, { new: '2', [LABEL_SNAPSHOT_REF]: 'name' });
+    });
+
+    behaviour('a taken name is AlreadyExists, and the active snapshot stays', async ({ store, layer }) => {
+      await layer('name', '');
+      await store.prepare('key', '');
+      await refused(store.commit('name', 'key'), 'AlreadyExists');
+      await refused(store.commit('key', 'key'), 'AlreadyExists');
+      assert.equal((await store.stat('key')).kind, 'active');
+    });
+
+    behaviour('an unknown key is NotFound', async ({ store }) => {
+      await refused(store.commit('name', 'nothing'), 'NotFound');
+    });
+
+    behaviour('a view and a committed snapshot are InvalidArgument', async ({ store, layer }) => {
+      await layer('base', '');
+      await store.view('look', 'base');
+      await refused(store.commit('name', 'look'), 'InvalidArgument');
+      await refused(store.commit('name', 'base'), 'InvalidArgument');
+    });
+
+    behaviour('the parent that it has already may be named, another one is InvalidArgument', async (context) => {
+      const { store, layer } = context;
+      await layer('base', '');
+      await layer('other', '');
+      await store.prepare('key', 'base');
+      await refused(store.commit('name', 'key', { parent: 'other' }), 'InvalidArgument');
+      await store.commit('name', 'key', { parent: 'base' });
+      assert.equal((await store.stat('name')).parent, 'base');
+    });
+
+    behaviour('of many commits to one name at once, one succeeds and the others stay active', async ({ store }) => {
+      const keys = Array.from({ length: 10 }, (_, index) => `key-${index}`);
+      await Promise.all(keys.map((key) => store.prepare(key, '')));
+      const results = await Promise.allSettled(keys.map((key) => store.commit('name', key)));
+      assert.equal(results.filter((result) => result.status === 'fulfilled').length, 1);
+      assert.equal((await store.walk({ kind: 'active' })).length, 9);
+    });
+
+    behaviour('does not count the files: that waits for the first question', async ({ store, layer, root }) => {
+      await layer('name', '');
+      await writeFile(join(root, 'snapshots/1/fs/after the commit'), '');
+      assert.equal((await store.usage('name')).inodes, 2);
+    });
+  });
+
+  describe(`${type} store: remove`, () => {
+    behaviour('removes what is active, looked at or committed', async ({ store, layer }) => {
+      await layer('base', '');
+      await store.prepare('key', 'base');
+      await store.view('look', 'base');
+      for (const key of ['key', 'look', 'base']) {
+        await store.remove(key);
+        await refused(store.stat(key), 'NotFound');
+      }
+    });
+
+    behaviour('the directory has lost its name when remove returns', async ({ store, root }) => {
+      await store.prepare('key', '');
+      await store.remove('key');
+      assert.equal((await readdir(join(root, 'snapshots'))).includes('1'), false);
+    });
+
+    behaviour('the key may be used again, and its number is not', async ({ store, root }) => {
+      await store.prepare('key', '');
+      await store.remove('key');
+      await store.prepare('key', '');
+      await store.cleanup();
+      assert.deepEqual(await readdir(join(root, 'snapshots')), ['2']);
+    });
+
+    behaviour('a snapshot with children is FailedPrecondition until they are gone', async ({ store, layer }) => {
+      await layer('base', '');
+      await layer('top', 'base');
+      await refused(store.remove('base'), 'FailedPrecondition');
+      await store.remove('top');
+      for (const make of [store.prepare('child', 'base'), store.view('look', 'base')]) await make;
+      await refused(store.remove('base'), 'FailedPrecondition');
+      await store.remove('child');
+      await refused(store.remove('base'), 'FailedPrecondition');
+      await store.remove('look');
+      await store.remove('base');
+    });
+
+    behaviour('an unknown key is NotFound, a second time too', async ({ store }) => {
+      await store.prepare('key', '');
+      await store.remove('key');
+      await refused(store.remove('key'), 'NotFound');
+    });
+
+    behaviour('links that point outside are removed, what they point to stays', async ({ store, beside, layer }) => {
+      await writeFile(join(beside, 'outside'), 'text');
+      await layer('base', '', async (directory) => {
+        await symlink(beside, join(directory, 'directory'));
+        await symlink(join(beside, 'outside'), join(directory, 'file'));
+      });
+      await store.remove('base');
+      await store.cleanup();
+      assert.equal(await readFile(join(beside, 'outside'), 'utf8'), 'text');
+    });
+  });
+
+  describe(`${type} store: update`, () => {
+    behaviour('without fields all labels are replaced, and nothing else', async ({ store, layer }) => {
+      await layer('base', '');
+      await store.prepare('key', 'base', { labels: { a: '1', b: '2' } });
+      const before = await store.stat('key');
+      const given = { ...before, parent: 'nothing', labels: { a: '3' } };
+      const after = await store.update(given);
+      assert.deepEqual(after.labels, { a: '3' });
+      assert.equal(after.parent, 'base');
+      assert.ok(after.updated >= before.updated);
+      assert.deepEqual(await store.stat('key'), after);
+    });
+
+    behaviour('a named label is set, or removed when it is not given; the others stay', async ({ store }) => {
+      await store.prepare('key', '', { labels: { a: '1', b: '2', c: '3' } });
+      const given = { name: 'key', labels: { a: 'new', d: 'ignored' } };
+      const after = await store.update(given, ['labels.a', 'labels.b']);
+      assert.deepEqual(after.labels, { a: 'new', c: '3' });
+    });
+
+    behaviour('a label name may hold dots and slashes', async ({ store }) => {
+      await store.prepare('key', '');
+      const given = { name: 'key', labels: { 'a.b/c.d': '1' } };
+      assert.deepEqual((await store.update(given, ['labels.a.b/c.d'])).labels, { 'a.b/c.d': '1' });
+    });
+
+    behaviour('views and committed snapshots take labels too', async ({ store, layer }) => {
+      await layer('base', '');
+      await store.view('look', 'base');
+      for (const name of ['base', 'look']) {
+        assert.deepEqual((await store.update({ name, labels: { a: '1' } }, ['labels'])).labels, { a: '1' });
+      }
+    });
+
+    behaviour('any other field is InvalidArgument and changes nothing', async ({ store }) => {
+      await store.prepare('key', '');
+      const given = { name: 'key', labels: { a: '1' } };
+      await refused(store.update(given, ['labels.a', 'parent']), 'InvalidArgument');
+      assert.deepEqual((await store.stat('key')).labels, {});
+    });
+
+    behaviour('an unknown name is NotFound', async ({ store }) => {
+      await refused(store.update({ name: 'nothing', labels: {} }), 'NotFound');
+    });
+  });
+
+  describe(`${type} store: usage`, () => {
+    behaviour('counts blocks, and a file of several names once', async ({ store, mounted }) => {
+      await mounted(await store.prepare('key', ''), async (directory) => {
+        await writeFile(join(directory, 'file'), Buffer.alloc(100_000, 1));
+        await mkdir(join(directory, 'a'));
+        await link(join(directory, 'file'), join(directory, 'a/again'));
+        let blocks = 0;
+        for (const name of ['', 'file', 'a']) blocks += (await lstat(join(directory, name))).blocks;
+        assert.deepEqual(await store.usage('key'), { bytes: blocks * 512, inodes: 3 });
+      });
+    });
+
+    behaviour('of an active snapshot is as of now', async ({ store, mounted }) => {
+      await mounted(await store.prepare('key', ''), async (directory) => {
+        assert.equal((await store.usage('key')).inodes, 1);
+        await writeFile(join(directory, 'file'), '');
+        assert.equal((await store.usage('key')).inodes, 2);
+      });
+    });
+
+    behaviour('of a committed snapshot is counted once and kept', async ({ store, layer, root, reopen }) => {
+      await layer('base', '', (directory) => writeFile(join(directory, 'file'), 'text'));
+      const first = await store.usage('base');
+      assert.equal(first.inodes, 2);
+      await writeFile(join(root, 'snapshots/1/fs/behind its back'), '');
+      assert.deepEqual(await (await reopen()).usage('base'), first);
+    });
+
+    behaviour('of a view is nothing', async ({ store, layer }) => {
+      await layer('base', '', (directory) => writeFile(join(directory, 'file'), 'text'));
+      await store.view('look', 'base');
+      assert.deepEqual(await store.usage('look'), { bytes: 0, inodes: 0 });
+    });
+
+    behaviour('of what is not there is NotFound', async ({ store }) => {
+      await refused(store.usage('nothing'), 'NotFound');
+    });
+  });
+
+  describe(`${type} store: walk`, () => {
+    behaviour('gives every snapshot, sorted', async ({ store, layer }) => {
+      await layer('b', '');
+      await layer('a', 'b');
+      await store.view('c', 'a');
+      assert.deepEqual(await names(store), ['a', 'b', 'c']);
+      assert.deepEqual((await store.walk())[0], await store.stat('a'));
+    });
+
+    behaviour('filters by name, parent, kind and labels, all together', async ({ store, layer }) => {
+      await layer('base', '');
+      await store.prepare('a', 'base', { labels: { x: '1', y: '2' } });
+      await store.prepare('b', 'base', { labels: { x: '1', y: '3' } });
+      await store.prepare('c', '', { labels: { x: '1' } });
+      await store.view('d', 'base', { labels: { x: '1' } });
+      assert.deepEqual(await names(store, { name: 'a' }), ['a']);
+      assert.deepEqual(await names(store, { parent: 'base' }), ['a', 'b', 'd']);
+      assert.deepEqual(await names(store, { parent: '' }), ['base', 'c']);
+      assert.deepEqual(await names(store, { kind: 'committed' }), ['base']);
+      assert.deepEqual(await names(store, { labels: { x: '1' } }), ['a', 'b', 'c', 'd']);
+      assert.deepEqual(await names(store, { labels: { x: '1', y: '3' } }), ['b']);
+      assert.deepEqual(await names(store, { labels: { x: '1' }, kind: 'active', parent: 'base' }), ['a', 'b']);
+      assert.deepEqual(await names(store, { labels: { x: '2' } }), []);
+    });
+
+    behaviour('a label name is taken as it is, quotes and all', async ({ store }) => {
+      await store.prepare('key', '', { labels: { 'a"b.c[0]': "it's" } });
+      assert.deepEqual(await names(store, { labels: { 'a"b.c[0]': "it's" } }), ['key']);
+    });
+  });
+
+  describe(`${type} store: cleanup`, () => {
+    behaviour('removes directories that no snapshot owns, and no others', async ({ store, layer, root, mounted }) => {
+      await layer('base', '', (directory) => writeFile(join(directory, 'file'), 'text'));
+      await store.prepare('key', 'base');
+      const strays = ['99/fs', 'new-dead/fs', 'rm-7-left/fs/a/b', 'stray'];
+      for (const stray of strays) await mkdir(join(root, 'snapshots', stray), { recursive: true });
+      assert.equal(await store.cleanup(), 4);
+      assert.deepEqual((await readdir(join(root, 'snapshots'))).sort(), ['1', '2']);
+      await mounted(await store.mounts('key'), async (directory) => {
+        assert.deepEqual(await readdir(directory), ['file']);
+      });
+      assert.equal(await store.cleanup(), 0);
+    });
+
+    behaviour('a number that a crash gave out twice gets a directory of its own', async ({ store, root, mounted }) => {
+      await mkdir(join(root, 'snapshots/1/fs/left'), { recursive: true });
+      await mounted(await store.prepare('key', ''), async (directory) =>
+        assert.deepEqual(await readdir(directory), []),
+      );
+      await store.cleanup();
+      assert.deepEqual(await readdir(join(root, 'snapshots')), ['1']);
+    });
+  });
+
+  describe(`${type} store: open and close`, () => {
+    behaviour('what was there is there when it is opened again', async ({ store, layer, reopen, mounted }) => {
+      await layer('base', '', (directory) => writeFile(join(directory, 'file'), 'text'));
+      await store.prepare('key', 'base', { labels: { a: '1' } });
+      const before = await store.walk();
+      await store.close();
+      const again = await reopen();
+      assert.deepEqual(await again.walk(), before);
+      await mounted(await again.mounts('key'), async (directory) =>
+        assert.deepEqual(await readdir(directory), ['file']),
+      );
+    });
+
+    behaviour('closing twice is fine, and calls after it are refused', async ({ store }) => {
+      await store.close();
+      await store.close();
+      await assert.rejects(store.stat('key'), (error) => toUnpackError(error).code === 'SHUTTING_DOWN');
+    });
+
+    behaviour('closing waits for deletions that remove began', async ({ store, layer, root }) => {
+      await layer('base', '', async (directory) => {
+        for (let index = 0; index < 200; index += 1) await writeFile(join(directory, `${index}`), '');
+      });
+      await store.remove('base');
+      await store.close();
+      assert.deepEqual(await readdir(join(root, 'snapshots')), []);
+    });
+
+    behaviour(
+      'an active snapshot whose directory went with the power is forgotten',
+      async ({ store, root, reopen }) => {
+        await store.prepare('key', '');
+        await store.close();
+        await rm(join(root, 'snapshots/1'), { recursive: true });
+        assert.deepEqual(await (await reopen()).walk(), []);
+      },
+    );
+
+    behaviour(
+      'a committed snapshot without its directory keeps the store shut',
+      async ({ store, layer, root, reopen }) => {
+        await layer('base', '');
+        await store.close();
+        await rename(join(root, 'snapshots'), join(root, 'elsewhere'));
+        await assert.rejects(reopen(), (error) => {
+          const { code, message } = toUnpackError(error);
+          assert.match(message, /snapshots\/1 is missing/);
+          return code === 'STORE_FAILED';
+        });
+      },
+    );
+  });
+}
+
+const KEY = { kind: 'active', name: 'key', created: 0, updated: 0 };
+
+async function names(store: Snapshotter, filter?: Parameters<Snapshotter['walk']>[0]): Promise<string[]> {
+  return (await store.walk(filter)).map((info) => info.name);
+}

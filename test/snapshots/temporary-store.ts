@@ -1,0 +1,70 @@
+import assert from 'node:assert/strict';
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { isSnapshotError, type SnapshotErrorKind } from '../../src/snapshots/errors.ts';
+import { openSnapshotter } from '../../src/snapshots/open.ts';
+import type { Mount, Snapshotter } from '../../src/snapshots/snapshotter.ts';
+import { mountSnapshot, unmountSnapshot } from '../../src/system/mount.ts';
+
+/** A store that lives as long as a test, and real mounts of what is in it. */
+export interface TemporaryStore {
+  readonly store: Snapshotter;
+  /** ROOT of the store. */
+  readonly root: string;
+  /** A directory beside it. */
+  readonly beside: string;
+  /** Opens the same store once more; it is closed with the test. */
+  reopen(options?: { readonly lockTimeout?: number }): Promise<Snapshotter>;
+  /** Runs `body` on the mounted snapshot and unmounts it. */
+  mounted<T>(mounts: readonly Mount[], body: (directory: string) => Promise<T> | T): Promise<T>;
+  /** Prepares a snapshot, lets `write` fill it through its mounts, and commits it. */
+  layer(name: string, parent: string, write?: (directory: string) => Promise<void> | void): Promise<void>;
+}
+
+export async function withStore(
+  type: Snapshotter['type'],
+  body: (context: TemporaryStore) => Promise<void>,
+): Promise<void> {
+  const beside = await mkdtemp(join(tmpdir(), 'unpackd-store-'));
+  const root = join(beside, 'root');
+  const opened: Snapshotter[] = [];
+  const targets: string[] = [];
+  const reopen: TemporaryStore['reopen'] = async (options = {}) => {
+    const store = await openSnapshotter({ root, type, ...options });
+    opened.push(store);
+    return store;
+  };
+  const mounted = async <T>(mounts: readonly Mount[], use: (directory: string) => Promise<T> | T): Promise<T> => {
+    const target = join(beside, `mount-${targets.length}`);
+    await mkdir(target);
+    targets.push(target);
+    await mountSnapshot(mounts, target);
+    try {
+      return await use(target);
+    } finally {
+      await unmountSnapshot(target);
+    }
+  };
+  try {
+    const store = await reopen();
+    const layer: TemporaryStore['layer'] = async (name, parent, write = () => {}) => {
+      const mounts = await store.prepare(`prepare-${name}`, parent);
+      await mounted(mounts, write);
+      await store.commit(name, `prepare-${name}`);
+    };
+    await body({ store, root, beside, reopen, mounted, layer });
+  } finally {
+    for (const target of targets) await unmountSnapshot(target);
+    for (const store of opened) await store.close();
+    await rm(beside, { recursive: true, force: true });
+  }
+}
+
+/** That a call is refused with an error of that kind. */
+export async function refused(call: Promise<unknown>, kind: SnapshotErrorKind): Promise<void> {
+  await assert.rejects(call, (error) => {
+    assert.ok(isSnapshotError(error, kind), `expected ${kind}, got ${String(error)}`);
+    return true;
+  });
+}
