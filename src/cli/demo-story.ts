@@ -18,7 +18,7 @@ import type { Snapshotter } from '../snapshots/snapshotter.ts';
 import type { Cli } from './context.ts';
 import { CliError } from './failure.ts';
 import { LiveRegion } from './live-region.ts';
-import { program } from './package-root.ts';
+import { built, program } from './package-root.ts';
 import { progressLines } from './progress-view.ts';
 import { resultLines } from './result-view.ts';
 import { columns } from './table.ts';
@@ -89,7 +89,8 @@ export class Demo {
       out.line(`   export ${name}=${config[name] ?? ''}`);
     }
     for (const [name, value] of Object.entries(this.#credentials)) out.line(`   export ${name}=${value}`);
-    out.line(`   unpackd enqueue s3://${BUCKET}/${PREFIX}:${TAG} --watch`);
+    const unpackd = built ? 'unpackd' : 'npm run unpackd --';
+    out.line(`   ${unpackd} enqueue s3://${BUCKET}/${PREFIX}:${TAG} --watch`);
     await sleep(2 ** 31 - 1, undefined, { signal }).catch(() => {});
   }
 
@@ -200,17 +201,23 @@ export class Demo {
   async #look(config: Config, folder: string, result: UnpackResult): Promise<void> {
     const { out } = this.#cli;
     const chainId = result.images[0]?.chainId ?? '';
-    if (process.geteuid?.() !== 0) {
-      out.line('   Mounting needs root; as root this step mounts the tree, compares it and runs a program in it.');
-      return;
-    }
-    const { mountSnapshot, unmountSnapshot } = await import('../system/mount.ts');
-    const tree = join(folder, 'tree');
-    await mkdir(tree, { recursive: true });
     const store = await this.#store(config);
-    await mountSnapshot(await store.view('demo view', chainId), tree);
-    this.#owned(tree, unmountSnapshot);
-    out.line(`   ${out.dim('$')} unpackd snapshots mount ${shortDigest(chainId)} ${tree}`);
+    const mounts = await store.view('demo view', chainId);
+    // without root nothing is mounted, and nothing need be where a snapshot is a whole tree by itself
+    const whole = store.type === 'native' ? mounts[0]?.source : undefined;
+    const root = process.geteuid?.() === 0;
+    if (!root && whole === undefined) return out.line('   Mounting the tree needs root.');
+    const tree = root || whole === undefined ? join(folder, 'tree') : whole;
+    if (root) {
+      const { mountSnapshot, unmountSnapshot } = await import('../system/mount.ts');
+      await mkdir(tree, { recursive: true });
+      await mountSnapshot(mounts, tree);
+      this.#owned(tree, unmountSnapshot);
+      out.line(`   ${out.dim('$')} unpackd snapshots mount ${shortDigest(chainId)} ${tree}`);
+    } else {
+      out.line('   Mounting needs root; this is the snapshot’s own folder, and no program is run in it:');
+      out.line(`   ${tree}`);
+    }
     const findings = await lookInside(tree);
     for (const { ok, text } of findings) out.line(`   ${ok ? out.green('ok  ') : out.red('FAIL')}  ${text}`);
     if (findings.some(({ ok }) => !ok)) throw new CliError('DEMO_FAILED', 'the tree is not what the layers say');

@@ -17,17 +17,21 @@ const NEEDED = 1.5 * 1024 ** 3;
 
 /** A new folder where overlays can be mounted and where there is room: of the temporary ones, or else of the project. */
 export async function findPlace(packageRoot: string): Promise<Place> {
-  let why = 'there is nowhere to put it';
+  let why: string | undefined;
   for (const parent of [tmpdir(), join(packageRoot, '.demo')]) {
     try {
       await mkdir(parent, { recursive: true });
       if ((await fileSystemFacts(parent)).freeBytes < NEEDED) continue;
       const { mountable, reason } = await overlayFacts(parent);
       if (mountable) return { folder: await mkdtemp(join(parent, 'unpackd-demo-')), snapshotter: 'overlay' };
-      why = reason ?? why;
+      why ??= reason;
     } catch (error) {
-      why = error instanceof Error ? error.message : String(error);
+      why ??= error instanceof Error ? error.message : String(error);
     }
   }
-  return { folder: await mkdtemp(join(tmpdir(), 'unpackd-demo-')), snapshotter: 'native', note: why };
+  return {
+    folder: await mkdtemp(join(tmpdir(), 'unpackd-demo-')),
+    snapshotter: 'native',
+    note: why ?? 'there is little room',
+  };
 }
