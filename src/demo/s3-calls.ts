@@ -6,22 +6,27 @@ import { join } from 'node:path';
 export interface S3rverStore {
   getResourcePath(bucket: string, key: string | undefined, resource: string): string;
   getMetadata(bucket: string, key: string): Promise<{ readonly etag: string }>;
-  listObjects(bucket: string, options: { readonly prefix: string }): Promise<{ readonly objects: readonly S3Object[] }>;
+  listObjects(bucket: string, options: ListOptions): Promise<Listing>;
   putContent(path: string, content: unknown): Promise<unknown>;
 }
 
-interface S3Object {
-  readonly key: string;
-  readonly size: number;
-  readonly lastModifiedDate: Date;
-  readonly metadata: { readonly etag: string };
+interface ListOptions {
+  readonly prefix?: string | undefined;
+  readonly delimiter?: string | undefined;
+  readonly startAfter?: string | undefined;
+  readonly maxKeys?: number | undefined;
+}
+
+interface Listing {
+  readonly objects: readonly { readonly key: string }[];
+  readonly commonPrefixes: readonly string[];
+  readonly isTruncated: boolean;
 }
 
 /**
- * Answers the calls that a container registry makes and s3rver does not know (it answers 501 or 405), or gets wrong:
- * ListMultipartUploads, ListParts and AbortMultipartUpload, with which a registry continues an upload;
- * ListObjectsV2 in pages (s3rver's continuation token is a DES cipher that OpenSSL 3 no longer has, and its order is
- * the folder's); and If-Match, which it ignores.
+ * Answers the calls that a container registry makes and s3rver does not know (it answers 501 or 405):
+ * ListMultipartUploads, ListParts and AbortMultipartUpload, with which a registry continues an upload; and If-Match,
+ * which s3rver ignores. Signatures are not looked at here.
  * @returns whether the call has been answered; if not it is s3rver's
  */
 export async function answerMissingCall(
@@ -34,10 +39,8 @@ export async function answerMissingCall(
   const key = rest.join('/');
   const { searchParams: query } = url;
   const upload = query.get('uploadId');
-  if (request.method === 'GET' && key === '' && query.has('uploads')) {
+  if (request.method === 'GET' && bucket !== '' && key === '' && query.has('uploads')) {
     sendXml(response, 200, await listUploads(store, bucket, query.get('prefix') ?? ''));
-  } else if (request.method === 'GET' && key === '' && query.get('list-type') === '2') {
-    sendXml(response, 200, await listObjects(store, bucket, query));
   } else if (request.method === 'GET' && key !== '' && upload !== null) {
     sendXml(response, 200, await listParts(uploadFolder(store, bucket, upload), { bucket, key, upload }));
   } else if (request.method === 'DELETE' && key !== '' && upload !== null) {
@@ -70,6 +73,35 @@ export function writeWholeObjects(store: S3rverStore): void {
     }
   };
 }
+
+/**
+ * Listings in S3's order, by bytes; s3rver's is the folder's, and with a delimiter it loses what lies deeper. What stays
+ * wrong: a ListObjectsV2 of more than 1,000 keys fails, because s3rver's continuation token is a DES cipher, which
+ * OpenSSL 3 no longer has.
+ */
+export function listInOrder(store: S3rverStore): void {
+  const listAll = store.listObjects.bind(store);
+  store.listObjects = async (bucket, options) => {
+    const { prefix = '', delimiter = '', startAfter = '', maxKeys = Number.POSITIVE_INFINITY } = options;
+    const { objects } = await listAll(bucket, { prefix });
+    const sorted = [...objects].sort((a, b) => compareBytes(a.key, b.key));
+    const found: (typeof sorted)[number][] = [];
+    const commonPrefixes = new Set<string>();
+    for (const object of sorted) {
+      const end = delimiter === '' ? -1 : object.key.indexOf(delimiter, prefix.length);
+      const name = end === -1 ? object.key : object.key.slice(0, end + delimiter.length);
+      if (commonPrefixes.has(name) || compareBytes(name, startAfter) <= 0) continue;
+      if (found.length + commonPrefixes.size >= maxKeys) {
+        return { objects: found, commonPrefixes: [...commonPrefixes], isTruncated: true };
+      }
+      if (end === -1) found.push(object);
+      else commonPrefixes.add(name);
+    }
+    return { objects: found, commonPrefixes: [...commonPrefixes], isTruncated: false };
+  };
+}
+
+const compareBytes = (a: string, b: string): number => Buffer.compare(Buffer.from(a), Buffer.from(b));
 
 const uploadFolder = (store: S3rverStore, bucket: string, upload: string): string =>
   join(store.getResourcePath(bucket, undefined, 'uploads'), upload.replaceAll(/[^0-9a-f]/g, ''));
@@ -106,38 +138,6 @@ async function listParts(folder: string, of: { bucket: string; key: string; uplo
     }),
   );
   return `<ListPartsResult><Bucket>${escaped(of.bucket)}</Bucket><Key>${escaped(of.key)}</Key><UploadId>${of.upload}</UploadId><IsTruncated>false</IsTruncated>${parts.join('')}</ListPartsResult>`;
-}
-
-async function listObjects(store: S3rverStore, bucket: string, query: URLSearchParams): Promise<string> {
-  const prefix = query.get('prefix') ?? '';
-  const delimiter = query.get('delimiter') ?? '';
-  const most = Math.min(1000, Number(query.get('max-keys') ?? 1000));
-  const token = query.get('continuation-token');
-  const after = token === null ? (query.get('start-after') ?? '') : Buffer.from(token, 'base64url').toString();
-  const { objects } = await store.listObjects(bucket, { prefix });
-  const sorted = [...objects].sort((a, b) => Buffer.compare(Buffer.from(a.key), Buffer.from(b.key)));
-  const rows: string[] = [];
-  let last = '';
-  let truncated = false;
-  for (const { key, size, lastModifiedDate, metadata } of sorted) {
-    const end = delimiter === '' ? -1 : key.indexOf(delimiter, prefix.length);
-    const name = end === -1 ? key : key.slice(0, end + delimiter.length);
-    if (name === last || Buffer.compare(Buffer.from(name), Buffer.from(after)) <= 0) continue;
-    if (rows.length >= most) {
-      truncated = true;
-      break;
-    }
-    last = name;
-    rows.push(
-      end === -1
-        ? `<Contents><Key>${escaped(key)}</Key><LastModified>${lastModifiedDate.toISOString()}</LastModified><ETag>${escaped(metadata.etag)}</ETag><Size>${size}</Size><StorageClass>STANDARD</StorageClass></Contents>`
-        : `<CommonPrefixes><Prefix>${escaped(name)}</Prefix></CommonPrefixes>`,
-    );
-  }
-  const next = truncated
-    ? `<NextContinuationToken>${Buffer.from(last).toString('base64url')}</NextContinuationToken>`
-    : '';
-  return `<ListBucketResult><Name>${escaped(bucket)}</Name><Prefix>${escaped(prefix)}</Prefix><KeyCount>${rows.length}</KeyCount><MaxKeys>${most}</MaxKeys><IsTruncated>${truncated}</IsTruncated>${next}${rows.join('')}</ListBucketResult>`;
 }
 
 function sendXml(response: ServerResponse, status: number, xml: string): void {

@@ -3,7 +3,7 @@ import { createServer, type RequestListener } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { answerMissingCall, type S3rverStore, writeWholeObjects } from './s3-calls.ts';
+import { answerMissingCall, listInOrder, type S3rverStore, writeWholeObjects } from './s3-calls.ts';
 
 export interface S3ServerOptions {
   /** Where the objects are kept. Default: a temporary folder that `close` removes. */
@@ -28,7 +28,6 @@ export interface S3Server {
 interface S3rver {
   callback(): RequestListener;
   configureBuckets(): Promise<unknown>;
-  readonly logger: { close(): void };
   readonly store: S3rverStore;
 }
 type S3rverConstructor = new (options: Readonly<Record<string, unknown>>) => S3rver;
@@ -41,18 +40,25 @@ type S3rverConstructor = new (options: Readonly<Record<string, unknown>>) => S3r
 export async function startS3Server(options: S3ServerOptions): Promise<S3Server> {
   const S3rver = await loadS3rver();
   const temporary = options.directory === undefined ? await mkdtemp(join(tmpdir(), 'unpackd-s3-')) : undefined;
-  const app = new S3rver({
-    directory: options.directory ?? temporary,
-    silent: true,
-    vhostBuckets: false,
-    configureBuckets: options.buckets.map((name) => ({ name })),
-  });
-  await app.configureBuckets();
-  writeWholeObjects(app.store);
-  const s3rver = app.callback();
+  const app = (settings: Readonly<Record<string, unknown>> = {}) =>
+    new S3rver({
+      directory: options.directory ?? temporary,
+      silent: true,
+      vhostBuckets: false,
+      configureBuckets: options.buckets.map((name) => ({ name })),
+      ...settings,
+    });
+  const forObjects = app();
+  // s3rver drops the slash of "/bucket/" before it computes the signature, and so believes no SDK there
+  const forBuckets = app({ allowMismatchedSignatures: true });
+  await forObjects.configureBuckets();
+  writeWholeObjects(forObjects.store);
+  listInOrder(forBuckets.store);
+  const objects = forObjects.callback();
+  const buckets = forBuckets.callback();
   const server = createServer((request, response) => {
-    answerMissingCall(app.store, request, response).then(
-      (answered) => answered || s3rver(request, response),
+    answerMissingCall(forObjects.store, request, response).then(
+      (answered) => answered || (isBucket(request.url) ? buckets : objects)(request, response),
       () => response.writeHead(500).end(),
     );
   });
@@ -69,11 +75,12 @@ export async function startS3Server(options: S3ServerOptions): Promise<S3Server>
         server.close(() => resolve());
         server.closeAllConnections();
       });
-      app.logger.close();
       if (temporary !== undefined) await rm(temporary, { recursive: true, force: true });
     },
   };
 }
+
+const isBucket = (url = ''): boolean => /^\/[^/?]*\/?(\?|$)/.test(url);
 
 async function loadS3rver(): Promise<S3rverConstructor> {
   const name: string = '@20minutes/s3rver'; // in a variable, so that the compiler does not look for types that do not exist

@@ -108,6 +108,21 @@ export function parseIndex(bytes: Uint8Array, what: string): ImageIndex {
   throw invalid(what, 'it is a manifest where an index belongs');
 }
 
+const referencesSchema = z.object({
+  manifests: z.array(descriptorSchema).nullish(),
+  config: descriptorSchema.nullish(),
+  layers: z.array(descriptorSchema).nullish(),
+});
+
+/**
+ * Everything that a manifest or index of any kind names, artifacts included: what must be copied with it.
+ * @throws UnpackError MANIFEST_INVALID
+ */
+export function references(bytes: Uint8Array, what: string): Descriptor[] {
+  const { manifests, config, layers } = checked(referencesSchema, parseJson(bytes, what), what);
+  return [...(manifests ?? []), ...(config ? [config] : []), ...(layers ?? [])];
+}
+
 /**
  * The image that an index of an image layout calls `tag`.
  * @throws UnpackError IMAGE_NOT_FOUND that lists the tags there are, MANIFEST_INVALID when several images have the tag

@@ -37,8 +37,14 @@ export function openS3Source(spec: S3SourceSpec): BlobSource {
   };
 }
 
-/** A client for `connection`, as readers and writers of this project want it. The caller destroys it. */
-export function s3Client(connection: S3Connection): S3Client {
+/**
+ * A client for `connection`, as readers of this project want it; who sends small or repeatable requests can have more
+ * tries and a socket timeout (milliseconds). The caller destroys it.
+ */
+export function s3Client(
+  connection: S3Connection,
+  { maxAttempts = 1, socketTimeout = 0 }: { readonly maxAttempts?: number; readonly socketTimeout?: number } = {},
+): S3Client {
   const agent = { keepAlive: true };
   return new S3Client({
     region: connection.region,
@@ -46,14 +52,14 @@ export function s3Client(connection: S3Connection): S3Client {
     ...(connection.endpoint === undefined ? {} : { endpoint: connection.endpoint }),
     ...(connection.credentials === undefined ? {} : { credentials: connection.credentials }),
     // one try a request: a download continues where it broke, which the SDK's own tries don't
-    maxAttempts: 1,
+    maxAttempts,
     // digests prove the bytes; the SDK's CRC would read every byte again, and not all servers know its trailers
     requestChecksumCalculation: 'WHEN_REQUIRED',
     responseChecksumValidation: 'WHEN_REQUIRED',
     requestHandler: new NodeHttpHandler({
       connectionTimeout: connection.connectTimeout,
       // the SDK counts the time that the consumer is busy as silence; responseBody does not
-      socketTimeout: 0,
+      socketTimeout,
       httpAgent: new HttpAgent(agent),
       httpsAgent: new HttpsAgent(agent),
     }),

@@ -140,7 +140,9 @@ function forward(target: string, request: IncomingMessage, plain: boolean): Prom
   return new Promise((resolve, reject) => {
     const outgoing = send(`${target}${request.url}`, { method: request.method, headers }, resolve);
     outgoing.once('error', reject);
-    request.socket.once('close', () => outgoing.destroy());
+    const stop = () => outgoing.destroy();
+    request.socket.once('close', stop);
+    outgoing.once('close', () => request.socket.off('close', stop));
     request.pipe(outgoing);
   });
 }

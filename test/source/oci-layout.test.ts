@@ -1,0 +1,104 @@
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { chmod, mkdir, mkdtemp, readdir, rm, truncate, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, test } from 'node:test';
+import { type FailureCode, UnpackError } from '../../src/errors.ts';
+import type { Descriptor } from '../../src/oci/descriptor.ts';
+import { type BlobDigest, digestOf, hexOf } from '../../src/oci/digest.ts';
+import type { BlobSource } from '../../src/source/blob-source.ts';
+import { fetchBlob, readBlob } from '../../src/source/fetch.ts';
+import { openSource } from '../../src/source/open.ts';
+
+const LIMIT = 8 * 1024 * 1024;
+
+describe('a layout folder', { timeout: 30_000 }, () => {
+  const content = randomBytes(1_000_000);
+  let folder: string;
+  let source: BlobSource;
+  let blob: Pick<Descriptor, 'digest' | 'size'>;
+
+  beforeEach(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'unpackd-layout-'));
+    await mkdir(join(folder, 'blobs/sha256'), { recursive: true });
+    source = openSource({ kind: 'oci-layout', path: folder });
+    blob = { digest: digestOf(content), size: content.length };
+    await writeFile(pathOf(blob.digest), content);
+  });
+  afterEach(() => rm(folder, { recursive: true, force: true }));
+
+  const pathOf = (digest: BlobDigest) => join(folder, 'blobs/sha256', hexOf(digest));
+
+  test('gives verified blobs', async () => {
+    assert.ok((await readBlob(source, blob, { limit: LIMIT })).equals(content));
+  });
+
+  test('gives the rest of a blob from an offset on', async () => {
+    const { chunks, offset, size } = await source.open(blob.digest, { offset: 999_990 });
+    const rest: Buffer[] = [];
+    for await (const chunk of chunks) rest.push(chunk);
+    assert.deepEqual([offset, size, Buffer.concat(rest)], [999_990, content.length, content.subarray(999_990)]);
+  });
+
+  test('finds tags in index.json', async () => {
+    const annotations = { 'org.opencontainers.image.ref.name': 'v1' };
+    const entry = { mediaType: 'application/vnd.oci.image.manifest.v1+json', ...blob, annotations };
+    await fails('IMAGE_NOT_FOUND', source.resolveTag('v1'));
+    await writeFile(join(folder, 'index.json'), JSON.stringify({ schemaVersion: 2, manifests: [entry] }));
+    assert.equal((await source.resolveTag('v1')).digest, blob.digest);
+    await fails('IMAGE_NOT_FOUND', source.resolveTag('v2'));
+    await writeFile(join(folder, 'index.json'), 'nothing');
+    await fails('MANIFEST_INVALID', source.resolveTag('v1'));
+    await truncate(join(folder, 'index.json'), LIMIT);
+    await fails('LIMIT_EXCEEDED', source.resolveTag('v1'));
+  });
+
+  test('says BLOB_NOT_FOUND for what is missing or no file', async () => {
+    const other = digestOf(Buffer.from('other'));
+    await fails('BLOB_NOT_FOUND', readBlob(source, other, { limit: LIMIT }));
+    await mkdir(pathOf(other));
+    await fails('BLOB_NOT_FOUND', readBlob(source, other, { limit: LIMIT }));
+    const fifo = digestOf(Buffer.from('fifo'));
+    execFileSync('mkfifo', [pathOf(fifo)]);
+    await fails('BLOB_NOT_FOUND', readBlob(source, fifo, { limit: LIMIT }));
+  });
+
+  test('says SOURCE_DENIED for what may not be read', {
+    skip: process.geteuid?.() === 0 && 'root may read all',
+  }, async () => {
+    await chmod(pathOf(blob.digest), 0);
+    await fails('SOURCE_DENIED', readBlob(source, blob, { limit: LIMIT }));
+  });
+
+  test('notices other bytes and other sizes', async () => {
+    await writeFile(pathOf(blob.digest), randomBytes(content.length));
+    await fails('BLOB_DIGEST_MISMATCH', readBlob(source, blob, { limit: LIMIT }));
+    await truncate(pathOf(blob.digest), 10);
+    await fails('BLOB_SIZE_MISMATCH', readBlob(source, blob, { limit: LIMIT }));
+  });
+
+  test('leaves no file open, however a read ends', async () => {
+    const before = (await readdir('/proc/self/fd')).length;
+    const abort = new AbortController();
+    for await (const _ of fetchBlob(source, blob)) break;
+    for await (const _ of fetchBlob(source, blob));
+    await fails('BLOB_SIZE_MISMATCH', readBlob(source, { ...blob, size: 5 }, { limit: LIMIT }));
+    const reading = fetchBlob(source, blob, { signal: abort.signal });
+    await reading.next();
+    abort.abort();
+    await fails('CANCELLED', reading.next());
+    assert.equal((await readdir('/proc/self/fd')).length, before);
+  });
+});
+
+async function fails(code: FailureCode, promise: Promise<unknown>): Promise<UnpackError> {
+  const error = await promise.then(
+    () => assert.fail(`expected ${code}`),
+    (thrown: unknown) => thrown,
+  );
+  assert.ok(error instanceof UnpackError, String(error));
+  assert.equal(error.code, code, error.message);
+  return error;
+}
