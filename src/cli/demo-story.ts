@@ -95,6 +95,7 @@ export class Demo {
   }
 
   async cleanUp(): Promise<void> {
+    if (this.#cli.signal.aborted) this.#cli.out.note('ending what was started');
     for (let end = this.#cleanups.pop(); end !== undefined; end = this.#cleanups.pop()) {
       await end().catch((error: unknown) => this.#cli.out.note(`while cleaning up: ${String(error)}`));
     }

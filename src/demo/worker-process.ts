@@ -10,7 +10,7 @@ export interface WorkerProcess {
 }
 
 /** Milliseconds between SIGTERM and SIGKILL. */
-const PATIENCE = 5000;
+const PATIENCE = 3000;
 const LINES_KEPT = 20;
 
 /** Starts `workers/unpack` as a process of its own; its log is kept for the case that it ends by itself. */

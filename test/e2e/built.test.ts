@@ -1,0 +1,39 @@
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { join } from 'node:path';
+import { before, describe, test } from 'node:test';
+import { imageOf, layerOf, writeLayout } from '../support/layout.ts';
+import { scratch } from '../support/scratch.ts';
+import { file, tar } from '../support/tar.ts';
+
+const root = join(import.meta.dirname, '../..');
+
+describe('what npm run build makes', () => {
+  const dist = scratch();
+  const main = join(dist.path, 'dist/src/cli/main.js');
+  before(() => {
+    process.once('exit', () => dist[Symbol.dispose]());
+    const options = ['-p', join(root, 'tsconfig.build.json'), '--outDir', join(dist.path, 'dist')];
+    execFileSync(join(root, 'node_modules/.bin/tsc'), options);
+    // beside package.json and node_modules, as it is published
+    for (const name of ['package.json', 'node_modules']) execFileSync('ln', ['-s', join(root, name), dist.path]);
+  });
+
+  test('says its version', () => {
+    assert.match(execFileSync(process.execPath, [main, '--version'], { encoding: 'utf8' }), /^\d+\.\d+\.\d+\n$/);
+  });
+
+  test('unpacks an image, with apply threads of its own', { skip: process.getuid?.() !== 0 }, async () => {
+    using folder = scratch();
+    const image = imageOf([layerOf(tar(file('hello', 'world')))]);
+    await writeLayout(join(folder.path, 'layout'), { app: image });
+    const args = ['apply', `${folder.path}/layout:app`, '--root', `${folder.path}/store`, '--json'];
+    const result = JSON.parse(execFileSync(process.execPath, [main, ...args], { encoding: 'utf8' }));
+    assert.equal(result.images[0].chainId, image.chainId);
+  });
+
+  test('has a public API that a producer can import', async () => {
+    const api = await import(join(dist.path, 'dist/src/index.js'));
+    assert.equal(typeof api.UnpackQueue, 'function');
+  });
+});

@@ -1,0 +1,80 @@
+import assert from 'node:assert/strict';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, test } from 'node:test';
+import { finished, startCli } from '../cli/run-cli.ts';
+
+/** Longest time that the demo may take, in milliseconds. */
+const LIMIT = 60_000;
+
+describe('the demo', { timeout: 2 * LIMIT }, () => {
+  let temporary = '';
+  beforeEach(() => {
+    temporary = mkdtempSync(join(tmpdir(), 'unpackd-test-'));
+  });
+  afterEach(() => rmSync(temporary, { recursive: true, force: true }));
+  const start = (...args: string[]) => startCli(['demo', ...args], { env: { TMPDIR: temporary } });
+
+  function assertNothingLeft(): void {
+    assert.deepEqual(readdirSync(temporary), []);
+    assert.doesNotMatch(readFileSync('/proc/self/mounts', 'utf8'), new RegExp(temporary));
+    const processes = readdirSync('/proc').filter((name) => /^\d+$/.test(name));
+    const environments = processes.map((pid) => environmentOf(pid));
+    assert.equal(environments.filter((text) => text.includes(`TMPDIR=${temporary}`)).length, 0);
+  }
+
+  test('tells the whole story in a minute and leaves nothing behind', async () => {
+    const started = performance.now();
+    const { status, stdout, stderr } = await finished(start());
+    assert.equal(status, 0, stderr);
+    assert.equal(stderr, '');
+    assert.match(stdout, /chain ID sha256:[0-9a-f]{64}/);
+    assert.match(stdout, /4 of 4 layers were there/);
+    assert.match(stdout, /\[(BLOB_DIGEST_MISMATCH|LAYER_CORRUPT)\] layer 5 of 5/);
+    assert.doesNotMatch(stdout, /FAIL/);
+    assert.ok(performance.now() - started < LIMIT);
+    assertNothingLeft();
+  });
+
+  for (const heading of ['2 ', '3 ']) {
+    test(`an interrupt at step ${heading}ends everything that was started`, async () => {
+      const child = start();
+      const end = finished(child);
+      let stdout = '';
+      child.stdout?.on('data', (text: Buffer) => {
+        stdout += text.toString();
+        // once: a second interrupt does not wait for the cleaning up
+        if (stdout.includes(`\n${heading}`) && !child.killed) child.kill('SIGINT');
+      });
+      assert.equal((await end).status, 130);
+      assertNothingLeft();
+    });
+  }
+
+  test('--keep stays up until the interrupt, which is then no failure', async () => {
+    const child = start('--keep');
+    const end = finished(child);
+    let stdout = '';
+    const board = await new Promise<string>((resolve, reject) => {
+      child.once('exit', () => reject(new Error(stdout)));
+      child.stdout?.on('data', (text: Buffer) => {
+        stdout += text.toString();
+        const url = /Up until Ctrl-C: (\S+)/.exec(stdout)?.[1];
+        if (url !== undefined) resolve(url);
+      });
+    });
+    assert.equal((await fetch(`${board}/readyz`)).status, 200);
+    child.kill('SIGINT');
+    assert.equal((await end).status, 0);
+    assertNothingLeft();
+  });
+});
+
+function environmentOf(pid: string): string {
+  try {
+    return readFileSync(`/proc/${pid}/environ`, 'utf8');
+  } catch {
+    return ''; // it has ended, or is somebody else's
+  }
+}
