@@ -80,11 +80,23 @@ export class Database<Name extends string = never> {
 
   /**
    * Runs `body` in a transaction. When it or the commit fails, everything that was registered with `onRollback` is
-   * undone, last first, while the write lock is still held: no other process sees a state in between.
+   * undone, last first, with the write lock held: no other process changes anything at the same time.
    * @throws UnpackError as `read`, STORE_FULL; whatever `body` throws
    */
   write<T>(body: (statements: Statements<Name>, onRollback: OnRollback) => T): Promise<T> {
-    return patiently(this.#patience, () => transaction(this.#file, (onRollback) => body(this.#statements, onRollback)));
+    const file = this.#file;
+    const run = () => transaction(file, (onRollback) => body(this.#statements, onRollback));
+    return patiently(this.#patience, () => {
+      try {
+        return run();
+      } catch (error) {
+        if (sqliteCode(error) !== SQLITE.FULL) throw error;
+        // Once what the log holds is in the file, the log is written from its start again and needs no new space: on a
+        // full disk this is what lets a snapshot be removed.
+        attempt(() => file.exec('PRAGMA wal_checkpoint(RESTART)'));
+        return run();
+      }
+    });
   }
 
   close(): void {
@@ -108,11 +120,13 @@ function transaction<T>(file: DatabaseSync, body: (onRollback: OnRollback) => T)
     file.exec('COMMIT');
     return result;
   } catch (error) {
-    // After a failed COMMIT SQLite may have rolled back by itself. The lock is gone then, and with it the right to undo.
-    if (file.isTransaction) {
+    attempt(() => {
+      // When the disk is full SQLite rolls a failed COMMIT back by itself, and the lock is gone. Another process may have
+      // taken it since; what is undone must look whether it still has to be.
+      if (!file.isTransaction) file.exec('BEGIN IMMEDIATE');
       for (const step of undo.reverse()) attempt(step);
-      attempt(() => file.exec('ROLLBACK'));
-    }
+      file.exec('ROLLBACK');
+    });
     throw error;
   }
 }

@@ -1,6 +1,15 @@
 import { randomBytes } from 'node:crypto';
-import { closeSync, constants, openSync, readdirSync, renameSync } from 'node:fs';
-import { type FileHandle, mkdtemp, open, rename, stat } from 'node:fs/promises';
+import {
+  type BigIntStats,
+  closeSync,
+  constants,
+  fstatSync,
+  lstatSync,
+  openSync,
+  readdirSync,
+  renameSync,
+} from 'node:fs';
+import { type FileHandle, lstat, mkdtemp, open, rename } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { UnpackError } from '../errors.ts';
 import { tryLock } from '../system/files.ts';
@@ -16,6 +25,7 @@ export interface Staged {
 const NEW = 'new-';
 const GONE = 'rm-';
 const KEEP = new Set(['lost+found']);
+const BIG = { bigint: true } as const;
 const DIRECTORY = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
 /** How often a fresh directory may be lost to another process's cleanup before something else must be wrong. */
 const STAGE_ATTEMPTS = 10;
@@ -89,7 +99,9 @@ export class SnapshotDirectories {
       this.#delete(this.#markGone(String(id)));
       renameSync(staged.path, path);
     }
-    onRollback(() => renameSync(path, staged.path));
+    onRollback(() => {
+      if (isSame(fstatSync(staged.handle.fd, BIG), lstatSync(path, BIG))) renameSync(path, staged.path);
+    });
   }
 
   /** Ends the claim on a staged directory; one that no snapshot got is deleted. */
@@ -191,11 +203,12 @@ function isNumber(name: string): boolean {
 
 /** Whether the open directory still has that name. */
 async function isAt(handle: FileHandle, path: string): Promise<boolean> {
-  const [mine, there] = await Promise.all([
-    handle.stat({ bigint: true }),
-    stat(path, { bigint: true }).catch(undefinedIfVanished),
-  ]);
-  return there !== undefined && there.ino === mine.ino && there.dev === mine.dev;
+  const there = await lstat(path, BIG).catch(undefinedIfVanished);
+  return there !== undefined && isSame(await handle.stat(BIG), there);
+}
+
+function isSame(one: BigIntStats, other: BigIntStats): boolean {
+  return one.ino === other.ino && one.dev === other.dev;
 }
 
 function isOccupied(error: unknown): boolean {

@@ -1,5 +1,5 @@
 import { lchownSync, lstatSync } from 'node:fs';
-import { UnpackError } from '../errors.ts';
+import { toUnpackError, UnpackError } from '../errors.ts';
 import type { SnapshotDirectories, Staged } from './directories.ts';
 import { SnapshotError } from './errors.ts';
 import type { Layout } from './layout.ts';
@@ -13,7 +13,7 @@ import type {
   Snapshotter,
   Usage,
 } from './snapshotter.ts';
-import { measureTree, removeTree, syncDirectory } from './tree.ts';
+import { emptyTree, measureTree, removeTree, syncDirectory } from './tree.ts';
 
 /** How long `close` waits for deletions, in milliseconds; what is left then is for the next cleanup. */
 export const CLOSE_LIMIT = 30_000;
@@ -87,7 +87,8 @@ export class SnapshotStore implements Snapshotter {
 
   remove(key: string): Promise<void> {
     return this.#run(async () => {
-      await this.#directories.remove(await this.#metadata.remove(key));
+      const id = await this.#metadata.remove(key).catch((error: unknown) => this.#removeOnFullDisk(key, error));
+      await this.#directories.remove(id);
     });
   }
 
@@ -168,6 +169,18 @@ export class SnapshotStore implements Snapshotter {
     } finally {
       await this.#directories.release(staged);
     }
+  }
+
+  /**
+   * On a full disk the metadata may not have the room to forget a snapshot. Nobody was promised what an active one holds,
+   * and it is to go: so its files go first. That is how a layer that filled the disk leaves it.
+   */
+  async #removeOnFullDisk(key: string, error: unknown): Promise<number> {
+    if (toUnpackError(error).code !== 'STORE_FULL') throw error;
+    const { id, info } = await this.#metadata.stat(key);
+    if (info.kind !== 'active') throw error;
+    await emptyTree(this.#directories.tree(id), this.#closing.signal);
+    return this.#metadata.remove(key);
   }
 
   async #fill(staged: Staged, { kind, parent }: NewSnapshot, parentId: number | undefined): Promise<void> {

@@ -81,6 +81,15 @@ export async function measureTree(root: string, signal: AbortSignal): Promise<Us
  * @throws system errors; an abort between two files leaves the rest
  */
 export async function removeTree(root: string, signal?: AbortSignal): Promise<void> {
+  await removeInside(root, true, signal);
+}
+
+/** As `removeTree`, but the directory itself stays. */
+export async function emptyTree(root: string, signal?: AbortSignal): Promise<void> {
+  await removeInside(root, false, signal);
+}
+
+async function removeInside(root: string, itself: boolean, signal: AbortSignal | undefined): Promise<void> {
   const empty = async (directory: Buffer): Promise<void> => {
     const files: Buffer[] = [];
     const directories: Buffer[] = [];
@@ -117,7 +126,7 @@ export async function removeTree(root: string, signal?: AbortSignal): Promise<vo
     }
   };
 
-  await remove(Buffer.from(root));
+  await (itself ? remove : empty)(Buffer.from(root));
 }
 
 /** Makes what has been written to a directory's list of names survive a loss of power. */

@@ -1,0 +1,80 @@
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { appendFileSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, test } from 'node:test';
+import { toUnpackError } from '../../src/errors.ts';
+import { openSnapshotter } from '../../src/snapshots/open.ts';
+import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
+import { unmountSnapshot } from '../../src/system/mount.ts';
+
+for (const type of ['overlay', 'native'] as const) {
+  describe(`${type} store on a full disk`, () => {
+    test('prepare is STORE_FULL and leaves nothing', () =>
+      onSmallDisk(type, async (store, directory) => {
+        fill(join(directory, 'ballast'));
+        await assert.rejects(prepareForEver(store), isFull);
+        await rm(join(directory, 'ballast'));
+        assert.equal(await store.cleanup(), 0);
+      }));
+
+    test('the layer that filled it can be removed, and then there is room again', () =>
+      onSmallDisk(type, async (store) => {
+        const [mount] = await store.prepare('layer', '');
+        fill(join(mount?.source ?? '', 'file'));
+        await store.remove('layer');
+        await store.cleanup();
+        await store.prepare('other', '');
+      }));
+  });
+}
+
+test('a copy that fills the disk is STORE_FULL, and is deleted again', () =>
+  onSmallDisk('native', async (store, directory) => {
+    const [mount] = await store.prepare('key', '');
+    appendFileSync(join(mount?.source ?? '', 'file'), Buffer.alloc(3 << 20, 1));
+    await store.commit('base', 'key');
+    await assert.rejects(store.prepare('copy', 'base'), isFull);
+    await store.cleanup();
+    appendFileSync(join(directory, 'ballast'), Buffer.alloc(512 << 10, 1));
+  }));
+
+async function prepareForEver(store: Snapshotter): Promise<never> {
+  for (let index = 0; ; index += 1) await store.prepare(`key-${index}`, '', { labels: { long: 'x'.repeat(10_000) } });
+}
+
+function isFull(error: unknown): boolean {
+  return toUnpackError(error).code === 'STORE_FULL';
+}
+
+/** Appends until there is no room for a single byte more. */
+function fill(file: string): void {
+  for (const size of [1 << 16, 1 << 12, 1]) {
+    try {
+      for (;;) appendFileSync(file, Buffer.alloc(size, 1));
+    } catch (error) {
+      assert.ok(isFull(error), String(error));
+    }
+  }
+}
+
+async function onSmallDisk(
+  type: Snapshotter['type'],
+  body: (store: Snapshotter, directory: string) => Promise<void>,
+): Promise<void> {
+  const directory = await mkdtemp(join(tmpdir(), 'unpackd-full-'));
+  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=4m', 'tmpfs', directory]);
+  try {
+    const store = await openSnapshotter({ root: join(directory, 'root'), type });
+    try {
+      await body(store, directory);
+    } finally {
+      await store.close();
+    }
+  } finally {
+    await unmountSnapshot(directory);
+    await rm(directory, { recursive: true });
+  }
+}
