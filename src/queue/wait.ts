@@ -29,6 +29,8 @@ export class JobWaiter {
   readonly #status: (jobId: string) => Promise<JobStatus>;
   readonly #connection: Redis;
   readonly #events: Promise<QueueEvents>;
+  /** What #events has come to, once it has. */
+  #open: QueueEvents | undefined;
   readonly #closing = new AbortController();
 
   constructor(settings: QueueSettings, status: (jobId: string) => Promise<JobStatus>) {
@@ -118,16 +120,16 @@ export class JobWaiter {
       lastEventId: newest?.[0] ?? '0-0',
     });
     events.on('error', () => {});
+    this.#open = events;
     return events;
   }
 
   async close(): Promise<void> {
     this.#closing.abort();
-    const connected = this.#connection.status === 'ready';
-    // rejects what #listen may still be waiting for
-    if (!connected) this.#connection.disconnect();
-    const events = await this.#events.catch(() => undefined);
-    await (connected ? events?.close() : events?.disconnect())?.catch(() => {});
+    const open = this.#open;
+    if (this.#connection.status === 'ready') await open?.close().catch(() => {});
+    // ending a connection that is not there waits for an event that never comes
+    else void open?.disconnect().catch(() => {});
     this.#connection.disconnect();
   }
 }

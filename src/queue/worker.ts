@@ -162,7 +162,10 @@ export class UnpackWorker {
     const inTime = await Promise.race([closed, sleep(grace + LAST_RESORT, false, { ref: false })]);
     clearTimeout(giveBack);
     clearInterval(this.#cancelTimer);
-    if (!inTime) this.#log.warn({ jobs: this.#running.ids }, 'not everything could be given back; what is left stalls');
+    if (!inTime) {
+      this.#log.warn({ jobs: this.#running.ids }, 'not everything could be given back; what is left stalls');
+      void this.#worker.disconnect().catch(() => {});
+    }
     // politeness towards a Redis that may be gone has its limits
     const rest = Promise.allSettled([this.#events.close(), this.#queue.close()]);
     await Promise.race([rest, sleep(500, undefined, { ref: false })]);

@@ -1,0 +1,199 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { startRedis } from '../../src/demo/redis-server.ts';
+import { JobNotFoundError, QueueUnavailableError, WaitTimeoutError } from '../../src/queue/errors.ts';
+import { UnpackQueue } from '../../src/queue/producer.ts';
+import { eventually, payload, queueBench, testSettings } from './bench.ts';
+import { image } from './scripted-unpacker.ts';
+
+const bench = queueBench();
+
+test('the result says what was done, where and by whom', async () => {
+  const settings = bench.settings();
+  const queue = bench.producer(settings);
+  await bench.worker(settings, () => [{ ...image('existed', 'applied'), warnings: ['1 socket was left out'] }]);
+  const result = await queue.wait(await queue.add(payload('one')));
+  const { startedAt, durationMs, worker, ...rest } = result;
+  assert.ok(Date.now() - Date.parse(startedAt) < 10_000 && durationMs < 10_000);
+  assert.equal(worker.name, 'worker-1');
+  const [existed, applied] = rest.images[0]?.layers ?? [];
+  assert.equal(existed?.state, 'existed');
+  assert.equal(existed?.entries, undefined);
+  assert.deepEqual(applied?.timings, { fetchMs: 1, decompressMs: 2, writeMs: 3, totalMs: 7 });
+  assert.deepEqual([applied?.compressedBytes, applied?.uncompressedBytes, applied?.entries], [1000, 4000, 7]);
+  assert.deepEqual(rest.store, { root: '/store', snapshotter: 'overlay' });
+  assert.deepEqual(
+    [rest.attempts, rest.image, rest.warnings],
+    [1, 'registry.example/one:1', ['1 socket was left out']],
+  );
+});
+
+test('a wrong payload is refused before it is added', async () => {
+  const settings = bench.settings();
+  const queue = bench.producer(settings);
+  await assert.rejects(queue.add(payload('one', { source: { bucket: '', layout: 'oci' } })), { code: 'INVALID_JOB' });
+  assert.equal((await queue.counts()).waiting, 0);
+});
+
+test('the same work gives one job while it waits or runs, and a new one afterwards', async () => {
+  const settings = bench.settings();
+  const queue = bench.producer(settings);
+  const first = await queue.add(payload('same'));
+  assert.deepEqual(await queue.add(payload('same', { labels: { another: 'label' } })), {
+    id: first.id,
+    deduplicated: true,
+  });
+  const gate = Promise.withResolvers<void>();
+  await bench.worker(settings, async () => {
+    await gate.promise;
+    return [image('applied')];
+  });
+  await eventually('the job runs', async () => (await queue.status(first.id)).state === 'active');
+  assert.deepEqual(await queue.add(payload('same')), { id: first.id, deduplicated: true });
+  gate.resolve();
+  await queue.wait(first);
+  const again = await queue.add(payload('same'));
+  assert.equal(again.deduplicated, false);
+  assert.notEqual(again.id, first.id);
+});
+
+test('the same work is added twice when its producer asks for that', async () => {
+  const queue = bench.producer(bench.settings());
+  const first = await queue.add(payload('same'));
+  assert.notEqual((await queue.add(payload('same'), { deduplicate: false })).id, first.id);
+});
+
+test('several jobs are added at once and tell which of them were there already', async () => {
+  const queue = bench.producer(bench.settings());
+  await queue.add(payload('two'));
+  const handles = await queue.addBulk([
+    { payload: payload('one') },
+    { payload: payload('two') },
+    { payload: payload('one') },
+  ]);
+  assert.deepEqual(
+    handles.map(({ deduplicated }) => deduplicated),
+    [false, true, true],
+  );
+});
+
+test('jobs run by priority, and those without one first', async () => {
+  const settings = bench.settings({ UNPACK_JOBS: '1' });
+  const queue = bench.producer(settings);
+  const handles = [
+    await queue.add(payload('late'), { priority: 9 }),
+    await queue.add(payload('soon'), { priority: 1 }),
+    await queue.add(payload('now')),
+  ];
+  const order: string[] = [];
+  await bench.worker(settings, ({ bucket }) => {
+    order.push(bucket);
+    return [image('existed')];
+  });
+  await Promise.all(handles.map((handle) => queue.wait(handle)));
+  assert.deepEqual(order, ['now', 'soon', 'late']);
+});
+
+test('a delayed job waits for its time', async () => {
+  const settings = bench.settings();
+  const queue = bench.producer(settings);
+  await bench.worker(settings, () => [image('existed')]);
+  const before = Date.now();
+  const job = await queue.add(payload('later'), { delay: 300 });
+  assert.equal((await queue.status(job.id)).state, 'delayed');
+  await queue.wait(job);
+  assert.ok(Date.now() - before >= 300);
+});
+
+test('waiting tells how the job goes', async () => {
+  const settings = bench.settings();
+  const queue = bench.producer(settings);
+  await bench.worker(settings, async ({ onResolved }) => {
+    const state = image('applied', 'applying');
+    onResolved?.([state]);
+    await sleep(400);
+    return [image('applied', 'applied')];
+  });
+  const seen: string[] = [];
+  await queue.wait(await queue.add(payload('one')), {
+    onProgress: ({ phase, layersDone, layersTotal }) => seen.push(`${phase} ${layersDone}/${layersTotal}`),
+  });
+  assert.ok(seen.includes('unpacking 1/2'), seen.join());
+});
+
+test('waiting for a job that is gone, takes too long or is given up ends with a typed error', async () => {
+  const settings = bench.settings();
+  const queue = bench.producer(settings);
+  await assert.rejects(queue.wait('no-such-job'), JobNotFoundError);
+  const job = await queue.add(payload('never'));
+  await assert.rejects(queue.wait(job, { timeout: 50 }), WaitTimeoutError);
+  const stop = new AbortController();
+  const waiting = assert.rejects(queue.wait(job, { signal: stop.signal }), /enough/);
+  stop.abort(new Error('enough'));
+  await waiting;
+  const closing = assert.rejects(queue.wait(job), QueueUnavailableError);
+  await queue.close();
+  await closing;
+});
+
+test('a job that is removed as soon as it ends is still waited for', async () => {
+  const settings = bench.settings({ UNPACK_KEEP_COMPLETED: '0', UNPACK_KEEP_FAILED: '0' });
+  const queue = bench.producer(settings);
+  await bench.worker(settings, async ({ bucket }) => {
+    await sleep(50);
+    if (bucket === 'bad') throw new Error('scripted');
+    return [image('applied')];
+  });
+  assert.equal((await queue.wait(await queue.add(payload('good')))).attempts, 1);
+  await assert.rejects(queue.wait(await queue.add(payload('bad'), { attempts: 1 })), { code: 'INTERNAL' });
+});
+
+test('without Redis every call fails within its time limit', async () => {
+  // nothing listens on the port of a server that has ended
+  const gone = await startRedis();
+  await gone.stop();
+  const queue = new UnpackQueue(testSettings(gone.url), 300);
+  const started = Date.now();
+  await assert.rejects(queue.add(payload('one')), {
+    name: 'QueueUnavailableError',
+    message: /^Redis at redis:\/\/127\.0\.0\.1:\d+ is not available: /,
+  });
+  await assert.rejects(queue.status('1'), QueueUnavailableError);
+  await assert.rejects(queue.wait('1'), QueueUnavailableError);
+  await assert.rejects(queue.cancel('1'), QueueUnavailableError);
+  assert.ok(Date.now() - started < 3000);
+  await queue.close();
+});
+
+test('a Redis that accepts connections and never answers is found out too', async () => {
+  const redis = await startRedis();
+  const queue = new UnpackQueue(testSettings(redis.url), 400);
+  const job = await queue.add(payload('one'));
+  process.kill(redis.pid, 'SIGSTOP');
+  const started = Date.now();
+  await assert.rejects(queue.add(payload('two')), QueueUnavailableError);
+  await assert.rejects(queue.wait(job), QueueUnavailableError);
+  assert.ok(Date.now() - started < 3000);
+  process.kill(redis.pid, 'SIGCONT');
+  await queue.close();
+  await redis.stop();
+});
+
+test('a job whose adding failed for want of Redis does not turn up later', async () => {
+  const redis = await startRedis({ persistent: true });
+  const queue = new UnpackQueue(testSettings(redis.url), 300);
+  await queue.add(payload('one'));
+  await redis.kill();
+  await assert.rejects(queue.add(payload('two')), QueueUnavailableError);
+  await redis.restart();
+  await eventually('Redis answers again', () =>
+    queue.counts().then(
+      () => true,
+      () => false,
+    ),
+  );
+  assert.equal((await queue.counts()).waiting, 1);
+  await queue.close();
+  await redis.stop();
+});
