@@ -2,6 +2,7 @@ import { ftruncateSync, writeSync } from 'node:fs';
 import { type EntrySink, showName, type TarEntry } from '../archive/entry.ts';
 import { toUnpackError, UnpackError } from '../errors.ts';
 import {
+  chmodPathFd,
   close,
   cString,
   type FileStatus,
@@ -29,6 +30,7 @@ import {
   type ImpliedDirectory,
   isOverlayWhiteout,
   type MissingDirectories,
+  type Place,
   Root,
   splitPath,
 } from './root.ts';
@@ -53,8 +55,8 @@ export class LayerWriter implements EntrySink, Disposable {
 
   private readonly implied = new Map<bigint, ImpliedDirectory>();
   private readonly missing: MissingDirectories;
-  /** Times that directories get once everything is written, by clean path. */
-  private readonly directoryTimes = new Map<string, { atime: Timespec; mtime: Timespec }>();
+  /** Times that directories get once everything is written, by clean path; `inode` of one that no entry names. */
+  private readonly directoryTimes = new Map<string, { atime: Timespec; mtime: Timespec; inode?: bigint }>();
   /** What the entry's directory is called without links, where deletions need to know it. */
   private realParent = '';
 
@@ -106,18 +108,17 @@ export class LayerWriter implements EntrySink, Disposable {
 
   /** Everything is written: sets the times of directories. Call it once, before `impliedDirectories` is asked. */
   finish(): void {
-    for (const [path, { atime, mtime }] of this.directoryTimes) {
-      const { parent, name } = splitPath(Buffer.from(path, 'latin1'));
-      const cName = cString(name);
-      let directory: number;
+    for (const [path, { atime, mtime, inode }] of this.directoryTimes) {
+      let place: Place | undefined;
       try {
-        directory = this.root.directory(parent);
+        place = this.root.resolve(Buffer.from(path, 'latin1'));
       } catch {
-        continue; // replaced by a later entry
+        continue; // a later entry has put something else on the way to it
       }
-      const status = statAt(directory, cName);
-      if (status === undefined || (status.mode & S_IFMT) !== S_IFDIR) continue;
-      utimensAt(directory, cName, atime, mtime);
+      // Where a later entry has put something else, that gets the times of the directory that was named, and a link's
+      // target in place of the link: containerd asks no more than whether the path leads anywhere.
+      if (place === undefined || (inode !== undefined && place.status.inode !== inode)) continue;
+      utimensAt(place.parent, place.name, atime, mtime);
     }
   }
 
@@ -254,6 +255,7 @@ export class LayerWriter implements EntrySink, Disposable {
     const fd = openAt(parent, name, O.PATH | O.DIRECTORY | O.NOFOLLOW);
     let status: FileStatus;
     try {
+      chmodPathFd(fd, 0o755); // whatever the umask, or the default ACL of the directory above, has left of it
       status = statFd(fd);
     } finally {
       close(fd);
@@ -288,8 +290,8 @@ export class LayerWriter implements EntrySink, Disposable {
     if (parent === this.root.fd || this.realParent === '') return;
     const key = parentPath.toString('latin1');
     if (this.directoryTimes.has(key) || this.directoryTimes.has(this.realParent)) return;
-    const { atime, mtime } = statFd(parent);
-    this.directoryTimes.set(this.realParent, { atime, mtime });
+    const { atime, mtime, inode } = statFd(parent);
+    this.directoryTimes.set(this.realParent, { atime, mtime, inode });
   }
 
   /** A failure in an entry as an UnpackError that names it. */

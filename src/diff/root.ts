@@ -16,6 +16,7 @@ import {
   S_IFLNK,
   S_IFMT,
   statAt,
+  statFd,
   unlinkAt,
 } from '../system/files.ts';
 
@@ -41,6 +42,14 @@ export interface MissingDirectories {
   replaces(parent: number, name: Buffer, status: FileStatus): boolean;
   /** A directory was made at `path` for an entry inside it; `replaced` says that something was removed for it. */
   made(path: string, parent: number, name: Buffer, replaced: boolean): void;
+}
+
+/** A name in an open directory. */
+export interface Place {
+  readonly parent: number;
+  /** A C string; no link. */
+  readonly name: Buffer;
+  readonly status: FileStatus;
 }
 
 /**
@@ -113,6 +122,31 @@ export class Root {
     this.lastPath = Buffer.from(path);
     this.lastFd = fd;
     return fd;
+  }
+
+  /**
+   * What `path` (relative) leads to, its last link followed too; `undefined` where that is nothing.
+   * @throws as `directory`
+   */
+  resolve(path: Buffer): Place | undefined {
+    let rest = path;
+    for (let links = 0; links <= MAX_LINKS; links++) {
+      const parts = components(rest);
+      const name = parts.pop();
+      if (name === undefined || name.equals(DOT_DOT)) {
+        const parent = this.directory(rest);
+        return { parent, name: cString('.'), status: statFd(parent) };
+      }
+      const parent = this.directory(joinPath(parts));
+      const cName = cString(name);
+      const status = statAt(parent, cName);
+      if (status === undefined) return undefined;
+      if ((status.mode & S_IFMT) !== S_IFLNK) return { parent, name: cName, status };
+      const target = readlinkAt(parent, cName);
+      rest =
+        target[0] === SLASH ? target : Buffer.from(`${this.realPath(parent)}/${target.toString('latin1')}`, 'latin1');
+    }
+    return undefined;
   }
 
   private open(path: Buffer, missing: MissingDirectories | undefined): number {

@@ -1,0 +1,82 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { applyTar, folder } from '../support/apply.ts';
+import { scratch } from '../support/scratch.ts';
+import { directory, file, symlink, tar } from '../support/tar.ts';
+import { readTree } from '../support/tree.ts';
+
+const SECOND = 1_000_000_000n;
+
+/** Modification times in seconds, by path. */
+function timesOf(archive: Buffer, useOpenat2 = true): Record<string, bigint> {
+  using dir = scratch();
+  applyTar(archive, { root: dir.path }, { useOpenat2 });
+  return Object.fromEntries(Object.entries(readTree(dir.path)).map(([path, { mtime }]) => [path, mtime / SECOND]));
+}
+
+describe('the times of a directory, which are set last', () => {
+  it('go to the file that a later entry put in its place, as containerd has it', () => {
+    const times = timesOf(tar(directory('a', { mtime: 50 }), file('a', 'a file now', { mtime: 60 })));
+    assert.deepEqual(times, { a: 50n });
+  });
+
+  for (const useOpenat2 of [true, false]) {
+    it(`go to what a link leads to that a later entry put in its place, ${useOpenat2 ? 'with' : 'without'} openat2`, () => {
+      const archive = tar(
+        directory('d', { mtime: 1 }),
+        file('d/f', '', { mtime: 2 }),
+        directory('up', { mtime: 3 }),
+        symlink('up', '../../d/f', { mtime: 4 }),
+        directory('rooted', { mtime: 5 }),
+        symlink('rooted', '/second', { mtime: 6 }),
+        symlink('second', 'd/../d/.', { mtime: 7 }),
+      );
+      assert.deepEqual(timesOf(archive, useOpenat2), { d: 5n, 'd/f': 3n, up: 4n, rooted: 6n, second: 7n });
+    });
+  }
+
+  it('go nowhere when a link to nothing, or to itself, has taken its place', () => {
+    const archive = tar(
+      directory('a', { mtime: 1 }),
+      symlink('a', 'nowhere', { mtime: 2 }),
+      directory('b', { mtime: 3 }),
+      symlink('b', 'b', { mtime: 4 }),
+      directory('c', { mtime: 5 }),
+      directory('c/d', { mtime: 6 }),
+      file('c', '', { mtime: 7 }),
+    );
+    assert.deepEqual(timesOf(archive), { a: 2n, b: 4n, c: 5n });
+  });
+
+  it('never go to another directory when the layer below made it and a link has taken its place', () => {
+    using dir = scratch();
+    const root = folder(dir.path, 'root');
+    applyTar(tar(directory('old', { mtime: 1 }), directory('other', { mtime: 2 })), { root });
+    applyTar(tar(file('old/x'), symlink('old', 'other', { mtime: 3 })), { root, whiteouts: 'remove' });
+    assert.equal(readTree(root).other?.mtime, 2n * SECOND);
+  });
+});
+
+describe('a directory that the archive never names', () => {
+  it('is 0755 whatever the umask', () => {
+    using dir = scratch();
+    const before = process.umask(0o077);
+    try {
+      applyTar(tar(file('a/b/c')), { root: dir.path });
+    } finally {
+      process.umask(before);
+    }
+    const tree = readTree(dir.path);
+    assert.equal(tree.a?.mode, '0755');
+    assert.equal(tree['a/b']?.mode, '0755');
+  });
+
+  it('is 0755 in a directory with a default ACL, which takes the place of the umask', () => {
+    using dir = scratch();
+    // u::rw-, u:1000:r--, g::r--, m::r--, o::r--
+    const acl = '0200000001000600ffffffff02000400e803000004000400ffffffff10000400ffffffff20000400ffffffff';
+    const pax = [['SCHILY.xattr.system.posix_acl_default', Buffer.from(acl, 'hex')]] as const;
+    applyTar(tar(directory('a', { pax }), file('a/b/c')), { root: dir.path });
+    assert.equal(readTree(dir.path)['a/b']?.mode, '0755');
+  });
+});
