@@ -1,0 +1,86 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { layerOf } from '../support/layout.ts';
+import { differences } from './compare.ts';
+import {
+  type Containerd,
+  type Outcome,
+  type SnapshotterName,
+  type StoredLayer,
+  startContainerd,
+} from './containerd.ts';
+import { type ExactTree, readExactTree } from './exact-tree.ts';
+import { Unpackd } from './unpackd.ts';
+
+/** Containerd and unpackd side by side. */
+export interface Suite {
+  readonly containerd: Containerd;
+  readonly unpackd: Unpackd;
+  /** When it began, in nanoseconds since 1970. */
+  readonly since: bigint;
+  close(): Promise<void>;
+}
+
+/** Both appliers, started; or why this machine can't have them, to skip the tests with. */
+export async function startSuite(): Promise<Suite | { readonly missing: string }> {
+  // a file's time comes from a clock that ticks every few milliseconds
+  const since = BigInt(Date.now() - 100) * 1_000_000n;
+  const containerd = await startContainerd();
+  if ('missing' in containerd) return containerd;
+  const directory = await mkdtemp(join(tmpdir(), 'unpackd-conformance-'));
+  const unpackd = new Unpackd(directory);
+  return {
+    containerd,
+    unpackd,
+    since,
+    async close() {
+      await unpackd[Symbol.asyncDispose]();
+      await containerd.stop();
+      await rm(directory, { recursive: true, force: true });
+    },
+  };
+}
+
+export const STORES = { overlay: 'overlayfs', native: 'native' } as const satisfies Record<string, SnapshotterName>;
+export type StoreType = keyof typeof STORES;
+
+/** Uncompressed layers of these archives, bottom-most first. */
+export const layersOf = (archives: readonly Buffer[]): StoredLayer[] =>
+  archives.map((archive) => layerOf(archive, 'none'));
+
+/**
+ * Applies an image with both and compares every layer's folder; for what containerd gets, `equivalent` may stand, an
+ * image that means to containerd what `layers` must mean to unpackd.
+ * @returns the differences, a line each; one line where one of the two refused and the other did not
+ */
+export async function compareImage(
+  suite: Suite,
+  layers: readonly StoredLayer[],
+  type: StoreType,
+  equivalent: readonly StoredLayer[] = layers,
+): Promise<string[]> {
+  const theirs = await suite.containerd.apply(equivalent, STORES[type]);
+  const ours = await suite.unpackd.apply(layers, type);
+  if (theirs.kind === 'refused' || ours.kind === 'refused') return refusals(theirs, ours);
+  const lines: string[] = [];
+  const lowers: ExactTree[] = [];
+  for (const [layer, directory] of ours.directories.entries()) {
+    const tree = readExactTree(directory);
+    const expected = readExactTree(theirs.directories[layer] ?? '');
+    const sides = { expected: 'containerd', actual: 'unpackd' };
+    const found = differences(expected, tree, { sides, since: suite.since, lowers, accessTimes: type === 'overlay' });
+    lines.push(...found.map((line) => `layer ${layer + 1} of ${layers.length}, ${type}: ${line}`));
+    lowers.unshift(tree);
+  }
+  return lines;
+}
+
+function refusals(theirs: Outcome, ours: Outcome): string[] {
+  if (theirs.kind === 'refused' && ours.kind === 'refused') {
+    // with layers in parallel, an upper one may be refused before a lower one has been looked at
+    return [];
+  }
+  if (theirs.kind === 'refused') return [`only containerd refuses layer ${theirs.layer + 1}: ${theirs.reason}`];
+  return ours.kind === 'refused' ? [`only unpackd refuses layer ${ours.layer + 1}: ${ours.reason}`] : [];
+}

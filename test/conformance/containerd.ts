@@ -1,0 +1,219 @@
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Layer } from '../../src/oci/descriptor.ts';
+import { unmountSnapshot } from '../../src/system/mount.ts';
+import { GrpcConnection, GrpcError } from './grpc.ts';
+import { decodeBytes, type Field, type Message, mapField } from './protobuf.ts';
+
+export type SnapshotterName = 'overlayfs' | 'native';
+
+/** A layer with a way to its blob's bytes. */
+export interface StoredLayer extends Layer {
+  readonly bytes: Buffer | (() => Promise<Buffer>);
+}
+
+/** What became of an image: the directory of each layer, bottom-most first, or the layer that was refused and why. */
+export type Outcome =
+  | { readonly kind: 'applied'; readonly directories: readonly string[] }
+  | { readonly kind: 'refused'; readonly layer: number; readonly reason: string };
+
+/** A daemon of the suite's own, with its own socket and directories, that ends with the process. */
+export interface Containerd {
+  readonly version: string;
+  /** Applies the layers one on the other, as containerd's own client does it when it unpacks an image. */
+  apply(layers: readonly StoredLayer[], snapshotter: SnapshotterName): Promise<Outcome>;
+  stop(): Promise<void>;
+}
+
+/** Why there is none on this machine. On a CI machine there must be one, so that is an error there. */
+export async function startContainerd(): Promise<Containerd | { readonly missing: string }> {
+  const missing = whyNot();
+  if (missing === undefined) return Daemon.start();
+  if (process.env.CI === 'true') throw new Error(`CI=true, but the conformance suite can't run: ${missing}`);
+  return { missing };
+}
+
+function whyNot(): string | undefined {
+  if (process.getuid?.() !== 0) return 'containerd and its mounts need root';
+  if (spawnSync('containerd', ['--version']).status !== 0)
+    return 'containerd is not installed: apt-get install containerd';
+  return undefined;
+}
+
+const PATIENCE = 15_000;
+/** Bytes of a blob in one message; containerd takes at most 16 MiB. */
+const PIECE = 4 << 20;
+/** Only what applies layers; no collector of garbage either: what is written stays until the end. */
+const DISABLED = [
+  'io.containerd.grpc.v1.cri',
+  'io.containerd.gc.v1.scheduler',
+  'io.containerd.internal.v1.opt',
+  'io.containerd.internal.v1.restart',
+  ...['aufs', 'btrfs', 'devmapper', 'zfs'].map((name) => `io.containerd.snapshotter.v1.${name}`),
+];
+
+class Daemon implements Containerd {
+  readonly version: string;
+  private readonly directory: string;
+  private readonly child: ChildProcess;
+  private readonly grpc: GrpcConnection;
+  private readonly stored = new Set<string>();
+  private keys = 0;
+
+  private constructor(directory: string, child: ChildProcess, grpc: GrpcConnection) {
+    this.directory = directory;
+    this.child = child;
+    this.grpc = grpc;
+    this.version = spawnSync('containerd', ['--version'], { encoding: 'utf8' }).stdout.trim();
+  }
+
+  static async start(): Promise<Daemon> {
+    const directory = await mkdtemp(join(tmpdir(), 'unpackd-containerd-'));
+    const temporary = join(directory, 'tmp');
+    await mkdir(temporary);
+    const config = join(directory, 'config.toml');
+    const socket = join(directory, 'containerd.sock');
+    await writeFile(config, configuration(directory, socket));
+    const child = spawn('containerd', ['--config', config], {
+      stdio: ['ignore', 'ignore', 'pipe'],
+      env: { ...process.env, TMPDIR: temporary },
+    });
+    let log = '';
+    child.stderr?.on('data', (piece: Buffer) => {
+      log = (log + piece.toString()).slice(-4000);
+    });
+    // whatever way this process goes, the daemon goes too
+    process.once('exit', () => child.kill('SIGKILL'));
+    const deadline = performance.now() + PATIENCE;
+    for (;;) {
+      const grpc = new GrpcConnection(socket, { 'containerd-namespace': 'conformance' });
+      try {
+        await grpc.call('containerd.services.version.v1.Version/Version', []);
+        return new Daemon(directory, child, grpc);
+      } catch (error) {
+        grpc.close();
+        if (child.exitCode !== null || performance.now() > deadline) {
+          child.kill('SIGKILL');
+          throw new Error(`containerd did not start: ${log}`, { cause: error });
+        }
+        await sleep(50);
+      }
+    }
+  }
+
+  async apply(layers: readonly StoredLayer[], snapshotter: SnapshotterName): Promise<Outcome> {
+    const directories: string[] = [];
+    let parent = '';
+    for (const [layer, each] of layers.entries()) {
+      await this.store(each);
+      const key = `layer-${this.keys++}`;
+      const prepared = await this.snapshots('Prepare', [
+        [1, snapshotter],
+        [2, key],
+        ...(parent === '' ? [] : [[3, parent] as const]),
+      ]);
+      const mounts = decodeBytes(prepared, 1);
+      try {
+        const { digest, mediaType, size } = each.blob;
+        const descriptor: Message = [
+          [1, mediaType],
+          [2, digest],
+          [3, size],
+        ];
+        await this.grpc.call('containerd.services.diff.v1.Diff/Apply', [
+          [1, descriptor],
+          ...mounts.map((mount): Field => [2, mount]),
+        ]);
+      } catch (error) {
+        if (!(error instanceof GrpcError)) throw error;
+        await this.snapshots('Remove', [
+          [1, snapshotter],
+          [2, key],
+        ]);
+        return { kind: 'refused', layer, reason: error.message };
+      }
+      parent = `committed-${key}`;
+      await this.snapshots('Commit', [
+        [1, snapshotter],
+        [2, parent],
+        [3, key],
+      ]);
+      directories.push(directoryOf(mounts));
+    }
+    return { kind: 'applied', directories };
+  }
+
+  async stop(): Promise<void> {
+    this.grpc.close();
+    const ended = new Promise((resolve) => this.child.once('exit', resolve));
+    if (this.child.exitCode === null) {
+      this.child.kill('SIGTERM');
+      await Promise.race([ended, sleep(5000, undefined, { ref: false })]);
+      this.child.kill('SIGKILL');
+    }
+    for (const mountPoint of mountsBelow(this.directory)) await unmountSnapshot(mountPoint);
+    await rm(this.directory, { recursive: true, force: true });
+  }
+
+  private snapshots(method: string, message: Message): Promise<Buffer> {
+    return this.grpc.call(`containerd.services.snapshots.v1.Snapshots/${method}`, message);
+  }
+
+  private async store({ blob, bytes }: StoredLayer): Promise<void> {
+    if (this.stored.has(blob.digest)) return;
+    const content = Buffer.isBuffer(bytes) ? bytes : await bytes();
+    const [STAT, WRITE, COMMIT] = [0, 1, 2];
+    const ref: Field = [2, `blob-${this.keys++}`];
+    const pieces: Message[] = [];
+    for (let at = 0; at < content.length; at += PIECE) {
+      pieces.push([[1, WRITE], ref, [5, at], [6, content.subarray(at, at + PIECE)]]);
+    }
+    const labels = mapField(7, { 'containerd.io/gc.root': 'conformance' });
+    await this.grpc.call(
+      'containerd.services.content.v1.Content/Write',
+      [[1, STAT], ref, [3, content.length], [4, blob.digest]],
+      ...pieces,
+      [[1, COMMIT], ref, [3, content.length], [4, blob.digest], [5, content.length], ...labels],
+    );
+    this.stored.add(blob.digest);
+  }
+}
+
+function configuration(directory: string, socket: string): string {
+  return `version = 2
+root = ${JSON.stringify(join(directory, 'root'))}
+state = ${JSON.stringify(join(directory, 'state'))}
+disabled_plugins = ${JSON.stringify(DISABLED)}
+[grpc]
+  address = ${JSON.stringify(socket)}
+[ttrpc]
+  address = ${JSON.stringify(`${socket}.ttrpc`)}
+[debug]
+  level = "error"
+`;
+}
+
+/** Where an active snapshot's own files are: an overlay's upper directory, or what is bound. */
+function directoryOf(mounts: readonly Buffer[]): string {
+  const [mount] = mounts;
+  if (mount === undefined || mounts.length !== 1) throw new Error(`a snapshot of ${mounts.length} mounts`);
+  const options = decodeBytes(mount, 4).map((option) => option.toString());
+  const upper = options.find((option) => option.startsWith('upperdir='))?.slice('upperdir='.length);
+  const source = decodeBytes(mount, 2)[0]?.toString();
+  const directory = upper ?? source;
+  if (directory === undefined) throw new Error(`a mount without a directory: ${options.join()}`);
+  return directory;
+}
+
+/** Mount points below a directory, innermost first. */
+function mountsBelow(directory: string): string[] {
+  return readFileSync('/proc/self/mountinfo', 'utf8')
+    .split('\n')
+    .flatMap((line) => line.split(' ')[4] ?? [])
+    .filter((path) => path.startsWith(`${directory}/`))
+    .reverse();
+}

@@ -1,0 +1,278 @@
+import { device, directory, fifo, file, hardlink, opaque, symlink, tar, whiteout } from '../support/tar.ts';
+import { bothAgree, started } from './agreement.ts';
+
+const suite = await started();
+
+const xattr = (name: string, value: string | Buffer) => [`SCHILY.xattr.${name}`, value] as const;
+/** `cap_net_raw+ep`, as the kernel keeps it (capabilities(7)). */
+const CAPABILITY = Buffer.from([1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+const ACL = Buffer.from(
+  '0200000001000600ffffffff02000400e803000004000400ffffffff10000400ffffffff20000400ffffffff',
+  'hex',
+);
+
+const BASE = tar(
+  directory('d', { mtime: 1_000, mode: 0o1777, uid: 5, gid: 6 }),
+  directory('d/e', { mtime: 2_000, mode: 0o2750, gid: 7, pax: [xattr('user.below', 'kept')] }),
+  file('d/e/f', 'below', { mtime: 3_000 }),
+  file('d/g', 'one', { mtime: 4_000 }),
+  hardlink('d/h', 'd/g', { mtime: 4_000 }),
+  symlink('l', 'd/e', { mtime: 5_000 }),
+  symlink('absolute', '/d/e'),
+  file('z', 'z'),
+  directory('empty', { mtime: 6_000 }),
+);
+
+bothAgree(suite, 'entries', {
+  'make directories, files, links and devices': [
+    tar(
+      directory('dir', { mode: 0o750, uid: 1, gid: 2, mtime: 1 }),
+      file('dir/file', 'content', { mode: 0o640, uid: 3, gid: 4, mtime: 2 }),
+      symlink('dir/link', '../no/such', { uid: 5, gid: 6, mtime: 3 }),
+      symlink('dir/long', 'x'.repeat(100)),
+      hardlink('dir/second', 'dir/file', { mode: 0o640, uid: 3, gid: 4, mtime: 2 }),
+      device('null', 'c', 1, 3, { mode: 0o666, uid: 7, mtime: 4 }),
+      device('disk', 'b', 259, 70_000, { mode: 0o660, gid: 8, mtime: 5 }),
+      fifo('pipe', { mode: 0o622, mtime: 6 }),
+    ),
+  ],
+  'leave the root as it is': [
+    tar(directory('./', { mode: 0o700, uid: 9, mtime: 1 }), directory('/', { mode: 0 }), file('a')),
+  ],
+  'lie where their cleaned name says': [
+    tar(
+      directory('a'),
+      file('./a//b', '1'),
+      file('/a/c', '2'),
+      file('a/./d', '3'),
+      file('a/x/../e', '4'),
+      file('../../f', '5'),
+      directory('a/g//', { mtime: 9 }),
+      file('file/', 'a slash on a file'),
+    ),
+  ],
+  'may have any bytes in their names': [
+    tar(
+      file(Buffer.from([0xff, 0xfe, 0x0a, 0x20]), 'not UTF-8'),
+      file('new\nline'),
+      file('back\\slash"quote'),
+      file('ünïcödé'),
+      file('n'.repeat(100)),
+      file('long', '', { pax: [['path', `${'p'.repeat(255)}/${'q'.repeat(255)}`]] }),
+      directory(' '),
+      file('...'),
+    ),
+  ],
+  'replace what an earlier entry of the layer made': [
+    tar(
+      file('a', 'first'),
+      file('a', 'second', { mtime: 7 }),
+      symlink('b', 'a'),
+      file('b', 'no longer a link'),
+      file('c', 'file'),
+      directory('c', { mtime: 8 }),
+      file('c/inside'),
+      fifo('e'),
+      symlink('e', 'a'),
+      file('f', 'a link to it stays'),
+      hardlink('g', 'f'),
+      file('f', 'another file'),
+    ),
+  ],
+  'merge a directory with the one there': [
+    tar(
+      directory('a', { mtime: 1 }),
+      file('a/b', '1'),
+      directory('a', { mode: 0o700, uid: 3, mtime: 2 }),
+      file('a/c', '2'),
+    ),
+  ],
+  'turn a directory with contents into a file or a link, times of the directory going to what is there at last': [
+    tar(
+      directory('a', { mtime: 50 }),
+      file('a/b'),
+      file('a', 'a file now', { mtime: 60 }),
+      directory('t', { mtime: 70 }),
+      directory('s', { mtime: 80 }),
+      file('s/x'),
+      symlink('s', 't', { mtime: 90 }),
+      file('u', 'target', { mtime: 1 }),
+      directory('v', { mtime: 2 }),
+      symlink('v', 'u'),
+      directory('w/x', { mtime: 3 }),
+      symlink('w/x', '../deep/../v'),
+      directory('deep', { mtime: 4 }),
+    ),
+  ],
+  'go through links inside the layer': [
+    tar(
+      directory('real', { mtime: 10 }),
+      symlink('relative', 'real'),
+      symlink('rooted', '/real'),
+      symlink('real/up', '../../../real'),
+      symlink('chain', 'relative'),
+      file('relative/a', '1'),
+      file('rooted/b', '2'),
+      file('real/up/c', '3'),
+      file('chain/d', '4'),
+      directory('chain/e', { mtime: 11 }),
+      symlink('dangling', 'made/by/need'),
+      file('dangling/f', '5'),
+    ),
+  ],
+  'may be written in any order, children first': [
+    tar(
+      file('a/b/c', '1', { mtime: 1 }),
+      directory('a/b', { mode: 0o700, mtime: 2 }),
+      directory('a', { mode: 0o711, mtime: 3 }),
+    ),
+  ],
+});
+
+bothAgree(suite, 'hard links', {
+  'share one inode and change it with their own attributes': [
+    tar(
+      file('a', 'shared', { mode: 0o600, uid: 1, mtime: 1 }),
+      hardlink('b', 'a', { mode: 0o4755, uid: 2, mtime: 2 }),
+      hardlink('c', './b', { mode: 0o644, gid: 3, mtime: 3 }),
+    ),
+  ],
+  'are resolved inside the root, links on the way included': [
+    tar(
+      directory('d'),
+      file('d/f', 'x'),
+      symlink('l', 'd'),
+      hardlink('one', '/d/f'),
+      hardlink('two', '../../d/f'),
+      hardlink('three', 'l/f'),
+      hardlink('d/four', 'd/./f'),
+    ),
+  ],
+  'may be to a symbolic link, to a FIFO and to a device': [
+    tar(
+      symlink('l', 'nowhere', { mtime: 5 }),
+      hardlink('m', 'l', { mtime: 6 }),
+      fifo('p'),
+      hardlink('q', 'p', { mode: 0o600 }),
+      device('c', 'c', 1, 5),
+      hardlink('e', 'c', { mode: 0o666 }),
+    ),
+  ],
+  'replace what is there': [tar(file('a', '1'), file('b', '2'), hardlink('b', 'a'))],
+  'are refused where the layer does not hold their target': [BASE, tar(hardlink('new', 'd/missing'))],
+  'are refused to a directory': [tar(directory('d'), hardlink('e', 'd'))],
+  'are refused to themselves': [tar(file('a', '1'), hardlink('a', 'a'))],
+});
+
+bothAgree(suite, 'attributes', {
+  'hold setuid, setgid and sticky bits after the owner': [
+    tar(
+      file('suid', '', { mode: 0o4755, uid: 1000 }),
+      file('sgid', '', { mode: 0o2755, gid: 1000 }),
+      directory('sticky', { mode: 0o1777, uid: 1 }),
+      file('none', '', { mode: 0 }),
+      file('all', '', { mode: 0o7777 }),
+      file('more', '', { mode: 0o107644 }),
+    ),
+  ],
+  'hold extended attributes, file capabilities and ACLs': [
+    tar(
+      file('ping', 'x', { uid: 1, pax: [xattr('security.capability', CAPABILITY)] }),
+      file('user', 'x', { pax: [xattr('user.a', 'b'), xattr('user.binary', Buffer.from([0, 10, 255, 61]))] }),
+      directory('dir', { pax: [xattr('user.d', 'e')] }),
+      file('acl', 'x', { mode: 0o640, pax: [xattr('system.posix_acl_access', ACL)] }),
+      directory('acls', { pax: [xattr('system.posix_acl_default', ACL)] }),
+      file('acls/inherits', 'x', { mode: 0o644 }),
+      directory('acls/too', { mode: 0o755 }),
+      file('acls/implied/x', 'x'),
+    ),
+  ],
+  'leave out trusted.* and what can’t be carried': [
+    tar(
+      file('a', '', { pax: [xattr('trusted.overlay.opaque', 'y'), xattr('trusted.x', 'y')] }),
+      directory('d', { pax: [xattr('trusted.overlay.opaque', 'y')] }),
+      symlink('l', 'a', { pax: [xattr('user.on.a.link', 'y')] }),
+      fifo('p', { pax: [xattr('user.on.a.fifo', 'y')] }),
+      file('b', '', { pax: [xattr('nonsense', 'y')] }),
+    ),
+  ],
+  'stay when a hard link gives more': [
+    tar(file('a', '', { pax: [xattr('user.one', '1')] }), hardlink('b', 'a', { pax: [xattr('user.two', '2')] })),
+  ],
+  'stay when a directory is merged': [
+    tar(directory('d', { pax: [xattr('user.one', '1')] }), directory('d', { pax: [xattr('user.two', '2')] })),
+  ],
+  'hold times to the nanosecond, the access time the later of the two': [
+    tar(
+      file('a', 'x', {
+        pax: [
+          ['mtime', '1500000000.123456789'],
+          ['atime', '1500000001.987654321'],
+        ],
+      }),
+      file('b', 'x', {
+        pax: [
+          ['mtime', '1500000000.5'],
+          ['atime', '1400000000'],
+        ],
+      }),
+      symlink('c', 'x', { pax: [['mtime', '1500000000.000000001']] }),
+      directory('d', { pax: [['mtime', '1500000000.25']] }),
+      file('d/later'),
+      fifo('e', {
+        pax: [
+          ['mtime', '1.1'],
+          ['atime', '2.2'],
+        ],
+      }),
+    ),
+  ],
+  'bound times to what the kernel holds': [
+    tar(
+      file('before', '', { mtime: -1 }),
+      file('long before', '', {
+        pax: [
+          ['mtime', '-1.5'],
+          ['atime', '-3'],
+        ],
+      }),
+      file('zero', '', { mtime: 0 }),
+      file('after', '', { pax: [['mtime', '9223372036.854775807']] }),
+      file('too late', '', { pax: [['mtime', '9223372036.854775808']] }),
+      file('far too late', '', { mtime: 2n ** 40n }),
+      file('2500', '', { mtime: 16_725_225_600 }),
+    ),
+  ],
+  'hold owners of 32 bits': [
+    tar(file('a', '', { uid: 4_000_000_000, gid: 65_536 }), file('b', '', { uid: 2 ** 31 - 1 })),
+  ],
+});
+
+bothAgree(suite, 'whiteouts', {
+  'of names and of whole directories': [BASE, tar(whiteout('z', { uid: 3, gid: 4 }), whiteout('d/e'), whiteout('l'))],
+  'of what is not there': [BASE, tar(whiteout('nothing'), whiteout('d/nothing'))],
+  'make the directories that they need': [BASE, tar(whiteout('d/e/f'), whiteout('new/x'))],
+  'that make a directory opaque': [BASE, tar(directory('d', { mtime: 9 }), opaque('d'), file('d/only'))],
+  'that make an unnamed directory opaque': [BASE, tar(opaque('d'), file('d/only'))],
+  'that make the root opaque': [BASE, tar(opaque(''), file('only'))],
+  'in the bottom layer mean nothing': [tar(file('a'), whiteout('b'), whiteout('c/d'), directory('e'), opaque('e'))],
+  'of names that begin with dots': [BASE, tar(whiteout('.hidden'), whiteout('...'), whiteout('..x'))],
+  'through a link of the same layer': [BASE, tar(directory('d'), symlink('k', 'd'), whiteout('k/g'))],
+});
+
+bothAgree(suite, 'layers on layers', {
+  'change files, links and directories into each other': [
+    BASE,
+    tar(directory('z'), file('z/in'), file('l', 'was a link'), file('d/e', 'was a folder'), symlink('empty', 'd')),
+  ],
+  'take attributes of unnamed directories from below': [
+    BASE,
+    tar(file('d/e/new', 'x')),
+    tar(file('d/newer', 'x'), file('empty/x/y', 'z')),
+    tar(file('d/e/newest', 'x')),
+  ],
+  'make a directory where below there is a link': [BASE, tar(file('l/new', 'x')), tar(file('absolute/new', 'x'))],
+  'make a directory where below there is a file': [BASE, tar(file('z/new', 'x'))],
+  'may repeat the same archive': [BASE, BASE, BASE],
+  'may be empty': [BASE, tar(), Buffer.alloc(0), tar(directory('./'))],
+});

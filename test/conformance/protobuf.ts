@@ -1,0 +1,61 @@
+/** As much of the protobuf wire format as containerd's services need: varints, strings, bytes, nested messages. */
+export type Field = readonly [number: number, value: string | number | Buffer | Message];
+export type Message = readonly Field[];
+
+/** Bytes of a message. Fields that repeat, and maps, are given once for each value. */
+export function encode(message: Message): Buffer {
+  return Buffer.concat(
+    message.map(([number, value]) => {
+      if (typeof value === 'number') return Buffer.concat([varint(number << 3), varint(value)]);
+      const bytes = typeof value === 'string' ? Buffer.from(value) : Buffer.isBuffer(value) ? value : encode(value);
+      return Buffer.concat([varint((number << 3) | 2), varint(bytes.length), bytes]);
+    }),
+  );
+}
+
+/** Labels and the like: `map<string, string>` is a list of messages with a key and a value. */
+export const mapField = (number: number, entries: Readonly<Record<string, string>>): Field[] =>
+  Object.entries(entries).map(
+    ([key, value]): Field => [
+      number,
+      [
+        [1, key],
+        [2, value],
+      ],
+    ],
+  );
+
+/** The strings, bytes and nested messages of a message under one field's number, in order. */
+export function decodeBytes(bytes: Buffer, wanted: number): Buffer[] {
+  const found: Buffer[] = [];
+  let at = 0;
+  const next = (): number => {
+    let value = 0;
+    for (let shift = 1; ; shift *= 128) {
+      const byte = bytes.readUInt8(at++);
+      value += (byte & 0x7f) * shift;
+      if (byte < 0x80) return value;
+    }
+  };
+  while (at < bytes.length) {
+    const tag = next();
+    const type = tag & 7;
+    if (type === 0) next();
+    else if (type === 2) {
+      const length = next();
+      if (tag >> 3 === wanted) found.push(bytes.subarray(at, at + length));
+      at += length;
+    } else throw new Error(`a protobuf field of the type ${type}, which no message here has`);
+  }
+  return found;
+}
+
+function varint(value: number): Buffer {
+  const bytes: number[] = [];
+  let rest = value;
+  while (rest >= 0x80) {
+    bytes.push((rest % 0x80) | 0x80);
+    rest = Math.floor(rest / 0x80);
+  }
+  return Buffer.from([...bytes, rest]);
+}

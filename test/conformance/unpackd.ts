@@ -1,0 +1,129 @@
+import { randomUUID } from 'node:crypto';
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { lowerDirectories } from '../../src/diff/settle.ts';
+import { UnpackError } from '../../src/errors.ts';
+import { chainIds } from '../../src/oci/chain-id.ts';
+import { hexOf } from '../../src/oci/digest.ts';
+import type { Applier } from '../../src/rootfs/applier.ts';
+import { applyLayers } from '../../src/rootfs/apply-layers.ts';
+import { ChainLocks } from '../../src/rootfs/chain-locks.ts';
+import { ApplyPool } from '../../src/rootfs/thread-pool.ts';
+import { openSnapshotter } from '../../src/snapshots/open.ts';
+import type { Mount, Snapshotter } from '../../src/snapshots/snapshotter.ts';
+import { LIMITS } from '../support/apply.ts';
+import type { Outcome, StoredLayer } from './containerd.ts';
+
+/**
+ * How the layers of an image are scheduled: `parallel` as a worker does it; `sequential` on a store that can't give a
+ * parent at commit; `shuffled` in parallel, with a random wait after each layer is written.
+ */
+export type Schedule = 'parallel' | 'sequential' | 'shuffled';
+
+/** The code under test: one store for each type and schedule, all fed from one folder of blobs. */
+export class Unpackd implements AsyncDisposable {
+  private readonly directory: string;
+  private readonly pool = new ApplyPool(2);
+  private readonly stores = new Map<string, Promise<Snapshotter>>();
+  private readonly stored = new Set<string>();
+
+  constructor(directory: string) {
+    this.directory = directory;
+  }
+
+  /** Applies the layers in a store that other images of the same type and schedule share. */
+  async apply(
+    layers: readonly StoredLayer[],
+    type: Snapshotter['type'],
+    schedule: Schedule = 'parallel',
+  ): Promise<Outcome> {
+    await this.store(layers);
+    const snapshotter = await this.open(type, schedule);
+    const applier = this.pool.applier({ kind: 'oci-layout', path: this.directory }, LIMITS);
+    try {
+      await applyLayers(layers, snapshotter, schedule === 'shuffled' ? delayed(applier) : applier, {
+        locks: new ChainLocks(snapshotter.root),
+      });
+    } catch (error) {
+      if (!(error instanceof UnpackError)) throw error;
+      return { kind: 'refused', layer: error.details.layerIndex ?? 0, reason: `${error.code}: ${error.message}` };
+    }
+    const directories: string[] = [];
+    for (const chainId of chainIds(layers.map((layer) => layer.diff.digest))) {
+      const [directory] = await withView(snapshotter, chainId, async (mounts) => lowerDirectories(mounts));
+      if (directory === undefined) throw new Error(`the snapshot ${chainId} has no directory`);
+      directories.push(directory);
+    }
+    return { kind: 'applied', directories };
+  }
+
+  /** What a container of the image would see: the mounts of a view of its top layer, for as long as `use` takes. */
+  async view<T>(layers: readonly StoredLayer[], use: (mounts: readonly Mount[]) => Promise<T>): Promise<T> {
+    const top = chainIds(layers.map((layer) => layer.diff.digest)).at(-1);
+    if (top === undefined) throw new Error('an image needs a layer');
+    return withView(await this.open('overlay', 'parallel'), top, use);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.pool.close();
+    for (const store of this.stores.values()) await (await store).close();
+  }
+
+  private open(type: Snapshotter['type'], schedule: Schedule): Promise<Snapshotter> {
+    const name = `${type}-${schedule}`;
+    let store = this.stores.get(name);
+    if (store === undefined) {
+      store = openSnapshotter({ root: join(this.directory, name), type });
+      if (schedule === 'sequential') store = store.then(withoutRebase);
+      this.stores.set(name, store);
+    }
+    return store;
+  }
+
+  private async store(layers: readonly StoredLayer[]): Promise<void> {
+    const blobs = join(this.directory, 'blobs/sha256');
+    await mkdir(blobs, { recursive: true });
+    for (const { blob, bytes } of layers) {
+      if (this.stored.has(blob.digest)) continue;
+      await writeFile(join(blobs, hexOf(blob.digest)), Buffer.isBuffer(bytes) ? bytes : await bytes());
+      this.stored.add(blob.digest);
+    }
+  }
+}
+
+async function withView<T>(
+  snapshotter: Snapshotter,
+  parent: string,
+  use: (mounts: readonly Mount[]) => Promise<T>,
+): Promise<T> {
+  const key = `view-${randomUUID()}`;
+  const mounts = await snapshotter.view(key, parent);
+  try {
+    return await use(mounts);
+  } finally {
+    await snapshotter.remove(key);
+  }
+}
+
+/** The same store, but a layer needs its parent from the start, so that layers are applied one by one. */
+function withoutRebase(snapshotter: Snapshotter): Snapshotter {
+  return new Proxy(snapshotter, {
+    get(target, name) {
+      if (name === 'rebase') return false;
+      const value: unknown = Reflect.get(target, name);
+      return typeof value === 'function' ? value.bind(target) : value;
+    },
+  });
+}
+
+/** Layers are written as fast as ever, but end in any order. */
+function delayed(applier: Applier): Applier {
+  return {
+    async apply(blob, mounts, options) {
+      const diff = await applier.apply(blob, mounts, options);
+      await sleep(Math.random() * 25);
+      return diff;
+    },
+  };
+}
