@@ -1,0 +1,116 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { type Board, startBoard } from '../../src/board/board.ts';
+import { startHealthServer } from '../../src/board/health.ts';
+import { type Config, loadConfig } from '../../src/config.ts';
+import { startRedis } from '../../src/demo/redis-server.ts';
+import { UnpackError } from '../../src/errors.ts';
+import { createLog } from '../../src/queue/log.ts';
+import { eventually, payload, queueBench } from '../queue/bench.ts';
+import { image } from '../queue/scripted-unpacker.ts';
+
+const bench = queueBench();
+const silent = createLog({ UNPACK_LOG_LEVEL: 'silent', UNPACK_LOG_FORMAT: 'json' });
+
+async function board(settings: Config): Promise<Board> {
+  const started = await startBoard(settings, silent);
+  bench.onEnd(() => started.close());
+  await eventually('Redis is connected', async () => (await fetch(`${started.url}/readyz`)).status === 200);
+  return started;
+}
+
+async function get(url: string, init: RequestInit = {}): Promise<{ status: number; text: string }> {
+  const response = await fetch(url, init);
+  return { status: response.status, text: await response.text() };
+}
+
+const open = { UNPACK_BOARD_PORT: '0' };
+
+test('a failed job shows its code and sentence, and Retry gives it all its attempts again', async () => {
+  const settings = bench.settings(open);
+  const queue = bench.producer(settings);
+  let mended = false;
+  await bench.worker(settings, () => {
+    if (mended) return [image('applied')];
+    throw new UnpackError('BLOB_NOT_FOUND', 'layer 2 of 3: no such blob', { cause: new Error('NoSuchKey') });
+  });
+  const job = await queue.add(payload('one'), { attempts: 2 });
+  await assert.rejects(queue.wait(job));
+  const { url } = await board(settings);
+  const shown = JSON.parse((await get(`${url}/api/queues/${settings.UNPACK_QUEUE}/${job.id}`)).text);
+  assert.equal(shown.job.name, 'registry.example/one:1');
+  assert.equal(shown.job.failedReason, '[BLOB_NOT_FOUND] layer 2 of 3: no such blob');
+  const [newest] = shown.job.stacktrace;
+  assert.match(
+    newest,
+    /^attempt 2 of 2, .*\n\[BLOB_NOT_FOUND\] layer 2 of 3: no such blob\ncaused by Error: NoSuchKey\n$/,
+  );
+  assert.equal(shown.job.progress.failure.code, 'BLOB_NOT_FOUND');
+
+  mended = true;
+  const retried = await get(`${url}/api/queues/${settings.UNPACK_QUEUE}/${job.id}/retry`, { method: 'PUT' });
+  assert.equal(retried.status, 204);
+  assert.equal((await queue.wait(job)).attempts, 1);
+});
+
+test('the page, the queue and the metrics are served', async () => {
+  const settings = bench.settings(open);
+  await bench.producer(settings).add(payload('one'));
+  const { url } = await board(settings);
+  assert.match((await get(url)).text, /<title>unpackd<\/title>/);
+  const script = /src="([^"]+\.js)"/.exec((await get(url)).text)?.[1] ?? '';
+  assert.equal((await get(new URL(script, `${url}/`).href)).status, 200);
+  const queues = JSON.parse((await get(`${url}/api/queues`)).text);
+  assert.equal(queues.queues[0].counts.waiting, 1);
+  const metrics = await get(`${url}/metrics`);
+  assert.match(metrics.text, new RegExp(`bullmq_job_count\\{queue="${settings.UNPACK_QUEUE}", state="waiting"\\} 1`));
+});
+
+test('with a user everything but the probes wants the password', async () => {
+  const settings = bench.settings({ ...open, UNPACK_BOARD_USER: 'ann', UNPACK_BOARD_PASSWORD: 'secret' });
+  const { url } = await board(settings);
+  for (const path of ['/', '/metrics', '/api/queues', '/static/', '/healthz/../', '/healthz?x', '/nothing']) {
+    assert.equal((await get(`${url}${path}`)).status, 401, path);
+  }
+  assert.equal((await get(`${url}/healthz`)).status, 200);
+  assert.equal((await get(`${url}/readyz`)).status, 200);
+  const authorization = `Basic ${btoa('ann:secret')}`;
+  assert.equal((await get(`${url}/api/queues`, { headers: { authorization } })).status, 200);
+});
+
+test('without Redis the board lives, is not ready, and says why', async () => {
+  const redis = await startRedis();
+  await redis.stop();
+  const started = await startBoard(loadConfig({ ...open, REDIS_URL: redis.url }, {}), silent);
+  assert.equal((await get(`${started.url}/healthz`)).status, 200);
+  assert.deepEqual(await get(`${started.url}/readyz`), { status: 503, text: 'Redis does not answer\n' });
+  const page = await get(started.url);
+  assert.equal(page.status, 503);
+  assert.match(page.text, /^Redis at redis:\/\/127\.0\.0\.1:\d+ does not answer/);
+  await started.close();
+});
+
+test('a Redis that hangs makes the board unready within its time limit', async () => {
+  const redis = await startRedis();
+  const { url, close } = await startBoard(loadConfig({ ...open, REDIS_URL: redis.url }, {}), silent);
+  await eventually('Redis is connected', async () => (await fetch(`${url}/readyz`)).status === 200);
+  process.kill(redis.pid, 'SIGSTOP');
+  const asked = Date.now();
+  assert.equal((await get(`${url}/readyz`)).status, 503);
+  assert.ok(Date.now() - asked < 4000);
+  process.kill(redis.pid, 'SIGCONT');
+  await close();
+  await redis.stop();
+});
+
+test('a worker has probes where a port is set, and none where not', async () => {
+  assert.equal(await startHealthServer(loadConfig({}, {}), async () => true), undefined);
+  let ready = false;
+  const health = await startHealthServer(loadConfig({ UNPACK_HEALTH_PORT: '0' }, {}), async () => ready);
+  assert.ok(health !== undefined);
+  assert.equal((await get(`${health.url}/healthz`)).status, 200);
+  assert.equal((await get(`${health.url}/readyz`)).status, 503);
+  ready = true;
+  assert.equal((await get(`${health.url}/readyz`)).status, 200);
+  await health.close();
+});

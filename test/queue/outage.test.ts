@@ -1,0 +1,94 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { eventually, payload, queueBench } from './bench.ts';
+import { image, untilAborted } from './scripted-unpacker.ts';
+
+const bench = queueBench({ persistent: true });
+
+test('a job that runs while Redis is restarted completes once, and the outage is two log lines', async () => {
+  const settings = bench.settings({ UNPACK_LOCK: '30s' });
+  const queue = bench.producer(settings);
+  const gate = Promise.withResolvers<void>();
+  let calls = 0;
+  const worker = await bench.worker(settings, async ({ onResolved }) => {
+    calls++;
+    onResolved?.([image('applying')]);
+    await gate.promise;
+    return [image('applied')];
+  });
+  const job = await queue.add(payload('one'));
+  await eventually('the job runs', () => calls === 1);
+  await bench.redis.kill();
+  await eventually('the worker has noticed', () =>
+    worker.log.some(({ msg }) => /^Redis is unreachable/.test(String(msg))),
+  );
+  // long enough for several tries to connect
+  await sleep(700);
+  await bench.redis.restart();
+  gate.resolve();
+  const status = await eventually('the job has ended', async () => {
+    const now = await queue.status(job.id).catch(() => undefined);
+    return now?.state === 'completed' && now;
+  });
+  assert.deepEqual([calls, status.attemptsMade, status.result?.attempts], [1, 1, 1]);
+  const lines = worker.log.map(({ msg }) => String(msg)).filter((line) => line.includes('Redis'));
+  assert.deepEqual(
+    lines.map((line) => line.slice(0, 20)),
+    ['Redis is unreachable', 'Redis is back'],
+  );
+
+  const next = await queue.add(payload('two'));
+  assert.equal((await queue.wait(next)).attempts, 1);
+});
+
+test('a worker that is started before Redis takes jobs when Redis comes', async () => {
+  const settings = bench.settings();
+  await bench.redis.kill();
+  const starting = bench.worker(settings, () => [image('applied')]);
+  await sleep(200);
+  await bench.redis.restart();
+  await starting;
+  const queue = bench.producer(settings);
+  assert.equal((await queue.wait(await queue.add(payload('one')))).attempts, 1);
+});
+
+test('a job keeps its lock for longer than a lock lasts', async () => {
+  const settings = bench.settings({ UNPACK_LOCK: '400ms' });
+  const queue = bench.producer(settings);
+  let calls = 0;
+  const slow = async () => {
+    calls++;
+    await sleep(1500);
+    return [image('applied')];
+  };
+  await bench.worker(settings, slow);
+  await bench.worker(settings, slow);
+  await queue.wait(await queue.add(payload('one')));
+  assert.equal(calls, 1);
+});
+
+test('a worker that has lost the lock on a job stops that work and leaves the job alone', async () => {
+  const settings = bench.settings({ UNPACK_LOCK: '400ms' });
+  const queue = bench.producer(settings);
+  const bull = bench.bull(settings);
+  const reasons: unknown[] = [];
+  const worker = await bench.worker(settings, async (call) => {
+    if (call.number > 1) return [image('applied')];
+    return untilAborted(call).catch((error: unknown) => {
+      reasons.push(call.signal?.reason);
+      throw error;
+    });
+  });
+  const job = await queue.add(payload('one'));
+  await eventually('the job runs', async () => (await queue.status(job.id)).progress?.phase === 'unpacking');
+  const client = await bull.getBackend().client;
+  // what a long pause of this worker and a faster one look like from here
+  await client.set(bull.toKey(`${job.id}:lock`), 'another-worker', { PX: 600 });
+  await eventually('the work was stopped', () => reasons.length === 1);
+  assert.match(String(reasons[0]), /LockLostError/);
+  // nobody holds it for real, so it stalls and comes back
+  assert.equal((await queue.wait(job)).attempts, 1);
+  assert.deepEqual((await queue.status(job.id)).progress?.failures, []);
+  assert.ok(worker.log.some(({ msg }) => /the lock on the job is lost/.test(String(msg))));
+});

@@ -1,0 +1,87 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { eventually, payload, queueBench } from './bench.ts';
+import { image } from './scripted-unpacker.ts';
+import { startWorkerProcess } from './start-worker-process.ts';
+
+const bench = queueBench();
+
+test('SIGTERM lets a job finish within the grace time, and the worker ends with 0', async () => {
+  const settings = bench.settings({ UNPACK_GRACE: '5s' });
+  const queue = bench.producer(settings);
+  await using worker = await startWorkerProcess(settings);
+  const job = await queue.add(payload('after-500'));
+  await eventually('the job runs', async () => (await queue.status(job.id)).state === 'active');
+  worker.kill('SIGTERM');
+  await eventually('it has heard', () => worker.messages.some((line) => line.startsWith('SIGTERM')));
+  const another = await queue.add(payload('quick'));
+  assert.equal((await queue.wait(job)).attempts, 1);
+  assert.equal(await worker.ended(), 0);
+  assert.equal((await queue.status(another.id)).state, 'waiting');
+});
+
+test('after the grace time a job is given back to the front, and the attempt does not count', async () => {
+  const settings = bench.settings({ UNPACK_JOBS: '1' });
+  const queue = bench.producer(settings);
+  await using worker = await startWorkerProcess(settings);
+  const job = await queue.add(payload('forever'));
+  await eventually('the job runs', async () => (await queue.status(job.id)).state === 'active');
+  const behind = await queue.add(payload('behind'));
+  worker.kill('SIGTERM');
+  assert.equal(await worker.ended(), 0);
+  const status = await queue.status(job.id);
+  assert.deepEqual([status.state, status.attemptsMade, status.failedReason], ['waiting', 0, undefined]);
+
+  const order: string[] = [];
+  await bench.worker(settings, ({ bucket }) => {
+    order.push(bucket);
+    return [image('applied')];
+  });
+  assert.equal((await queue.wait(job)).attempts, 1);
+  await queue.wait(behind);
+  assert.deepEqual(order, ['forever', 'behind']);
+  const { logs } = await bench.bull(settings).getJobLogs(job.id);
+  assert.ok(
+    logs.some((line) => /given back after .* did not finish within 300 ms \(UNPACK_GRACE\)/.test(line)),
+    logs.join('\n'),
+  );
+});
+
+test('a second signal ends the worker at once', async () => {
+  const settings = bench.settings({ UNPACK_GRACE: '60s' });
+  const queue = bench.producer(settings);
+  await using worker = await startWorkerProcess(settings);
+  const job = await queue.add(payload('forever'));
+  await eventually('the job runs', async () => (await queue.status(job.id)).state === 'active');
+  worker.kill('SIGTERM');
+  await eventually('it has heard', () => worker.messages.some((line) => line.startsWith('SIGTERM')));
+  worker.kill('SIGTERM');
+  assert.equal(await worker.ended(), 128 + 15);
+});
+
+test('a worker without jobs ends at once', async () => {
+  const settings = bench.settings({ UNPACK_GRACE: '60s' });
+  await using worker = await startWorkerProcess(settings);
+  const asked = Date.now();
+  worker.kill('SIGINT');
+  assert.equal(await worker.ended(), 0);
+  assert.ok(Date.now() - asked < 2000);
+});
+
+test('the job of a worker that was killed is taken over by another one', async () => {
+  const settings = bench.settings();
+  const queue = bench.producer(settings);
+  await using worker = await startWorkerProcess(settings, 'the-dead-one');
+  const job = await queue.add(payload('forever'));
+  await eventually('the job runs', async () => (await queue.status(job.id)).state === 'active');
+  worker.kill('SIGKILL');
+  await worker.ended();
+  await bench.worker(settings, () => [image('applied')]);
+  const result = await queue.wait(job);
+  assert.deepEqual([result.worker.name, result.attempts], ['worker-1', 1]);
+  const { logs } = await bench.bull(settings).getJobLogs(job.id);
+  assert.ok(
+    logs.some((line) => /WARN taken over from a worker that went silent \(1 of at most 5 times\)/.test(line)),
+    logs.join('\n'),
+  );
+});

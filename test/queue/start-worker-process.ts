@@ -1,0 +1,54 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import type { Config } from '../../src/config.ts';
+import { eventually } from './bench.ts';
+
+const PROGRAM = fileURLToPath(new URL('worker-process.ts', import.meta.url));
+
+export interface WorkerProcess extends AsyncDisposable {
+  readonly exitCode: number | null;
+  /** Its log lines so far. */
+  readonly messages: readonly string[];
+  kill(signal: NodeJS.Signals): void;
+  /** Resolves with the exit code, or with `null` for one that was killed. */
+  ended(): Promise<number | null>;
+}
+
+/** Starts worker-process.ts with these settings and waits until it takes jobs. */
+export async function startWorkerProcess(settings: Config, name = 'worker-process'): Promise<WorkerProcess> {
+  const given = Object.entries(settings).filter(([, value]) => typeof value === 'string');
+  const times = ['UNPACK_LOCK', 'UNPACK_GRACE', 'UNPACK_BACKOFF'] as const;
+  const child: ChildProcess = spawn(process.execPath, [PROGRAM], {
+    env: {
+      ...process.env,
+      ...Object.fromEntries(given),
+      ...Object.fromEntries(times.map((key) => [key, `${settings[key]}ms`])),
+      UNPACK_JOBS: String(settings.UNPACK_JOBS),
+      UNPACK_WORKER_NAME: name,
+    },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  const exit = once(child, 'exit');
+  const messages: string[] = [];
+  if (child.stdout !== null) {
+    createInterface(child.stdout).on('line', (line) => messages.push(String(JSON.parse(line).msg)));
+  }
+  await eventually('the worker process is ready', () => messages.includes('ready'));
+  return {
+    get exitCode() {
+      return child.exitCode;
+    },
+    messages,
+    kill: (signal) => void child.kill(signal),
+    async ended() {
+      await exit;
+      return child.exitCode;
+    },
+    async [Symbol.asyncDispose]() {
+      child.kill('SIGKILL');
+      await exit;
+    },
+  };
+}
