@@ -18,10 +18,6 @@ RUN ./node_modules/.bin/tsc -p tsconfig.build.json
 RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund
 
 FROM node:24-slim
-# igzip inflates twice as fast as zlib, and is used where it is found
-RUN apt-get update -q \
- && apt-get install -y -q --no-install-recommends isal \
- && rm -rf /var/lib/apt/lists/*
 ENV NODE_ENV=production
 WORKDIR /app
 COPY --from=build /app/node_modules node_modules

@@ -1,6 +1,5 @@
-import { access, constants, readFile } from 'node:fs/promises';
-import { delimiter, join } from 'node:path';
-import { type Check, fail, ok, warn } from './check.ts';
+import { readFile } from 'node:fs/promises';
+import { type Check, fail, ok } from './check.ts';
 
 const OLDEST_NODE = 24;
 
@@ -15,12 +14,9 @@ const CAPABILITIES = [
   ['SETFCAP', 31, 'set file capabilities'],
 ] as const;
 
-/** Programs that are used where they are found: what they give, and the package that has them. */
-const OPTIONAL_PROGRAMS = [['igzip', 'isal', 'gzip layers inflate twice as fast']] as const;
-
-/** The runtime, the rights of this process, and optional programs. */
+/** The runtime and the rights of this process. */
 export async function checkRuntime(): Promise<Check[]> {
-  return [node(), await permissions(), ...(await Promise.all(OPTIONAL_PROGRAMS.map(program)))];
+  return [node(), await permissions()];
 }
 
 function node(): Check {
@@ -38,20 +34,4 @@ async function permissions(): Promise<Check> {
   if (missing.length === 0) return ok('Permissions', `${who}, with every capability that a worker uses`);
   const lacks = missing.map(([name, , purpose]) => `CAP_${name} (${purpose})`).join(', ');
   return fail('Permissions', `${who}, without ${lacks}`, 'run as root; in a container, add these capabilities');
-}
-
-async function program([name, debian, gives]: (typeof OPTIONAL_PROGRAMS)[number]): Promise<Check> {
-  for (const folder of (process.env.PATH ?? '').split(delimiter)) {
-    const path = join(folder, name);
-    if (
-      folder !== '' &&
-      (await access(path, constants.X_OK).then(
-        () => true,
-        () => false,
-      ))
-    ) {
-      return ok(`Optional ${name}`, `${path}: ${gives}`);
-    }
-  }
-  return warn(`Optional ${name}`, `not found; with it ${gives}`, `apt-get install ${debian}`);
 }

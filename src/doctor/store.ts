@@ -1,5 +1,6 @@
 import { stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import { requireExactCopier } from '../snapshots/copy-tree.ts';
 import type { Snapshotter } from '../snapshots/snapshotter.ts';
 import { type FileSystemFacts, fileSystemFacts, overlayFacts } from '../system/filesystem.ts';
 import { type Check, fail, ok, reason, warn } from './check.ts';
@@ -20,8 +21,17 @@ export async function checkStore(root: string, type: Snapshotter['type']): Promi
     return [fail('Store', `${where}: ${reason(error)}`, 'run as root, or put the store elsewhere with UNPACK_ROOT')];
   }
   const checks = [ok('Store', `${where}, on ${facts.type}`), space(facts)];
-  if (type === 'native') return [...checks, ok('Snapshotter', 'native: full copies, which work anywhere')];
+  if (type === 'native') return [...checks, await native()];
   return [...checks, attributes(facts), types(facts), await overlay(folder)];
+}
+
+async function native(): Promise<Check> {
+  try {
+    await requireExactCopier();
+    return ok('Snapshotter', 'native: full copies, made by cp of GNU coreutils');
+  } catch (error) {
+    return fail('Snapshotter', reason(error), 'install GNU coreutils, or use --snapshotter overlay');
+  }
 }
 
 function space({ freeBytes, totalBytes, freeInodes }: FileSystemFacts): Check {
