@@ -1,0 +1,273 @@
+import assert from 'node:assert/strict';
+import { readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import { hexOf } from '../../src/oci/digest.ts';
+import { imageOf } from '../support/layout.ts';
+import { chainOf, referenceTrees, type Stage, someImage, someLayer, stage, until } from './stage.ts';
+
+/** Waits until a job's worker is writing a layer whose blob the proxy holds back. */
+async function inTheMiddle(s: Stage): Promise<void> {
+  await until(
+    () =>
+      readdirSync(join(s.root, 'snapshots')).some((id) => readdirSync(join(s.root, 'snapshots', id, 'fs')).length > 0),
+    20_000,
+  );
+}
+
+/** Half of each layer comes at once, the rest hangs. */
+const holdLayersBack = (s: Stage, image: ReturnType<typeof someImage>): void =>
+  s.proxy.rules([
+    {
+      fault: { kind: 'stall', afterBytes: 300_000 },
+      when: ({ key }) => image.layers.some((layer) => key.endsWith(hexOf(layer.blob.digest))),
+    },
+  ]);
+
+const big = (seed: string): ReturnType<typeof someImage> => someImage(seed, 3, 300, 3000);
+
+describe('a worker that dies in the middle of a layer', () => {
+  it('by SIGKILL: another one finishes the job, the tree is right, nothing of the dead one is left', async () => {
+    await using s = await stage();
+    const image = big('kill');
+    await s.push('kill', { app: image });
+    holdLayersBack(s, image);
+    // a worker that would wait for the stalled bytes for ever
+    const first = await s.worker({ UNPACK_S3_IDLE_TIMEOUT: '10m', UNPACK_WORKER_NAME: 'first' });
+    const job = await s.queue.add(s.payload('kill'));
+    await inTheMiddle(s);
+    first.kill('SIGKILL');
+    assert.equal(await first.ended, 'SIGKILL');
+    s.proxy.rules([]);
+    await s.worker({ UNPACK_WORKER_NAME: 'second' });
+    const result = await s.queue.wait(job, { timeout: 60_000 });
+    assert.equal(result.worker.name, 'second');
+    assert.equal(result.images[0]?.chainId, image.chainId);
+    assert.deepEqual(await s.stored(), await referenceTrees(image));
+    await s.assertClean(chainOf(image));
+    assert.deepEqual(readdirSync(join(s.root, 'locks')).length, 0);
+  });
+
+  it('by SIGTERM: it gives the job back within its grace period and leaves nothing half done', async () => {
+    await using s = await stage();
+    const image = big('term');
+    await s.push('term', { app: image });
+    holdLayersBack(s, image);
+    const first = await s.worker({ UNPACK_S3_IDLE_TIMEOUT: '10m', UNPACK_GRACE: '500ms', UNPACK_WORKER_NAME: 'first' });
+    const job = await s.queue.add(s.payload('term'));
+    await inTheMiddle(s);
+    const asked = Date.now();
+    first.kill('SIGTERM');
+    assert.equal(await first.ended, 0);
+    assert.ok(Date.now() - asked < 5500, `${Date.now() - asked} ms`);
+    assert.equal((await s.queue.status(job.id)).state, 'waiting');
+    await s.assertClean([]);
+    s.proxy.rules([]);
+    await s.worker({ UNPACK_WORKER_NAME: 'second' });
+    const result = await s.queue.wait(job, { timeout: 60_000 });
+    assert.equal(result.attempts, 1, 'being given back is no attempt');
+    assert.deepEqual(await s.stored(), await referenceTrees(image));
+  });
+
+  it('by SIGTERM with time enough: it finishes the job first', async () => {
+    await using s = await stage();
+    const image = big('grace');
+    await s.push('grace', { app: image });
+    s.proxy.rules([
+      { fault: { kind: 'trickle', bytes: 60_000, everyMs: 50 }, when: ({ key }) => key.includes('blobs') },
+    ]);
+    const worker = await s.worker({ UNPACK_GRACE: '30s' });
+    const job = await s.queue.add(s.payload('grace'));
+    await inTheMiddle(s);
+    worker.kill('SIGTERM');
+    assert.equal(await worker.ended, 0);
+    assert.equal((await s.queue.status(job.id)).state, 'completed');
+  });
+});
+
+describe('a job that is cancelled while it runs', () => {
+  it('stops at once, from another process, and leaves nothing', async () => {
+    await using s = await stage();
+    const image = big('cancel');
+    await s.push('cancel', { app: image });
+    holdLayersBack(s, image);
+    await s.worker({ UNPACK_S3_IDLE_TIMEOUT: '10m' });
+    const job = await s.queue.add(s.payload('cancel'));
+    await inTheMiddle(s);
+    const asked = Date.now();
+    await s.queue.cancel(job.id);
+    await assert.rejects(s.queue.wait(job, { timeout: 10_000 }), { code: 'CANCELLED' });
+    assert.ok(Date.now() - asked < 4000, `${Date.now() - asked} ms`);
+    await s.assertClean([]);
+  });
+});
+
+describe('two workers on one store', () => {
+  it('download and apply every layer once, for twenty jobs of images that share layers', async () => {
+    await using s = await stage();
+    const base = [someLayer('base-0', 100), someLayer('base-1', 100)];
+    const middle = ['a', 'b', 'c', 'd'].map((name) => someLayer(`middle-${name}`, 50));
+    const images = Array.from({ length: 20 }, (_, i) =>
+      imageOf([...base, ...middle.slice(i % 4, (i % 4) + 1), someLayer(`top-${i % 10}-of-${i}`, 10)]),
+    );
+    await Promise.all(images.map((image, i) => s.push(`many/${i}`, { app: image })));
+    await Promise.all([s.worker({ UNPACK_JOBS: '6' }), s.worker({ UNPACK_JOBS: '6' })]);
+    const jobs = await s.queue.addBulk(images.map((_, i) => ({ payload: s.payload(`many/${i}`) })));
+    const results = await Promise.all(jobs.map((job) => s.queue.wait(job, { timeout: 100_000 })));
+
+    const chains = new Set(images.flatMap(chainOf));
+    await s.assertClean([...chains]);
+    const applied = results.flatMap(({ images }) =>
+      images.flatMap(({ layers }) => layers.filter(({ state }) => state === 'applied').map(({ chainId }) => chainId)),
+    );
+    assert.deepEqual([...applied].sort(), [...chains].sort(), 'each chain ID is applied by one job');
+    const layers = new Set(images.flatMap((image) => image.layers.map((layer) => hexOf(layer.blob.digest))));
+    const downloads = s.proxy.seen.filter(
+      ({ method, key }) => method === 'GET' && layers.has(key.split('/').at(-1) ?? ''),
+    );
+    assert.equal(downloads.length, chains.size, 'one download a layer');
+    const workers = new Set(results.map(({ worker }) => worker.name));
+    assert.equal(workers.size, 2, 'both workers had work');
+  });
+});
+
+describe('S3 that misbehaves', () => {
+  it('by dropping connections at random bytes: the job ends right, from the last byte on', async () => {
+    await using s = await stage();
+    const image = big('drop');
+    await s.push('drop', { app: image });
+    s.proxy.rules([{ fault: { kind: 'drop', afterBytes: () => 50_000 + Math.floor(Math.random() * 400_000) } }]);
+    await s.worker({ UNPACK_S3_RESUMES: '50' });
+    const result = await s.queue.wait(await s.queue.add(s.payload('drop')), { timeout: 100_000 });
+    assert.equal(result.attempts, 1);
+    assert.deepEqual(await s.stored(), await referenceTrees(image));
+    const ranged = s.proxy.seen.filter(({ range }) => range !== undefined).length;
+    assert.ok(ranged > 3, `${ranged} ranged requests`);
+  });
+
+  it('by answering 503 and 429 for a while: the job ends right', async () => {
+    await using s = await stage();
+    const image = someImage('busy', 2);
+    await s.push('busy', { app: image });
+    s.proxy.rules([
+      { fault: { kind: 'status', status: 503, code: 'SlowDown' }, times: 3 },
+      { fault: { kind: 'status', status: 429, code: 'TooManyRequests' }, times: 3 },
+    ]);
+    await s.worker();
+    const result = await s.queue.wait(await s.queue.add(s.payload('busy')), { timeout: 60_000 });
+    assert.equal(result.images[0]?.chainId, image.chainId);
+  });
+
+  it('by answering 503 for ever: SOURCE_UNAVAILABLE after the attempts that the job has', async () => {
+    await using s = await stage();
+    await s.push('down', { app: someImage('down', 1) });
+    s.proxy.rules([{ fault: { kind: 'status', status: 503, code: 'ServiceUnavailable' } }]);
+    await s.worker({ UNPACK_S3_RESUMES: '1' });
+    const job = await s.queue.add(s.payload('down'), { attempts: 2 });
+    await assert.rejects(s.queue.wait(job, { timeout: 60_000 }), { code: 'SOURCE_UNAVAILABLE' });
+    assert.equal((await s.queue.status(job.id)).attemptsMade, 2);
+  });
+
+  it('by falling silent: the download goes on over a new connection', async () => {
+    await using s = await stage();
+    const image = big('silent');
+    await s.push('silent', { app: image });
+    s.proxy.rules([
+      { fault: { kind: 'stall', afterBytes: 100_000 }, times: 2, when: ({ key }) => key.includes('blobs') },
+    ]);
+    await s.worker();
+    const result = await s.queue.wait(await s.queue.add(s.payload('silent')), { timeout: 60_000 });
+    assert.equal(result.attempts, 1);
+    assert.deepEqual(await s.stored(), await referenceTrees(image));
+  });
+
+  it('by lying about a length: BLOB_SIZE_MISMATCH, once more, then no', async () => {
+    await using s = await stage();
+    const image = someImage('liar', 1);
+    await s.push('liar', { app: image });
+    const blob = hexOf(image.layers[0]?.blob.digest ?? image.configDigest);
+    s.proxy.rules([{ fault: { kind: 'wrong-length', by: 7 }, when: ({ key }) => key.endsWith(blob) }]);
+    await s.worker();
+    const job = await s.queue.add(s.payload('liar'));
+    await assert.rejects(s.queue.wait(job, { timeout: 60_000 }), { code: 'BLOB_SIZE_MISMATCH' });
+    assert.equal((await s.queue.status(job.id)).attemptsMade, 2);
+    await s.assertClean([]);
+  });
+
+  it('by changing a bit: BLOB_DIGEST_MISMATCH, once more, and right where the second download is', async () => {
+    await using s = await stage();
+    const image = someImage('flip', 1);
+    await s.push('flip', { app: image });
+    const blob = hexOf(image.layers[0]?.blob.digest ?? image.configDigest);
+    s.proxy.rules([{ fault: { kind: 'corrupt', at: 500 }, times: 1, when: ({ key }) => key.endsWith(blob) }]);
+    await s.worker();
+    const job = await s.queue.add(s.payload('flip'));
+    const result = await s.queue.wait(job, { timeout: 60_000 });
+    assert.equal(result.attempts, 2);
+    assert.deepEqual(await s.stored(), await referenceTrees(image));
+  });
+});
+
+describe('a blob that is uploaded after the job was added', () => {
+  it('makes a later attempt succeed, which starts from the layers that are there', async () => {
+    await using s = await stage();
+    const image = someImage('late', 2);
+    const missing = image.layers[1];
+    assert.ok(missing);
+    await s.push('late', { app: image }, [missing.blob.digest]);
+    await s.worker();
+    const job = await s.queue.add(s.payload('late'), { attempts: 10 });
+    await until(async () => ((await s.queue.status(job.id)).attemptsMade ?? 0) >= 1);
+    await s.bucket.put(`late/blobs/sha256/${hexOf(missing.blob.digest)}`, missing.bytes);
+    const result = await s.queue.wait(job, { timeout: 60_000 });
+    assert.ok(result.attempts > 1);
+    assert.deepEqual(
+      result.images[0]?.layers.map(({ state }) => state),
+      ['existed', 'applied'],
+    );
+  });
+});
+
+describe('Redis that restarts in the middle of a job', () => {
+  it('loses nothing: the job completes once and its result is there', async () => {
+    await using s = await stage({ persistent: true });
+    const image = big('redis');
+    await s.push('redis', { app: image });
+    s.proxy.rules([
+      { fault: { kind: 'trickle', bytes: 60_000, everyMs: 100 }, when: ({ key }) => key.includes('blobs') },
+    ]);
+    const worker = await s.worker({ UNPACK_LOCK: '5s' });
+    const job = await s.queue.add(s.payload('redis'));
+    await inTheMiddle(s);
+    await s.redis.restart();
+    const result = await s.queue.wait(job, { timeout: 60_000 });
+    assert.equal(result.images[0]?.chainId, image.chainId);
+    assert.deepEqual(await s.stored(), await referenceTrees(image));
+    const completions = worker
+      .log()
+      .split('\n')
+      .filter((line) => line.includes('completed in'));
+    assert.equal(completions.length, 1);
+    await s.assertClean(chainOf(image));
+  });
+});
+
+describe('a job for an image that is there', () => {
+  it('downloads no layer', async () => {
+    await using s = await stage();
+    const image = someImage('again', 4);
+    await s.push('again', { app: image });
+    await s.worker();
+    await s.queue.wait(await s.queue.add(s.payload('again')), { timeout: 60_000 });
+    const layers = image.layers.map((layer) => hexOf(layer.blob.digest));
+    const before = s.proxy.seen.length;
+    const durations: number[] = [];
+    for (let i = 0; i < 5; i++) {
+      const result = await s.queue.wait(await s.queue.add(s.payload('again')), { timeout: 60_000 });
+      assert.ok(result.images[0]?.layers.every(({ state }) => state === 'existed'));
+      durations.push(result.durationMs);
+    }
+    assert.equal(s.proxy.seen.slice(before).filter(({ key }) => layers.some((hex) => key.endsWith(hex))).length, 0);
+    console.log(`a job for an image that is there took ${durations.join(', ')} ms in the worker`);
+  });
+});

@@ -1,0 +1,239 @@
+import assert from 'node:assert/strict';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { readdirSync, rmSync } from 'node:fs';
+import { mkdtemp } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { layerLimits, loadConfig } from '../../src/config.ts';
+import { type LocalRedis, startRedis } from '../../src/demo/redis-server.ts';
+import { lowerDirectories } from '../../src/diff/settle.ts';
+import { createUnpacker } from '../../src/image/unpacker.ts';
+import { chainIds } from '../../src/oci/chain-id.ts';
+import type { Payload } from '../../src/queue/payload.ts';
+import { UnpackQueue } from '../../src/queue/producer.ts';
+import { openSnapshotter } from '../../src/snapshots/open.ts';
+import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
+import { BUCKET, startTestBucket, type TestBucket } from '../support/bucket.ts';
+import { type FaultyProxy, startFaultyProxy } from '../support/faulty-s3.ts';
+import { imageOf, layerOf, layoutFiles, type TestImage, type TestLayer, writeLayout } from '../support/layout.ts';
+import { directory, file, type Member, tar } from '../support/tar.ts';
+import { type Node, readTree } from '../support/tree.ts';
+
+const WORKER = new URL('../../workers/unpack.ts', import.meta.url).pathname;
+const START_LIMIT = 30_000;
+
+/** One worker process. */
+export interface WorkerProcess {
+  readonly child: ChildProcess;
+  /** Everything it has logged. */
+  log(): string;
+  kill(signal: NodeJS.Signals): void;
+  /** Its exit code, or the signal that ended it. */
+  readonly ended: Promise<number | NodeJS.Signals | null>;
+}
+
+/**
+ * Everything that a whole installation has, all of it real: Redis, an S3 server behind a proxy that can be told to
+ * misbehave, a store, any number of worker processes.
+ */
+export interface Stage extends AsyncDisposable {
+  readonly redis: LocalRedis;
+  readonly bucket: TestBucket;
+  readonly proxy: FaultyProxy;
+  readonly queue: UnpackQueue;
+  readonly root: string;
+  worker(env?: Readonly<Record<string, string>>): Promise<WorkerProcess>;
+  /** Stores images under `prefix`, in the layout `oci`, but for the blobs of `without`. */
+  push(prefix: string, images: Readonly<Record<string, TestImage>>, without?: readonly string[]): Promise<void>;
+  payload(prefix: string, tag?: string): Payload;
+  /** What the committed snapshots' own directories hold, by name. */
+  stored(): Promise<Record<string, Record<string, Node>>>;
+  /** Fails unless the store holds just these snapshots, and nothing lies about that none of them owns. */
+  assertClean(names: readonly string[]): Promise<void>;
+}
+
+export async function stage(options: { type?: 'overlay' | 'native'; persistent?: boolean } = {}): Promise<Stage> {
+  const stack = new AsyncDisposableStack();
+  try {
+    const redis = await startRedis({ persistent: options.persistent ?? false });
+    stack.defer(() => redis.stop());
+    const bucket = await startTestBucket();
+    stack.defer(() => bucket.close());
+    const proxy = await startFaultyProxy({ target: bucket.server.endpoint });
+    stack.defer(() => proxy.close());
+    const root = await mkdtemp(join(tmpdir(), 'unpackd-e2e-'));
+    stack.defer(() => rmSync(root, { recursive: true, force: true }));
+    const type = options.type ?? 'overlay';
+    const settings = {
+      REDIS_URL: redis.url,
+      S3_ENDPOINT: proxy.endpoint,
+      AWS_REGION: bucket.server.region,
+      UNPACK_ROOT: root,
+      UNPACK_SNAPSHOTTER: type,
+      UNPACK_LOCK: '2s',
+      UNPACK_BACKOFF: '100ms',
+      UNPACK_LOG_FORMAT: 'json',
+      UNPACK_S3_IDLE_TIMEOUT: '1s',
+      UNPACK_S3_CONNECT_TIMEOUT: '1s',
+      UNPACK_DURABLE: 'false',
+    };
+    const queue = new UnpackQueue(loadConfig(settings, {}));
+    stack.defer(() => queue.close());
+
+    const worker = async (env: Readonly<Record<string, string>> = {}): Promise<WorkerProcess> => {
+      const started = startWorker({
+        ...settings,
+        AWS_ACCESS_KEY_ID: bucket.server.accessKeyId,
+        AWS_SECRET_ACCESS_KEY: bucket.server.secretAccessKey,
+        ...env,
+      });
+      stack.defer(async () => {
+        started.kill('SIGKILL');
+        await started.ended;
+      });
+      await until(
+        () => started.log().includes('ready: takes jobs'),
+        START_LIMIT,
+        () => started.log(),
+      );
+      return started;
+    };
+
+    const push = async (
+      prefix: string,
+      images: Readonly<Record<string, TestImage>>,
+      without: readonly string[] = [],
+    ) => {
+      for (const [path, bytes] of layoutFiles(images)) {
+        if (!without.some((digest) => path.endsWith(digest.slice('sha256:'.length)))) {
+          await bucket.put(`${prefix}/${path}`, bytes);
+        }
+      }
+    };
+
+    const stored = async (): Promise<Record<string, Record<string, Node>>> => {
+      const snapshotter = await openSnapshotter({ root, type });
+      try {
+        return await treesOf(snapshotter);
+      } finally {
+        await snapshotter.close();
+      }
+    };
+
+    const assertClean = async (names: readonly string[]): Promise<void> => {
+      const snapshotter = await openSnapshotter({ root, type });
+      try {
+        const all = (await snapshotter.walk()).map(({ name }) => name);
+        assert.deepEqual(all.sort(), [...names].sort());
+        assert.equal(await snapshotter.cleanup(), 0);
+        assert.equal(readdirSync(join(root, 'snapshots')).length, names.length);
+      } finally {
+        await snapshotter.close();
+      }
+    };
+
+    const payload = (prefix: string, tag = 'app'): Payload => ({
+      version: 1,
+      image: `registry.example/${prefix}:${tag}`,
+      source: { bucket: BUCKET, prefix, layout: 'oci' },
+      tag,
+    });
+    return {
+      redis,
+      bucket,
+      proxy,
+      queue,
+      root,
+      worker,
+      push,
+      payload,
+      stored,
+      assertClean,
+      [Symbol.asyncDispose]: () => stack.disposeAsync(),
+    };
+  } catch (error) {
+    await stack.disposeAsync();
+    throw error;
+  }
+}
+
+function startWorker(settings: Readonly<Record<string, string>>): WorkerProcess {
+  const child = spawn(process.execPath, [WORKER], {
+    env: { PATH: process.env.PATH ?? '', ...settings },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  let log = '';
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding('utf8').on('data', (text: string) => {
+      log += text;
+    });
+  }
+  const ended = new Promise<number | NodeJS.Signals | null>((resolve) => {
+    child.once('exit', (code, signal) => resolve(signal ?? code));
+  });
+  return { child, log: () => log, kill: (signal) => child.kill(signal), ended };
+}
+
+/** Waits for something to become true; fails, with what is known, when it does not. */
+export async function until(
+  condition: () => boolean | Promise<boolean>,
+  limit = 20_000,
+  known: () => unknown = () => '',
+): Promise<void> {
+  const end = Date.now() + limit;
+  while (!(await condition())) {
+    if (Date.now() > end) assert.fail(`it did not become true within ${limit} ms: ${condition}\n${known()}`);
+    await sleep(20);
+  }
+}
+
+/** An image of `count` layers that hold `files` files of `size` random bytes each; names differ by `seed`. */
+export function someImage(seed: string, count: number, files = 20, size = 2000): TestImage {
+  return imageOf(Array.from({ length: count }, (_, index) => someLayer(`${seed}-${index}`, files, size)));
+}
+
+export function someLayer(name: string, files = 20, size = 2000): TestLayer {
+  const members: Member[] = [directory(name, { mode: 0o750, mtime: 1000 })];
+  for (let i = 0; i < files; i++) members.push(file(`${name}/${i}`, randomBytes(size), { uid: i, mtime: 2000 + i }));
+  // names nothing of the directory that the layer below it made
+  members.push(file(`shared/${name}`, name));
+  return layerOf(tar(...members));
+}
+
+/** The names of the snapshots that an image becomes, bottom-most first. */
+export const chainOf = (image: TestImage): string[] => chainIds(image.layers.map((layer) => layer.diff.digest));
+
+/** The trees that an image becomes where nothing goes wrong: unpacked in this process, into a store of its own. */
+export async function referenceTrees(image: TestImage): Promise<Record<string, Record<string, Node>>> {
+  const directory = await mkdtemp(join(tmpdir(), 'unpackd-reference-'));
+  const snapshotter = await openSnapshotter({ root: join(directory, 'store'), type: 'overlay' });
+  const config = loadConfig({}, {});
+  const unpacker = createUnpacker({ snapshotter, threads: 2, limits: layerLimits(config), durable: false });
+  try {
+    await writeLayout(join(directory, 'layout'), { app: image });
+    const source = { kind: 'oci-layout', path: join(directory, 'layout') } as const;
+    await unpacker.unpack(source, { target: { kind: 'tag', tag: 'app' } });
+    return await treesOf(snapshotter);
+  } finally {
+    await unpacker.close();
+    await snapshotter.close();
+    rmSync(directory, { recursive: true, force: true });
+  }
+}
+
+/** What each committed snapshot's own directory holds. Directories that no layer names have the time of their making. */
+async function treesOf(snapshotter: Snapshotter): Promise<Record<string, Record<string, Node>>> {
+  const trees: Record<string, Record<string, Node>> = {};
+  for (const { name } of await snapshotter.walk({ kind: 'committed' })) {
+    const key = `look ${name}`;
+    const [lower = ''] = lowerDirectories(await snapshotter.view(key, name));
+    const tree = readTree(lower);
+    trees[name] = Object.fromEntries(
+      Object.entries(tree).map(([path, node]) => [path, path === 'shared' ? { ...node, mtime: 0n } : node]),
+    );
+    await snapshotter.remove(key);
+  }
+  return trees;
+}
