@@ -51,10 +51,13 @@ export async function startRedis(options: LocalRedisOptions = {}): Promise<Local
   const flags = ['--port', String(port), '--bind', '127.0.0.1', '--dir', directory, '--daemonize', 'no'];
 
   let child: ChildProcess;
+  let guard: ChildProcess | undefined;
   const start = async () => {
     child = spawn(program, [...flags, '--maxmemory-policy', 'noeviction', ...persistence], {
       stdio: ['ignore', 'pipe', 'pipe'],
     });
+    guard?.kill('SIGKILL');
+    guard = guardOf(child);
     await answering(child, port, program);
     // a server must not keep its owner's process alive
     child.unref();
@@ -62,6 +65,7 @@ export async function startRedis(options: LocalRedisOptions = {}): Promise<Local
   };
   const kill = (signal: NodeJS.Signals) => ended(child, signal);
   const onExit = () => {
+    guard?.kill('SIGKILL');
     child.kill('SIGKILL');
     if (temporary) rmSync(directory, { recursive: true, force: true });
   };
@@ -84,6 +88,7 @@ export async function startRedis(options: LocalRedisOptions = {}): Promise<Local
       stopped ??= (async () => {
         process.off('exit', onExit);
         await kill('SIGTERM');
+        guard?.kill('SIGKILL');
         if (temporary) await rm(directory, { recursive: true, force: true });
       })();
       return stopped;
@@ -140,6 +145,23 @@ async function onPath(name: string): Promise<string | undefined> {
     if (folder !== '' && executable) return path;
   }
   return undefined;
+}
+
+/**
+ * Kills the server when this process ends in a way that leaves it no time to (SIGTERM, SIGKILL): a pipe from here then
+ * closes, and a shell that waits for that does the rest.
+ */
+function guardOf(server: ChildProcess): ChildProcess {
+  const script = 'cat >/dev/null; kill -9 "$1" 2>/dev/null';
+  const guard = spawn('/bin/sh', ['-c', script, 'guard', String(server.pid)], {
+    stdio: ['pipe', 'ignore', 'ignore'],
+    // a signal to the terminal's group must not end it first
+    detached: true,
+  });
+  guard.on('error', () => {});
+  guard.unref();
+  if (guard.stdin !== null) unref(guard.stdin);
+  return guard;
 }
 
 /** Resolves when the server says PONG (not while it loads its data); rejects with its output when it ends before. */
