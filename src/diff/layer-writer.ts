@@ -55,6 +55,8 @@ export class LayerWriter implements EntrySink, Disposable {
 
   private readonly implied = new Map<bigint, ImpliedDirectory>();
   private readonly missing: MissingDirectories;
+  /** Real paths that whiteouts name. */
+  private readonly deleted = new Set<string>();
   /** Times that directories get once everything is written, by clean path; `inode` of one that no entry names. */
   private readonly directoryTimes = new Map<string, { atime: Timespec; mtime: Timespec; inode?: bigint }>();
   /** What the entry's directory is called without links, where deletions need to know it. */
@@ -117,14 +119,23 @@ export class LayerWriter implements EntrySink, Disposable {
       }
       // Where a later entry has put something else, that gets the times of the directory that was named, and a link's
       // target in place of the link: containerd asks no more than whether the path leads anywhere.
-      if (place === undefined || (inode !== undefined && place.status.inode !== inode)) continue;
+      if (place === undefined || (inode !== undefined && !isDirectory(place.status, inode))) continue;
       utimensAt(place.parent, place.name, atime, mtime);
     }
   }
 
   /** Directories that entries needed and the archive never named, parents first. */
   impliedDirectories(): ImpliedDirectory[] {
-    return [...this.implied.values()];
+    const all = [...this.implied.values()];
+    return this.deleted.size === 0 ? all : all.filter(({ path }) => !this.isDeletedBelow(path));
+  }
+
+  /** Whether the layer itself deletes what the layers below have at `path`, by its name or with a directory above. */
+  private isDeletedBelow(path: string): boolean {
+    for (let end = path.length; end > 0; end = path.lastIndexOf('/', end - 1)) {
+      if (this.deleted.has(path.slice(0, end))) return true;
+    }
+    return false;
   }
 
   /** What was left out, in sentences. */
@@ -154,8 +165,13 @@ export class LayerWriter implements EntrySink, Disposable {
 
     if (whiteout !== undefined) {
       const where = this.removing ? this.realParent : parentPath.toString('latin1');
-      if (whiteout.kind === 'opaque') this.whiteouts.opaque(parent, where);
-      else this.whiteouts.delete(parent, where, whiteout.name, entry);
+      if (whiteout.kind === 'opaque') {
+        this.whiteouts.opaque(parent, where);
+        return;
+      }
+      this.whiteouts.delete(parent, where, whiteout.name, entry);
+      const real = this.root.realPath(parent);
+      this.deleted.add(`${real === '' ? '' : `${real}/`}${whiteout.name.toString('latin1')}`);
       return;
     }
     if (this.removing) {
@@ -322,6 +338,11 @@ function entryError(error: unknown, entry: TarEntry | undefined): UnpackError {
     });
   }
   return failure;
+}
+
+/** The inode alone would not do: it may have been given to a file that took the directory's place. */
+function isDirectory(status: FileStatus, inode: bigint): boolean {
+  return status.inode === inode && (status.mode & S_IFMT) === S_IFDIR;
 }
 
 function stripSlashes(path: Buffer): Buffer {

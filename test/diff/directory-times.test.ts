@@ -57,6 +57,15 @@ describe('the times of a directory, which are set last', () => {
   });
 });
 
+describe('the times of a directory that no entry names', () => {
+  it('never go to the file that took its place, be it with its inode', () => {
+    using dir = scratch();
+    const archive = tar(file('a/b/c'), file('a/b', 'x', { mtime: 3 }));
+    applyTar(archive, { root: dir.path, whiteouts: 'remove' });
+    assert.equal(readTree(dir.path)['a/b']?.mtime, 3n * SECOND);
+  });
+});
+
 describe('a directory that the archive never names', () => {
   it('is 0755 whatever the umask', () => {
     using dir = scratch();
