@@ -1,0 +1,172 @@
+import fc from 'fast-check';
+import { gnuLong, type Member, member, tar } from '../support/tar.ts';
+import { show } from './exact-tree.ts';
+
+/** One entry of a random layer: what the builder needs, with its path apart so that it can be reasoned about. */
+export interface RandomEntry {
+  readonly kind: 'file' | 'directory' | 'symlink' | 'hardlink' | 'device' | 'fifo' | 'whiteout' | 'opaque';
+  /** Names from the root down; of a whiteout, what it deletes; of an opaque marker, the directory. */
+  readonly path: readonly Buffer[];
+  /** What stands before and after the path in the archive, and means nothing: `./`, `/`, `../`. */
+  readonly before: string;
+  readonly after: string;
+  readonly target: string;
+  readonly content: string;
+  readonly fields: Pick<Member, 'mode' | 'uid' | 'gid' | 'mtime' | 'pax' | 'devMajor' | 'devMinor'>;
+}
+
+export type RandomLayer = readonly RandomEntry[];
+export type RandomImage = readonly RandomLayer[];
+
+const TYPE = {
+  file: '0',
+  hardlink: '1',
+  symlink: '2',
+  device: '3',
+  directory: '5',
+  fifo: '6',
+  whiteout: '0',
+  opaque: '0',
+};
+/** Few names, so that entries meet. */
+const NAMES = ['a', 'b', 'c', 'd'].map((name) => Buffer.from(name));
+const ODD_NAMES = [
+  Buffer.from([0x61, 0xff, 0xfe]),
+  Buffer.from('new\nline ü'),
+  Buffer.from('n'.repeat(101)),
+  Buffer.from('...'),
+];
+/** Deleted beside links, and given to nothing else in such a layer: see `layerWithLinks`. */
+const DELETED = Buffer.from('x');
+
+const name = fc.oneof(
+  { arbitrary: fc.constantFrom(...NAMES), weight: 12 },
+  { arbitrary: fc.constantFrom(...ODD_NAMES), weight: 1 },
+);
+const path = fc.array(name, { minLength: 1, maxLength: 3 });
+const usually = <T>(value: T, ...others: T[]) =>
+  fc.oneof({ arbitrary: fc.constant(value), weight: 9 }, ...others.map((arbitrary) => fc.constant(arbitrary)));
+
+const mtime = fc.integer({ min: 0, max: 1_600_000_000 });
+const pax = fc.oneof(
+  { arbitrary: fc.constant(undefined), weight: 6 },
+  mtime.map((seconds) => [['mtime', `${seconds}.123456789`] as const]),
+  mtime.map((seconds) => [['atime', `${seconds}.5`] as const]),
+  fc
+    .constantFrom('user.one', 'user.two', 'security.conformance', 'trusted.no')
+    .map((key) => [[`SCHILY.xattr.${key}`, 'value'] as const]),
+);
+const fields = fc
+  .record({
+    mode: fc.constantFrom(0o644, 0o755, 0o700, 0, 0o4755, 0o2755, 0o1777),
+    uid: fc.constantFrom(0, 1, 1000, 65_534),
+    gid: fc.constantFrom(0, 1, 1000),
+    mtime,
+    pax,
+    devMajor: fc.constantFrom(1, 0, 259),
+    devMinor: fc.constantFrom(3, 0, 70_000),
+  })
+  .map(({ pax: records, ...rest }) => (records === undefined ? rest : { ...rest, pax: records }));
+
+/** `..` only in front: further on, containerd takes it away with the name before it, whatever link that is (README.md). */
+const target = fc
+  .tuple(
+    usually('', '/', '../', './', '../../'),
+    fc.array(fc.constantFrom(...NAMES), { minLength: 1, maxLength: 2 }),
+    usually('', '/', '/.'),
+  )
+  .map(([before, names, after]) => `${before}${names.join('/')}${after}`);
+
+function entry(...kinds: RandomEntry['kind'][]): fc.Arbitrary<RandomEntry> {
+  return fc.record({
+    kind: fc.constantFrom(...kinds),
+    path,
+    before: usually('', './', '/', '../', 'z/../'),
+    after: fc.constantFrom('', '', '', '/'),
+    target,
+    content: fc.constantFrom('', 'x', 'longer content'),
+    fields,
+  });
+}
+
+/** Deletions in any order, of anything, also of what the layer itself makes; no links, so that a name means one place. */
+const layerWithDeletions = fc.array(
+  entry('file', 'file', 'directory', 'directory', 'hardlink', 'device', 'fifo', 'whiteout', 'whiteout', 'opaque'),
+  { minLength: 1, maxLength: 9 },
+);
+/** Links, also where folders are wanted, and deletions of a name that nothing else in the layer has. */
+const layerWithLinks = fc
+  .tuple(
+    fc.array(entry('file', 'file', 'directory', 'directory', 'symlink', 'symlink', 'hardlink', 'fifo'), {
+      minLength: 1,
+      maxLength: 9,
+    }),
+    fc.option(
+      entry('whiteout').map((one) => ({ ...one, path: [...one.path.slice(0, -1), DELETED] })),
+      { nil: undefined },
+    ),
+  )
+  .map(([entries, deletion]) => (deletion === undefined ? entries : [...entries, deletion]));
+/** What there is to delete. */
+const layerWithFiles = fc
+  .array(entry('file', 'directory', 'symlink'), { minLength: 1, maxLength: 6 })
+  .map((entries) =>
+    entries.map((one, index) => (index % 3 === 2 ? { ...one, path: [...one.path.slice(0, -1), DELETED] } : one)),
+  );
+
+export const withoutLinks: fc.Arbitrary<RandomImage> = fc.array(layerWithDeletions, { minLength: 1, maxLength: 6 });
+export const anyImage: fc.Arbitrary<RandomImage> = fc.array(
+  fc.oneof(layerWithDeletions, layerWithLinks, layerWithFiles),
+  {
+    minLength: 1,
+    maxLength: 6,
+  },
+);
+
+/** The layer's archive. */
+export const archiveOf = (layer: RandomLayer): Buffer => tar(...layer.map(membersOf));
+
+function membersOf({ kind, path: names, before, after, target: link, content, fields: given }: RandomEntry): Buffer {
+  const plain = Buffer.concat([
+    Buffer.from(before),
+    joined(namesInArchive(kind, names)),
+    Buffer.from(kind === 'directory' ? after : ''),
+  ]);
+  const one: Member = {
+    name: plain,
+    type: TYPE[kind],
+    ...(kind === 'file' ? { content } : {}),
+    ...(kind === 'symlink' || kind === 'hardlink' ? { linkName: link } : {}),
+    ...given,
+  };
+  // a name that doesn't fit goes the GNU way or the PAX way
+  if (plain.length <= 100) return member(one);
+  if (given.pax === undefined) return Buffer.concat([gnuLong('L', plain), member({ ...one, format: 'gnu' })]);
+  return member({ ...one, pax: [...given.pax, ['path', plain]] });
+}
+
+function namesInArchive(kind: RandomEntry['kind'], names: readonly Buffer[]): Buffer[] {
+  if (kind === 'opaque') return [...names, Buffer.from('.wh..wh..opq')];
+  const last = names.at(-1);
+  if (kind !== 'whiteout' || last === undefined) return [...names];
+  return [...names.slice(0, -1), Buffer.concat([Buffer.from('.wh.'), last])];
+}
+
+const joined = (names: readonly Buffer[]): Buffer =>
+  Buffer.from(names.map((each) => each.toString('latin1')).join('/'), 'latin1');
+
+/** The image as a person reads it. */
+export function describeImage(image: RandomImage): string {
+  return image
+    .map((layer, index) => {
+      const lines = layer.map(
+        ({ kind, path: names, before, after, target: link, fields: { pax: records, ...given } }) => {
+          const shown = `${before}${show(joined(namesInArchive(kind, names)))}${kind === 'directory' ? after : ''}`;
+          const to = kind === 'symlink' || kind === 'hardlink' ? ` -> ${link}` : '';
+          return `    ${kind} ${shown}${to} ${JSON.stringify({ ...given, mode: given.mode?.toString(8) })} ${records ?? ''}`;
+        },
+      );
+      return `  layer ${index + 1}\n${lines.join('\n')}`;
+    })
+    .join('\n');
+}

@@ -1,0 +1,82 @@
+import type { StoreType } from './conformance.ts';
+import type { RandomEntry, RandomImage, RandomLayer } from './random-image.ts';
+
+/**
+ * The image that makes containerd leave what the specification asks for.
+ *
+ * "A whiteout hides what is below, never what the same layer adds, in whichever order the two come" (OCI image spec,
+ * layer.md#whiteouts); containerd goes by the order instead: in an overlay it refuses a layer that deletes and makes the
+ * same name, or lets what is below show through; elsewhere it removes what the layer itself has made. So that it can tell
+ * what the right tree is, its deletions come where their order does no harm. Layers with links stay as they are: names
+ * there may mean each other, and they delete nothing that they make.
+ */
+export function whiteoutsForContainerd(image: RandomImage, type: StoreType): RandomImage {
+  return image.map((layer, index) => {
+    if (layer.some(({ kind }) => kind === 'symlink')) return layer;
+    if (index === 0) return layer.map(deletesNothing);
+    return type === 'overlay' ? forOverlay(layer) : deletionsFirst(layer);
+  });
+}
+
+const isDeletion = ({ kind }: RandomEntry): boolean => kind === 'whiteout' || kind === 'opaque';
+const key = (path: readonly Buffer[]): string => path.map((name) => name.toString('latin1')).join('/');
+
+/** There is nothing below a bottom layer. The directories that the deletion needs are still made. */
+function deletesNothing(entry: RandomEntry): RandomEntry {
+  if (!isDeletion(entry)) return entry;
+  const parent = entry.kind === 'opaque' ? entry.path : entry.path.slice(0, -1);
+  return { ...entry, kind: 'whiteout', path: [...parent, Buffer.from('never there')] };
+}
+
+/** In a full copy a deletion removes, so it must come before anything is added. */
+function deletionsFirst(layer: RandomLayer): RandomLayer {
+  return [...layer.filter(isDeletion), ...layer.filter((entry) => !isDeletion(entry))];
+}
+
+/** A name that the layer both deletes and makes hides what is below by itself, but for a directory, which is opaque. */
+function forOverlay(layer: RandomLayer): RandomLayer {
+  const made = ownTree(layer);
+  const touched = new Set(layer.flatMap(({ kind, path }) => prefixes(kind === 'whiteout' ? path.slice(0, -1) : path)));
+  const deleted = new Map(layer.filter(({ kind }) => kind === 'whiteout').map((entry) => [key(entry.path), entry]));
+  // nothing is below these any more that they could take their attributes from, so containerd must not look there
+  const first = [...made]
+    .filter(([path, what]) => what === 'implied' && prefixesOf(path).some((above) => deleted.has(above)))
+    .map(([path]) => unnamedDirectory(path))
+    .sort((one, other) => one.path.length - other.path.length);
+  const last = [...deleted]
+    .filter(([path]) => (made.get(path) ?? 'other') !== 'other')
+    .map(([, entry]): RandomEntry => ({ ...entry, kind: 'opaque' }));
+  const once = new Set<string>();
+  const kept = layer.filter((entry) => {
+    const path = key(entry.path);
+    if (entry.kind !== 'whiteout') return true;
+    if (touched.has(path) || once.has(path)) return false;
+    once.add(path);
+    return true;
+  });
+  return [...first, ...kept, ...last];
+}
+
+/** An entry for a directory as it is made where it is needed; the time counts as the applier's own. */
+function unnamedDirectory(path: string): RandomEntry {
+  const names = path.split('/').map((name) => Buffer.from(name, 'latin1'));
+  const fields = { mode: 0o755, uid: 0, gid: 0, mtime: Math.ceil(Date.now() / 1000) };
+  return { kind: 'directory', path: names, before: '', after: '', target: '', content: '', fields };
+}
+
+const prefixes = (path: readonly Buffer[]): string[] => path.map((_, index) => key(path.slice(0, index + 1)));
+const prefixesOf = (path: string): string[] => prefixes(path.split('/').map((name) => Buffer.from(name, 'latin1')));
+
+/** What the layer leaves at each path, where it holds no links. */
+function ownTree(layer: RandomLayer): Map<string, 'named' | 'implied' | 'other'> {
+  const tree = new Map<string, 'named' | 'implied' | 'other'>();
+  for (const { kind, path } of layer) {
+    const all = prefixes(path);
+    const own = kind === 'opaque' ? undefined : all.pop();
+    for (const parent of all) if (!tree.has(parent)) tree.set(parent, 'implied');
+    if (own === undefined || kind === 'whiteout') continue;
+    if (kind !== 'directory') for (const inside of tree.keys()) if (inside.startsWith(`${own}/`)) tree.delete(inside);
+    tree.set(own, kind === 'directory' ? 'named' : 'other');
+  }
+  return tree;
+}
