@@ -105,17 +105,17 @@ export class Demo {
 
   async #setUp(): Promise<{ config: Config; folder: string; worker: WorkerProcess }> {
     const { out } = this.#cli;
-    await ensureRedisInstalled();
     const place = await findPlace(this.#packageRoot);
     const { folder } = this.#owned(place, ({ folder }) => rm(folder, { recursive: true, force: true }));
     const directory = async (name: string) => {
       await mkdir(join(folder, name), { recursive: true });
       return join(folder, name);
     };
-    const redis = this.#owned(await startRedis({ directory: await directory('redis') }), (redis) => redis.stop());
     const s3 = this.#owned(await startS3Server({ directory: await directory('s3'), buckets: [BUCKET] }), (server) =>
       server.close(),
     );
+    await ensureRedisInstalled();
+    const redis = this.#owned(await startRedis({ directory: await directory('redis') }), (redis) => redis.stop());
     const environment = {
       REDIS_URL: redis.url,
       S3_ENDPOINT: s3.endpoint,

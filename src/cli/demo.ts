@@ -1,5 +1,6 @@
 import { Command } from 'commander';
 import type { Cli } from './context.ts';
+import { CliError } from './failure.ts';
 import { packageRoot } from './package-root.ts';
 
 const HELP = `
@@ -24,6 +25,10 @@ export function demoCommand(cli: Cli): Command {
       try {
         await demo.tell();
         if (keep) await demo.stayUp();
+      } catch (error) {
+        // what could not be started says so in a plain sentence
+        const plain = error instanceof Error && error.constructor === Error;
+        throw plain ? new CliError('DEMO_FAILED', error.message, { cause: error }) : error;
       } finally {
         await demo.cleanUp();
       }

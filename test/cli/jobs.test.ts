@@ -1,6 +1,11 @@
 import assert from 'node:assert/strict';
+import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { type LocalRedis, startRedis } from '../../src/demo/redis-server.ts';
+import { startS3Server } from '../../src/demo/s3-server.ts';
+import { imageOf, layerOf, writeLayout } from '../support/layout.ts';
+import { scratch } from '../support/scratch.ts';
+import { file, tar } from '../support/tar.ts';
 import { finished, runCli, startCli } from './run-cli.ts';
 
 describe('jobs', () => {
@@ -86,5 +91,45 @@ describe('jobs', () => {
   test('every warning and failure of doctor says what to do', async () => {
     const { stdout } = await run('doctor', '--json', '--root', '/proc/nowhere', '--redis-url', 'redis://127.0.0.1:1');
     for (const { status, advice } of JSON.parse(stdout).checks) assert.equal(advice !== undefined, status !== 'ok');
+  });
+
+  test('push, worker and enqueue --watch go together', { skip: process.getuid?.() !== 0 }, async () => {
+    using folder = scratch();
+    const image = imageOf([layerOf(tar(file('hello', 'world')))]);
+    await writeLayout(join(folder.path, 'layout'), { app: image });
+    const s3 = await startS3Server({ directory: join(folder.path, 's3'), buckets: ['images'] });
+    const env = {
+      REDIS_URL: redis.url,
+      UNPACK_QUEUE: 'together',
+      UNPACK_ROOT: join(folder.path, 'store'),
+      S3_ENDPOINT: s3.endpoint,
+      AWS_ACCESS_KEY_ID: s3.accessKeyId,
+      AWS_SECRET_ACCESS_KEY: s3.secretAccessKey,
+    };
+    const worker = startCli(['worker', '--jobs', '1'], { env });
+    const workerEnd = finished(worker);
+    try {
+      const pushed = await runCli(['push', `${folder.path}/layout:app`, 's3://images/team/app:1.0', '--json'], { env });
+      assert.equal(JSON.parse(pushed.stdout).digest, image.manifestDigest, pushed.stderr);
+
+      const done = await runCli(['enqueue', 's3://images/team/app:1.0', '--watch', '--json'], { env });
+      assert.equal(done.status, 0, done.stderr);
+      assert.equal(JSON.parse(done.stdout).result.images[0].chainId, image.chainId);
+
+      const missing = await runCli(['enqueue', 's3://images/team/app:2.0', '--watch', '--attempts', '1', '--json'], {
+        env,
+      });
+      assert.equal(missing.status, 1);
+      const { error, failure } = JSON.parse(missing.stdout);
+      assert.equal(error.code, 'IMAGE_NOT_FOUND');
+      assert.equal(failure.attempts, 1);
+      assert.match(missing.stderr, /^unpackd: \[IMAGE_NOT_FOUND\] [^\n]+\n$/);
+    } finally {
+      worker.kill('SIGTERM');
+      const { status, stderr } = await workerEnd;
+      await s3.close();
+      assert.equal(stderr, '');
+      assert.equal(status, 0);
+    }
   });
 });
