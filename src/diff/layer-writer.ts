@@ -124,7 +124,7 @@ export class LayerWriter implements EntrySink, Disposable {
     }
   }
 
-  /** Directories that entries needed and the archive never named, parents first. */
+  /** Directories that entries needed before the archive named them, if it did, parents first. */
   impliedDirectories(): ImpliedDirectory[] {
     const all = [...this.implied.values()];
     return this.deleted.size === 0 ? all : all.filter(({ path }) => !this.isDeletedBelow(path));
@@ -222,7 +222,8 @@ export class LayerWriter implements EntrySink, Disposable {
       const status = statAt(parent, cName);
       if (status !== undefined && (status.mode & S_IFMT) === S_IFDIR) {
         // merged: what is inside stays, the attributes are the entry's
-        this.implied.delete(status.inode);
+        const implied = this.implied.get(status.inode);
+        if (implied !== undefined) this.implied.set(status.inode, { ...implied, named: true });
       } else {
         this.removeAll(parent, cName);
         mkdirAt(parent, cName, entry.mode & 0o777);
@@ -277,7 +278,11 @@ export class LayerWriter implements EntrySink, Disposable {
       close(fd);
     }
     if (replacedWhiteout) this.whiteouts.directoryMade(parent, '', name.subarray(0, -1), true);
-    else this.implied.set(status.inode, { path, inode: status.inode });
+    else {
+      const above = this.implied.get(statFd(parent).inode);
+      const inUnnamed = above !== undefined && !above.named;
+      this.implied.set(status.inode, { path, inode: status.inode, named: false, inUnnamed });
+    }
     this.whiteouts.wrote(path);
   }
 

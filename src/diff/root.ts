@@ -29,11 +29,15 @@ const MAX_OPEN = 128;
 const SLASH = 0x2f;
 const DOT_DOT = Buffer.from('..');
 
-/** A directory that an entry needed and nothing has named so far. */
+/** A directory that an entry needed before any entry named it. */
 export interface ImpliedDirectory {
   /** Its real path below the root, without links, bytes as latin1. */
   readonly path: string;
   readonly inode: bigint;
+  /** A later entry has named it: its attributes are that entry's, but for extended ones that only the layers below give. */
+  readonly named: boolean;
+  /** No entry had named the directory above either when this one was made in it. */
+  readonly inUnnamed: boolean;
 }
 
 /** What `Root` asks when something that is no directory stands where a directory is needed. */

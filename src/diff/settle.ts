@@ -1,5 +1,17 @@
 import type { Mount } from '../snapshots/snapshotter.ts';
-import { chownAt, cString, setXattrAt, statAt, statFd, utimensAt, xattrsOfPathFd } from '../system/files.ts';
+import {
+  chownAt,
+  close,
+  cString,
+  type FileStatus,
+  O,
+  openAt,
+  setXattrAt,
+  statAt,
+  statFd,
+  utimensAt,
+  xattrsOfPathFd,
+} from '../system/files.ts';
 import { setMode } from './attributes.ts';
 import { type ImpliedDirectory, Root, splitPath } from './root.ts';
 
@@ -9,7 +21,8 @@ const NOT_COPIED = ['trusted.', 'user.overlay.'];
 /**
  * Gives the directories that a layer needed and never named the owner, mode, times and attributes of the same directory
  * in the nearest layer below, as overlayfs would when it copies one up. Where none has it, or the nearest has something
- * else there, it stays as it was made: 0755.
+ * else there, it stays as it was made: 0755. A directory that a later entry named only takes the extended attributes
+ * that the entry does not give, since containerd copied them before it came to that entry.
  *
  * This is done once everything is written, and in the same way whether the layers below were there from the start or
  * came later, so that the order in which layers are applied leaves no trace.
@@ -24,16 +37,28 @@ export function settleImpliedDirectories(
   using stack = new DisposableStack();
   const root = stack.use(new Root(rootPath));
   const below = lowers.map((path) => stack.use(new Root(path)));
-  for (const { path, inode } of implied) {
+  /** What a directory would have inherited from the one above, had that been set-group-ID from the start. */
+  const groups = new Map<string, number>();
+  for (const { path, inode, named, inUnnamed } of implied) {
     const bytes = Buffer.from(path, 'latin1');
     const { parent, name } = splitPath(bytes);
     const cName = cString(name);
-    const directory = root.directory(parent);
-    if (statAt(directory, cName)?.inode !== inode) continue;
     const model = findDirectory(below, bytes);
-    if (model !== undefined) copyAttributes(model, directory, cName);
+    const modelStatus = model === undefined ? undefined : statFd(model);
+    if (modelStatus !== undefined && (modelStatus.mode & S_ISGID) !== 0) groups.set(path, modelStatus.gid);
+    const directory = root.directory(parent);
+    const status = statAt(directory, cName);
+    if (status?.inode !== inode) continue;
+    const group = inUnnamed ? groups.get(parent.toString('latin1')) : undefined;
+    if (model !== undefined && modelStatus !== undefined) {
+      copyAttributes(model, directory, cName, named ? status : modelStatus, named);
+    } else if (!named && group !== undefined) {
+      chownAt(directory, cName, status.uid, group);
+    }
   }
 }
+
+const S_ISGID = 0o2000;
 
 /** The directory at `path` in the nearest layer that has anything there. */
 function findDirectory(layers: readonly Root[], path: Buffer): number | undefined {
@@ -47,15 +72,26 @@ function findDirectory(layers: readonly Root[], path: Buffer): number | undefine
   return undefined;
 }
 
-function copyAttributes(model: number, parent: number, name: Buffer): void {
-  const { uid, gid, mode, atime, mtime } = statFd(model);
+/** @param keep leaves extended attributes that are there already as they are */
+function copyAttributes(model: number, parent: number, name: Buffer, status: FileStatus, keep: boolean): void {
+  const { uid, gid, mode, atime, mtime } = status;
   chownAt(parent, name, uid, gid);
+  const own = keep ? xattrNames(parent, name) : undefined;
   for (const [key, value] of xattrsOfPathFd(model)) {
-    if (NOT_COPIED.some((prefix) => key.startsWith(prefix))) continue;
+    if (own?.has(key) || NOT_COPIED.some((prefix) => key.startsWith(prefix))) continue;
     setXattrAt(parent, name, cString(Buffer.from(key, 'latin1')), value);
   }
-  setMode(parent, name, mode & 0o7777);
+  setMode(parent, name, mode & 0o7777); // an ACL among the attributes has changed it
   utimensAt(parent, name, atime, mtime);
+}
+
+function xattrNames(parent: number, name: Buffer): Set<string> {
+  const fd = openAt(parent, name, O.PATH | O.NOFOLLOW);
+  try {
+    return new Set(xattrsOfPathFd(fd).keys());
+  } finally {
+    close(fd);
+  }
 }
 
 /** The directories of the layers that a view shows, nearest first. */

@@ -43,7 +43,7 @@ export interface AppliedDiff {
   readonly uncompressedBytes: number;
   readonly entries: number;
   readonly timings: ApplyTimings;
-  /** Directories that entries needed and the archive never named, parents first; settled already unless `later`. */
+  /** Directories that entries needed before the archive named them, if it did, parents first; settled unless `later`. */
   readonly impliedDirectories: readonly ImpliedDirectory[];
   /** Sentences for the job's result: what was left out and why. */
   readonly warnings: readonly string[];

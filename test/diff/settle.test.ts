@@ -1,0 +1,72 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { applyTar, folder } from '../support/apply.ts';
+import { scratch } from '../support/scratch.ts';
+import { directory, file, tar } from '../support/tar.ts';
+import { readTree } from '../support/tree.ts';
+
+const xattr = (name: string, value: string | Buffer) => [`SCHILY.xattr.${name}`, value] as const;
+/** u::rwx, u:1000:rwx, g::r-x, m::rwx, o::r-x */
+const ACL = Buffer.from(
+  '0200000001000700ffffffff02000700e803000004000500ffffffff10000700ffffffff20000500ffffffff',
+  'hex',
+);
+
+describe('a directory that entries need before it is named', () => {
+  it('keeps the extended attributes of the one below that its entry does not give', () => {
+    using dir = scratch();
+    const lower = folder(dir.path, 'lower');
+    const below = [xattr('user.both', 'below'), xattr('user.below', 'kept'), xattr('system.posix_acl_access', ACL)];
+    applyTar(tar(directory('d', { uid: 5, mode: 0o777, pax: below })), { root: lower });
+    const root = folder(dir.path, 'root');
+    const named = directory('d', { uid: 6, mode: 0o750, mtime: 7, pax: [xattr('user.both', 'entry')] });
+    applyTar(tar(file('d/f'), named), { root, lowers: [lower], whiteouts: 'overlay' });
+    const { d } = readTree(root);
+    assert.equal(d?.owner, '6:0');
+    assert.equal(d?.mode, '0750');
+    assert.equal(d?.mtime, 7_000_000_000n);
+    assert.equal(d?.xattrs?.['user.both'], 'entry');
+    assert.equal(d?.xattrs?.['user.below'], 'kept');
+    assert.ok(d?.xattrs?.['system.posix_acl_access']);
+  });
+
+  it('has only its entry’s when it is named before', () => {
+    using dir = scratch();
+    const lower = folder(dir.path, 'lower');
+    applyTar(tar(directory('d', { pax: [xattr('user.below', 'gone')] })), { root: lower });
+    const root = folder(dir.path, 'root');
+    applyTar(tar(directory('d'), file('d/f')), { root, lowers: [lower], whiteouts: 'overlay' });
+    assert.equal(readTree(root).d?.xattrs, undefined);
+  });
+});
+
+describe('a directory that no entry names and no layer below has', () => {
+  const lowerOf = (path: string): string => {
+    const lower = folder(path, 'lower');
+    applyTar(tar(directory('d', { mode: 0o2775, gid: 50 })), { root: lower });
+    return lower;
+  };
+
+  it('inherits the group of the set-group-ID directory that it is made in, which no entry names either', () => {
+    using dir = scratch();
+    const lower = lowerOf(dir.path);
+    for (const [name, members] of Object.entries({
+      unnamed: [file('d/e/f/g')],
+      'named later': [file('d/e/f/g'), directory('d', { gid: 7 })],
+    })) {
+      const root = folder(dir.path, name);
+      applyTar(tar(...members), { root, lowers: [lower], whiteouts: 'overlay' });
+      const tree = readTree(root);
+      assert.deepEqual([tree['d/e']?.owner, tree['d/e']?.mode], ['0:50', '0755'], name);
+      assert.equal(tree['d/e/f']?.owner, '0:0', name);
+    }
+  });
+
+  it('inherits nothing from the one below when the directory that it is made in was named before', () => {
+    using dir = scratch();
+    const root = folder(dir.path, 'root');
+    const members = [file('d/x'), directory('d', { gid: 7 }), file('d/e/f')];
+    applyTar(tar(...members), { root, lowers: [lowerOf(dir.path)], whiteouts: 'overlay' });
+    assert.equal(readTree(root)['d/e']?.owner, '0:0');
+  });
+});
