@@ -69,7 +69,7 @@ export async function compareImage(
     const tree = readExactTree(directory);
     const expected = readExactTree(theirs.directories[layer] ?? '');
     const sides = { expected: 'containerd', actual: 'unpackd' };
-    const found = differences(expected, tree, { sides, since: suite.since, lowers, accessTimes: type === 'overlay' });
+    const found = differences(expected, tree, { sides, since: suite.since, lowers, written: type === 'overlay' });
     lines.push(...found.map((line) => `layer ${layer + 1} of ${layers.length}, ${type}: ${line}`));
     lowers.unshift(tree);
   }

@@ -271,6 +271,10 @@ bothAgree(suite, 'layers on layers', {
     tar(file('d/newer', 'x'), file('empty/x/y', 'z')),
     tar(file('d/e/newest', 'x')),
   ],
+  'keep attributes from below of a directory that is named after what is in it': [
+    tar(directory('d', { uid: 1, pax: [xattr('user.below', '1'), xattr('system.posix_acl_access', ACL)] })),
+    tar(file('d/e/f'), directory('d', { mode: 0o700, mtime: 3, pax: [xattr('user.entry', '2')] })),
+  ],
   'make a directory where below there is a link': [BASE, tar(file('l/new', 'x')), tar(file('absolute/new', 'x'))],
   'make a directory where below there is a file': [BASE, tar(file('z/new', 'x'))],
   'may repeat the same archive': [BASE, BASE, BASE],

@@ -28,9 +28,14 @@ function deletesNothing(entry: RandomEntry): RandomEntry {
   return { ...entry, kind: 'whiteout', path: [...parent, Buffer.from('never there')] };
 }
 
-/** In a full copy a deletion removes, so it must come before anything is added. */
+/**
+ * In a full copy a deletion removes, so it must come before anything is added, be it the directory that another deletion
+ * needs: those nearer to the root first.
+ */
 function deletionsFirst(layer: RandomLayer): RandomLayer {
-  return [...layer.filter(isDeletion), ...layer.filter((entry) => !isDeletion(entry))];
+  const depth = ({ kind, path }: RandomEntry): number => path.length + (kind === 'opaque' ? 1 : 0);
+  const deletions = layer.filter(isDeletion).sort((one, other) => depth(one) - depth(other));
+  return [...deletions, ...layer.filter((entry) => !isDeletion(entry))];
 }
 
 /** A name that the layer both deletes and makes hides what is below by itself, but for a directory, which is opaque. */
