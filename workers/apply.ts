@@ -2,30 +2,13 @@ import type { MessagePort } from 'node:worker_threads';
 import { toUnpackError, UnpackError } from '../src/errors.ts';
 import { applyBlob } from '../src/rootfs/apply-blob.ts';
 import type { ApplyMessage, ApplyOutcome, ApplyTask } from '../src/rootfs/apply-task.ts';
-import type { BlobSource, SourceSpec } from '../src/source/blob-source.ts';
-import { openSource } from '../src/source/open.ts';
+import { OpenSources } from '../src/source/open-sources.ts';
 
 /** Milliseconds between two reports of progress. */
 const REPORT_INTERVAL = 100;
 
 /** Sources that this thread has used, so that their connections serve the next layer too. */
-const sources = new Map<string, BlobSource>();
-const MAX_SOURCES = 8;
-
-function sourceFor(spec: SourceSpec): BlobSource {
-  const key = JSON.stringify(spec);
-  let source = sources.get(key);
-  if (source === undefined) {
-    for (const [oldest, old] of sources) {
-      if (sources.size < MAX_SOURCES) break;
-      old.close();
-      sources.delete(oldest);
-    }
-    source = openSource(spec);
-    sources.set(key, source);
-  }
-  return source;
-}
+const sources = new OpenSources();
 
 /** The apply thread: one layer at a time. Piscina wants it as the default export. */
 export default async function apply(task: ApplyTask): Promise<ApplyOutcome> {
@@ -35,7 +18,7 @@ export default async function apply(task: ApplyTask): Promise<ApplyOutcome> {
   let reported = 0;
   try {
     const diff = await applyBlob({
-      source: sourceFor(task.source),
+      source: sources.get(task.source),
       blob: task.blob,
       target: task.target,
       algorithm: task.algorithm,

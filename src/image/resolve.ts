@@ -6,6 +6,7 @@ import { DOCUMENT_LIMIT, type ImageDocument, type ImageManifest, parseDocument }
 import { layerCompression } from '../oci/media-type.ts';
 import { formatPlatform, hostPlatform, type Platform, runsOn } from '../oci/platform.ts';
 import type { BlobSource } from '../source/blob-source.ts';
+import type { DocumentCache } from '../source/document-cache.ts';
 import { readBlob } from '../source/fetch.ts';
 import { type IndexEntry, indexEntries } from './index-entries.ts';
 import type { ImageRequest, ResolvedImage } from './request.ts';
@@ -22,6 +23,12 @@ type DocumentRef = { readonly digest: BlobDigest } & Partial<Pick<Descriptor, 'm
 /** Reads a verified manifest or index and counts it. */
 type ReadDocument = (ref: DocumentRef) => Promise<ImageDocument>;
 
+export interface ResolveOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** Manifests and configs that were verified before. */
+  readonly cache?: DocumentCache | undefined;
+}
+
 /**
  * The images that a request means, each with its layers, bottom-most first: reads and verifies tag, index, manifest and
  * config. Layers are not read, but what is known to fail later fails here.
@@ -36,17 +43,17 @@ type ReadDocument = (ref: DocumentRef) => Promise<ImageDocument>;
 export async function resolveImages(
   source: BlobSource,
   request: ImageRequest,
-  options: { readonly signal?: AbortSignal | undefined } = {},
+  options: ResolveOptions = {},
 ): Promise<ResolvedImage[]> {
   const { signal } = options;
   throwIfAborted(signal);
   const { target, platforms } = request;
   if (target.kind === 'layers') return [{ layers: checkedLayers(target.layers, 'the job') }];
 
-  const readDocument = documentReader(source, signal);
+  const readDocument = documentReader(source, options);
   const top: DocumentRef = target.kind === 'tag' ? await source.resolveTag(target.tag, signal) : target;
   const document = await readDocument(top);
-  const load = (digest: BlobDigest, manifest: ImageManifest) => loadImage(source, digest, manifest, signal);
+  const load = (digest: BlobDigest, manifest: ImageManifest) => loadImage(source, digest, manifest, options);
   if (document.kind === 'manifest') {
     const image = await load(top.digest, document);
     if (Array.isArray(platforms)) requirePlatforms(platforms, image, source);
@@ -183,7 +190,7 @@ function requirePlatforms(platforms: readonly Platform[], image: ResolvedImage, 
   }
 }
 
-function documentReader(source: BlobSource, signal: AbortSignal | undefined): ReadDocument {
+function documentReader(source: BlobSource, options: ResolveOptions): ReadDocument {
   let count = 0;
   return async ({ digest, size, mediaType }) => {
     count += 1;
@@ -194,7 +201,7 @@ function documentReader(source: BlobSource, signal: AbortSignal | undefined): Re
     const wanted = size === undefined ? digest : { digest, size };
     let bytes: Buffer;
     try {
-      bytes = await readBlob(source, wanted, { limit: DOCUMENT_LIMIT, signal });
+      bytes = await readBlob(source, wanted, { ...options, limit: DOCUMENT_LIMIT });
     } catch (error) {
       if (!(error instanceof UnpackError) || error.code !== 'BLOB_NOT_FOUND') throw error;
       throw new UnpackError('IMAGE_NOT_FOUND', error.message, { cause: error, details: error.details });
@@ -211,14 +218,14 @@ async function loadImage(
   source: BlobSource,
   digest: BlobDigest,
   manifest: ImageManifest,
-  signal: AbortSignal | undefined,
+  options: ResolveOptions,
 ): Promise<ResolvedImage> {
   const what = `manifest ${shortDigest(digest)} of ${source.name}`;
   // before the config is read: what can't be unpacked needs no further request
   manifest.layers.forEach((layer, index) => {
     checkLayer(layer, index, manifest.layers.length, what);
   });
-  const bytes = await readBlob(source, manifest.config, { limit: CONFIG_LIMIT, signal });
+  const bytes = await readBlob(source, manifest.config, { ...options, limit: CONFIG_LIMIT });
   const config = parseConfig(bytes, `config ${shortDigest(manifest.config.digest)} of ${source.name}`);
   return {
     ...(config.platform === undefined ? {} : { platform: config.platform }),

@@ -7,7 +7,8 @@ import { StoreSync } from '../rootfs/durability.ts';
 import { ApplyPool } from '../rootfs/thread-pool.ts';
 import type { Snapshotter } from '../snapshots/snapshotter.ts';
 import type { SourceSpec } from '../source/blob-source.ts';
-import { openSource } from '../source/open.ts';
+import { DocumentCache } from '../source/document-cache.ts';
+import { OpenSources } from '../source/open-sources.ts';
 import type { ImageState, LayerState } from './progress.ts';
 import type { ImageRequest, ResolvedImage } from './request.ts';
 import { resolveImages } from './resolve.ts';
@@ -28,9 +29,11 @@ export function createUnpacker(options: UnpackerOptions): Unpacker {
   const pool = new ApplyPool(options.threads);
   const locks = new ChainLocks(snapshotter.root);
   const storeSync = new StoreSync(snapshotter.root);
+  const sources = new OpenSources();
+  const cache = new DocumentCache();
 
   async function unpack(spec: SourceSpec, request: ImageRequest, call: UnpackOptions = {}): Promise<UnpackedImage[]> {
-    const images = await resolve(spec, request, call.signal);
+    const images = await resolveImages(sources.get(spec), request, { signal: call.signal, cache });
     const states = images.map(stateOf);
     call.onResolved?.(states);
     const applier = pool.applier(spec, limits);
@@ -53,20 +56,13 @@ export function createUnpacker(options: UnpackerOptions): Unpacker {
     return unpacked;
   }
 
-  return { unpack, close: () => pool.close() };
-}
-
-async function resolve(
-  spec: SourceSpec,
-  request: ImageRequest,
-  signal: AbortSignal | undefined,
-): Promise<ResolvedImage[]> {
-  const source = openSource(spec);
-  try {
-    return await resolveImages(source, request, { signal });
-  } finally {
-    source.close();
-  }
+  return {
+    unpack,
+    async close() {
+      sources.close();
+      await pool.close();
+    },
+  };
 }
 
 function stateOf(image: ResolvedImage): ImageState {

@@ -3,6 +3,7 @@ import { throwIfAborted, toUnpackError, UnpackError } from '../errors.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import { algorithmOf, type BlobDigest, shortDigest } from '../oci/digest.ts';
 import type { BlobSource } from './blob-source.ts';
+import type { DocumentCache } from './document-cache.ts';
 import { backOff, gaveUp } from './retry.ts';
 
 /** Bytes that a connection must bring to count as progress, which makes the count of resumes start again. */
@@ -56,18 +57,24 @@ export function fetchBlob(
  * A whole small document, verified: a manifest, a config. Without a size (only the digest is known) the source's word is
  * taken for it until the digest proves it.
  * @param options.limit most bytes that are read into memory
+ * @param options.cache where verified documents are looked for first, and kept
  * @throws UnpackError LIMIT_EXCEEDED when it is longer than `limit`; and as fetchBlob
  */
 export async function readBlob(
   source: BlobSource,
   wanted: BlobDigest | Pick<Descriptor, 'digest' | 'size'>,
-  options: FetchOptions & { readonly limit: number },
+  options: FetchOptions & { readonly limit: number; readonly cache?: DocumentCache | undefined },
 ): Promise<Buffer> {
   const { digest, size } = typeof wanted === 'string' ? { digest: wanted, size: undefined } : wanted;
   if (size !== undefined && size > options.limit) throw tooLong(source, digest, size, options.limit);
+  const known = options.cache?.get(source.name, digest);
+  // a descriptor that lies about the size is refused by the download
+  if (known !== undefined && known.length === (size ?? known.length)) return known;
   const chunks: Buffer[] = [];
   for await (const chunk of chunksOf(new Download(source, digest, size, options.limit, options))) chunks.push(chunk);
-  return chunks.length === 1 && chunks[0] !== undefined ? chunks[0] : Buffer.concat(chunks);
+  const document = chunks.length === 1 && chunks[0] !== undefined ? chunks[0] : Buffer.concat(chunks);
+  options.cache?.set(source.name, digest, document);
+  return document;
 }
 
 async function* chunksOf(download: Download): AsyncGenerator<Buffer, void, undefined> {

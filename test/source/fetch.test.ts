@@ -328,9 +328,9 @@ describe('fetchBlob', { timeout: 60_000 }, () => {
     const big = await bucket.putBlob(randomBytes(64 * MiB));
     const reading = fetchBlob(source, big);
     await reading.next();
-    const before = process.memoryUsage().arrayBuffers;
     await sleep(300);
-    assert.ok(process.memoryUsage().arrayBuffers - before < 16 * MiB);
+    // some megabytes of this are in the kernel's buffers on both sides
+    assert.ok(proxy.sent() < 24 * MiB, `${proxy.sent()} bytes were sent`);
     await reading.return();
   });
 

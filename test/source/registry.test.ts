@@ -1,12 +1,9 @@
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { resolveImages } from '../../src/image/resolve.ts';
 import type { Descriptor } from '../../src/oci/descriptor.ts';
 import { digestOf } from '../../src/oci/digest.ts';
@@ -15,49 +12,25 @@ import { openSource } from '../../src/source/open.ts';
 import { pushImage } from '../../src/source/push.ts';
 import { BUCKET, startTestBucket, type TestBucket } from '../support/bucket.ts';
 import { buildImage, buildIndex, json } from '../support/image-builder.ts';
+import { type Registry, registryMissing, startRegistry } from '../support/registry.ts';
 
-const missing = spawnSync('docker-registry', ['--version']).error !== undefined;
 const MiB = 1024 * 1024;
 
 /** The CNCF Distribution registry itself, with its S3 driver, in front of the same bucket. */
-describe('a real registry', { timeout: 90_000, skip: missing && 'docker-registry is not installed' }, () => {
+describe('a real registry', { timeout: 90_000, skip: registryMissing() }, () => {
   let bucket: TestBucket;
   let folder: string;
-  let registry: ChildProcess;
+  let registry: Registry;
   let origin: string;
 
   before(async () => {
     bucket = await startTestBucket();
     folder = await mkdtemp(join(tmpdir(), 'unpackd-registry-'));
-    const address = `127.0.0.1:${await freePort()}`;
-    origin = `http://${address}`;
-    const { endpoint, accessKeyId, secretAccessKey, region } = bucket.server;
-    const s3 = {
-      region,
-      regionendpoint: endpoint,
-      bucket: BUCKET,
-      accesskey: accessKeyId,
-      secretkey: secretAccessKey,
-      secure: false,
-      rootdirectory: '/mirror',
-    };
-    const config = {
-      version: 0.1,
-      log: { level: 'error' },
-      storage: { s3, redirect: { disable: true } },
-      http: { addr: address },
-    };
-    await writeFile(join(folder, 'config.yml'), JSON.stringify(config)); // JSON is YAML
-    // its S3 client refuses to start where a CA bundle is set
-    const { AWS_CA_BUNDLE: _, ...env } = process.env;
-    registry = spawn('docker-registry', ['serve', join(folder, 'config.yml')], { env, stdio: 'ignore' });
-    for (let tries = 0; (await fetch(`${origin}/v2/`).catch(() => undefined))?.status !== 200; tries += 1) {
-      assert.ok(tries < 100 && registry.exitCode === null, 'the registry did not start');
-      await sleep(100);
-    }
+    registry = await startRegistry(bucket.server, BUCKET, 'mirror');
+    origin = registry.origin;
   });
   after(async () => {
-    registry.kill();
+    await registry.close();
     await bucket.close();
     await rm(folder, { recursive: true, force: true });
   });
@@ -138,11 +111,3 @@ describe('a real registry', { timeout: 90_000, skip: missing && 'docker-registry
     assert.ok(JSON.stringify(tags).includes('"pushed"'));
   });
 });
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const address = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return typeof address === 'object' && address !== null ? address.port : assert.fail('no port');
-}

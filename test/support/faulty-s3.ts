@@ -57,6 +57,8 @@ export interface FaultyProxy {
   readonly seen: readonly SeenRequest[];
   /** Connections that clients hold open now. */
   connections(): number;
+  /** Bytes that the kernel has taken for the connections that are open now. */
+  sent(): number;
   /** Replaces all rules. */
   rules(rules: readonly FaultRule[]): void;
   close(): Promise<void>;
@@ -95,6 +97,7 @@ export async function startFaultyProxy(options: {
     endpoint: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, // a TCP server's address is never a string
     seen,
     connections: () => sockets.size,
+    sent: () => [...sockets].reduce((sum, socket) => sum + socket.bytesWritten - socket.writableLength, 0),
     rules(next) {
       rules = next.map((rule) => ({ rule, left: rule.times ?? Number.POSITIVE_INFINITY }));
     },

@@ -1,0 +1,135 @@
+import assert from 'node:assert/strict';
+import { execFile, execFileSync, spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { promisify } from 'node:util';
+import { chainIds } from '../../src/oci/chain-id.ts';
+import { diffId } from '../../src/oci/digest.ts';
+import type { Payload } from '../../src/queue/payload.ts';
+import { openSnapshotter } from '../../src/snapshots/open.ts';
+import { pushImage } from '../../src/source/push.ts';
+import { mountSnapshot, unmountSnapshot } from '../../src/system/mount.ts';
+import { BUCKET } from '../support/bucket.ts';
+import { registryMissing, startRegistry } from '../support/registry.ts';
+import { type Node, readTree } from '../support/tree.ts';
+import { type Stage, stage } from './stage.ts';
+
+/**
+ * A real image, from outside the project: a folder with the OCI layouts `gzip` and `zstd`, each with the tag `app`, named
+ * by REAL_IMAGE. It takes minutes to make, so that a run without it is a run without these tests, and says so.
+ */
+const layouts = process.env.REAL_IMAGE;
+const skip =
+  layouts === undefined
+    ? 'REAL_IMAGE names no folder with the OCI layouts gzip and zstd'
+    : spawnSync('umoci', ['--version']).error !== undefined
+      ? 'umoci is not installed'
+      : registryMissing();
+
+const run = promisify(execFile);
+const LIMIT = 120_000;
+
+for (const variant of ['gzip', 'zstd'] as const) {
+  describe(`a real image with ${variant} layers`, { skip, timeout: 300_000 }, () => {
+    const layout = join(layouts ?? '', variant);
+    let folder: string;
+    let expected: Record<string, Node>;
+    before(async () => {
+      folder = await mkdtemp(join(tmpdir(), 'unpackd-umoci-'));
+      // umoci 0.4 knows no zstd; the tree is the same in both variants
+      const readable = join(layouts ?? '', 'gzip');
+      execFileSync('umoci', ['--log=error', 'raw', 'unpack', '--image', `${readable}:app`, join(folder, 'tree')]);
+      expected = readTree(join(folder, 'tree'));
+    });
+    after(() => rm(folder, { recursive: true, force: true }));
+
+    const ways: Readonly<Record<string, (s: Stage) => Promise<Payload['source']>>> = {
+      'pushed in the layout oci': async (s) => {
+        await pushImage({
+          path: layout,
+          bucket: BUCKET,
+          prefix: 'real',
+          tag: 'app',
+          connection: s.bucket.connection(),
+        });
+        return { bucket: BUCKET, prefix: 'real', layout: 'oci' };
+      },
+      'pushed in the layout distribution': async (s) => {
+        await pushImage({
+          path: layout,
+          bucket: BUCKET,
+          prefix: 'real',
+          layout: { kind: 'distribution', repository: 'team/app' },
+          tag: 'app',
+          connection: s.bucket.connection(),
+        });
+        return { bucket: BUCKET, prefix: 'real', layout: 'distribution', repository: 'team/app' };
+      },
+      'written by a real registry': async (s) => {
+        const registry = await startRegistry(s.bucket.server, BUCKET, 'real');
+        const target = `docker://${registry.origin.slice('http://'.length)}/team/app:app`;
+        const { AWS_CA_BUNDLE: _, ...env } = process.env;
+        // not the synchronous call: the S3 server is in this process
+        await run(
+          'skopeo',
+          ['copy', '-q', '--insecure-policy', '--dest-tls-verify=false', `oci:${layout}:app`, target],
+          { env },
+        );
+        await registry.close();
+        return { bucket: BUCKET, prefix: 'real', layout: 'distribution', repository: 'team/app' };
+      },
+    };
+
+    for (const [name, push] of Object.entries(ways)) {
+      it(`${name} becomes the tree that umoci makes of it, under the chain ID that its config gives`, async () => {
+        await using s = await stage();
+        const source = await push(s);
+        await s.worker({ UNPACK_S3_IDLE_TIMEOUT: '30s' });
+        const payload: Payload = { version: 1, image: 'registry.example/team/app:app', source, tag: 'app' };
+        const result = await s.queue.wait(await s.queue.add(payload), { timeout: LIMIT });
+        const image = result.images[0];
+        assert.ok(image);
+        assert.equal(image.chainId, chainIdOf(layout));
+        assert.deepEqual(await mountedTree(s.root, image.chainId), expected);
+
+        const before = s.proxy.seen.length;
+        const again = await s.queue.wait(await s.queue.add(payload), { timeout: LIMIT });
+        const layers = new Set(image.layers.map((layer) => layer.blobDigest.slice('sha256:'.length)));
+        const asked = s.proxy.seen.slice(before).map(({ key }) => key);
+        assert.deepEqual(
+          asked.filter((key) => [...layers].some((hex) => key.includes(hex))),
+          [],
+        );
+        console.log(`${variant}, ${name}: ${result.durationMs} ms, again ${again.durationMs} ms`);
+      });
+    }
+  });
+}
+
+/** The chain ID of an image, computed from its config alone. */
+function chainIdOf(layout: string): string {
+  const blob = (digest: string) => JSON.parse(readFileSync(join(layout, 'blobs/sha256', digest.slice(7)), 'utf8'));
+  const index = JSON.parse(readFileSync(join(layout, 'index.json'), 'utf8'));
+  const config = blob(blob(index.manifests[0].digest).config.digest);
+  return chainIds(config.rootfs.diff_ids.map(diffId)).at(-1) ?? '';
+}
+
+async function mountedTree(root: string, name: string): Promise<Record<string, Node>> {
+  const snapshotter = await openSnapshotter({ root, type: 'overlay' });
+  const target = await mkdtemp(join(tmpdir(), 'unpackd-mount-'));
+  try {
+    await mountSnapshot(await snapshotter.view('look', name), target);
+    try {
+      return readTree(target);
+    } finally {
+      await unmountSnapshot(target);
+    }
+  } finally {
+    await snapshotter.remove('look').catch(() => {});
+    await snapshotter.close();
+    await rm(target, { recursive: true });
+  }
+}
