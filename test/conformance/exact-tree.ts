@@ -45,6 +45,7 @@ export function readExactTree(root: string): ExactTree {
   const groups = new Map<bigint, string>();
   const visit = (path: Buffer, shown: string): void => {
     const node = readNode(path, shown, groups);
+    if (node === undefined) return; // overlayfs lists a whiteout in a directory that has nothing below, though it is not there
     tree.set(shown, node);
     if (node.type !== 'directory') return;
     for (const name of readdirSync(path, { encoding: 'buffer' }).sort(Buffer.compare)) {
@@ -55,10 +56,11 @@ export function readExactTree(root: string): ExactTree {
   return tree;
 }
 
-function readNode(path: Buffer, shown: string, groups: Map<bigint, string>): ExactNode {
-  const { mtimeNs, atimeNs, nlink, ino, size } = lstatSync(path, { bigint: true });
+function readNode(path: Buffer, shown: string, groups: Map<bigint, string>): ExactNode | undefined {
+  const stat = lstatSync(path, { bigint: true, throwIfNoEntry: false });
   const status = statAt(AT_FDCWD, cString(path));
-  if (status === undefined) throw new Error(`${shown} vanished while its tree was read`);
+  if (stat === undefined || status === undefined) return undefined;
+  const { mtimeNs, atimeNs, nlink, ino, size } = stat;
   const type = TYPES[status.mode & S_IFMT] ?? 'other';
   const facts = new Map<string, string>([
     ['mode', (status.mode & 0o7777).toString(8).padStart(4, '0')],
@@ -69,9 +71,9 @@ function readNode(path: Buffer, shown: string, groups: Map<bigint, string>): Exa
   if (type === 'character' || type === 'block') facts.set('device', `${status.major}:${status.minor}`);
   for (const [name, value] of xattrsOf(path)) facts.set(`xattr ${name}`, show(value));
   if (type !== 'directory' && nlink > 1n) {
-    const first = groups.get(ino) ?? shown;
-    groups.set(ino, first);
-    facts.set('linked to', first);
+    const first = groups.get(ino);
+    if (first === undefined) groups.set(ino, shown);
+    else facts.set('linked to', first);
   }
   return { type, facts, mtime: mtimeNs, atime: atimeNs };
 }

@@ -123,6 +123,38 @@ export const anyImage: fc.Arbitrary<RandomImage> = fc.array(
   },
 );
 
+/**
+ * The same, but as image builders write layers: the directories that entries are in are named first, and each name is
+ * given once, and hard links are to files. Extended attributes are left out, since merging a directory keeps those of the one below in a full copy only,
+ * and so is the device 0:0, which an overlay takes for a deletion.
+ */
+export const asBuildersWrite = (image: RandomImage): RandomImage => image.map(withParentsOnce);
+
+function withParentsOnce(layer: RandomLayer): RandomLayer {
+  const named = new Map<string, RandomEntry['kind']>();
+  return layer.flatMap((one) => {
+    const above = one.path
+      .slice(0, one.kind === 'opaque' ? undefined : -1)
+      .map((_, index) => one.path.slice(0, index + 1));
+    const deletes = one.kind === 'whiteout' || one.kind === 'opaque';
+    const parents = above.filter((each) => !named.has(key(each)));
+    if (above.some((each) => (named.get(key(each)) ?? 'directory') !== 'directory')) return [];
+    if (!deletes && named.has(key(one.path))) return [];
+    const linked = one.target.split('/').filter((part) => !['', '.', '..'].includes(part));
+    if (one.kind === 'hardlink' && named.get(linked.join('/')) !== 'file') return [];
+    for (const each of parents) named.set(key(each), 'directory');
+    if (!deletes) named.set(key(one.path), one.kind);
+    const { pax: _, ...rest } = one.fields;
+    const fields = { ...rest, devMajor: 1 };
+    return [
+      ...parents.map((each): RandomEntry => ({ ...one, kind: 'directory', path: each, after: '', fields })),
+      { ...one, fields },
+    ];
+  });
+}
+
+export const key = (names: readonly Buffer[]): string => names.map((each) => each.toString('latin1')).join('/');
+
 /** The layer's archive. */
 export const archiveOf = (layer: RandomLayer): Buffer => tar(...layer.map(membersOf));
 
@@ -152,8 +184,7 @@ function namesInArchive(kind: RandomEntry['kind'], names: readonly Buffer[]): Bu
   return [...names.slice(0, -1), Buffer.concat([Buffer.from('.wh.'), last])];
 }
 
-const joined = (names: readonly Buffer[]): Buffer =>
-  Buffer.from(names.map((each) => each.toString('latin1')).join('/'), 'latin1');
+const joined = (names: readonly Buffer[]): Buffer => Buffer.from(key(names), 'latin1');
 
 /** The image as a person reads it. */
 export function describeImage(image: RandomImage): string {

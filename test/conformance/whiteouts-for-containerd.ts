@@ -1,5 +1,5 @@
 import type { StoreType } from './conformance.ts';
-import type { RandomEntry, RandomImage, RandomLayer } from './random-image.ts';
+import { key, type RandomEntry, type RandomImage, type RandomLayer } from './random-image.ts';
 
 /**
  * The image that makes containerd leave what the specification asks for.
@@ -19,7 +19,6 @@ export function whiteoutsForContainerd(image: RandomImage, type: StoreType): Ran
 }
 
 const isDeletion = ({ kind }: RandomEntry): boolean => kind === 'whiteout' || kind === 'opaque';
-const key = (path: readonly Buffer[]): string => path.map((name) => name.toString('latin1')).join('/');
 
 /** There is nothing below a bottom layer. The directories that the deletion needs are still made. */
 function deletesNothing(entry: RandomEntry): RandomEntry {
