@@ -35,14 +35,14 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
   const { source, blob, target, limits, signal } = work;
   const started = performance.now();
   const statistics = newFetchStatistics();
-  const download = fetchBlob(source, blob, { signal, statistics });
+  const download = new Download(fetchBlob(source, blob, { signal, statistics }));
   const digest = createHash(work.algorithm);
   using writer = new LayerWriter(target);
   const reader = new TarReader(writer, limits);
   let unpacked = 0;
   let waited = 0;
   try {
-    const pieces = decompress(withoutReturn(download), layerCompression(blob.mediaType))[Symbol.asyncIterator]();
+    const pieces = decompress(download, layerCompression(blob.mediaType))[Symbol.asyncIterator]();
     try {
       for (;;) {
         const asked = performance.now();
@@ -60,13 +60,13 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
       await pieces.return?.(undefined);
     }
     // an uncompressed tar and its blob end together, a compressed one may end before: its bytes must still be right
-    await drain(download);
+    await download.drain();
     reader.finish();
     writer.finish();
   } catch (error) {
     throw await whatWentWrong(error, download);
   } finally {
-    await download.return();
+    await download.close();
   }
   const impliedDirectories = writer.impliedDirectories();
   settleImpliedDirectories(target.root, impliedDirectories, target.lowers);
@@ -83,24 +83,50 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
   };
 }
 
-/** The same bytes, for a reader that may stop early: the download stays open. */
-function withoutReturn(download: AsyncGenerator<Buffer>): AsyncIterable<Buffer> {
-  return { [Symbol.asyncIterator]: () => ({ next: () => download.next() }) };
-}
+/** A blob on its way, for a reader that may stop early while the download goes on. */
+class Download implements AsyncIterable<Buffer> {
+  private readonly chunks: AsyncGenerator<Buffer>;
+  /** What the download itself failed with, whoever asked for the bytes. */
+  private failure: unknown;
 
-async function drain(download: AsyncGenerator<Buffer>): Promise<void> {
-  while (!(await download.next()).done);
+  constructor(chunks: AsyncGenerator<Buffer>) {
+    this.chunks = chunks;
+  }
+
+  /** Without `return`: a reader that leaves early does not end the download. */
+  [Symbol.asyncIterator](): AsyncIterator<Buffer> {
+    return { next: () => this.next() };
+  }
+
+  async next(): Promise<IteratorResult<Buffer>> {
+    try {
+      return await this.chunks.next();
+    } catch (error) {
+      this.failure = error;
+      throw error;
+    }
+  }
+
+  /** Reads the rest, so that size and digest are known to be right. */
+  async drain(): Promise<void> {
+    while (!(await this.next()).done);
+    if (this.failure !== undefined) throw this.failure;
+  }
+
+  async close(): Promise<void> {
+    await this.chunks.return(undefined);
+  }
 }
 
 /**
  * A blob that arrived damaged fails in the decompressor or in the archive long before its digest is known. The rest is
- * read to tell that apart from a layer that was built wrong: one is worth another download, the other is not.
+ * read to tell that apart from a layer that was built wrong: what the download says comes first.
  */
-async function whatWentWrong(error: unknown, download: AsyncGenerator<Buffer>): Promise<UnpackError> {
+async function whatWentWrong(error: unknown, download: Download): Promise<UnpackError> {
   const failure = toUnpackError(error);
   if (!MAYBE_CORRUPTED.has(failure.code)) return failure;
   try {
-    await drain(download);
+    await download.drain();
   } catch (later) {
     const cause = toUnpackError(later);
     if (cause.code === 'BLOB_DIGEST_MISMATCH' || cause.code === 'BLOB_SIZE_MISMATCH') return cause;

@@ -145,6 +145,12 @@ describe('unpacking is refused', () => {
     }
   });
 
+  it('when a blob of one piece arrives damaged in its content, too', async () => {
+    await using b = await bench([layerOf(tar(file('a')), 'none'), layerOf(tar(file('b')), 'zstd')]);
+    await b.damage(0, (bytes) => Buffer.from(bytes.fill(0x41, 0, 20)));
+    await fails(b, 'BLOB_DIGEST_MISMATCH', /layer 1 of 2/);
+  });
+
   it('when a blob is shorter or longer than its descriptor says', async () => {
     await using b = await bench([layerOf(archive)]);
     await b.damage(0, (bytes) => bytes.subarray(0, -1));
