@@ -1,3 +1,5 @@
+import { showName } from './entry.ts';
+
 /** The records of a PAX extended header (POSIX pax, "pax Extended Header"): keys as latin1 text, values as bytes. */
 export type PaxRecords = Map<string, Buffer>;
 
@@ -28,8 +30,7 @@ export function parsePaxRecords(bytes: Buffer): PaxRecords | string {
     if (equals < 0) return 'a record without "="';
     const key = record.toString('latin1', 0, equals);
     const value = record.subarray(equals + 1);
-    if (TEXT_KEYS.has(key) ? value.includes(0) : key.includes('\0'))
-      return `a NUL in the record ${JSON.stringify(key)}`;
+    if (TEXT_KEYS.has(key) ? value.includes(0) : key.includes('\0')) return `a NUL in the record ${showKey(key)}`;
     if (key === SPARSE_OFFSET || key === SPARSE_LENGTH) {
       const expected = sparse.length % 2 === 0 ? SPARSE_OFFSET : SPARSE_LENGTH;
       if (key !== expected || value.includes(0x2c)) return 'sparse records out of order';
@@ -62,9 +63,11 @@ export function paxXattrs(records: PaxRecords): Map<string, Buffer> | string | u
       .slice('LIBARCHIVE.xattr.'.length)
       .replace(/%([0-9a-fA-F]{2})/g, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)));
     const text = value.toString('latin1');
-    if (name.includes('\0') || !/^[A-Za-z0-9+/]*=*$/.test(text)) return `the malformed record ${JSON.stringify(key)}`;
+    if (name.includes('\0') || !/^[A-Za-z0-9+/]*=*$/.test(text)) return `the malformed record ${showKey(key)}`;
     xattrs ??= new Map();
     if (!xattrs.has(name)) xattrs.set(name, Buffer.from(text, 'base64'));
   }
   return xattrs;
 }
+
+const showKey = (key: string): string => showName(Buffer.from(key, 'latin1'));

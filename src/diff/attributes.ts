@@ -72,8 +72,9 @@ function setXattrs(
   set: (key: Buffer, value: Buffer) => void,
 ): void {
   for (const [key, value] of entry.xattrs ?? []) {
+    const shown = showName(Buffer.from(key, 'latin1')).slice(1, -1);
     if (rules.forbidden.some((prefix) => key.startsWith(prefix))) {
-      rules.warnings.add(`left out the extended attribute ${key} of ${showName(entry.name)}: a layer may not set it`);
+      rules.warnings.add(`left out the extended attribute ${shown} of ${showName(entry.name)}: a layer may not set it`);
       continue;
     }
     try {
@@ -83,7 +84,7 @@ function setXattrs(
       const hasNone = code === 'ENOTSUP' || code === 'EOPNOTSUPP';
       if (!hasNone && !(code === 'EPERM' && key.startsWith('user.') && !carriesUser)) throw error;
       rules.warnings.add(
-        `left out the extended attribute ${key} of ${showName(entry.name)}: ${
+        `left out the extended attribute ${shown} of ${showName(entry.name)}: ${
           hasNone ? 'the file system keeps none of its kind' : 'only files and directories carry it'
         }`,
       );

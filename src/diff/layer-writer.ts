@@ -25,15 +25,8 @@ import {
   utimensAt,
 } from '../system/files.ts';
 import { type AttributeRules, setFileAttributes, setNodeAttributes } from './attributes.ts';
-import {
-  cleanPath,
-  type ImpliedDirectory,
-  isOverlayWhiteout,
-  type MissingDirectories,
-  type Place,
-  Root,
-  splitPath,
-} from './root.ts';
+import { cleanPath, splitPath } from './paths.ts';
+import { type ImpliedDirectory, isOverlayWhiteout, type MissingDirectories, type Place, Root } from './root.ts';
 import type { DiffTarget } from './target.ts';
 import { Warnings } from './warnings.ts';
 import { isInsideBookkeeping, parseWhiteout, type Whiteouts, whiteouts } from './whiteouts.ts';
@@ -242,8 +235,8 @@ export class LayerWriter implements EntrySink, Disposable {
       throw new UnpackError('LAYER_CORRUPT', `it is a hard link to a directory, ${showName(entry.linkName)}`);
     }
     const cTarget = cString(targetName);
-    const from = this.root.directory(stripSlashes(targetParent), undefined, parent);
-    const link = (): void => linkAt(from, cTarget, parent, name);
+    // looked up again once what is in the way is gone: the way to the target may have led through it
+    const link = (): void => linkAt(this.root.directory(stripSlashes(targetParent)), cTarget, parent, name);
     try {
       this.create(parent, name, link);
     } catch (error) {
@@ -288,18 +281,7 @@ export class LayerWriter implements EntrySink, Disposable {
 
   /** Removes what is in the way, and forgets directories that went with it. */
   private removeAll(parent: number, name: Buffer): void {
-    const status = statAt(parent, name);
-    this.root.removeAll(parent, name);
-    if (status === undefined || (status.mode & S_IFMT) !== S_IFDIR || this.implied.size === 0) return;
-    for (const [inode, { path }] of this.implied) {
-      const { parent: above, name: last } = splitPath(Buffer.from(path, 'latin1'));
-      try {
-        if (statAt(this.root.directory(above, undefined, parent), cString(last))?.inode === inode) continue;
-      } catch {
-        // a directory above has gone too
-      }
-      this.implied.delete(inode);
-    }
+    this.root.removeAll(parent, name, (inode) => this.implied.delete(inode));
   }
 
   /**
@@ -338,12 +320,19 @@ function entryError(error: unknown, entry: TarEntry | undefined): UnpackError {
     return new UnpackError(failure.code, `${which}: ${failure.message}`, { cause: error });
   }
   if (isSystem) {
-    return new UnpackError('LAYER_CORRUPT', `${which} asks for what cannot be done: ${(error as Error).message}`, {
-      cause: error,
-    });
+    return new UnpackError(
+      'LAYER_CORRUPT',
+      `${which} asks for what cannot be done: ${brief((error as Error).message)}`,
+      {
+        cause: error,
+      },
+    );
   }
   return failure;
 }
+
+/** A message that ends in a name from the archive, which may be a megabyte long. */
+const brief = (message: string): string => (message.length > 300 ? `${message.slice(0, 300)}…` : message);
 
 /** The inode alone would not do: it may have been given to a file that took the directory's place. */
 function isDirectory(status: FileStatus, inode: bigint): boolean {

@@ -19,15 +19,25 @@ import {
   statFd,
   unlinkAt,
 } from '../system/files.ts';
+import { components, DOT_DOT, joinPath, SLASH } from './paths.ts';
 
 /** As many links as one path may go through; as many as containerd follows. */
 const MAX_LINKS = 255;
 
+/** Parts that one path may be walked through, those of its links included: a few times the longest path, some 50 ms. */
+const MAX_STEPS = 16_384;
+
 /** Descriptors kept open: archives come folder by folder, so few are enough. */
 const MAX_OPEN = 128;
 
-const SLASH = 0x2f;
-const DOT_DOT = Buffer.from('..');
+/** Descriptors of dropped answers that stay open; more than twice as many as one drop can make of them. */
+const MAX_LINGERING = 2 * MAX_OPEN;
+
+/**
+ * Bytes of a whole path, the root's own included: what the kernel takes in one call (PATH_MAX), and containerd with it.
+ * Calls relative to a descriptor would go deeper, to where nothing that takes a path could follow: no copy, no backup.
+ */
+const MAX_PATH = 4095;
 
 /** A directory that an entry needed before any entry named it. */
 export interface ImpliedDirectory {
@@ -63,7 +73,8 @@ export interface Place {
  *
  * The descriptors stay valid when something is renamed or replaced: they stand for the directory, not for its path.
  * What they must not outlive is a change of the path's meaning, so `removeAll` drops them with a directory or a link.
- * A descriptor is good until the next call of `directory`.
+ * A descriptor that was given out is closed a hundred answers later at the earliest, and never by `removeAll`: its number
+ * would be another thread's next file.
  */
 export class Root {
   readonly fd: number;
@@ -71,8 +82,8 @@ export class Root {
   /** The answer before: archives come folder by folder. */
   private lastPath: Buffer | undefined;
   private lastFd = -1;
-  /** A descriptor that was in use when the cache was dropped. */
-  private kept: number | undefined;
+  /** Dropped descriptors that are not closed yet, oldest first. */
+  private readonly lingering: number[] = [];
   private readonly useOpenat2: boolean;
   private real: string | undefined;
 
@@ -84,42 +95,46 @@ export class Root {
 
   [Symbol.dispose](): void {
     this.forget();
+    for (const fd of this.lingering) close(fd);
     close(this.fd);
   }
 
-  /** Drops what was learned about paths; the descriptor `inUse`, where it is one of the Root's, stays open until the next time. */
-  private forget(inUse?: number): void {
+  /** Drops what was learned about paths. */
+  private forget(): void {
     this.lastPath = undefined;
-    const known = [...this.cache.values()];
-    if (this.kept !== undefined) known.push(this.kept);
-    this.kept = undefined;
+    this.lingering.push(...this.cache.values());
     this.cache.clear();
-    for (const fd of known) {
-      if (fd === inUse) this.kept = fd;
-      else close(fd);
-    }
+    for (const fd of this.lingering.splice(0, this.lingering.length - MAX_LINGERING)) close(fd);
   }
 
   /** Where an open directory is below the root, without links; bytes as latin1. */
   realPath(fd: number): string {
     if (fd === this.fd) return '';
     const path = readlinkAt(AT_FDCWD, descriptorPath(fd)).toString('latin1');
+    return path.slice(this.ownPath.length + 1);
+  }
+
+  private get ownPath(): string {
     this.real ??= readlinkAt(AT_FDCWD, descriptorPath(this.fd)).toString('latin1');
-    return path.slice(this.real.length + 1);
+    return this.real;
+  }
+
+  /** Whether a directory at a real path below the root is one that calls with whole paths can reach. */
+  private isReachable(length: number): boolean {
+    return this.ownPath.length + 1 + length <= MAX_PATH;
   }
 
   /**
    * The directory at `path` (cleaned, relative, `""` for the root itself), made where it is missing if `missing` is given.
-   * @param inUse a descriptor of an earlier answer that must stay open
    * @throws a system error ENOENT, ENOTDIR, ELOOP, ENAMETOOLONG…
    */
-  directory(path: Buffer, missing?: MissingDirectories, inUse?: number): number {
+  directory(path: Buffer, missing?: MissingDirectories): number {
     if (path.length === 0) return this.fd;
     if (this.lastPath?.equals(path)) return this.lastFd;
     const key = path.toString('latin1');
     let fd = this.cache.get(key);
     if (fd === undefined) {
-      if (this.cache.size >= MAX_OPEN) this.forget(inUse);
+      if (this.cache.size >= MAX_OPEN) this.forget();
       fd = this.open(path, missing);
       this.cache.set(key, fd);
     }
@@ -154,7 +169,7 @@ export class Root {
   }
 
   private open(path: Buffer, missing: MissingDirectories | undefined): number {
-    if (this.useOpenat2) {
+    if (this.useOpenat2 && this.isReachable(path.length)) {
       try {
         const fd = openDirectoryInRoot(this.fd, cString(path));
         if (fd !== undefined) return fd;
@@ -166,18 +181,25 @@ export class Root {
     return this.walk(path, missing);
   }
 
-  /** The same resolution a step at a time, for kernels without openat2 and for paths that are to be made. */
+  /**
+   * The same resolution a step at a time: for paths through links, of which the kernel follows fewer, for paths that are
+   * to be made, and for kernels without openat2.
+   */
   private walk(path: Buffer, missing: MissingDirectories | undefined): number {
     const open: number[] = [];
     const names: string[] = [];
-    let rest = components(path);
+    /** Of the real path so far. */
+    let length = 0;
+    /** What is still to be walked, next part last. */
+    const rest = components(path).reverse();
     let links = 0;
+    let steps = 0;
     try {
-      while (rest.length > 0) {
-        const [name, ...later] = rest as [Buffer, ...Buffer[]];
-        rest = later;
+      for (let name = rest.pop(); name !== undefined; name = rest.pop()) {
+        steps++;
+        if (steps > MAX_STEPS) throw systemFailure('ELOOP', 'too many directories on the way', path);
         if (name.equals(DOT_DOT)) {
-          names.pop();
+          length -= (names.pop()?.length ?? -1) + 1;
           const left = open.pop();
           if (left !== undefined) close(left);
           continue;
@@ -192,10 +214,13 @@ export class Root {
           if (target[0] === SLASH) {
             for (const fd of open.splice(0)) close(fd);
             names.length = 0;
+            length = 0;
           }
-          rest = [...components(target), ...rest];
+          rest.push(...components(target).reverse());
           continue;
         }
+        length += name.length + 1;
+        if (!this.isReachable(length - 1)) throw systemFailure('ENAMETOOLONG', 'the whole path is too long', path);
         if (status === undefined || (status.mode & S_IFMT) !== S_IFDIR) {
           if (missing === undefined) {
             throw systemFailure(status === undefined ? 'ENOENT' : 'ENOTDIR', 'not a directory', path);
@@ -230,30 +255,35 @@ export class Root {
     missing.made(real, parent, name, status !== undefined);
   }
 
-  /** Removes whatever `name` in `parent` is, with all that it holds; links are removed, never followed. */
-  removeAll(parent: number, name: Buffer): void {
+  /**
+   * Removes whatever `name` in `parent` is, with all that it holds; links are removed, never followed.
+   * @param gone is told of every directory that goes
+   */
+  removeAll(parent: number, name: Buffer, gone?: (inode: bigint) => void): void {
     const status = statAt(parent, name);
     if (status === undefined) return;
     const type = status.mode & S_IFMT;
-    if (type === S_IFDIR) removeTree(parent, name);
+    if (type === S_IFDIR) removeTree(parent, name, status.inode, gone);
     else unlinkAt(parent, name);
-    if (type === S_IFDIR || type === S_IFLNK) this.forget(parent);
+    if (type === S_IFDIR || type === S_IFLNK) this.forget();
   }
 }
 
-function removeTree(parent: number, name: Buffer): void {
+/** Goes as deep as directories can lie in each other, some 2,000 (MAX_PATH), with a descriptor for each. */
+function removeTree(parent: number, name: Buffer, inode: bigint, gone: ((inode: bigint) => void) | undefined): void {
   const fd = openAt(parent, name, O.RDONLY | O.DIRECTORY | O.NOFOLLOW);
   try {
     for (const child of listDirectory(fd)) {
       const status = statAt(fd, child);
       if (status === undefined) continue;
-      if ((status.mode & S_IFMT) === S_IFDIR) removeTree(fd, child);
+      if ((status.mode & S_IFMT) === S_IFDIR) removeTree(fd, child, status.inode, gone);
       else unlinkAt(fd, child);
     }
   } finally {
     close(fd);
   }
   rmdirAt(parent, name);
+  gone?.(inode);
 }
 
 /** The names in an open directory, as C strings. */
@@ -262,62 +292,12 @@ export function listDirectory(fd: number): Buffer[] {
   return readdirSync(path.subarray(0, -1), { encoding: 'buffer' }).map((name) => cString(name));
 }
 
-/** The parts of a path that mean something. */
-function components(path: Buffer): Buffer[] {
-  const parts: Buffer[] = [];
-  let start = 0;
-  for (let at = 0; at <= path.length; at++) {
-    if (at < path.length && path[at] !== SLASH) continue;
-    const part = path.subarray(start, at);
-    if (part.length > 0 && !(part.length === 1 && part[0] === 0x2e)) parts.push(part);
-    start = at + 1;
-  }
-  return parts;
-}
-
-/** A path as Go's filepath.Clean leaves it, made relative: no empty parts, no `.`, `..` only where nothing is left to go up. */
-export function cleanPath(path: Buffer): Buffer {
-  if (isClean(path)) return path.at(-1) === SLASH ? path.subarray(0, -1) : path;
-  const clean: Buffer[] = [];
-  for (const part of components(path)) {
-    if (!part.equals(DOT_DOT)) clean.push(part);
-    else if (clean.length > 0) clean.pop();
-  }
-  return joinPath(clean);
-}
-
-/** Most names are clean already; a look at each byte is much cheaper than taking them apart. */
-function isClean(path: Buffer): boolean {
-  let start = 0;
-  for (let at = 0; at <= path.length; at++) {
-    if (at < path.length && path[at] !== SLASH) continue;
-    const length = at - start;
-    if (length === 0 && at < path.length) return false;
-    if (length === 0 && at === 0) return false;
-    if (path[start] === 0x2e && (length === 1 || (length === 2 && path[start + 1] === 0x2e))) return false;
-    start = at + 1;
-  }
-  return true;
-}
-
-function joinPath(parts: readonly Buffer[]): Buffer {
-  return Buffer.from(parts.map((part) => part.toString('latin1')).join('/'), 'latin1');
-}
-
-/** Parent and last name of a clean path. */
-export function splitPath(path: Buffer): { parent: Buffer; name: Buffer } {
-  const slash = path.lastIndexOf(SLASH);
-  return slash < 0
-    ? { parent: path.subarray(0, 0), name: path }
-    : { parent: path.subarray(0, slash), name: path.subarray(slash + 1) };
-}
-
 /** The character device 0:0 that stands for a deleted name in an overlay's upper directory. */
 export function isOverlayWhiteout(status: FileStatus): boolean {
   return (status.mode & S_IFMT) === S_IFCHR && status.major === 0 && status.minor === 0;
 }
 
 function systemFailure(code: string, what: string, path: Buffer): NodeJS.ErrnoException {
-  const shown = path.toString();
+  const shown = path.toString('utf8', 0, 200);
   return Object.assign(new Error(`${code}: ${what}, ${JSON.stringify(shown)}`), { code, path: shown });
 }

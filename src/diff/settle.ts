@@ -13,7 +13,8 @@ import {
   xattrsOfPathFd,
 } from '../system/files.ts';
 import { setMode } from './attributes.ts';
-import { type ImpliedDirectory, Root, splitPath } from './root.ts';
+import { splitPath } from './paths.ts';
+import { type ImpliedDirectory, Root } from './root.ts';
 
 /** Attributes that belong to a layer's own place in an overlay and are not copied from one to another. */
 const NOT_COPIED = ['trusted.', 'user.overlay.'];

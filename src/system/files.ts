@@ -293,21 +293,24 @@ export function tryLock(fd: number): boolean {
 }
 
 const SYS_OPENAT2 = 437;
-const RESOLVE_NO_MAGICLINKS = 0x02;
+const RESOLVE_NO_SYMLINKS = 0x04;
 const RESOLVE_IN_ROOT = 0x10;
 const how = Buffer.alloc(24);
-how.writeBigUInt64LE(BigInt(RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS), 16);
+how.writeBigUInt64LE(BigInt(RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS), 16);
 
 /**
- * Opens a path-only descriptor of a directory below `root`, with every `..` and link resolved as if `root` were `/`
- * (openat2(2)). `undefined` where the kernel or a seccomp filter has no openat2.
+ * Opens a path-only descriptor of a directory below `root`, with every `..` resolved as if `root` were `/` (openat2(2)).
+ * `undefined` where links are on the way, or where the kernel or a seccomp filter has no openat2: the path is to be
+ * walked then.
  */
 export function openDirectoryInRoot(root: number, path: Buffer): number | undefined {
   how.writeBigUInt64LE(BigInt(O.PATH | O.DIRECTORY | O.CLOEXEC), 0);
   const fd = Number(c.openat2(SYS_OPENAT2, root, path, how, how.length));
   if (fd >= 0) return fd;
   const error = systemError('openat2', bare(path));
-  // EAGAIN: something was renamed while `..` was resolved; the slow way tells
-  if (error.code === 'ENOSYS' || error.code === 'EPERM' || error.code === 'EAGAIN') return undefined;
+  // ELOOP: a link; EAGAIN: something was renamed while `..` was resolved
+  if (error.code !== undefined && WALK_INSTEAD.has(error.code)) return undefined;
   throw error;
 }
+
+const WALK_INSTEAD = new Set(['ELOOP', 'EAGAIN', 'ENOSYS', 'EPERM']);

@@ -1,0 +1,71 @@
+import assert from 'node:assert/strict';
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import { applyTar } from '../support/apply.ts';
+import { scratch } from '../support/scratch.ts';
+import { directory, file, hardlink, type Member, symlink, tar, whiteout } from '../support/tar.ts';
+import { paths, readTree } from '../support/tree.ts';
+
+const both = (test: (useOpenat2: boolean) => void): void => {
+  for (const useOpenat2 of [true, false]) test(useOpenat2);
+};
+
+describe('removing what is in the way', () => {
+  it('of a hard link leaves the way to its target open', () => {
+    for (const inTheWay of [symlink('h', 'x'), directory('h'), file('h/f')]) {
+      both((useOpenat2) => {
+        using dir = scratch();
+        applyTar(tar(file('x/t', 'a'), inTheWay, hardlink('h', 'x/t')), { root: dir.path }, { useOpenat2 });
+        assert.equal(readTree(dir.path)['x/t']?.linkedTo, 'h');
+      });
+    }
+  });
+
+  it('of a hard link takes the target away that was inside of it', () => {
+    both((useOpenat2) => {
+      using dir = scratch();
+      assert.throws(
+        () => applyTar(tar(file('d/t'), hardlink('d', 'd/t')), { root: dir.path }, { useOpenat2 }),
+        /"d".*this layer does not hold/,
+      );
+    });
+  });
+
+  it('below a directory that the layer both writes and deletes goes on with the next entry', () => {
+    both((useOpenat2) => {
+      using dir = scratch();
+      mkdirSync(join(dir.path, 'p/d/old'), { recursive: true });
+      writeFileSync(join(dir.path, 'p/d/old/f'), '');
+      const archive = tar(file('p/d/new'), whiteout('p/d'), file('p/next'));
+      applyTar(archive, { root: dir.path, whiteouts: 'remove' }, { useOpenat2 });
+      assert.deepEqual(paths(dir.path), ['p', 'p/d', 'p/d/new', 'p/next']);
+    });
+  });
+
+  it('takes a time that grows with what is removed, not with all that the layer made by need', () => {
+    using dir = scratch();
+    const members: Member[] = [];
+    for (let i = 0; i < 2000; i++) members.push(file(`needed${i}/f`));
+    for (let i = 0; i < 2000; i++) members.push(directory(`d${i}`), file(`d${i}`));
+    const started = performance.now();
+    applyTar(tar(...members), { root: dir.path });
+    assert.ok(performance.now() - started < 5000, `${performance.now() - started} ms`); // once 12 s
+  });
+});
+
+describe('links on the way', () => {
+  const chain = (length: number): Member[] =>
+    Array.from({ length }, (_, i) => symlink(`l${i}`, i + 1 === length ? 'end' : `l${i + 1}`));
+
+  it('may be as many as containerd follows, and no more', () => {
+    both((useOpenat2) => {
+      using dir = scratch();
+      applyTar(tar(directory('end'), ...chain(255), file('l0/f')), { root: dir.path }, { useOpenat2 });
+      assert.ok(paths(dir.path).includes('end/f'));
+      using other = scratch();
+      const more = tar(directory('end'), ...chain(256), file('l0/f'));
+      assert.throws(() => applyTar(more, { root: other.path }, { useOpenat2 }), /"l0\/f".*ELOOP/);
+    });
+  });
+});
