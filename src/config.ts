@@ -88,6 +88,11 @@ export const SETTINGS = {
     'overlay',
   ),
   UNPACK_DURABLE: setting('write a layer through to the disk before it is committed', flag, 'true'),
+  UNPACK_ISAL: setting(
+    'inflate gzip with ISA-L where the machine has it (package libisal2): about twice as fast',
+    flag,
+    'true',
+  ),
   UNPACK_MAX_LAYER_BYTES: setting('longest uncompressed layer', bytes, '64GiB'),
   UNPACK_MAX_LAYER_ENTRIES: setting('most entries of a layer', count(1, 1_000_000_000), '10000000'),
   UNPACK_MAX_ENTRY_METADATA: setting('longest metadata (PAX records, long names) of one entry', bytes, '1MiB'),

@@ -2,13 +2,10 @@ import type { MessagePort } from 'node:worker_threads';
 import { toUnpackError, UnpackError } from '../src/errors.ts';
 import { applyBlob } from '../src/rootfs/apply-blob.ts';
 import type { ApplyMessage, ApplyOutcome, ApplyTask } from '../src/rootfs/apply-task.ts';
-import { OpenSources } from '../src/source/open-sources.ts';
+import { openLent } from '../src/source/open-lent.ts';
 
 /** Milliseconds between two reports of progress. */
 const REPORT_INTERVAL = 100;
-
-/** Sources that this thread has used, so that their connections serve the next layer too. */
-const sources = new OpenSources();
 
 /** The apply thread: one layer at a time. Piscina wants it as the default export. */
 export default async function apply(task: ApplyTask): Promise<ApplyOutcome> {
@@ -18,11 +15,12 @@ export default async function apply(task: ApplyTask): Promise<ApplyOutcome> {
   let reported = 0;
   try {
     const diff = await applyBlob({
-      source: sources.get(task.source),
+      source: openLent(task.source),
       blob: task.blob,
       target: task.target,
       algorithm: task.algorithm,
       limits: task.limits,
+      isal: task.isal,
       signal: abort.signal,
       onProgress: (progress) => {
         const now = performance.now();

@@ -21,22 +21,25 @@ export interface UnpackerOptions {
   readonly limits: LayerLimits;
   /** Write each layer through to the disk before it is committed. */
   readonly durable: boolean;
+  /** Inflate gzip with ISA-L where it is installed; default: yes. */
+  readonly isal?: boolean;
 }
 
 /** The whole way from a request to committed snapshots: resolve, apply what is missing, commit. */
 export function createUnpacker(options: UnpackerOptions): Unpacker {
   const { snapshotter, limits } = options;
-  const pool = new ApplyPool(options.threads);
+  const pool = new ApplyPool(options.threads, options.isal ?? true);
   const locks = new ChainLocks(snapshotter.root);
   const storeSync = new StoreSync(snapshotter.root);
   const sources = new OpenSources();
   const cache = new DocumentCache();
 
   async function unpack(spec: SourceSpec, request: ImageRequest, call: UnpackOptions = {}): Promise<UnpackedImage[]> {
-    const images = await resolveImages(sources.get(spec), request, { signal: call.signal, cache });
+    const source = sources.get(spec);
+    const images = await resolveImages(source, request, { signal: call.signal, cache });
     const states = images.map(stateOf);
     call.onResolved?.(states);
-    const applier = pool.applier(spec, limits);
+    const applier = pool.applier(source, limits);
     const unpacked: UnpackedImage[] = [];
     // one platform after the other: they share little, and their layers run in parallel already
     for (const [index, image] of images.entries()) {

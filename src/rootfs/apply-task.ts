@@ -4,12 +4,14 @@ import type { DiffTarget } from '../diff/target.ts';
 import type { SerializedUnpackError } from '../errors.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import type { DigestAlgorithm } from '../oci/digest.ts';
-import type { SourceSpec } from '../source/blob-source.ts';
+import type { LentSpec } from '../source/source-spec.ts';
 import type { AppliedDiff } from './applier.ts';
 
 /** What an apply thread is given. Progress (`ApplyProgress`) comes back on the port. */
 export interface ApplyTask {
-  readonly source: SourceSpec;
+  readonly source: LentSpec;
+  /** Inflate gzip with ISA-L where it is installed. */
+  readonly isal: boolean;
   readonly blob: Descriptor;
   readonly target: DiffTarget;
   readonly algorithm: DigestAlgorithm;

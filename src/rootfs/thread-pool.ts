@@ -6,7 +6,7 @@ import { diffTarget } from '../diff/target.ts';
 import { abortError, toUnpackError, UnpackError } from '../errors.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import type { Mount } from '../snapshots/snapshotter.ts';
-import type { SourceSpec } from '../source/blob-source.ts';
+import type { BlobSource } from '../source/blob-source.ts';
 import type { AppliedDiff, Applier, ApplyOptions, ApplyProgress } from './applier.ts';
 import type { ApplyMessage, ApplyOutcome, ApplyTask } from './apply-task.ts';
 import { Slots } from './slots.ts';
@@ -18,9 +18,14 @@ const IDLE_TIMEOUT = 60_000;
 export class ApplyPool {
   private readonly pool: Piscina<ApplyTask, ApplyOutcome>;
   private readonly slots: Slots;
+  private readonly isal: boolean;
 
-  /** @param threads layers that are written at once */
-  constructor(threads: number) {
+  /**
+   * @param threads layers that are written at once
+   * @param isal inflate gzip with ISA-L where it is installed
+   */
+  constructor(threads: number, isal = true) {
+    this.isal = isal;
     this.slots = new Slots(threads);
     // run from source and built, the thread's file lies beside in the same form
     const filename = new URL(`../../workers/apply${extname(import.meta.url)}`, import.meta.url).href;
@@ -34,7 +39,7 @@ export class ApplyPool {
   }
 
   /** An applier of blobs from one source. */
-  applier(source: SourceSpec, limits: LayerLimits): Applier {
+  applier(source: BlobSource, limits: LayerLimits): Applier {
     return { apply: (blob, mounts, options) => this.run(source, limits, blob, mounts, options) };
   }
 
@@ -44,7 +49,7 @@ export class ApplyPool {
   }
 
   private run(
-    source: SourceSpec,
+    source: BlobSource,
     limits: LayerLimits,
     blob: Descriptor,
     mounts: readonly Mount[],
@@ -63,7 +68,8 @@ export class ApplyPool {
       };
       signal?.addEventListener('abort', abort, { once: true });
       try {
-        const task: ApplyTask = { source, blob, target, algorithm, limits, port: port2 };
+        const lent = await source.lend(blob);
+        const task: ApplyTask = { source: lent, blob, target, algorithm, limits, isal: this.isal, port: port2 };
         // piscina takes its list's type from an overload of postMessage that has changed
         const transferList = [port2] as never;
         const outcome = await this.pool.run(task, { transferList });

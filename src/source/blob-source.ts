@@ -1,4 +1,6 @@
+import type { Descriptor } from '../oci/descriptor.ts';
 import type { BlobDigest } from '../oci/digest.ts';
+import type { LentSpec } from './source-spec.ts';
 
 export type { SourceSpec } from './source-spec.ts';
 
@@ -28,6 +30,12 @@ export interface BlobSource {
    *   stored for the tag is not to be understood; and as open
    */
   resolveTag(tag: string, signal?: AbortSignal): Promise<TagTarget>;
+
+  /**
+   * What another thread needs to read this one blob, without credentials and for some hours. Nothing is looked up yet.
+   * @throws UnpackError SOURCE_DENIED when there are no credentials to lend from
+   */
+  lend(blob: Pick<Descriptor, 'digest' | 'size'>): Promise<LentSpec>;
 
   /** Closes connections; a second call does nothing. */
   close(): void;

@@ -2,7 +2,7 @@ import type { Readable } from 'node:stream';
 import { abortError, UnpackError } from '../errors.ts';
 import { watchSilence } from './silence.ts';
 
-/** Bytes kept ready for a busy consumer before the connection is told to wait. */
+/** Bytes kept ready for a busy consumer before the connection is told to wait, unless the caller says otherwise. */
 const READ_AHEAD = 1024 * 1024;
 
 export interface ResponseBodyOptions {
@@ -11,6 +11,7 @@ export interface ResponseBodyOptions {
   /** Longest time in milliseconds that a read waits for bytes; the time the consumer is busy does not count. */
   readonly idleTimeout: number;
   readonly signal?: AbortSignal | undefined;
+  readonly readAhead?: number;
 }
 
 /**
@@ -21,7 +22,7 @@ export interface ResponseBodyOptions {
  * @throws UnpackError SOURCE_UNAVAILABLE for a broken or silent connection; what the signal's reason says
  */
 export function responseBody(body: Readable, options: ResponseBodyOptions): AsyncIterableIterator<Buffer, undefined> {
-  const { what, idleTimeout, signal } = options;
+  const { what, idleTimeout, signal, readAhead = READ_AHEAD } = options;
   const row: Buffer[] = [];
   let ahead = 0;
   let ended = false;
@@ -54,7 +55,7 @@ export function responseBody(body: Readable, options: ResponseBodyOptions): Asyn
   body.on('data', (chunk: Buffer) => {
     row.push(chunk);
     ahead += chunk.length;
-    if (ahead >= READ_AHEAD) body.pause();
+    if (ahead >= readAhead) body.pause();
     settle();
   });
   body.once('end', () => {
@@ -83,7 +84,7 @@ export function responseBody(body: Readable, options: ResponseBodyOptions): Asyn
       const chunk = row.shift();
       if (chunk !== undefined) {
         ahead -= chunk.length;
-        if (ahead < READ_AHEAD && body.isPaused()) body.resume();
+        if (ahead < readAhead && body.isPaused()) body.resume();
         return { done: false, value: chunk };
       }
       if (failure !== undefined) throw failure;

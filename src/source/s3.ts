@@ -2,8 +2,10 @@ import { Agent as HttpAgent } from 'node:http';
 import { Agent as HttpsAgent } from 'node:https';
 import { Readable } from 'node:stream';
 import { GetObjectCommand, type GetObjectCommandOutput, S3Client } from '@aws-sdk/client-s3';
+import { getSignedUrl } from '@aws-sdk/s3-request-presigner';
 import { NodeHttpHandler } from '@smithy/node-http-handler';
 import { abortError, throwIfAborted, UnpackError } from '../errors.ts';
+import type { Descriptor } from '../oci/descriptor.ts';
 import { type BlobDigest, isDigest } from '../oci/digest.ts';
 import { DOCUMENT_LIMIT, findTag, parseIndex } from '../oci/manifest.ts';
 import type { BlobSource, BlobStream, OpenOptions, TagTarget } from './blob-source.ts';
@@ -12,9 +14,12 @@ import { responseBody } from './response-body.ts';
 import { retrying } from './retry.ts';
 import { type S3Request, s3Error, s3Location } from './s3-errors.ts';
 import { watchSilence } from './silence.ts';
-import type { S3Connection, S3SourceSpec } from './source-spec.ts';
+import type { LentSpec, S3Connection, S3SourceSpec } from './source-spec.ts';
 
 export type { BucketLayout, S3Connection, S3SourceSpec } from './source-spec.ts';
+
+/** Seconds; longer than any layer takes. Credentials that end before end the permission too. */
+const LENT_FOR = 12 * 3600;
 
 /** A registry's link file holds a digest; the longest is 135 bytes. */
 const LINK_LIMIT = 1024;
@@ -32,6 +37,7 @@ export function openS3Source(spec: S3SourceSpec): BlobSource {
     name: `s3://${bucket}${keys.prefix === '' ? '' : `/${keys.prefix.slice(0, -1)}`}`,
     maxResumes,
     open: async (digest, options) => reader.open(keys.blob(digest), 'BLOB_NOT_FOUND', options, digest),
+    lend: (blob) => reader.lend(keys.blob(blob.digest), blob, `s3://${bucket}`),
     resolveTag: (tag, signal) => retrying(() => resolveTag(reader, keys, tag, signal), { maxResumes, signal }),
     close: () => reader.close(),
   };
@@ -105,6 +111,19 @@ class ObjectReader {
       etag: response.ETag,
       chunks: responseBody(body, { what: s3Location(request), idleTimeout, signal }),
     };
+  }
+
+  /** A URL signed for one object. It needs no request: what it names may not exist. */
+  async lend(key: string, { digest, size }: Pick<Descriptor, 'digest' | 'size'>, name: string): Promise<LentSpec> {
+    const { endpoint, connectTimeout, idleTimeout, maxResumes } = this.#connection;
+    const request: S3Request = { bucket: this.#bucket, key, endpoint, missing: 'BLOB_NOT_FOUND', digest };
+    try {
+      const command = new GetObjectCommand({ Bucket: this.#bucket, Key: key });
+      const url = await getSignedUrl(this.#client, command, { expiresIn: LENT_FOR });
+      return { kind: 'http-blob', name, url, size, request, connectTimeout, idleTimeout, maxResumes };
+    } catch (thrown) {
+      throw s3Error(thrown, request);
+    }
   }
 
   /** Sends, and stops at once on abort or silence: the SDK alone would first finish looking for credentials. */

@@ -1,8 +1,35 @@
+import type { S3Request } from './s3-errors.ts';
+
 /**
  * Where an image's bytes are: everything needed to open the source again, on another thread too (plain data that
  * survives structured clone).
  */
 export type SourceSpec = S3SourceSpec | OciLayoutSpec;
+
+/** What a source lends to another thread to read one blob: no credentials, and no client for them. */
+export type LentSpec = HttpBlobSpec | FileBlobSpec;
+
+/** One blob that is a file of this machine. */
+export interface FileBlobSpec {
+  readonly kind: 'file-blob';
+  readonly name: string;
+  readonly path: string;
+}
+
+/** One blob under a URL that carries its own permission for some hours. */
+export interface HttpBlobSpec {
+  readonly kind: 'http-blob';
+  /** The source's name, for messages. */
+  readonly name: string;
+  readonly url: string;
+  /** Bytes, as the descriptor says. */
+  readonly size: number;
+  /** What the URL stands for, for messages. */
+  readonly request: S3Request;
+  readonly connectTimeout: number;
+  readonly idleTimeout: number;
+  readonly maxResumes: number;
+}
 
 /** Blobs in a bucket. Credentials come from the standard AWS chain unless they are given here. */
 export interface S3SourceSpec {

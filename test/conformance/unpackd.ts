@@ -11,6 +11,7 @@ import { applyLayers } from '../../src/rootfs/apply-layers.ts';
 import { ChainLocks } from '../../src/rootfs/chain-locks.ts';
 import { ApplyPool } from '../../src/rootfs/thread-pool.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
+import { openSource } from '../../src/source/open.ts';
 import type { Mount, Snapshotter } from '../../src/snapshots/snapshotter.ts';
 import { LIMITS } from '../support/apply.ts';
 import type { Outcome, StoredLayer } from './containerd.ts';
@@ -40,7 +41,7 @@ export class Unpackd implements AsyncDisposable {
   ): Promise<Outcome> {
     await this.store(layers);
     const snapshotter = await this.open(type, schedule);
-    const applier = this.pool.applier({ kind: 'oci-layout', path: this.directory }, LIMITS);
+    const applier = this.pool.applier(openSource({ kind: 'oci-layout', path: this.directory }), LIMITS);
     try {
       await applyLayers(layers, snapshotter, schedule === 'shuffled' ? delayed(applier) : applier, {
         locks: new ChainLocks(snapshotter.root),

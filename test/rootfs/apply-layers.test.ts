@@ -13,6 +13,7 @@ import { ApplyPool } from '../../src/rootfs/thread-pool.ts';
 import { SnapshotError } from '../../src/snapshots/errors.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
 import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
+import { openSource } from '../../src/source/open.ts';
 import { altered } from '../support/altered.ts';
 import { LIMITS } from '../support/apply.ts';
 import { imageOf, layerOf, type TestLayer, writeLayout } from '../support/layout.ts';
@@ -28,7 +29,7 @@ async function bench(layers: readonly TestLayer[], type: 'overlay' | 'native' = 
   const snapshotter = await openSnapshotter({ root: join(dir.path, 'store'), type });
   const pool = new ApplyPool(2);
   const applied: string[] = [];
-  const real = pool.applier({ kind: 'oci-layout', path }, LIMITS);
+  const real = pool.applier(openSource({ kind: 'oci-layout', path }), LIMITS);
   const applier: Applier = {
     apply: (blob, mounts, options) => {
       applied.push(blob.digest);
