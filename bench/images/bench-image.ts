@@ -1,0 +1,67 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+/** An image to unpack: an OCI image layout with one tag, and what its layers hold. */
+export interface BenchImage {
+  /** A word for tables and file names. */
+  readonly name: string;
+  /** The layout's folder. */
+  readonly folder: string;
+  readonly tag: string;
+  readonly manifestDigest: string;
+  /** Bottom-most first. */
+  readonly layers: readonly BenchLayer[];
+  readonly blobBytes: number;
+  readonly tarBytes: number;
+  readonly entries: number;
+}
+
+export interface BenchLayer {
+  readonly digest: string;
+  readonly path: string;
+  readonly size: number;
+  readonly compression: 'gzip' | 'zstd' | 'none';
+}
+
+/** What the layers hold, where the maker of the image knows it. */
+export interface Contents {
+  readonly tarBytes: number;
+  readonly entries: number;
+}
+
+export const TAG = 'app';
+const TAG_ANNOTATION = 'org.opencontainers.image.ref.name';
+
+interface Descriptor {
+  readonly mediaType: string;
+  readonly digest: string;
+  readonly size: number;
+  readonly annotations?: Readonly<Record<string, string>>;
+}
+
+/** @throws Error when there is no image with the tag `app` in the layout */
+export function readImage(name: string, folder: string, contents: Contents): BenchImage {
+  const index = readJson<{ manifests: Descriptor[] }>(join(folder, 'index.json'));
+  const found = index.manifests.find(({ annotations }) => annotations?.[TAG_ANNOTATION] === TAG);
+  if (found === undefined) throw new Error(`${folder} has no image with the tag ${TAG}`);
+  const manifest = readJson<{ layers: Descriptor[] }>(blobPath(folder, found.digest));
+  const layers = manifest.layers.map(({ mediaType, digest, size }): BenchLayer => {
+    const compression = /[+.](gzip|zstd)$/.exec(mediaType)?.[1];
+    return {
+      digest,
+      path: blobPath(folder, digest),
+      size,
+      compression: compression === 'gzip' || compression === 'zstd' ? compression : 'none',
+    };
+  });
+  const blobBytes = layers.reduce((sum, layer) => sum + layer.size, 0);
+  return { name, folder, tag: TAG, manifestDigest: found.digest, layers, blobBytes, ...contents };
+}
+
+function blobPath(folder: string, digest: string): string {
+  return join(folder, 'blobs', digest.replace(':', '/'));
+}
+
+function readJson<T>(path: string): T {
+  return JSON.parse(readFileSync(path, 'utf8')) as T; // an image that the caller vouches for
+}

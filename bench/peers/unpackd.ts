@@ -1,0 +1,42 @@
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Build } from '../build.ts';
+import { run } from '../commands.ts';
+import type { Contestant, Entrant, Task } from './contestant.ts';
+
+export interface UnpackdOptions {
+  readonly durable?: boolean;
+  /** More flags of `unpackd apply`. */
+  readonly flags?: readonly string[];
+  /** What to unpack instead of the layout: `s3://…`. */
+  readonly source?: string;
+  readonly env?: Readonly<Record<string, string>>;
+  readonly servers?: readonly number[];
+  /** Told the result of each run (schemas/result.schema.json). */
+  readonly onResult?: (result: unknown) => void;
+}
+
+/** `unpackd apply`, a new process and a new store each time. */
+export function unpackd(build: Build, task: Task, options: UnpackdOptions = {}, name = 'unpackd'): Entrant {
+  const { durable = false } = options;
+  return {
+    name,
+    how: `unpackd apply${durable ? '' : ' --durable false'}: a new process, Node’s start included`,
+    enter: async () => contestant(build, task, { ...options, durable }),
+  };
+}
+
+function contestant(build: Build, { image, folder }: Task, options: UnpackdOptions): Contestant {
+  const store = join(folder, 'store');
+  const source = options.source ?? `${image.folder}:${image.tag}`;
+  const args = [build.cli, 'apply', source, '--json', '--root', store, '--durable', String(options.durable)];
+  return {
+    standing: { workers: [], servers: options.servers ?? [] },
+    async run() {
+      const json = await run(build.node, [...args, ...(options.flags ?? [])], { env: { ...options.env } });
+      options.onResult?.(JSON.parse(json));
+      return undefined;
+    },
+    reset: () => rm(store, { recursive: true, force: true }),
+  };
+}

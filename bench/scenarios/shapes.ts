@@ -1,0 +1,76 @@
+import type { MadeUpLayer } from '../images/layer-file.ts';
+import { oneFile, smallFiles, thinLayers } from '../images/made-up.ts';
+import { containerd } from '../peers/containerd.ts';
+import { nativePipeline } from '../peers/native-pipeline.ts';
+import { podman } from '../peers/podman.ts';
+import { tar } from '../peers/tar.ts';
+import { umoci } from '../peers/umoci.ts';
+import { unpackd } from '../peers/unpackd.ts';
+import { residentUnpackd } from '../peers/unpackd-resident.ts';
+import { folderFor, race } from '../race.ts';
+import { aheadOfAll } from './goals.ts';
+import { type Scenario, type Stage, workOf } from './scenario.ts';
+
+interface Shape {
+  readonly name: string;
+  readonly minutes: readonly [number, number];
+  readonly title: string;
+  /** What the image is called, by its contents, and what these are. */
+  readonly image: (quick: boolean) => { readonly name: string; readonly layers: () => Iterable<MadeUpLayer> };
+}
+
+const SHAPES: readonly Shape[] = [
+  {
+    name: 'small-files',
+    minutes: [2.5, 0.4],
+    title: 'one layer of many small files, gzip, in memory',
+    image: () => ({ name: 'small-files-30000', layers: () => [smallFiles(30_000)] }),
+  },
+  {
+    name: 'one-file',
+    minutes: [4, 0],
+    title: 'one layer of one 2 GB file, gzip, in memory',
+    image: () => ({ name: 'one-file-2000', layers: () => [oneFile(2000 << 20)] }),
+  },
+  {
+    name: 'many-layers',
+    minutes: [1.5, 0.3],
+    title: '100 layers of one file each, gzip, in memory',
+    image: () => ({ name: 'thin-layers-100', layers: () => thinLayers(100) }),
+  },
+];
+
+/** Images that are all of one kind: what each kind costs by itself. */
+export const shapeScenarios: readonly Scenario[] = SHAPES.map((shape) => ({
+  name: shape.name,
+  minutes: shape.minutes,
+  run: (stage) => runShape(shape, stage),
+}));
+
+async function runShape(shape: Shape, stage: Stage) {
+  const { name, layers } = shape.image(stage.quick);
+  const image = await stage.gallery.madeUp(name, 'gzip', layers);
+  const task = async (who: string) => ({ image, folder: await folderFor(stage.folder, who) });
+  const result = await race(
+    [
+      unpackd(stage.build, await task('unpackd')),
+      residentUnpackd(stage.build, await task('resident')),
+      containerd(await task('containerd')),
+      ...(await Promise.all(
+        stage.containerds.map(async (programs, index) => containerd(await task(`containerd-${index}`), { programs })),
+      )),
+      nativePipeline(await task('native'), 'GNU tar'),
+      tar(await task('tar')),
+      ...(stage.quick ? [] : [umoci(await task('umoci')), podman(await task('podman'))]),
+    ],
+    stage.raceOptions(),
+  );
+  return {
+    ...result,
+    name: shape.name,
+    title: shape.title,
+    work: workOf(image),
+    reference: 'unpackd',
+    goals: [...aheadOfAll(result, 'unpackd', ['floor']), ...aheadOfAll(result, 'unpackd, resident', ['floor'])],
+  };
+}
