@@ -2,6 +2,7 @@ import { availableParallelism, hostname } from 'node:os';
 import { resolve } from 'node:path';
 import { z } from 'zod';
 import type { LayerLimits } from './archive/limits.ts';
+import type { StoreOptions } from './snapshots/open.ts';
 import type { S3Connection } from './source/s3.ts';
 
 /**
@@ -87,6 +88,11 @@ export const SETTINGS = {
     z.enum(['overlay', 'native'], { error: 'write overlay or native' }),
     'overlay',
   ),
+  UNPACK_OWNERSHIP: setting(
+    'keep the owners that layers name (needs root), or squash: all belongs to the user who unpacks, devices are left out',
+    z.enum(['keep', 'squash'], { error: 'write keep or squash' }),
+    'keep',
+  ),
   UNPACK_DURABLE: setting('write a layer through to the disk before it is committed', flag, 'true'),
   UNPACK_ISAL: setting(
     'inflate gzip with ISA-L where the machine has it (package libisal2): about twice as fast',
@@ -171,6 +177,11 @@ export function s3Connection(config: Config): S3Connection {
     idleTimeout: config.UNPACK_S3_IDLE_TIMEOUT,
     maxResumes: config.UNPACK_S3_RESUMES,
   };
+}
+
+/** The snapshot store as one that layers are written to. */
+export function storeToWrite(config: Config): StoreOptions {
+  return { root: config.UNPACK_ROOT, type: config.UNPACK_SNAPSHOTTER, ownership: config.UNPACK_OWNERSHIP };
 }
 
 /** The limits on one layer. */

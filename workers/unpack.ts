@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { startHealthServer } from '../src/board/health.ts';
-import { type Config, ConfigError, layerLimits, loadConfig, s3Connection } from '../src/config.ts';
+import { type Config, ConfigError, layerLimits, loadConfig, s3Connection, storeToWrite } from '../src/config.ts';
 import { createUnpacker } from '../src/image/unpacker.ts';
 import { displayUrl } from '../src/queue/connection.ts';
 import { createLog, type Logger } from '../src/queue/log.ts';
@@ -18,7 +18,7 @@ const THREADS_LIMIT = 2000;
  * @throws UnpackError STORE_FAILED when the store can't be used; Error when the health port is taken
  */
 export async function runWorker(config: Config, stop: AbortSignal, log: Logger = createLog(config)): Promise<void> {
-  const snapshotter = await openSnapshotter({ root: config.UNPACK_ROOT, type: config.UNPACK_SNAPSHOTTER });
+  const snapshotter = await openSnapshotter(storeToWrite(config));
   try {
     const removed = await removeOrphans(snapshotter, (level, sentence, fields = {}) => log[level](fields, sentence));
     if (removed > 0) log.info({ removed }, `removed ${removed} unfinished snapshots that nobody works on`);

@@ -1,6 +1,6 @@
 import { hostname } from 'node:os';
 import { Command } from 'commander';
-import { type Config, layerLimits, s3Connection } from '../config.ts';
+import { type Config, layerLimits, s3Connection, storeToWrite } from '../config.ts';
 import type { ImageState } from '../image/progress.ts';
 import type { ImageRequest } from '../image/request.ts';
 import type { SourceSpec } from '../source/blob-source.ts';
@@ -46,7 +46,7 @@ export function applyCommand({ signal, out }: Cli): Command {
       const fixed = { version: 1 as const, attempt: 1, attempts: 1, worker: '', failures: [], stallsBefore: 0 };
       region.draw(progressLines({ ...fixed, phase, ...measure(states ?? []) }));
     }, REDRAW);
-    const snapshotter = await openSnapshotter({ root: config.UNPACK_ROOT, type: config.UNPACK_SNAPSHOTTER });
+    const snapshotter = await openSnapshotter(storeToWrite(config));
     const unpacker = createUnpacker({
       snapshotter,
       threads: config.UNPACK_THREADS,

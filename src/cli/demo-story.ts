@@ -85,7 +85,7 @@ export class Demo {
     );
     this.#heading(`Up until Ctrl-C: ${out.bold(board.url)}`);
     out.line('   For other commands in another terminal:');
-    for (const name of ['REDIS_URL', 'S3_ENDPOINT', 'UNPACK_ROOT', 'UNPACK_SNAPSHOTTER'] as const) {
+    for (const name of ['REDIS_URL', 'S3_ENDPOINT', 'UNPACK_ROOT', 'UNPACK_SNAPSHOTTER', 'UNPACK_OWNERSHIP'] as const) {
       out.line(`   export ${name}=${config[name] ?? ''}`);
     }
     for (const [name, value] of Object.entries(this.#credentials)) out.line(`   export ${name}=${value}`);
@@ -122,6 +122,7 @@ export class Demo {
       AWS_REGION: s3.region,
       UNPACK_ROOT: join(folder, 'store'),
       UNPACK_SNAPSHOTTER: place.snapshotter,
+      UNPACK_OWNERSHIP: process.geteuid?.() === 0 ? 'keep' : 'squash',
       UNPACK_BUCKETS: BUCKET,
       UNPACK_BACKOFF: '300ms', // nobody wants to watch the usual pauses between attempts
       UNPACK_GRACE: '2s',

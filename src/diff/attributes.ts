@@ -1,24 +1,24 @@
 import { showName, type TarEntry } from '../archive/entry.ts';
 import {
+  chmodAt,
   chmodFd,
-  chmodPathFd,
   chownAt,
   chownFd,
-  close,
   cString,
-  O,
-  openAt,
   setXattrAt,
   setXattrFd,
   utimensAt,
   utimensFd,
 } from '../system/files.ts';
+import { isForRoot, type Squash } from './squash.ts';
 import type { Warnings } from './warnings.ts';
 
 /** Which extended attributes of an archive are never applied, and what happens to those that cannot be. */
 export interface AttributeRules {
   /** Attributes that begin so steer the overlay itself and are not an archive's to set. */
   readonly forbidden: readonly string[];
+  /** Set where owners are not kept. */
+  readonly squash: Squash | undefined;
   readonly warnings: Warnings;
 }
 
@@ -27,11 +27,13 @@ export interface AttributeRules {
  * capabilities.
  */
 export function setFileAttributes(fd: number, entry: TarEntry, rules: AttributeRules): void {
-  chownFd(fd, entry.uid, entry.gid);
+  const { squash } = rules;
+  if (squash === undefined) chownFd(fd, entry.uid, entry.gid);
+  else squash.owner(entry);
   if (entry.xattrs !== undefined) {
     setXattrs(entry, rules, true, (key, value) => setXattrFd(fd, key, value));
   }
-  chmodFd(fd, entry.mode);
+  chmodFd(fd, squash === undefined ? entry.mode : squash.mode(entry, 'file'));
   utimensFd(fd, entry.atime, entry.mtime);
 }
 
@@ -46,23 +48,20 @@ export function setNodeAttributes(
   kind: 'file' | 'link' | 'directory' | 'special',
   rules: AttributeRules,
 ): void {
-  chownAt(parent, name, entry.uid, entry.gid);
+  const { squash } = rules;
+  if (squash === undefined) chownAt(parent, name, entry.uid, entry.gid);
+  else squash.owner(entry);
   if (entry.xattrs !== undefined) {
     const carriesUser = kind === 'file' || kind === 'directory';
+    // an attribute is set by who may write the file, and this one has its mode from the entry that it is a link to
+    if (squash !== undefined && kind === 'file') chmodAt(parent, name, entry.mode | 0o600);
     setXattrs(entry, rules, carriesUser, (key, value) => setXattrAt(parent, name, key, value));
   }
-  if (kind !== 'link') setMode(parent, name, entry.mode);
-  if (kind !== 'directory') utimensAt(parent, name, entry.atime, entry.mtime);
-}
-
-/** chmod(2) that follows nothing: the name is pinned first, since Linux before 6.6 has no such call. */
-export function setMode(parent: number, name: Buffer, mode: number): void {
-  const fd = openAt(parent, name, O.PATH | O.NOFOLLOW);
-  try {
-    chmodPathFd(fd, mode);
-  } finally {
-    close(fd);
+  if (kind !== 'link') {
+    const mode = squash === undefined ? entry.mode : squash.mode(entry, kind);
+    chmodAt(parent, name, squash !== undefined && kind === 'directory' ? squash.directory(parent, name, mode) : mode);
   }
+  if (kind !== 'directory') utimensAt(parent, name, entry.atime, entry.mtime);
 }
 
 function setXattrs(
@@ -82,10 +81,15 @@ function setXattrs(
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException;
       const hasNone = code === 'ENOTSUP' || code === 'EOPNOTSUPP';
-      if (!hasNone && !(code === 'EPERM' && key.startsWith('user.') && !carriesUser)) throw error;
+      const forRoot = rules.squash !== undefined && isForRoot(key, code);
+      if (!hasNone && !forRoot && !(code === 'EPERM' && key.startsWith('user.') && !carriesUser)) throw error;
       rules.warnings.add(
         `left out the extended attribute ${shown} of ${showName(entry.name)}: ${
-          hasNone ? 'the file system keeps none of its kind' : 'only files and directories carry it'
+          hasNone
+            ? 'the file system keeps none of its kind'
+            : forRoot
+              ? 'only root may set it'
+              : 'only files and directories carry it'
         }`,
       );
     }

@@ -25,8 +25,10 @@ import {
   utimensAt,
 } from '../system/files.ts';
 import { type AttributeRules, setFileAttributes, setNodeAttributes } from './attributes.ts';
+import { type DirectoryMode, OWNER_RIGHTS } from './directory-modes.ts';
 import { cleanPath, splitPath } from './paths.ts';
 import { type ImpliedDirectory, isOverlayWhiteout, type MissingDirectories, type Place, Root } from './root.ts';
+import { Squash } from './squash.ts';
 import type { DiffTarget } from './target.ts';
 import { Warnings } from './warnings.ts';
 import { isInsideBookkeeping, parseWhiteout, type Whiteouts, whiteouts } from './whiteouts.ts';
@@ -44,6 +46,10 @@ export class LayerWriter implements EntrySink, Disposable {
   private readonly whiteouts: Whiteouts;
   private readonly rules: AttributeRules;
   private readonly removing: boolean;
+  /** Set where owners are not kept. */
+  private readonly squash: Squash | undefined;
+  /** Rights that this user needs while it writes, beside those that the archive gives; root needs none. */
+  private readonly ownRights: number;
   private readonly warnings = new Warnings();
 
   private readonly implied = new Map<bigint, ImpliedDirectory>();
@@ -63,7 +69,10 @@ export class LayerWriter implements EntrySink, Disposable {
     this.root = new Root(target.root, options);
     this.whiteouts = whiteouts(target, this.root);
     this.removing = target.whiteouts === 'remove';
+    this.squash = target.ownership === 'squash' ? new Squash(this.root, this.warnings, target.copied) : undefined;
+    this.ownRights = this.squash === undefined ? 0 : OWNER_RIGHTS;
     this.rules = {
+      squash: this.squash,
       forbidden: target.opaqueXattr.startsWith('user.') ? ['trusted.', 'user.overlay.'] : ['trusted.'],
       warnings: this.warnings,
     };
@@ -131,6 +140,11 @@ export class LayerWriter implements EntrySink, Disposable {
     return false;
   }
 
+  /** Where owners are not kept: directories that the layer closes to their owner, still open. */
+  directoryModes(): DirectoryMode[] | undefined {
+    return this.squash?.directoryModes();
+  }
+
   /** What was left out, in sentences. */
   leftOut(): string[] {
     return this.warnings.sentences();
@@ -175,7 +189,12 @@ export class LayerWriter implements EntrySink, Disposable {
     switch (entry.type) {
       case 'file':
         this.file = this.create(parent, cName, () =>
-          openAt(parent, cName, O.WRONLY | O.CREAT | O.EXCL | O.NOFOLLOW, entry.mode & 0o777),
+          openAt(
+            parent,
+            cName,
+            O.WRONLY | O.CREAT | O.EXCL | O.NOFOLLOW,
+            (entry.mode & 0o777) | (this.ownRights & 0o600),
+          ),
         );
         return;
       case 'directory':
@@ -208,7 +227,7 @@ export class LayerWriter implements EntrySink, Disposable {
 
   private directory(parent: number, parentPath: Buffer, cName: Buffer, name: Buffer, entry: TarEntry): void {
     try {
-      mkdirAt(parent, cName, entry.mode & 0o777);
+      mkdirAt(parent, cName, (entry.mode & 0o777) | this.ownRights);
       this.whiteouts.directoryMade(parent, parentPath.toString('latin1'), name, false);
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
@@ -219,7 +238,7 @@ export class LayerWriter implements EntrySink, Disposable {
         if (implied !== undefined) this.implied.set(status.inode, { ...implied, named: true });
       } else {
         this.removeAll(parent, cName);
-        mkdirAt(parent, cName, entry.mode & 0o777);
+        mkdirAt(parent, cName, (entry.mode & 0o777) | this.ownRights);
         const wasWhiteout = status !== undefined && isOverlayWhiteout(status);
         this.whiteouts.directoryMade(parent, parentPath.toString('latin1'), name, wasWhiteout);
       }
@@ -235,6 +254,10 @@ export class LayerWriter implements EntrySink, Disposable {
       throw new UnpackError('LAYER_CORRUPT', `it is a hard link to a directory, ${showName(entry.linkName)}`);
     }
     const cTarget = cString(targetName);
+    if (this.squash?.isDevice(this.root.directory(stripSlashes(targetParent)), cTarget)) {
+      this.leaveOutDevice(parent, name, entry);
+      return;
+    }
     // looked up again once what is in the way is gone: the way to the target may have led through it
     const link = (): void => linkAt(this.root.directory(stripSlashes(targetParent)), cTarget, parent, name);
     try {
@@ -257,8 +280,20 @@ export class LayerWriter implements EntrySink, Disposable {
     }
     const type = entry.type === 'fifo' ? S_IFIFO : entry.type === 'block' ? S_IFBLK : S_IFCHR;
     const device = entry.type === 'fifo' ? 0 : makeDevice(devMajor, devMinor);
+    // the character device 0:0 is a whiteout to the kernel, and anybody may make it (Linux 5.8)
+    if (this.squash !== undefined && type !== S_IFIFO && !(type === S_IFCHR && device === 0)) {
+      this.leaveOutDevice(parent, name, entry);
+      return;
+    }
     this.create(parent, name, () => mknodAt(parent, name, type | entry.mode, device));
     setNodeAttributes(parent, name, entry, 'special', this.rules);
+  }
+
+  /** What the layers below have of that name is hidden all the same. */
+  private leaveOutDevice(parent: number, name: Buffer, entry: TarEntry): void {
+    this.removeAll(parent, name);
+    this.whiteouts.delete(parent, this.realParent, name.subarray(0, -1), entry);
+    this.squash?.device(parent, name, entry);
   }
 
   private madeImplied(path: string, parent: number, name: Buffer, replacedWhiteout: boolean): void {
@@ -270,6 +305,7 @@ export class LayerWriter implements EntrySink, Disposable {
     } finally {
       close(fd);
     }
+    this.squash?.madeUnnamed(status.inode);
     if (replacedWhiteout) this.whiteouts.directoryMade(parent, '', name.subarray(0, -1), true);
     else {
       const above = this.implied.get(statFd(parent).inode);

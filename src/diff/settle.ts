@@ -1,5 +1,6 @@
 import type { Mount } from '../snapshots/snapshotter.ts';
 import {
+  chmodAt,
   chownAt,
   close,
   cString,
@@ -12,7 +13,13 @@ import {
   utimensAt,
   xattrsOfPathFd,
 } from '../system/files.ts';
-import { setMode } from './attributes.ts';
+import {
+  closeDirectories,
+  type DirectoryMode,
+  keepsOwnerOut,
+  OWNER_RIGHTS,
+  openDirectories,
+} from './directory-modes.ts';
 import { splitPath } from './paths.ts';
 import { type ImpliedDirectory, Root } from './root.ts';
 
@@ -26,17 +33,28 @@ const NOT_COPIED = ['trusted.', 'user.overlay.'];
  * that the entry does not give, since containerd copied them before it came to that entry.
  *
  * This is done once everything is written, and in the same way whether the layers below were there from the start or
- * came later, so that the order in which layers are applied leaves no trace.
+ * came later, so that the order in which layers are applied leaves no trace. Where owners are not kept, what lies below in
+ * a directory that even its owner can't enter is taken for missing.
  * @param lowers directories of the layers below, nearest first
+ * @param modes where owners are not kept: directories that get modes which would keep their own owner out
  */
 export function settleImpliedDirectories(
   rootPath: string,
   implied: readonly ImpliedDirectory[],
   lowers: readonly string[],
+  modes?: readonly DirectoryMode[],
 ): void {
-  if (implied.length === 0 || lowers.length === 0) return;
+  const nothing = implied.length === 0 || lowers.length === 0;
+  if (nothing && (modes === undefined || modes.length === 0)) return;
   using stack = new DisposableStack();
   const root = stack.use(new Root(rootPath));
+  if (nothing) {
+    closeDirectories(root, modes ?? []);
+    return;
+  }
+  // they may have been closed before, by a thread that did not know the layers below yet
+  if (modes !== undefined) openDirectories(root, modes);
+  const closing = modes === undefined ? undefined : [...modes];
   const below = lowers.map((path) => stack.use(new Root(path)));
   /** What a directory would have inherited from the one above, had that been set-group-ID from the start. */
   const groups = new Map<string, number>();
@@ -52,11 +70,14 @@ export function settleImpliedDirectories(
     if (status?.inode !== inode) continue;
     const group = inUnnamed ? groups.get(parent.toString('latin1')) : undefined;
     if (model !== undefined && modelStatus !== undefined) {
-      copyAttributes(model, directory, cName, named ? status : modelStatus, named);
-    } else if (!named && group !== undefined) {
+      const from = named ? status : modelStatus;
+      copyAttributes(model, directory, cName, from, { keep: named, squash: closing !== undefined });
+      if (!named && keepsOwnerOut(from.mode)) closing?.push({ path, inode, mode: from.mode & 0o7777 });
+    } else if (!named && closing === undefined && group !== undefined) {
       chownAt(directory, cName, status.uid, group);
     }
   }
+  if (closing !== undefined) closeDirectories(root, closing);
 }
 
 const S_ISGID = 0o2000;
@@ -73,17 +94,36 @@ function findDirectory(layers: readonly Root[], path: Buffer): number | undefine
   return undefined;
 }
 
-/** @param keep leaves extended attributes that are there already as they are */
-function copyAttributes(model: number, parent: number, name: Buffer, status: FileStatus, keep: boolean): void {
+/**
+ * @param how `keep` leaves extended attributes that are there already as they are; with `squash` the owner stays, and has
+ *   access until all is done
+ */
+function copyAttributes(
+  model: number,
+  parent: number,
+  name: Buffer,
+  status: FileStatus,
+  how: { readonly keep: boolean; readonly squash: boolean },
+): void {
   const { uid, gid, mode, atime, mtime } = status;
-  chownAt(parent, name, uid, gid);
-  const own = keep ? xattrNames(parent, name) : undefined;
-  for (const [key, value] of xattrsOfPathFd(model)) {
+  if (!how.squash) chownAt(parent, name, uid, gid);
+  const own = how.keep ? xattrNames(parent, name) : undefined;
+  for (const [key, value] of how.squash ? readableXattrs(model) : xattrsOfPathFd(model)) {
     if (own?.has(key) || NOT_COPIED.some((prefix) => key.startsWith(prefix))) continue;
     setXattrAt(parent, name, cString(Buffer.from(key, 'latin1')), value);
   }
-  setMode(parent, name, mode & 0o7777); // an ACL among the attributes has changed it
+  chmodAt(parent, name, (mode & 0o7777) | (how.squash ? OWNER_RIGHTS : 0)); // an ACL among the attributes has changed it
   utimensAt(parent, name, atime, mtime);
+}
+
+/** A directory that is closed to its owner doesn't tell an ordinary user what it carries. */
+function readableXattrs(fd: number): Map<string, Buffer> {
+  try {
+    return xattrsOfPathFd(fd);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EACCES') return new Map();
+    throw error;
+  }
 }
 
 function xattrNames(parent: number, name: Buffer): Set<string> {

@@ -71,7 +71,7 @@ export interface Whiteouts {
 export function whiteouts(target: DiffTarget, root: Root): Whiteouts {
   switch (target.whiteouts) {
     case 'overlay':
-      return new OverlayWhiteouts(cString(target.opaqueXattr));
+      return new OverlayWhiteouts(cString(target.opaqueXattr), target.ownership === 'keep');
     case 'remove':
       return new Removals(root);
     case 'none':
@@ -87,9 +87,11 @@ class OverlayWhiteouts implements Whiteouts {
   /** Names that were deleted while the layer itself already had something there. */
   private readonly deletedLate = new Set<string>();
   private readonly opaqueXattr: Buffer;
+  private readonly keepsOwners: boolean;
 
-  constructor(opaqueXattr: Buffer) {
+  constructor(opaqueXattr: Buffer, keepsOwners: boolean) {
     this.opaqueXattr = opaqueXattr;
+    this.keepsOwners = keepsOwners;
   }
 
   delete(parent: number, path: string, name: Buffer, entry: TarEntry): void {
@@ -105,7 +107,7 @@ class OverlayWhiteouts implements Whiteouts {
       else this.deletedLate.add(join(path, name));
       return;
     }
-    chownAt(parent, cName, entry.uid, entry.gid);
+    if (this.keepsOwners) chownAt(parent, cName, entry.uid, entry.gid);
   }
 
   opaque(parent: number): void {

@@ -39,7 +39,7 @@ export function createUnpacker(options: UnpackerOptions): Unpacker {
     const images = await resolveImages(source, request, { signal: call.signal, cache });
     const states = images.map(stateOf);
     call.onResolved?.(states);
-    const applier = pool.applier(source, limits);
+    const applier = pool.applier(source, limits, snapshotter);
     const unpacked: UnpackedImage[] = [];
     // one platform after the other: they share little, and their layers run in parallel already
     for (const [index, image] of images.entries()) {

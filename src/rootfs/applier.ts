@@ -1,3 +1,4 @@
+import type { DirectoryMode } from '../diff/directory-modes.ts';
 import type { ImpliedDirectory } from '../diff/root.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import type { DiffId, DigestAlgorithm } from '../oci/digest.ts';
@@ -45,6 +46,8 @@ export interface AppliedDiff {
   readonly timings: ApplyTimings;
   /** Directories that entries needed before the archive named them, if it did, parents first; settled unless `later`. */
   readonly impliedDirectories: readonly ImpliedDirectory[];
+  /** Where owners are not kept: directories that their owner can't write or enter, which settling has to. */
+  readonly directoryModes?: readonly DirectoryMode[] | undefined;
   /** Sentences for the job's result: what was left out and why. */
   readonly warnings: readonly string[];
 }

@@ -71,7 +71,8 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
     await download.close();
   }
   const impliedDirectories = writer.impliedDirectories();
-  settleImpliedDirectories(target.root, impliedDirectories, target.lowers);
+  const directoryModes = writer.directoryModes();
+  settleImpliedDirectories(target.root, impliedDirectories, target.lowers, directoryModes);
   const totalMs = performance.now() - started;
   const fetchMs = Math.min(statistics.waitMs, waited);
   return {
@@ -81,6 +82,7 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
     entries: reader.entries,
     timings: { fetchMs, decompressMs: waited - fetchMs, writeMs: totalMs - waited, totalMs },
     impliedDirectories,
+    directoryModes,
     warnings: writer.leftOut(),
   };
 }

@@ -236,8 +236,8 @@ class Chain {
     const key = viewKey(this.id(index));
     const view = await this.snapshotter.view(key, this.id(index - 1));
     try {
-      const { root } = diffTarget(mounts, 'later');
-      settleImpliedDirectories(root, diff.impliedDirectories, lowerDirectories(view));
+      const { root } = diffTarget(mounts, 'later', this.snapshotter);
+      settleImpliedDirectories(root, diff.impliedDirectories, lowerDirectories(view), diff.directoryModes);
     } finally {
       await this.discard(key);
     }

@@ -2,7 +2,7 @@ import { extname } from 'node:path';
 import { MessageChannel } from 'node:worker_threads';
 import { Piscina } from 'piscina';
 import type { LayerLimits } from '../archive/limits.ts';
-import { diffTarget } from '../diff/target.ts';
+import { diffTarget, type StoreTraits } from '../diff/target.ts';
 import { abortError, toUnpackError, UnpackError } from '../errors.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import type { Mount } from '../snapshots/snapshotter.ts';
@@ -38,9 +38,9 @@ export class ApplyPool {
     });
   }
 
-  /** An applier of blobs from one source. */
-  applier(source: BlobSource, limits: LayerLimits): Applier {
-    return { apply: (blob, mounts, options) => this.run(source, limits, blob, mounts, options) };
+  /** An applier of blobs from one source to one store. */
+  applier(source: BlobSource, limits: LayerLimits, store: StoreTraits): Applier {
+    return { apply: (blob, mounts, options) => this.run(source, limits, store, blob, mounts, options) };
   }
 
   /** Ends the threads, whatever they do. */
@@ -51,12 +51,13 @@ export class ApplyPool {
   private run(
     source: BlobSource,
     limits: LayerLimits,
+    store: StoreTraits,
     blob: Descriptor,
     mounts: readonly Mount[],
     options: ApplyOptions,
   ): Promise<AppliedDiff> {
     const { signal, onProgress, algorithm, below } = options;
-    const target = diffTarget(mounts, below === 'parent' ? 'everything' : below);
+    const target = diffTarget(mounts, below === 'parent' ? 'everything' : below, store);
     // the pool's own queue stays empty: it could only end a task by ending its thread
     return this.slots.run(blob.size, signal, async () => {
       const { port1, port2 } = new MessageChannel();

@@ -2,12 +2,13 @@ import { chmod, mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { SnapshotDirectories, Staged } from './directories.ts';
 import type { Chain } from './metadata.ts';
-import type { Mount, Snapshotter } from './snapshotter.ts';
+import type { Mount, OverlayXattrs, Snapshotter } from './snapshotter.ts';
 
 /** What one type of store does in its own way; everything else is SnapshotStore's. */
 export interface Layout {
   readonly type: Snapshotter['type'];
   readonly rebase: boolean;
+  readonly overlayXattrs: OverlayXattrs;
   /**
    * Fills the empty directory of a new snapshot. `parentTree` is the tree that it stands on, if any.
    * @throws UnpackError, system errors, the signal's reason

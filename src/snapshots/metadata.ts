@@ -2,9 +2,9 @@ import type { DatabaseSync } from 'node:sqlite';
 import { UnpackError } from '../errors.ts';
 import { Database, type OnRollback, type Patience } from './database.ts';
 import { SnapshotError } from './errors.ts';
-import { type Entry, entry, kind, number, text } from './rows.ts';
+import { type Entry, entry, kind, number, type Traits, traits } from './rows.ts';
 import { APPLICATION_ID, SCHEMA, SCHEMA_VERSION, STATEMENTS } from './schema.ts';
-import type { CommitOptions, SnapshotFilter, SnapshotInfo, SnapshotKind, Snapshotter, Usage } from './snapshotter.ts';
+import type { CommitOptions, Ownership, SnapshotFilter, SnapshotInfo, SnapshotKind, Usage } from './snapshotter.ts';
 
 /** A snapshot and the committed ones below it, nearest first. */
 export interface Chain {
@@ -24,26 +24,39 @@ export interface NewSnapshot {
 type Labels = Readonly<Record<string, string>>;
 type Statements = Parameters<Parameters<Database<keyof typeof STATEMENTS>['read']>[0]>[0];
 
+/** Without `ownership`: whichever the store has. */
+export type WantedTraits = Omit<Traits, 'ownership'> & { readonly ownership?: Ownership | undefined };
+
 /**
  * What exists: the one truth about the store. Each change is one transaction. What must happen on disk together with a
  * change is done by a function that the caller passes; it runs inside the transaction, before it is committed.
  */
 export class Metadata {
+  /** How the store was made. */
+  readonly made: Traits;
   readonly #database: Database<keyof typeof STATEMENTS>;
 
-  private constructor(database: Database<keyof typeof STATEMENTS>) {
+  private constructor(database: Database<keyof typeof STATEMENTS>, made: Traits) {
     this.#database = database;
+    this.made = made;
   }
 
-  /** @throws UnpackError STORE_FAILED when the file is not a store, not one of this type, or of a newer version */
-  static async open(patience: Patience, type: Snapshotter['type']): Promise<Metadata> {
+  /**
+   * @param traits of a store that is new or empty. Another must be of that type, and of that ownership if it is given.
+   * @throws UnpackError STORE_FAILED when the file is not a store, not such a one, or of another version
+   */
+  static async open(patience: Patience, traits: WantedTraits): Promise<Metadata> {
     const { path } = patience;
+    let made: Traits | undefined;
     const database = await Database.open(patience, {
       accept: (file) => refuseOthers(file, path),
-      prepare: (file) => createOrCheck(file, path, type),
+      prepare: (file) => {
+        made = createOrCheck(file, path, traits);
+      },
       statements: STATEMENTS,
     });
-    return new Metadata(database);
+    if (made === undefined) throw new Error('a database was opened without being prepared');
+    return new Metadata(database, made);
   }
 
   /** @throws NotFound */
@@ -185,23 +198,37 @@ function refuseOthers(file: DatabaseSync, path: string): void {
   );
 }
 
-function createOrCheck(file: DatabaseSync, path: string, type: Snapshotter['type']): void {
+function createOrCheck(file: DatabaseSync, path: string, wanted: WantedTraits): Traits {
   const version = number(file.prepare('PRAGMA user_version').get()?.user_version);
   if (version === 0) {
     file.exec(SCHEMA);
-    file.prepare('INSERT INTO store (type) VALUES (?)').run(type);
     file.exec(`PRAGMA application_id = ${APPLICATION_ID}; PRAGMA user_version = ${SCHEMA_VERSION};`);
-    return;
+    return record(file, wanted);
   }
   if (version !== SCHEMA_VERSION) {
     const which = `${path} has version ${version} of the schema and this unpackd knows ${SCHEMA_VERSION}`;
     throw new UnpackError('STORE_FAILED', `${which}: use the unpackd that made it, or another directory`);
   }
-  const made = text(file.prepare('SELECT type FROM store').get()?.type);
-  if (made !== type) {
-    const which = `the store of ${path} was made as ${made} and can't be used as ${type}`;
-    throw new UnpackError('STORE_FAILED', `${which}: set the snapshotter to ${made}, or choose another directory`);
+  const made = traits(file.prepare('SELECT type, ownership, overlay_xattrs FROM store').get() ?? {});
+  if (made.type !== wanted.type) {
+    const which = `the store of ${path} was made as ${made.type} and can't be used as ${wanted.type}`;
+    throw new UnpackError('STORE_FAILED', `${which}: set the snapshotter to ${made.type}, or choose another directory`);
   }
+  if (wanted.ownership === undefined || wanted.ownership === made.ownership) return made;
+  if (number(file.prepare('SELECT COUNT(*) AS count FROM snapshots').get()?.count) === 0) return record(file, wanted);
+  // a layer is known by what it should be: nobody could tell one with its owners from one without
+  const holds = made.ownership === 'keep' ? 'with their owners' : 'whose files all belong to one user';
+  throw new UnpackError(
+    'STORE_FAILED',
+    `the store of ${path} holds layers ${holds} and takes no others: set UNPACK_OWNERSHIP=${made.ownership}, or choose another directory`,
+  );
+}
+
+function record(file: DatabaseSync, { type, ownership = 'keep', overlayXattrs }: WantedTraits): Traits {
+  file.exec('DELETE FROM store');
+  const insert = file.prepare('INSERT INTO store (type, ownership, overlay_xattrs) VALUES (?, ?, ?)');
+  insert.run(type, ownership, overlayXattrs);
+  return { type, ownership, overlayXattrs };
 }
 
 function find(statements: Statements, key: string): Entry {

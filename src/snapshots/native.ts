@@ -8,6 +8,7 @@ export const nativeLayout: Layout = {
   type: 'native',
   // what a layer removes can only be removed from a tree that is there
   rebase: false,
+  overlayXattrs: 'trusted',
 
   async fill({ path, handle }, kind, parentTree, signal) {
     if (kind === 'view' || parentTree === undefined) return makeTree(path);

@@ -2,6 +2,7 @@ import { mkdir } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { toUnpackError, UnpackError } from '../errors.ts';
 import { fileSystemFacts, overlayKnowsIndex } from '../system/filesystem.ts';
+import { privileges } from '../system/privileges.ts';
 import { requireExactCopier } from './copy-tree.ts';
 import { LOCK_TIMEOUT } from './database.ts';
 import { SnapshotDirectories } from './directories.ts';
@@ -9,21 +10,27 @@ import type { Layout } from './layout.ts';
 import { Metadata } from './metadata.ts';
 import { nativeLayout } from './native.ts';
 import { overlayLayout } from './overlay.ts';
-import type { Snapshotter } from './snapshotter.ts';
+import type { Traits } from './rows.ts';
+import type { OverlayXattrs, Ownership, Snapshotter } from './snapshotter.ts';
 import { CLOSE_LIMIT, SnapshotStore } from './store.ts';
 
 export interface StoreOptions {
   /** A directory for the store alone; it is made if need be. */
   readonly root: string;
   readonly type: Snapshotter['type'];
+  /**
+   * For who writes layers: what becomes of their owners, the same in all layers of a store. Default: as the store has it,
+   * and a new one keeps them.
+   */
+  readonly ownership?: Ownership;
   /** How long a call waits for other processes that change the store, in milliseconds; default 10 s. */
   readonly lockTimeout?: number;
 }
 
 /**
  * Opens the snapshot store at `root`, or makes one there. Any number of processes and threads may have it open.
- * @throws UnpackError STORE_FAILED when the directory can't be used, holds something else, or the other type of store;
- *   STORE_FULL
+ * @throws UnpackError STORE_FAILED when the directory can't be used, holds something else, or the other type of store, or
+ *   when owners are to be kept and this process can't; STORE_FULL
  */
 export async function openSnapshotter(options: StoreOptions): Promise<Snapshotter> {
   const root = resolve(options.root);
@@ -32,6 +39,7 @@ export async function openSnapshotter(options: StoreOptions): Promise<Snapshotte
   const awkward = /[:,\\"\n]/.exec(root);
   if (awkward !== null)
     throw refused(root, `its name has ${JSON.stringify(awkward[0])}, which no mount option can hold`);
+  if (options.ownership === 'keep') await requireOwners();
   // 0700: the files of an image, set-user-ID programs too, are nobody else's business
   await makeDirectories(parent).catch((error: unknown) => {
     throw refused(root, reason(error), error);
@@ -39,9 +47,11 @@ export async function openSnapshotter(options: StoreOptions): Promise<Snapshotte
   const directories = new SnapshotDirectories(parent);
   let metadata: Metadata | undefined;
   try {
-    const layout = await (options.type === 'overlay' ? overlay(root, directories) : native());
+    const { type, ownership } = options;
+    const overlayXattrs = await (type === 'overlay' ? requireOverlay(root, directories) : requireNative());
     const patience = { path: join(root, 'metadata.db'), limit: options.lockTimeout ?? LOCK_TIMEOUT };
-    metadata = await Metadata.open(patience, options.type);
+    metadata = await Metadata.open(patience, { type, ownership, overlayXattrs });
+    const layout = await layoutOf(metadata.made);
     await forgetLost(metadata, directories, root);
     return new SnapshotStore(root, layout, metadata, directories);
   } catch (error) {
@@ -64,12 +74,23 @@ async function makeDirectories(path: string): Promise<void> {
   });
 }
 
-async function native(): Promise<Layout> {
-  await requireExactCopier();
-  return nativeLayout;
+/** A worker that is not root must be told so: what it unpacks is not what the image says. */
+async function requireOwners(): Promise<void> {
+  const { user, cannotKeepOwners } = await privileges();
+  if (cannotKeepOwners === undefined) return;
+  throw new UnpackError(
+    'STORE_FAILED',
+    `${user} can't give files to the owners that images name (${cannotKeepOwners}): run as root, or set UNPACK_OWNERSHIP=squash, with which every file belongs to the user who unpacks it and devices are left out`,
+  );
 }
 
-async function overlay(root: string, directories: SnapshotDirectories): Promise<Layout> {
+async function requireNative(): Promise<OverlayXattrs> {
+  await requireExactCopier();
+  return 'trusted';
+}
+
+/** What overlayfs needs of the file system; returns where it can keep its marks. */
+async function requireOverlay(root: string, directories: SnapshotDirectories): Promise<OverlayXattrs> {
   // tried out in a directory that a cleanup takes away if this process dies halfway
   const staged = await directories.stage();
   const facts = await fileSystemFacts(staged.path).finally(() => directories.release(staged));
@@ -85,8 +106,16 @@ async function overlay(root: string, directories: SnapshotDirectories): Promise<
       `its file system (${facts.type}) keeps neither trusted.* nor user.* attributes, and opaque directories need one of them`,
     );
   }
+  if (!facts.whiteouts) {
+    throw refused(root, "this user can't make the character device 0:0 there, by which overlayfs deletes (Linux 5.8)");
+  }
   // What overlayfs itself goes by: trusted.* is for the administrator of the whole machine, not of a user namespace.
-  return overlayLayout({ userXattrs: !facts.trustedXattrs, index: await overlayKnowsIndex() });
+  return facts.trustedXattrs ? 'trusted' : 'user';
+}
+
+async function layoutOf({ type, overlayXattrs }: Traits): Promise<Layout> {
+  if (type === 'native') return nativeLayout;
+  return overlayLayout({ overlayXattrs, index: await overlayKnowsIndex() });
 }
 
 /**

@@ -1,22 +1,23 @@
 import { join } from 'node:path';
 import { bind, type Layout, makeDirectory, makeTree } from './layout.ts';
+import type { OverlayXattrs } from './snapshotter.ts';
 
 export interface OverlayOptions {
   /** The kernel knows `index`: it is turned off, because it would tie a layer to the first mount that it was part of. */
   readonly index: boolean;
-  /** Overlayfs must keep its marks in `user.*` attributes, because `trusted.*` ones can't be set here. */
-  readonly userXattrs: boolean;
+  readonly overlayXattrs: OverlayXattrs;
 }
 
 /**
  * Each snapshot is one directory with what its layer adds, and overlayfs merges it with those below. Nothing of a parent
  * is needed to write a layer, so a layer may get its parent as late as at its commit.
  */
-export function overlayLayout(options: OverlayOptions): Layout {
-  const always = [...(options.userXattrs ? ['userxattr'] : []), ...(options.index ? ['index=off'] : [])];
+export function overlayLayout({ index, overlayXattrs }: OverlayOptions): Layout {
+  const always = [...(overlayXattrs === 'user' ? ['userxattr'] : []), ...(index ? ['index=off'] : [])];
   return {
     type: 'overlay',
     rebase: true,
+    overlayXattrs,
 
     async fill({ path }, kind) {
       await makeTree(path);

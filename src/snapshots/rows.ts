@@ -1,5 +1,12 @@
 import type { SQLOutputValue } from 'node:sqlite';
-import type { SnapshotInfo, SnapshotKind, Usage } from './snapshotter.ts';
+import type { OverlayXattrs, Ownership, SnapshotInfo, SnapshotKind, Snapshotter, Usage } from './snapshotter.ts';
+
+/** What holds for all snapshots of a store, from the first one on. */
+export interface Traits {
+  readonly type: Snapshotter['type'];
+  readonly ownership: Ownership;
+  readonly overlayXattrs: OverlayXattrs;
+}
 
 /** A snapshot as the metadata know it. */
 export interface Entry {
@@ -26,6 +33,14 @@ export function entry(row: Record<string, SQLOutputValue>): Entry {
     },
     parentId: row.parent_id === null ? undefined : number(row.parent_id),
     usage,
+  };
+}
+
+export function traits(row: Record<string, SQLOutputValue>): Traits {
+  return {
+    type: text(row.type) === 'native' ? 'native' : 'overlay',
+    ownership: text(row.ownership) === 'squash' ? 'squash' : 'keep',
+    overlayXattrs: text(row.overlay_xattrs) === 'user' ? 'user' : 'trusted',
   };
 }
 

@@ -1,7 +1,7 @@
 /** Written into the file's header, so that another program's database is told from a store: the bytes "unpk". */
 export const APPLICATION_ID = 0x756e706b;
 /** The one before a change that an older version can't read. */
-export const SCHEMA_VERSION = 1;
+export const SCHEMA_VERSION = 2;
 
 /**
  * AUTOINCREMENT, so that the number of a removed snapshot, and with it the name of its directory, never comes back.
@@ -10,7 +10,9 @@ export const SCHEMA_VERSION = 1;
  */
 export const SCHEMA = `
   CREATE TABLE store (
-    type TEXT NOT NULL CHECK (type IN ('overlay', 'native'))
+    type           TEXT NOT NULL CHECK (type IN ('overlay', 'native')),
+    ownership      TEXT NOT NULL CHECK (ownership IN ('keep', 'squash')),
+    overlay_xattrs TEXT NOT NULL CHECK (overlay_xattrs IN ('trusted', 'user'))
   ) STRICT;
   CREATE TABLE snapshots (
     id      INTEGER PRIMARY KEY AUTOINCREMENT,

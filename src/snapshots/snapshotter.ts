@@ -20,6 +20,9 @@ export interface Snapshotter {
    * before the layers below them are there.
    */
   readonly rebase: boolean;
+  /** The same for all layers of a store, like the next. */
+  readonly ownership: Ownership;
+  readonly overlayXattrs: OverlayXattrs;
 
   /** @throws NotFound */
   stat(key: string): Promise<SnapshotInfo>;
@@ -84,6 +87,12 @@ export interface Usage {
   readonly bytes: number;
   readonly inodes: number;
 }
+
+/** Whether a layer's files get the owners that it gives them, or all belong to the user who writes them. */
+export type Ownership = 'keep' | 'squash';
+
+/** The family of attributes that overlayfs keeps its marks in: `user` where the mount has the option `userxattr`. */
+export type OverlayXattrs = 'trusted' | 'user';
 
 /** One mount(8) to make, as containerd describes it. */
 export interface Mount {

@@ -7,6 +7,8 @@ import type { Metadata, NewSnapshot } from './metadata.ts';
 import type {
   CommitOptions,
   Mount,
+  OverlayXattrs,
+  Ownership,
   SnapshotFilter,
   SnapshotInfo,
   SnapshotOptions,
@@ -32,6 +34,8 @@ export class SnapshotStore implements Snapshotter {
   readonly root: string;
   readonly type: Snapshotter['type'];
   readonly rebase: boolean;
+  readonly ownership: Ownership;
+  readonly overlayXattrs: OverlayXattrs;
   readonly #layout: Layout;
   readonly #metadata: Metadata;
   readonly #directories: SnapshotDirectories;
@@ -43,6 +47,8 @@ export class SnapshotStore implements Snapshotter {
     this.root = root;
     this.type = layout.type;
     this.rebase = layout.rebase;
+    this.ownership = metadata.made.ownership;
+    this.overlayXattrs = layout.overlayXattrs;
     this.#layout = layout;
     this.#metadata = metadata;
     this.#directories = directories;

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { closeSync, constants, lstatSync, openSync, readdirSync } from 'node:fs';
-import { open, readdir, rename, rmdir, unlink } from 'node:fs/promises';
+import { chmod, open, readdir, rename, rmdir, unlink } from 'node:fs/promises';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Usage } from './snapshotter.ts';
 
@@ -22,7 +22,8 @@ const BLOCK = 512n;
 
 /**
  * What a tree takes: blocks in bytes, every inode once however many names it has, its root included. Synchronous calls
- * in slices: an asynchronous lstat per file takes many times as long. What vanishes meanwhile isn't counted.
+ * in slices: an asynchronous lstat per file takes many times as long. What vanishes meanwhile isn't counted, nor is what
+ * lies in a directory that is closed to this user (its mode is the layer's, and stays).
  * @throws system errors, the signal's reason
  */
 export async function measureTree(root: string, signal: AbortSignal): Promise<Usage> {
@@ -32,7 +33,7 @@ export async function measureTree(root: string, signal: AbortSignal): Promise<Us
   let sliceEnd = performance.now() + SLICE;
 
   const count = (path: Buffer): boolean => {
-    const status = ignoringVanished(() => lstatSync(path, { bigint: true }));
+    const status = ignoring(UNCOUNTED, () => lstatSync(path, { bigint: true }));
     if (status === undefined) return false;
     if (status.nlink > 1n && !status.isDirectory()) {
       // one file system, so that the number alone tells inodes apart
@@ -45,7 +46,7 @@ export async function measureTree(root: string, signal: AbortSignal): Promise<Us
   };
 
   const walk = async (directory: Buffer): Promise<void> => {
-    for (const name of ignoringVanished(() => readdirSync(directory, { encoding: 'buffer' })) ?? []) {
+    for (const name of ignoring(UNCOUNTED, () => readdirSync(directory, { encoding: 'buffer' })) ?? []) {
       if (performance.now() > sliceEnd) {
         await nextTurn();
         signal.throwIfAborted();
@@ -60,7 +61,7 @@ export async function measureTree(root: string, signal: AbortSignal): Promise<Us
 
   const walkThroughDescriptor = async (path: Buffer): Promise<void> => {
     const flags = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
-    const descriptor = ignoringVanished(() => openSync(path, flags));
+    const descriptor = ignoring(UNCOUNTED, () => openSync(path, flags));
     if (descriptor === undefined) return;
     try {
       await walk(Buffer.from(`/proc/self/fd/${descriptor}`));
@@ -78,6 +79,7 @@ export async function measureTree(root: string, signal: AbortSignal): Promise<Us
 /**
  * Deletes a directory and everything in it. Several may delete the same tree at once. Directories that lie too deep for
  * one system call are moved up to the top first, so nothing but `root` itself may stand there under the name `deep-…`.
+ * Directories that are closed to this user, as their layer asks, are opened first.
  * @throws system errors; an abort between two files leaves the rest
  */
 export async function removeTree(root: string, signal?: AbortSignal): Promise<void> {
@@ -91,6 +93,17 @@ export async function emptyTree(root: string, signal?: AbortSignal): Promise<voi
 
 async function removeInside(root: string, itself: boolean, signal: AbortSignal | undefined): Promise<void> {
   const empty = async (directory: Buffer): Promise<void> => {
+    try {
+      await emptyOpen(directory);
+    } catch (error) {
+      // root is never refused; for others a directory of their own that is closed to them is only opened
+      if (!isRefused(error)) throw error;
+      await vanishing(chmod(directory, 0o700));
+      await emptyOpen(directory);
+    }
+  };
+
+  const emptyOpen = async (directory: Buffer): Promise<void> => {
     const files: Buffer[] = [];
     const directories: Buffer[] = [];
     const entries = (await vanishing(readdir(directory, { encoding: 'buffer', withFileTypes: true }))) ?? [];
@@ -108,7 +121,7 @@ async function removeInside(root: string, itself: boolean, signal: AbortSignal |
         continue;
       }
       const up = Buffer.from(`${root}/deep-${randomUUID()}`);
-      await vanishing(rename(child, up));
+      await vanishing(rename(child, up).catch((error: unknown) => openAndRename(error, child, up)));
       await remove(up);
     }
   };
@@ -139,11 +152,13 @@ export async function syncDirectory(path: string): Promise<void> {
   }
 }
 
-function ignoringVanished<T>(call: () => T): T | undefined {
+const UNCOUNTED: readonly unknown[] = ['ENOENT', 'EACCES'];
+
+function ignoring<T>(codes: readonly unknown[], call: () => T): T | undefined {
   try {
     return call();
   } catch (error) {
-    if (hasVanished(error)) return undefined;
+    if (error instanceof Error && 'code' in error && codes.includes(error.code)) return undefined;
     throw error;
   }
 }
@@ -157,6 +172,17 @@ function vanishing<T>(result: Promise<T>): Promise<T | undefined> {
 
 export function hasVanished(error: unknown): boolean {
   return error instanceof Error && 'code' in error && error.code === 'ENOENT';
+}
+
+/** A directory that gets another parent is written to: it holds its `..`. */
+async function openAndRename(error: unknown, from: Buffer, to: Buffer): Promise<void> {
+  if (!isRefused(error)) throw error;
+  await chmod(from, 0o700);
+  await rename(from, to);
+}
+
+function isRefused(error: unknown): boolean {
+  return error instanceof Error && 'code' in error && error.code === 'EACCES';
 }
 
 function isFull(error: unknown): boolean {

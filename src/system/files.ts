@@ -139,6 +139,16 @@ export function chmodPathFd(fd: number, mode: number): void {
   check(c.chmod(path, mode), 'chmod', path);
 }
 
+/** chmod(2) that follows nothing: the name is pinned first, since Linux before 6.6 has no such call. */
+export function chmodAt(dir: number, name: Buffer, mode: number): void {
+  const fd = openAt(dir, name, O.PATH | O.NOFOLLOW);
+  try {
+    chmodPathFd(fd, mode);
+  } finally {
+    close(fd);
+  }
+}
+
 /** A moment as the kernel takes it. */
 export interface Timespec {
   readonly seconds: number;

@@ -2,7 +2,7 @@ import { constants } from 'node:fs';
 import { access, mkdir, mkdtemp, open, readFile, realpath, rm, statfs, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import koffi from 'koffi';
-import { cString, setXattrFd } from './files.ts';
+import { cString, mknodAt, S_IFCHR, setXattrFd } from './files.ts';
 import { libc, systemError } from './libc.ts';
 import { mountSnapshot, unmountSnapshot } from './mount.ts';
 
@@ -21,6 +21,8 @@ export interface FileSystemFacts {
   /** Whether this process can set extended attributes of these families there. */
   readonly trustedXattrs: boolean;
   readonly userXattrs: boolean;
+  /** Whether this process can make overlayfs's whiteouts there: ordinary users can since Linux 5.8. */
+  readonly whiteouts: boolean;
 }
 
 export interface OverlayFacts {
@@ -49,6 +51,7 @@ export async function fileSystemFacts(directory: string): Promise<FileSystemFact
         directoryTypes: await tellsTypes(probe),
         trustedXattrs: canSet(handle.fd, 'trusted.unpackd'),
         userXattrs: canSet(handle.fd, 'user.unpackd'),
+        whiteouts: canDo(() => mknodAt(handle.fd, cString('whiteout'), S_IFCHR, 0)),
       };
     } finally {
       await handle.close();
@@ -117,8 +120,12 @@ async function inProbe<T>(directory: string, body: (probe: string) => Promise<T>
 }
 
 function canSet(descriptor: number, name: string): boolean {
+  return canDo(() => setXattrFd(descriptor, cString(name), Buffer.from('1')));
+}
+
+function canDo(call: () => void): boolean {
   try {
-    setXattrFd(descriptor, cString(name), Buffer.from('1'));
+    call();
     return true;
   } catch {
     return false;

@@ -41,7 +41,7 @@ export class Unpackd implements AsyncDisposable {
   ): Promise<Outcome> {
     await this.store(layers);
     const snapshotter = await this.open(type, schedule);
-    const applier = this.pool.applier(openSource({ kind: 'oci-layout', path: this.directory }), LIMITS);
+    const applier = this.pool.applier(openSource({ kind: 'oci-layout', path: this.directory }), LIMITS, snapshotter);
     try {
       await applyLayers(layers, snapshotter, schedule === 'shuffled' ? delayed(applier) : applier, {
         locks: new ChainLocks(snapshotter.root),

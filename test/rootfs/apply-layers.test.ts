@@ -29,7 +29,7 @@ async function bench(layers: readonly TestLayer[], type: 'overlay' | 'native' = 
   const snapshotter = await openSnapshotter({ root: join(dir.path, 'store'), type });
   const pool = new ApplyPool(2);
   const applied: string[] = [];
-  const real = pool.applier(openSource({ kind: 'oci-layout', path }), LIMITS);
+  const real = pool.applier(openSource({ kind: 'oci-layout', path }), LIMITS, snapshotter);
   const applier: Applier = {
     apply: (blob, mounts, options) => {
       applied.push(blob.digest);

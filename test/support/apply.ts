@@ -20,14 +20,21 @@ export function applyTar(
   target: Partial<DiffTarget> & { root: string },
   options: ApplyTarOptions = {},
 ) {
-  const whole: DiffTarget = { lowers: [], whiteouts: 'none', opaqueXattr: 'trusted.overlay.opaque', ...target };
+  const whole: DiffTarget = {
+    lowers: [],
+    whiteouts: 'none',
+    opaqueXattr: 'trusted.overlay.opaque',
+    ownership: 'keep',
+    copied: false,
+    ...target,
+  };
   using writer = new LayerWriter(whole, options);
   const reader = new TarReader(writer, { ...LIMITS, ...options.limits });
   const cut = options.cut ?? archive.length;
   for (let at = 0; at < archive.length; at += cut) reader.write(archive.subarray(at, at + cut));
   reader.finish();
   writer.finish();
-  settleImpliedDirectories(whole.root, writer.impliedDirectories(), whole.lowers);
+  settleImpliedDirectories(whole.root, writer.impliedDirectories(), whole.lowers, writer.directoryModes());
   return { warnings: writer.leftOut(), entries: reader.entries };
 }
 

@@ -1,0 +1,59 @@
+import { readFile } from 'node:fs/promises';
+
+/** A power of root's that this process may have, by its number in linux/capability.h. */
+export type Capability = keyof typeof NUMBERS;
+
+const NUMBERS = {
+  CHOWN: 0,
+  DAC_OVERRIDE: 1,
+  FOWNER: 3,
+  FSETID: 4,
+  SYS_ADMIN: 21,
+  MKNOD: 27,
+  SETFCAP: 31,
+} as const;
+
+/** Without these, files can't be given to their owners, or what was given away can't be written any more. */
+const FOR_OWNERS = ['CHOWN', 'DAC_OVERRIDE', 'FOWNER', 'FSETID'] as const satisfies readonly Capability[];
+
+/** What this process may do that ordinary users may not. */
+export interface Privileges {
+  /** `root`, or `user` and its number. */
+  readonly user: string;
+  readonly has: (capability: Capability) => boolean;
+  /** The process is in a user namespace of its own, where root's powers end at what that namespace owns. */
+  readonly inUserNamespace: boolean;
+  /** Why files can't be given to any owner; `undefined` where they can. */
+  readonly cannotKeepOwners: string | undefined;
+}
+
+/** @throws system errors where /proc is not mounted */
+export async function privileges(): Promise<Privileges> {
+  const status = await readFile('/proc/self/status', 'utf8');
+  const effective = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)/m.exec(status)?.[1] ?? '0'}`);
+  const has = (capability: Capability) => (effective & (1n << BigInt(NUMBERS[capability]))) !== 0n;
+  const id = process.geteuid?.() ?? 0;
+  const [users, groups] = await Promise.all([mapped('uid'), mapped('gid')]);
+  const inUserNamespace = users < ALL_IDS || groups < ALL_IDS;
+  const missing = FOR_OWNERS.filter((name) => !has(name)).map((name) => `CAP_${name}`);
+  const cannotKeepOwners =
+    missing.length > 0
+      ? `${missing.join(', ')} ${missing.length === 1 ? 'is' : 'are'} missing`
+      : Math.min(users, groups) === 1
+        ? 'its user namespace has no other user'
+        : undefined;
+  return { user: id === 0 ? 'root' : `user ${id}`, has, inUserNamespace, cannotKeepOwners };
+}
+
+/** All that there are: the last is no user. */
+const ALL_IDS = 0xffffffff;
+
+/** How many users or groups this process's user namespace knows (user_namespaces(7)). */
+async function mapped(kind: 'uid' | 'gid'): Promise<number> {
+  // a kernel without user namespaces has no such file, and knows them all
+  const map = await readFile(`/proc/self/${kind}_map`, 'utf8').catch(() => `0 0 ${ALL_IDS}`);
+  return map
+    .trim()
+    .split('\n')
+    .reduce((sum, line) => sum + Number(line.trim().split(/\s+/)[2] ?? 0), 0);
+}
