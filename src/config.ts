@@ -94,8 +94,8 @@ export const SETTINGS = {
     'keep',
   ),
   UNPACK_DURABLE: setting('write a layer through to the disk before it is committed', flag, 'true'),
-  UNPACK_ISAL: setting(
-    'inflate gzip with ISA-L where the machine has it (package libisal2): about twice as fast',
+  UNPACK_NATIVE_INFLATE: setting(
+    'call native decompressors directly: ISA-L for gzip where the machine has it (package libisal2), twice as fast, and Node’s zstd',
     flag,
     'true',
   ),

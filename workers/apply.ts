@@ -20,7 +20,7 @@ export default async function apply(task: ApplyTask): Promise<ApplyOutcome> {
       target: task.target,
       algorithm: task.algorithm,
       limits: task.limits,
-      isal: task.isal,
+      native: task.native,
       signal: abort.signal,
       onProgress: (progress) => {
         const now = performance.now();

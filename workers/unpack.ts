@@ -27,7 +27,7 @@ export async function runWorker(config: Config, stop: AbortSignal, log: Logger =
       threads: config.UNPACK_THREADS,
       limits: layerLimits(config),
       durable: config.UNPACK_DURABLE,
-      isal: config.UNPACK_ISAL,
+      native: config.UNPACK_NATIVE_INFLATE,
     });
     const store = { root: snapshotter.root, snapshotter: snapshotter.type };
     const policy = { connection: s3Connection(config), buckets: config.UNPACK_BUCKETS };

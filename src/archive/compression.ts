@@ -1,7 +1,6 @@
 import { UnpackError } from '../errors.ts';
 import type { Compression } from '../oci/media-type.ts';
 import { gunzip } from './gzip.ts';
-import { hasIsal } from './isal.ts';
 import { unzstd } from './zstd.ts';
 
 /** Compression by its magic bytes; four are enough. */
@@ -16,14 +15,14 @@ export function detectCompression(head: Buffer): Compression {
 /**
  * The tar inside a blob, in pieces of up to a megabyte. All members of a gzip blob and all frames of a zstd blob count.
  * The bytes of a piece stay valid until the next is asked for.
- * @param isal whether gzip may be inflated by ISA-L, where it is installed
+ * @param native whether native code may be called directly: ISA-L for gzip, where it is installed, and Node's own zstd
  * @throws UnpackError LAYER_CORRUPT for malformed or truncated data and for bytes after its end; UNSUPPORTED_MEDIA_TYPE
  * where `promised`, the media type's compression, is not what the bytes are
  */
 export async function* decompress(
   chunks: AsyncIterable<Buffer>,
   promised: Compression,
-  isal = true,
+  native = true,
 ): AsyncGenerator<Buffer> {
   const input = chunks[Symbol.asyncIterator]();
   try {
@@ -41,8 +40,8 @@ export async function* decompress(
       );
     }
     const all = prepend(head, input);
-    if (found === 'gzip') yield* gunzip(all, isal && hasIsal());
-    else if (found === 'zstd') yield* unzstd(all);
+    if (found === 'gzip') yield* gunzip(all, native);
+    else if (found === 'zstd') yield* unzstd(all, native);
     else yield* all;
   } finally {
     await input.return?.();

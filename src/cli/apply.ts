@@ -52,7 +52,7 @@ export function applyCommand({ signal, out }: Cli): Command {
       threads: config.UNPACK_THREADS,
       limits: layerLimits(config),
       durable: config.UNPACK_DURABLE,
-      isal: config.UNPACK_ISAL,
+      native: config.UNPACK_NATIVE_INFLATE,
     });
     try {
       const images = await unpacker.unpack(source, request, {

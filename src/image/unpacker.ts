@@ -21,14 +21,14 @@ export interface UnpackerOptions {
   readonly limits: LayerLimits;
   /** Write each layer through to the disk before it is committed. */
   readonly durable: boolean;
-  /** Inflate gzip with ISA-L where it is installed; default: yes. */
-  readonly isal?: boolean;
+  /** Call native decompressors directly; default: yes. */
+  readonly native?: boolean;
 }
 
 /** The whole way from a request to committed snapshots: resolve, apply what is missing, commit. */
 export function createUnpacker(options: UnpackerOptions): Unpacker {
   const { snapshotter, limits } = options;
-  const pool = new ApplyPool(options.threads, options.isal ?? true);
+  const pool = new ApplyPool(options.threads, options.native ?? true);
   const locks = new ChainLocks(snapshotter.root);
   const storeSync = new StoreSync(snapshotter.root);
   const sources = new OpenSources();

@@ -19,8 +19,8 @@ export interface BlobApplication {
   readonly target: DiffTarget;
   readonly algorithm: DigestAlgorithm;
   readonly limits: LayerLimits;
-  /** Inflate gzip with ISA-L where it is installed. */
-  readonly isal: boolean;
+  /** Call native decompressors directly. */
+  readonly native: boolean;
   readonly signal: AbortSignal;
   readonly onProgress: (progress: ApplyProgress) => void;
 }
@@ -44,7 +44,7 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
   let unpacked = 0;
   let waited = 0;
   try {
-    const pieces = decompress(download, layerCompression(blob.mediaType), work.isal)[Symbol.asyncIterator]();
+    const pieces = decompress(download, layerCompression(blob.mediaType), work.native)[Symbol.asyncIterator]();
     try {
       for (;;) {
         const asked = performance.now();

@@ -10,8 +10,8 @@ import type { AppliedDiff } from './applier.ts';
 /** What an apply thread is given. Progress (`ApplyProgress`) comes back on the port. */
 export interface ApplyTask {
   readonly source: LentSpec;
-  /** Inflate gzip with ISA-L where it is installed. */
-  readonly isal: boolean;
+  /** Call native decompressors directly. */
+  readonly native: boolean;
   readonly blob: Descriptor;
   readonly target: DiffTarget;
   readonly algorithm: DigestAlgorithm;

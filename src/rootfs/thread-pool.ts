@@ -18,14 +18,14 @@ const IDLE_TIMEOUT = 60_000;
 export class ApplyPool {
   private readonly pool: Piscina<ApplyTask, ApplyOutcome>;
   private readonly slots: Slots;
-  private readonly isal: boolean;
+  private readonly native: boolean;
 
   /**
    * @param threads layers that are written at once
-   * @param isal inflate gzip with ISA-L where it is installed
+   * @param native call native decompressors directly
    */
-  constructor(threads: number, isal = true) {
-    this.isal = isal;
+  constructor(threads: number, native = true) {
+    this.native = native;
     this.slots = new Slots(threads);
     // run from source and built, the thread's file lies beside in the same form
     const filename = new URL(`../../workers/apply${extname(import.meta.url)}`, import.meta.url).href;
@@ -70,7 +70,7 @@ export class ApplyPool {
       signal?.addEventListener('abort', abort, { once: true });
       try {
         const lent = await source.lend(blob);
-        const task: ApplyTask = { source: lent, blob, target, algorithm, limits, isal: this.isal, port: port2 };
+        const task: ApplyTask = { source: lent, blob, target, algorithm, limits, native: this.native, port: port2 };
         // piscina takes its list's type from an overload of postMessage that has changed
         const transferList = [port2] as never;
         const outcome = await this.pool.run(task, { transferList });

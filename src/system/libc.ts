@@ -25,3 +25,25 @@ export function systemError(syscall: string, path?: string | Uint8Array): NodeJS
 
 /** Names that libuv has no entry for. */
 const EXTRA_NAMES: Readonly<Record<number, string>> = { 61: 'ENODATA', 117: 'EUCLEAN', 122: 'EDQUOT' };
+
+/** A C function that another thread can run. */
+export interface AsyncFunction {
+  async(...parameters: unknown[]): void;
+}
+
+/** Runs a C function that returns a number on another thread. Buffers that it is given must stay referenced meanwhile. */
+export function callAsync(call: AsyncFunction, ...parameters: unknown[]): Promise<number> {
+  return new Promise((resolve, reject) => {
+    call.async(...parameters, (error: unknown, result: number | bigint) => {
+      if (error === null) resolve(Number(result));
+      else reject(error);
+    });
+  });
+}
+
+const memcpy = libc.func('uint64 memcpy(const void *, const void *, uint64)');
+
+/** Where the bytes of a buffer of more than 64 bytes are: a copy of nothing answers with the address of its target. */
+export function addressOf(bytes: Uint8Array): bigint {
+  return BigInt(memcpy(bytes, bytes, 0));
+}

@@ -164,7 +164,7 @@ describe('unpacking is refused', () => {
       [gzipSync(archive).subarray(0, -10), GZIP, /ends too early/],
       [Buffer.concat([gzipSync(archive), Buffer.from('junk')]), GZIP, /gzip data/],
       [zstdCompressSync(archive).subarray(0, -1), ZSTD, /ends too early/],
-      [Buffer.concat([zstdCompressSync(archive), Buffer.from('junk')]), ZSTD, /no zstd frame/],
+      [Buffer.concat([zstdCompressSync(archive), Buffer.from('junk')]), ZSTD, /zstd data/],
       [archive.subarray(0, 1000), PLAIN, /ends inside the content/],
     ];
     for (const [bytes, mediaType, text] of cases) {

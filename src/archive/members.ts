@@ -1,0 +1,143 @@
+import { UnpackError } from '../errors.ts';
+
+/**
+ * A decompressor of the machine's own, called in this process: input and output are buffers that it reads and writes
+ * while `run` is under way, and that must stay as they are until then.
+ */
+export interface MemberInflater {
+  /** For messages: `gzip`, `zstd`. */
+  readonly format: string;
+  /** Whether zeros may follow the last member. */
+  readonly zeroPadding: boolean;
+  /** Bytes of the input that were not taken. */
+  readonly unread: number;
+  /** Bytes of the output that are still free. */
+  readonly room: number;
+  input(bytes: Buffer): void;
+  output(bytes: Buffer): void;
+  /** Expects another member. */
+  nextMember(): void;
+  /**
+   * Works on another thread until the input is taken, the output is full, or the member has ended, which is what it
+   * resolves with.
+   * @throws UnpackError LAYER_CORRUPT
+   */
+  run(): Promise<boolean>;
+  /** Gives its memory back. */
+  free(): void;
+}
+
+/** Bytes of output a call: little enough to stay in the processor's cache until they are digested and written. */
+const OUTPUT_BYTES = 256 << 10;
+
+/**
+ * Everything in a blob of any number of members, in pieces that are valid until the next is asked for. While one piece is
+ * written to disk the next is inflated: the call for it is under way before the first is handed out.
+ */
+export async function* inflateMembers(chunks: AsyncIterable<Buffer>, inflater: MemberInflater): AsyncGenerator<Buffer> {
+  const members = new MemberReader(chunks[Symbol.asyncIterator](), inflater);
+  let [filling, other] = [Buffer.allocUnsafeSlow(OUTPUT_BYTES), Buffer.allocUnsafeSlow(OUTPUT_BYTES)];
+  let ahead = members.fill(filling);
+  try {
+    for (;;) {
+      const piece = await ahead;
+      if (piece.length === 0) return;
+      [filling, other] = [other, filling];
+      ahead = members.fill(filling);
+      // its failure is told when it is asked for
+      ahead.catch(() => {});
+      yield piece;
+    }
+  } finally {
+    // the buffers are written to until it is done
+    await ahead.catch(() => {});
+    inflater.free();
+  }
+}
+
+/** Reads members one after the other into buffers. */
+class MemberReader {
+  private readonly chunks: AsyncIterator<Buffer>;
+  private readonly inflater: MemberInflater;
+  /** Kept from being collected while it is read. */
+  private chunk: Buffer = Buffer.alloc(0);
+  /** Whether the next step needs input; not so while output is left that found no room. */
+  private hungry = true;
+  private state: 'member' | 'between' | 'padding' | 'end' = 'member';
+
+  constructor(chunks: AsyncIterator<Buffer>, inflater: MemberInflater) {
+    this.chunks = chunks;
+    this.inflater = inflater;
+  }
+
+  /** As much of the output as fits into `buffer`; empty at the end. @throws UnpackError LAYER_CORRUPT */
+  async fill(buffer: Buffer): Promise<Buffer> {
+    const { inflater } = this;
+    inflater.output(buffer);
+    while (this.state !== 'end' && inflater.room > 0) {
+      if (this.hungry && inflater.unread === 0 && !(await this.more())) break;
+      if (this.state === 'between') this.begin();
+      if (this.state === 'padding') {
+        this.checkPadding();
+      } else {
+        if (await inflater.run()) this.state = 'between';
+        this.hungry = this.state === 'between' || inflater.room > 0;
+      }
+    }
+    return buffer.subarray(0, buffer.length - inflater.room);
+  }
+
+  /** The next chunk; `false` where there is none. */
+  private async more(): Promise<boolean> {
+    for (;;) {
+      const next = await this.chunks.next();
+      if (next.done) break;
+      if (next.value.length === 0) continue;
+      this.chunk = pinned(next.value);
+      this.inflater.input(this.chunk);
+      return true;
+    }
+    if (this.state === 'member') {
+      throw new UnpackError('LAYER_CORRUPT', `the ${this.inflater.format} data is corrupt: it ends too early`);
+    }
+    this.state = 'end';
+    return false;
+  }
+
+  /** After a member comes another, or zeros. */
+  private begin(): void {
+    if (this.inflater.zeroPadding && this.rest()[0] === 0) {
+      this.state = 'padding';
+      return;
+    }
+    this.inflater.nextMember();
+    this.state = 'member';
+  }
+
+  private checkPadding(): void {
+    checkZeros(this.rest(), this.inflater.format);
+    this.inflater.input(this.chunk.subarray(this.chunk.length));
+  }
+
+  private rest(): Buffer {
+    return this.chunk.subarray(this.chunk.length - this.inflater.unread);
+  }
+}
+
+/** @throws UnpackError LAYER_CORRUPT where what follows the last member is not padding */
+export function checkZeros(bytes: Buffer, format: string): void {
+  if (bytes.some((byte) => byte !== 0)) {
+    throw new UnpackError(
+      'LAYER_CORRUPT',
+      `the ${format} data is followed by bytes that are neither ${format} nor zeros`,
+    );
+  }
+}
+
+/** V8 keeps the bytes of very small arrays on its own heap, where it may move them. */
+function pinned(chunk: Buffer): Buffer {
+  if (chunk.length > 128) return chunk;
+  const copy = Buffer.allocUnsafeSlow(256);
+  chunk.copy(copy);
+  return copy.subarray(0, chunk.length);
+}

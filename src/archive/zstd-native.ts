@@ -1,0 +1,105 @@
+import { UnpackError } from '../errors.ts';
+import { type AsyncFunction, addressOf, callAsync, libc } from '../system/libc.ts';
+import type { MemberInflater } from './members.ts';
+
+/**
+ * The zstd inside Node, called directly: the same decoder that Node's streams use, without the streams around it and
+ * without their end after the first frame. The system's libzstd would be no choice: its inner calls would end up in
+ * Node's copy, which has the same names and may be another version.
+ */
+/** Largest window that a frame may ask for, as log2: what zstd itself accepts without `--long`. It bounds the memory. */
+const WINDOW_LOG_MAX = 27;
+const PARAMETER_WINDOW_LOG_MAX = 100;
+
+type Context = object;
+
+interface Functions {
+  readonly create: () => Context | null;
+  readonly free: (context: Context) => number;
+  readonly setParameter: (context: Context, parameter: number, value: number) => number;
+  readonly decompress: AsyncFunction;
+  readonly errorName: (code: number) => string;
+}
+
+let loaded: Functions | undefined | null = null;
+
+/** A decompressor of zstd frames; `undefined` where Node does not offer it. */
+export function zstdInflater(): MemberInflater | undefined {
+  if (loaded === null) loaded = load();
+  const context = loaded?.create();
+  return loaded === undefined || !context ? undefined : new ZstdInflater(loaded, context);
+}
+
+function load(): Functions | undefined {
+  try {
+    return {
+      create: libc.func('void *ZSTD_createDCtx()'),
+      free: libc.func('int64 ZSTD_freeDCtx(void *)'),
+      setParameter: libc.func('int64 ZSTD_DCtx_setParameter(void *, int, int)'),
+      decompress: libc.func('int64 ZSTD_decompressStream(void *, void *, void *)'),
+      errorName: libc.func('const char *ZSTD_getErrorName(int64)'),
+    };
+  } catch {
+    return undefined; // this Node was built to use a library and does not show it
+  }
+}
+
+/** `ZSTD_inBuffer` and `ZSTD_outBuffer` (zstd.h) are both a pointer, a size and a position. */
+class BufferField {
+  readonly bytes = Buffer.alloc(128);
+
+  set(target: Buffer): void {
+    this.bytes.writeBigUInt64LE(addressOf(target), 0);
+    this.bytes.writeBigUInt64LE(BigInt(target.length), 8);
+    this.bytes.writeBigUInt64LE(0n, 16);
+  }
+
+  get left(): number {
+    return this.bytes.readUInt32LE(8) - this.bytes.readUInt32LE(16);
+  }
+}
+
+class ZstdInflater implements MemberInflater {
+  readonly format = 'zstd';
+  readonly zeroPadding = false;
+  private readonly from = new BufferField();
+  private readonly to = new BufferField();
+  private readonly functions: Functions;
+  private readonly context: Context;
+
+  constructor(functions: Functions, context: Context) {
+    this.functions = functions;
+    this.context = context;
+    functions.setParameter(context, PARAMETER_WINDOW_LOG_MAX, WINDOW_LOG_MAX);
+  }
+
+  get unread(): number {
+    return this.from.left;
+  }
+
+  get room(): number {
+    return this.to.left;
+  }
+
+  input(bytes: Buffer): void {
+    this.from.set(bytes);
+  }
+
+  output(bytes: Buffer): void {
+    this.to.set(bytes);
+  }
+
+  nextMember(): void {}
+
+  async run(): Promise<boolean> {
+    const result = await callAsync(this.functions.decompress, this.context, this.to.bytes, this.from.bytes);
+    if (result < 0) {
+      throw new UnpackError('LAYER_CORRUPT', `the zstd data is corrupt: ${this.functions.errorName(result)}`);
+    }
+    return result === 0;
+  }
+
+  free(): void {
+    this.functions.free(this.context);
+  }
+}
