@@ -247,30 +247,43 @@ export class LayerWriter implements EntrySink, Disposable {
   }
 
   private hardLink(parent: number, name: Buffer, entry: TarEntry): void {
-    const target = stripSlashes(entry.linkName);
-    const { parent: targetParent, name: targetName } = splitPath(target);
-    const text = targetName.toString('latin1');
-    if (text === '' || text === '.' || text === '..') {
-      throw new UnpackError('LAYER_CORRUPT', `it is a hard link to a directory, ${showName(entry.linkName)}`);
-    }
-    const cTarget = cString(targetName);
-    if (this.squash?.isDevice(this.root.directory(stripSlashes(targetParent)), cTarget)) {
-      this.leaveOutDevice(parent, name, entry);
-      return;
+    const { linkName } = entry;
+    if (this.squash !== undefined) {
+      const target = this.linkTarget(linkName);
+      if (this.squash.isDevice(target.parent, target.name)) {
+        this.leaveOutDevice(parent, name, entry);
+        return;
+      }
     }
     // looked up again once what is in the way is gone: the way to the target may have led through it
-    const link = (): void => linkAt(this.root.directory(stripSlashes(targetParent)), cTarget, parent, name);
+    const link = (): void => {
+      const target = this.linkTarget(linkName);
+      linkAt(target.parent, target.name, parent, name);
+    };
     try {
       this.create(parent, name, link);
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException;
       if (code !== 'ENOENT' && code !== 'EPERM' && code !== 'ENOTDIR') throw error;
       const why = code === 'EPERM' ? 'which cannot be linked to' : 'which this layer does not hold';
-      throw new UnpackError('LAYER_CORRUPT', `it is a hard link to ${showName(entry.linkName)}, ${why}`);
+      throw new UnpackError('LAYER_CORRUPT', `it is a hard link to ${showName(linkName)}, ${why}`);
     }
     const status = statAt(parent, name);
     const isLink = status !== undefined && (status.mode & S_IFMT) === S_IFLNK;
     setNodeAttributes(parent, name, entry, isLink ? 'link' : 'file', this.rules);
+  }
+
+  /** What a hard link is to: a symbolic link itself, but where a slash follows what that leads to, as containerd has it. */
+  private linkTarget(linkName: Buffer): Pick<Place, 'parent' | 'name'> {
+    const { parent, name } = splitPath(linkName);
+    const text = name.toString('latin1');
+    if (text !== '' && text !== '.' && text !== '..') {
+      return { parent: this.root.directory(stripSlashes(parent)), name: cString(name) };
+    }
+    const place = text === '..' ? undefined : this.root.resolve(linkName);
+    if (place !== undefined && (place.status.mode & S_IFMT) !== S_IFDIR) return place;
+    const to = place === undefined && text !== '..' ? 'nothing that this layer holds' : 'a directory';
+    throw new UnpackError('LAYER_CORRUPT', `it is a hard link to ${to}, ${showName(linkName)}`);
   }
 
   private device(parent: number, name: Buffer, entry: TarEntry): void {
