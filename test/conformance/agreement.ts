@@ -43,3 +43,78 @@ export async function agree(suite: Suite, layers: readonly StoredLayer[], equiva
     assert.deepEqual(lines, []);
   }
 }
+
+/** A test for each image: neither takes it. */
+export function bothRefuse(started: Started, title: string, images: Readonly<Record<string, Image>>): void {
+  eachRefused(started, `both refuse: ${title}`, images, { containerd: 'refused', unpackd: 'refused' });
+}
+
+/** A test for each image that containerd takes and unpackd does not. */
+export function onlyUnpackdRefuses(started: Started, images: Readonly<Record<string, Image>>): void {
+  eachRefused(started, 'only unpackd refuses', images, { containerd: 'applied', unpackd: 'refused' });
+}
+
+function eachRefused(
+  started: Started,
+  title: string,
+  images: Readonly<Record<string, Image>>,
+  expected: Readonly<Record<'containerd' | 'unpackd', string>>,
+): void {
+  describe(title, () => {
+    for (const [sentence, image] of Object.entries(images)) {
+      it(sentence, { skip: started.skip }, async () => {
+        if (started.skip !== false) return;
+        const { containerd, unpackd } = started.suite;
+        const layers = layersOf(image);
+        for (const type of STORE_TYPES) {
+          const [theirs, ours] = [await containerd.apply(layers, STORES[type]), await unpackd.apply(layers, type)];
+          const kinds = { containerd: theirs.kind, unpackd: ours.kind };
+          const why = [theirs, ours].map((outcome) => (outcome.kind === 'refused' ? outcome.reason : 'applied'));
+          assert.deepEqual(kinds, expected, `${type}: ${why.join('; ')}`);
+        }
+      });
+    }
+  });
+}
+
+/** An image that means another thing to containerd, and what it must be for unpackd, said so that containerd agrees. */
+export interface Difference {
+  readonly image: Image;
+  readonly equivalent: Image;
+  /** Default: all. */
+  readonly stores?: readonly StoreType[];
+}
+
+/** A test for each image that containerd refuses and unpackd takes: it becomes what the equivalent one does. */
+export function onlyContainerdRefuses(started: Started, images: Readonly<Record<string, Difference>>): void {
+  eachDifferent(started, 'only containerd refuses', images, (lines) =>
+    lines.some((line) => line.startsWith('only containerd')),
+  );
+}
+
+/** A test for each image that both take and leave different folders of: unpackd leaves what the equivalent one is. */
+export function differOnPurpose(started: Started, images: Readonly<Record<string, Difference>>): void {
+  eachDifferent(started, 'both take, with different folders', images, (lines) =>
+    lines.some((line) => !line.startsWith('only ')),
+  );
+}
+
+function eachDifferent(
+  started: Started,
+  title: string,
+  images: Readonly<Record<string, Difference>>,
+  isExpected: (lines: readonly string[]) => boolean,
+): void {
+  describe(title, () => {
+    for (const [sentence, { image, equivalent, stores = STORE_TYPES }] of Object.entries(images)) {
+      it(sentence, { skip: started.skip }, async () => {
+        if (started.skip !== false) return;
+        for (const type of stores) {
+          const lines = await compareImage(started.suite, layersOf(image), type);
+          assert.ok(isExpected(lines), `${type}: a difference is gone; what is left is ${lines.join('; ') || 'none'}`);
+          assert.deepEqual(await compareImage(started.suite, layersOf(image), type, layersOf(equivalent)), []);
+        }
+      });
+    }
+  });
+}

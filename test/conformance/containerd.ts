@@ -46,7 +46,7 @@ function whyNot(): string | undefined {
 
 const PATIENCE = 15_000;
 /** Bytes of a blob in one message; containerd takes at most 16 MiB. */
-const PIECE = 4 << 20;
+const PIECE = 1 << 20;
 /** Only what applies layers; no collector of garbage either: what is written stays until the end. */
 const DISABLED = [
   'io.containerd.grpc.v1.cri',

@@ -1,4 +1,4 @@
-import { type ClientHttp2Session, connect } from 'node:http2';
+import { type ClientHttp2Session, type ClientHttp2Stream, connect } from 'node:http2';
 import { connect as connectSocket } from 'node:net';
 import { encode, type Message } from './protobuf.ts';
 
@@ -50,14 +50,29 @@ export class GrpcConnection {
         if (status?.code === 0) resolve(lastMessage(Buffer.concat(pieces)));
         else reject(new GrpcError(method, status?.code ?? -1, status?.message ?? 'the answer broke off'));
       });
-      for (const message of messages) stream.write(framed(encode(message)));
-      stream.end();
+      send(stream, messages).catch(reject);
     });
   }
 
   close(): void {
     this.session.destroy();
   }
+}
+
+/** One message after the other, as the server takes them: Node ends a session that has more than 10 MB to send. */
+async function send(stream: ClientHttp2Stream, messages: readonly Message[]): Promise<void> {
+  for (const message of messages) {
+    if (stream.closed) return; // the server has answered already, and means no
+    if (stream.write(framed(encode(message)))) continue;
+    await new Promise<void>((resolve) => {
+      const proceed = (): void => {
+        stream.off('drain', proceed).off('close', proceed);
+        resolve();
+      };
+      stream.on('drain', proceed).on('close', proceed);
+    });
+  }
+  stream.end();
 }
 
 /** Percent-encoded bytes; those of a file's name need not be UTF-8. */

@@ -11,8 +11,8 @@ import { applyLayers } from '../../src/rootfs/apply-layers.ts';
 import { ChainLocks } from '../../src/rootfs/chain-locks.ts';
 import { ApplyPool } from '../../src/rootfs/thread-pool.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
-import { openSource } from '../../src/source/open.ts';
 import type { Mount, Snapshotter } from '../../src/snapshots/snapshotter.ts';
+import { openSource } from '../../src/source/open.ts';
 import { LIMITS } from '../support/apply.ts';
 import type { Outcome, StoredLayer } from './containerd.ts';
 
@@ -21,6 +21,9 @@ import type { Outcome, StoredLayer } from './containerd.ts';
  * parent at commit; `shuffled` in parallel, with a random wait after each layer is written.
  */
 export type Schedule = 'parallel' | 'sequential' | 'shuffled';
+
+/** Failures that are the archive's; any other is a failure of the test. */
+const REFUSALS = new Set(['LAYER_CORRUPT', 'LAYER_UNSAFE', 'UNSUPPORTED_MEDIA_TYPE']);
 
 /** The code under test: one store for each type and schedule, all fed from one folder of blobs. */
 export class Unpackd implements AsyncDisposable {
@@ -47,7 +50,7 @@ export class Unpackd implements AsyncDisposable {
         locks: new ChainLocks(snapshotter.root),
       });
     } catch (error) {
-      if (!(error instanceof UnpackError)) throw error;
+      if (!(error instanceof UnpackError) || !REFUSALS.has(error.code)) throw error;
       return { kind: 'refused', layer: error.details.layerIndex ?? 0, reason: `${error.code}: ${error.message}` };
     }
     const directories: string[] = [];

@@ -1,0 +1,60 @@
+import { directory, file, opaque, paxHeader, symlink, tar, whiteout } from '../support/tar.ts';
+import { differOnPurpose, started } from './agreement.ts';
+
+const suite = await started();
+const now = Math.ceil(Date.now() / 1000);
+const BASE = tar(
+  directory('d', { mtime: 1, uid: 5 }),
+  directory('d/e', { uid: 6 }),
+  file('d/f', 'below'),
+  file('d/e/g', 'below'),
+);
+
+/** `d/l` leads to `a/c`; take `s/..` away as text and it leads to `c`. */
+const LINKS = [
+  directory('a/b', { mtime: 1 }),
+  directory('a/c', { mtime: 2 }),
+  directory('c', { mtime: 3 }),
+  directory('d', { mtime: 4 }),
+  symlink('s', 'a/b'),
+  symlink('d/l', '../s/../c'),
+];
+
+differOnPurpose(suite, {
+  'a PAX global header leaves no stray folder': {
+    image: [tar(paxHeader([['comment', 'x']], 'g'), file('a'))],
+    equivalent: [tar(file('a'))],
+  },
+  'other names that begin with .wh..wh. are ignored, and so is what is needed for them': {
+    image: [tar(file('d/a')), tar(file('.wh..wh.plnk', ''), file('new/.wh..wh.aufs', ''), file('b'))],
+    equivalent: [tar(file('d/a')), tar(file('b'))],
+    stores: ['overlay'],
+  },
+  'a directory that a layer deletes and then makes is opaque': {
+    image: [BASE, tar(whiteout('d'), directory('d', { mtime: 7 }), file('d/new'))],
+    equivalent: [BASE, tar(directory('d', { mtime: 7 }), opaque('d'), file('d/new'))],
+    stores: ['overlay'],
+  },
+  'a deletion in a full copy hides what is below, and nothing that the same layer has made before': {
+    image: [BASE, tar(file('d/f', 'mine'), file('d/e/mine'), whiteout('d/f'), whiteout('d/e/g'))],
+    equivalent: [BASE, tar(whiteout('d/f'), whiteout('d/e/g'), file('d/f', 'mine'), file('d/e/mine'))],
+    stores: ['native'],
+  },
+  'an opaque marker in a full copy comes before everything, wherever it stands': {
+    image: [BASE, tar(file('d/e/new'), opaque('d'))],
+    equivalent: [BASE, tar(opaque('d'), directory('d/e', { uid: 6, mtime: now }), file('d/e/new'))],
+    stores: ['native'],
+  },
+  'a deletion in a bottom layer deletes nothing that the layer made': {
+    image: [tar(file('a', 'x'), whiteout('a'), directory('d'), file('d/e/f'), opaque('d'))],
+    equivalent: [tar(file('a', 'x'), directory('d'), file('d/e/f'))],
+  },
+  'the attributes in libarchive’s own records count where there are no others': {
+    image: [tar(file('a', '', { pax: [['LIBARCHIVE.xattr.user.a%20b', 'aGk']] }))],
+    equivalent: [tar(file('a', '', { pax: [['SCHILY.xattr.user.a b', 'hi']] }))],
+  },
+  '.. in a link goes up from where the link before it led, as in the kernel': {
+    image: [tar(...LINKS, file('d/l/x'))],
+    equivalent: [tar(...LINKS, file('a/c/x'))],
+  },
+});

@@ -1,0 +1,229 @@
+import {
+  device,
+  directory,
+  file,
+  gnuLong,
+  hardlink,
+  headerBlock,
+  member,
+  padded,
+  paxHeader,
+  symlink,
+  tar,
+  whiteout,
+} from '../support/tar.ts';
+import { bothAgree, bothRefuse, onlyContainerdRefuses, onlyUnpackdRefuses, started } from './agreement.ts';
+
+const suite = await started();
+
+const pax = (text: string): Buffer =>
+  Buffer.concat([headerBlock({ name: 'p', type: 'x', size: text.length }), padded(Buffer.from(text)), tar(file('a'))]);
+const sparse = (map: string, size = '20'): Buffer =>
+  tar(
+    file('f', 'abcd', {
+      pax: [
+        ['GNU.sparse.size', size],
+        ['GNU.sparse.numblocks', String(map.split(',').length / 2)],
+        ['GNU.sparse.map', map],
+      ],
+    }),
+  );
+const broken = (archive: Buffer, at: number, byte: number): Buffer => {
+  archive[at] = byte;
+  return archive;
+};
+
+bothRefuse(suite, 'malformed archives', {
+  'a wrong checksum': [broken(tar(file('a', 'x'), file('b')), 1024, 0x63)],
+  'an archive that ends inside a header': [member(file('a', 'x'.repeat(600))).subarray(0, 100)],
+  'an archive that ends inside content': [member(file('a', 'x'.repeat(600))).subarray(0, 1000)],
+  'what is no archive': [Buffer.from('not an archive at all, but longer than a block. '.repeat(30))],
+  'a header after one block of zeros': [Buffer.concat([Buffer.alloc(512), tar(file('a'))])],
+  'an unknown type': [tar({ name: 'odd', type: 'Z' })],
+  'a volume header': [tar({ name: 'label', type: 'V' })],
+  'a number that is none': [tar(file('a', '', { patch: (block) => block.write('99999999', 108, 'latin1') }))],
+  'a size of more than 63 bits': [tar(file('a', '', { patch: (block) => block.fill(0xbf, 124, 136) }))],
+  'a negative size': [tar(file('a', '', { size: -5n }))],
+  'a PAX record without a length': [pax(' path=x\n')],
+  'a PAX record that is too long': [pax('12 path')],
+  'a PAX record without an equals sign': [pax('8 pathx\n')],
+  'a PAX record that ends in the middle': [pax('9 path=xy')],
+  'a PAX length that is none': [pax('abc path=x\n')],
+  'a NUL in a PAX path': [tar(file('a', '', { pax: [['path', 'a\0b']] }))],
+  'a PAX time that is none': [tar(file('a', '', { pax: [['mtime', 'noon']] }))],
+  'a PAX owner that is none': [tar(file('a', '', { pax: [['uid', 'root']] }))],
+  'a negative PAX size': [tar(file('a', '', { pax: [['size', '-4']] }))],
+  'a sparse map out of order': [sparse('2,3,1,1')],
+  'a sparse map past the end': [sparse('18,4')],
+  'a sparse map of more than there is': [sparse('2,9')],
+  'a sparse map of negative numbers': [sparse('-2,4')],
+});
+
+bothRefuse(suite, 'entries that can’t be', {
+  'a whiteout of nothing': [tar(file('d/.wh.'))],
+  'a whiteout of the directory itself': [tar(file('d/.wh..'))],
+  'a whiteout of the directory above': [tar(file('d/.wh...'))],
+  'a file used as a directory': [tar(file('a'), file('a/b'))],
+  'a device used as a directory': [tar(device('a', 'c', 1, 3), file('a/b'))],
+  'a link to a file used as a directory': [tar(file('a'), symlink('l', 'a'), file('l/b'))],
+  'a link to itself used as a directory': [tar(symlink('l', 'l'), file('l/b'))],
+  'links in a circle used as directories': [tar(symlink('a', 'b'), symlink('b', 'a'), file('a/c'))],
+  'a hard link to nothing': [tar(hardlink('a', 'missing'))],
+  'a hard link to a directory': [tar(directory('d'), hardlink('a', 'd'))],
+  'a hard link to the root': [tar(hardlink('a', '/'))],
+  'a hard link outside': [tar(hardlink('a', '../../../../etc/hostname'))],
+  'a hard link through a link to outside': [tar(symlink('l', '/etc'), hardlink('a', 'l/hostname'))],
+  'a name of 256 bytes': [tar(file('', '', { pax: [['path', 'x'.repeat(256)]] }))],
+  'an extended attribute of no namespace that exists': [tar(file('a', '', { pax: [['SCHILY.xattr.security.', 'x']] }))],
+  'a malformed file capability': [tar(file('a', '', { pax: [['SCHILY.xattr.security.capability', 'nonsense']] }))],
+  'a symbolic link to nothing at all': [tar(symlink('a', ''))],
+});
+
+bothAgree(suite, 'odd archives that both take', {
+  'without an end': [member(file('a', 'x'))],
+  'with half an end': [Buffer.concat([member(file('a', 'x')), Buffer.alloc(512)])],
+  'with entries after the end': [Buffer.concat([tar(file('a')), member(file('after'))])],
+  'without the last padding': [member(file('a', 'x')).subarray(0, 513)],
+  'of nothing': [Buffer.alloc(0)],
+  'with headers of v7, GNU and ustar in turn': [
+    tar(file('a', '1', { format: 'v7' }), file('b', '2', { format: 'gnu' }), file('c', '3'), {
+      name: 'd/',
+      type: '\0',
+      format: 'v7',
+    }),
+  ],
+  'with long names and links': [
+    tar(gnuLong('L', `${'n'.repeat(200)}/x`), gnuLong('K', 'k'.repeat(300)), symlink('n', 'k', { format: 'gnu' })),
+  ],
+  'with a name in a PAX header and a longer one in a GNU header': [
+    tar(paxHeader([['path', 'from-pax']]), gnuLong('L', 'from-gnu'), file('x', '', { format: 'gnu' })),
+    tar(gnuLong('L', 'from-gnu'), paxHeader([['path', 'from-pax']]), file('x', '', { format: 'gnu' })),
+  ],
+  'with a prefix': [tar(file('name', '', { patch: (block) => block.write('long/prefix', 345, 'latin1') }))],
+  'with an access time in a GNU header': [
+    tar(file('a', '', { format: 'gnu', mtime: 5, patch: (block) => block.write('00000000144\0', 345, 'latin1') })),
+  ],
+  'with contiguous files': [tar({ name: 'a', type: '7', content: '' })],
+  'with content on links and directories': [
+    tar({ ...directory('d'), size: 0 }, { ...hardlink('h', 'f'), type: '2', linkName: 't', size: 99 }, file('f', 'x')),
+  ],
+  'with an ACL of an unknown version, which is left out': [
+    tar(file('a', '', { pax: [['SCHILY.xattr.system.posix_acl_access', 'nonsense']] })),
+  ],
+  'with base-256 numbers': [tar(file('a', '', { uid: 3_000_000_000, mtime: 2n ** 33n }))],
+  'with empty PAX values': [
+    tar(
+      file('kept', '', {
+        pax: [
+          ['path', ''],
+          ['mtime', ''],
+          ['uid', ''],
+        ],
+      }),
+    ),
+  ],
+  'with PAX numbers of many digits': [
+    tar(
+      file('a', '', {
+        pax: [
+          ['mtime', '1700000000.12345678999999'],
+          ['uid', '0005'],
+        ],
+      }),
+    ),
+  ],
+  'with a sparse file in each PAX format': [
+    sparse('2,3,10,1'),
+    tar(
+      file('s', Buffer.concat([padded(Buffer.from('2\n2\n3\n10\n1\n')), Buffer.from('abcd')]), {
+        pax: [
+          ['GNU.sparse.major', '1'],
+          ['GNU.sparse.minor', '0'],
+          ['GNU.sparse.name', 'real'],
+          ['GNU.sparse.realsize', '20'],
+        ],
+      }),
+    ),
+  ],
+  'with names that climb out': [
+    tar(file('../../etc/x', '1'), file('/../y', '2'), symlink('up', '../../..'), file('up/z', '3')),
+  ],
+  'with links swapped on the way': [
+    tar(
+      directory('a'),
+      symlink('l', 'a'),
+      file('l/x', '1'),
+      symlink('l', '/b'),
+      file('l/x', '2'),
+      directory('l'),
+      file('l/x', '3'),
+    ),
+  ],
+});
+
+onlyContainerdRefuses(suite, {
+  'a whiteout after an entry of the same name: it hides only what is below': {
+    image: [tar(file('a')), tar(file('a', 'mine'), whiteout('a'))],
+    equivalent: [tar(file('a')), tar(file('a', 'mine'))],
+    stores: ['overlay'],
+  },
+  'a whiteout twice': {
+    image: [tar(file('a')), tar(whiteout('a'), whiteout('a'))],
+    equivalent: [tar(file('a')), tar(whiteout('a'))],
+    stores: ['overlay'],
+  },
+  'an old-GNU sparse file, type S': {
+    image: [tar(oldSparse())],
+    equivalent: [
+      tar(file('sparse', Buffer.concat([Buffer.from('ab'), Buffer.alloc(998), Buffer.from('cd')]), { format: 'gnu' })),
+    ],
+  },
+  'a directory that is needed, where the layer below has deleted the one above it': {
+    image: [tar(directory('d'), directory('d/e', { uid: 5 })), tar(whiteout('d')), tar(file('d/e/new', 'x'))],
+    equivalent: [
+      tar(directory('d'), directory('d/e', { uid: 5 })),
+      tar(whiteout('d')),
+      tar(directory('d', { mtime: NOW() }), directory('d/e', { mtime: NOW() }), file('d/e/new', 'x')),
+    ],
+    stores: ['overlay'],
+  },
+  'a directory whose place a link to nothing takes': {
+    image: [tar(directory('a', { mtime: 5 }), symlink('a', 'nowhere', { mtime: 6 }))],
+    equivalent: [tar(symlink('a', 'nowhere', { mtime: 6 }))],
+  },
+  'a deletion of a directory that the same layer named before': {
+    image: [tar(file('d/f')), tar(directory('d', { mtime: 7 }), file('d/new'), whiteout('d'))],
+    equivalent: [tar(file('d/f')), tar(whiteout('d'), directory('d', { mtime: 7 }), file('d/new'))],
+    stores: ['native'],
+  },
+  'a directory in one whose place a file takes': {
+    image: [tar(directory('a'), directory('a/b'), file('a', 'x', { mtime: 1_600_000_000 }))],
+    equivalent: [tar(file('a', 'x'))],
+  },
+});
+
+onlyUnpackdRefuses(suite, {
+  'a device with numbers that containerd of today refuses too, and 1.6 cuts off': [tar(device('a', 'c', -1, 0))],
+});
+
+function NOW(): number {
+  return Math.ceil(Date.now() / 1000);
+}
+
+/** `ab`, a hole, `cd` at 1000. */
+function oldSparse(): Buffer {
+  const header = headerBlock({
+    name: 'sparse',
+    type: 'S',
+    format: 'gnu',
+    size: 4,
+    patch: (block) => {
+      const slot = (at: number, value: number) => block.write(`${value.toString(8).padStart(11, '0')}\0`, at, 'latin1');
+      [0, 2, 1000, 2].forEach((value, index) => {
+        slot(386 + 12 * index, value);
+      });
+      slot(483, 1002);
+    },
+  });
+  return Buffer.concat([header, padded(Buffer.from('abcd'))]);
+}
