@@ -22,17 +22,17 @@ export function doctorCommand({ out }: Cli): Command {
       const { checkS3 } = await import('../doctor/s3.ts');
       const { checkStore } = await import('../doctor/store.ts');
       const parts = await Promise.all([
-        checkRuntime(),
+        checkRuntime(config.UNPACK_OWNERSHIP),
         checkRedis(config.REDIS_URL),
         checkS3(s3Connection(config), options.bucket ?? config.UNPACK_BUCKETS),
-        checkStore(config.UNPACK_ROOT, config.UNPACK_SNAPSHOTTER),
+        checkStore(config.UNPACK_ROOT, config.UNPACK_SNAPSHOTTER, config.UNPACK_OWNERSHIP),
       ]);
       const checks = parts.flat();
       const failed = checks.some(({ status }) => status === 'fail');
       out.result({ ok: !failed, checks }, () => checks.flatMap((check) => lines(check, out)));
       if (failed) process.exitCode = EXIT_FAILED;
     });
-  takesSettings(command, [...QUEUE_SETTINGS.slice(0, 1), ...STORE_SETTINGS, ...S3_SETTINGS]);
+  takesSettings(command, [...QUEUE_SETTINGS.slice(0, 1), ...STORE_SETTINGS, 'UNPACK_OWNERSHIP', ...S3_SETTINGS]);
   command.addHelpText('after', '\nExamples:\n  unpackd doctor --bucket images\n  unpackd doctor --json | jq .checks');
   return command;
 }

@@ -1,22 +1,23 @@
-import { readFile } from 'node:fs/promises';
+import type { Ownership } from '../snapshots/snapshotter.ts';
+import { type Capability, privileges } from '../system/privileges.ts';
 import { type Check, fail, ok } from './check.ts';
 
 const OLDEST_NODE = 24;
 
-/** What a worker does that needs each of these, by number (linux/capability.h). */
-const CAPABILITIES = [
-  ['CHOWN', 0, 'give files to their owners'],
-  ['DAC_OVERRIDE', 1, 'write into folders of other users'],
-  ['FOWNER', 3, 'set modes, times and attributes of files of other users'],
-  ['FSETID', 4, 'keep setgid bits'],
-  ['SYS_ADMIN', 21, 'write the trusted.* attributes of overlays, and mount'],
-  ['MKNOD', 27, 'make devices'],
-  ['SETFCAP', 31, 'set file capabilities'],
-] as const;
+/** What a worker does that needs each of these. */
+const PURPOSES = {
+  CHOWN: 'give files to their owners',
+  DAC_OVERRIDE: 'write into folders of other users',
+  FOWNER: 'set modes, times and attributes of files of other users',
+  FSETID: 'keep setgid bits',
+  SYS_ADMIN: 'write the trusted.* attributes of overlays, and mount',
+  MKNOD: 'make devices',
+  SETFCAP: 'set file capabilities',
+} as const satisfies Record<Capability, string>;
 
 /** The runtime and the rights of this process. */
-export async function checkRuntime(): Promise<Check[]> {
-  return [node(), await permissions()];
+export async function checkRuntime(ownership: Ownership): Promise<Check[]> {
+  return [node(), await permissions(ownership)];
 }
 
 function node(): Check {
@@ -26,12 +27,21 @@ function node(): Check {
   return fail('Node', finding, `install Node ${OLDEST_NODE} or newer`);
 }
 
-async function permissions(): Promise<Check> {
-  const status = await readFile('/proc/self/status', 'utf8');
-  const effective = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)/m.exec(status)?.[1] ?? '0'}`);
-  const missing = CAPABILITIES.filter(([, bit]) => (effective & (1n << BigInt(bit))) === 0n);
-  const who = process.geteuid?.() === 0 ? 'root' : `user ${process.geteuid?.()}`;
-  if (missing.length === 0) return ok('Permissions', `${who}, with every capability that a worker uses`);
-  const lacks = missing.map(([name, , purpose]) => `CAP_${name} (${purpose})`).join(', ');
-  return fail('Permissions', `${who}, without ${lacks}`, 'run as root; in a container, add these capabilities');
+async function permissions(ownership: Ownership): Promise<Check> {
+  const name = 'Permissions';
+  const { user, has, cannotKeepOwners } = await privileges();
+  // `as`: the keys of an object literal are its type's
+  const missing = (Object.keys(PURPOSES) as Capability[]).filter((capability) => !has(capability));
+  if (ownership === 'squash') {
+    return ok(name, `${user}, to whom all files will belong; there will be no devices (UNPACK_OWNERSHIP=squash)`);
+  }
+  if (missing.length === 0 && cannotKeepOwners === undefined) {
+    return ok(name, `${user}, with every capability that a worker uses`);
+  }
+  const lacks = missing.map((capability) => `CAP_${capability} (${PURPOSES[capability]})`).join(', ');
+  return fail(
+    name,
+    missing.length === 0 ? `${user}, but ${cannotKeepOwners}` : `${user}, without ${lacks}`,
+    'run as root; in a container, add these capabilities; or set UNPACK_OWNERSHIP=squash: all files will belong to this user, devices and file capabilities will be left out',
+  );
 }

@@ -73,7 +73,8 @@ function advice(error: NodeJS.ErrnoException): string {
 }
 
 const ADVICE: Readonly<Record<string, string>> = {
-  EPERM: 'mounting needs root; in a container, the capability SYS_ADMIN and a seccomp profile that allows mounts',
+  EPERM:
+    'mounting needs root, or a user namespace (unshare --user --map-root-user --mount); in a container, the capability SYS_ADMIN and a seccomp profile that allows mounts',
   EACCES: 'mounting needs root; in a container, AppArmor or SELinux may also forbid it',
   ENODEV: 'this kernel has no overlayfs: modprobe overlay',
   ENOENT: 'the directory to mount on, or one of the layers, is not there',
