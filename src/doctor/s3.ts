@@ -1,5 +1,6 @@
 import { GetObjectCommand, type S3Client, S3ServiceException } from '@aws-sdk/client-s3';
-import { type S3Connection, s3Client } from '../source/s3.ts';
+import { s3Client } from '../source/s3-client.ts';
+import type { S3Connection } from '../source/source-spec.ts';
 import { type Check, fail, ok, reason, warn } from './check.ts';
 
 /** A name that no image has: what the server says about it tells endpoint, bucket and credentials apart. */

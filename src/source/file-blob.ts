@@ -7,7 +7,7 @@ import type { FileBlobSpec } from './source-spec.ts';
 
 const CHUNK = 256 * 1024;
 
-/** One blob that is a file, as a local layout lends it to another thread. */
+/** One blob that is a file, as a local layout lends it to another thread. A chunk is valid until the next is asked for. */
 export function lentFile(spec: FileBlobSpec): BlobSource {
   const only = (): never => {
     throw new UnpackError('INTERNAL', `${spec.name} was lent for one blob alone`);
@@ -15,15 +15,23 @@ export function lentFile(spec: FileBlobSpec): BlobSource {
   return {
     name: spec.name,
     maxResumes: 0,
-    open: (digest, options) => openFileBlob(spec.path, digest, options),
+    open: (digest, options) => openFileBlob(spec.path, digest, options, Buffer.allocUnsafeSlow(CHUNK)),
     lend: async () => spec,
     resolveTag: only,
     close: () => {},
   };
 }
 
-/** Bytes of a blob's file from an offset on; its version (inode, time, size) stands for an etag. */
-export async function openFileBlob(path: string, digest: BlobDigest, options: OpenOptions): Promise<BlobStream> {
+/**
+ * Bytes of a blob's file from an offset on; its version (inode, time, size) stands for an etag.
+ * @param buffer read into again and again: each chunk is then valid until the next is asked for
+ */
+export async function openFileBlob(
+  path: string,
+  digest: BlobDigest,
+  options: OpenOptions,
+  buffer?: Buffer,
+): Promise<BlobStream> {
   const { offset = 0, etag, signal } = options;
   throwIfAborted(signal);
   const file = await openFile(path, digest);
@@ -35,7 +43,7 @@ export async function openFileBlob(path: string, digest: BlobDigest, options: Op
       details: { digest },
     });
   }
-  return { size: Number(size), etag: version, offset, chunks: fileChunks(file, path, offset, signal) };
+  return { size: Number(size), etag: version, offset, chunks: fileChunks(file, path, offset, signal, buffer) };
 }
 
 async function openFile(path: string, digest: BlobDigest): Promise<FileHandle> {
@@ -57,6 +65,7 @@ function fileChunks(
   path: string,
   offset: number,
   signal: AbortSignal | undefined,
+  reused: Buffer | undefined,
 ): AsyncIterableIterator<Buffer, undefined> {
   let position = offset;
   const done = { done: true, value: undefined } as const;
@@ -64,8 +73,8 @@ function fileChunks(
     async next() {
       try {
         throwIfAborted(signal);
-        // a new buffer each time: the consumer keeps what it was given
-        const { bytesRead, buffer } = await file.read(Buffer.allocUnsafeSlow(CHUNK), 0, CHUNK, position);
+        // unless told otherwise, a new buffer each time: the consumer keeps what it was given
+        const { bytesRead, buffer } = await file.read(reused ?? Buffer.allocUnsafeSlow(CHUNK), 0, CHUNK, position);
         position += bytesRead;
         if (bytesRead > 0) return { done: false, value: buffer.subarray(0, bytesRead) };
       } catch (cause) {

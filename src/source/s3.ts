@@ -1,9 +1,5 @@
-import { Agent as HttpAgent } from 'node:http';
-import { Agent as HttpsAgent } from 'node:https';
 import { Readable } from 'node:stream';
-import { GetObjectCommand, type GetObjectCommandOutput, S3Client } from '@aws-sdk/client-s3';
-import { getSignedUrl } from '@aws-sdk/s3-request-presigner';
-import { NodeHttpHandler } from '@smithy/node-http-handler';
+import type { GetObjectCommand, GetObjectCommandOutput, S3Client } from '@aws-sdk/client-s3';
 import { abortError, throwIfAborted, UnpackError } from '../errors.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import { type BlobDigest, isDigest } from '../oci/digest.ts';
@@ -43,42 +39,15 @@ export function openS3Source(spec: S3SourceSpec): BlobSource {
   };
 }
 
-/**
- * A client for `connection`, as readers of this project want it; who sends small or repeatable requests can have more
- * tries and a socket timeout (milliseconds). The caller destroys it.
- */
-export function s3Client(
-  connection: S3Connection,
-  { maxAttempts = 1, socketTimeout = 0 }: { readonly maxAttempts?: number; readonly socketTimeout?: number } = {},
-): S3Client {
-  const agent = { keepAlive: true };
-  return new S3Client({
-    region: connection.region,
-    forcePathStyle: connection.forcePathStyle,
-    ...(connection.endpoint === undefined ? {} : { endpoint: connection.endpoint }),
-    ...(connection.credentials === undefined ? {} : { credentials: connection.credentials }),
-    // one try a request: a download continues where it broke, which the SDK's own tries don't
-    maxAttempts,
-    // digests prove the bytes; the SDK's CRC would read every byte again, and not all servers know its trailers
-    requestChecksumCalculation: 'WHEN_REQUIRED',
-    responseChecksumValidation: 'WHEN_REQUIRED',
-    requestHandler: new NodeHttpHandler({
-      connectionTimeout: connection.connectTimeout,
-      // the SDK counts the time that the consumer is busy as silence; responseBody does not
-      socketTimeout,
-      httpAgent: new HttpAgent(agent),
-      httpsAgent: new HttpsAgent(agent),
-    }),
-  });
-}
+const sdk = () => import('./s3-client.ts');
 
 class ObjectReader {
-  readonly #client: S3Client;
+  /** Made for the first request: the SDK takes as long to load as a small image to unpack. */
+  #client: Promise<S3Client> | undefined;
   readonly #connection: S3Connection;
   readonly #bucket: string;
 
   constructor(connection: S3Connection, bucket: string) {
-    this.#client = s3Client(connection);
     this.#connection = connection;
     this.#bucket = bucket;
   }
@@ -97,12 +66,8 @@ class ObjectReader {
       missing,
       ...(digest === undefined ? {} : { digest }),
     };
-    const command = new GetObjectCommand({
-      Bucket: this.#bucket,
-      Key: key,
-      ...(offset === 0 ? {} : { Range: `bytes=${offset}-` }),
-      ...(offset === 0 || etag === undefined ? {} : { IfMatch: etag }),
-    });
+    const { getObject } = await sdk();
+    const command = getObject(this.#bucket, key, offset, etag);
     const response = await this.#send(command, request, signal);
     const body: unknown = response.Body;
     if (!(body instanceof Readable)) throw new TypeError('the S3 client gave no Node stream');
@@ -118,8 +83,8 @@ class ObjectReader {
     const { endpoint, connectTimeout, idleTimeout, maxResumes } = this.#connection;
     const request: S3Request = { bucket: this.#bucket, key, endpoint, missing: 'BLOB_NOT_FOUND', digest };
     try {
-      const command = new GetObjectCommand({ Bucket: this.#bucket, Key: key });
-      const url = await getSignedUrl(this.#client, command, { expiresIn: LENT_FOR });
+      const { signedUrl } = await sdk();
+      const url = await signedUrl(await this.#s3(), this.#bucket, key, LENT_FOR);
       return { kind: 'http-blob', name, url, size, request, connectTimeout, idleTimeout, maxResumes };
     } catch (thrown) {
       throw s3Error(thrown, request);
@@ -149,7 +114,7 @@ class ObjectReader {
     };
     signal?.addEventListener('abort', onAbort, { once: true });
     silence.arm();
-    const sending = this.#client.send(command, { abortSignal: stop.signal });
+    const sending = this.#s3().then((client) => client.send(command, { abortSignal: stop.signal }));
     try {
       return await Promise.race([sending, stopped.promise]);
     } catch (thrown) {
@@ -165,8 +130,13 @@ class ObjectReader {
     }
   }
 
+  #s3(): Promise<S3Client> {
+    this.#client ??= sdk().then(({ s3Client }) => s3Client(this.#connection));
+    return this.#client;
+  }
+
   close(): void {
-    this.#client.destroy();
+    this.#client?.then((client) => client.destroy()).catch(() => {});
   }
 }
 

@@ -13,7 +13,7 @@ import {
 import { abortError, throwIfAborted, UnpackError } from '../errors.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import { algorithmOf, shortDigest } from '../oci/digest.ts';
-import { s3Client } from './s3.ts';
+import { s3Client } from './s3-client.ts';
 import { s3Error } from './s3-errors.ts';
 import type { S3Connection } from './source-spec.ts';
 import type { StoredBlob } from './stored-blob.ts';

@@ -2,7 +2,7 @@ import { PutObjectCommand } from '@aws-sdk/client-s3';
 import { type S3Server, startS3Server } from '../../src/demo/s3-server.ts';
 import type { Descriptor } from '../../src/oci/descriptor.ts';
 import { type DigestAlgorithm, digestOf, hexOf } from '../../src/oci/digest.ts';
-import { s3Client } from '../../src/source/s3.ts';
+import { s3Client } from '../../src/source/s3-client.ts';
 import type { S3Connection, S3SourceSpec } from '../../src/source/source-spec.ts';
 
 export const BUCKET = 'images';
