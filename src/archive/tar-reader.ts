@@ -1,8 +1,8 @@
 import { UnpackError } from '../errors.ts';
-import type { EntrySink, EntryType, TarEntry } from './entry.ts';
+import type { EntrySink, TarEntry } from './entry.ts';
 import { showName } from './entry.ts';
 import type { LayerLimits } from './limits.ts';
-import { type PaxRecords, parsePaxRecords, paxXattrs } from './pax.ts';
+import { type PaxRecords, parsePaxRecords } from './pax.ts';
 import {
   isValidSparseMap,
   type SparseExtent,
@@ -12,8 +12,9 @@ import {
   sparseMapOfRecords,
   sparseVersion,
 } from './sparse.ts';
-import { BLOCK, boundTime, parseTarHeader, type TarHeader, textField, type WideTime } from './tar-header.ts';
-import { parseDecimal, parseNumeric, parsePaxTime } from './tar-numbers.ts';
+import { decimal, entryOf, mergePax, sizeOf, typeOf } from './tar-entry.ts';
+import { BLOCK, parseTarHeader, type TarHeader, textField } from './tar-header.ts';
+import { parseNumeric } from './tar-numbers.ts';
 
 const EMPTY = Buffer.alloc(0);
 
@@ -172,7 +173,7 @@ export class TarReader {
   }
 
   private beginSpecial(special: 'pax' | 'global' | 'name' | 'link', header: TarHeader): void {
-    const size = this.sizeOf(header);
+    const size = sizeOf(header, this.corrupt);
     if (size > this.limits.entryMetadataBytes) throw this.tooMuchMetadata(size);
     this.special = special;
     this.remaining = size;
@@ -199,15 +200,15 @@ export class TarReader {
 
   private file(header: TarHeader, block: Buffer): void {
     const records = this.records;
-    if (records !== undefined) this.merge(header, records);
+    if (records !== undefined) mergePax(header, records, this.corrupt);
     if (this.longName.length > 0) header.name = this.longName;
     if (this.longLink.length > 0) header.linkName = this.longLink;
     this.records = undefined;
     this.longName = EMPTY;
     this.longLink = EMPTY;
 
-    const type = this.typeOf(header);
-    const stored = type === 'file' ? this.sizeOf(header) : 0;
+    const type = typeOf(header, this.corrupt);
+    const stored = type === 'file' ? sizeOf(header, this.corrupt) : 0;
     this.remaining = stored;
     this.padding = paddingOf(stored);
 
@@ -221,7 +222,7 @@ export class TarReader {
       }
       const size = records.get('GNU.sparse.size') ?? records.get('GNU.sparse.realsize');
       if (size !== undefined && size.length > 0) {
-        header.size = this.decimal(size, 'the size of a sparse file', header.name);
+        header.size = decimal(size, 'the size of a sparse file', header.name, this.corrupt);
       }
       if (type !== 'file') throw this.corrupt('a sparse map on an entry that is no file', header.name);
     }
@@ -231,7 +232,12 @@ export class TarReader {
       if (size === undefined) throw this.corrupt('a malformed size of a sparse file', header.name);
       header.size = size;
     }
-    const entry = this.entryOf(header, type, records, oldSparse || version !== undefined);
+    const entry = entryOf(
+      header,
+      type,
+      { records, sparse: oldSparse || version !== undefined, offset: this.headerOffset },
+      this.corrupt,
+    );
 
     if (oldSparse) {
       const map = sparseMapOfHeader(block.subarray(386, 482), 4);
@@ -338,93 +344,9 @@ export class TarReader {
     return step;
   }
 
-  private typeOf(header: TarHeader): EntryType {
-    switch (header.typeFlag) {
-      case 0: // old archives end a directory's name with a slash
-        return header.name.at(-1) === 0x2f ? 'directory' : 'file';
-      case 0x30:
-      case 0x53: // GNU sparse
-        return 'file';
-      case 0x31:
-        return 'hardlink';
-      case 0x32:
-        return 'symlink';
-      case 0x33:
-        return 'character';
-      case 0x34:
-        return 'block';
-      case 0x35:
-        return 'directory';
-      case 0x36:
-        return 'fifo';
-      default:
-        throw this.corrupt(
-          `an entry of the unknown type ${JSON.stringify(String.fromCharCode(header.typeFlag))}`,
-          header.name,
-        );
-    }
-  }
-
-  /** PAX records stand above the header's fields; an empty value leaves the field as it is. */
-  private merge(header: TarHeader, records: PaxRecords): void {
-    for (const [key, value] of records) {
-      if (value.length === 0) continue;
-      if (key === 'path') header.name = value;
-      else if (key === 'linkpath') header.linkName = value;
-      else if (key === 'uid') header.uid = this.decimal(value, key, header.name);
-      else if (key === 'gid') header.gid = this.decimal(value, key, header.name);
-      else if (key === 'size') header.size = this.decimal(value, key, header.name);
-      else if (key === 'mtime') header.mtime = this.time(value, key, header.name);
-      else if (key === 'atime') header.atime = this.time(value, key, header.name);
-      else if (key === 'ctime') this.time(value, key, header.name);
-    }
-  }
-
-  private entryOf(header: TarHeader, type: EntryType, records: PaxRecords | undefined, sparse: boolean): TarEntry {
-    const xattrs = records === undefined ? undefined : paxXattrs(records);
-    if (typeof xattrs === 'string') throw this.corrupt(xattrs, header.name);
-    const size = type === 'file' ? this.sizeOf(header) : 0;
-    const { atime, mtime } = header;
-    return {
-      type,
-      name: header.name,
-      linkName: header.linkName,
-      mode: typeof header.mode === 'number' ? header.mode % 0o10000 : Number(BigInt.asUintN(12, header.mode)),
-      uid: toUint32(header.uid),
-      gid: toUint32(header.gid),
-      size,
-      mtime: boundTime(mtime),
-      atime: atime === undefined || isEarlier(atime, mtime) ? boundTime(mtime) : boundTime(atime),
-      devMajor: Number(header.devMajor),
-      devMinor: Number(header.devMinor),
-      xattrs,
-      sparse,
-      offset: this.headerOffset,
-    };
-  }
-
   private pendingFile(): { entry: TarEntry; map: SparseExtent[] } {
     if (this.pending === undefined) throw new Error('a sparse map without its file');
     return this.pending;
-  }
-
-  private sizeOf(header: TarHeader): number {
-    const size = Number(header.size);
-    if (size < 0) throw this.corrupt('a negative size', header.name);
-    if (!Number.isSafeInteger(size)) throw this.corrupt('a size that no file can have', header.name);
-    return size;
-  }
-
-  private decimal(value: Buffer, what: string, name: Buffer): bigint {
-    const number = parseDecimal(value.toString('latin1'));
-    if (number === undefined) throw this.corrupt(`a malformed ${what} in its PAX header`, name);
-    return number;
-  }
-
-  private time(value: Buffer, what: string, name: Buffer): WideTime {
-    const time = parsePaxTime(value.toString('latin1'));
-    if (time === undefined) throw this.corrupt(`a malformed ${what} in its PAX header`, name);
-    return time;
   }
 
   private tooMuchMetadata(size: number): UnpackError {
@@ -434,19 +356,13 @@ export class TarReader {
     );
   }
 
-  private corrupt(what: string, name?: Buffer): UnpackError {
+  private readonly corrupt = (what: string, name?: Buffer): UnpackError => {
     const which = name === undefined || name.length === 0 ? 'the entry' : `the entry ${showName(name)}`;
     return new UnpackError('LAYER_CORRUPT', `${which} at byte ${this.headerOffset} of the tar: ${what}`);
-  }
+  };
 }
 
 const paddingOf = (size: number): number => (BLOCK - (size % BLOCK)) % BLOCK;
 
 const ZERO_BLOCK = Buffer.alloc(BLOCK);
 const isZero = (block: Buffer): boolean => block[0] === 0 && block.equals(ZERO_BLOCK);
-
-const toUint32 = (value: bigint | number): number =>
-  typeof value === 'number' && value >= 0 && value <= 0xffffffff ? value : Number(BigInt.asUintN(32, BigInt(value)));
-
-const isEarlier = (a: WideTime, b: WideTime): boolean =>
-  a.seconds < b.seconds || (BigInt(a.seconds) === BigInt(b.seconds) && a.nanoseconds < b.nanoseconds);
