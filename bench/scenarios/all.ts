@@ -1,6 +1,22 @@
+import { diskScenario } from './disk.ts';
+import { growthScenario } from './growth.ts';
+import { knownImagesScenario } from './known-images.ts';
 import { localScenario } from './local.ts';
+import { memoryScenario } from './memory.ts';
+import { pullScenario } from './pull.ts';
+import { s3Scenario } from './s3-in-life.ts';
 import type { Scenario } from './scenario.ts';
 import { shapeScenarios } from './shapes.ts';
 
 /** In the order in which they run: what matters most comes first. */
-export const SCENARIOS: readonly Scenario[] = [localScenario('gzip'), localScenario('zstd'), ...shapeScenarios];
+export const SCENARIOS: readonly Scenario[] = [
+  localScenario('gzip'),
+  localScenario('zstd'),
+  pullScenario,
+  ...shapeScenarios,
+  s3Scenario,
+  knownImagesScenario,
+  diskScenario,
+  memoryScenario,
+  growthScenario,
+];

@@ -30,7 +30,7 @@ const SHAPES: readonly Shape[] = [
     name: 'one-file',
     minutes: [4, 0],
     title: 'one layer of one 2 GB file, gzip, in memory',
-    image: () => ({ name: 'one-file-2000', layers: () => [oneFile(2000 << 20)] }),
+    image: () => ({ name: 'one-file-2000', layers: () => [oneFile(2000 * 2 ** 20)] }),
   },
   {
     name: 'many-layers',

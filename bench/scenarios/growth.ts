@@ -1,0 +1,124 @@
+import type { BenchImage } from '../images/bench-image.ts';
+import { oneFile, thinLayers, tinyFiles } from '../images/made-up.ts';
+import { unpackd } from '../peers/unpackd.ts';
+import { folderFor, type RaceResult, race } from '../race.ts';
+import { medianSeconds, rowOf } from './goals.ts';
+import type { GoalResult, Scenario, Series, Stage } from './scenario.ts';
+
+interface Ladder {
+  readonly title: string;
+  readonly unit: string;
+  /** From small to large, with the image of each. */
+  readonly steps: readonly number[];
+  readonly image: (stage: Stage, count: number) => Promise<BenchImage>;
+}
+
+const LADDERS: readonly Ladder[] = [
+  {
+    title: 'entries',
+    unit: 'files of 100 bytes',
+    steps: [10_000, 100_000, 1_000_000],
+    image: (stage, count) => stage.gallery.madeUp(`tiny-files-${count}`, 'zstd', () => [tinyFiles(count)]),
+  },
+  {
+    title: 'bytes',
+    unit: 'MiB in one file',
+    steps: [250, 1000, 4000],
+    image: (stage, count) => stage.gallery.madeUp(`one-file-${count}`, 'zstd', () => [oneFile(count * 2 ** 20)]),
+  },
+  {
+    title: 'layers',
+    unit: 'layers of one file',
+    steps: [1, 16, 128],
+    image: (stage, count) => stage.gallery.madeUp(`thin-layers-${count}`, 'gzip', () => thinLayers(count)),
+  },
+];
+
+/** How much more a thing may cost in the largest image than in the one before it. */
+const LINEAR = 1.25;
+/** A run that takes long is repeated less: its own noise is small. */
+const FEW = 2;
+
+/** The same work in three sizes: what grows faster than its size shows here. */
+export const growthScenario: Scenario = {
+  name: 'growth',
+  minutes: [4, 0],
+  async run(stage) {
+    const results: RaceResult[] = [];
+    const series: Series[] = [];
+    const goals: GoalResult[] = [];
+    for (const ladder of LADDERS) {
+      const commits = new Map<number, number[]>();
+      const entrants = [];
+      for (const count of ladder.steps) {
+        const image = await ladder.image(stage, count);
+        const task = { image, folder: await folderFor(stage.folder, `${ladder.title}-${count}`) };
+        const noted: number[] = [];
+        commits.set(count, noted);
+        const onResult = (result: unknown) => void noted.push(...commitTimes(result));
+        entrants.push(unpackd(stage.build, task, { onResult }, nameOf(ladder, count)));
+      }
+      const result = await race(entrants, stage.raceOptions({ rounds: Math.min(stage.rounds, FEW), warmUp: false }));
+      results.push(result);
+      const points = ladder.steps.map((count) => ({
+        count,
+        seconds: medianSeconds(rowOf(result, nameOf(ladder, count))),
+      }));
+      series.push({ title: ladder.title, unit: ladder.unit, points });
+      goals.push(linear(ladder, points), ...(ladder.title === 'layers' ? [] : [steadyCommit(ladder, commits)]));
+    }
+    return {
+      rows: results.flatMap(({ rows }) => rows),
+      absent: results.flatMap(({ absent }) => absent),
+      name: 'growth',
+      title: 'the same work in three sizes, in memory',
+      reference: '',
+      goals,
+      series,
+    };
+  },
+};
+
+function nameOf({ unit }: Ladder, count: number): string {
+  return `${count.toLocaleString('en-US')} ${unit}`;
+}
+
+/** What each more costs, between the two largest: the start of a process is in both. */
+function linear({ title, unit }: Ladder, points: Series['points']): GoalResult {
+  const [small, middle, large] = points;
+  const goal = `time grows with ${title} and no faster, to ${large?.count.toLocaleString('en-US')} ${unit}`;
+  if (small === undefined || middle === undefined || large === undefined || Number.isNaN(large.seconds))
+    return { goal, measured: 'not measured', met: undefined };
+  const before = (middle.seconds - small.seconds) / (middle.count - small.count);
+  const after = (large.seconds - middle.seconds) / (large.count - middle.count);
+  return {
+    goal,
+    measured: `each more costs ${(after / before).toFixed(2)} times as much`,
+    met: after / before <= LINEAR,
+  };
+}
+
+function steadyCommit({ title, steps }: Ladder, commits: ReadonlyMap<number, readonly number[]>): GoalResult {
+  const goal = `the commit takes no longer with more ${title}`;
+  const least = (count: number | undefined) => Math.min(...(commits.get(count ?? 0) ?? []));
+  const [first, last] = [least(steps[0]), least(steps.at(-1))];
+  if (!Number.isFinite(first) || !Number.isFinite(last)) return { goal, measured: 'not measured', met: undefined };
+  // milliseconds: below these two, it is the machine that is measured
+  return {
+    goal,
+    measured: `${first.toFixed(1)} ms, ${last.toFixed(1)} ms`,
+    met: last <= Math.max(2 * first, first + 2),
+  };
+}
+
+interface CommittedLayer {
+  readonly timeline?: { readonly committingMs: number; readonly committedMs: number };
+}
+
+/** Milliseconds from the wish to commit to the commit's end, of each layer of a result. */
+function commitTimes(result: unknown): number[] {
+  const { images } = result as { images: { layers: CommittedLayer[] }[] }; // as schemas/result.schema.json says
+  return images
+    .flatMap(({ layers }) => layers)
+    .flatMap(({ timeline }) => (timeline === undefined ? [] : [timeline.committedMs - timeline.committingMs]));
+}

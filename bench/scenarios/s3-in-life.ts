@@ -1,0 +1,124 @@
+import { mkdir, symlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import { randomFile } from '../images/made-up.ts';
+import type { Contestant, Entrant } from '../peers/contestant.ts';
+import { unpackd } from '../peers/unpackd.ts';
+import { unpackdWorker } from '../peers/unpackd-worker.ts';
+import { folderFor, race } from '../race.ts';
+import {
+  type BucketStatistics,
+  bucketEnvironment,
+  bucketStatistics,
+  type ServerProcess,
+  startBucket,
+} from '../servers/server-process.ts';
+import { memoryBelow, timesAsFast } from './goals.ts';
+import { type Scenario, workOf } from './scenario.ts';
+
+const BUCKET = 'images';
+/** About what a bucket in the same region gives. */
+const THROTTLE = { firstByteMs: 20, bytesPerSecond: 60e6 };
+
+/** One large blob from a bucket that is slow to answer and gives each connection only so much. */
+export const s3Scenario: Scenario = {
+  name: 's3-in-life',
+  minutes: [2, 0.4],
+  async run(stage) {
+    const megabytes = stage.quick ? 120 : 480;
+    const image = await stage.gallery.madeUp(`random-${megabytes}`, 'zstd', () => [randomFile(megabytes << 20)]);
+    const buckets = join(await folderFor(stage.folder, 'bucket'), 'buckets');
+    await mkdir(buckets);
+    await symlink(image.folder, join(buckets, BUCKET));
+    const s3 = await startBucket(buckets, THROTTLE);
+    const asked: Record<string, BucketStatistics> = {};
+    const counted = (entrant: Entrant): Entrant => counting(entrant, s3, asked);
+    try {
+      const layer = image.layers[0]?.digest.replace(':', '/') ?? '';
+      const result = await race(
+        [
+          counted(oneConnection(`http://${s3.address}/${BUCKET}/blobs/${layer}`, s3)),
+          counted(
+            unpackd(
+              stage.build,
+              { image, folder: await folderFor(stage.folder, 'unpackd') },
+              {
+                source: `s3://${BUCKET}:${image.tag}`,
+                env: bucketEnvironment(s3),
+                servers: [s3.pid],
+              },
+            ),
+          ),
+          counted(
+            unpackdWorker(stage.build, {
+              folder: await folderFor(stage.folder, 'worker'),
+              payload: {
+                version: 1,
+                image: 'registry.example/random:app',
+                source: { bucket: BUCKET, layout: 'oci' },
+                tag: image.tag,
+              },
+              settings: { ...bucketEnvironment(s3), UNPACK_DURABLE: 'false' },
+              servers: [s3.pid],
+            }),
+          ),
+        ],
+        stage.raceOptions(),
+      );
+      return {
+        ...result,
+        name: 's3-in-life',
+        title: `one layer of ${megabytes} MiB from a bucket: 20 ms to the first byte, 60 MB/s a connection`,
+        work: workOf(image),
+        reference: 'one connection',
+        goals: [
+          timesAsFast(result, 'unpackd', 'one connection', 6),
+          timesAsFast(result, 'unpackd, worker', 'one connection', 6),
+          memoryBelow(result, 'unpackd', 400e6),
+          memoryBelow(result, 'unpackd, worker', 400e6),
+        ],
+        notes: Object.entries(asked).map(
+          ([name, { requests, mostAtOnce }]) => `${name}: ${requests} requests, ${mostAtOnce} answers at once.`,
+        ),
+      };
+    } finally {
+      s3.stop();
+    }
+  },
+};
+
+/** Nothing but the bytes, over one connection: what a plain GET comes to. */
+function oneConnection(url: string, s3: ServerProcess): Entrant {
+  return {
+    name: 'one connection',
+    how: 'one GET of the blob, nothing done with it',
+    enter: async () => ({
+      standing: { workers: [], servers: [s3.pid] },
+      async run() {
+        const response = await fetch(url);
+        for await (const _ of response.body ?? []);
+        return undefined;
+      },
+    }),
+  };
+}
+
+/** Keeps what the last run of each asked of the bucket. */
+function counting(entrant: Entrant, s3: ServerProcess, asked: Record<string, BucketStatistics>): Entrant {
+  return {
+    ...entrant,
+    async enter(): Promise<Contestant> {
+      const contestant = await entrant.enter();
+      return {
+        ...contestant,
+        async prepare() {
+          await contestant.prepare?.();
+          await bucketStatistics(s3);
+        },
+        async reset() {
+          asked[entrant.name] = await bucketStatistics(s3);
+          await contestant.reset?.();
+        },
+      };
+    },
+  };
+}
