@@ -56,6 +56,11 @@ const COMMANDS: readonly Entry[] = [
     load: async () => (await import('./snapshots.ts')).snapshotsCommand,
   },
   {
+    name: 'layer',
+    summary: 'look into a layer: ls, diff',
+    load: async () => (await import('./layer.ts')).layerCommand,
+  },
+  {
     name: 'board',
     summary: 'serve the web page with the queue, health and metrics',
     load: async () => (await import('./board.ts')).boardCommand,
@@ -86,6 +91,7 @@ Examples:
   unpackd enqueue s3://images/app:1.0 --watch         a job, followed to its end
   unpackd apply ./layout:app --root /tmp/store        the same unpacking without a queue
   unpackd snapshots ls                                what is in the store
+  unpackd layer ls layer.tar.gz                       what is in a layer
 
 Settings come from flags, then from the environment, then from defaults: unpackd settings lists them all,
 unpackd COMMAND --help those that a command uses.

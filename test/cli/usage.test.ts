@@ -11,6 +11,7 @@ const COMMANDS = [
   'apply',
   'push',
   'snapshots',
+  'layer',
   'board',
   'settings',
   'doctor',

@@ -1,0 +1,227 @@
+import { once } from 'node:events';
+import { Command } from 'commander';
+import { layerLimits } from '../config.ts';
+import type { EntryDifference } from '../diff/compare-layers.ts';
+import { type LayerTotals, type ReadEntry, readLayer } from '../diff/read-layer.ts';
+import type { Cli } from './context.ts';
+import { EXIT_FAILED, EXIT_USAGE, explain } from './failure.ts';
+import { type LayerFile, openLayer, parseLayerArgument, verifyLayer } from './layer-argument.ts';
+import { countKinds, entryFields, entryLines, totalsLines } from './layer-view.ts';
+import { configOf, takesSettings } from './settings.ts';
+
+const LIMIT_SETTINGS = ['UNPACK_MAX_LAYER_BYTES', 'UNPACK_MAX_LAYER_ENTRIES', 'UNPACK_MAX_ENTRY_METADATA'] as const;
+
+const BLOB = `
+BLOB is a file, compressed with gzip or zstd or not at all, or a blob of an OCI image layout: LAYOUT@sha256:…`;
+
+const LS_HELP = `${BLOB}
+
+A line is an entry, in the order of the tar, as unpackd would write it:
+
+  - 4755 0:0                 31768 2024-03-01T10:00:00.123456789Z usr/bin/su
+  │ │    │                       │ │                              └ name: bytes; those that are not printable as \\xNN
+  │ │    │                       │ └ modified, to the nanosecond
+  │ │    │                       └ bytes of a file, numbers of a device
+  │ │    └ owner and group
+  │ └ mode
+  └ - file, d directory, l symbolic link, h hard link, c b devices, p FIFO, w whiteout
+
+Below it, indented: extended attributes, an access time that is another, with --contents the digest of a file's data.
+At the end: how many entries, the digest of the tar (the DiffID) and of the blob.
+
+--json is one document, {"entries": […], "totals": {…}}, with one entry a line; where the layer turns out to be damaged,
+"error" stands in place of "totals".
+
+Examples:
+  unpackd layer ls layer.tar.gz
+  unpackd layer ls ./layout@sha256:4f2a… | grep '^w'                  what a layer deletes
+  unpackd layer ls layer.tar.zst --json | jq '.entries[] | select(.xattrs)'`;
+
+const DIFF_HELP = `${BLOB}
+
+A line is an entry that is not the same in both: - only in A, + only in B, ~ in both, with what is different. Contents are
+compared by their digests. How the tars are compressed and how their headers are written makes no difference, nor does the
+order of the entries, which is told. Of several entries of one name the first is compared with the first, and so on.
+
+Exit status: 0 the same, 1 different, 2 wrong use, or a layer that can't be read.
+
+Examples:
+  unpackd layer diff built-here.tar built-there.tar.gz
+  unpackd layer diff ./a@sha256:4f2a… ./b@sha256:97c0… --json | jq -r '.differences[].name'`;
+
+interface ListOptions {
+  readonly contents?: true;
+}
+
+/** `unpackd layer …`: what is in a layer, without unpacking it. */
+export function layerCommand(cli: Cli): Command {
+  const group = new Command('layer').description('Looks into layers, without a store and without writing anything.');
+  const add = (name: string, description: string, help: string) => {
+    const command = group.command(name).description(description).option('--json', 'one JSON document');
+    return takesSettings(command.addHelpText('after', help), LIMIT_SETTINGS);
+  };
+  const ls = add('ls', 'List the entries of a layer, exactly, then totals and digests.', LS_HELP)
+    .argument('<blob>')
+    .option('--contents', 'with the digest of every file’s content')
+    .action((blob: string, options: ListOptions) => list(ls, blob, options, cli));
+  const diff = add('diff', 'Compare two layers, entry by entry.', DIFF_HELP)
+    .argument('<a>')
+    .argument('<b>')
+    .action((a: string, b: string) => difference(diff, a, b, cli));
+  return group;
+}
+
+async function list(command: Command, argument: string, { contents }: ListOptions, cli: Cli): Promise<void> {
+  const file = await parseLayerArgument(argument);
+  const output = new ListOutput(cli, 'entries');
+  const kinds = new Map<string, number>();
+  try {
+    const layer = entriesOf(command, file, contents === true, cli);
+    for (;;) {
+      const next = await layer.next();
+      if (next.done) {
+        verifyLayer(file, next.value.blob.digest);
+        await output.end({ totals: { ...next.value, kinds: Object.fromEntries(kinds) } }, [
+          '',
+          ...totalsLines(next.value, kinds),
+        ]);
+        return;
+      }
+      countKinds(kinds, next.value);
+      for (const entry of next.value) output.add(entryFields(entry), entryLines(entry));
+      if (!(await output.flush())) return;
+    }
+  } catch (error) {
+    await output.fail(error, EXIT_FAILED);
+  }
+}
+
+async function difference(command: Command, a: string, b: string, cli: Cli): Promise<void> {
+  const output = new ListOutput(cli, 'differences');
+  try {
+    const { pairEntries } = await import('../diff/compare-layers.ts');
+    const files = [await parseLayerArgument(a), await parseLayerArgument(b)] as const;
+    const pairs = pairEntries(entriesOf(command, files[0], true, cli), entriesOf(command, files[1], true, cli));
+    let count = 0;
+    for (;;) {
+      const next = await pairs.next();
+      if (next.done) {
+        const { value } = next;
+        verifyLayer(files[0], value.a.blob.digest);
+        verifyLayer(files[1], value.b.blob.digest);
+        await output.end({ same: count === 0, sameOrder: value.sameOrder, a: value.a, b: value.b }, [
+          verdict(count, value.a, value.b, value.sameOrder),
+        ]);
+        return;
+      }
+      const told = tell(next.value);
+      if (told === undefined) continue;
+      count++;
+      output.add(told.fields, [told.line]);
+      process.exitCode = EXIT_FAILED;
+      if (!(await output.flush())) return;
+    }
+  } catch (error) {
+    // 1 would say that they differ
+    await output.fail(error, EXIT_USAGE);
+  }
+}
+
+function entriesOf(
+  command: Command,
+  file: LayerFile,
+  contents: boolean,
+  { signal }: Cli,
+): AsyncGenerator<readonly ReadEntry[], LayerTotals, undefined> {
+  const limits = layerLimits(configOf(command));
+  return readLayer(openLayer(file, signal), { limits, algorithm: file.algorithm, contents, signal });
+}
+
+/** What is different, or `undefined`. */
+function tell(pair: EntryDifference): { readonly fields: object; readonly line: string } | undefined {
+  if (pair.kind === 'only') {
+    const fields = entryFields(pair.entry);
+    const mark = pair.side === 'a' ? '-' : '+';
+    return { fields: { name: fields.name, only: pair.side }, line: `${mark} ${fields.name}` };
+  }
+  const [a, b] = [flat(entryFields(pair.a)), flat(entryFields(pair.b))];
+  const changes = [...new Set([...Object.keys(a), ...Object.keys(b)])]
+    .map((field) => ({ field, a: shown(a[field]), b: shown(b[field]) }))
+    .filter((change) => change.a !== change.b);
+  if (changes.length === 0) return undefined;
+  const words = changes.map((change) => `${change.field} ${change.a} → ${change.b}`).join(', ');
+  const fields = Object.fromEntries(changes.map(({ field }) => [field, { a: a[field] ?? null, b: b[field] ?? null }]));
+  return { fields: { name: a.name, changed: fields }, line: `~ ${a.name}: ${words}` };
+}
+
+/** Each extended attribute as a field of its own. */
+function flat({ xattrs, ...fields }: ReturnType<typeof entryFields>): ReturnType<typeof entryFields> {
+  const own = Object.entries(xattrs ?? {}).map(([key, value]) => [`xattr ${key}`, value] as const);
+  return { ...fields, ...Object.fromEntries(own) };
+}
+
+function shown(value: string | number | object | undefined): string {
+  if (value === undefined) return '(none)';
+  return typeof value === 'object' ? JSON.stringify(value) : String(value);
+}
+
+function verdict(count: number, a: LayerTotals, b: LayerTotals, sameOrder: boolean): string {
+  if (count > 0) return count === 1 ? '1 entry differs' : `${count.toLocaleString('en-US')} entries differ`;
+  const order = sameOrder ? '' : ', in another order';
+  if (a.blob.digest === b.blob.digest) return `the same blob, ${a.blob.digest}`;
+  if (a.tar.digest === b.tar.digest) return `the same tar, ${a.tar.digest}`;
+  return `the same ${a.entries.toLocaleString('en-US')} entries${order}; the tars are written in different ways`;
+}
+
+/** A long list on its way out: a line an item, one JSON document in all, and no more of it in memory than a batch. */
+class ListOutput {
+  readonly #cli: Cli;
+  readonly #name: string;
+  #lines: string[] = [];
+  #begun = false;
+
+  constructor(cli: Cli, name: string) {
+    this.#cli = cli;
+    this.#name = name;
+  }
+
+  add(document: object, text: readonly string[]): void {
+    if (!this.#cli.out.json) this.#lines.push(...text);
+    else this.#lines.push(`${this.#begun ? ',\n' : `{"${this.#name}": [\n`}${JSON.stringify(document)}`);
+    this.#begun = true;
+  }
+
+  /** @returns whether anybody still reads: `unpackd layer ls BLOB | head` has seen enough at some point */
+  async flush(): Promise<boolean> {
+    const text = this.#cli.out.json ? this.#lines.join('') : this.#lines.map((line) => `${line}\n`).join('');
+    this.#lines = [];
+    try {
+      if (text !== '' && !process.stdout.write(text)) await once(process.stdout, 'drain', { signal: this.#cli.signal });
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EPIPE') throw error;
+    }
+    return !process.stdout.destroyed;
+  }
+
+  /** What follows the list. */
+  async end(document: object, text: readonly string[]): Promise<void> {
+    if (this.#cli.out.json) this.#lines.push(this.#tail(document));
+    else this.#lines.push(...text);
+    await this.flush();
+  }
+
+  /** A list that has begun is brought to an end that a program can read; else the failure is told as by any command. */
+  async fail(error: unknown, exitStatus: number): Promise<void> {
+    if (this.#cli.signal.aborted) throw error;
+    const { code, message, exitStatus: usual } = explain(error);
+    await this.end({ error: { code, message } }, []);
+    this.#cli.out.note(`unpackd: [${code}] ${message}`);
+    process.exitCode = Math.max(exitStatus, usual);
+  }
+
+  #tail(document: object): string {
+    const rest = JSON.stringify(document).slice(1);
+    if (this.#begun) return `\n], ${rest}\n`;
+    return 'error' in document ? `{${rest}\n` : `{"${this.#name}": [], ${rest}\n`;
+  }
+}

@@ -1,0 +1,180 @@
+import { createHash, type Hash } from 'node:crypto';
+import { decompress, detectCompression } from '../archive/compression.ts';
+import type { EntrySink, TarEntry } from '../archive/entry.ts';
+import type { LayerLimits } from '../archive/limits.ts';
+import { TarReader } from '../archive/tar-reader.ts';
+import { throwIfAborted, UnpackError } from '../errors.ts';
+import type { DigestAlgorithm } from '../oci/digest.ts';
+import type { Compression } from '../oci/media-type.ts';
+import { cleanPath, splitPath } from './paths.ts';
+import { isInsideBookkeeping, parseWhiteout, type WhiteoutName } from './whiteouts.ts';
+
+/** An entry of a layer that is only looked at. */
+export interface ReadEntry {
+  readonly entry: TarEntry;
+  /** What it says about the layers below, if that is what it does; `invalid`: no layer with it is applied. */
+  readonly whiteout: WhiteoutName | { readonly kind: 'invalid' } | undefined;
+  /** Of a file, where contents are asked for: SHA-256 of its data, and of where in the file they are if it has holes. */
+  readonly content: string | undefined;
+}
+
+/** What a layer is as a whole. */
+export interface LayerTotals {
+  readonly compression: Compression;
+  readonly blob: { readonly digest: string; readonly bytes: number };
+  /** Its digest is the DiffID. */
+  readonly tar: { readonly digest: string; readonly bytes: number };
+  readonly entries: number;
+  /** Bytes of all files, holes included. */
+  readonly contentBytes: number;
+}
+
+export interface ReadLayerOptions {
+  readonly limits: LayerLimits;
+  readonly algorithm: DigestAlgorithm;
+  /** Digest each file's content. */
+  readonly contents: boolean;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/**
+ * Reads a layer's blob entry by entry and writes nothing: some hundred entries at a time, so that memory stays what it
+ * is however long the layer. Compression is found by its magic bytes.
+ * @returns totals, when the last entries have been read
+ * @throws UnpackError LAYER_CORRUPT, LIMIT_EXCEEDED
+ */
+export async function* readLayer(
+  blob: AsyncIterable<Buffer>,
+  { limits, algorithm, contents, signal }: ReadLayerOptions,
+): AsyncGenerator<readonly ReadEntry[], LayerTotals, undefined> {
+  const source = new CountedSource(blob, algorithm);
+  const compression = detectCompression(await source.head());
+  const tar = createHash(algorithm);
+  const sink = new Collector(contents);
+  const reader = new TarReader(sink, limits);
+  let bytes = 0;
+  // without ISA-L: what is checked by hand is checked by the plainest way there is
+  for await (const piece of decompress(source, compression, false)) {
+    throwIfAborted(signal);
+    bytes += piece.length;
+    if (bytes > limits.uncompressedBytes) {
+      throw new UnpackError(
+        'LIMIT_EXCEEDED',
+        `the layer is longer than ${limits.uncompressedBytes} bytes uncompressed, the limit (UNPACK_MAX_LAYER_BYTES)`,
+      );
+    }
+    tar.update(piece);
+    try {
+      reader.write(piece);
+    } catch (error) {
+      if (sink.done.length > 0) yield sink.done.splice(0); // what comes before the damage is worth a look
+      throw error;
+    }
+    if (sink.done.length > 0) yield sink.done.splice(0);
+  }
+  reader.finish();
+  return {
+    compression,
+    blob: source.totals(),
+    tar: { digest: `${algorithm}:${tar.digest('hex')}`, bytes },
+    entries: reader.entries,
+    contentBytes: sink.contentBytes,
+  };
+}
+
+class Collector implements EntrySink {
+  /** Entries that are complete. */
+  readonly done: ReadEntry[] = [];
+  contentBytes = 0;
+  private readonly contents: boolean;
+  private file: TarEntry | undefined;
+  private hash: Hash | undefined;
+  private expected = 0;
+
+  constructor(contents: boolean) {
+    this.contents = contents;
+  }
+
+  entry(entry: TarEntry): void {
+    this.contentBytes += entry.size;
+    if (entry.type !== 'file') {
+      this.done.push({ entry, whiteout: whiteoutOf(entry.name), content: undefined });
+      return;
+    }
+    this.file = entry;
+    this.hash = this.contents ? createHash('sha256') : undefined;
+    this.expected = 0;
+  }
+
+  data(bytes: Buffer, position: number): void {
+    if (this.hash === undefined) return;
+    // the zeros of a hole may be terabytes; where data go on after one says as much
+    if (position !== this.expected) this.hash.update(`\0hole to ${position}\0`);
+    this.hash.update(bytes);
+    this.expected = position + bytes.length;
+  }
+
+  end(): void {
+    const { file: entry, hash } = this;
+    if (entry === undefined) return;
+    const whiteout = whiteoutOf(entry.name);
+    const content = hash === undefined || whiteout !== undefined ? undefined : `sha256:${hash.digest('hex')}`;
+    this.done.push({ entry, whiteout, content });
+    this.file = undefined;
+  }
+}
+
+function whiteoutOf(name: Buffer): ReadEntry['whiteout'] {
+  const { parent, name: last } = splitPath(cleanPath(name));
+  if (isInsideBookkeeping(parent)) return { kind: 'ignored' };
+  try {
+    return parseWhiteout(last);
+  } catch {
+    return { kind: 'invalid' };
+  }
+}
+
+/** The blob's bytes, digested and counted on their way; its first ones can be looked at before. */
+class CountedSource implements AsyncIterable<Buffer> {
+  private readonly chunks: AsyncIterator<Buffer>;
+  private readonly hash: Hash;
+  private readonly algorithm: DigestAlgorithm;
+  private bytes = 0;
+  private first: Buffer = Buffer.alloc(0);
+
+  constructor(blob: AsyncIterable<Buffer>, algorithm: DigestAlgorithm) {
+    this.chunks = blob[Symbol.asyncIterator]();
+    this.hash = createHash(algorithm);
+    this.algorithm = algorithm;
+  }
+
+  async head(): Promise<Buffer> {
+    while (this.first.length < 4) {
+      const next = await this.chunks.next();
+      if (next.done) break;
+      this.first = Buffer.concat([this.first, next.value]);
+    }
+    return this.first;
+  }
+
+  totals(): LayerTotals['blob'] {
+    return { digest: `${this.algorithm}:${this.hash.digest('hex')}`, bytes: this.bytes };
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<Buffer> {
+    try {
+      if (this.first.length > 0) yield this.counted(this.first);
+      for (let next = await this.chunks.next(); !next.done; next = await this.chunks.next()) {
+        yield this.counted(next.value);
+      }
+    } finally {
+      await this.chunks.return?.();
+    }
+  }
+
+  private counted(chunk: Buffer): Buffer {
+    this.hash.update(chunk);
+    this.bytes += chunk.length;
+    return chunk;
+  }
+}
