@@ -1,0 +1,66 @@
+import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { applyTar } from '../support/apply.ts';
+import type { Sandbox } from '../support/sandbox.ts';
+import { type Outcome, refusal, sameOutcome, show } from './outcome.ts';
+import { LIMITS } from './read.ts';
+import { describeTree } from './tree.ts';
+
+export type Whiteouts = 'overlay' | 'remove' | 'none';
+
+/** Longest that one input may take, in milliseconds. */
+const PATIENCE = 5000;
+
+/**
+ * Applies an archive twice: with openat2 and whole, and by the walk and in pieces.
+ * @throws where anything outside changes, the two differ, it takes too long, or anything is no refusal
+ */
+export function checkApplying(archive: Buffer, cut: number, whiteouts: Whiteouts, sandbox: Sandbox): Outcome {
+  const since = BigInt(Date.now() - 100) * 1_000_000n;
+  const started = performance.now();
+  try {
+    const [first, second] = sandbox.roots.map((root, i) => {
+      if (whiteouts === 'remove') putLayerBelow(root, sandbox.outside);
+      return applied(archive, root, whiteouts, i === 0 ? { useOpenat2: true } : { useOpenat2: false, cut }, since);
+    });
+    if (first === undefined || second === undefined) throw new Error('there are two roots');
+    sandbox.check();
+    if (!sameOutcome(first.outcome, second.outcome)) {
+      throw new Error(`with openat2: ${show(first.outcome)}; without, in pieces of ${cut}: ${show(second.outcome)}`);
+    }
+    // an error in the middle of a file's content may have come before or after a piece of it was written
+    if (first.outcome === 'ok' && first.tree !== second.tree) {
+      throw new Error(`the two trees differ:\n${first.tree}\n---\n${second.tree}`);
+    }
+    const took = performance.now() - started;
+    if (took > PATIENCE) throw new Error(`it took ${took} ms`);
+    return first.outcome;
+  } finally {
+    sandbox.clean();
+  }
+}
+
+/** What a layer below may have left, links out of the root included. */
+function putLayerBelow(root: string, outside: string): void {
+  mkdirSync(join(root, 'a/b/c'), { recursive: true });
+  mkdirSync(join(root, 'd/a/deep'), { recursive: true });
+  for (const path of ['a/f', 'a/b/a', 'a/b/c/a', 'b', 'd/a/deep/canary']) writeFileSync(join(root, path), path);
+  symlinkSync(outside, join(root, 'l'));
+  symlinkSync('../outside/canary', join(root, 'm'));
+}
+
+function applied(
+  archive: Buffer,
+  root: string,
+  whiteouts: Whiteouts,
+  options: { readonly useOpenat2: boolean; readonly cut?: number },
+  since: bigint,
+): { outcome: Outcome; tree: string } {
+  let outcome: Outcome = 'ok';
+  try {
+    applyTar(archive, { root, whiteouts }, { limits: LIMITS, ...options });
+  } catch (error) {
+    outcome = refusal(error);
+  }
+  return { outcome, tree: outcome === 'ok' ? describeTree(root, since) : '' };
+}

@@ -1,0 +1,140 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { applyTar } from '../support/apply.ts';
+import { scratch } from '../support/scratch.ts';
+import { device, directory, fifo, file, hardlink, symlink, tar } from '../support/tar.ts';
+import { readTree } from '../support/tree.ts';
+import { attack, refused } from './attack.ts';
+
+describe('modes, owners and times', () => {
+  it('are changed through no link (CVE-2021-41089 of Docker)', () => {
+    attack((outside) =>
+      tar(
+        symlink('l', `${outside}/canary`, { mode: 0o7777, uid: 9, mtime: 9 }),
+        symlink('s', outside, { mode: 0o7777, uid: 9, mtime: 9 }),
+        hardlink('h', 'l', { mode: 0o4777, uid: 7, mtime: 7 }),
+        directory('s/sub', { mode: 0o777, uid: 9, mtime: 9 }),
+      ),
+    );
+    attack(
+      tar(directory('d'), symlink('d', '../outside', { mode: 0o700, mtime: 7 }), directory('d/sub', { mode: 0o777 })),
+    );
+  });
+
+  it('of directories, set last, do not follow a link that took a directory’s place', () => {
+    attack((outside) =>
+      tar(
+        directory('d', { mtime: 7 }),
+        directory('d/sub', { mtime: 7 }),
+        directory('e', { mtime: 7 }),
+        symlink('d', outside),
+        symlink('e', '../outside/canary'),
+      ),
+    );
+  });
+
+  it('of a directory whose way became a file, a loop or nothing are left out', () => {
+    const { none } = attack(
+      tar(directory('a/b/c', { mtime: 7 }), file('a', 'x'), directory('p/q', { mtime: 7 }), symlink('p', 'p')),
+    );
+    assert.equal(none.error, undefined);
+    assert.equal(none.tree.a?.content, 'x');
+  });
+
+  it('may be any that the archive asks for, setuid too, inside the root', () => {
+    const { none } = attack(tar(file('su', 'x', { mode: 0o6755 }), hardlink('su2', 'su', { mode: 0o4711, uid: 3 })));
+    assert.equal(none.tree.su?.mode, '4711');
+    assert.equal(none.tree.su2?.owner, '3:0');
+  });
+});
+
+describe('extended attributes', () => {
+  const overlay = [
+    'opaque',
+    'redirect',
+    'metacopy',
+    'origin',
+    'impure',
+    'nlink',
+    'upper',
+    'overlay.whiteout',
+    'whiteout',
+  ];
+
+  it('of overlayfs are an archive’s to set in no spelling', () => {
+    const pax = overlay.flatMap((name) => [
+      [`SCHILY.xattr.trusted.overlay.${name}`, '/outside'] as const,
+      [`LIBARCHIVE.xattr.trusted.overlay.${name}`, 'eQ'] as const,
+      [`LIBARCHIVE.xattr.trusted%2eoverlay%2E${name}`, 'eQ'] as const,
+      [`LIBARCHIVE.xattr.%74rusted.overlay.${name}`, 'eQ'] as const,
+    ]);
+    const { overlay: left } = attack(tar(directory('d', { pax }), file('f', '', { pax }), file('g', '', { pax })));
+    assert.equal(left.error, undefined);
+    for (const node of Object.values(left.tree)) assert.equal(node.xattrs, undefined);
+  });
+
+  it('of an overlay that ordinary users mount neither', () => {
+    using dir = scratch();
+    const pax = overlay.map((name) => [`SCHILY.xattr.user.overlay.${name}`, 'y'] as const);
+    const archive = tar(directory('d', { pax: [...pax, ['SCHILY.xattr.user.note', 'y']] }));
+    const target = { root: dir.path, whiteouts: 'overlay', opaqueXattr: 'user.overlay.opaque' } as const;
+    assert.equal(applyTar(archive, target).warnings.length, overlay.length);
+    assert.deepEqual(readTree(dir.path).d?.xattrs, { 'user.note': 'y' });
+  });
+
+  it('are set through no link', () => {
+    const pax = [
+      ['SCHILY.xattr.security.capability', Buffer.from('0100000200040000000000000000000000000000', 'hex')],
+      ['SCHILY.xattr.user.x', 'y'],
+    ] as const;
+    attack((outside) =>
+      tar(
+        symlink('l', `${outside}/canary`, { pax }),
+        symlink('s', outside, { pax: [['SCHILY.xattr.user.x', 'y']] }),
+        hardlink('h', 'l', { pax }),
+        directory('s/sub', { pax }),
+      ),
+    );
+  });
+
+  it('with no name, a NUL in it or one that is too long are refused', () => {
+    const wrong = [
+      ['', /ERANGE|EINVAL|ENOTSUP/],
+      [`user.${'k'.repeat(300)}`, /ERANGE/],
+      ['user.a\0b', /NUL/],
+    ] as const;
+    for (const [name, text] of wrong) {
+      refused(tar(file('f', '', { pax: [[`SCHILY.xattr.${name}`, 'y']] })), 'LAYER_CORRUPT', text);
+    }
+    refused(tar(file('f', '', { pax: [['LIBARCHIVE.xattr.user.a%00b', 'eQ']] })), 'LAYER_CORRUPT', /malformed record/);
+  });
+
+  it('in any number leave out what a layer may not set in few sentences', () => {
+    using dir = scratch();
+    const members = Array.from({ length: 500 }, (_, i) =>
+      file(`f${i}`, '', { pax: [[`SCHILY.xattr.trusted.${'k'.repeat(500)}${i}\n`, 'x']] }),
+    );
+    const distinct = Array.from({ length: 500 }, (_, i) => fifo(`p${i}`, { pax: [[`SCHILY.xattr.user.${i}`, 'x']] }));
+    const { warnings } = applyTar(tar(...members, ...distinct), { root: dir.path });
+    assert.ok(warnings.length < 30, `${warnings.length} sentences`);
+    for (const sentence of warnings) assert.match(sentence, /^[\x20-\x7e…]{1,500}$/);
+    assert.match(warnings.at(-1) ?? '', /^left out \d+ more/);
+  });
+});
+
+describe('devices', () => {
+  it('are made and never opened', () => {
+    const { none } = attack(tar(device('null', 'c', 1, 3), device('disk', 'b', 8, 0), fifo('p'), file('null', 'x')));
+    assert.equal(none.tree.null?.content, 'x');
+  });
+
+  it('of numbers that there are not are refused', () => {
+    const numbers = (major: number) => (block: Buffer) => {
+      block.fill(0, 329, 337);
+      block[329] = 0x80;
+      block.writeUInt32BE(major, 332);
+      if (major === 0) block.fill(0xff, 329, 337);
+    };
+    refused(tar(device('d', 'c', 0, 0, { patch: numbers(0) })), 'LAYER_CORRUPT', /no device/);
+  });
+});

@@ -1,0 +1,77 @@
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdirSync, readdirSync, symlinkSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { UnpackError } from '../../src/errors.ts';
+import { applyTar } from '../support/apply.ts';
+import { Sandbox } from '../support/sandbox.ts';
+import { directory, file, hardlink, type Member, opaque, symlink, tar, whiteout } from '../support/tar.ts';
+
+/** How long each race is run, in milliseconds. */
+const DURATION = 1500;
+
+/**
+ * Applies an archive again and again while another process exchanges a directory of the root, `d`, with a link to what is
+ * outside, `l` (CVE-2018-15664 of Docker, CVE-2025-47290 of containerd).
+ */
+async function race(archive: Buffer, target: (outside: string) => string, useOpenat2: boolean): Promise<void> {
+  using box = new Sandbox();
+  const [root] = box.roots;
+  const [one, other] = [join(root, 'd'), join(root, 'l')];
+  mkdirSync(join(one, 'sub'), { recursive: true });
+  symlinkSync(target(box.outside), other);
+  const swapper = spawn(process.execPath, [new URL('swapper.ts', import.meta.url).pathname, one, other], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  try {
+    let swaps = 0;
+    swapper.stdout.on('data', (text: Buffer) => {
+      swaps = Math.max(swaps, ...text.toString().split('\n').map(Number).filter(Number.isFinite));
+    });
+    await once(swapper.stdout, 'data');
+    let applied = 0;
+    for (const end = performance.now() + DURATION; performance.now() < end; ) {
+      try {
+        applyTar(archive, { root, whiteouts: applied % 2 === 0 ? 'remove' : 'overlay' }, { useOpenat2 });
+        applied++;
+      } catch (error) {
+        assert.ok(error instanceof UnpackError, String(error));
+      }
+      box.check();
+      await sleep(0);
+    }
+    assert.ok(swaps > 1000, `there were ${swaps} exchanges`);
+    // through the link entries went to a directory of the root that is called as the one outside
+    assert.ok(readdirSync(root).some((name) => name === 'outside' || name === box.outside.split('/')[1]));
+  } finally {
+    const ended = once(swapper, 'exit');
+    swapper.kill('SIGKILL');
+    await ended;
+  }
+}
+
+const members: Member[] = [];
+for (let i = 0; i < 60; i++) {
+  // another directory between two, so that the way to `d` is looked up anew
+  members.push(file(`d/f${i % 7}`, 'dead', { mode: 0o777 }), file(`e${i % 200}/f`, 'x'));
+  if (i % 5 === 0) members.push(directory('d/sub', { mode: 0o777, mtime: 7 }), file('d/sub/canary', 'dead'));
+  if (i % 7 === 0) members.push(whiteout('d/canary'), opaque('d/sub'), symlink('d/s', 'f0'));
+  if (i % 11 === 0) members.push(hardlink('d/h', 'd/canary', { mode: 0o777 }), hardlink('h', 'd/canary', { uid: 5 }));
+}
+// hard links to what is not there end the archive; without them it goes on to the times of directories
+const archives = [tar(...members), tar(...members.filter(({ type }) => type !== '1'))];
+
+describe('another process that exchanges a directory and a link', { concurrency: false }, () => {
+  for (const useOpenat2 of [true, false]) {
+    const how = useOpenat2 ? 'with openat2' : 'by the walk';
+    it(`gets nothing written outside, ${how}, where the link is relative`, async () => {
+      await race(Buffer.from(archives[1] ?? ''), () => '../outside', useOpenat2);
+    });
+    it(`gets nothing written outside, ${how}, where the link is absolute`, async () => {
+      await race(Buffer.from(archives[0] ?? ''), (outside) => outside, useOpenat2);
+    });
+  }
+});

@@ -1,0 +1,19 @@
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { describe, it } from 'node:test';
+import { scratch } from '../support/scratch.ts';
+import { paths } from '../support/tree.ts';
+
+const ERRNOS = { ENOSYS: 38, EPERM: 1 };
+
+describe('where openat2 is forbidden', () => {
+  for (const [name, errno] of Object.entries(ERRNOS)) {
+    it(`with ${name}, paths are walked instead`, () => {
+      using dir = scratch();
+      const script = new URL('without-openat2.ts', import.meta.url).pathname;
+      const { status, stderr } = spawnSync(process.execPath, [script, dir.path, String(errno)], { encoding: 'utf8' });
+      assert.equal(status, 0, stderr);
+      assert.deepEqual(paths(dir.path), ['d', 'd/e', 'd/e/f', 'd/e/h', 'd/g', 'i', 'l', 'o']);
+    });
+  }
+});
