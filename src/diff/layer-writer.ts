@@ -21,12 +21,13 @@ import {
   statAt,
   statFd,
   symlinkAt,
-  type Timespec,
   utimensAt,
 } from '../system/files.ts';
 import { type AttributeRules, setFileAttributes, setNodeAttributes } from './attributes.ts';
 import { type DirectoryMode, OWNER_RIGHTS } from './directory-modes.ts';
+import { DirectoryTimes } from './directory-times.ts';
 import { cleanPath, splitPath } from './paths.ts';
+import { Remembered } from './remembered.ts';
 import { type ImpliedDirectory, isOverlayWhiteout, type MissingDirectories, type Place, Root } from './root.ts';
 import { Squash } from './squash.ts';
 import type { DiffTarget } from './target.ts';
@@ -34,6 +35,9 @@ import { Warnings } from './warnings.ts';
 import { isInsideBookkeeping, parseWhiteout, type Whiteouts, whiteouts } from './whiteouts.ts';
 
 const MAX_UINT32 = 0xffffffff;
+
+/** Bytes that a directory which no entry names takes in memory beside its path. */
+const IMPLIED_BYTES = 200;
 
 /**
  * Writes a layer's entries into a directory, one after the other, as containerd's applier does. Every path is resolved
@@ -56,8 +60,8 @@ export class LayerWriter implements EntrySink, Disposable {
   private readonly missing: MissingDirectories;
   /** Real paths that whiteouts name. */
   private readonly deleted = new Set<string>();
-  /** Times that directories get once everything is written, by clean path; `inode` of one that no entry names. */
-  private readonly directoryTimes = new Map<string, { atime: Timespec; mtime: Timespec; inode?: bigint }>();
+  private readonly remembered: Remembered;
+  private readonly directoryTimes: DirectoryTimes;
   /** What the entry's directory is called without links, where deletions need to know it. */
   private realParent = '';
 
@@ -65,11 +69,14 @@ export class LayerWriter implements EntrySink, Disposable {
   private file = -1;
   private current: TarEntry | undefined;
 
-  constructor(target: DiffTarget, options: { useOpenat2?: boolean } = {}) {
+  constructor(target: DiffTarget, options: { useOpenat2?: boolean; rememberedBytes?: number } = {}) {
     this.root = new Root(target.root, options);
-    this.whiteouts = whiteouts(target, this.root);
+    this.remembered = new Remembered(options.rememberedBytes);
+    this.directoryTimes = new DirectoryTimes(this.remembered);
+    this.whiteouts = whiteouts(target, this.root, this.remembered);
     this.removing = target.whiteouts === 'remove';
-    this.squash = target.ownership === 'squash' ? new Squash(this.root, this.warnings, target.copied) : undefined;
+    this.squash =
+      target.ownership === 'squash' ? new Squash(this.root, this.warnings, target.copied, this.remembered) : undefined;
     this.ownRights = this.squash === undefined ? 0 : OWNER_RIGHTS;
     this.rules = {
       squash: this.squash,
@@ -112,7 +119,7 @@ export class LayerWriter implements EntrySink, Disposable {
 
   /** Everything is written: sets the times of directories. Call it once, before `impliedDirectories` is asked. */
   finish(): void {
-    for (const [path, { atime, mtime, inode }] of this.directoryTimes) {
+    for (const { path, atime, mtime, inode } of this.directoryTimes) {
       let place: Place | undefined;
       try {
         place = this.root.resolve(Buffer.from(path, 'latin1'));
@@ -178,7 +185,8 @@ export class LayerWriter implements EntrySink, Disposable {
       }
       this.whiteouts.delete(parent, where, whiteout.name, entry);
       const real = this.root.realPath(parent);
-      this.deleted.add(`${real === '' ? '' : `${real}/`}${whiteout.name.toString('latin1')}`);
+      const gone = `${real === '' ? '' : `${real}/`}${whiteout.name.toString('latin1')}`;
+      if (!this.deleted.has(gone)) this.deleted.add(this.remembered.path(gone));
       return;
     }
     if (this.removing) {
@@ -199,8 +207,7 @@ export class LayerWriter implements EntrySink, Disposable {
         return;
       case 'directory':
         this.directory(parent, parentPath, cName, name, entry);
-        this.directoryTimes.delete(key); // a later entry's times are set later
-        this.directoryTimes.set(key, { atime: entry.atime, mtime: entry.mtime });
+        this.directoryTimes.set(key, entry.atime, entry.mtime);
         return;
       case 'symlink':
         this.create(parent, cName, () => symlinkAt(cString(entry.linkName), parent, cName));
@@ -323,6 +330,7 @@ export class LayerWriter implements EntrySink, Disposable {
     else {
       const above = this.implied.get(statFd(parent).inode);
       const inUnnamed = above !== undefined && !above.named;
+      this.remembered.path(path, IMPLIED_BYTES);
       this.implied.set(status.inode, { path, inode: status.inode, named: false, inUnnamed });
     }
     this.whiteouts.wrote(path);
@@ -343,7 +351,7 @@ export class LayerWriter implements EntrySink, Disposable {
     const key = parentPath.toString('latin1');
     if (this.directoryTimes.has(key) || this.directoryTimes.has(this.realParent)) return;
     const { atime, mtime, inode } = statFd(parent);
-    this.directoryTimes.set(this.realParent, { atime, mtime, inode });
+    this.directoryTimes.set(this.realParent, atime, mtime, inode);
   }
 
   /** A failure in an entry as an UnpackError that names it. */

@@ -1,6 +1,7 @@
 import { showName, type TarEntry } from '../archive/entry.ts';
 import { statAt } from '../system/files.ts';
 import { type DirectoryMode, keepsOwnerOut, OWNER_RIGHTS } from './directory-modes.ts';
+import type { Remembered } from './remembered.ts';
 import { isOverlayWhiteout, type Root } from './root.ts';
 import type { Warnings } from './warnings.ts';
 
@@ -22,12 +23,14 @@ export class Squash {
   /** Real paths of devices that were left out. */
   private readonly devices = new Set<string>();
   private readonly root: Root;
+  private readonly remembered: Remembered;
   private readonly warnings: Warnings;
   /** The tree will be copied by the same user, who must be able to read all of it and to change the copy. */
   private readonly copied: boolean;
   private readonly user = process.geteuid?.() ?? 0;
 
-  constructor(root: Root, warnings: Warnings, copied: boolean) {
+  constructor(root: Root, warnings: Warnings, copied: boolean, remembered: Remembered) {
+    this.remembered = remembered;
     this.root = root;
     this.warnings = warnings;
     this.copied = copied;
@@ -59,7 +62,7 @@ export class Squash {
     if (!closed && this.directories.size === 0) return mode;
     const inode = statAt(parent, name)?.inode;
     if (inode === undefined) return mode;
-    if (closed) this.directories.set(inode, { path: this.path(parent, name), inode, mode });
+    if (closed) this.directories.set(inode, { path: this.remembered.path(this.path(parent, name)), inode, mode });
     else this.directories.delete(inode);
     return mode | OWNER_RIGHTS;
   }
@@ -70,7 +73,7 @@ export class Squash {
   }
 
   device(parent: number, name: Buffer, entry: TarEntry): void {
-    this.devices.add(this.path(parent, name));
+    this.devices.add(this.remembered.path(this.path(parent, name)));
     this.warnings.add(
       `left out the device ${showName(entry.name)} (${entry.type} ${entry.devMajor}:${entry.devMinor}): with UNPACK_OWNERSHIP=squash there are none`,
     );

@@ -13,6 +13,7 @@ import {
   setXattrAt,
   statAt,
 } from '../system/files.ts';
+import type { Remembered } from './remembered.ts';
 import { isOverlayWhiteout, listDirectory, type Root } from './root.ts';
 import type { DiffTarget } from './target.ts';
 
@@ -68,12 +69,12 @@ export interface Whiteouts {
   wrote(path: string): void;
 }
 
-export function whiteouts(target: DiffTarget, root: Root): Whiteouts {
+export function whiteouts(target: DiffTarget, root: Root, remembered: Remembered): Whiteouts {
   switch (target.whiteouts) {
     case 'overlay':
-      return new OverlayWhiteouts(cString(target.opaqueXattr), target.ownership === 'keep');
+      return new OverlayWhiteouts(cString(target.opaqueXattr), target.ownership === 'keep', remembered);
     case 'remove':
-      return new Removals(root);
+      return new Removals(root, remembered);
     case 'none':
       return NOTHING_BELOW;
   }
@@ -88,9 +89,11 @@ class OverlayWhiteouts implements Whiteouts {
   private readonly deletedLate = new Set<string>();
   private readonly opaqueXattr: Buffer;
   private readonly keepsOwners: boolean;
+  private readonly remembered: Remembered;
 
-  constructor(opaqueXattr: Buffer, keepsOwners: boolean) {
+  constructor(opaqueXattr: Buffer, keepsOwners: boolean, remembered: Remembered) {
     this.opaqueXattr = opaqueXattr;
+    this.remembered = remembered;
     this.keepsOwners = keepsOwners;
   }
 
@@ -104,7 +107,7 @@ class OverlayWhiteouts implements Whiteouts {
       if (status === undefined || isOverlayWhiteout(status)) return;
       // what is there is this layer's own and hides what is below by itself; only a directory would let it through
       if ((status.mode & S_IFMT) === S_IFDIR) setXattrAt(parent, cName, this.opaqueXattr, YES);
-      else this.deletedLate.add(join(path, name));
+      else this.deletedLate.add(this.remembered.path(join(path, name)));
       return;
     }
     if (this.keepsOwners) chownAt(parent, cName, entry.uid, entry.gid);
@@ -128,8 +131,11 @@ class Removals implements Whiteouts {
   private readonly written = new Set<string>();
   private readonly root: Root;
 
-  constructor(root: Root) {
+  private readonly remembered: Remembered;
+
+  constructor(root: Root, remembered: Remembered) {
     this.root = root;
+    this.remembered = remembered;
   }
 
   delete(parent: number, path: string, name: Buffer): void {
@@ -149,7 +155,7 @@ class Removals implements Whiteouts {
 
   wrote(path: string): void {
     for (let at = path; at !== '' && !this.written.has(at); at = at.slice(0, Math.max(0, at.lastIndexOf('/')))) {
-      this.written.add(at);
+      this.written.add(this.remembered.path(at));
     }
   }
 

@@ -129,6 +129,8 @@ using writer = new LayerWriter({
   lowers: [],
   whiteouts: name === 'deletions' || name === 'directories that no entry names' ? 'remove' : 'overlay',
   opaqueXattr: 'trusted.overlay.opaque',
+  ownership: 'keep',
+  copied: false,
 });
 const reader = new TarReader(writer, limits);
 let outcome = 'ok';

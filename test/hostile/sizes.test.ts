@@ -100,11 +100,11 @@ describe('metadata', () => {
 
   it('of a hundred thousand records is taken or refused at once', () => {
     const records = Array.from({ length: 100_000 }, (_, i) => [i.toString(36), ''] as const);
-    const started = performance.now();
+    const before = process.cpuUsage();
     contained(tar(paxHeader(records), file('f')), ['f'], { limits: { entryMetadataBytes: 2 << 20 } });
     const xattrs = Array.from({ length: 20_000 }, (_, i) => [`SCHILY.xattr.trusted.${i}`, 'x'] as const);
     contained(tar(paxHeader(xattrs), file('f')), ['f'], { limits: { entryMetadataBytes: 2 << 20 } });
-    assert.ok(performance.now() - started < 10_000);
+    assert.ok(process.cpuUsage(before).user < 10_000_000);
   });
 
   it('headers one after the other, without an entry, are passed over as they come', () => {

@@ -1,0 +1,99 @@
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { describe, it } from 'node:test';
+import { TarReader } from '../../src/archive/tar-reader.ts';
+import { LayerWriter } from '../../src/diff/layer-writer.ts';
+import { UnpackError } from '../../src/errors.ts';
+import { LIMITS } from '../support/apply.ts';
+import { Sandbox } from '../support/sandbox.ts';
+import { directory, file, type Member, tar } from '../support/tar.ts';
+
+/** Peak of a process that applies one of the archives of appetite.ts, in bytes. */
+function peak(name: string, count: number): number {
+  using box = new Sandbox();
+  const script = new URL('appetite.ts', import.meta.url).pathname;
+  const child = spawnSync(process.execPath, [script, name, box.roots[0], String(count)], { encoding: 'utf8' });
+  assert.equal(child.status, 0, child.stderr);
+  // what the script prints
+  const { outcome, peak } = JSON.parse(child.stdout) as { outcome: string; peak: number };
+  assert.equal(outcome, 'ok');
+  return peak;
+}
+
+const MIB = 1 << 20;
+
+describe('memory', () => {
+  const nothing = peak('nothing', 0);
+
+  it('does not grow with what a small blob inflates to', () => {
+    for (const name of ['a gzip bomb', 'a zstd bomb']) {
+      const more = peak(name, 500) - nothing;
+      assert.ok(more < 150 * MIB, `${name}: ${more / MIB} MiB`);
+    }
+  });
+
+  it('does not grow with the number of members and frames', () => {
+    for (const name of ['gzip members without end', 'zstd frames without end']) {
+      const more = peak(name, 20_000) - nothing;
+      assert.ok(more < 60 * MIB, `${name}: ${more / MIB} MiB`);
+    }
+  });
+
+  it('does not grow with the size that an entry says it has', () => {
+    assert.ok(peak('a sparse file of 20 GB', 0) - nothing < 40 * MIB);
+  });
+
+  it('takes little for each directory', () => {
+    const more = peak('directories', 20_000) - nothing;
+    assert.ok(more < 100 * MIB, `${more / MIB} MiB`);
+  });
+});
+
+describe('what must be remembered until the last entry', () => {
+  const path = (i: number): string => `${'n'.repeat(200)}${i}`;
+  const kinds: Record<string, (i: number) => Member> = {
+    'times of directories': (i) => directory('x', { pax: [['path', path(i)]] }),
+    'directories that no entry names': (i) => file('x', '', { pax: [['path', `${path(i)}/f`]] }),
+    deletions: (i) => file('x', '', { pax: [['path', `.wh.${path(i)}`]] }),
+    'what a copy of the layers below got': (i) => file('x', '', { pax: [['path', `${path(i)}`]] }),
+  };
+
+  for (const [name, make] of Object.entries(kinds)) {
+    it(`has a limit: ${name}`, () => {
+      using box = new Sandbox();
+      using writer = new LayerWriter(
+        {
+          root: box.roots[0],
+          lowers: [],
+          whiteouts: 'remove',
+          opaqueXattr: 'trusted.overlay.opaque',
+          ownership: 'keep',
+          copied: false,
+        },
+        { rememberedBytes: 100_000 },
+      );
+      const reader = new TarReader(writer, LIMITS);
+      assert.throws(
+        () => reader.write(tar(...Array.from({ length: 600 }, (_, i) => make(i)))),
+        (error) => error instanceof UnpackError && error.code === 'LIMIT_EXCEEDED' && /keep track/.test(error.message),
+      );
+    });
+  }
+
+  it('is not what files take in an overlay: there may be any number', () => {
+    using box = new Sandbox();
+    using writer = new LayerWriter(
+      {
+        root: box.roots[0],
+        lowers: [],
+        whiteouts: 'overlay',
+        opaqueXattr: 'trusted.overlay.opaque',
+        ownership: 'keep',
+        copied: false,
+      },
+      { rememberedBytes: 1000 },
+    );
+    const reader = new TarReader(writer, LIMITS);
+    reader.write(tar(...Array.from({ length: 600 }, (_, i) => file(`f${i}`))));
+  });
+});
