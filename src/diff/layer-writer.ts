@@ -130,6 +130,8 @@ export class LayerWriter implements EntrySink, Disposable {
       // target in place of the link: containerd asks no more than whether the path leads anywhere.
       if (place === undefined || (inode !== undefined && !isDirectory(place.status, inode))) continue;
       utimensAt(place.parent, place.name, atime, mtime);
+      const implied = inode === undefined ? this.implied.get(place.status.inode) : undefined;
+      if (implied !== undefined) this.implied.set(implied.inode, { ...implied, timed: true });
     }
   }
 
@@ -331,7 +333,7 @@ export class LayerWriter implements EntrySink, Disposable {
       const above = this.implied.get(statFd(parent).inode);
       const inUnnamed = above !== undefined && !above.named;
       this.remembered.path(path, IMPLIED_BYTES);
-      this.implied.set(status.inode, { path, inode: status.inode, named: false, inUnnamed });
+      this.implied.set(status.inode, { path, inode: status.inode, named: false, inUnnamed, timed: false });
     }
     this.whiteouts.wrote(path);
   }

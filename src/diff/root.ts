@@ -48,6 +48,8 @@ export interface ImpliedDirectory {
   readonly named: boolean;
   /** No entry had named the directory above either when this one was made in it. */
   readonly inUnnamed: boolean;
+  /** It got the times of a named directory: a link that leads here has taken that one's place. */
+  readonly timed: boolean;
 }
 
 /** What `Root` asks when something that is no directory stands where a directory is needed. */

@@ -58,7 +58,7 @@ export function settleImpliedDirectories(
   const below = lowers.map((path) => stack.use(new Root(path)));
   /** What a directory would have inherited from the one above, had that been set-group-ID from the start. */
   const groups = new Map<string, number>();
-  for (const { path, inode, named, inUnnamed } of implied) {
+  for (const { path, inode, named, inUnnamed, timed } of implied) {
     const bytes = Buffer.from(path, 'latin1');
     const { parent, name } = splitPath(bytes);
     const cName = cString(name);
@@ -70,7 +70,8 @@ export function settleImpliedDirectories(
     if (status?.inode !== inode) continue;
     const group = inUnnamed ? groups.get(parent.toString('latin1')) : undefined;
     if (model !== undefined && modelStatus !== undefined) {
-      const from = named ? status : modelStatus;
+      const { atime, mtime } = timed ? status : modelStatus;
+      const from = named ? status : { ...modelStatus, atime, mtime };
       copyAttributes(model, directory, cName, from, { keep: named, squash: closing !== undefined });
       if (!named && keepsOwnerOut(from.mode)) closing?.push({ path, inode, mode: from.mode & 0o7777 });
     } else if (!named && closing === undefined && group !== undefined) {

@@ -48,6 +48,18 @@ describe('the times of a directory, which are set last', () => {
     assert.deepEqual(timesOf(archive), { a: 2n, b: 4n, c: 5n });
   });
 
+  it('go to a directory that no entry names too, and are not replaced by those of the one below', () => {
+    using dir = scratch();
+    const lower = folder(dir.path, 'lower');
+    applyTar(tar(directory('b', { mtime: 1, uid: 5 })), { root: lower });
+    const root = folder(dir.path, 'root');
+    const archive = tar(directory('a', { mtime: 7 }), symlink('a', 'b'), file('a/x'));
+    applyTar(archive, { root, lowers: [lower], whiteouts: 'overlay' });
+    const { b } = readTree(root);
+    assert.equal(b?.mtime, 7n * SECOND);
+    assert.equal(b?.owner, '5:0');
+  });
+
   it('never go to another directory when the layer below made it and a link has taken its place', () => {
     using dir = scratch();
     const root = folder(dir.path, 'root');
