@@ -28,6 +28,7 @@ export async function runWorker(config: Config, stop: AbortSignal, log: Logger =
       limits: layerLimits(config),
       durable: config.UNPACK_DURABLE,
       native: config.UNPACK_NATIVE_INFLATE,
+      resident: true,
     });
     const store = { root: snapshotter.root, snapshotter: snapshotter.type };
     const policy = { connection: s3Connection(config), buckets: config.UNPACK_BUCKETS };

@@ -23,12 +23,14 @@ export interface UnpackerOptions {
   readonly durable: boolean;
   /** Call native decompressors directly; default: yes. */
   readonly native?: boolean;
+  /** Start the apply threads now and keep them; default: when they are needed, for a minute. */
+  readonly resident?: boolean;
 }
 
 /** The whole way from a request to committed snapshots: resolve, apply what is missing, commit. */
 export function createUnpacker(options: UnpackerOptions): Unpacker {
   const { snapshotter, limits } = options;
-  const pool = new ApplyPool(options.threads, options.native ?? true);
+  const pool = new ApplyPool(options.threads, options);
   const locks = new ChainLocks(snapshotter.root);
   const storeSync = new StoreSync(snapshotter.root);
   const sources = new OpenSources();

@@ -22,16 +22,17 @@ export class ApplyPool {
 
   /**
    * @param threads layers that are written at once
-   * @param native call native decompressors directly
+   * @param options.native call native decompressors directly; default: yes
+   * @param options.resident start the threads now and keep them, so that no job waits a quarter of a second for one
    */
-  constructor(threads: number, native = true) {
-    this.native = native;
+  constructor(threads: number, options: { readonly native?: boolean; readonly resident?: boolean } = {}) {
+    this.native = options.native ?? true;
     this.slots = new Slots(threads);
     // run from source and built, the thread's file lies beside in the same form
     const filename = new URL(`../../workers/apply${extname(import.meta.url)}`, import.meta.url).href;
     this.pool = new Piscina({
       filename,
-      minThreads: 0,
+      minThreads: options.resident === true ? threads : 0,
       maxThreads: threads,
       idleTimeout: IDLE_TIMEOUT,
       concurrentTasksPerWorker: 1,
