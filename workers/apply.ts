@@ -5,7 +5,7 @@ import type { ApplyMessage, ApplyOutcome, ApplyTask } from '../src/rootfs/apply-
 import { openLent } from '../src/source/open-lent.ts';
 
 /** Milliseconds between two reports of progress. */
-const REPORT_INTERVAL = 100;
+const REPORT_INTERVAL = 50;
 
 /** The apply thread: one layer at a time. Piscina wants it as the default export. */
 export default async function apply(task: ApplyTask): Promise<ApplyOutcome> {

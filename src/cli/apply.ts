@@ -9,6 +9,7 @@ import { type ImageOptions, parseImageArgument, payloadOf, requestOf, takesImage
 import { LiveRegion } from './live-region.ts';
 import { progressLines } from './progress-view.ts';
 import { APPLY_SETTINGS, configOf, S3_SETTINGS, STORE_SETTINGS, takesSettings } from './settings.ts';
+import { checkTimelineName, type TimelineOption, takesTimeline, writeTimeline } from './timeline-file.ts';
 
 const REDRAW = 100;
 
@@ -17,6 +18,7 @@ Examples:
   unpackd apply ./layout:app --root /tmp/store
   unpackd apply s3://images/team/app:1.0 --s3-endpoint http://127.0.0.1:9000
   unpackd apply s3://registry:3.20 --layout distribution --repository library/alpine
+  unpackd apply s3://images/team/app:1.0 --timeline why-slow.svg
   unpackd apply s3://images/app@sha256:… --platform linux/arm64 --json | jq -r '.images[].chainId'`;
 
 /** `unpackd apply`: what a worker does for a job, without a queue. */
@@ -28,10 +30,12 @@ export function applyCommand({ signal, out }: Cli): Command {
     )
     .argument('<image>')
     .option('--json', 'the result as one JSON document');
+  takesTimeline(command);
   takesImageOptions(command).addHelpText('after', EXAMPLES);
   takesSettings(command, [...STORE_SETTINGS, ...APPLY_SETTINGS, ...S3_SETTINGS]);
-  return command.action(async (argument: string, options: ImageOptions) => {
+  return command.action(async (argument: string, options: ImageOptions & TimelineOption) => {
     const config = configOf(command);
+    checkTimelineName(options.timeline);
     const { source, request, image, labels } = await jobOf(argument, options, config);
     const { openSnapshotter } = await import('../snapshots/open.ts');
     const { createUnpacker } = await import('../image/unpacker.ts');
@@ -70,6 +74,7 @@ export function applyCommand({ signal, out }: Cli): Command {
       };
       const result = resultOf(image, images, facts, { started, number: 1 });
       out.result(result, () => resultLines(result));
+      if (options.timeline !== undefined) await writeTimeline(options.timeline, result);
     } finally {
       clearInterval(redraw);
       region.clear();

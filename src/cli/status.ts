@@ -1,13 +1,17 @@
 import { Command } from 'commander';
 import type { JobStatus } from '../queue/job-status.ts';
+import type { UnpackResult } from '../queue/result.ts';
 import type { Cli } from './context.ts';
+import { CliError } from './failure.ts';
 import { progressLines } from './progress-view.ts';
 import { resultLines } from './result-view.ts';
 import { configOf, QUEUE_SETTINGS, takesSettings } from './settings.ts';
+import { checkTimelineName, type TimelineOption, takesTimeline, writeTimeline } from './timeline-file.ts';
 
 const EXAMPLES = `
 Examples:
   unpackd status 3f1c… --watch
+  unpackd status 3f1c… --timeline why-slow.svg
   unpackd status 3f1c… --json | jq '{state, failure}'`;
 
 /** `unpackd status`. */
@@ -18,22 +22,32 @@ export function statusCommand(cli: Cli): Command {
     .option('--watch', 'follow the job to its end; the exit status is then the job’s')
     .option('--json', 'one JSON document')
     .addHelpText('after', EXAMPLES);
+  takesTimeline(command);
   takesSettings(command, QUEUE_SETTINGS);
-  return command.action(async (id: string, options: { readonly watch?: true }) => {
+  return command.action(async (id: string, options: { readonly watch?: true } & TimelineOption) => {
     const config = configOf(command);
+    checkTimelineName(options.timeline);
     const { UnpackQueue } = await import('../queue/producer.ts');
     const queue = new UnpackQueue(config);
     try {
       if (options.watch) {
         const { watchJob } = await import('./watch.ts');
-        return await watchJob(queue, id, {}, cli);
+        await watchJob(queue, id, {}, cli);
+        if (options.timeline === undefined) return;
       }
       const status = await queue.status(id);
-      cli.out.result(status, () => lines(status));
+      if (!options.watch) cli.out.result(status, () => lines(status));
+      if (options.timeline !== undefined) await writeTimeline(options.timeline, resultOf(status));
     } finally {
       await queue.close();
     }
   });
+}
+
+/** @throws CliError USAGE: only a completed job has times */
+function resultOf({ id, state, result }: JobStatus): UnpackResult {
+  if (result !== undefined) return result;
+  throw new CliError('USAGE', `job ${id} is ${state}: there is a timeline once it is completed`);
 }
 
 function lines({ id, state, image, cancelRequested, added, progress, result, failedReason }: JobStatus): string[] {

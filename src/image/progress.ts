@@ -1,4 +1,5 @@
 import type { ApplyTimings } from '../rootfs/applier.ts';
+import type { LayerTimeline } from './timeline.ts';
 
 /** Where a layer is. `existed` and `applied` are ends; a layer that another job applies meanwhile is `waiting`. */
 export type LayerPhase = 'queued' | 'waiting' | 'applying' | 'committing' | 'applied' | 'existed';
@@ -15,6 +16,8 @@ export interface LayerState {
   unpacked: number;
   entries: number;
   timings?: ApplyTimings;
+  /** Of a layer that was applied here. */
+  timeline?: LayerTimeline;
 }
 
 /** The state of one image (one platform) of a request. */

@@ -12,6 +12,7 @@ import { OpenSources } from '../source/open-sources.ts';
 import type { ImageState, LayerState } from './progress.ts';
 import type { ImageRequest, ResolvedImage } from './request.ts';
 import { resolveImages } from './resolve.ts';
+import { TimelineRecorder } from './timeline.ts';
 import type { UnpackedImage, Unpacker, UnpackOptions } from './unpack.ts';
 
 export interface UnpackerOptions {
@@ -38,6 +39,7 @@ export function createUnpacker(options: UnpackerOptions): Unpacker {
 
   async function unpack(spec: SourceSpec, request: ImageRequest, call: UnpackOptions = {}): Promise<UnpackedImage[]> {
     const source = sources.get(spec);
+    const began = performance.now();
     const images = await resolveImages(source, request, { signal: call.signal, cache });
     const states = images.map(stateOf);
     call.onResolved?.(states);
@@ -48,11 +50,12 @@ export function createUnpacker(options: UnpackerOptions): Unpacker {
       const state = states[index];
       if (state === undefined) continue;
       const warnings: string[] = [];
+      const now = () => performance.now() - began;
       await applyLayers(image.layers, snapshotter, applier, {
         locks,
         signal: call.signal,
         log: call.log,
-        observer: observe(state, warnings, call.log),
+        observer: observe(state, warnings, now, call.log),
         ...(call.labels === undefined ? {} : { labels: call.labels }),
         ...(options.durable ? { sync: () => storeSync.sync() } : {}),
       });
@@ -94,7 +97,8 @@ function stateOf(image: ResolvedImage): ImageState {
 }
 
 /** Keeps an image's state current, and tells the operator of each layer once. */
-function observe(state: ImageState, warnings: string[], log: UnpackOptions['log']): LayerObserver {
+function observe(state: ImageState, warnings: string[], now: () => number, log: UnpackOptions['log']): LayerObserver {
+  const recorders = state.layers.map(() => new TimelineRecorder(now));
   const at = (index: number): LayerState => {
     const layer = state.layers[index];
     if (layer === undefined) throw new RangeError(`the image has no layer ${index}`);
@@ -107,17 +111,23 @@ function observe(state: ImageState, warnings: string[], log: UnpackOptions['log'
       if (layer.phase === phase || layer.phase === 'applied') return;
       layer.phase = phase;
       if (phase === 'existed') log?.('info', `${name(index)} is there already`, { chainId: layer.chainId });
+      if (phase === 'committing') recorders[index]?.committing();
       if (phase === 'applied') {
+        const timeline = recorders[index]?.committed(state.layers.length);
+        if (timeline !== undefined) layer.timeline = timeline;
         const seconds = ((layer.timings?.totalMs ?? 0) / 1000).toFixed(2);
         log?.('info', `${name(index)} applied in ${seconds} s: ${layer.entries} entries, ${layer.unpacked} bytes`, {
           chainId: layer.chainId,
         });
       }
     },
-    progress(index, { fetched, unpacked, entries }) {
+    progress(index, progress) {
+      recorders[index]?.progress(progress);
+      const { fetched, unpacked, entries } = progress;
       Object.assign(at(index), { fetched, unpacked, entries });
     },
     done(index, diff) {
+      recorders[index]?.done(diff);
       Object.assign(at(index), {
         fetched: diff.compressedBytes,
         unpacked: diff.uncompressedBytes,

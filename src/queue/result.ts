@@ -28,6 +28,26 @@ const layerResultSchema = z.object({
     })
     .optional()
     .meta({ description: 'Where the time went; absent for a layer that existed.' }),
+  timeline: z
+    .object({
+      queuedMs: milliseconds('The image was resolved'),
+      startedMs: milliseconds('A thread began with the layer'),
+      unpackedMs: milliseconds('Its last entry was written'),
+      committingMs: milliseconds('The layers below were there; it is made durable and committed'),
+      committedMs: milliseconds('It was committed'),
+      samples: z
+        .array(z.tuple([z.number(), z.number(), z.number(), z.number(), z.number()]).readonly())
+        .readonly()
+        .meta({
+          description:
+            'How it went from startedMs to unpackedMs: moment in milliseconds, bytes of the blob, bytes of the tar, milliseconds waited for the network, milliseconds for the decompressor; all since the start.',
+        }),
+    })
+    .optional()
+    .meta({
+      description:
+        'When the layer was where, in milliseconds since its image was asked for; absent for a layer that existed. `unpackd status JOB --timeline FILE.svg` draws it.',
+    }),
 });
 
 /** What a completed job returns, version 1: its `returnvalue`. */
@@ -99,7 +119,7 @@ export function resultOf(
 }
 
 function layerResult(layer: LayerState): UnpackResult['images'][number]['layers'][number] {
-  const { diffId, chainId, blobDigest, size, phase, unpacked, entries, timings } = layer;
+  const { diffId, chainId, blobDigest, size, phase, unpacked, entries, timings, timeline } = layer;
   const same = { diffId, chainId, blobDigest, compressedBytes: size };
   if (phase !== 'applied') return { ...same, state: 'existed' };
   return {
@@ -108,5 +128,6 @@ function layerResult(layer: LayerState): UnpackResult['images'][number]['layers'
     uncompressedBytes: unpacked,
     entries,
     ...(timings === undefined ? {} : { timings }),
+    ...(timeline === undefined ? {} : { timeline }),
   };
 }

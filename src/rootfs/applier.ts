@@ -33,6 +33,9 @@ export interface ApplyProgress {
   /** Bytes of the tar that have been written or read over. */
   readonly unpacked: number;
   readonly entries: number;
+  /** Milliseconds that the thread has waited for the network, and for the decompressor; absent: nobody counts. */
+  readonly fetchMs?: number;
+  readonly decompressMs?: number;
 }
 
 export interface AppliedDiff {

@@ -56,7 +56,9 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
         if (unpacked > limits.uncompressedBytes) throw tooLong(limits);
         digest.update(piece.value);
         reader.write(piece.value);
-        work.onProgress({ fetched: statistics.bytes, unpacked, entries: reader.entries });
+        const fetchMs = Math.min(statistics.waitMs, waited);
+        const decompressMs = waited - fetchMs;
+        work.onProgress({ fetched: statistics.bytes, unpacked, entries: reader.entries, fetchMs, decompressMs });
       }
     } finally {
       await pieces.return?.(undefined);

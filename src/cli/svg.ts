@@ -1,0 +1,52 @@
+/** Pieces of SVG as text. Numbers are rounded to a tenth of a pixel: a picture of a job must stay small. */
+
+export type Attributes = Readonly<Record<string, string | number>>;
+
+export function element(name: string, attributes: Attributes, content = ''): string {
+  const list = Object.entries(attributes).map(([key, value]) => ` ${key}="${escaped(valueText(value))}"`);
+  return content === '' ? `<${name}${list.join('')}/>` : `<${name}${list.join('')}>${content}</${name}>`;
+}
+
+export function rect(x: number, y: number, width: number, height: number, attributes: Attributes): string {
+  return element('rect', { x, y, width: Math.max(0, width), height: Math.max(0, height), ...attributes });
+}
+
+export function line(x1: number, y1: number, x2: number, y2: number, attributes: Attributes): string {
+  return element('line', { x1, y1, x2, y2, ...attributes });
+}
+
+export function text(x: number, y: number, content: string, attributes: Attributes = {}): string {
+  return element('text', { x, y, ...attributes }, escaped(content));
+}
+
+/** A whole picture on white, in the fonts of whatever shows it. */
+export function document(width: number, height: number, parts: readonly string[]): string {
+  const attributes = {
+    xmlns: 'http://www.w3.org/2000/svg',
+    width,
+    height,
+    viewBox: `0 0 ${valueText(width)} ${valueText(height)}`,
+    'font-family': 'system-ui, -apple-system, Segoe UI, Roboto, Helvetica, Arial, sans-serif',
+    'font-size': 12,
+  };
+  return `${element('svg', attributes, `\n${[rect(0, 0, width, height, { fill: '#fff' }), ...parts].join('\n')}\n`)}\n`;
+}
+
+/** Round numbers from 0 to `most`, about `count` of them. */
+export function ticks(most: number, count: number): number[] {
+  if (!(most > 0)) return [0];
+  const rough = most / count;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * ([1, 2, 5].find((factor) => factor * power >= rough) ?? 10);
+  // whole multiples, because sums of tenths are no tenths
+  return Array.from({ length: Math.floor(most / step + 1e-9) + 1 }, (_, index) =>
+    Number((index * step).toPrecision(6)),
+  );
+}
+
+const valueText = (value: string | number): string =>
+  typeof value === 'number' ? String(Math.round(value * 10) / 10) : value;
+
+const ENTITIES: Readonly<Record<string, string>> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' };
+
+const escaped = (content: string): string => content.replaceAll(/[&<>"]/g, (character) => ENTITIES[character] ?? '');
