@@ -18,6 +18,8 @@ RUN ./node_modules/.bin/tsc -p tsconfig.build.json
 RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund
 
 FROM node:24-slim
+# gzip layers inflate twice as fast with it; everything works without
+RUN apt-get update && apt-get install -y --no-install-recommends libisal2 && rm -rf /var/lib/apt/lists/*
 ENV NODE_ENV=production
 WORKDIR /app
 COPY --from=build /app/node_modules node_modules

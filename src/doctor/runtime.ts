@@ -17,7 +17,7 @@ const PURPOSES = {
 
 /** The runtime and the rights of this process. */
 export async function checkRuntime(ownership: Ownership): Promise<Check[]> {
-  return [node(), await permissions(ownership)];
+  return [node(), await permissions(ownership), await inflating()];
 }
 
 function node(): Check {
@@ -25,6 +25,13 @@ function node(): Check {
   if (process.platform !== 'linux') return fail('Node', finding, 'unpackd runs on Linux only');
   if (Number.parseInt(process.versions.node, 10) >= OLDEST_NODE) return ok('Node', finding);
   return fail('Node', finding, `install Node ${OLDEST_NODE} or newer`);
+}
+
+/** Nothing is wrong without ISA-L, but the time is worth a word. */
+async function inflating(): Promise<Check> {
+  const { isalInflater } = await import('../archive/isal.ts');
+  if (isalInflater() !== undefined) return ok('Inflating', 'gzip with ISA-L, zstd with Node’s own');
+  return ok('Inflating', 'gzip with zlib; the optional package libisal2 makes it twice as fast');
 }
 
 async function permissions(ownership: Ownership): Promise<Check> {
