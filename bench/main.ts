@@ -8,8 +8,9 @@ import type { BenchImage, Contents } from './images/bench-image.ts';
 import { Gallery } from './images/gallery.ts';
 import { describeMachine } from './machine.ts';
 import { type BenchOptions, parseOptions, USAGE } from './options.ts';
+import { publish } from './report/publish.ts';
 import { scenarioMarkdown, secondsText } from './report/table.ts';
-import { writeReport } from './report/write.ts';
+import { type Report, writeReport } from './report/write.ts';
 import { SCENARIOS } from './scenarios/all.ts';
 import type { Scenario, ScenarioResult, Stage } from './scenarios/scenario.ts';
 import { makeWorkFolder, removeTree } from './work-folder.ts';
@@ -42,6 +43,7 @@ async function main(): Promise<void> {
     note(`the machine has other work (load ${machine.load.toFixed(1)}): ratios may do, seconds don't`);
   const stage = await setStage(options);
   const results: ScenarioResult[] = [];
+  const report: Report = { machine, quick: options.quick, rounds: options.rounds, results };
   for (const scenario of chosen) {
     const began = Date.now();
     note(`\n${scenario.name}`);
@@ -56,8 +58,9 @@ async function main(): Promise<void> {
     for (const folder of [stage.folder, stage.diskFolder]) await emptied(folder);
     note(`${scenario.name} took ${secondsText((Date.now() - began) / 60_000)} minutes`);
     // after each, so that an interrupted run leaves what it has
-    await writeReport(options.results, { machine, quick: options.quick, rounds: options.rounds, results });
+    await writeReport(options.results, report);
   }
+  if (options.publish) await publish(packageRoot, options.results, report);
   note(`\nresults in ${options.results}`);
 }
 

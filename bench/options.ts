@@ -12,6 +12,8 @@ export interface BenchOptions {
   readonly containerds: readonly string[];
   /** Where the results go. */
   readonly results: string;
+  /** Keep them in the repository too, and show them in the README. */
+  readonly publish: boolean;
 }
 
 export const USAGE = `npm run bench -- [options]
@@ -24,6 +26,7 @@ export const USAGE = `npm run bench -- [options]
   --disk-dir DIR     a folder on the disk, for what is measured there (default: the temporary folder, or the project)
   --containerd DIR   a folder with another containerd and ctr, beside the one on the PATH; may be given more than once
   --results DIR      where the table, the figures and the plots go (default bench/results/latest)
+  --publish          keep the results in bench/results/published too, and show them in README.md
   --list             the scenarios and how long they take`;
 
 /** @returns the text to show instead, where that is what was asked for. @throws Error for wrong use */
@@ -39,6 +42,7 @@ export function parseOptions(args: readonly string[], packageRoot: string): Benc
       'disk-dir': { type: 'string' },
       containerd: { type: 'string', multiple: true, default: [] },
       results: { type: 'string', default: join(packageRoot, 'bench', 'results', 'latest') },
+      publish: { type: 'boolean', default: false },
       list: { type: 'boolean', default: false },
       help: { type: 'boolean', default: false },
     },
@@ -57,5 +61,6 @@ export function parseOptions(args: readonly string[], packageRoot: string): Benc
     diskFolder: values['disk-dir'],
     containerds: values.containerd,
     results: values.results,
+    publish: values.publish,
   };
 }

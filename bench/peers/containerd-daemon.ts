@@ -142,7 +142,7 @@ disabled_plugins = ${JSON.stringify(DISABLED)}
 ${parallel}`;
 }
 
-/** What containerd inflates gzip with: the first that it finds on the PATH, else its own Go code. */
-export function gzipOfContainerd(): string {
-  return ['igzip', 'unpigz'].find(onPath) ?? 'Go';
+/** What a containerd inflates gzip with: the first that it finds on the PATH, else its own Go code. 1.x knows no igzip. */
+export function gzipOf({ major }: ContainerdPrograms): string {
+  return [...(major >= 2 ? ['igzip'] : []), 'unpigz'].find(onPath) ?? 'Go';
 }

@@ -5,14 +5,14 @@ import {
   type ContainerdPrograms,
   type DaemonOptions,
   findContainerd,
-  gzipOfContainerd,
+  gzipOf,
 } from './containerd-daemon.ts';
 import { type Contestant, type Entrant, type Task, Unavailable } from './contestant.ts';
 
 export interface ContainerdOptions {
   /** A folder with `containerd` and `ctr`; default: those on the PATH. */
   readonly programs?: string | undefined;
-  /** Write everything to the disk when the layers are applied: syncfs after the last one. */
+  /** Make what was applied durable: 2.x with its own option, after each layer; 1.x has none and gets a syncfs at the end. */
   readonly sync?: boolean;
 }
 
@@ -23,8 +23,8 @@ export interface ContainerdOptions {
 export function containerd(task: Task, options: ContainerdOptions = {}): Entrant {
   const { sync = false } = options;
   return {
-    name: `${nameOf(options.programs)}${sync ? ', then syncfs' : ''}`,
-    how: `ctr snapshots unpack, blobs in its content store; overlayfs; gzip by ${gzipOfContainerd()}`,
+    name: `${nameOf(options.programs)}${sync ? ', synced' : ''}`,
+    how: `ctr snapshots unpack, blobs in its content store; overlayfs${gzipText(options.programs)}`,
     async enter(): Promise<Contestant> {
       const programs = findContainerd(options.programs);
       const daemon = await ContainerdDaemon.start(programs, join(task.folder, 'containerd'));
@@ -37,8 +37,9 @@ export function containerd(task: Task, options: ContainerdOptions = {}): Entrant
           await bash(`tar -C ${quoted(image.folder)} -cf - . | ${importing.map(quoted).join(' ')}`);
         },
         async run() {
-          await daemon.ctr('snapshots', 'unpack', image.manifestDigest);
-          if (sync) await bash(`sync -f ${quoted(task.folder)}`);
+          const own = sync && programs.major >= 2;
+          await daemon.ctr('snapshots', 'unpack', ...(own ? ['--sync-fs'] : []), image.manifestDigest);
+          if (sync && !own) await bash(`sync -f ${quoted(task.folder)}`);
           return undefined;
         },
         // the image is all that holds the snapshots: they go with it, and --sync waits for their files too
@@ -62,7 +63,7 @@ export function containerdPull(task: Task, options: PullOptions): Entrant {
   const { reference, servers, parallel } = options;
   return {
     name: `${nameOf(options.programs)}${parallel === undefined ? '' : `, ${parallel} layers at once`}`,
-    how: `ctr images pull from docker-registry; overlayfs; gzip by ${gzipOfContainerd()}`,
+    how: `ctr images pull from docker-registry; overlayfs${gzipText(options.programs)}`,
     async enter(): Promise<Contestant> {
       const programs = findContainerd(options.programs);
       if (parallel !== undefined && !unpacksInParallel(programs))
@@ -83,6 +84,14 @@ export function containerdPull(task: Task, options: PullOptions): Entrant {
 
 export function unpacksInParallel({ major, minor }: ContainerdPrograms): boolean {
   return major > 2 || (major === 2 && minor >= 2);
+}
+
+function gzipText(folder: string | undefined): string {
+  try {
+    return `; gzip by ${gzipOf(findContainerd(folder))}`;
+  } catch {
+    return '';
+  }
 }
 
 function nameOf(folder: string | undefined): string {

@@ -5,6 +5,7 @@ import { startRedis } from '../../src/demo/redis-server.ts';
 import { startWorker } from '../../src/demo/worker-process.ts';
 import type { Payload } from '../../src/queue/payload.ts';
 import { UnpackQueue } from '../../src/queue/producer.ts';
+import type { UnpackResult } from '../../src/queue/result.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
 import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
 import type { Build } from '../build.ts';
@@ -16,7 +17,7 @@ export interface WorkerOptions {
   /** Settings of the worker: where the bucket is, how durable. */
   readonly settings: Readonly<Record<string, string>>;
   readonly servers: readonly number[];
-  readonly onResult?: (result: unknown) => void;
+  readonly onResult?: (result: UnpackResult) => void;
 }
 
 /**

@@ -1,5 +1,6 @@
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { UnpackResult } from '../../src/queue/result.ts';
 import type { Build } from '../build.ts';
 import { run } from '../commands.ts';
 import type { Contestant, Entrant, Task } from './contestant.ts';
@@ -13,7 +14,7 @@ export interface UnpackdOptions {
   readonly env?: Readonly<Record<string, string>>;
   readonly servers?: readonly number[];
   /** Told the result of each run (schemas/result.schema.json). */
-  readonly onResult?: (result: unknown) => void;
+  readonly onResult?: (result: UnpackResult) => void;
 }
 
 /** `unpackd apply`, a new process and a new store each time. */

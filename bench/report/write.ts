@@ -1,8 +1,10 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { timelineSvg } from '../../src/cli/timeline-svg.ts';
 import { bytesText } from '../../src/queue/text.ts';
 import type { Machine } from '../machine.ts';
 import type { ScenarioResult } from '../scenarios/scenario.ts';
+import { growthPlot, racePlot } from './plot.ts';
 import { scenarioMarkdown } from './table.ts';
 
 export interface Report {
@@ -18,12 +20,24 @@ export async function writeReport(folder: string, report: Report): Promise<void>
   const at = new Date().toISOString();
   await writeFile(join(folder, 'results.json'), `${JSON.stringify({ version: 1, at, ...report }, rounded, 1)}\n`);
   await writeFile(join(folder, 'results.md'), reportMarkdown(report, at));
+  const place = `${report.machine.processors} × ${report.machine.processor}`;
+  const races = report.results.filter(({ reference }) => reference !== '');
+  if (races.length > 0)
+    await writeFile(join(folder, 'races.svg'), racePlot(`Seconds, less is better (${place})`, races));
+  const series = report.results.flatMap((result) => result.series ?? []);
+  const drawn = report.results.find(({ timeline }) => timeline !== undefined)?.timeline;
+  if (drawn !== undefined) await writeFile(join(folder, 'timeline.svg'), timelineSvg(drawn));
+  if (series.length > 0) await writeFile(join(folder, 'growth.svg'), growthPlot('Growth with size', series));
+}
+
+export function placeText(machine: Machine): string {
+  const { processors, processor, memoryBytes, system, kernel, node } = machine;
+  return `${processors} × ${processor}, ${bytesText(memoryBytes)} of memory, ${system}, Linux ${kernel}, Node ${node}`;
 }
 
 export function reportMarkdown({ machine, rounds, results }: Report, at: string): string {
-  const place = `${machine.processors} × ${machine.processor}, ${bytesText(machine.memoryBytes)}, ${machine.system}, Linux ${machine.kernel}, Node ${machine.node}`;
   return [
-    `Measured ${at.slice(0, 10)} at commit ${machine.commit} on ${place}.`,
+    `Measured ${at.slice(0, 10)} at commit ${machine.commit} on ${placeText(machine)}.`,
     `Everybody ran in turn, ${rounds} round${rounds === 1 ? '' : 's'} after a warm-up; medians; a ratio is the median of the rounds’ ratios.`,
     '',
     ...results.map(scenarioMarkdown),

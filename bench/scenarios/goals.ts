@@ -2,9 +2,15 @@ import type { RaceResult, Row } from '../race.ts';
 import { median, medianRatio } from '../statistics.ts';
 import type { GoalResult } from './scenario.ts';
 
-/** `ours` must be at least `times` as fast as every row whose name begins with `theirs`. */
-export function timesAsFast(result: RaceResult, ours: string, theirs: string, times: number): GoalResult {
-  const ratios = compared(result, ours, theirs);
+/** `ours` must be at least `times` as fast as every row whose name begins with `theirs`, or, if `exact`, is that. */
+export function timesAsFast(
+  result: RaceResult,
+  ours: string,
+  theirs: string,
+  times: number,
+  { exact = false } = {},
+): GoalResult {
+  const ratios = compared(result, ours, (name) => (exact ? name === theirs : name.startsWith(theirs)));
   const goal = `${ours}: ${times === 1 ? 'no slower than' : `${times} times as fast as`} ${theirs}`;
   if (ratios === undefined) return { goal, measured: `${theirs} or ${ours} did not run`, met: undefined };
   const least = Math.min(...ratios);
@@ -17,7 +23,7 @@ export function aheadOfAll(result: RaceResult, ours: string, except: readonly st
     ({ name }) => !name.startsWith('unpackd') && !except.some((one) => name.startsWith(one)),
   );
   return others.map(({ name }) => {
-    const [ratio = Number.NaN] = compared(result, ours, name) ?? [];
+    const [ratio = Number.NaN] = compared(result, ours, (other) => other === name) ?? [];
     return { goal: `${ours}: ahead of ${name}`, measured: `${ratio.toFixed(2)} times as fast`, met: ratio > 1 };
   });
 }
@@ -39,9 +45,9 @@ export function medianSeconds(row: Row | undefined): number {
   return median(row?.samples.map(({ seconds }) => seconds) ?? []);
 }
 
-function compared(result: RaceResult, ours: string, theirs: string): number[] | undefined {
+function compared(result: RaceResult, ours: string, isTheirs: (name: string) => boolean): number[] | undefined {
   const one = rowOf(result, ours);
-  const others = result.rows.filter(({ name }) => name.startsWith(theirs) && name !== ours);
+  const others = result.rows.filter(({ name }) => isTheirs(name) && name !== ours);
   if (one === undefined || others.length === 0) return undefined;
   const seconds = (row: Row) => row.samples.map((sample) => sample.seconds);
   return others.map((other) => medianRatio(seconds(other), seconds(one)));

@@ -1,3 +1,4 @@
+import type { UnpackResult } from '../../src/queue/result.ts';
 import type { BenchImage } from '../images/bench-image.ts';
 import { oneFile, thinLayers, tinyFiles } from '../images/made-up.ts';
 import { unpackd } from '../peers/unpackd.ts';
@@ -55,7 +56,7 @@ export const growthScenario: Scenario = {
         const task = { image, folder: await folderFor(stage.folder, `${ladder.title}-${count}`) };
         const noted: number[] = [];
         commits.set(count, noted);
-        const onResult = (result: unknown) => void noted.push(...commitTimes(result));
+        const onResult = (result: UnpackResult) => void noted.push(...commitTimes(result));
         entrants.push(unpackd(stage.build, task, { onResult }, nameOf(ladder, count)));
       }
       const result = await race(entrants, stage.raceOptions({ rounds: Math.min(stage.rounds, FEW), warmUp: false }));
@@ -111,13 +112,8 @@ function steadyCommit({ title, steps }: Ladder, commits: ReadonlyMap<number, rea
   };
 }
 
-interface CommittedLayer {
-  readonly timeline?: { readonly committingMs: number; readonly committedMs: number };
-}
-
 /** Milliseconds from the wish to commit to the commit's end, of each layer of a result. */
-function commitTimes(result: unknown): number[] {
-  const { images } = result as { images: { layers: CommittedLayer[] }[] }; // as schemas/result.schema.json says
+function commitTimes({ images }: UnpackResult): number[] {
   return images
     .flatMap(({ layers }) => layers)
     .flatMap(({ timeline }) => (timeline === undefined ? [] : [timeline.committedMs - timeline.committingMs]));

@@ -2,6 +2,7 @@ import { mkdir } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import type { Payload } from '../../src/queue/payload.ts';
+import type { UnpackResult } from '../../src/queue/result.ts';
 import { REPOSITORY, writeRegistryFiles } from '../images/registry-files.ts';
 import { containerdPull, unpacksInParallel } from '../peers/containerd.ts';
 import { findContainerd } from '../peers/containerd-daemon.ts';
@@ -29,6 +30,7 @@ export const pullScenario: Scenario = {
     const s3 = await startBucket(buckets);
     let registry: ServerProcess | undefined;
     let why = '';
+    let timeline: UnpackResult | undefined;
     try {
       registry = await startRegistry(bucket, files);
     } catch (error) {
@@ -56,6 +58,9 @@ export const pullScenario: Scenario = {
             payload,
             settings: { ...bucketEnvironment(s3), UNPACK_DURABLE: 'false' },
             servers: [s3.pid],
+            onResult: (one) => {
+              timeline = one;
+            },
           }),
           ...(await containerds(stage, registry, why, image.tag, task)),
         ],
@@ -63,7 +68,7 @@ export const pullScenario: Scenario = {
       );
       const goals: GoalResult[] = ['unpackd', 'unpackd, worker'].flatMap((name) => [
         ...pullGoals(result.rows.map((row) => row.name)).map(([theirs, times]) =>
-          timesAsFast(result, name, theirs, times),
+          timesAsFast(result, name, theirs, times, { exact: true }),
         ),
       ]);
       return {
@@ -73,6 +78,7 @@ export const pullScenario: Scenario = {
         work: workOf(image),
         reference: 'unpackd',
         goals,
+        ...(timeline === undefined ? {} : { timeline }),
       };
     } finally {
       s3.stop();

@@ -1,3 +1,4 @@
+import type { UnpackResult } from '../../src/queue/result.ts';
 import type { Build } from '../build.ts';
 import type { BenchImage } from '../images/bench-image.ts';
 import type { Gallery } from '../images/gallery.ts';
@@ -40,6 +41,8 @@ export interface ScenarioResult extends RaceResult {
   readonly notes?: readonly string[];
   /** For the plot of growth. */
   readonly series?: readonly Series[];
+  /** One of our runs, to be drawn. */
+  readonly timeline?: UnpackResult;
 }
 
 export interface Work {
