@@ -87,6 +87,11 @@ class IsalInflater implements MemberInflater {
     this.state.writeUInt32LE(bytes.length, FIELD.availOut);
   }
 
+  /** ISA-L gets the checksum of a header wrong that comes in pieces (2.30). */
+  hasHeader(bytes: Buffer): boolean {
+    return hasWholeHeader(bytes);
+  }
+
   nextMember(): void {
     this.functions.reset(this.state);
   }
@@ -107,6 +112,30 @@ class IsalInflater implements MemberInflater {
     }
     return this.state.readUInt32LE(FIELD.blockState) === BLOCK_FINISHED;
   }
+}
+
+/** The flags of a gzip header (RFC 1952, 2.3.1). */
+const FLAG = { checksum: 2, extra: 4, name: 8, comment: 16 } as const;
+/** Longer headers are left to ISA-L: names have no limit. */
+const LONGEST_HEADER = 1 << 17;
+
+/** Whether a header with a checksum of its own is there whole; of others a few bytes are enough. */
+function hasWholeHeader(bytes: Buffer): boolean {
+  const flags = bytes[3];
+  if (flags === undefined) return false;
+  if ((flags & FLAG.checksum) === 0 || bytes.length > LONGEST_HEADER) return true;
+  let at = 10;
+  if ((flags & FLAG.extra) !== 0) {
+    if (bytes.length < at + 2) return false;
+    at += 2 + bytes.readUInt16LE(at);
+  }
+  for (const flag of [FLAG.name, FLAG.comment]) {
+    if ((flags & flag) === 0) continue;
+    const end = bytes.indexOf(0, at);
+    if (end < 0) return false;
+    at = end + 1;
+  }
+  return bytes.length >= at + 2;
 }
 
 const REASONS: Readonly<Record<number, string>> = {

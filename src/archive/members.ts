@@ -15,6 +15,8 @@ export interface MemberInflater {
   readonly room: number;
   input(bytes: Buffer): void;
   output(bytes: Buffer): void;
+  /** Whether a member that begins with these bytes can be begun with them: its header may have to be there whole. */
+  hasHeader(bytes: Buffer): boolean;
   /** Expects another member. */
   nextMember(): void;
   /**
@@ -64,6 +66,8 @@ class MemberReader {
   /** Whether the next step needs input; not so while output is left that found no room. */
   private hungry = true;
   private state: 'member' | 'between' | 'padding' | 'end' = 'member';
+  /** Nothing of the member has been read. */
+  private fresh = true;
 
   constructor(chunks: AsyncIterator<Buffer>, inflater: MemberInflater) {
     this.chunks = chunks;
@@ -80,6 +84,7 @@ class MemberReader {
       if (this.state === 'padding') {
         this.checkPadding();
       } else {
+        if (this.fresh) await this.gatherHeader();
         if (await inflater.run()) this.state = 'between';
         this.hungry = this.state === 'between' || inflater.room > 0;
       }
@@ -104,6 +109,17 @@ class MemberReader {
     return false;
   }
 
+  /** Joins chunks until the member can be begun. */
+  private async gatherHeader(): Promise<void> {
+    this.fresh = false;
+    while (!this.inflater.hasHeader(this.rest())) {
+      const next = await this.chunks.next();
+      if (next.done) return;
+      this.chunk = pinned(Buffer.concat([this.rest(), next.value]));
+      this.inflater.input(this.chunk);
+    }
+  }
+
   /** After a member comes another, or zeros. */
   private begin(): void {
     if (this.inflater.zeroPadding && this.rest()[0] === 0) {
@@ -112,6 +128,7 @@ class MemberReader {
     }
     this.inflater.nextMember();
     this.state = 'member';
+    this.fresh = true;
   }
 
   private checkPadding(): void {

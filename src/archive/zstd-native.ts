@@ -89,6 +89,10 @@ class ZstdInflater implements MemberInflater {
     this.to.set(bytes);
   }
 
+  hasHeader(): boolean {
+    return true;
+  }
+
   nextMember(): void {}
 
   async run(): Promise<boolean> {

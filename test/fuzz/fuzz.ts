@@ -68,6 +68,7 @@ if (failures.size > 0) process.exitCode = 1;
 
 async function one(archive: Buffer): Promise<void> {
   watchdog.begin(archive);
+  let input = archive;
   const cut = random.pick([1, 13, 511, 512, 513, 1024, 3000]);
   const mode = values.mode === 'mix' ? modeOf(random.below(40)) : values.mode;
   try {
@@ -77,6 +78,8 @@ async function one(archive: Buffer): Promise<void> {
       counts.applied++;
     } else if (mode === 'stream') {
       const blob = compressed(archive, random);
+      input = blob.bytes;
+      watchdog.begin(input);
       const result = await checkDecompressing(blob, cut);
       note(`stream: ${Buffer.isBuffer(result) ? 'ok' : kindOf(result)}`, blob.bytes, blob.compression);
       counts.decompressed++;
@@ -85,7 +88,7 @@ async function one(archive: Buffer): Promise<void> {
       counts.read++;
     }
   } catch (error) {
-    failed(archive, error);
+    failed(input, error);
   }
   if (total() % 4096 === 0) checkMemory();
 }

@@ -1,7 +1,7 @@
-import { gzipSync, zstdCompressSync } from 'node:zlib';
+import { crc32, deflateRawSync, gzipSync, zstdCompressSync } from 'node:zlib';
 import { decompress } from '../../src/archive/compression.ts';
 import { flipped } from './mutations.ts';
-import { type Outcome, refusal, sameOutcome, show } from './outcome.ts';
+import { type Outcome, refusal, show } from './outcome.ts';
 import type { Random } from './random.ts';
 import { LIMITS } from './read.ts';
 
@@ -18,7 +18,8 @@ export function compressed(archive: Buffer, random: Random): Blob {
   const count = 1 + random.below(random.oneIn(4) ? 12 : 2);
   for (let i = 0; i < count; i++) {
     const part = archive.subarray((archive.length * i) / count, (archive.length * (i + 1)) / count);
-    if (compression === 'gzip') parts.push(gzipSync(part, { level: random.pick([0, 1, 6]) }));
+    if (compression === 'gzip')
+      parts.push(random.oneIn(5) ? labelled(part, random) : gzipSync(part, { level: random.pick([0, 1, 6]) }));
     else parts.push(zstdCompressSync(part));
     if (compression === 'zstd' && random.oneIn(4)) parts.push(skippable(random));
   }
@@ -30,6 +31,22 @@ export function compressed(archive: Buffer, random: Random): Blob {
   return { bytes, compression };
 }
 
+/** A gzip member with any of the optional fields of a header (RFC 1952, 2.3). */
+function labelled(content: Buffer, random: Random): Buffer {
+  const flags = random.below(32);
+  const fields: Buffer[] = [Buffer.from([0x1f, 0x8b, 8, flags, 1, 2, 3, 4, 0, 255])];
+  if ((flags & 4) !== 0) fields.push(Buffer.from([3, 0, 1, 0, 2]));
+  if ((flags & 8) !== 0) fields.push(Buffer.from('name\0'));
+  if ((flags & 16) !== 0) fields.push(Buffer.from('comment\0'));
+  const check = Buffer.alloc(2);
+  check.writeUInt16LE(crc32(Buffer.concat(fields)) & 0xffff);
+  if ((flags & 2) !== 0) fields.push(check);
+  const trailer = Buffer.alloc(8);
+  trailer.writeUInt32LE(crc32(content), 0);
+  trailer.writeUInt32LE(content.length, 4);
+  return Buffer.concat([...fields, deflateRawSync(content), trailer]);
+}
+
 function skippable(random: Random): Buffer {
   const header = Buffer.alloc(8);
   const length = random.below(30);
@@ -39,26 +56,34 @@ function skippable(random: Random): Buffer {
 }
 
 /**
- * Decompresses a blob whole and in pieces.
+ * Decompresses a blob with Node's streams, and with native decompressors whole and in pieces.
  * @returns the archive, or the refusal
- * @throws where the two differ, or anything is no refusal
+ * @throws where they differ, or anything is no refusal
  */
 export async function checkDecompressing(blob: Blob, cut: number): Promise<Buffer | Outcome> {
-  const whole = await inflate(blob, Math.max(1, blob.bytes.length));
-  const pieces = await inflate(blob, cut);
-  const [a, b] = [whole.outcome, pieces.outcome];
-  if ((a === 'ok') !== (b === 'ok') || (a !== 'ok' && b !== 'ok' && a.code !== b.code)) {
-    throw new Error(`whole: ${show(a)}; in pieces of ${cut}: ${show(b)}`);
+  const node = await inflate(blob, cut, false);
+  for (const size of [Math.max(1, blob.bytes.length), cut]) {
+    const native = await inflate(blob, size, true);
+    if (codeOf(node.outcome) !== codeOf(native.outcome)) {
+      throw new Error(`with Node: ${show(node.outcome)}; natively, in pieces of ${size}: ${show(native.outcome)}`);
+    }
+    if (node.outcome === 'ok' && !node.bytes.equals(native.bytes))
+      throw new Error(`pieces of ${size} give other bytes`);
   }
-  if (sameOutcome(a, 'ok') && !whole.bytes.equals(pieces.bytes)) throw new Error(`pieces of ${cut} give other bytes`);
-  return a === 'ok' ? whole.bytes : a;
+  return node.outcome === 'ok' ? node.bytes : node.outcome;
 }
 
-async function inflate({ bytes, compression }: Blob, cut: number): Promise<{ outcome: Outcome; bytes: Buffer }> {
+const codeOf = (outcome: Outcome): string => (outcome === 'ok' ? outcome : outcome.code);
+
+async function inflate(
+  { bytes, compression }: Blob,
+  cut: number,
+  native: boolean,
+): Promise<{ outcome: Outcome; bytes: Buffer }> {
   const parts: Buffer[] = [];
   let length = 0;
   try {
-    for await (const piece of decompress(cutting(bytes, cut), compression)) {
+    for await (const piece of decompress(cutting(bytes, cut), compression, native)) {
       parts.push(Buffer.from(piece));
       length += piece.length;
       if (length > LIMITS.uncompressedBytes) break;
