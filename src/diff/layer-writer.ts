@@ -18,6 +18,7 @@ import {
   S_IFIFO,
   S_IFLNK,
   S_IFMT,
+  S_IFREG,
   statAt,
   statFd,
   symlinkAt,
@@ -278,8 +279,9 @@ export class LayerWriter implements EntrySink, Disposable {
       throw new UnpackError('LAYER_CORRUPT', `it is a hard link to ${showName(linkName)}, ${why}`);
     }
     const status = statAt(parent, name);
-    const isLink = status !== undefined && (status.mode & S_IFMT) === S_IFLNK;
-    setNodeAttributes(parent, name, entry, isLink ? 'link' : 'file', this.rules);
+    const type = (status?.mode ?? S_IFREG) & S_IFMT;
+    const kind = type === S_IFLNK ? 'link' : type === S_IFREG ? 'file' : 'special';
+    setNodeAttributes(parent, name, entry, kind, this.rules);
   }
 
   /** What a hard link is to: a symbolic link itself, but where a slash follows what that leads to, as containerd has it. */

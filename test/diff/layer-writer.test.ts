@@ -112,6 +112,16 @@ describe('entries', () => {
     assert.match(warnings.join(), /only files and directories carry it/);
   });
 
+  it('leave out user attributes of a hard link to what cannot carry them, with a warning', () => {
+    for (const target of [fifo('t'), device('t', 'c', 1, 3), symlink('t', 'x')]) {
+      using dir = scratch();
+      const { warnings } = applyTar(tar(target, hardlink('h', 't', { pax: [['SCHILY.xattr.user.x', 'y']] })), {
+        root: dir.path,
+      });
+      assert.match(warnings.join(), /only files and directories carry it/);
+    }
+  });
+
   it('keep holes as holes', () => {
     using dir = scratch();
     const map = '0,1,67108863,1';
