@@ -43,6 +43,19 @@ describe('apply', root, () => {
     );
   });
 
+  test('--timeline draws where the time went; a name that no viewer would open is refused before any work', async () => {
+    using folder = scratch();
+    await writeLayout(join(folder.path, 'layout'), { app: image });
+    const args = ['apply', `${folder.path}/layout:app`, '--root', join(folder.path, 'store'), '--timeline'];
+    const refused = await runCli([...args, join(folder.path, 'timeline.txt')]);
+    assert.match(refused.stderr, /^unpackd: \[USAGE\] .*\.svg\n$/);
+    assert.equal(refused.status, 2);
+    assert.equal(existsSync(join(folder.path, 'store')), false);
+    const { status } = await runCli([...args, join(folder.path, 'timeline.svg')]);
+    assert.equal(status, 0);
+    assert.match(readFileSync(join(folder.path, 'timeline.svg'), 'utf8'), /<svg .*2 entries/s);
+  });
+
   test('a second time every layer is there', async () => {
     using folder = scratch();
     await writeLayout(join(folder.path, 'layout'), { app: image });

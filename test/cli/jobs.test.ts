@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { type LocalRedis, startRedis } from '../../src/demo/redis-server.ts';
@@ -24,6 +25,16 @@ describe('jobs', () => {
     const status = JSON.parse(stdout);
     assert.equal(status.state, 'waiting');
     assert.equal(status.image, 'bucket/app:1');
+  });
+
+  test('status --timeline of a job that has not completed says that there is none yet', async () => {
+    const { id } = JSON.parse((await run('enqueue', 's3://bucket/waits:1', '--json')).stdout);
+    const { status, stderr } = await run('status', id, '--timeline', '/nowhere/timeline.svg');
+    assert.match(
+      stderr,
+      /^unpackd: \[USAGE\] job [0-9a-f-]{36} is waiting: there is a timeline once it is completed\n$/,
+    );
+    assert.equal(status, 2);
   });
 
   test('the same work is one job', async () => {
@@ -115,6 +126,11 @@ describe('jobs', () => {
       const done = await runCli(['enqueue', 's3://images/team/app:1.0', '--watch', '--json'], { env });
       assert.equal(done.status, 0, done.stderr);
       assert.equal(JSON.parse(done.stdout).result.images[0].chainId, image.chainId);
+
+      const drawing = join(folder.path, 'timeline.svg');
+      const drawn = await run('status', JSON.parse(done.stdout).id, '--queue', 'together', '--timeline', drawing);
+      assert.equal(drawn.status, 0, drawn.stderr);
+      assert.match(readFileSync(drawing, 'utf8'), /1 of 1 layers applied/);
 
       const missing = await runCli(['enqueue', 's3://images/team/app:2.0', '--watch', '--attempts', '1', '--json'], {
         env,

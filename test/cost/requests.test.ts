@@ -1,0 +1,91 @@
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { after, before, test } from 'node:test';
+import { createUnpacker } from '../../src/image/unpacker.ts';
+import { hexOf } from '../../src/oci/digest.ts';
+import { openSnapshotter } from '../../src/snapshots/open.ts';
+import { SEGMENT } from '../../src/source/range-reader.ts';
+import { LIMITS } from '../support/apply.ts';
+import { startTestBucket, type TestBucket } from '../support/bucket.ts';
+import { type FaultyProxy, startFaultyProxy } from '../support/faulty-s3.ts';
+import { imageOf, layerOf, layoutFiles, type TestImage, type TestLayer } from '../support/layout.ts';
+import { scratch } from '../support/scratch.ts';
+import { file, tar } from '../support/tar.ts';
+
+/** What an unpacking costs in requests, counted by a proxy before a real S3 server. */
+let bucket: TestBucket;
+let proxy: FaultyProxy;
+before(async () => {
+  bucket = await startTestBucket();
+  proxy = await startFaultyProxy({ target: bucket.server.endpoint });
+});
+after(async () => {
+  await proxy.close();
+  await bucket.close();
+});
+
+/** A store of its own, and the image in a folder of its own in the bucket. */
+async function stage(prefix: string, layers: readonly TestLayer[]) {
+  const image = imageOf(layers);
+  for (const [path, bytes] of layoutFiles({ app: image })) await bucket.put(`${prefix}/${path}`, bytes);
+  const place = scratch();
+  const snapshotter = await openSnapshotter({ root: place.path, type: 'overlay' });
+  const unpacker = createUnpacker({ snapshotter, threads: 2, limits: LIMITS, durable: false });
+  const spec = bucket.spec({ prefix, connection: bucket.connection({ endpoint: proxy.endpoint }) });
+  return {
+    image,
+    unpack: () => unpacker.unpack(spec, { target: { kind: 'tag', tag: 'app' } }),
+    async [Symbol.asyncDispose]() {
+      await unpacker.close();
+      await snapshotter.close();
+      place[Symbol.dispose]();
+    },
+  };
+}
+
+/** The requests for each layer's blob, bottom-most first. */
+function askedFor(prefix: string, image: TestImage): (string | undefined)[][] {
+  return image.layers.map(({ blob }) =>
+    proxy.seen.filter(({ key }) => key === `${prefix}/blobs/sha256/${hexOf(blob.digest)}`).map(({ range }) => range),
+  );
+}
+
+const small = (name: string) => layerOf(tar(file(name, name.repeat(1000))));
+
+test('each layer is fetched and applied once, however many want the image at the same time', async () => {
+  await using s = await stage('shared', [small('a'), small('b'), small('c')]);
+  const all = await Promise.all([s.unpack(), s.unpack(), s.unpack()]);
+  assert.deepEqual(
+    askedFor('shared', s.image).map((requests) => requests.length),
+    [1, 1, 1],
+  );
+  const applied = all.flat().flatMap(({ layers }) => layers.filter(({ phase }) => phase === 'applied'));
+  assert.equal(applied.length, 3, 'whoever came later found the layer there');
+});
+
+test('an image that is there is looked up and not fetched', async () => {
+  await using s = await stage('known', [small('a'), small('b')]);
+  await s.unpack();
+  const before = proxy.seen.length;
+  await s.unpack();
+  const asked = proxy.seen.slice(before).map(({ key }) => key);
+  assert.ok(asked.length <= 1, `at most the tag is asked for again, not ${asked.join(', ')}`);
+});
+
+test('a large blob is fetched in segments, and no byte of it twice', async () => {
+  const layer = layerOf(tar(file('random.bin', randomBytes(3 * SEGMENT + 12_345))), 'none');
+  await using s = await stage('large', [layer]);
+  await s.unpack();
+  const [requests = []] = askedFor('large', s.image);
+  const ends = requests
+    .map((range) => /^bytes=(\d+)-(\d*)$/.exec(range ?? 'bytes=0-'))
+    .map((match) => [Number(match?.[1]), match?.[2] ? Number(match[2]) : layer.blob.size - 1] as const)
+    .sort(([a], [b]) => a - b);
+  let next = 0;
+  for (const [from, to] of ends) {
+    assert.equal(from, next, `the ranges leave nothing out and meet nowhere: ${requests.join(', ')}`);
+    next = to + 1;
+  }
+  assert.equal(next, layer.blob.size);
+  assert.equal(requests.length, Math.ceil(layer.blob.size / SEGMENT));
+});

@@ -1,0 +1,69 @@
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { imageOf, layerOf, writeLayout } from '../support/layout.ts';
+import { scratch } from '../support/scratch.ts';
+import { directory, file, hardlink, type Member, symlink, tar } from '../support/tar.ts';
+
+/**
+ * What an entry costs in system calls: counted with strace in two sizes, so that the start of the process is in both
+ * and falls out. Time would say the same only on a quiet machine.
+ */
+const skip =
+  spawnSync('strace', ['-c', 'true']).status !== 0 ? 'strace is not installed, or may not trace here' : false;
+const FEW = 200;
+const MANY = 1200;
+/** What one thread does now and then for all entries together: pieces of the blob, messages, memory. */
+const SLACK = 0.3;
+
+/** Calls that have to do with files. How often a thread waits or asks for memory is chance, and not counted. */
+const FILE_CALLS =
+  /^(open|openat|openat2|close|read|pread64|write|writev|pwrite64|ftruncate|fallocate|lseek|stat|lstat|fstat|newfstatat|statx|access|faccessat2?|mkdir|mkdirat|rmdir|unlink|unlinkat|rename|renameat2?|link|linkat|symlink|symlinkat|readlink|readlinkat|mknod|mknodat|chmod|fchmod|fchmodat2?|chown|lchown|fchown|fchownat|utimensat|futimesat|getdents64|[fl]?(set|get|list|remove)xattr)$/;
+
+async function callsFor(place: string, name: string, members: readonly Member[]): Promise<number> {
+  const layout = join(place, name);
+  await writeLayout(layout, { app: imageOf([layerOf(tar(...members))]) });
+  const counts = join(place, `${name}.txt`);
+  const cli = join(import.meta.dirname, '../../src/cli/main.ts');
+  const apply = [cli, 'apply', `${layout}:app`, '--root', join(place, `${name}-store`), '--durable', 'false'];
+  const strace = ['-f', '-qq', '-c', '-U', 'calls,name', '-o', counts, process.execPath, ...apply];
+  const { status, stderr } = spawnSync('strace', strace, { encoding: 'utf8' });
+  assert.equal(status, 0, stderr);
+  let sum = 0;
+  for (const line of readFileSync(counts, 'utf8').split('\n')) {
+    const [, calls, call = ''] = /^\s*(\d+) (\w+)$/.exec(line) ?? [];
+    if (FILE_CALLS.test(call)) sum += Number(calls);
+  }
+  return sum;
+}
+
+/** System calls that one more entry takes. */
+async function callsAnEntry(member: (index: number) => Member, first: readonly Member[] = []): Promise<number> {
+  using place = scratch();
+  const members = (count: number) => [...first, ...Array.from({ length: count }, (_, index) => member(index))];
+  const few = await callsFor(place.path, 'few', members(FEW));
+  const many = await callsFor(place.path, 'many', members(MANY));
+  return (many - few) / (MANY - FEW);
+}
+
+const KINDS: readonly [string, number, (index: number) => Member, string][] = [
+  ['a small file', 6, (index) => file(`srv/file-${index}`, 'some text'), 'open, write, owner, mode, times, close'],
+  ['an empty file', 5, (index) => file(`srv/file-${index}`), 'open, owner, mode, times, close'],
+  ['a symbolic link', 3, (index) => symlink(`srv/link-${index}`, 'target'), 'symlink, owner, times'],
+  // containerd too gives the file that is linked the owner, mode and times of the link's entry
+  [
+    'a hard link',
+    7,
+    (index) => hardlink(`srv/link-${index}`, 'srv/first'),
+    'link, look, owner, mode by a handle, times',
+  ],
+];
+
+for (const [what, most, member, calls] of KINDS) {
+  test(`${what} takes ${most} system calls: ${calls}`, { skip, timeout: 110_000 }, async () => {
+    const count = await callsAnEntry(member, [directory('srv'), file('srv/first', 'x')]);
+    assert.ok(count <= most + SLACK, `${count} calls`);
+  });
+}
