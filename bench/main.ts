@@ -2,6 +2,7 @@ import { mkdir, mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileSystemFacts } from '../src/system/filesystem.ts';
+import { atExit } from './at-exit.ts';
 import { type Build, build } from './build.ts';
 import { run } from './commands.ts';
 import type { BenchImage, Contents } from './images/bench-image.ts';
@@ -90,6 +91,7 @@ async function setStage(options: BenchOptions): Promise<Stage> {
     note,
     raceOptions: (more = {}) => ({
       rounds: options.rounds,
+      warmUp: !options.quick,
       onRun: (name, round, { seconds, disturbance }) => {
         const disturbed = disturbance > 0.1 ? `, others had ${Math.round(disturbance * 100)} % of the machine` : '';
         note(
@@ -111,7 +113,7 @@ async function makeDiskFolder(given: string | undefined): Promise<string> {
     if ((await fileSystemFacts(candidate)).type !== 'tmpfs') break;
   }
   const folder = await mkdtemp(join(parent, 'unpackd-bench-disk-'));
-  process.once('exit', () => removeTree(folder));
+  atExit(() => removeTree(folder));
   return folder;
 }
 
@@ -138,8 +140,8 @@ function choose({ only, quick }: BenchOptions): Scenario[] {
 
 function estimate(scenarios: readonly Scenario[], { quick, rounds }: BenchOptions): number {
   return scenarios.reduce((sum, { minutes: [full, short] }) => {
-    const planned = quick && short > 0 ? short / 3 : full / 6; // a round, of which one is the warm-up
-    return sum + planned * (rounds + 1);
+    // what the scenarios say is for five rounds and one to warm up, or for two with --quick
+    return sum + (quick && short > 0 ? (short / 2) * rounds : (full / 6) * (rounds + 1));
   }, 0);
 }
 

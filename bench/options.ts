@@ -18,7 +18,7 @@ export interface BenchOptions {
 
 export const USAGE = `npm run bench -- [options]
 
-  --quick            a few scenarios, two rounds each: two minutes
+  --quick            a few scenarios, two rounds each and none to warm up: two minutes
   --only NAME        scenarios whose name begins so; may be given more than once
   --rounds N         measured runs of each (default 5, with --quick 2); one more that does not count comes first
   --image DIR        a folder with the OCI layouts gzip/ and zstd/, tag app; default: one made of this machine's files

@@ -8,7 +8,7 @@ import { type Contestant, type Entrant, NOBODY, Unavailable } from './peers/cont
 export interface Row {
   readonly name: string;
   readonly how: string;
-  /** One for each round, in order. */
+  /** One for each round, in order; who takes long is in the first rounds only. */
   readonly samples: readonly Sample[];
 }
 
@@ -49,7 +49,8 @@ export async function race(entrants: readonly Entrant[], options: RaceOptions): 
     }
     for (let round = options.warmUp === false ? 1 : 0; round <= options.rounds; round++) {
       for (const runner of runners) {
-        if (runner.out) continue;
+        const { rounds } = runner.entrant;
+        if (runner.out || (rounds !== undefined && (round === 0 || round > rounds))) continue;
         try {
           const sample = await once(runner.contestant, options);
           if (round > 0) runner.samples.push(sample);

@@ -7,8 +7,9 @@ export function median(values: readonly number[]): number {
 
 /**
  * How many times as long `other` took as `one`: the median over the rounds, because what disturbs the machine disturbs
- * those that ran one after the other. @param other as many as `one`, of the same rounds
+ * those that ran one after the other. Rounds that only one of them was in do not count.
  */
 export function medianRatio(other: readonly number[], one: readonly number[]): number {
-  return median(one.map((value, round) => (other[round] ?? Number.NaN) / value));
+  const common = Math.min(other.length, one.length);
+  return median(one.slice(0, common).map((value, round) => (other[round] ?? Number.NaN) / value));
 }

@@ -1,8 +1,10 @@
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { randomUUID } from 'node:crypto';
+import { mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { freemem, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileSystemFacts } from '../src/system/filesystem.ts';
+import { atExit } from './at-exit.ts';
 
 /** Where the benchmark works; everything in it goes when the process ends, whatever way it ends. */
 export interface WorkFolder {
@@ -20,12 +22,14 @@ const SHARE_OF_MEMORY = 0.75;
  */
 export async function makeWorkFolder(parent: string | undefined): Promise<WorkFolder> {
   if (parent !== undefined) mkdirSync(parent, { recursive: true });
-  const path = mkdtempSync(join(parent ?? tmpdir(), 'unpackd-bench-'));
+  // lower-case, because podman makes an image's name of its path
+  const path = join(parent ?? tmpdir(), `unpackd-bench-${randomUUID().slice(0, 8)}`);
+  mkdirSync(path);
   if (parent === undefined) {
     const size = Math.floor(freemem() * SHARE_OF_MEMORY);
     spawnSync('mount', ['-t', 'tmpfs', '-o', `size=${size},mode=755`, 'unpackd-bench', path], { stdio: 'ignore' });
   }
-  process.once('exit', () => removeTree(path));
+  atExit(() => removeTree(path));
   return { path, fileSystem: (await fileSystemFacts(path)).type };
 }
 

@@ -2,6 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { atExit } from '../at-exit.ts';
 import { onPath, run, versionOf } from '../commands.ts';
 import { removeTree } from '../work-folder.ts';
 import { Unavailable } from './contestant.ts';
@@ -82,7 +83,7 @@ export class ContainerdDaemon {
     child.stderr.setEncoding('utf8').on('data', (text: string) => {
       log = (log + text).slice(-2000);
     });
-    process.once('exit', () => child.kill('SIGKILL'));
+    atExit(() => child.kill('SIGKILL'));
     const daemon = new ContainerdDaemon(programs, folder, child, socket);
     const deadline = performance.now() + PATIENCE;
     for (;;) {

@@ -22,6 +22,8 @@ export interface Entrant {
   readonly name: string;
   /** What is measured, in words: a command, or which part of what. */
   readonly how: string;
+  /** Runs at most, and none to warm up: for who takes many times as long as the others. Default: as everybody. */
+  readonly rounds?: number;
   /** @throws Unavailable */
   enter(): Promise<Contestant>;
 }

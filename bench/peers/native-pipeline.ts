@@ -5,37 +5,24 @@ import { bash, onPath, quoted } from '../commands.ts';
 import { type Entrant, type Task, Unavailable } from './contestant.ts';
 import { inflater, TAR_FLAGS } from './tar.ts';
 
-export type Extractor = 'GNU tar' | 'bsdtar';
-
-const EXTRACT: Readonly<Record<Extractor, string>> = {
-  'GNU tar': `tar ${TAR_FLAGS} -xf - -C`,
-  bsdtar: 'bsdtar --numeric-owner -p -xf - -C',
-};
+/** How the tar reaches both the digest and tar itself: which one is faster depends on the machine. */
+export type Sharing = 'by tee' | 'inflated twice';
 
 /**
  * The floor: what native programs do when nothing but the machine holds them back. Every layer in its own pipeline, the
  * largest first, as many at once as there are processors; both digests are computed and compared with nothing. Whiteouts
- * stay what they are in the archive, nothing is committed anywhere.
+ * stay what they are in the archive, nothing is committed anywhere. GNU tar, because bsdtar takes longer.
  */
-export function nativePipeline({ image, folder }: Task, extractor: Extractor): Entrant {
+export function nativePipeline({ image, folder }: Task, sharing: Sharing): Entrant {
   return {
-    name: `floor: pipeline with ${extractor}`,
-    how: `inflate | tee (openssl dgst) | ${extractor}, beside openssl dgst of the blob; layers in parallel`,
+    name: `floor: pipeline, ${sharing}`,
+    how: `inflate | tar -x, openssl dgst of blob and tar (${sharing}); layers in parallel; no whiteouts, no commits`,
     async enter() {
-      const program = extractor === 'bsdtar' ? 'bsdtar' : 'tar';
-      for (const needed of [program, 'openssl', 'tee', 'xargs'])
+      for (const needed of ['tar', 'openssl', 'tee', 'xargs'])
         if (!onPath(needed)) throw new Unavailable(`${needed} is not installed`);
-      const inflate = inflater(image.layers);
       const place = join(folder, 'native');
       const largestFirst = [...image.layers].sort((a, b) => b.size - a.size);
-      const one = `set -euo pipefail
-        mkdir -p "$2"
-        mkfifo "$2.tar"
-        openssl dgst -sha256 "$1" >/dev/null & blob=$!
-        openssl dgst -sha256 "$2.tar" >/dev/null & diff=$!
-        ${inflate} <"$1" | tee "$2.tar" | ${EXTRACT[extractor]} "$2"
-        wait $blob
-        wait $diff`;
+      const one = layerScript(inflater(image.layers), sharing);
       const pairs = largestFirst.map(({ path }, index) => `${quoted(path)} ${quoted(join(place, String(index)))}`);
       const script = `xargs -n 2 -P ${availableParallelism()} bash -c ${quoted(one)} layer <<'LAYERS'\n${pairs.join('\n')}\nLAYERS`;
       return {
@@ -45,4 +32,25 @@ export function nativePipeline({ image, folder }: Task, extractor: Extractor): E
       };
     },
   };
+}
+
+/** For one layer: $1 is its blob, $2 a folder. */
+function layerScript(inflate: string, sharing: Sharing): string {
+  const extract = `tar ${TAR_FLAGS} -xf - -C "$2"`;
+  const both =
+    sharing === 'by tee'
+      ? [
+          'mkfifo "$2.tar"',
+          'openssl dgst -sha256 "$2.tar" >/dev/null & diff=$!',
+          `${inflate} <"$1" | tee "$2.tar" | ${extract}`,
+        ]
+      : [`${inflate} <"$1" | openssl dgst -sha256 >/dev/null & diff=$!`, `${inflate} <"$1" | ${extract}`];
+  return [
+    'set -euo pipefail',
+    'mkdir -p "$2"',
+    'openssl dgst -sha256 "$1" >/dev/null & blob=$!',
+    ...both,
+    'wait $blob',
+    'wait $diff',
+  ].join('\n');
 }

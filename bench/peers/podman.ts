@@ -9,6 +9,7 @@ export function podman({ image, folder }: Task): Entrant {
   return {
     name: `podman${version === undefined ? '' : ` ${version}`}`,
     how: 'podman pull oci:…, overlay driver',
+    rounds: 2,
     async enter() {
       if (version === undefined) throw new Unavailable('podman is not installed (Debian: apt-get install podman)');
       if (process.getuid?.() !== 0) throw new Unavailable('podman would unpack in a user namespace');

@@ -9,6 +9,7 @@ export function umoci({ image, folder }: Task): Entrant {
   return {
     name: `umoci${version === undefined ? '' : ` ${version}`}`,
     how: 'umoci raw unpack: one tree',
+    rounds: 2,
     async enter() {
       if (version === undefined) throw new Unavailable('umoci is not installed (Debian: apt-get install umoci)');
       if (/^0\.[0-4]\./.test(version) && image.layers.some(({ compression }) => compression === 'zstd'))

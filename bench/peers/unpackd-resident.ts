@@ -2,6 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { createInterface, type Interface } from 'node:readline';
+import { atExit } from '../at-exit.ts';
 import type { Build } from '../build.ts';
 import type { Contestant, Entrant, Task } from './contestant.ts';
 
@@ -47,7 +48,7 @@ class Resident {
     const lines: Interface = createInterface({ input: child.stdout });
     this.#child = child;
     this.#lines = lines[Symbol.asyncIterator]();
-    process.once('exit', () => child.kill('SIGKILL'));
+    atExit(() => child.kill('SIGKILL'));
   }
 
   get pid(): number {

@@ -117,10 +117,11 @@ function panel({ title, unit, points }: Series, left: number, top: number): stri
         'stroke-width': 2,
       });
     }),
-    ...usable.flatMap(({ count, seconds }) => [
+    ...usable.flatMap(({ count, seconds }, index) => [
       rect(x(Math.log10(count)) - 3, y(Math.log10(seconds)) - 3, 6, 6, { fill: OURS }),
-      text(x(Math.log10(count)), y(Math.log10(seconds)) - 9, `${secondsText(seconds)} s`, {
-        'text-anchor': 'middle',
+      text(x(Math.log10(count)) + (index === 0 ? 4 : 0), y(Math.log10(seconds)) - 9, `${secondsText(seconds)} s`, {
+        // the first one would lie on the axis
+        'text-anchor': index === 0 ? 'start' : 'middle',
         'font-size': 11,
         fill: INK,
       }),

@@ -1,11 +1,10 @@
 import { containerd } from '../peers/containerd.ts';
-import type { Entrant, Task } from '../peers/contestant.ts';
 import { disk } from '../peers/disk.ts';
 import { unpackd } from '../peers/unpackd.ts';
 import { residentUnpackd } from '../peers/unpackd-resident.ts';
 import { folderFor, race } from '../race.ts';
 import { timesAsFast } from './goals.ts';
-import { type Scenario, type Stage, workOf } from './scenario.ts';
+import { newestContainerd, type Scenario, workOf } from './scenario.ts';
 
 /** What the disk's own write time may be passed by. */
 const OVERHEAD = 1.15;
@@ -13,18 +12,19 @@ const OVERHEAD = 1.15;
 /** The real image onto a disk: left to the page cache, and written through. */
 export const diskScenario: Scenario = {
   name: 'disk',
-  minutes: [5, 0],
+  minutes: [4, 0],
   async run(stage) {
     const image = await stage.gallery.real('gzip');
+    const programs = newestContainerd(stage);
     const task = async (name: string) => ({ image, folder: await folderFor(stage.diskFolder, name) });
     const result = await race(
       [
         unpackd(stage.build, await task('durable'), { durable: true }, 'unpackd, durable'),
         residentUnpackd(stage.build, await task('resident'), { durable: true }, 'unpackd, durable, resident'),
-        ...(await everyContainerd(stage, task, true)),
+        containerd(await task('containerd-synced'), { programs, sync: true }),
         disk(await folderFor(stage.diskFolder, 'disk'), image.tarBytes),
         unpackd(stage.build, await task('unpackd')),
-        ...(await everyContainerd(stage, task, false)),
+        containerd(await task('containerd'), { programs }),
       ],
       stage.raceOptions({ settleDisk: true }),
     );
@@ -49,10 +49,3 @@ export const diskScenario: Scenario = {
     };
   },
 };
-
-async function everyContainerd(stage: Stage, task: (name: string) => Promise<Task>, sync: boolean): Promise<Entrant[]> {
-  const folders = [undefined, ...stage.containerds];
-  return Promise.all(
-    folders.map(async (programs, index) => containerd(await task(`containerd-${index}-${sync}`), { programs, sync })),
-  );
-}

@@ -43,7 +43,7 @@ const FEW = 2;
 /** The same work in three sizes: what grows faster than its size shows here. */
 export const growthScenario: Scenario = {
   name: 'growth',
-  minutes: [4, 0],
+  minutes: [3, 0],
   async run(stage) {
     const results: RaceResult[] = [];
     const series: Series[] = [];

@@ -26,7 +26,7 @@ const PATIENCE = 120_000;
 /** Jobs for an image that the store has: what is left is the queue's work and a look at the bucket and the store. */
 export const knownImagesScenario: Scenario = {
   name: 'known-images',
-  minutes: [1.5, 0.3],
+  minutes: [2, 0.3],
   async run(stage) {
     const count = stage.quick ? 1000 : 4000;
     const image = await stage.gallery.madeUp(`thin-layers-${LAYERS}`, 'gzip', () => thinLayers(LAYERS));

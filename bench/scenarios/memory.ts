@@ -15,7 +15,7 @@ const LONG = 20;
 /** Memory: four layers at once, and a layer that is longer than any. */
 export const memoryScenario: Scenario = {
   name: 'memory',
-  minutes: [2, 0],
+  minutes: [1.5, 0],
   async run(stage) {
     const four = await stage.gallery.madeUp('four-random-layers', 'gzip', function* (): Generator<MadeUpLayer> {
       for (let index = 0; index < 4; index++) yield randomFile((150 + index) << 20);

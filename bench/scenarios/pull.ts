@@ -19,7 +19,7 @@ const BUCKET = 'images';
 /** The real image over HTTP: unpackd from S3, containerd from a registry, the same files behind both. */
 export const pullScenario: Scenario = {
   name: 'pull',
-  minutes: [4, 0.5],
+  minutes: [2.5, 0.5],
   async run(stage) {
     const image = await stage.gallery.real('gzip');
     const files = await folderFor(stage.folder, 'registry');

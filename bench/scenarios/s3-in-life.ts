@@ -22,7 +22,7 @@ const THROTTLE = { firstByteMs: 20, bytesPerSecond: 60e6 };
 /** One large blob from a bucket that is slow to answer and gives each connection only so much. */
 export const s3Scenario: Scenario = {
   name: 's3-in-life',
-  minutes: [2, 0.4],
+  minutes: [1.5, 0.2],
   async run(stage) {
     const megabytes = stage.quick ? 120 : 480;
     const image = await stage.gallery.madeUp(`random-${megabytes}`, 'zstd', () => [randomFile(megabytes << 20)]);

@@ -66,6 +66,11 @@ export interface Series {
   readonly points: readonly { readonly count: number; readonly seconds: number }[];
 }
 
+/** The last of those that were named, or the PATH's: where one containerd is enough. */
+export function newestContainerd({ containerds }: Stage): string | undefined {
+  return containerds.at(-1);
+}
+
 export function workOf({ blobBytes, tarBytes, entries, layers }: BenchImage): Work {
   return { blobBytes, tarBytes, entries, layers: layers.length };
 }

@@ -9,7 +9,7 @@ import { unpackd } from '../peers/unpackd.ts';
 import { residentUnpackd } from '../peers/unpackd-resident.ts';
 import { folderFor, race } from '../race.ts';
 import { aheadOfAll } from './goals.ts';
-import { type Scenario, type Stage, workOf } from './scenario.ts';
+import { newestContainerd, type Scenario, type Stage, workOf } from './scenario.ts';
 
 interface Shape {
   readonly name: string;
@@ -22,19 +22,19 @@ interface Shape {
 const SHAPES: readonly Shape[] = [
   {
     name: 'small-files',
-    minutes: [2.5, 0.4],
+    minutes: [1.5, 0.3],
     title: 'one layer of many small files, gzip, in memory',
     image: () => ({ name: 'small-files-30000', layers: () => [smallFiles(30_000)] }),
   },
   {
     name: 'one-file',
-    minutes: [4, 0],
+    minutes: [4.5, 0],
     title: 'one layer of one 2 GB file, gzip, in memory',
     image: () => ({ name: 'one-file-2000', layers: () => [oneFile(2000 * 2 ** 20)] }),
   },
   {
     name: 'many-layers',
-    minutes: [1.5, 0.3],
+    minutes: [1.5, 0],
     title: '100 layers of one file each, gzip, in memory',
     image: () => ({ name: 'thin-layers-100', layers: () => thinLayers(100) }),
   },
@@ -55,11 +55,8 @@ async function runShape(shape: Shape, stage: Stage) {
     [
       unpackd(stage.build, await task('unpackd')),
       residentUnpackd(stage.build, await task('resident')),
-      containerd(await task('containerd')),
-      ...(await Promise.all(
-        stage.containerds.map(async (programs, index) => containerd(await task(`containerd-${index}`), { programs })),
-      )),
-      nativePipeline(await task('native'), 'GNU tar'),
+      containerd(await task('containerd'), { programs: newestContainerd(stage) }),
+      nativePipeline(await task('native'), 'by tee'),
       tar(await task('tar')),
       ...(stage.quick ? [] : [umoci(await task('umoci')), podman(await task('podman'))]),
     ],

@@ -4,6 +4,7 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { atExit } from '../at-exit.ts';
 import { onPath } from '../commands.ts';
 import { Unavailable } from '../peers/contestant.ts';
 
@@ -75,7 +76,7 @@ export async function startRegistry(folder: string, work: string): Promise<Serve
 
 function asServer(child: ChildProcess, address: string): ServerProcess {
   const stop = () => void child.kill('SIGKILL');
-  process.once('exit', stop);
+  atExit(stop);
   return { address, pid: child.pid ?? -1, stop };
 }
 
