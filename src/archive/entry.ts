@@ -22,6 +22,8 @@ export interface TarEntry {
   readonly devMinor: number;
   /** Extended attributes by their full name (bytes as latin1), in the order of the archive. */
   readonly xattrs: ReadonlyMap<string, Buffer> | undefined;
+  /** Those of them that containerd would not read; one that cannot be set is left out. */
+  readonly libarchiveOnly: ReadonlySet<string> | undefined;
   /** Whether the content has holes, so that its length is not what was written last. */
   readonly sparse: boolean;
   /** Where the entry's header begins, in bytes from the start of the tar. */

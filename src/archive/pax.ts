@@ -44,30 +44,38 @@ export function parsePaxRecords(bytes: Buffer): PaxRecords | string {
   return records;
 }
 
+/** The extended attributes of an entry. */
+export interface PaxXattrs {
+  readonly xattrs: Map<string, Buffer>;
+  /** The names that only libarchive's records give. */
+  readonly libarchiveOnly: Set<string>;
+}
+
 /**
  * Extended attributes in PAX records: `SCHILY.xattr.NAME` holds the raw value; `LIBARCHIVE.xattr.NAME`, which libarchive
- * writes beside it, has a percent-encoded name and a base64 value and counts where the first is missing.
- * @returns what is wrong, as a phrase, where one is malformed
+ * writes beside it, has a percent-encoded name and a base64 value and counts where the first is missing. Containerd reads
+ * only the first, so one of the second that is malformed refuses no layer: it is passed over.
  */
-export function paxXattrs(records: PaxRecords): Map<string, Buffer> | string | undefined {
-  let xattrs: Map<string, Buffer> | undefined;
+export function paxXattrs(records: PaxRecords): PaxXattrs | undefined {
+  const xattrs = new Map<string, Buffer>();
+  const libarchiveOnly = new Set<string>();
   for (const [key, value] of records) {
-    if (key.startsWith('SCHILY.xattr.') && value.length > 0) {
-      xattrs ??= new Map();
-      xattrs.set(key.slice('SCHILY.xattr.'.length), value);
-    }
+    if (key.startsWith(SCHILY) && value.length > 0) xattrs.set(key.slice(SCHILY.length), value);
   }
   for (const [key, value] of records) {
-    if (!key.startsWith('LIBARCHIVE.xattr.') || value.length === 0) continue;
+    if (!key.startsWith(LIBARCHIVE) || value.length === 0) continue;
     const name = key
-      .slice('LIBARCHIVE.xattr.'.length)
+      .slice(LIBARCHIVE.length)
       .replace(/%([0-9a-fA-F]{2})/g, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)));
     const text = value.toString('latin1');
-    if (name.includes('\0') || !/^[A-Za-z0-9+/]*=*$/.test(text)) return `the malformed record ${showKey(key)}`;
-    xattrs ??= new Map();
-    if (!xattrs.has(name)) xattrs.set(name, Buffer.from(text, 'base64'));
+    if (xattrs.has(name) || name.includes('\0') || !/^[A-Za-z0-9+/]*=*$/.test(text)) continue;
+    xattrs.set(name, Buffer.from(text, 'base64'));
+    libarchiveOnly.add(name);
   }
-  return xattrs;
+  return xattrs.size === 0 ? undefined : { xattrs, libarchiveOnly };
 }
+
+const SCHILY = 'SCHILY.xattr.';
+const LIBARCHIVE = 'LIBARCHIVE.xattr.';
 
 const showKey = (key: string): string => showName(Buffer.from(key, 'latin1'));

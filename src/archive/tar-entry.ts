@@ -58,8 +58,7 @@ export function entryOf(
   corrupt: Corrupt,
 ): TarEntry {
   const { records, sparse, offset } = about;
-  const xattrs = records === undefined ? undefined : paxXattrs(records);
-  if (typeof xattrs === 'string') throw corrupt(xattrs, header.name);
+  const attributes = records === undefined ? undefined : paxXattrs(records);
   const size = type === 'file' ? sizeOf(header, corrupt) : 0;
   const { atime, mtime } = header;
   return {
@@ -74,7 +73,8 @@ export function entryOf(
     atime: atime === undefined || isEarlier(atime, mtime) ? boundTime(mtime) : boundTime(atime),
     devMajor: Number(header.devMajor),
     devMinor: Number(header.devMinor),
-    xattrs,
+    xattrs: attributes?.xattrs,
+    libarchiveOnly: attributes?.libarchiveOnly,
     sparse,
     offset,
   };

@@ -64,6 +64,9 @@ export function setNodeAttributes(
   if (kind !== 'directory') utimensAt(parent, name, entry.atime, entry.mtime);
 }
 
+/** How the kernel says that a name or a value cannot be. */
+const NOT_TAKEN = new Set(['EINVAL', 'ERANGE', 'E2BIG', 'EPERM']);
+
 function setXattrs(
   entry: TarEntry,
   rules: AttributeRules,
@@ -82,14 +85,18 @@ function setXattrs(
       const { code } = error as NodeJS.ErrnoException;
       const hasNone = code === 'ENOTSUP' || code === 'EOPNOTSUPP';
       const forRoot = rules.squash !== undefined && isForRoot(key, code);
-      if (!hasNone && !forRoot && !(code === 'EPERM' && key.startsWith('user.') && !carriesUser)) throw error;
+      const notCarried = code === 'EPERM' && key.startsWith('user.') && !carriesUser;
+      const unread = entry.libarchiveOnly?.has(key) === true && code !== undefined && NOT_TAKEN.has(code);
+      if (!hasNone && !forRoot && !notCarried && !unread) throw error;
       rules.warnings.add(
         `left out the extended attribute ${shown} of ${showName(entry.name)}: ${
           hasNone
             ? 'the file system keeps none of its kind'
             : forRoot
               ? 'only root may set it'
-              : 'only files and directories carry it'
+              : unread
+                ? 'it is one that there cannot be'
+                : 'only files and directories carry it'
         }`,
       );
     }

@@ -213,6 +213,15 @@ describe('PAX headers', () => {
     );
     assert.equal(entry.xattrs?.get('user.a b')?.toString(), 'hi');
     assert.equal(entry.xattrs?.get('user.both')?.toString(), 'yes');
+    assert.deepEqual([...(entry.libarchiveOnly ?? [])], ['user.a b']);
+  });
+
+  it('of libarchive’s form that are malformed are passed over: containerd does not read them', () => {
+    const pax = [
+      ['LIBARCHIVE.xattr.user.a', '!!'],
+      ['LIBARCHIVE.xattr.user.b%00c', 'eQ'],
+    ] as const;
+    assert.equal(only(tar(file('a', '', { pax }))).entry.xattrs, undefined);
   });
 
   it('leave a field as it is where their value is empty', () => {
