@@ -18,7 +18,7 @@ const LEAST_ROW = 12;
 const ROWS_HEIGHT = 1200;
 const PANEL = 110;
 /** Pixels of a letter of the legend, about, and of one of the three times beside a row. */
-const CHARACTER = 5.9;
+const CHARACTER = 6.2;
 const SHARE = 42;
 /** Pixels that even the shortest commit gets. */
 const LEAST = 2;
@@ -159,7 +159,7 @@ function layerRow(layer: Layer, name: string, top: number, height: number, x: (m
 
 /** Between two samples: what share of the time went where, one on the other. One path a colour keeps the file small. */
 function slices(timeline: Timeline, bar: { readonly top: number; readonly height: number }, x: (ms: number) => number) {
-  const paths = { fetch: '', inflate: '', write: '' };
+  const paths = { write: '', inflate: '', fetch: '' };
   let [from, fetched, inflated] = [timeline.startedMs, 0, 0];
   for (const [at, , , fetchMs, decompressMs] of timeline.samples) {
     const passed = at - from;
@@ -167,19 +167,18 @@ function slices(timeline: Timeline, bar: { readonly top: number; readonly height
     // messages between threads come a little late: no share may pass the whole
     const fetch = Math.min(1, Math.max(0, (fetchMs - fetched) / passed));
     const inflate = Math.min(1 - fetch, Math.max(0, (decompressMs - inflated) / passed));
-    let y = bar.top;
+    // each down from the top, the widest below the others: rounding then leaves no gaps
     for (const [name, share] of [
+      ['write', 1],
+      ['inflate', fetch + inflate],
       ['fetch', fetch],
-      ['inflate', inflate],
-      ['write', 1 - fetch - inflate],
     ] as const) {
       const height = share * bar.height;
-      if (height > 0) paths[name] += `M${one(x(from))} ${one(y)}H${one(x(at))}v${one(height)}H${one(x(from))}z`;
-      y += height;
+      if (height > 0) paths[name] += `M${one(x(from))} ${one(bar.top)}H${one(x(at))}v${one(height)}H${one(x(from))}z`;
     }
     [from, fetched, inflated] = [at, fetchMs, decompressMs];
   }
-  return (['fetch', 'inflate', 'write'] as const)
+  return (['write', 'inflate', 'fetch'] as const)
     .filter((name) => paths[name] !== '')
     .map((name) => element('path', { d: paths[name], fill: COLORS[name], 'shape-rendering': 'crispEdges' }));
 }
