@@ -51,25 +51,39 @@ function readmeSection(report: Report, pictures: readonly string[]): string {
   ].join('\n');
 }
 
-/** One line a scenario: ours, and everybody else as so many times our time. */
+const COLD = 'unpackd, new process';
+const WARM = 'unpackd, resident';
+
+/** Seconds, a line a scenario; behind those of others, how many times our fastest that is. */
 function summary(results: readonly ScenarioResult[]): string[] {
-  const races = results.filter(({ rows }) => rows.some(isOurs) && rows.some((row) => !isOurs(row)));
-  const rows = races.map((result) => {
-    const ours = result.rows.filter(isOurs);
-    const best = ours.reduce((one, other) => (medianSeconds(other) < medianSeconds(one) ? other : one));
-    const others = result.rows.filter((row) => !isOurs(row));
-    return [
-      `${result.name}: ${result.title}`,
-      ours.map((row) => `${row.name} ${secondsText(medianSeconds(row))} s`).join('; '),
-      others.map((row) => `${row.name} ${timesText(row, best)}`).join('; '),
-    ];
-  });
-  return markdownTable(['scenario', 'seconds', `others, as times the fastest of ours`], rows);
+  const races = results.filter(({ rows }) => rows.some(({ name }) => name.startsWith('containerd')));
+  const names = [...new Set(races.flatMap(({ rows }) => rows.map(columnOf)))];
+  const columns = [COLD, WARM, ...names.filter((name) => name !== COLD && name !== WARM)];
+  const rows = races.map((result) => [result.title, ...columns.map((column) => cell(result, column))]);
+  const others = results.filter((result) => !races.includes(result)).flatMap(({ goals }) => goals);
+  return [
+    ...markdownTable(['seconds', ...columns], rows),
+    '',
+    ...others.map(({ goal, measured }) => `- ${goal}: ${measured}`),
+  ];
 }
 
-const isOurs = ({ name }: Row): boolean => name.startsWith('unpackd');
+/** Who did the same in several ways has one column, and the fastest of them in it. */
+function columnOf({ name }: Row): string {
+  if (!name.startsWith('unpackd')) return name.replace(/[,:].*/, '');
+  return /resident|worker/.test(name) ? WARM : COLD;
+}
 
-function timesText(row: Row, ours: Row): string {
-  const seconds = (one: Row) => one.samples.map((sample) => sample.seconds);
-  return `${medianRatio(seconds(row), seconds(ours)).toFixed(2)}`;
+function cell({ rows }: ScenarioResult, column: string): string {
+  const mine = fastest(rows.filter((row) => columnOf(row) === column));
+  if (mine === undefined) return '';
+  const ours = fastest(rows.filter(({ name }) => name.startsWith('unpackd')));
+  const seconds = secondsText(medianSeconds(mine));
+  if (ours === undefined || mine.name.startsWith('unpackd')) return seconds;
+  const all = (row: Row) => row.samples.map((sample) => sample.seconds);
+  return `${seconds} (${medianRatio(all(mine), all(ours)).toFixed(1)} ×)`;
+}
+
+function fastest(rows: readonly Row[]): Row | undefined {
+  return rows.toSorted((a, b) => medianSeconds(a) - medianSeconds(b))[0];
 }

@@ -1,4 +1,4 @@
-import { diskScenario } from './disk.ts';
+import { diskScenarios } from './disk.ts';
 import { growthScenario } from './growth.ts';
 import { knownImagesScenario } from './known-images.ts';
 import { localScenario } from './local.ts';
@@ -16,7 +16,7 @@ export const SCENARIOS: readonly Scenario[] = [
   ...shapeScenarios,
   s3Scenario,
   knownImagesScenario,
-  diskScenario,
+  ...diskScenarios,
   memoryScenario,
   growthScenario,
 ];
