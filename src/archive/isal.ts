@@ -87,7 +87,10 @@ class IsalInflater implements MemberInflater {
     this.state.writeUInt32LE(bytes.length, FIELD.availOut);
   }
 
-  /** ISA-L gets the checksum of a header wrong that comes in pieces (2.30). */
+  /**
+   * ISA-L gets the checksum of a header wrong that comes in pieces (2.30), and passes over reserved flags, which zlib
+   * and RFC 1952 refuse: a blob must not be taken or not as the library is installed or not.
+   */
   hasHeader(bytes: Buffer): boolean {
     return hasWholeHeader(bytes);
   }
@@ -115,14 +118,20 @@ class IsalInflater implements MemberInflater {
 }
 
 /** The flags of a gzip header (RFC 1952, 2.3.1). */
-const FLAG = { checksum: 2, extra: 4, name: 8, comment: 16 } as const;
+const FLAG = { checksum: 2, extra: 4, name: 8, comment: 16, reserved: 0xe0 } as const;
 /** Longer headers are left to ISA-L: names have no limit. */
 const LONGEST_HEADER = 1 << 17;
 
-/** Whether a header with a checksum of its own is there whole; of others a few bytes are enough. */
+/**
+ * Whether a header with a checksum of its own is there whole; of others a few bytes are enough.
+ * @throws UnpackError LAYER_CORRUPT
+ */
 function hasWholeHeader(bytes: Buffer): boolean {
   const flags = bytes[3];
   if (flags === undefined) return false;
+  if ((flags & FLAG.reserved) !== 0) {
+    throw new UnpackError('LAYER_CORRUPT', 'the gzip data is corrupt: unknown header flags set');
+  }
   if ((flags & FLAG.checksum) === 0 || bytes.length > LONGEST_HEADER) return true;
   let at = 10;
   if ((flags & FLAG.extra) !== 0) {

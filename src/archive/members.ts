@@ -15,7 +15,10 @@ export interface MemberInflater {
   readonly room: number;
   input(bytes: Buffer): void;
   output(bytes: Buffer): void;
-  /** Whether a member that begins with these bytes can be begun with them: its header may have to be there whole. */
+  /**
+   * Whether a member that begins with these bytes can be begun with them: its header may have to be there whole.
+   * @throws UnpackError LAYER_CORRUPT
+   */
   hasHeader(bytes: Buffer): boolean;
   /** Expects another member. */
   nextMember(): void;

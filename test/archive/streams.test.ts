@@ -116,6 +116,16 @@ describe('gzip blobs', () => {
     await gives(Buffer.concat([archive, archive, archive]), Buffer.concat([one, one, one]), 'gzip', [1, 11, 29, 100]);
   });
 
+  it('with flags in a header that nobody knows are refused, in any member', async () => {
+    const odd = gzipSync(archive);
+    odd[3] = 0x40;
+    for (const native of WAYS) {
+      for (const blob of [odd, Buffer.concat([gzipSync(archive), odd])]) {
+        await assert.rejects(inflate(blob, 'gzip', native, 1000), /unknown header flags/);
+      }
+    }
+  });
+
   it('may be padded with zeros, and with nothing else', async () => {
     await gives(archive, Buffer.concat([gzipSync(archive), Buffer.alloc(5000)]), 'gzip', [100, 4096]);
     for (const rest of ['x', '\0\0x', '\x1f', '\x1f\x8b', '\x1f\x8b\x08\0\0\0\0\0\0\0']) {
