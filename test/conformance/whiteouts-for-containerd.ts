@@ -53,7 +53,7 @@ function forOverlay(layer: RandomLayer): RandomLayer {
   // nothing is below these any more that they could take their attributes from, so containerd must not look there
   const first = [...made]
     .filter(([path, what]) => what === 'implied' && prefixesOf(path).some((above) => deleted.has(above)))
-    .map(([path]) => unnamedDirectory(path))
+    .map(([path]) => unnamedDirectory(path, inheritedGroup(layer, path)))
     .sort((one, other) => one.path.length - other.path.length);
   const last = [...deleted]
     .filter(([path]) => (made.get(path) ?? 'other') !== 'other')
@@ -70,10 +70,22 @@ function forOverlay(layer: RandomLayer): RandomLayer {
 }
 
 /** An entry for a directory as it is made where it is needed; the time counts as the applier's own. */
-function unnamedDirectory(path: string): RandomEntry {
+function unnamedDirectory(path: string, gid: number): RandomEntry {
   const names = path.split('/').map((name) => Buffer.from(name, 'latin1'));
-  const fields = { mode: 0o755, uid: 0, gid: 0, mtime: Math.ceil(Date.now() / 1000) };
+  const fields = { mode: 0o755, uid: 0, gid, mtime: Math.ceil(Date.now() / 1000) };
   return { kind: 'directory', path: names, before: '', after: '', target: '', content: '', fields };
+}
+
+/** The group that a directory gets where it is first needed: that of the one above, if its entry came before with setgid. */
+function inheritedGroup(layer: RandomLayer, path: string): number {
+  const needed = layer.findIndex(({ kind, path: names }) =>
+    prefixes(kind === 'opaque' ? names : names.slice(0, -1)).includes(path),
+  );
+  const above = path.slice(0, Math.max(0, path.lastIndexOf('/')));
+  const entry = layer
+    .slice(0, needed)
+    .findLast(({ kind, path: names }) => kind === 'directory' && key(names) === above);
+  return entry !== undefined && ((entry.fields.mode ?? 0) & 0o2000) !== 0 ? Number(entry.fields.gid ?? 0) : 0;
 }
 
 const prefixes = (path: readonly Buffer[]): string[] => path.map((_, index) => key(path.slice(0, index + 1)));
