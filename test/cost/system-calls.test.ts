@@ -18,9 +18,12 @@ const MANY = 1200;
 /** What one thread does now and then for all entries together: pieces of the blob, messages, memory. */
 const SLACK = 0.3;
 
-/** Calls that have to do with files. How often a thread waits or asks for memory is chance, and not counted. */
+/**
+ * Calls that have to do with files. How often a thread waits, asks for memory or wakes another is chance, and not counted:
+ * the last is what read and write are here, since files are read and written at positions.
+ */
 const FILE_CALLS =
-  /^(open|openat|openat2|close|read|pread64|write|writev|pwrite64|ftruncate|fallocate|lseek|stat|lstat|fstat|newfstatat|statx|access|faccessat2?|mkdir|mkdirat|rmdir|unlink|unlinkat|rename|renameat2?|link|linkat|symlink|symlinkat|readlink|readlinkat|mknod|mknodat|chmod|fchmod|fchmodat2?|chown|lchown|fchown|fchownat|utimensat|futimesat|getdents64|[fl]?(set|get|list|remove)xattr)$/;
+  /^(open|openat|openat2|close|pread64|pwrite64|pwritev2?|ftruncate|fallocate|lseek|stat|lstat|fstat|newfstatat|statx|access|faccessat2?|mkdir|mkdirat|rmdir|unlink|unlinkat|rename|renameat2?|link|linkat|symlink|symlinkat|readlink|readlinkat|mknod|mknodat|chmod|fchmod|fchmodat2?|chown|lchown|fchown|fchownat|utimensat|futimesat|getdents64|[fl]?(set|get|list|remove)xattr)$/;
 
 async function callsFor(place: string, name: string, members: readonly Member[]): Promise<number> {
   const layout = join(place, name);
