@@ -27,10 +27,6 @@ export function parsePlatform(text: string): Platform {
   return normalized(variant === undefined ? { os, architecture } : { os, architecture, variant });
 }
 
-export function samePlatform(a: Platform, b: Platform): boolean {
-  return formatPlatform(a) === formatPlatform(b);
-}
-
 /** The platform that this process runs on. */
 export function hostPlatform(): Platform {
   return normalized({ os: 'linux', architecture: ARCHITECTURE[process.arch] ?? process.arch });

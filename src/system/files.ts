@@ -48,9 +48,7 @@ const c = {
   chmod: libc.func('int chmod(const void *, uint)'),
   utimensat: libc.func('int utimensat(int, const void *, const void *, int)'),
   futimens: libc.func('int futimens(int, const void *)'),
-  ftruncate: libc.func('int ftruncate(int, int64)'),
   statx: libc.func('int statx(int, const void *, int, uint, void *)'),
-  setxattr: libc.func('int setxattr(const void *, const void *, const void *, uint64, int)'),
   lsetxattr: libc.func('int lsetxattr(const void *, const void *, const void *, uint64, int)'),
   fsetxattr: libc.func('int fsetxattr(int, const void *, const void *, uint64, int)'),
   getxattr: libc.func('int64 getxattr(const void *, const void *, void *, uint64)'),
@@ -174,10 +172,6 @@ export function utimensFd(fd: number, atime: Timespec, mtime: Timespec): void {
   check(c.futimens(fd, fillTimes(atime, mtime)), 'futimens');
 }
 
-export function truncateFd(fd: number, size: number): void {
-  check(c.ftruncate(fd, size), 'ftruncate');
-}
-
 export interface FileStatus {
   /** Type and permission bits. */
   readonly mode: number;
@@ -239,11 +233,6 @@ export function descriptorPath(fd: number): Buffer {
 /** Extended attribute of an open file. */
 export function setXattrFd(fd: number, name: Buffer, value: Uint8Array): void {
   check(c.fsetxattr(fd, name, value, value.length, 0), 'fsetxattr', name);
-}
-
-/** Extended attribute of whatever a path-only descriptor stands for. */
-export function setXattrPathFd(fd: number, name: Buffer, value: Uint8Array): void {
-  check(c.setxattr(descriptorPath(fd), name, value, value.length, 0), 'setxattr', name);
 }
 
 /** Extended attribute of a name itself, links not followed. */
