@@ -5,19 +5,10 @@ import { constants, zstdCompressSync } from 'node:zlib';
 import { unzstd } from '../../src/archive/zstd.ts';
 import { zstdInflater } from '../../src/archive/zstd-native.ts';
 import { UnpackError } from '../../src/errors.ts';
+import { digestOfOutput, inPieces } from '../support/stream.ts';
 
-async function* pieces(bytes: Buffer, cut: number): AsyncGenerator<Buffer> {
-  for (let at = 0; at < bytes.length; at += cut) yield bytes.subarray(at, at + cut);
-}
-
-async function digestOfOutput(bytes: Buffer, cut: number, native: boolean): Promise<string> {
-  const hash = createHash('sha256');
-  for await (const piece of unzstd(pieces(bytes, cut), native)) {
-    await new Promise((resolve) => setImmediate(resolve)); // what is ahead must not overwrite what is in hand
-    hash.update(piece);
-  }
-  return hash.digest('hex');
-}
+const digest = (bytes: Buffer, cut: number, native: boolean): Promise<string> =>
+  digestOfOutput(unzstd(inPieces(bytes, cut), native));
 
 const sha256 = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex');
 const CHECKSUM = { params: { [constants.ZSTD_c_checksumFlag]: 1 } };
@@ -44,7 +35,7 @@ for (const [name, native] of [
           skippable(Buffer.alloc(0)),
         ]);
         for (const cut of [997, 65_536, 10_000_000]) {
-          assert.equal(await digestOfOutput(bytes, cut, native), sha256(text), `${length} bytes in pieces of ${cut}`);
+          assert.equal(await digest(bytes, cut, native), sha256(text), `${length} bytes in pieces of ${cut}`);
         }
       }
     });
@@ -52,7 +43,7 @@ for (const [name, native] of [
     it('reads ten thousand small frames', async () => {
       const frame = zstdCompressSync(Buffer.from('a small file'));
       const bytes = Buffer.concat(Array.from({ length: 10_000 }, () => frame));
-      assert.equal(await digestOfOutput(bytes, 65_536, native), sha256(Buffer.from('a small file'.repeat(10_000))));
+      assert.equal(await digest(bytes, 65_536, native), sha256(Buffer.from('a small file'.repeat(10_000))));
     });
 
     it('refuses what is cut short, damaged or followed by something else', async () => {
@@ -70,7 +61,7 @@ for (const [name, native] of [
       for (const [index, bytes] of broken.entries()) {
         for (const cut of [1, 100_000]) {
           await assert.rejects(
-            digestOfOutput(bytes, cut, native),
+            digest(bytes, cut, native),
             (error) => error instanceof UnpackError && error.code === 'LAYER_CORRUPT',
             `case ${index} in pieces of ${cut}`,
           );
@@ -81,7 +72,7 @@ for (const [name, native] of [
     it('refuses a frame that wants more than 128 MiB for its window', async () => {
       // magic, a descriptor without sizes, a window of 2^31, one raw empty last block
       const bytes = Buffer.from('28b52ffd00a8010000', 'hex');
-      await assert.rejects(digestOfOutput(bytes, 100, native), (error) => error instanceof UnpackError);
+      await assert.rejects(digest(bytes, 100, native), (error) => error instanceof UnpackError);
     });
   });
 }
