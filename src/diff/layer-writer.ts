@@ -1,8 +1,7 @@
 import { ftruncateSync, writeSync } from 'node:fs';
 import { type EntrySink, showName, type TarEntry } from '../archive/entry.ts';
-import { toUnpackError, UnpackError } from '../errors.ts';
+import { UnpackError } from '../errors.ts';
 import {
-  chmodPathFd,
   close,
   cString,
   type FileStatus,
@@ -27,18 +26,18 @@ import {
 import { type AttributeRules, setFileAttributes, setNodeAttributes } from './attributes.ts';
 import { type DirectoryMode, OWNER_RIGHTS } from './directory-modes.ts';
 import { DirectoryTimes } from './directory-times.ts';
+import { entryError } from './entry-error.ts';
+import { hardLinkTarget } from './hard-link-target.ts';
+import { ImpliedDirectories, type ImpliedDirectory } from './implied-directories.ts';
 import { cleanPath, splitPath } from './paths.ts';
 import { Remembered } from './remembered.ts';
-import { type ImpliedDirectory, isOverlayWhiteout, type MissingDirectories, type Place, Root } from './root.ts';
+import { isOverlayWhiteout, type Place, Root } from './root.ts';
 import { Squash } from './squash.ts';
 import type { DiffTarget } from './target.ts';
 import { Warnings } from './warnings.ts';
 import { isInsideBookkeeping, parseWhiteout, type Whiteouts, whiteouts } from './whiteouts.ts';
 
 const MAX_UINT32 = 0xffffffff;
-
-/** Bytes that a directory which no entry names takes in memory beside its path. */
-const IMPLIED_BYTES = 200;
 
 /**
  * Writes a layer's entries into a directory, one after the other, as containerd's applier does. Every path is resolved
@@ -57,11 +56,7 @@ export class LayerWriter implements EntrySink, Disposable {
   private readonly ownRights: number;
   private readonly warnings = new Warnings();
 
-  private readonly implied = new Map<bigint, ImpliedDirectory>();
-  private readonly missing: MissingDirectories;
-  /** Real paths that whiteouts name. */
-  private readonly deleted = new Set<string>();
-  private readonly remembered: Remembered;
+  private readonly implied: ImpliedDirectories;
   private readonly directoryTimes: DirectoryTimes;
   /** What the entry's directory is called without links, where deletions need to know it. */
   private realParent = '';
@@ -72,23 +67,19 @@ export class LayerWriter implements EntrySink, Disposable {
 
   constructor(target: DiffTarget, options: { useOpenat2?: boolean; rememberedBytes?: number } = {}) {
     this.root = new Root(target.root, options);
-    this.remembered = new Remembered(options.rememberedBytes);
-    this.directoryTimes = new DirectoryTimes(this.remembered);
-    this.whiteouts = whiteouts(target, this.root, this.remembered);
+    const remembered = new Remembered(options.rememberedBytes);
+    this.directoryTimes = new DirectoryTimes(remembered);
+    this.whiteouts = whiteouts(target, this.root, remembered);
     this.removing = target.whiteouts === 'remove';
     this.squash =
-      target.ownership === 'squash' ? new Squash(this.root, this.warnings, target.copied, this.remembered) : undefined;
+      target.ownership === 'squash' ? new Squash(this.root, this.warnings, target.copied, remembered) : undefined;
     this.ownRights = this.squash === undefined ? 0 : OWNER_RIGHTS;
     this.rules = {
       squash: this.squash,
       forbidden: target.opaqueXattr.startsWith('user.') ? ['trusted.', 'user.overlay.'] : ['trusted.'],
       warnings: this.warnings,
     };
-    this.missing = {
-      // a whiteout of this same layer makes room: what it hides stays hidden
-      replaces: (_parent, _name, status) => isOverlayWhiteout(status) && target.whiteouts === 'overlay',
-      made: (path, parent, name, replaced) => this.madeImplied(path, parent, name, replaced),
-    };
+    this.implied = new ImpliedDirectories(target, this.whiteouts, this.squash, remembered);
   }
 
   entry(entry: TarEntry): void {
@@ -131,23 +122,13 @@ export class LayerWriter implements EntrySink, Disposable {
       // target in place of the link: containerd asks no more than whether the path leads anywhere.
       if (place === undefined || (inode !== undefined && !isDirectory(place.status, inode))) continue;
       utimensAt(place.parent, place.name, atime, mtime);
-      const implied = inode === undefined ? this.implied.get(place.status.inode) : undefined;
-      if (implied !== undefined) this.implied.set(implied.inode, { ...implied, timed: true });
+      if (inode === undefined) this.implied.timed(place.status.inode);
     }
   }
 
   /** Directories that entries needed before the archive named them, if it did, parents first. */
   impliedDirectories(): ImpliedDirectory[] {
-    const all = [...this.implied.values()];
-    return this.deleted.size === 0 ? all : all.filter(({ path }) => !this.isDeletedBelow(path));
-  }
-
-  /** Whether the layer itself deletes what the layers below have at `path`, by its name or with a directory above. */
-  private isDeletedBelow(path: string): boolean {
-    for (let end = path.length; end > 0; end = path.lastIndexOf('/', end - 1)) {
-      if (this.deleted.has(path.slice(0, end))) return true;
-    }
-    return false;
+    return this.implied.list();
   }
 
   /** Where owners are not kept: directories that the layer closes to their owner, still open. */
@@ -176,7 +157,7 @@ export class LayerWriter implements EntrySink, Disposable {
     const { parent: parentPath, name } = splitPath(path);
     const whiteout = parseWhiteout(name);
     if (whiteout?.kind === 'ignored' || isInsideBookkeeping(parentPath)) return;
-    const parent = this.root.directory(parentPath, this.missing);
+    const parent = this.root.directory(parentPath, this.implied);
     const key = path.toString('latin1');
     if (this.removing) this.enterOldDirectory(parent, parentPath);
 
@@ -188,8 +169,7 @@ export class LayerWriter implements EntrySink, Disposable {
       }
       this.whiteouts.delete(parent, where, whiteout.name, entry);
       const real = this.root.realPath(parent);
-      const gone = `${real === '' ? '' : `${real}/`}${whiteout.name.toString('latin1')}`;
-      if (!this.deleted.has(gone)) this.deleted.add(this.remembered.path(gone));
+      this.implied.deleted(`${real === '' ? '' : `${real}/`}${whiteout.name.toString('latin1')}`);
       return;
     }
     if (this.removing) {
@@ -244,8 +224,7 @@ export class LayerWriter implements EntrySink, Disposable {
       const status = statAt(parent, cName);
       if (status !== undefined && (status.mode & S_IFMT) === S_IFDIR) {
         // merged: what is inside stays, the attributes are the entry's
-        const implied = this.implied.get(status.inode);
-        if (implied !== undefined) this.implied.set(status.inode, { ...implied, named: true });
+        this.implied.named(status.inode);
       } else {
         this.removeAll(parent, cName);
         mkdirAt(parent, cName, (entry.mode & 0o777) | this.ownRights);
@@ -259,7 +238,7 @@ export class LayerWriter implements EntrySink, Disposable {
   private hardLink(parent: number, name: Buffer, entry: TarEntry): void {
     const { linkName } = entry;
     if (this.squash !== undefined) {
-      const target = this.linkTarget(linkName);
+      const target = hardLinkTarget(this.root, linkName);
       if (this.squash.isDevice(target.parent, target.name)) {
         this.leaveOutDevice(parent, name, entry);
         return;
@@ -267,7 +246,7 @@ export class LayerWriter implements EntrySink, Disposable {
     }
     // looked up again once what is in the way is gone: the way to the target may have led through it
     const link = (): void => {
-      const target = this.linkTarget(linkName);
+      const target = hardLinkTarget(this.root, linkName);
       linkAt(target.parent, target.name, parent, name);
     };
     try {
@@ -282,19 +261,6 @@ export class LayerWriter implements EntrySink, Disposable {
     const type = (status?.mode ?? S_IFREG) & S_IFMT;
     const kind = type === S_IFLNK ? 'link' : type === S_IFREG ? 'file' : 'special';
     setNodeAttributes(parent, name, entry, kind, this.rules);
-  }
-
-  /** What a hard link is to: a symbolic link itself, but where a slash follows what that leads to, as containerd has it. */
-  private linkTarget(linkName: Buffer): Pick<Place, 'parent' | 'name'> {
-    const { parent, name } = splitPath(linkName);
-    const text = name.toString('latin1');
-    if (text !== '' && text !== '.' && text !== '..') {
-      return { parent: this.root.directory(stripSlashes(parent)), name: cString(name) };
-    }
-    const place = text === '..' ? undefined : this.root.resolve(linkName);
-    if (place !== undefined && (place.status.mode & S_IFMT) !== S_IFDIR) return place;
-    const to = place === undefined && text !== '..' ? 'nothing that this layer holds' : 'a directory';
-    throw new UnpackError('LAYER_CORRUPT', `it is a hard link to ${to}, ${showName(linkName)}`);
   }
 
   private device(parent: number, name: Buffer, entry: TarEntry): void {
@@ -320,29 +286,9 @@ export class LayerWriter implements EntrySink, Disposable {
     this.squash?.device(parent, name, entry);
   }
 
-  private madeImplied(path: string, parent: number, name: Buffer, replacedWhiteout: boolean): void {
-    const fd = openAt(parent, name, O.PATH | O.DIRECTORY | O.NOFOLLOW);
-    let status: FileStatus;
-    try {
-      chmodPathFd(fd, 0o755); // whatever the umask, or the default ACL of the directory above, has left of it
-      status = statFd(fd);
-    } finally {
-      close(fd);
-    }
-    this.squash?.madeUnnamed(status.inode);
-    if (replacedWhiteout) this.whiteouts.directoryMade(parent, '', name.subarray(0, -1), true);
-    else {
-      const above = this.implied.get(statFd(parent).inode);
-      const inUnnamed = above !== undefined && !above.named;
-      this.remembered.path(path, IMPLIED_BYTES);
-      this.implied.set(status.inode, { path, inode: status.inode, named: false, inUnnamed, timed: false });
-    }
-    this.whiteouts.wrote(path);
-  }
-
   /** Removes what is in the way, and forgets directories that went with it. */
   private removeAll(parent: number, name: Buffer): void {
-    this.root.removeAll(parent, name, (inode) => this.implied.delete(inode));
+    this.root.removeAll(parent, name, this.implied.gone);
   }
 
   /**
@@ -368,40 +314,7 @@ export class LayerWriter implements EntrySink, Disposable {
   }
 }
 
-/** What the host, not the archive, is to blame for. */
-const HOST_ERRORS = new Set(['STORE_FULL', 'STORE_FAILED']);
-
-function entryError(error: unknown, entry: TarEntry | undefined): UnpackError {
-  const which =
-    entry === undefined ? 'an entry' : `the entry ${showName(entry.name)} at byte ${entry.offset} of the tar`;
-  if (error instanceof UnpackError) return new UnpackError(error.code, `${which}: ${error.message}`, { cause: error });
-  const failure = toUnpackError(error);
-  const isSystem = typeof (error as NodeJS.ErrnoException).code === 'string';
-  if (HOST_ERRORS.has(failure.code)) {
-    return new UnpackError(failure.code, `${which}: ${failure.message}`, { cause: error });
-  }
-  if (isSystem) {
-    return new UnpackError(
-      'LAYER_CORRUPT',
-      `${which} asks for what cannot be done: ${brief((error as Error).message)}`,
-      {
-        cause: error,
-      },
-    );
-  }
-  return failure;
-}
-
-/** A message that ends in a name from the archive, which may be a megabyte long. */
-const brief = (message: string): string => (message.length > 300 ? `${message.slice(0, 300)}…` : message);
-
 /** The inode alone would not do: it may have been given to a file that took the directory's place. */
 function isDirectory(status: FileStatus, inode: bigint): boolean {
   return status.inode === inode && (status.mode & S_IFMT) === S_IFDIR;
-}
-
-function stripSlashes(path: Buffer): Buffer {
-  let end = path.length;
-  while (end > 0 && path[end - 1] === 0x2f) end--;
-  return path.subarray(0, end);
 }

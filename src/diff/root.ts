@@ -39,19 +39,6 @@ const MAX_LINGERING = 2 * MAX_OPEN;
  */
 const MAX_PATH = 4095;
 
-/** A directory that an entry needed before any entry named it. */
-export interface ImpliedDirectory {
-  /** Its real path below the root, without links, bytes as latin1. */
-  readonly path: string;
-  readonly inode: bigint;
-  /** A later entry has named it: its attributes are that entry's, but for extended ones that only the layers below give. */
-  readonly named: boolean;
-  /** No entry had named the directory above either when this one was made in it. */
-  readonly inUnnamed: boolean;
-  /** It got the times of a named directory: a link that leads here has taken that one's place. */
-  readonly timed: boolean;
-}
-
 /** What `Root` asks when something that is no directory stands where a directory is needed. */
 export interface MissingDirectories {
   /** Whether `name` in `parent`, which is `status`, may be removed to make room for a directory. */

@@ -20,8 +20,9 @@ import {
   OWNER_RIGHTS,
   openDirectories,
 } from './directory-modes.ts';
+import type { ImpliedDirectory } from './implied-directories.ts';
 import { splitPath } from './paths.ts';
-import { type ImpliedDirectory, Root } from './root.ts';
+import { Root } from './root.ts';
 
 /** Attributes that belong to a layer's own place in an overlay and are not copied from one to another. */
 const NOT_COPIED = ['trusted.', 'user.overlay.'];

@@ -1,5 +1,5 @@
 import type { DirectoryMode } from '../diff/directory-modes.ts';
-import type { ImpliedDirectory } from '../diff/root.ts';
+import type { ImpliedDirectory } from '../diff/implied-directories.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import type { DiffId, DigestAlgorithm } from '../oci/digest.ts';
 import type { Mount } from '../snapshots/snapshotter.ts';

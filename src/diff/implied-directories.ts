@@ -1,0 +1,105 @@
+import { chmodPathFd, close, type FileStatus, O, openAt, statFd } from '../system/files.ts';
+import type { Remembered } from './remembered.ts';
+import { isOverlayWhiteout, type MissingDirectories } from './root.ts';
+import type { Squash } from './squash.ts';
+import type { DiffTarget } from './target.ts';
+import type { Whiteouts } from './whiteouts.ts';
+
+/** A directory that an entry needed before any entry named it. */
+export interface ImpliedDirectory {
+  /** Its real path below the root, without links, bytes as latin1. */
+  readonly path: string;
+  readonly inode: bigint;
+  /** A later entry has named it: its attributes are that entry's, but for extended ones that only the layers below give. */
+  readonly named: boolean;
+  /** No entry had named the directory above either when this one was made in it. */
+  readonly inUnnamed: boolean;
+  /** It got the times of a named directory: a link that leads here has taken that one's place. */
+  readonly timed: boolean;
+}
+
+/** Bytes that such a directory takes in memory beside its path. */
+const IMPLIED_BYTES = 200;
+
+/**
+ * The directories that a layer's entries lie in and that no entry had named when they were needed. They are made as new,
+ * 0755, and remembered: what the layers below have at the same path, unless the layer deletes it, gives them their
+ * attributes in the end (`settleImpliedDirectories`).
+ */
+export class ImpliedDirectories implements MissingDirectories {
+  private readonly byInode = new Map<bigint, ImpliedDirectory>();
+  /** Real paths that the layer deletes of the layers below. */
+  private readonly deletedPaths = new Set<string>();
+  private readonly keepsWhiteouts: boolean;
+  private readonly whiteouts: Whiteouts;
+  private readonly squash: Squash | undefined;
+  private readonly remembered: Remembered;
+
+  constructor(target: DiffTarget, whiteouts: Whiteouts, squash: Squash | undefined, remembered: Remembered) {
+    this.keepsWhiteouts = target.whiteouts === 'overlay';
+    this.whiteouts = whiteouts;
+    this.squash = squash;
+    this.remembered = remembered;
+  }
+
+  /** A whiteout of this same layer makes room for a directory: what it hides stays hidden. */
+  replaces(_parent: number, _name: Buffer, status: FileStatus): boolean {
+    return isOverlayWhiteout(status) && this.keepsWhiteouts;
+  }
+
+  made(path: string, parent: number, name: Buffer, replacedWhiteout: boolean): void {
+    const fd = openAt(parent, name, O.PATH | O.DIRECTORY | O.NOFOLLOW);
+    let status: FileStatus;
+    try {
+      chmodPathFd(fd, 0o755); // whatever the umask, or the default ACL of the directory above, has left of it
+      status = statFd(fd);
+    } finally {
+      close(fd);
+    }
+    this.squash?.madeUnnamed(status.inode);
+    if (replacedWhiteout) this.whiteouts.directoryMade(parent, '', name.subarray(0, -1), true);
+    else {
+      const above = this.byInode.get(statFd(parent).inode);
+      const inUnnamed = above !== undefined && !above.named;
+      this.remembered.path(path, IMPLIED_BYTES);
+      this.byInode.set(status.inode, { path, inode: status.inode, named: false, inUnnamed, timed: false });
+    }
+    this.whiteouts.wrote(path);
+  }
+
+  /** An entry names a directory that was there. */
+  named(inode: bigint): void {
+    const implied = this.byInode.get(inode);
+    if (implied !== undefined) this.byInode.set(inode, { ...implied, named: true });
+  }
+
+  /** A directory got the times of an entry that leads to it without being its own. */
+  timed(inode: bigint): void {
+    const implied = this.byInode.get(inode);
+    if (implied !== undefined) this.byInode.set(inode, { ...implied, timed: true });
+  }
+
+  /** A directory was removed. */
+  readonly gone = (inode: bigint): void => {
+    this.byInode.delete(inode);
+  };
+
+  /** The layer deletes what the layers below have at this real path. */
+  deleted(path: string): void {
+    if (!this.deletedPaths.has(path)) this.deletedPaths.add(this.remembered.path(path));
+  }
+
+  /** Those that may have something below them, parents first. */
+  list(): ImpliedDirectory[] {
+    const all = [...this.byInode.values()];
+    return this.deletedPaths.size === 0 ? all : all.filter(({ path }) => !this.isDeletedBelow(path));
+  }
+
+  /** Whether the layer itself deletes what the layers below have at `path`, by its name or with a directory above. */
+  private isDeletedBelow(path: string): boolean {
+    for (let end = path.length; end > 0; end = path.lastIndexOf('/', end - 1)) {
+      if (this.deletedPaths.has(path.slice(0, end))) return true;
+    }
+    return false;
+  }
+}
