@@ -1,6 +1,6 @@
 import { chmodPathFd, close, type FileStatus, O, openAt, statFd } from '../system/files.ts';
 import type { Remembered } from './remembered.ts';
-import { isOverlayWhiteout, type MissingDirectories } from './root.ts';
+import { isOverlayWhiteout, type MissingDirectories, type Root } from './root.ts';
 import type { Squash } from './squash.ts';
 import type { DiffTarget } from './target.ts';
 import type { Whiteouts } from './whiteouts.ts';
@@ -42,12 +42,15 @@ export class ImpliedDirectories implements MissingDirectories {
     this.remembered = remembered;
   }
 
-  /** A whiteout of this same layer makes room for a directory: what it hides stays hidden. */
-  replaces(_parent: number, _name: Buffer, status: FileStatus): boolean {
-    return isOverlayWhiteout(status) && this.keepsWhiteouts;
+  /**
+   * A whiteout of this same layer makes room for a directory: what it hides stays hidden. A device 0:0 of the archive's
+   * own is a device like any other, and none.
+   */
+  replaces(path: string, status: FileStatus): boolean {
+    return this.keepsWhiteouts && isOverlayWhiteout(status) && this.deletedPaths.has(path);
   }
 
-  made(path: string, parent: number, name: Buffer, replacedWhiteout: boolean): void {
+  made(path: string, parent: number, name: Buffer): void {
     const fd = openAt(parent, name, O.PATH | O.DIRECTORY | O.NOFOLLOW);
     let status: FileStatus;
     try {
@@ -57,7 +60,7 @@ export class ImpliedDirectories implements MissingDirectories {
       close(fd);
     }
     this.squash?.madeUnnamed(status.inode);
-    if (replacedWhiteout) this.whiteouts.directoryMade(parent, '', name.subarray(0, -1), true);
+    if (this.deletedPaths.has(path)) this.whiteouts.deletedDirectory(parent, name);
     else {
       const above = this.byInode.get(statFd(parent).inode);
       const inUnnamed = above !== undefined && !above.named;
@@ -87,6 +90,11 @@ export class ImpliedDirectories implements MissingDirectories {
   /** The layer deletes what the layers below have at this real path. */
   deleted(path: string): void {
     if (!this.deletedPaths.has(path)) this.deletedPaths.add(this.remembered.path(path));
+  }
+
+  /** Whether the layer deletes what the layers below have of this name in an open directory. @param name a C string */
+  deletes(root: Root, parent: number, name: Buffer): boolean {
+    return this.deletedPaths.size > 0 && this.deletedPaths.has(root.realPathOf(parent, name));
   }
 
   /** Those that may have something below them, parents first. */

@@ -31,7 +31,7 @@ import { hardLinkTarget } from './hard-link-target.ts';
 import { ImpliedDirectories, type ImpliedDirectory } from './implied-directories.ts';
 import { cleanPath, splitPath } from './paths.ts';
 import { Remembered } from './remembered.ts';
-import { isOverlayWhiteout, type Place, Root } from './root.ts';
+import { type Place, Root } from './root.ts';
 import { Squash } from './squash.ts';
 import type { DiffTarget } from './target.ts';
 import { Warnings } from './warnings.ts';
@@ -168,8 +168,7 @@ export class LayerWriter implements EntrySink, Disposable {
         return;
       }
       this.whiteouts.delete(parent, where, whiteout.name, entry);
-      const real = this.root.realPath(parent);
-      this.implied.deleted(`${real === '' ? '' : `${real}/`}${whiteout.name.toString('latin1')}`);
+      this.implied.deleted(this.root.realPathOf(parent, cString(whiteout.name)));
       return;
     }
     if (this.removing) {
@@ -189,7 +188,7 @@ export class LayerWriter implements EntrySink, Disposable {
         );
         return;
       case 'directory':
-        this.directory(parent, parentPath, cName, name, entry);
+        this.directory(parent, cName, entry);
         this.directoryTimes.set(key, entry.atime, entry.mtime);
         return;
       case 'symlink':
@@ -215,24 +214,25 @@ export class LayerWriter implements EntrySink, Disposable {
     return make();
   }
 
-  private directory(parent: number, parentPath: Buffer, cName: Buffer, name: Buffer, entry: TarEntry): void {
+  private directory(parent: number, name: Buffer, entry: TarEntry): void {
+    const make = (): void => {
+      mkdirAt(parent, name, (entry.mode & 0o777) | this.ownRights);
+      if (this.implied.deletes(this.root, parent, name)) this.whiteouts.deletedDirectory(parent, name);
+    };
     try {
-      mkdirAt(parent, cName, (entry.mode & 0o777) | this.ownRights);
-      this.whiteouts.directoryMade(parent, parentPath.toString('latin1'), name, false);
+      make();
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
-      const status = statAt(parent, cName);
+      const status = statAt(parent, name);
       if (status !== undefined && (status.mode & S_IFMT) === S_IFDIR) {
         // merged: what is inside stays, the attributes are the entry's
         this.implied.named(status.inode);
       } else {
-        this.removeAll(parent, cName);
-        mkdirAt(parent, cName, (entry.mode & 0o777) | this.ownRights);
-        const wasWhiteout = status !== undefined && isOverlayWhiteout(status);
-        this.whiteouts.directoryMade(parent, parentPath.toString('latin1'), name, wasWhiteout);
+        this.removeAll(parent, name);
+        make();
       }
     }
-    setNodeAttributes(parent, cName, entry, 'directory', this.rules);
+    setNodeAttributes(parent, name, entry, 'directory', this.rules);
   }
 
   private hardLink(parent: number, name: Buffer, entry: TarEntry): void {

@@ -41,10 +41,10 @@ const MAX_PATH = 4095;
 
 /** What `Root` asks when something that is no directory stands where a directory is needed. */
 export interface MissingDirectories {
-  /** Whether `name` in `parent`, which is `status`, may be removed to make room for a directory. */
-  replaces(parent: number, name: Buffer, status: FileStatus): boolean;
-  /** A directory was made at `path` for an entry inside it; `replaced` says that something was removed for it. */
-  made(path: string, parent: number, name: Buffer, replaced: boolean): void;
+  /** Whether what is at the real path `path`, which is `status`, may be removed to make room for a directory. */
+  replaces(path: string, status: FileStatus): boolean;
+  /** A directory was made at the real path `path`, which is `name` in `parent`, for an entry inside it. */
+  made(path: string, parent: number, name: Buffer): void;
 }
 
 /** A name in an open directory. */
@@ -101,6 +101,13 @@ export class Root {
     if (fd === this.fd) return '';
     const path = readlinkAt(AT_FDCWD, descriptorPath(fd)).toString('latin1');
     return path.slice(this.ownPath.length + 1);
+  }
+
+  /** The same of a name in an open directory, be there anything or not. @param name a C string */
+  realPathOf(parent: number, name: Buffer): string {
+    const above = this.realPath(parent);
+    const last = name.toString('latin1', 0, name.length - 1);
+    return above === '' ? last : `${above}/${last}`;
   }
 
   private get ownPath(): string {
@@ -235,13 +242,13 @@ export class Root {
     missing: MissingDirectories,
   ): void {
     if (status !== undefined) {
-      if (!missing.replaces(parent, name, status)) {
+      if (!missing.replaces(real, status)) {
         throw systemFailure('ENOTDIR', 'a file is in the way of a directory', Buffer.from(real, 'latin1'));
       }
       unlinkAt(parent, name);
     }
     mkdirAt(parent, name, 0o755);
-    missing.made(real, parent, name, status !== undefined);
+    missing.made(real, parent, name);
   }
 
   /**

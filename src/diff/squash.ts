@@ -62,7 +62,8 @@ export class Squash {
     if (!closed && this.directories.size === 0) return mode;
     const inode = statAt(parent, name)?.inode;
     if (inode === undefined) return mode;
-    if (closed) this.directories.set(inode, { path: this.remembered.path(this.path(parent, name)), inode, mode });
+    if (closed)
+      this.directories.set(inode, { path: this.remembered.path(this.root.realPathOf(parent, name)), inode, mode });
     else this.directories.delete(inode);
     return mode | OWNER_RIGHTS;
   }
@@ -73,7 +74,7 @@ export class Squash {
   }
 
   device(parent: number, name: Buffer, entry: TarEntry): void {
-    this.devices.add(this.remembered.path(this.path(parent, name)));
+    this.devices.add(this.remembered.path(this.root.realPathOf(parent, name)));
     this.warnings.add(
       `left out the device ${showName(entry.name)} (${entry.type} ${entry.devMajor}:${entry.devMinor}): with UNPACK_OWNERSHIP=squash there are none`,
     );
@@ -81,7 +82,7 @@ export class Squash {
 
   /** Whether `name` would be a device that was left out, so that a link to it can only be left out too. */
   isDevice(parent: number, name: Buffer): boolean {
-    if (this.devices.size === 0 || !this.devices.has(this.path(parent, name))) return false;
+    if (this.devices.size === 0 || !this.devices.has(this.root.realPathOf(parent, name))) return false;
     const status = statAt(parent, name);
     return status === undefined || isOverlayWhiteout(status);
   }
@@ -89,13 +90,6 @@ export class Squash {
   /** The directories that are still open to their owner and must not be in the end. */
   directoryModes(): DirectoryMode[] {
     return [...this.directories.values()];
-  }
-
-  /** @param name a C string */
-  private path(parent: number, name: Buffer): string {
-    const above = this.root.realPath(parent);
-    const last = name.toString('latin1', 0, name.length - 1);
-    return above === '' ? last : `${above}/${last}`;
   }
 }
 

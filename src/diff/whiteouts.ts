@@ -14,7 +14,7 @@ import {
   statAt,
 } from '../system/files.ts';
 import type { Remembered } from './remembered.ts';
-import { isOverlayWhiteout, listDirectory, type Root } from './root.ts';
+import { listDirectory, type Root } from './root.ts';
 import type { DiffTarget } from './target.ts';
 
 const PREFIX = Buffer.from('.wh.');
@@ -63,8 +63,8 @@ export interface Whiteouts {
   delete(parent: number, path: string, name: Buffer, entry: TarEntry): void;
   /** Nothing below shows through in the directory `parent`. */
   opaque(parent: number, path: string): void;
-  /** A directory was made at `name`; `replacedWhiteout` says what was there before. */
-  directoryMade(parent: number, path: string, name: Buffer, replacedWhiteout: boolean): void;
+  /** A directory was made at `name`, a C string, which the layer deletes too. */
+  deletedDirectory(parent: number, name: Buffer): void;
   /** Something was written at `path`. */
   wrote(path: string): void;
 }
@@ -72,7 +72,7 @@ export interface Whiteouts {
 export function whiteouts(target: DiffTarget, root: Root, remembered: Remembered): Whiteouts {
   switch (target.whiteouts) {
     case 'overlay':
-      return new OverlayWhiteouts(cString(target.opaqueXattr), target.ownership === 'keep', remembered);
+      return new OverlayWhiteouts(cString(target.opaqueXattr), target.ownership === 'keep');
     case 'remove':
       return new Removals(root, remembered);
     case 'none':
@@ -85,29 +85,24 @@ const join = (path: string, name: Buffer): string =>
 
 /** Device 0:0 for a deleted name, an attribute on an opaque directory (Linux, filesystems/overlayfs.rst). */
 class OverlayWhiteouts implements Whiteouts {
-  /** Names that were deleted while the layer itself already had something there. */
-  private readonly deletedLate = new Set<string>();
   private readonly opaqueXattr: Buffer;
   private readonly keepsOwners: boolean;
-  private readonly remembered: Remembered;
 
-  constructor(opaqueXattr: Buffer, keepsOwners: boolean, remembered: Remembered) {
+  constructor(opaqueXattr: Buffer, keepsOwners: boolean) {
     this.opaqueXattr = opaqueXattr;
-    this.remembered = remembered;
     this.keepsOwners = keepsOwners;
   }
 
-  delete(parent: number, path: string, name: Buffer, entry: TarEntry): void {
+  delete(parent: number, _path: string, name: Buffer, entry: TarEntry): void {
     const cName = cString(name);
     try {
       mknodAt(parent, cName, S_IFCHR, 0);
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
       const status = statAt(parent, cName);
-      if (status === undefined || isOverlayWhiteout(status)) return;
+      if (status === undefined) return;
       // what is there is this layer's own and hides what is below by itself; only a directory would let it through
       if ((status.mode & S_IFMT) === S_IFDIR) setXattrAt(parent, cName, this.opaqueXattr, YES);
-      else this.deletedLate.add(this.remembered.path(join(path, name)));
       return;
     }
     if (this.keepsOwners) chownAt(parent, cName, entry.uid, entry.gid);
@@ -117,9 +112,8 @@ class OverlayWhiteouts implements Whiteouts {
     setXattrAt(parent, SELF, this.opaqueXattr, YES);
   }
 
-  directoryMade(parent: number, path: string, name: Buffer, replacedWhiteout: boolean): void {
-    if (!replacedWhiteout && (this.deletedLate.size === 0 || !this.deletedLate.has(join(path, name)))) return;
-    setXattrAt(parent, cString(name), this.opaqueXattr, YES);
+  deletedDirectory(parent: number, name: Buffer): void {
+    setXattrAt(parent, name, this.opaqueXattr, YES);
   }
 
   wrote(): void {}
@@ -151,7 +145,7 @@ class Removals implements Whiteouts {
     }
   }
 
-  directoryMade(): void {}
+  deletedDirectory(): void {}
 
   wrote(path: string): void {
     for (let at = path; at !== '' && !this.written.has(at); at = at.slice(0, Math.max(0, at.lastIndexOf('/')))) {
@@ -179,4 +173,4 @@ class Removals implements Whiteouts {
   }
 }
 
-const NOTHING_BELOW: Whiteouts = { delete() {}, opaque() {}, directoryMade() {}, wrote() {} };
+const NOTHING_BELOW: Whiteouts = { delete() {}, opaque() {}, deletedDirectory() {}, wrote() {} };

@@ -35,6 +35,11 @@ differOnPurpose(suite, {
     equivalent: [BASE, tar(directory('d', { mtime: 7 }), opaque('d'), file('d/new'))],
     stores: ['overlay'],
   },
+  'a directory that a layer deletes and then makes is opaque, also where it has made a file of that name in between': {
+    image: [BASE, tar(whiteout('d'), file('d', 'for a while'), directory('d', { mtime: 7 }), file('d/new'))],
+    equivalent: [BASE, tar(directory('d', { mtime: 7 }), opaque('d'), file('d/new'))],
+    stores: ['overlay'],
+  },
   'a deletion in a full copy hides what is below, and nothing that the same layer has made before': {
     image: [BASE, tar(file('d/f', 'mine'), file('d/e/mine'), whiteout('d/f'), whiteout('d/e/g'))],
     equivalent: [BASE, tar(whiteout('d/f'), whiteout('d/e/g'), file('d/f', 'mine'), file('d/e/mine'))],

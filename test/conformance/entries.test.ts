@@ -270,6 +270,17 @@ bothAgree(suite, 'whiteouts', {
   'that make the root opaque': [BASE, tar(opaque(''), file('only'))],
   'in the bottom layer mean nothing': [tar(file('a'), whiteout('b'), whiteout('c/d'), directory('e'), opaque('e'))],
   'of names that begin with dots': [BASE, tar(whiteout('.hidden'), whiteout('...'), whiteout('..x'))],
+  'are not the devices of an archive, though they look like them': [
+    BASE,
+    tar(
+      device('d', 'c', 0, 0, { mtime: 7 }),
+      directory('d', { mtime: 8 }),
+      device('empty', 'c', 0, 0, { mtime: 9 }),
+      file('x'),
+      device('x', 'c', 0, 0),
+      directory('x/', { mtime: 10 }),
+    ),
+  ],
   'through a link of the same layer': [BASE, tar(directory('d'), symlink('k', 'd'), whiteout('k/g'))],
 });
 

@@ -65,6 +65,8 @@ bothRefuse(suite, 'entries that can’t be', {
   'a whiteout of the directory above': [tar(file('d/.wh...'))],
   'a file used as a directory': [tar(file('a'), file('a/b'))],
   'a device used as a directory': [tar(device('a', 'c', 1, 3), file('a/b'))],
+  'the device that means a deletion used as a directory': [tar(file('x')), tar(device('a', 'c', 0, 0), file('a/b'))],
+  'a link to a deletion used as a directory': [tar(file('a')), tar(whiteout('a'), hardlink('l', 'a'), file('l/b'))],
   'a link to a file used as a directory': [tar(file('a'), symlink('l', 'a'), file('l/b'))],
   'a link to itself used as a directory': [tar(symlink('l', 'l'), file('l/b'))],
   'links in a circle used as directories': [tar(symlink('a', 'b'), symlink('b', 'a'), file('a/c'))],

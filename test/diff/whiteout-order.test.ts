@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { applyTar, folder } from '../support/apply.ts';
 import { scratch } from '../support/scratch.ts';
-import { directory, file, type Member, symlink, tar, whiteout } from '../support/tar.ts';
+import { device, directory, file, type Member, symlink, tar, whiteout } from '../support/tar.ts';
 import { readTree } from '../support/tree.ts';
 
 const below = tar(
@@ -41,4 +41,28 @@ describe('a directory that a layer deletes and makes by need', () => {
     const tree = overlayTree(whiteout('d/e/g'), whiteout('d/eel'), file('d/e/f'));
     assert.deepEqual(tree['d/e'], { type: 'directory', mode: '0711', owner: '6:0' });
   });
+});
+
+describe('a directory that an entry names and the layer deletes', () => {
+  const opaque = { type: 'directory', mode: '0711', owner: '0:0', xattrs: { 'trusted.overlay.opaque': 'y' } };
+  const named = directory('d', { mode: 0o711 });
+
+  it('is opaque, whatever the layer has made of that name in between', () => {
+    assert.deepEqual(overlayTree(whiteout('d'), file('d'), named), { d: opaque });
+    assert.deepEqual(overlayTree(whiteout('d'), named, file('d'), named), { d: opaque });
+    assert.deepEqual(overlayTree(file('d'), whiteout('d'), named), { d: opaque });
+  });
+
+  it('is opaque where links lead to it', () => {
+    assert.deepEqual(overlayTree(symlink('l', '.'), whiteout('d'), directory('l/d', { mode: 0o711 })).d, opaque);
+  });
+
+  it('is not opaque where the archive has a device 0:0 of that name, which is no deletion', () => {
+    const { xattrs: _, ...plain } = opaque;
+    assert.deepEqual(overlayTree(device('d', 'c', 0, 0), named), { d: plain });
+  });
+});
+
+it('a device 0:0 of the archive is no directory', () => {
+  assert.throws(() => overlayTree(device('x', 'c', 0, 0), file('x/y')), /a file is in the way of a directory/);
 });
