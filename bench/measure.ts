@@ -17,6 +17,8 @@ export interface Sample {
   readonly seconds: number;
   /** User and system time of every process that took part: commands, daemons, and what they started. */
   readonly cpuSeconds: number;
+  /** The same of those that served it: an S3 server, a registry, Redis. */
+  readonly serverCpuSeconds: number;
   /** The most memory that these had at one moment, looked at every tenth of a second; of each alone, to the byte. */
   readonly peakBytes: number;
   /** Bytes given to write calls: files, and pipes between programs. */
@@ -68,15 +70,17 @@ export async function measure(standing: Standing, work: () => Promise<number | u
   return {
     seconds: own ?? passed,
     cpuSeconds: after.work.cpuSeconds - before.work.cpuSeconds,
+    serverCpuSeconds: after.servers.cpuSeconds - before.servers.cpuSeconds,
     peakBytes: peak,
     writtenBytes: after.work.written - before.work.written,
     disturbance: others / (passed * availableParallelism()),
   };
 }
 
-function used({ workers, servers }: Standing): { work: Usage; everything: number; machine: number } {
+function used({ workers, servers }: Standing): { work: Usage; servers: Usage; everything: number; machine: number } {
   const work = sumOf([usageOfEnded(), ...workers.map(usageOf)]);
+  const served = sumOf(servers.map(usageOf));
   const own = process.cpuUsage();
-  const served = sumOf(servers.map(usageOf)).cpuSeconds + (own.user + own.system) / 1e6;
-  return { work, everything: work.cpuSeconds + served, machine: machineBusySeconds() };
+  const everything = work.cpuSeconds + served.cpuSeconds + (own.user + own.system) / 1e6;
+  return { work, servers: served, everything, machine: machineBusySeconds() };
 }

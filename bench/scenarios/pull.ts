@@ -11,6 +11,7 @@ import { unpackd } from '../peers/unpackd.ts';
 import { unpackdWorker } from '../peers/unpackd-worker.ts';
 import { folderFor, race } from '../race.ts';
 import { bucketEnvironment, type ServerProcess, startBucket, startRegistry } from '../servers/server-process.ts';
+import { median } from '../statistics.ts';
 import { timesAsFast } from './goals.ts';
 import { type GoalResult, type Scenario, type Stage, workOf } from './scenario.ts';
 
@@ -78,6 +79,11 @@ export const pullScenario: Scenario = {
         work: workOf(image),
         reference: 'unpackd',
         goals,
+        notes: [
+          `Seconds of a processor that the servers took: ${result.rows
+            .map(({ name, samples }) => `${median(samples.map((one) => one.serverCpuSeconds)).toFixed(2)} for ${name}`)
+            .join(', ')}.`,
+        ],
         ...(timeline === undefined ? {} : { timeline }),
       };
     } finally {
