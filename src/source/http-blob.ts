@@ -1,15 +1,29 @@
-import { type ClientRequest, Agent as HttpAgent, get as httpGet, type IncomingMessage } from 'node:http';
-import { Agent as HttpsAgent, get as httpsGet } from 'node:https';
+import type { Agent, ClientRequest, get, IncomingMessage } from 'node:http';
 import { abortError, throwIfAborted, UnpackError } from '../errors.ts';
 import type { BlobSource, BlobStream, OpenOptions } from './blob-source.ts';
+import { nodeHttp, nodeHttps } from './node-http.ts';
 import { type Range, readInSegments, SEGMENT } from './range-reader.ts';
 import { responseBody } from './response-body.ts';
 import { s3Error, s3Location } from './s3-errors.ts';
 import { watchSilence } from './silence.ts';
 import type { HttpBlobSpec } from './source-spec.ts';
 
-/** Kept for the next blob; shared by all that this thread reads. */
-const AGENTS = { http: new HttpAgent({ keepAlive: true }), https: new HttpsAgent({ keepAlive: true }) };
+/** How one protocol is spoken; the agent's connections are kept for the next blob, and shared by all that this thread reads. */
+interface Client {
+  readonly get: typeof get;
+  readonly agent: Agent;
+}
+
+const clients: { http?: Client; https?: Client } = {};
+
+function clientFor(protocol: 'http' | 'https'): Client {
+  const make = (): Client => {
+    const { get, Agent } = protocol === 'https' ? nodeHttps() : nodeHttp();
+    return { get, agent: new Agent({ keepAlive: true }) };
+  };
+  clients[protocol] ??= make();
+  return clients[protocol];
+}
 
 /** Longest answer to a refused request that is read for its reason. */
 const REASON_LIMIT = 64 * 1024;
@@ -83,10 +97,8 @@ function send(
   const where = s3Location(spec.request);
   return new Promise((resolve, reject) => {
     const secure = spec.url.startsWith('https:');
-    const sent: ClientRequest = (secure ? httpsGet : httpGet)(spec.url, {
-      headers,
-      agent: secure ? AGENTS.https : AGENTS.http,
-    });
+    const { get, agent } = clientFor(secure ? 'https' : 'http');
+    const sent: ClientRequest = get(spec.url, { headers, agent });
     let connecting: NodeJS.Timeout | undefined;
     const fail = (error: unknown): void => {
       finish();

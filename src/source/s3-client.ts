@@ -1,8 +1,7 @@
-import { Agent as HttpAgent } from 'node:http';
-import { Agent as HttpsAgent } from 'node:https';
 import { GetObjectCommand, S3Client } from '@aws-sdk/client-s3';
 import { getSignedUrl } from '@aws-sdk/s3-request-presigner';
 import { NodeHttpHandler } from '@smithy/node-http-handler';
+import { nodeHttp, nodeHttps } from './node-http.ts';
 import type { S3Connection } from './source-spec.ts';
 
 /**
@@ -14,6 +13,8 @@ export function s3Client(
   { maxAttempts = 1, socketTimeout = 0 }: { readonly maxAttempts?: number; readonly socketTimeout?: number } = {},
 ): S3Client {
   const agent = { keepAlive: true };
+  const { Agent: HttpAgent } = nodeHttp();
+  const { Agent: HttpsAgent } = nodeHttps();
   return new S3Client({
     region: connection.region,
     forcePathStyle: connection.forcePathStyle,
