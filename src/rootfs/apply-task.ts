@@ -1,13 +1,12 @@
-import type { MessagePort } from 'node:worker_threads';
 import type { LayerLimits } from '../archive/limits.ts';
 import type { DiffTarget } from '../diff/target.ts';
 import type { SerializedUnpackError } from '../errors.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import type { DigestAlgorithm } from '../oci/digest.ts';
 import type { LentSpec } from '../source/source-spec.ts';
-import type { AppliedDiff } from './applier.ts';
+import type { AppliedDiff, ApplyProgress } from './applier.ts';
 
-/** What an apply thread is given. Progress (`ApplyProgress`) comes back on the port. */
+/** One layer for an apply thread. */
 export interface ApplyTask {
   readonly source: LentSpec;
   /** Call native decompressors directly. */
@@ -16,12 +15,12 @@ export interface ApplyTask {
   readonly target: DiffTarget;
   readonly algorithm: DigestAlgorithm;
   readonly limits: LayerLimits;
-  readonly port: MessagePort;
 }
 
-/** What an apply thread may be told meanwhile. */
-export interface ApplyMessage {
-  readonly abort: SerializedUnpackError;
-}
+/** What an apply thread is told: a task when it has none, or to give up the one it has. */
+export type ApplyMessage = { readonly task: ApplyTask } | { readonly abort: SerializedUnpackError };
+
+/** What it tells: progress now and then, and one outcome a task. */
+export type ApplyReport = { readonly progress: ApplyProgress } | { readonly outcome: ApplyOutcome };
 
 export type ApplyOutcome = { readonly diff: AppliedDiff } | { readonly error: SerializedUnpackError };

@@ -1,88 +1,105 @@
-import { extname } from 'node:path';
-import { MessageChannel } from 'node:worker_threads';
-import { Piscina } from 'piscina';
 import type { LayerLimits } from '../archive/limits.ts';
 import { diffTarget, type StoreTraits } from '../diff/target.ts';
-import { abortError, toUnpackError, UnpackError } from '../errors.ts';
+import { toUnpackError, UnpackError } from '../errors.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import type { Mount } from '../snapshots/snapshotter.ts';
 import type { BlobSource } from '../source/blob-source.ts';
-import type { AppliedDiff, Applier, ApplyOptions, ApplyProgress } from './applier.ts';
-import type { ApplyMessage, ApplyOutcome, ApplyTask } from './apply-task.ts';
+import type { AppliedDiff, Applier, ApplyOptions } from './applier.ts';
+import { ApplyThread } from './apply-thread.ts';
 import { Slots } from './slots.ts';
 
 /** Milliseconds that an idle thread is kept, with its connections. */
 const IDLE_TIMEOUT = 60_000;
 
+export interface ApplyPoolOptions {
+  /** Call native decompressors directly; default: yes. */
+  readonly native?: boolean;
+  /** Start the threads now and keep them, so that no job waits for one. */
+  readonly resident?: boolean;
+  /** A thread that was started before; the pool takes it over. */
+  readonly started?: ApplyThread | undefined;
+}
+
 /** The threads that layers are applied on; layers of all images share them. */
 export class ApplyPool {
-  private readonly pool: Piscina<ApplyTask, ApplyOutcome>;
-  private readonly slots: Slots;
-  private readonly native: boolean;
+  readonly #slots: Slots;
+  readonly #native: boolean;
+  readonly #resident: boolean;
+  readonly #threads = new Set<ApplyThread>();
+  /** Those without a task, and what will end them; the one that worked last is taken first. */
+  readonly #idle: { readonly thread: ApplyThread; readonly end: NodeJS.Timeout | undefined }[] = [];
+  #closed = false;
 
-  /**
-   * @param threads layers that are written at once
-   * @param options.native call native decompressors directly; default: yes
-   * @param options.resident start the threads now and keep them, so that no job waits a quarter of a second for one
-   */
-  constructor(threads: number, options: { readonly native?: boolean; readonly resident?: boolean } = {}) {
-    this.native = options.native ?? true;
-    this.slots = new Slots(threads);
-    // run from source and built, the thread's file lies beside in the same form
-    const filename = new URL(`../../workers/apply${extname(import.meta.url)}`, import.meta.url).href;
-    this.pool = new Piscina({
-      filename,
-      minThreads: options.resident === true ? threads : 0,
-      maxThreads: threads,
-      idleTimeout: IDLE_TIMEOUT,
-      concurrentTasksPerWorker: 1,
-    });
+  /** @param threads layers that are written at once */
+  constructor(threads: number, { native = true, resident = false, started }: ApplyPoolOptions = {}) {
+    this.#slots = new Slots(threads);
+    this.#native = native;
+    this.#resident = resident;
+    if (started !== undefined) this.#release(this.#own(started));
+    while (resident && this.#threads.size < threads) this.#release(this.#own(new ApplyThread()));
   }
 
   /** An applier of blobs from one source to one store. */
   applier(source: BlobSource, limits: LayerLimits, store: StoreTraits): Applier {
-    return { apply: (blob, mounts, options) => this.run(source, limits, store, blob, mounts, options) };
+    return { apply: (blob, mounts, options) => this.#apply(source, limits, store, blob, mounts, options) };
   }
 
   /** Ends the threads, whatever they do. */
   async close(): Promise<void> {
-    await this.pool.destroy();
+    this.#closed = true;
+    for (const { end } of this.#idle.splice(0)) clearTimeout(end);
+    await Promise.all([...this.#threads].map((thread) => thread.terminate()));
   }
 
-  private run(
+  #apply(
     source: BlobSource,
     limits: LayerLimits,
     store: StoreTraits,
     blob: Descriptor,
     mounts: readonly Mount[],
-    options: ApplyOptions,
+    { signal, onProgress, algorithm, below }: ApplyOptions,
   ): Promise<AppliedDiff> {
-    const { signal, onProgress, algorithm, below } = options;
     const target = diffTarget(mounts, below === 'parent' ? 'everything' : below, store);
-    // the pool's own queue stays empty: it could only end a task by ending its thread
-    return this.slots.run(blob.size, signal, async () => {
-      const { port1, port2 } = new MessageChannel();
-      if (onProgress !== undefined) port1.on('message', (progress: ApplyProgress) => onProgress(progress));
-      const abort = (): void => {
-        if (signal === undefined) return;
-        const message: ApplyMessage = { abort: abortError(signal).serialize() };
-        port1.postMessage(message);
-      };
-      signal?.addEventListener('abort', abort, { once: true });
+    return this.#slots.run(blob.size, signal, async () => {
+      if (this.#closed) throw new UnpackError('SHUTTING_DOWN', 'the apply threads were ended before the layer began');
+      const thread = this.#take();
       try {
         const lent = await source.lend(blob);
-        const task: ApplyTask = { source: lent, blob, target, algorithm, limits, native: this.native, port: port2 };
-        // piscina takes its list's type from an overload of postMessage that has changed
-        const transferList = [port2] as never;
-        const outcome = await this.pool.run(task, { transferList });
-        if ('error' in outcome) throw UnpackError.deserialize(outcome.error);
-        return outcome.diff;
+        const task = { source: lent, blob, target, algorithm, limits, native: this.#native };
+        return await thread.run(task, { signal, onProgress });
       } catch (error) {
         throw toUnpackError(error);
       } finally {
-        signal?.removeEventListener('abort', abort);
-        port1.close();
+        this.#release(thread);
       }
     });
+  }
+
+  /** An idle thread or a new one; there is a slot for each, so there are never more than slots. */
+  #take(): ApplyThread {
+    const { thread, end } = this.#idle.pop() ?? { thread: this.#own(new ApplyThread()), end: undefined };
+    clearTimeout(end);
+    if (thread.alive) return thread;
+    this.#threads.delete(thread);
+    return this.#take();
+  }
+
+  #own(thread: ApplyThread): ApplyThread {
+    this.#threads.add(thread);
+    return thread;
+  }
+
+  #release(thread: ApplyThread): void {
+    if (!thread.alive || this.#closed) {
+      this.#threads.delete(thread);
+      return;
+    }
+    const retire = (): void => {
+      const place = this.#idle.findIndex((idle) => idle.thread === thread);
+      this.#idle.splice(place, 1);
+      this.#threads.delete(thread);
+      void thread.terminate();
+    };
+    this.#idle.push({ thread, end: this.#resident ? undefined : setTimeout(retire, IDLE_TIMEOUT).unref() });
   }
 }

@@ -1,0 +1,91 @@
+import { extname } from 'node:path';
+import { Worker } from 'node:worker_threads';
+import { abortError, UnpackError } from '../errors.ts';
+import type { AppliedDiff, ApplyProgress } from './applier.ts';
+import type { ApplyMessage, ApplyReport, ApplyTask } from './apply-task.ts';
+
+/** What the running task's caller waits for. */
+interface Caller {
+  readonly resolve: (diff: AppliedDiff) => void;
+  readonly reject: (error: unknown) => void;
+  readonly onProgress: ((progress: ApplyProgress) => void) | undefined;
+}
+
+/**
+ * A thread that applies layers, one after the other (workers/apply.ts). It starts when it is made and is ready after some
+ * 50 ms: whoever will need one soon makes it before there is a task. A thread without a task does not keep the process.
+ */
+export class ApplyThread {
+  readonly #worker: Worker;
+  #caller: Caller | undefined;
+  /** Why it takes no more tasks. */
+  #ended: unknown;
+
+  constructor() {
+    // run from source and built, the thread's file lies beside in the same form
+    this.#worker = new Worker(new URL(`../../workers/apply${extname(import.meta.url)}`, import.meta.url));
+    this.#worker.unref();
+    this.#worker.on('message', (report: ApplyReport) => this.#take(report));
+    this.#worker.on('error', (error) => this.#end(error));
+    this.#worker.on('exit', () => this.#end(new Error('the apply thread was ended')));
+  }
+
+  /** Whether it can take a task, now or after the one that it has. */
+  get alive(): boolean {
+    return this.#ended === undefined;
+  }
+
+  /**
+   * Applies one layer; not before the last one has come to its end.
+   * @throws UnpackError as applyBlob; Error when the thread has ended
+   */
+  async run(
+    task: ApplyTask,
+    { signal, onProgress }: { readonly signal: AbortSignal | undefined; readonly onProgress: Caller['onProgress'] },
+  ): Promise<AppliedDiff> {
+    const { promise, resolve, reject } = Promise.withResolvers<AppliedDiff>();
+    const abort = (): void => {
+      if (signal !== undefined) this.#tell({ abort: abortError(signal).serialize() });
+    };
+    if (this.#ended !== undefined) throw this.#ended;
+    this.#caller = { resolve, reject, onProgress };
+    this.#worker.ref();
+    this.#tell({ task });
+    // the thread reads its messages in order: an abort never reaches the task after the one that it is meant for
+    if (signal?.aborted) abort();
+    signal?.addEventListener('abort', abort, { once: true });
+    try {
+      return await promise;
+    } finally {
+      signal?.removeEventListener('abort', abort);
+      this.#worker.unref();
+    }
+  }
+
+  /** Ends the thread, whatever it does. */
+  async terminate(): Promise<void> {
+    await this.#worker.terminate();
+  }
+
+  #tell(message: ApplyMessage): void {
+    this.#worker.postMessage(message);
+  }
+
+  #take(report: ApplyReport): void {
+    if ('progress' in report) {
+      this.#caller?.onProgress?.(report.progress);
+      return;
+    }
+    const caller = this.#caller;
+    this.#caller = undefined;
+    const { outcome } = report;
+    if ('error' in outcome) caller?.reject(UnpackError.deserialize(outcome.error));
+    else caller?.resolve(outcome.diff);
+  }
+
+  #end(error: unknown): void {
+    this.#ended ??= error;
+    this.#caller?.reject(error);
+    this.#caller = undefined;
+  }
+}
