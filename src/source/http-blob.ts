@@ -6,7 +6,7 @@ import { type Range, readInSegments, SEGMENT } from './range-reader.ts';
 import { responseBody } from './response-body.ts';
 import { s3Error, s3Location } from './s3-errors.ts';
 import { watchSilence } from './silence.ts';
-import type { HttpBlobSpec } from './source-spec.ts';
+import type { HttpBlobSpec, HttpRequestSpec } from './source-spec.ts';
 
 /** How one protocol is spoken; the agent's connections are kept for the next blob, and shared by all that this thread reads. */
 interface Client {
@@ -46,6 +46,11 @@ export function openHttpBlob(spec: HttpBlobSpec): BlobSource {
   };
 }
 
+/** The whole object of a URL, whatever its size, by one request. @throws UnpackError as `BlobSource.open` */
+export function openWhole(spec: HttpRequestSpec, signal: AbortSignal | undefined): Promise<BlobStream> {
+  return request(spec, undefined, undefined, signal);
+}
+
 async function open(spec: HttpBlobSpec, options: OpenOptions): Promise<BlobStream> {
   const { offset = 0, etag, signal } = options;
   if (spec.size - offset <= SEGMENT) {
@@ -58,7 +63,7 @@ async function open(spec: HttpBlobSpec, options: OpenOptions): Promise<BlobStrea
 }
 
 async function request(
-  spec: HttpBlobSpec,
+  spec: HttpRequestSpec,
   range: Range | undefined,
   etag: string | undefined,
   signal: AbortSignal | undefined,
@@ -89,7 +94,7 @@ async function request(
 
 /** Sends, and ends at once on abort, on silence and where no connection comes about in time. */
 function send(
-  spec: HttpBlobSpec,
+  spec: HttpRequestSpec,
   headers: Record<string, string>,
   signal: AbortSignal | undefined,
 ): Promise<IncomingMessage> {
@@ -135,7 +140,7 @@ function send(
 }
 
 /** What a refused request says of itself, as the failure that it would be through the SDK. */
-async function refusal(spec: HttpBlobSpec, status: number, response: IncomingMessage): Promise<UnpackError> {
+async function refusal(spec: HttpRequestSpec, status: number, response: IncomingMessage): Promise<UnpackError> {
   let text = '';
   try {
     const reading = responseBody(response, { what: s3Location(spec.request), idleTimeout: spec.idleTimeout });

@@ -1,39 +1,31 @@
 import type { BlobSource } from './blob-source.ts';
 import { openSource } from './open.ts';
+import { S3Clients } from './s3-clients.ts';
 import type { SourceSpec } from './source-spec.ts';
 
-/** Sources kept open beyond their last use: a worker sees few, and each costs some idle connections. */
-const MOST_OPEN = 8;
+/** Sources remembered: a registry's bucket is one for each of its repositories. Each costs some kilobytes. */
+const MOST_OPEN = 500;
 
 /** Sources that stay open between jobs, so that the next one finds connections and credentials ready. */
 export class OpenSources {
   /** In the order of their last use. */
   private readonly sources = new Map<string, BlobSource>();
+  private readonly clients = new S3Clients();
 
   /** @throws UnpackError INVALID_JOB */
   get(spec: SourceSpec): BlobSource {
     const key = JSON.stringify(spec);
-    const source = this.sources.get(key) ?? openSource(spec);
+    const source = this.sources.get(key) ?? openSource(spec, this.clients);
     this.sources.delete(key);
     this.sources.set(key, source);
-    for (const [oldest, unused] of this.sources) {
-      if (this.sources.size <= MOST_OPEN) break;
-      this.sources.delete(oldest);
-      this.retire(unused);
-    }
+    // who still reads from the oldest goes on: all it has to close is shared
+    const [oldest] = this.sources.keys();
+    if (this.sources.size > MOST_OPEN && oldest !== undefined) this.sources.delete(oldest);
     return source;
   }
 
   close(): void {
-    for (const source of this.sources.values()) source.close();
     this.sources.clear();
-  }
-
-  /** Closes a source that others may still be reading from: later than any of their waits for it can last. */
-  private retire(source: BlobSource): void {
-    setTimeout(() => source.close(), RETIREMENT).unref();
+    this.clients.close();
   }
 }
-
-/** Milliseconds. */
-const RETIREMENT = 10 * 60_000;

@@ -19,7 +19,8 @@ export function s3Client(
     region: connection.region,
     forcePathStyle: connection.forcePathStyle,
     ...(connection.endpoint === undefined ? {} : { endpoint: connection.endpoint }),
-    ...(connection.credentials === undefined ? {} : { credentials: connection.credentials }),
+    // a copy: the SDK writes into it where they come from
+    ...(connection.credentials === undefined ? {} : { credentials: { ...connection.credentials } }),
     // one try a request: a download continues where it broke, which the SDK's own tries don't
     maxAttempts,
     // digests prove the bytes; the SDK's CRC would read every byte again, and not all servers know its trailers

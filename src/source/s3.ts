@@ -1,55 +1,65 @@
 import { Readable } from 'node:stream';
-import type { GetObjectCommand, GetObjectCommandOutput, S3Client } from '@aws-sdk/client-s3';
+import type { GetObjectCommand, GetObjectCommandOutput } from '@aws-sdk/client-s3';
 import { abortError, throwIfAborted, UnpackError } from '../errors.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import { type BlobDigest, isDigest } from '../oci/digest.ts';
-import { DOCUMENT_LIMIT, findTag, parseIndex } from '../oci/manifest.ts';
+import { DOCUMENT_LIMIT, findTag, type ImageIndex, parseIndex } from '../oci/manifest.ts';
 import type { BlobSource, BlobStream, OpenOptions, TagTarget } from './blob-source.ts';
 import { type BucketKeys, bucketKeys, checkedBucket } from './bucket-layout.ts';
 import { responseBody } from './response-body.ts';
-import { retrying } from './retry.ts';
+import { S3Clients, sdk } from './s3-clients.ts';
 import { type S3Request, s3Error, s3Location } from './s3-errors.ts';
 import { watchSilence } from './silence.ts';
-import type { LentSpec, S3Connection, S3SourceSpec } from './source-spec.ts';
+import { type Asking, SIGNED_FOR, SmallObjects } from './small-objects.ts';
+import type { HttpRequestSpec, LentSpec, S3Connection, S3SourceSpec } from './source-spec.ts';
 
 export type { BucketLayout, S3Connection, S3SourceSpec } from './source-spec.ts';
 
 /** Seconds; longer than any layer takes. Credentials that end before end the permission too. */
 const LENT_FOR = 12 * 3600;
 
+/** Bytes of an index that is kept: with hundreds of open sources they must stay small. */
+const INDEX_KEPT = 32 * 1024;
+
 /** A registry's link file holds a digest; the longest is 135 bytes. */
 const LINK_LIMIT = 1024;
 
 /**
- * The images in a bucket. Connections are kept for the next request until `close`.
+ * The images in a bucket. Connections are kept for the next request until `close`, or as long as `shared` is open.
+ * @param shared clients that other sources use too; default: its own
  * @throws UnpackError INVALID_JOB when bucket, prefix or layout can't be
  */
-export function openS3Source(spec: S3SourceSpec): BlobSource {
+export function openS3Source(spec: S3SourceSpec, shared?: S3Clients): BlobSource {
+  const clients = shared ?? new S3Clients();
   const bucket = checkedBucket(spec.bucket);
   const keys = bucketKeys(spec.layout, spec.prefix);
-  const reader = new ObjectReader(spec.connection, bucket);
+  const reader = new ObjectReader(spec.connection, bucket, clients);
   const { maxResumes } = spec.connection;
+  const asking: Asking = {
+    sign: (key) => reader.sign(key, 'IMAGE_NOT_FOUND', SIGNED_FOR),
+    open: (key, signal) => reader.open(key, 'IMAGE_NOT_FOUND', { signal }),
+    maxResumes,
+  };
+  const tags = new Tags(keys, new SmallObjects(asking));
   return {
     name: `s3://${bucket}${keys.prefix === '' ? '' : `/${keys.prefix.slice(0, -1)}`}`,
     maxResumes,
     open: async (digest, options) => reader.open(keys.blob(digest), 'BLOB_NOT_FOUND', options, digest),
     lend: (blob) => reader.lend(keys.blob(blob.digest), blob, `s3://${bucket}`),
-    resolveTag: (tag, signal) => retrying(() => resolveTag(reader, keys, tag, signal), { maxResumes, signal }),
-    close: () => reader.close(),
+    resolveTag: (tag, signal) => tags.resolve(tag, signal),
+    close: () => (shared === undefined ? clients.close() : undefined),
   };
 }
 
-const sdk = () => import('./s3-client.ts');
-
 class ObjectReader {
-  /** Made for the first request: the SDK takes as long to load as a small image to unpack. */
-  #client: Promise<S3Client> | undefined;
   readonly #connection: S3Connection;
   readonly #bucket: string;
+  readonly #clients: S3Clients;
 
-  constructor(connection: S3Connection, bucket: string) {
+  constructor(connection: S3Connection, bucket: string, clients: S3Clients) {
     this.#connection = connection;
     this.#bucket = bucket;
+    this.#clients = clients;
   }
 
   async open(
@@ -58,14 +68,8 @@ class ObjectReader {
     { offset = 0, etag, signal }: OpenOptions,
     digest?: BlobDigest,
   ): Promise<BlobStream> {
-    const { endpoint, idleTimeout } = this.#connection;
-    const request: S3Request = {
-      bucket: this.#bucket,
-      key,
-      endpoint,
-      missing,
-      ...(digest === undefined ? {} : { digest }),
-    };
+    const { idleTimeout } = this.#connection;
+    const request = this.#request(key, missing, digest);
     const { getObject } = await sdk();
     const command = getObject(this.#bucket, key, offset, etag);
     const response = await this.#send(command, request, signal);
@@ -78,17 +82,32 @@ class ObjectReader {
     };
   }
 
-  /** A URL signed for one object. It needs no request: what it names may not exist. */
   async lend(key: string, { digest, size }: Pick<Descriptor, 'digest' | 'size'>, name: string): Promise<LentSpec> {
-    const { endpoint, connectTimeout, idleTimeout, maxResumes } = this.#connection;
-    const request: S3Request = { bucket: this.#bucket, key, endpoint, missing: 'BLOB_NOT_FOUND', digest };
+    const { maxResumes } = this.#connection;
+    return { kind: 'http-blob', name, size, maxResumes, ...(await this.sign(key, 'BLOB_NOT_FOUND', LENT_FOR, digest)) };
+  }
+
+  /** A URL signed for one object, for some seconds. It needs no request: what it names may not exist. */
+  async sign(
+    key: string,
+    missing: S3Request['missing'],
+    seconds: number,
+    digest?: BlobDigest,
+  ): Promise<HttpRequestSpec> {
+    const { connectTimeout, idleTimeout } = this.#connection;
+    const request = this.#request(key, missing, digest);
     try {
       const { signedUrl } = await sdk();
-      const url = await signedUrl(await this.#s3(), this.#bucket, key, LENT_FOR);
-      return { kind: 'http-blob', name, url, size, request, connectTimeout, idleTimeout, maxResumes };
+      const url = await signedUrl(await this.#clients.get(this.#connection), this.#bucket, key, seconds);
+      return { url, request, connectTimeout, idleTimeout };
     } catch (thrown) {
       throw s3Error(thrown, request);
     }
+  }
+
+  #request(key: string, missing: S3Request['missing'], digest: BlobDigest | undefined): S3Request {
+    const { endpoint } = this.#connection;
+    return { bucket: this.#bucket, key, endpoint, missing, ...(digest === undefined ? {} : { digest }) };
   }
 
   /** Sends, and stops at once on abort or silence: the SDK alone would first finish looking for credentials. */
@@ -114,7 +133,9 @@ class ObjectReader {
     };
     signal?.addEventListener('abort', onAbort, { once: true });
     silence.arm();
-    const sending = this.#s3().then((client) => client.send(command, { abortSignal: stop.signal }));
+    const sending = this.#clients
+      .get(this.#connection)
+      .then((client) => client.send(command, { abortSignal: stop.signal }));
     try {
       return await Promise.race([sending, stopped.promise]);
     } catch (thrown) {
@@ -129,51 +150,41 @@ class ObjectReader {
       signal?.removeEventListener('abort', onAbort);
     }
   }
-
-  #s3(): Promise<S3Client> {
-    this.#client ??= sdk().then(({ s3Client }) => s3Client(this.#connection));
-    return this.#client;
-  }
-
-  close(): void {
-    this.#client?.then((client) => client.destroy()).catch(() => {});
-  }
 }
 
-async function resolveTag(
-  reader: ObjectReader,
-  keys: BucketKeys,
-  tag: string,
-  signal: AbortSignal | undefined,
-): Promise<TagTarget> {
-  const { layout } = keys;
-  const read = async (key: string, limit: number) =>
-    readAll(await reader.open(key, 'IMAGE_NOT_FOUND', { signal }), key, limit);
-  if (layout.kind === 'oci') {
-    const key = keys.file('index.json');
-    return findTag(parseIndex(await read(key, DOCUMENT_LIMIT), key), tag, key);
-  }
-  if (layout.kind === 'distribution') {
-    const key = keys.tagLink(tag);
-    const text = (await read(key, LINK_LIMIT)).toString('latin1').trim();
-    if (isDigest(text)) return { digest: text as BlobDigest }; // a registry's link names a stored manifest
-    throw new UnpackError('MANIFEST_INVALID', `${key} should hold a digest and holds ${JSON.stringify(text)}`);
-  }
-  throw new UnpackError('INVALID_JOB', 'the layout "keys" has no tags: name the manifest by its digest');
-}
+/** What names the images of a bucket: an index, or a link file for each tag. */
+class Tags {
+  readonly #keys: BucketKeys;
+  readonly #objects: SmallObjects;
+  /** The index as it was last read, and what it says: checking it takes longer than reading it. */
+  #index: { readonly bytes: Buffer; readonly parsed: ImageIndex } | undefined;
 
-async function readAll(stream: BlobStream, key: string, limit: number): Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  let length = 0;
-  for await (const chunk of stream.chunks) {
-    length += chunk.length;
-    if (length > limit) throw new UnpackError('LIMIT_EXCEEDED', `${key} is longer than the ${limit} bytes it may have`);
-    chunks.push(chunk);
+  constructor(keys: BucketKeys, objects: SmallObjects) {
+    this.#keys = keys;
+    this.#objects = objects;
   }
-  if (stream.size !== undefined && length < stream.size) {
-    throw new UnpackError('SOURCE_UNAVAILABLE', `${key} ended after ${length} of ${stream.size} bytes`);
+
+  async resolve(tag: string, signal: AbortSignal | undefined): Promise<TagTarget> {
+    const { layout } = this.#keys;
+    if (layout.kind === 'oci') {
+      const key = this.#keys.file('index.json');
+      return findTag(this.#parsed(await this.#objects.read(key, DOCUMENT_LIMIT, signal), key), tag, key);
+    }
+    if (layout.kind === 'distribution') {
+      const key = this.#keys.tagLink(tag);
+      const text = (await this.#objects.read(key, LINK_LIMIT, signal)).toString('latin1').trim();
+      if (isDigest(text)) return { digest: text as BlobDigest }; // a registry's link names a stored manifest
+      throw new UnpackError('MANIFEST_INVALID', `${key} should hold a digest and holds ${JSON.stringify(text)}`);
+    }
+    throw new UnpackError('INVALID_JOB', 'the layout "keys" has no tags: name the manifest by its digest');
   }
-  return Buffer.concat(chunks);
+
+  #parsed(bytes: Buffer, key: string): ImageIndex {
+    if (this.#index?.bytes.equals(bytes)) return this.#index.parsed;
+    const parsed = parseIndex(bytes, key);
+    if (bytes.length <= INDEX_KEPT) this.#index = { bytes, parsed };
+    return parsed;
+  }
 }
 
 /** Size of the whole object and where the bytes begin: a server that ignores Range answers 200 with all of it. */

@@ -16,18 +16,22 @@ export interface FileBlobSpec {
   readonly path: string;
 }
 
-/** One blob under a URL that carries its own permission for some hours. */
-export interface HttpBlobSpec {
-  readonly kind: 'http-blob';
-  /** The source's name, for messages. */
-  readonly name: string;
+/** A URL that carries its own permission for some time, and how patiently it is read. Times are in milliseconds. */
+export interface HttpRequestSpec {
   readonly url: string;
-  /** Bytes, as the descriptor says. */
-  readonly size: number;
   /** What the URL stands for, for messages. */
   readonly request: S3Request;
   readonly connectTimeout: number;
   readonly idleTimeout: number;
+}
+
+/** One blob under a URL that carries its own permission for some hours. */
+export interface HttpBlobSpec extends HttpRequestSpec {
+  readonly kind: 'http-blob';
+  /** The source's name, for messages. */
+  readonly name: string;
+  /** Bytes, as the descriptor says. */
+  readonly size: number;
   readonly maxResumes: number;
 }
 

@@ -72,6 +72,15 @@ test('an image that is there is looked up and not fetched', async () => {
   assert.ok(asked.length <= 1, `at most the tag is asked for again, not ${asked.join(', ')}`);
 });
 
+test('who looks for a tag at the same time shares a request that began after all of them', async () => {
+  await using s = await stage('tags', [small('a')]);
+  await s.unpack();
+  const before = proxy.seen.length;
+  await Promise.all(Array.from({ length: 20 }, () => s.unpack()));
+  const asked = proxy.seen.slice(before).map(({ key }) => key);
+  assert.deepEqual(asked, ['tags/index.json', 'tags/index.json'], 'one for the first, one for all who came after it');
+});
+
 test('a large blob is fetched in segments, and no byte of it twice', async () => {
   const layer = layerOf(tar(file('random.bin', randomBytes(3 * SEGMENT + 12_345))), 'none');
   await using s = await stage('large', [layer]);

@@ -85,6 +85,19 @@ describe('a bucket', { timeout: 60_000 }, () => {
       await fails('LIMIT_EXCEEDED', resolve({ layout }, 'long'));
     });
 
+    test('which are as they are now, however often they were asked for', async () => {
+      const folder = 'mirror/docker/registry/v2/repositories/moved/_manifests/tags/v1/current';
+      const source = openSource(bucket.spec({ layout: { kind: 'distribution', repository: 'moved' } }));
+      try {
+        for (const now of [digest, sha512, digest]) {
+          await bucket.put(`${folder}/link`, now);
+          assert.deepEqual(await source.resolveTag('v1'), { digest: now });
+        }
+      } finally {
+        source.close();
+      }
+    });
+
     test('but not in the layout keys', async () => {
       const error = await fails('INVALID_JOB', resolve({ layout: { kind: 'keys', template: '{hex}' } }, 'v1'));
       assert.match(error.message, /has no tags/);

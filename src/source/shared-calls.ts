@@ -1,0 +1,78 @@
+import { abortError, throwIfAborted } from '../errors.ts';
+
+/**
+ * Lets calls for the same thing share their work where each must be answered by work that began after the call was
+ * made: while one piece of work runs, all who come wait for the next, and have that together.
+ *
+ *     call a ─▶ work 1 ─────▶ a
+ *       call b, call c ─────▶ work 2 ─────▶ b, c
+ */
+export class SharedCalls<T> {
+  /** For each key with work in progress: what comes after it. */
+  readonly #lines = new Map<string, { next: Turn<T> | undefined }>();
+
+  /**
+   * What `work` comes to. Its signal is aborted when nobody waits for it any more.
+   * @throws what the work throws; what the caller's own signal says, and then the others wait on
+   */
+  call(key: string, work: (signal: AbortSignal) => Promise<T>, signal?: AbortSignal): Promise<T> {
+    const line = this.#lines.get(key);
+    if (line !== undefined) {
+      line.next ??= new Turn(work);
+      return line.next.join(signal);
+    }
+    const first = new Turn(work);
+    const joined = first.join(signal);
+    void this.#serve(key, first);
+    return joined;
+  }
+
+  async #serve(key: string, first: Turn<T>): Promise<void> {
+    const line: { next: Turn<T> | undefined } = { next: undefined };
+    this.#lines.set(key, line);
+    for (let turn: Turn<T> | undefined = first; turn !== undefined; turn = line.next) {
+      line.next = undefined;
+      await turn.run();
+    }
+    this.#lines.delete(key);
+  }
+}
+
+/** One piece of work and those who wait for it. */
+class Turn<T> {
+  readonly #work: (signal: AbortSignal) => Promise<T>;
+  readonly #unwanted = new AbortController();
+  readonly #outcome = Promise.withResolvers<T>();
+  #waiting = 0;
+
+  constructor(work: (signal: AbortSignal) => Promise<T>) {
+    this.#work = work;
+  }
+
+  async join(signal: AbortSignal | undefined): Promise<T> {
+    throwIfAborted(signal);
+    this.#waiting += 1;
+    const given = Promise.withResolvers<never>();
+    const onAbort = (): void => {
+      if (signal !== undefined) given.reject(abortError(signal));
+    };
+    signal?.addEventListener('abort', onAbort, { once: true });
+    try {
+      return await Promise.race([this.#outcome.promise, given.promise]);
+    } finally {
+      signal?.removeEventListener('abort', onAbort);
+      this.#waiting -= 1;
+      if (this.#waiting === 0) this.#unwanted.abort();
+    }
+  }
+
+  /** Never rejects: those who wait are told. */
+  async run(): Promise<void> {
+    if (this.#waiting === 0) return;
+    try {
+      this.#outcome.resolve(await this.#work(this.#unwanted.signal));
+    } catch (error) {
+      this.#outcome.reject(error);
+    }
+  }
+}

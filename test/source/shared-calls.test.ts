@@ -1,0 +1,102 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { SharedCalls } from '../../src/source/shared-calls.ts';
+
+/** Work that ends when it is told to, and counts. */
+function work() {
+  const begun: { resolve: (answer: string) => void; reject: (error: Error) => void; signal: AbortSignal }[] = [];
+  const run = (signal: AbortSignal) => {
+    const { promise, resolve, reject } = Promise.withResolvers<string>();
+    begun.push({ resolve, reject, signal });
+    return promise;
+  };
+  return { begun, run };
+}
+
+/** Lets everything go on that waits for nothing but its turn. */
+const settled = () => new Promise((resolve) => setImmediate(resolve));
+
+test('who calls while work runs is answered by the next, together with all who came meanwhile', async () => {
+  const calls = new SharedCalls<string>();
+  const { begun, run } = work();
+  const first = calls.call('key', run);
+  const second = calls.call('key', run);
+  const third = calls.call('key', run);
+  assert.equal(begun.length, 1, 'the others came after it had begun');
+  begun[0]?.resolve('old');
+  assert.equal(await first, 'old');
+  await settled();
+  assert.equal(begun.length, 2);
+  begun[1]?.resolve('new');
+  assert.deepEqual(await Promise.all([second, third]), ['new', 'new']);
+});
+
+test('calls for other keys do not wait', async () => {
+  const calls = new SharedCalls<string>();
+  const { begun, run } = work();
+  const one = calls.call('one', run);
+  const two = calls.call('two', run);
+  assert.equal(begun.length, 2);
+  begun[1]?.resolve('2');
+  assert.equal(await two, '2');
+  begun[0]?.resolve('1');
+  assert.equal(await one, '1');
+});
+
+test('a failure is told to those who waited for that work alone', async () => {
+  const calls = new SharedCalls<string>();
+  const { begun, run } = work();
+  const first = calls.call('key', run);
+  const second = calls.call('key', run);
+  begun[0]?.reject(new Error('broken'));
+  await assert.rejects(first, /broken/);
+  await settled();
+  begun[1]?.resolve('whole');
+  assert.equal(await second, 'whole');
+  const later = calls.call('key', run);
+  begun[2]?.resolve('again');
+  assert.equal(await later, 'again');
+});
+
+test('one who gives up does not take the answer from the others', async () => {
+  const calls = new SharedCalls<string>();
+  const { begun, run } = work();
+  const stop = new AbortController();
+  void calls.call('key', run).catch(() => {});
+  const leaver = calls.call('key', run, stop.signal);
+  const stayer = calls.call('key', run);
+  begun[0]?.resolve('old');
+  await settled();
+  stop.abort(new Error('enough'));
+  await assert.rejects(leaver, { code: 'CANCELLED' });
+  assert.equal(begun[1]?.signal.aborted, false);
+  begun[1]?.resolve('new');
+  assert.equal(await stayer, 'new');
+});
+
+test('work that nobody waits for any more is stopped, or not begun', async () => {
+  const calls = new SharedCalls<string>();
+  const { begun, run } = work();
+  const [stop, stopNext] = [new AbortController(), new AbortController()];
+  const first = calls.call('key', run, stop.signal);
+  const second = calls.call('key', run, stopNext.signal);
+  stopNext.abort(new Error('enough'));
+  await assert.rejects(second, { code: 'CANCELLED' });
+  stop.abort(new Error('enough'));
+  await assert.rejects(first, { code: 'CANCELLED' });
+  assert.equal(begun[0]?.signal.aborted, true);
+  begun[0]?.reject(new Error('stopped'));
+  await settled();
+  assert.equal(begun.length, 1);
+  const later = calls.call('key', run);
+  begun[1]?.resolve('again');
+  assert.equal(await later, 'again');
+});
+
+test('a call that is aborted before it is made begins nothing', async () => {
+  const calls = new SharedCalls<string>();
+  const { begun, run } = work();
+  await assert.rejects(calls.call('key', run, AbortSignal.abort(new Error('no'))), { code: 'CANCELLED' });
+  await settled();
+  assert.equal(begun.length, 0);
+});
