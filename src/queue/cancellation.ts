@@ -3,14 +3,19 @@ import type { Redis } from 'ioredis';
 import { UnpackError } from '../errors.ts';
 
 /**
- * How a job is cancelled from any process: a flag in Redis that lasts, and an event that makes it prompt. The flag is
+ * How a job is cancelled from any process: a flag in Redis that lasts, and a message that makes it prompt. The flag is
  * what counts: workers read it before they start a job and every two seconds while they run one, and delete it when the
  * job has ended.
  *
- *     KEY    PREFIX:QUEUE:cancel:JOB    the reason as text; expires after two weeks
- *     EVENT  cancel-requested           { jobId }
+ *     KEY      PREFIX:QUEUE:cancel:JOB    the reason as text; expires after two weeks
+ *     CHANNEL  PREFIX:QUEUE:cancel        the job's ID
+ *
+ * A channel of its own, and not the queue's events: who listens to those is sent every event of every job, results too.
  */
-export const CANCEL_EVENT = 'cancel-requested';
+export function cancelChannel(queue: Pick<Queue, 'toKey'>): string {
+  return queue.toKey('cancel');
+}
+
 /** Milliseconds; as long as a failed job is kept at most. */
 export const CANCEL_FLAG_LIFE = 14 * 24 * 3_600_000;
 export const DEFAULT_CANCEL_REASON = 'cancelled on request';

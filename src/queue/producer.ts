@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Job, type JobsOptions, Queue, QueueEventsProducer } from 'bullmq';
+import { type Job, type JobsOptions, Queue } from 'bullmq';
 import type { Redis } from 'ioredis';
-import { CANCEL_EVENT, CANCEL_FLAG_LIFE, cancelKey, DEFAULT_CANCEL_REASON } from './cancellation.ts';
+import { CANCEL_FLAG_LIFE, cancelChannel, cancelKey, DEFAULT_CANCEL_REASON } from './cancellation.ts';
 import { displayUrl, impatientConnection, isConnectionError, type QueueSettings } from './connection.ts';
 import { deduplicationId } from './deduplication.ts';
 import { JobNotFoundError, QueueUnavailableError } from './errors.ts';
@@ -41,7 +41,6 @@ export class UnpackQueue {
   readonly #timeout: number;
   readonly #redis: Redis;
   readonly #queue: Queue;
-  readonly #publisher: QueueEventsProducer;
   #waiter: JobWaiter | undefined;
   #closed = false;
 
@@ -54,9 +53,7 @@ export class UnpackQueue {
     this.#redis.on('error', () => {});
     const shared = { connection: this.#redis, prefix: settings.UNPACK_REDIS_PREFIX, skipMetasUpdate: true };
     this.#queue = new Queue(settings.UNPACK_QUEUE, shared);
-    this.#publisher = new QueueEventsProducer(settings.UNPACK_QUEUE, shared);
-    const parts: NodeJS.EventEmitter[] = [this.#queue, this.#publisher];
-    for (const part of parts) part.on('error', () => {});
+    this.#queue.on('error', () => {});
   }
 
   /**
@@ -104,10 +101,11 @@ export class UnpackQueue {
       if (state === 'completed' || state === 'failed') return false;
       await this.#redis.set(cancelKey(this.#queue, jobId), reason, 'PX', CANCEL_FLAG_LIFE);
       await job.removeDeduplicationKey();
-      await this.#publisher.publishEvent({ eventName: CANCEL_EVENT, jobId }, EVENTS_KEPT);
+      // whose Redis user may not use channels is heard two seconds later
+      await this.#redis.publish(cancelChannel(this.#queue), jobId).catch(ignoreUnlessConnection);
       // a worker may take it between these calls, and then finds the flag
-      if (state === 'delayed') await job.promote().catch(ignoreUnlessGone);
-      if (state !== 'active') await job.changePriority({ priority: 0, lifo: true }).catch(ignoreUnlessGone);
+      if (state === 'delayed') await job.promote().catch(ignoreUnlessConnection);
+      if (state !== 'active') await job.changePriority({ priority: 0, lifo: true }).catch(ignoreUnlessConnection);
       return true;
     });
   }
@@ -138,7 +136,7 @@ export class UnpackQueue {
     if (this.#closed) return;
     this.#closed = true;
     await this.#waiter?.close();
-    await Promise.allSettled([this.#queue.close(), this.#publisher.close()]);
+    await this.#queue.close().catch(() => {});
     this.#redis.disconnect();
   }
 
@@ -196,9 +194,6 @@ export class UnpackQueue {
   }
 }
 
-/** As the worker sets it for every other event. */
-const EVENTS_KEPT = 2000;
-
 function jobOptions(
   payload: Payload,
   { priority, attempts, delay, deduplicate = true }: AddOptions,
@@ -214,6 +209,6 @@ function jobOptions(
 }
 
 /** A job that is no longer where it was found has been taken by a worker, which looks for the flag. */
-function ignoreUnlessGone(error: unknown): void {
+function ignoreUnlessConnection(error: unknown): void {
   if (isConnectionError(error)) throw error;
 }

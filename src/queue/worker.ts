@@ -1,12 +1,12 @@
 import { hostname } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Queue, QueueEvents, type QueueEventsListener, Worker } from 'bullmq';
+import { Queue, Worker } from 'bullmq';
 import type { Redis } from 'ioredis';
 import type { Config } from '../config.ts';
 import { UnpackError } from '../errors.ts';
 import type { Unpacker } from '../image/unpack.ts';
 import { BACKOFF_TYPE, backoffDelay } from './attempts.ts';
-import { CANCEL_EVENT, cancelKey, cancelledError, cancelReasons } from './cancellation.ts';
+import { cancelChannel, cancelKey, cancelledError, cancelReasons } from './cancellation.ts';
 import { logOutages, patientConnection, type QueueSettings } from './connection.ts';
 import type { Logger } from './log.ts';
 import type { SourcePolicy } from './parse.ts';
@@ -38,16 +38,12 @@ export interface WorkerParts {
 /** Seconds. */
 const COMPLETED_AGE = 24 * 3600;
 const FAILED_AGE = 14 * 24 * 3600;
-/** Milliseconds between two looks at the cancel flags, for events that got lost with a connection. */
+/** Milliseconds between two looks at the cancel flags, for messages that got lost with a connection. */
 const CANCEL_POLL = 2000;
 /** Milliseconds that giving jobs back and closing may take after the grace time: less than what supervisors add. */
 const LAST_RESORT = 4000;
 /** Events that Redis keeps; progress is among them, so that the default of 10 000 could be hundreds of megabytes. */
 const EVENTS_KEPT = 2000;
-
-interface CancelListener extends QueueEventsListener {
-  'cancel-requested': (event: { jobId: string }, id: string) => void;
-}
 
 /**
  * Takes jobs from the queue and unpacks them, UNPACK_JOBS at a time.
@@ -62,7 +58,7 @@ export class UnpackWorker {
   readonly #redis: Redis;
   readonly #queue: Queue;
   readonly #worker: Worker;
-  readonly #events: QueueEvents;
+  readonly #cancelRequests: Redis;
   #cancelTimer: NodeJS.Timeout | undefined;
   #closing: Promise<void> | undefined;
 
@@ -74,7 +70,8 @@ export class UnpackWorker {
     const shared = { connection: this.#redis, prefix: settings.UNPACK_REDIS_PREFIX };
 
     this.#queue = new Queue(settings.UNPACK_QUEUE, { ...shared, streams: { events: { maxLen: EVENTS_KEPT } } });
-    this.#events = new QueueEvents(settings.UNPACK_QUEUE, { ...shared, autorun: false });
+    // a connection that has subscribed to a channel can do nothing else
+    this.#cancelRequests = this.#redis.duplicate({ lazyConnect: true });
     const processor = createProcessor({
       unpacker,
       settings,
@@ -110,17 +107,14 @@ export class UnpackWorker {
     this.#worker.on('lockRenewalFailed', (ids) => {
       for (const id of ids) this.#running.abort(id, new LockLostError(`the lock on job ${id} is lost`));
     });
-    const parts: NodeJS.EventEmitter[] = [this.#queue, this.#events, this.#worker];
+    const parts: NodeJS.EventEmitter[] = [this.#queue, this.#cancelRequests, this.#worker];
     for (const part of parts) part.on('error', onError);
   }
 
   /** Begins to take jobs; resolves when Redis has answered for the first time, however long that takes. */
   async start(): Promise<void> {
-    this.#events.on<CancelListener, typeof CANCEL_EVENT>(
-      CANCEL_EVENT,
-      ({ jobId }) => void this.#stopCancelled([jobId]),
-    );
-    this.#events.run().catch((error: unknown) => this.#failed(error));
+    this.#cancelRequests.on('message', (_channel, jobId) => void this.#stopCancelled([jobId]));
+    this.#cancelRequests.subscribe(cancelChannel(this.#queue)).catch((error: unknown) => this.#failed(error));
     this.#cancelTimer = setInterval(() => void this.#stopCancelled(this.#running.ids), CANCEL_POLL);
     await Promise.all([this.#queue.waitUntilReady(), this.#worker.waitUntilReady()]);
     if (this.#closing !== undefined) return;
@@ -167,8 +161,8 @@ export class UnpackWorker {
       void this.#worker.disconnect().catch(() => {});
     }
     // politeness towards a Redis that may be gone has its limits
-    const rest = Promise.allSettled([this.#events.close(), this.#queue.close()]);
-    await Promise.race([rest, sleep(500, undefined, { ref: false })]);
+    await Promise.race([this.#queue.close().catch(() => {}), sleep(500, undefined, { ref: false })]);
+    this.#cancelRequests.disconnect();
     this.#redis.disconnect();
   }
 
