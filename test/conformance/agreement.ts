@@ -50,8 +50,8 @@ export function bothRefuse(started: Started, title: string, images: Readonly<Rec
 }
 
 /** A test for each image that containerd takes and unpackd does not. */
-export function onlyUnpackdRefuses(started: Started, images: Readonly<Record<string, Image>>): void {
-  eachRefused(started, 'only unpackd refuses', images, { containerd: 'applied', unpackd: 'refused' });
+export function onlyUnpackdRefuses(started: Started, title: string, images: Readonly<Record<string, Image>>): void {
+  eachRefused(started, `only unpackd refuses: ${title}`, images, { containerd: 'applied', unpackd: 'refused' });
 }
 
 function eachRefused(

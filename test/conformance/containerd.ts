@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Layer } from '../../src/oci/descriptor.ts';
 import { unmountSnapshot } from '../../src/system/mount.ts';
+import { skipFor } from '../support/present.ts';
 import { GrpcConnection, GrpcError } from './grpc.ts';
 import { decodeBytes, type Field, type Message, mapField } from './protobuf.ts';
 
@@ -23,37 +24,57 @@ export type Outcome =
 
 /** A daemon of the suite's own, with its own socket and directories, that ends with the process. */
 export interface Containerd {
+  /** As `1.6.20` and `2.3.4`, with what a distribution or a pre-release adds. */
   readonly version: string;
   /** Applies the layers one on the other, as containerd's own client does it when it unpacks an image. */
   apply(layers: readonly StoredLayer[], snapshotter: SnapshotterName): Promise<Outcome>;
   stop(): Promise<void>;
 }
 
-/** Why there is none on this machine. On a CI machine there must be one, so that is an error there. */
+/** CONFORMANCE_CONTAINERD=/path/to/containerd: another one than that on the PATH. */
+const PROGRAM = process.env.CONFORMANCE_CONTAINERD ?? 'containerd';
+
+/** Or why there is none on this machine. @throws Error with `CI=true` where there is none */
 export async function startContainerd(): Promise<Containerd | { readonly missing: string }> {
-  const missing = whyNot();
-  if (missing === undefined) return Daemon.start();
-  if (process.env.CI === 'true') throw new Error(`CI=true, but the conformance suite can't run: ${missing}`);
+  const isRoot = process.getuid?.() === 0;
+  const version = versionOf(PROGRAM);
+  if (isRoot && version !== undefined) return Daemon.start(version);
+  const missing = isRoot
+    ? `${PROGRAM} does not run: apt-get install containerd`
+    : 'containerd and its mounts need root';
+  skipFor(missing);
   return { missing };
 }
 
-function whyNot(): string | undefined {
-  if (process.getuid?.() !== 0) return 'containerd and its mounts need root';
-  if (spawnSync('containerd', ['--version']).status !== 0)
-    return 'containerd is not installed: apt-get install containerd';
-  return undefined;
+/** `containerd github.com/containerd/containerd/v2 2.3.4 ID`, the version with or without a `v` before it. */
+function versionOf(program: string): string | undefined {
+  const { status, stdout } = spawnSync(program, ['--version'], { encoding: 'utf8' });
+  return status === 0 ? stdout.split(' ')[2]?.trim().replace(/^v/, '') : undefined;
+}
+
+/** Whether a version is that release (`2.4`), one of its pre-releases or a later one. */
+export function isSince(version: string, release: `${number}.${number}`): boolean {
+  const [major = 0, minor = 0] = version.split('.').map((part) => Number.parseInt(part, 10));
+  const [wantedMajor = 0, wantedMinor = 0] = release.split('.').map(Number);
+  return major > wantedMajor || (major === wantedMajor && minor >= wantedMinor);
 }
 
 const PATIENCE = 15_000;
 /** Bytes of a blob in one message; containerd takes at most 16 MiB. */
 const PIECE = 1 << 20;
-/** Only what applies layers; no collector of garbage either: what is written stays until the end. */
+/**
+ * Only what applies layers; no collector of garbage either: what is written stays until the end. Names that a version
+ * does not know do no harm.
+ */
 const DISABLED = [
   'io.containerd.grpc.v1.cri',
+  'io.containerd.cri.v1.images',
+  'io.containerd.cri.v1.runtime',
+  'io.containerd.nri.v1.nri',
   'io.containerd.gc.v1.scheduler',
   'io.containerd.internal.v1.opt',
   'io.containerd.internal.v1.restart',
-  ...['aufs', 'btrfs', 'devmapper', 'zfs'].map((name) => `io.containerd.snapshotter.v1.${name}`),
+  ...['aufs', 'blockfile', 'btrfs', 'devmapper', 'erofs', 'zfs'].map((name) => `io.containerd.snapshotter.v1.${name}`),
 ];
 
 class Daemon implements Containerd {
@@ -64,21 +85,21 @@ class Daemon implements Containerd {
   private readonly stored = new Set<string>();
   private keys = 0;
 
-  private constructor(directory: string, child: ChildProcess, grpc: GrpcConnection) {
+  private constructor(version: string, directory: string, child: ChildProcess, grpc: GrpcConnection) {
+    this.version = version;
     this.directory = directory;
     this.child = child;
     this.grpc = grpc;
-    this.version = spawnSync('containerd', ['--version'], { encoding: 'utf8' }).stdout.trim();
   }
 
-  static async start(): Promise<Daemon> {
+  static async start(version: string): Promise<Daemon> {
     const directory = await mkdtemp(join(tmpdir(), 'unpackd-containerd-'));
     const temporary = join(directory, 'tmp');
     await mkdir(temporary);
     const config = join(directory, 'config.toml');
     const socket = join(directory, 'containerd.sock');
     await writeFile(config, configuration(directory, socket));
-    const child = spawn('containerd', ['--config', config], {
+    const child = spawn(PROGRAM, ['--config', config], {
       stdio: ['ignore', 'ignore', 'pipe'],
       env: { ...process.env, TMPDIR: temporary },
     });
@@ -93,7 +114,7 @@ class Daemon implements Containerd {
       const grpc = new GrpcConnection(socket, { 'containerd-namespace': 'conformance' });
       try {
         await grpc.call('containerd.services.version.v1.Version/Version', []);
-        return new Daemon(directory, child, grpc);
+        return new Daemon(version, directory, child, grpc);
       } catch (error) {
         grpc.close();
         if (child.exitCode !== null || performance.now() > deadline) {
@@ -183,6 +204,7 @@ class Daemon implements Containerd {
   }
 }
 
+/** In the second version of its configuration, which 1.6 and 2.x read. */
 function configuration(directory: string, socket: string): string {
   return `version = 2
 root = ${JSON.stringify(join(directory, 'root'))}

@@ -36,7 +36,8 @@ for (const type of Object.keys(STORES) as StoreType[]) {
     const check = async (image: RandomImage): Promise<string[]> => compare(suite, image, type, seen);
     const images = fc.sample(anyImage, { seed: SEED, numRuns: RUNS });
     const failed = await firstFailure(images, check);
-    test.diagnostic(`CONFORMANCE_SEED=${SEED} CONFORMANCE_RUNS=${RUNS}: ${JSON.stringify(seen)}`);
+    const beside = `beside containerd ${suite.containerd.version}`;
+    test.diagnostic(`CONFORMANCE_SEED=${SEED} CONFORMANCE_RUNS=${RUNS} ${beside}: ${JSON.stringify(seen)}`);
     if (failed === undefined) return;
     await shrink(failed, check);
   });

@@ -13,6 +13,7 @@ import {
   whiteout,
 } from '../support/tar.ts';
 import { bothAgree, bothRefuse, onlyContainerdRefuses, onlyUnpackdRefuses, started } from './agreement.ts';
+import { isSince } from './containerd.ts';
 
 const suite = await started();
 
@@ -204,9 +205,16 @@ onlyContainerdRefuses(suite, {
   },
 });
 
-onlyUnpackdRefuses(suite, {
-  'a device with numbers that containerd of today refuses too, and 1.6 cuts off': [tar(device('a', 'c', -1, 0))],
-});
+// pkg/archive/tar_unix.go: up to 2.3 the numbers are cut off to 32 bits, since 2.4 they are refused
+const DEVICE_NUMBERS = {
+  'a negative device number': [tar(device('a', 'c', -1, 0))],
+  'a device number of more than 32 bits': [tar(device('a', 'b', 1, 2 ** 32))],
+};
+if (suite.skip === false && isSince(suite.suite.containerd.version, '2.4')) {
+  bothRefuse(suite, 'device numbers, since containerd 2.4', DEVICE_NUMBERS);
+} else {
+  onlyUnpackdRefuses(suite, 'device numbers, up to containerd 2.3', DEVICE_NUMBERS);
+}
 
 function NOW(): number {
   return Math.ceil(Date.now() / 1000);
