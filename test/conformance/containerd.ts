@@ -232,7 +232,7 @@ function directoryOf(mounts: readonly Buffer[]): string {
 }
 
 /** Mount points below a directory, innermost first. */
-function mountsBelow(directory: string): string[] {
+export function mountsBelow(directory: string): string[] {
   return readFileSync('/proc/self/mountinfo', 'utf8')
     .split('\n')
     .flatMap((line) => line.split(' ')[4] ?? [])
