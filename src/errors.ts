@@ -1,3 +1,5 @@
+import { errnoOf, HOST_ERRNO, systemMessage } from './errno.ts';
+
 /**
  * Every way a job can fail, as producers see it. The list and the retry column come from the job contract; what is
  * retried is decided here once, so that the queue, the command line and the board agree.
@@ -103,24 +105,15 @@ export class UnpackError extends Error {
 export function toUnpackError(thrown: unknown): UnpackError {
   if (thrown instanceof UnpackError) return thrown;
   if (thrown instanceof Error) {
-    const errno = (thrown as NodeJS.ErrnoException).code;
-    const code = errno === undefined ? undefined : STORE_ERRNO[errno];
-    if (code !== undefined) return new UnpackError(code, thrown.message, { cause: thrown });
+    const host = HOST_ERRNO[errnoOf(thrown) ?? ''];
+    if (host !== undefined) {
+      const code = host.full ? 'STORE_FULL' : 'STORE_FAILED';
+      return new UnpackError(code, `${systemMessage(thrown)}; ${host.advice}`, { cause: thrown });
+    }
     return new UnpackError('INTERNAL', `unexpected error: ${thrown.message}`, { cause: thrown });
   }
   return new UnpackError('INTERNAL', `unexpected error: ${String(thrown)}`, { cause: thrown });
 }
-
-const STORE_ERRNO: Readonly<Record<string, FailureCode>> = {
-  ENOSPC: 'STORE_FULL',
-  EDQUOT: 'STORE_FULL',
-  EIO: 'STORE_FAILED',
-  EROFS: 'STORE_FAILED',
-  EMFILE: 'STORE_FAILED',
-  ENFILE: 'STORE_FAILED',
-  EACCES: 'STORE_FAILED',
-  EPERM: 'STORE_FAILED',
-};
 
 /** Throws the signal's reason as an UnpackError (CANCELLED where the reason is none). Call it between steps. */
 export function throwIfAborted(signal: AbortSignal | undefined): void {

@@ -1,4 +1,6 @@
 import { showName, type TarEntry } from '../archive/entry.ts';
+import { errnoOf } from '../errno.ts';
+import { UnpackError } from '../errors.ts';
 import {
   chmodAt,
   chmodFd,
@@ -10,11 +12,14 @@ import {
   utimensAt,
   utimensFd,
 } from '../system/files.ts';
+import { hasRoom } from '../system/space.ts';
 import { isForRoot, type Squash } from './squash.ts';
 import type { Warnings } from './warnings.ts';
 
 /** Which extended attributes of an archive are never applied, and what happens to those that cannot be. */
 export interface AttributeRules {
+  /** A path on the file system that is written to. */
+  readonly place: string;
   /** Attributes that begin so steer the overlay itself and are not an archive's to set. */
   readonly forbidden: readonly string[];
   /** Set where owners are not kept. */
@@ -80,13 +85,14 @@ function setXattrs(
       continue;
     }
     try {
-      set(cString(Buffer.from(key, 'latin1')), value);
+      setFitting(rules.place, key, value, () => set(cString(Buffer.from(key, 'latin1')), value));
     } catch (error) {
-      const { code } = error as NodeJS.ErrnoException;
+      const code = errnoOf(error);
       const hasNone = code === 'ENOTSUP' || code === 'EOPNOTSUPP';
       const forRoot = rules.squash !== undefined && isForRoot(key, code);
       const notCarried = code === 'EPERM' && key.startsWith('user.') && !carriesUser;
-      const unread = entry.libarchiveOnly?.has(key) === true && code !== undefined && NOT_TAKEN.has(code);
+      const cannotBe = error instanceof UnpackError || (code !== undefined && NOT_TAKEN.has(code));
+      const unread = entry.libarchiveOnly?.has(key) === true && cannotBe;
       if (!hasNone && !forRoot && !notCarried && !unread) throw error;
       rules.warnings.add(
         `left out the extended attribute ${shown} of ${showName(entry.name)}: ${
@@ -98,6 +104,35 @@ function setXattrs(
                 ? 'it is one that there cannot be'
                 : 'only files and directories carry it'
         }`,
+      );
+    }
+  }
+}
+
+/**
+ * Sets an extended attribute. ext4 keeps all of a file's in one block, and says of one that finds no place in it what it
+ * says when the disk is full. So where there is room that one is tried again, and if it is refused again, it always will be.
+ * @param place a path on the same file system
+ * @param key bytes as latin1
+ * @throws UnpackError LIMIT_EXCEEDED; system errors
+ */
+export function setFitting(place: string, key: string, value: Buffer, set: () => void): void {
+  for (let again = false; ; again = true) {
+    try {
+      set();
+      return;
+    } catch (error) {
+      const code = errnoOf(error);
+      const full = code === 'ENOSPC';
+      if (code !== 'E2BIG' && !(full && hasRoom(place))) throw error;
+      if (full && !again) continue;
+      const why = full
+        ? 'takes beside the others of the file, though it has room (ext4 has one block for them all); XFS takes 64 KiB of each'
+        : 'takes (64 KiB on Linux)';
+      throw new UnpackError(
+        'LIMIT_EXCEEDED',
+        `its extended attribute ${showName(Buffer.from(key, 'latin1'))} of ${value.length} bytes is more than the file system ${why}`,
+        { cause: error },
       );
     }
   }

@@ -1,30 +1,55 @@
 import { showName, type TarEntry } from '../archive/entry.ts';
-import { toUnpackError, UnpackError } from '../errors.ts';
+import { errnoOf, systemMessage } from '../errno.ts';
+import { type FailureCode, toUnpackError, UnpackError } from '../errors.ts';
 
-/** What the host, not the archive, is to blame for. */
-const HOST_ERRORS = new Set(['STORE_FULL', 'STORE_FAILED']);
+/** How the kernel says that a name, a way, a target or a value cannot be, wherever it is written. */
+const CANNOT_BE = new Set([
+  'ENOENT',
+  'ENOTDIR',
+  'EISDIR',
+  'EEXIST',
+  'ELOOP',
+  'ENAMETOOLONG',
+  'EINVAL',
+  'EILSEQ',
+  'ERANGE',
+  'E2BIG',
+]);
 
-/** Whatever was thrown while an entry was written, as an UnpackError that names it: what cannot be done is the archive's fault. */
+/** What another file system may take: no attempt on this one can. */
+const TOO_MUCH: Readonly<Record<string, string>> = {
+  EFBIG: 'is longer than a file may be here, by the file system or by a limit of this process (ulimit -f)',
+  EMLINK: 'is one name more than a file can have here, or one directory more than a directory can hold (ext4: 65,000)',
+};
+
+/**
+ * Whatever was thrown while an entry was written, as an UnpackError that names it: LAYER_CORRUPT where no file system
+ * could do what it asks for, LIMIT_EXCEEDED where this one can't, and STORE_FULL or STORE_FAILED for all else that the
+ * kernel says, since that is not the archive's fault.
+ */
 export function entryError(error: unknown, entry: TarEntry | undefined): UnpackError {
   const which =
     entry === undefined ? 'an entry' : `the entry ${showName(entry.name)} at byte ${entry.offset} of the tar`;
-  if (error instanceof UnpackError) return new UnpackError(error.code, `${which}: ${error.message}`, { cause: error });
-  const failure = toUnpackError(error);
-  const isSystem = typeof (error as NodeJS.ErrnoException).code === 'string';
-  if (HOST_ERRORS.has(failure.code)) {
-    return new UnpackError(failure.code, `${which}: ${failure.message}`, { cause: error });
-  }
-  if (isSystem) {
-    return new UnpackError(
-      'LAYER_CORRUPT',
-      `${which} asks for what cannot be done: ${brief((error as Error).message)}`,
-      {
-        cause: error,
-      },
-    );
-  }
-  return failure;
+  const failure = (code: FailureCode, text: string) => new UnpackError(code, `${which}${text}`, { cause: error });
+  if (error instanceof UnpackError) return failure(error.code, `: ${error.message}`);
+  const errno = errnoOf(error);
+  if (errno === undefined) return toUnpackError(error);
+  const { syscall } = error as NodeJS.ErrnoException;
+  const message = brief(systemMessage(error as Error));
+  if (errno === 'EINVAL' && syscall?.startsWith('fchown') === true)
+    return failure('STORE_FAILED', `: ${noSuchOwner(entry)}`);
+  if (CANNOT_BE.has(errno)) return failure('LAYER_CORRUPT', ` asks for what cannot be done: ${message}`);
+  const much = TOO_MUCH[errno];
+  if (much !== undefined) return failure('LIMIT_EXCEEDED', ` ${much}: ${message}; another file system may do`);
+  const host = toUnpackError(error);
+  if (host.code !== 'INTERNAL') return failure(host.code, `: ${host.message}`);
+  return failure('STORE_FAILED', `: ${message}; the kernel may log more (dmesg)`);
 }
 
-/** A message that ends in a name from the archive, which may be a megabyte long. */
+/** Outside of user namespaces there is no owner that the kernel doesn't take. */
+function noSuchOwner(entry: TarEntry | undefined): string {
+  return `the user namespace of this worker has no owner ${entry?.uid}:${entry?.gid}; run it with more IDs (/etc/subuid, /etc/subgid) or as root of the machine, or set UNPACK_OWNERSHIP=squash`;
+}
+
+/** A message that ends in a name from the archive, which may be long. */
 const brief = (message: string): string => (message.length > 300 ? `${message.slice(0, 300)}…` : message);

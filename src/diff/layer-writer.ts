@@ -1,6 +1,6 @@
 import { ftruncateSync, writeSync } from 'node:fs';
 import { type EntrySink, showName, type TarEntry } from '../archive/entry.ts';
-import { UnpackError } from '../errors.ts';
+import { toUnpackError, UnpackError } from '../errors.ts';
 import {
   close,
   cString,
@@ -25,13 +25,13 @@ import {
 } from '../system/files.ts';
 import { type AttributeRules, setFileAttributes, setNodeAttributes } from './attributes.ts';
 import { type DirectoryMode, OWNER_RIGHTS } from './directory-modes.ts';
-import { DirectoryTimes } from './directory-times.ts';
+import { type DirectoryTime, DirectoryTimes } from './directory-times.ts';
 import { entryError } from './entry-error.ts';
 import { hardLinkTarget } from './hard-link-target.ts';
 import { ImpliedDirectories, type ImpliedDirectory } from './implied-directories.ts';
 import { cleanPath, splitPath } from './paths.ts';
 import { Remembered } from './remembered.ts';
-import { type Place, Root } from './root.ts';
+import { leadsNowhere, type Place, Root } from './root.ts';
 import { Squash } from './squash.ts';
 import type { DiffTarget } from './target.ts';
 import { Warnings } from './warnings.ts';
@@ -75,6 +75,7 @@ export class LayerWriter implements EntrySink, Disposable {
       target.ownership === 'squash' ? new Squash(this.root, this.warnings, target.copied, remembered) : undefined;
     this.ownRights = this.squash === undefined ? 0 : OWNER_RIGHTS;
     this.rules = {
+      place: target.root,
       squash: this.squash,
       forbidden: target.opaqueXattr.startsWith('user.') ? ['trusted.', 'user.overlay.'] : ['trusted.'],
       warnings: this.warnings,
@@ -109,21 +110,34 @@ export class LayerWriter implements EntrySink, Disposable {
     });
   }
 
-  /** Everything is written: sets the times of directories. Call it once, before `impliedDirectories` is asked. */
+  /**
+   * Everything is written: sets the times of directories. Call it once, before `impliedDirectories` is asked.
+   * @throws UnpackError
+   */
   finish(): void {
-    for (const { path, atime, mtime, inode } of this.directoryTimes) {
-      let place: Place | undefined;
+    for (const times of this.directoryTimes) {
       try {
-        place = this.root.resolve(Buffer.from(path, 'latin1'));
-      } catch {
-        continue; // a later entry has put something else on the way to it
+        this.setDirectoryTimes(times);
+      } catch (error) {
+        const which = showName(Buffer.from(times.path, 'latin1'));
+        throw toUnpackError(error).with({}, `the times of the directory ${which}: `);
       }
-      // Where a later entry has put something else, that gets the times of the directory that was named, and a link's
-      // target in place of the link: containerd asks no more than whether the path leads anywhere.
-      if (place === undefined || (inode !== undefined && !isDirectory(place.status, inode))) continue;
-      utimensAt(place.parent, place.name, atime, mtime);
-      if (inode === undefined) this.implied.timed(place.status.inode);
     }
+  }
+
+  private setDirectoryTimes({ path, atime, mtime, inode }: DirectoryTime): void {
+    let place: Place | undefined;
+    try {
+      place = this.root.resolve(Buffer.from(path, 'latin1'));
+    } catch (error) {
+      if (leadsNowhere(error)) return; // a later entry has put something else on the way to it
+      throw error;
+    }
+    // Where a later entry has put something else, that gets the times of the directory that was named, and a link's
+    // target in place of the link: containerd asks no more than whether the path leads anywhere.
+    if (place === undefined || (inode !== undefined && !isDirectory(place.status, inode))) return;
+    utimensAt(place.parent, place.name, atime, mtime);
+    if (inode === undefined) this.implied.timed(place.status.inode);
   }
 
   /** Directories that entries needed before the archive named them, if it did, parents first. */

@@ -1,4 +1,5 @@
 import { readdirSync } from 'node:fs';
+import { errnoOf } from '../errno.ts';
 import {
   AT_FDCWD,
   close,
@@ -291,6 +292,13 @@ export function listDirectory(fd: number): Buffer[] {
 /** The character device 0:0 that stands for a deleted name in an overlay's upper directory. */
 export function isOverlayWhiteout(status: FileStatus): boolean {
   return (status.mode & S_IFMT) === S_IFCHR && status.major === 0 && status.minor === 0;
+}
+
+const NOWHERE = new Set(['ENOENT', 'ENOTDIR', 'ELOOP', 'ENAMETOOLONG']);
+
+/** Whether a path failed for what is, or is not, on its way; anything else is the machine's own failure. */
+export function leadsNowhere(error: unknown): boolean {
+  return NOWHERE.has(errnoOf(error) ?? '');
 }
 
 function systemFailure(code: string, what: string, path: Buffer): NodeJS.ErrnoException {

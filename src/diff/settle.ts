@@ -1,3 +1,4 @@
+import { errnoOf } from '../errno.ts';
 import type { Mount } from '../snapshots/snapshotter.ts';
 import {
   chmodAt,
@@ -13,6 +14,7 @@ import {
   utimensAt,
   xattrsOfPathFd,
 } from '../system/files.ts';
+import { setFitting } from './attributes.ts';
 import {
   closeDirectories,
   type DirectoryMode,
@@ -22,7 +24,7 @@ import {
 } from './directory-modes.ts';
 import type { ImpliedDirectory } from './implied-directories.ts';
 import { splitPath } from './paths.ts';
-import { Root } from './root.ts';
+import { leadsNowhere, Root } from './root.ts';
 
 /** Attributes that belong to a layer's own place in an overlay and are not copied from one to another. */
 const NOT_COPIED = ['trusted.', 'user.overlay.'];
@@ -73,7 +75,7 @@ export function settleImpliedDirectories(
     if (model !== undefined && modelStatus !== undefined) {
       const { atime, mtime } = timed ? status : modelStatus;
       const from = named ? status : { ...modelStatus, atime, mtime };
-      copyAttributes(model, directory, cName, from, { keep: named, squash: closing !== undefined });
+      copyAttributes(model, directory, cName, from, { place: rootPath, keep: named, squash: closing !== undefined });
       if (!named && keepsOwnerOut(from.mode)) closing?.push({ path, inode, mode: from.mode & 0o7777 });
     } else if (!named && closing === undefined && group !== undefined) {
       chownAt(directory, cName, status.uid, group);
@@ -90,7 +92,10 @@ function findDirectory(layers: readonly Root[], path: Buffer): number | undefine
     try {
       return layer.directory(path);
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') return undefined;
+      const errno = errnoOf(error);
+      if (errno === 'ENOENT') continue;
+      if (errno === 'EACCES' || leadsNowhere(error)) return undefined;
+      throw error;
     }
   }
   return undefined;
@@ -105,14 +110,14 @@ function copyAttributes(
   parent: number,
   name: Buffer,
   status: FileStatus,
-  how: { readonly keep: boolean; readonly squash: boolean },
+  how: { readonly place: string; readonly keep: boolean; readonly squash: boolean },
 ): void {
   const { uid, gid, mode, atime, mtime } = status;
   if (!how.squash) chownAt(parent, name, uid, gid);
   const own = how.keep ? xattrNames(parent, name) : undefined;
   for (const [key, value] of how.squash ? readableXattrs(model) : xattrsOfPathFd(model)) {
     if (own?.has(key) || NOT_COPIED.some((prefix) => key.startsWith(prefix))) continue;
-    setXattrAt(parent, name, cString(Buffer.from(key, 'latin1')), value);
+    setFitting(how.place, key, value, () => setXattrAt(parent, name, cString(Buffer.from(key, 'latin1')), value));
   }
   chmodAt(parent, name, (mode & 0o7777) | (how.squash ? OWNER_RIGHTS : 0)); // an ACL among the attributes has changed it
   utimensAt(parent, name, atime, mtime);

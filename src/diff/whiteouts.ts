@@ -13,6 +13,7 @@ import {
   setXattrAt,
   statAt,
 } from '../system/files.ts';
+import { setFitting } from './attributes.ts';
 import type { Remembered } from './remembered.ts';
 import { listDirectory, type Root } from './root.ts';
 import type { DiffTarget } from './target.ts';
@@ -72,7 +73,7 @@ export interface Whiteouts {
 export function whiteouts(target: DiffTarget, root: Root, remembered: Remembered): Whiteouts {
   switch (target.whiteouts) {
     case 'overlay':
-      return new OverlayWhiteouts(cString(target.opaqueXattr), target.ownership === 'keep');
+      return new OverlayWhiteouts(target);
     case 'remove':
       return new Removals(root, remembered);
     case 'none':
@@ -85,12 +86,10 @@ const join = (path: string, name: Buffer): string =>
 
 /** Device 0:0 for a deleted name, an attribute on an opaque directory (Linux, filesystems/overlayfs.rst). */
 class OverlayWhiteouts implements Whiteouts {
-  private readonly opaqueXattr: Buffer;
-  private readonly keepsOwners: boolean;
+  private readonly target: DiffTarget;
 
-  constructor(opaqueXattr: Buffer, keepsOwners: boolean) {
-    this.opaqueXattr = opaqueXattr;
-    this.keepsOwners = keepsOwners;
+  constructor(target: DiffTarget) {
+    this.target = target;
   }
 
   delete(parent: number, _path: string, name: Buffer, entry: TarEntry): void {
@@ -102,21 +101,26 @@ class OverlayWhiteouts implements Whiteouts {
       const status = statAt(parent, cName);
       if (status === undefined) return;
       // what is there is this layer's own and hides what is below by itself; only a directory would let it through
-      if ((status.mode & S_IFMT) === S_IFDIR) setXattrAt(parent, cName, this.opaqueXattr, YES);
+      if ((status.mode & S_IFMT) === S_IFDIR) this.makeOpaque(parent, cName);
       return;
     }
-    if (this.keepsOwners) chownAt(parent, cName, entry.uid, entry.gid);
+    if (this.target.ownership === 'keep') chownAt(parent, cName, entry.uid, entry.gid);
   }
 
   opaque(parent: number): void {
-    setXattrAt(parent, SELF, this.opaqueXattr, YES);
+    this.makeOpaque(parent, SELF);
   }
 
   deletedDirectory(parent: number, name: Buffer): void {
-    setXattrAt(parent, name, this.opaqueXattr, YES);
+    this.makeOpaque(parent, name);
   }
 
   wrote(): void {}
+
+  private makeOpaque(parent: number, name: Buffer): void {
+    const { root, opaqueXattr } = this.target;
+    setFitting(root, opaqueXattr, YES, () => setXattrAt(parent, name, cString(opaqueXattr), YES));
+  }
 }
 
 /** The directory holds a copy of the layers below: deleted names are removed, unless this layer wrote them. */

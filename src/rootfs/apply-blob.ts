@@ -12,6 +12,7 @@ import { layerCompression } from '../oci/media-type.ts';
 import type { BlobSource } from '../source/blob-source.ts';
 import { fetchBlob, newFetchStatistics } from '../source/fetch.ts';
 import type { AppliedDiff, ApplyProgress } from './applier.ts';
+import { inPlace } from './in-place.ts';
 
 export interface BlobApplication {
   readonly source: BlobSource;
@@ -68,13 +69,17 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
     reader.finish();
     writer.finish();
   } catch (error) {
-    throw await whatWentWrong(error, download);
+    throw await whatWentWrong(inPlace(error, target.root), download);
   } finally {
     await download.close();
   }
   const impliedDirectories = writer.impliedDirectories();
   const directoryModes = writer.directoryModes();
-  settleImpliedDirectories(target.root, impliedDirectories, target.lowers, directoryModes);
+  try {
+    settleImpliedDirectories(target.root, impliedDirectories, target.lowers, directoryModes);
+  } catch (error) {
+    throw inPlace(error, target.root);
+  }
   const totalMs = performance.now() - started;
   const fetchMs = Math.min(statistics.waitMs, waited);
   return {
@@ -128,8 +133,7 @@ class Download implements AsyncIterable<Buffer> {
  * A blob that arrived damaged fails in the decompressor or in the archive long before its digest is known. The rest is
  * read to tell that apart from a layer that was built wrong: what the download says comes first.
  */
-async function whatWentWrong(error: unknown, download: Download): Promise<UnpackError> {
-  const failure = toUnpackError(error);
+async function whatWentWrong(failure: UnpackError, download: Download): Promise<UnpackError> {
   if (!MAYBE_CORRUPTED.has(failure.code)) return failure;
   try {
     await download.drain();

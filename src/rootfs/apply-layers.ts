@@ -9,6 +9,7 @@ import { LABEL_DIFF_ID, LABEL_SNAPSHOT_REF, type Mount, type Snapshotter } from 
 import type { AppliedDiff, Applier, ApplyOptions, ApplyProgress } from './applier.ts';
 import type { ChainLocks } from './chain-locks.ts';
 import { extractionKey, viewKey } from './extraction-key.ts';
+import { inPlace } from './in-place.ts';
 import type { Log } from './log.ts';
 import { removeLeftovers } from './orphans.ts';
 
@@ -235,9 +236,11 @@ class Chain {
     if (diff.impliedDirectories.length === 0) return;
     const key = viewKey(this.id(index));
     const view = await this.snapshotter.view(key, this.id(index - 1));
+    const { root } = diffTarget(mounts, 'later', this.snapshotter);
     try {
-      const { root } = diffTarget(mounts, 'later', this.snapshotter);
       settleImpliedDirectories(root, diff.impliedDirectories, lowerDirectories(view), diff.directoryModes);
+    } catch (error) {
+      throw inPlace(error, root);
     } finally {
       await this.discard(key);
     }

@@ -1,5 +1,5 @@
-import { getSystemErrorMap } from 'node:util';
 import koffi from 'koffi';
+import { errnoFacts } from '../errno.ts';
 
 // An asynchronous call needs memory of its own, 768 KiB unless told otherwise, and only two are kept for the next call:
 // with four layers inflating at once, getting and clearing it took longer than the calls.
@@ -8,23 +8,18 @@ koffi.config({ async_stack_size: 64 * 1024, async_heap_size: 32 * 1024, resident
 /** The C library of this process, whichever it is (glibc, musl). */
 export const libc = koffi.load(null);
 
-const ERRNO_NAMES = new Map([...getSystemErrorMap()].map(([number, [name, text]]) => [-number, { name, text }]));
-
 /** A failed system call, shaped like the errors of node:fs (`code`, `errno`, `syscall`, `path`). */
 export function systemError(syscall: string, path?: string | Uint8Array): NodeJS.ErrnoException {
   const errno = koffi.errno();
-  const known = ERRNO_NAMES.get(errno) ?? { name: EXTRA_NAMES[errno] ?? `errno ${errno}`, text: `error ${errno}` };
+  const { name, text } = errnoFacts(errno);
   const where = path === undefined ? '' : ` ${JSON.stringify(Buffer.from(path).toString())}`;
-  return Object.assign(new Error(`${known.name}: ${known.text}, ${syscall}${where}`), {
+  return Object.assign(new Error(`${name}: ${text}, ${syscall}${where}`), {
     errno: -errno,
-    code: known.name,
+    code: name,
     syscall,
     ...(path === undefined ? {} : { path: Buffer.from(path).toString() }),
   });
 }
-
-/** Names that libuv has no entry for. */
-const EXTRA_NAMES: Readonly<Record<number, string>> = { 61: 'ENODATA', 117: 'EUCLEAN', 122: 'EDQUOT' };
 
 /** A C function that another thread can run. */
 export interface AsyncFunction {

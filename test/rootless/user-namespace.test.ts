@@ -1,0 +1,51 @@
+import assert from 'node:assert/strict';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type Finished, finished, MAIN } from '../cli/run-cli.ts';
+import { imageOf, layerOf, writeLayout } from '../support/layout.ts';
+import { scratch } from '../support/scratch.ts';
+import { file, tar } from '../support/tar.ts';
+
+const skip =
+  process.getuid?.() !== 0
+    ? 'giving a user namespace its users needs root'
+    : spawnSync('unshare', ['--user', 'true']).status !== 0
+      ? 'there are no user namespaces here'
+      : false;
+
+/** `unpackd ARGS` as root of a user namespace that has users and groups 0 to 999. */
+async function unpackdInNamespace(...args: readonly string[]): Promise<Finished> {
+  const inside = ['--user', 'sh', '-c', 'read _ && exec "$0" "$@"'];
+  const child = spawn('unshare', [...inside, process.execPath, MAIN, ...args], { stdio: ['pipe', 'pipe', 'pipe'] });
+  const end = finished(child);
+  await once(child, 'spawn');
+  // the parent's map is the default of a namespace that has not been made yet
+  for (;;) {
+    try {
+      writeFileSync(`/proc/${child.pid}/uid_map`, '0 0 1000');
+      writeFileSync(`/proc/${child.pid}/gid_map`, '0 0 1000');
+      break;
+    } catch (error) {
+      assert.ok(existsSync(`/proc/${child.pid}`), String(error));
+      await sleep(20);
+    }
+  }
+  child.stdin.end('\n');
+  return end;
+}
+
+test('an owner that the user namespace has not is the worker’s lack, not the layer’s', { skip }, async () => {
+  using dir = scratch();
+  const image = imageOf([layerOf(tar(file('mine', 'x', { uid: 999 }), file('theirs', 'x', { uid: 5000, gid: 7 })))]);
+  await writeLayout(join(dir.path, 'layout'), { app: image });
+  const { status, stderr } = await unpackdInNamespace('apply', `${dir.path}/layout:app`, '--root', `${dir.path}/store`);
+  assert.equal(status, 1);
+  assert.match(
+    stderr,
+    /^unpackd: \[STORE_FAILED\] layer 1 of 1 [^\n]*: the entry "theirs" [^\n]*has no owner 5000:7; [^\n]*\/etc\/subuid[^\n]*\n$/,
+  );
+});

@@ -1,0 +1,64 @@
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, truncateSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { scratch } from './scratch.ts';
+
+/** A file system of the test's own, mounted until the scope ends. */
+export interface Disk extends Disposable {
+  readonly path: string;
+}
+
+const MIB = 1 << 20;
+/** Debian keeps mkfs and losetup where only root looks. */
+const env = { ...process.env, PATH: `${process.env.PATH ?? ''}:/usr/sbin:/sbin` };
+
+function run(command: string, ...parameters: readonly string[]): void {
+  execFileSync(command, parameters, { env, stdio: ['ignore', 'ignore', 'pipe'] });
+}
+
+/** @param options of mount(8) */
+export function tmpfs(options: string): Disk {
+  return mounted((path) => run('mount', '-t', 'tmpfs', '-o', options, 'tmpfs', path));
+}
+
+/**
+ * ext4 in a file, 64 MiB unless told otherwise, with blocks as large as on a large disk and none kept for root.
+ * @param options of mkfs.ext4(8)
+ */
+export function ext4(options: readonly string[] = [], bytes = 64 * MIB): Disk {
+  return mounted((path, image) => {
+    writeFileSync(image, '');
+    truncateSync(image, bytes);
+    run('mkfs.ext4', '-q', '-F', '-b', '4096', '-m', '0', ...options, image);
+    run('mount', '-o', 'loop', image, path);
+  });
+}
+
+function mounted(mount: (path: string, image: string) => void): Disk {
+  const place = scratch();
+  const path = join(place.path, 'disk');
+  try {
+    mkdirSync(path);
+    mount(path, join(place.path, 'image'));
+  } catch (error) {
+    place[Symbol.dispose]();
+    throw error;
+  }
+  return {
+    path,
+    [Symbol.dispose]() {
+      run('umount', path);
+      place[Symbol.dispose]();
+    },
+  };
+}
+
+/** Why a test can't have such a file system here; `false` where it can. */
+export function unavailable(make: () => Disk): string | false {
+  try {
+    make()[Symbol.dispose]();
+    return false;
+  } catch (error) {
+    return `no such file system can be made and mounted here: ${error instanceof Error ? error.message.trim() : error}`;
+  }
+}
