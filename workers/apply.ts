@@ -1,8 +1,11 @@
+import { availableParallelism } from 'node:os';
 import { parentPort } from 'node:worker_threads';
 import { toUnpackError, UnpackError } from '../src/errors.ts';
 import { applyBlob } from '../src/rootfs/apply-blob.ts';
 import type { ApplyMessage, ApplyOutcome, ApplyReport, ApplyTask } from '../src/rootfs/apply-task.ts';
 import { openLent } from '../src/source/open-lent.ts';
+
+const CORES = availableParallelism();
 
 /** Milliseconds between two reports of progress. */
 const REPORT_INTERVAL = 50;
@@ -26,6 +29,7 @@ async function apply(task: ApplyTask): Promise<ApplyOutcome> {
       algorithm: task.algorithm,
       limits: task.limits,
       native: task.native,
+      busy: () => Atomics.load(task.writing, 0) >= CORES,
       signal: running.signal,
       onProgress: (progress) => {
         const now = performance.now();

@@ -1,6 +1,7 @@
 import { UnpackError } from '../errors.ts';
 import type { Compression } from '../oci/media-type.ts';
 import { gunzip } from './gzip.ts';
+import { never } from './members.ts';
 import { unzstd } from './zstd.ts';
 
 /** Compression by its magic bytes; four are enough. */
@@ -16,6 +17,7 @@ export function detectCompression(head: Buffer): Compression {
  * The tar inside a blob, in pieces of up to a megabyte. All members of a gzip blob and all frames of a zstd blob count.
  * The bytes of a piece stay valid until the next is asked for.
  * @param native whether native code may be called directly: ISA-L for gzip, where it is installed, and Node's own zstd
+ * @param busy whether every core has work already, asked for each piece; then native code runs on this thread
  * @throws UnpackError LAYER_CORRUPT for malformed or truncated data and for bytes after its end; UNSUPPORTED_MEDIA_TYPE
  * where `promised`, the media type's compression, is not what the bytes are
  */
@@ -23,6 +25,7 @@ export async function* decompress(
   chunks: AsyncIterable<Buffer>,
   promised: Compression,
   native = true,
+  busy: () => boolean = never,
 ): AsyncGenerator<Buffer> {
   const input = chunks[Symbol.asyncIterator]();
   try {
@@ -40,8 +43,8 @@ export async function* decompress(
       );
     }
     const all = prepend(head, input);
-    if (found === 'gzip') yield* gunzip(all, native);
-    else if (found === 'zstd') yield* unzstd(all, native);
+    if (found === 'gzip') yield* gunzip(all, native, busy);
+    else if (found === 'zstd') yield* unzstd(all, native, busy);
     else yield* all;
   } finally {
     await input.return?.();

@@ -1,16 +1,21 @@
 import { createGunzip } from 'node:zlib';
 import { INFLATE_OPTIONS, inflating, writeWhole } from './inflating.ts';
 import { isalInflater } from './isal.ts';
-import { checkZeros, inflateMembers } from './members.ts';
+import { checkZeros, inflateMembers, never } from './members.ts';
 
 /**
  * Inflates gzip data of any number of members (RFC 1952, 2.2), as eStargz and pigz write it. Zeros may follow the last
  * member, anything else is LAYER_CORRUPT. The bytes of a piece are valid until the next is asked for.
  * @param native whether ISA-L may do it, where it is installed
+ * @param busy as for `inflateMembers`
  */
-export function gunzip(chunks: AsyncIterable<Buffer>, native: boolean): AsyncGenerator<Buffer> {
+export function gunzip(
+  chunks: AsyncIterable<Buffer>,
+  native: boolean,
+  busy: () => boolean = never,
+): AsyncGenerator<Buffer> {
   const inflater = native ? isalInflater() : undefined;
-  return inflater === undefined ? gunzipWithZlib(chunks) : inflateMembers(chunks, inflater);
+  return inflater === undefined ? gunzipWithZlib(chunks) : inflateMembers(chunks, inflater, busy);
 }
 
 function gunzipWithZlib(chunks: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {

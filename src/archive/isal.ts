@@ -53,7 +53,7 @@ function passesTest(found: Functions): boolean {
   const inflater = new IsalInflater(found);
   inflater.input(input);
   inflater.output(output);
-  const ended = inflater.runNow();
+  const ended = inflater.runHere();
   return ended && inflater.unread === 9 && output.subarray(0, output.length - inflater.room).equals(text);
 }
 
@@ -103,7 +103,7 @@ class IsalInflater implements MemberInflater {
     return this.ended(await callAsync(this.functions.inflate, this.state));
   }
 
-  runNow(): boolean {
+  runHere(): boolean {
     return this.ended(this.functions.inflate(this.state));
   }
 

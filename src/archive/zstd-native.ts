@@ -17,7 +17,7 @@ interface Functions {
   readonly create: () => Context | null;
   readonly free: (context: Context) => number;
   readonly setParameter: (context: Context, parameter: number, value: number) => number;
-  readonly decompress: AsyncFunction;
+  readonly decompress: ((context: Context, to: Buffer, from: Buffer) => number | bigint) & AsyncFunction;
   readonly errorName: (code: number) => string;
 }
 
@@ -96,14 +96,21 @@ class ZstdInflater implements MemberInflater {
   nextMember(): void {}
 
   async run(): Promise<boolean> {
-    const result = await callAsync(this.functions.decompress, this.context, this.to.bytes, this.from.bytes);
-    if (result < 0) {
-      throw new UnpackError('LAYER_CORRUPT', `the zstd data is corrupt: ${this.functions.errorName(result)}`);
-    }
-    return result === 0;
+    return this.ended(await callAsync(this.functions.decompress, this.context, this.to.bytes, this.from.bytes));
+  }
+
+  runHere(): boolean {
+    return this.ended(Number(this.functions.decompress(this.context, this.to.bytes, this.from.bytes)));
   }
 
   free(): void {
     this.functions.free(this.context);
+  }
+
+  private ended(result: number): boolean {
+    if (result < 0) {
+      throw new UnpackError('LAYER_CORRUPT', `the zstd data is corrupt: ${this.functions.errorName(result)}`);
+    }
+    return result === 0;
   }
 }

@@ -1,7 +1,7 @@
 import { constants, createZstdDecompress } from 'node:zlib';
 import { UnpackError } from '../errors.ts';
 import { INFLATE_OPTIONS, inflating, writeWhole } from './inflating.ts';
-import { inflateMembers } from './members.ts';
+import { inflateMembers, never } from './members.ts';
 import { zstdInflater } from './zstd-native.ts';
 
 /** Largest window that a frame may ask for, as log2: what zstd itself accepts without `--long`. It bounds the memory. */
@@ -11,13 +11,19 @@ const WINDOW_LOG_MAX = 27;
  * Decompresses zstd data of any number of frames, skippable ones included (RFC 8878, 3.1), as zstd:chunked and pzstd
  * write it.
  *
- * Node's own zstd is called directly where it can be. Its stream ends without a word after the first frame when more bytes follow in the same write. So the frames are
- * measured here, by their headers and block sizes alone, and every write ends where a frame ends.
+ * Node's own zstd is called directly where it can be. Its stream ends without a word after the first frame when more
+ * bytes follow in the same write. So the frames are measured here, by their headers and block sizes alone, and every write
+ * ends where a frame ends.
  * @param native whether Node's zstd may be called directly
+ * @param busy as for `inflateMembers`
  */
-export function unzstd(chunks: AsyncIterable<Buffer>, native: boolean): AsyncGenerator<Buffer> {
+export function unzstd(
+  chunks: AsyncIterable<Buffer>,
+  native: boolean,
+  busy: () => boolean = never,
+): AsyncGenerator<Buffer> {
   const inflater = native ? zstdInflater() : undefined;
-  return inflater === undefined ? unzstdWithNode(chunks) : inflateMembers(chunks, inflater);
+  return inflater === undefined ? unzstdWithNode(chunks) : inflateMembers(chunks, inflater, busy);
 }
 
 function unzstdWithNode(chunks: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {

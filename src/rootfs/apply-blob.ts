@@ -22,6 +22,8 @@ export interface BlobApplication {
   readonly limits: LayerLimits;
   /** Call native decompressors directly. */
   readonly native: boolean;
+  /** Whether every core has a layer to write: then nothing is handed to further threads. */
+  readonly busy: () => boolean;
   readonly signal: AbortSignal;
   readonly onProgress: (progress: ApplyProgress) => void;
 }
@@ -45,7 +47,7 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
   let unpacked = 0;
   let waited = 0;
   try {
-    const pieces = decompress(download, layerCompression(blob.mediaType), work.native)[Symbol.asyncIterator]();
+    const pieces = decompress(download, layerCompression(blob.mediaType), work.native, work.busy);
     try {
       for (;;) {
         const asked = performance.now();

@@ -15,6 +15,8 @@ export interface ApplyTask {
   readonly target: DiffTarget;
   readonly algorithm: DigestAlgorithm;
   readonly limits: LayerLimits;
+  /** How many layers this process is writing at the moment: one number, shared by all threads. */
+  readonly writing: Int32Array<SharedArrayBuffer>;
 }
 
 /** What an apply thread is told: a task when it has none, or to give up the one it has. */

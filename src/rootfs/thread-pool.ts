@@ -28,6 +28,8 @@ export class ApplyPool {
   readonly #threads = new Set<ApplyThread>();
   /** Those without a task, and what will end them; the one that worked last is taken first. */
   readonly #idle: { readonly thread: ApplyThread; readonly end: NodeJS.Timeout | undefined }[] = [];
+  /** Layers being written, for the threads to see whether there is a core to spare. */
+  readonly #writing = new Int32Array(new SharedArrayBuffer(4));
   #closed = false;
 
   /** @param threads layers that are written at once */
@@ -63,13 +65,15 @@ export class ApplyPool {
     return this.#slots.run(blob.size, signal, async () => {
       if (this.#closed) throw new UnpackError('SHUTTING_DOWN', 'the apply threads were ended before the layer began');
       const thread = this.#take();
+      Atomics.add(this.#writing, 0, 1);
       try {
         const lent = await source.lend(blob);
-        const task = { source: lent, blob, target, algorithm, limits, native: this.#native };
+        const task = { source: lent, blob, target, algorithm, limits, native: this.#native, writing: this.#writing };
         return await thread.run(task, { signal, onProgress });
       } catch (error) {
         throw toUnpackError(error);
       } finally {
+        Atomics.sub(this.#writing, 0, 1);
         this.#release(thread);
       }
     });

@@ -5,7 +5,7 @@ import { gzipSync } from 'node:zlib';
 import { gunzip } from '../../src/archive/gzip.ts';
 import { isalInflater } from '../../src/archive/isal.ts';
 import { UnpackError } from '../../src/errors.ts';
-import { digestOfOutput, inPieces } from '../support/stream.ts';
+import { digestOfOutput, inPieces, inTurn } from '../support/stream.ts';
 
 /** Bytes that deflate to about a third, as files do. */
 function someBytes(length: number): Buffer {
@@ -14,12 +14,14 @@ function someBytes(length: number): Buffer {
   return bytes;
 }
 
-const digest = (bytes: Buffer, cut: number, native: boolean): Promise<string> =>
-  digestOfOutput(gunzip(inPieces(bytes, cut), native));
+const digest = (bytes: Buffer, cut: number, native: boolean, busy: () => boolean): Promise<string> =>
+  digestOfOutput(gunzip(inPieces(bytes, cut), native, busy));
 
-for (const [name, native] of [
-  ['zlib', false],
-  ['ISA-L', true],
+for (const [name, native, busy] of [
+  ['zlib', false, inTurn()],
+  ['ISA-L', true, () => false],
+  ['ISA-L on this thread', true, () => true],
+  ['ISA-L on both in turn', true, inTurn()],
 ] as const) {
   describe(`gunzip with ${name}`, {
     skip: native && isalInflater() === undefined && 'libisal2 is not installed',
@@ -33,7 +35,7 @@ for (const [name, native] of [
         const members = [text.subarray(0, third), text.subarray(third, third), text.subarray(third)];
         const bytes = Buffer.concat([...members.map((part) => gzipSync(part)), Buffer.alloc(700)]);
         for (const cut of [997, 65_536, 10_000_000]) {
-          assert.equal(await digest(bytes, cut, native), expected, `${length} bytes in pieces of ${cut}`);
+          assert.equal(await digest(bytes, cut, native, busy), expected, `${length} bytes in pieces of ${cut}`);
         }
       }
     });
@@ -41,7 +43,7 @@ for (const [name, native] of [
     it('inflates a run of zeros a thousand times longer than its blob', async () => {
       const text = Buffer.alloc(50_000_000);
       const expected = createHash('sha256').update(text).digest('hex');
-      assert.equal(await digest(gzipSync(text), 65_536, native), expected);
+      assert.equal(await digest(gzipSync(text), 65_536, native, busy), expected);
     });
 
     it('refuses what is cut short, damaged or followed by something else', async () => {
@@ -57,7 +59,7 @@ for (const [name, native] of [
       ];
       for (const bytes of broken) {
         for (const cut of [1, 100_000]) {
-          await assert.rejects(digest(bytes, cut, native), (error) => {
+          await assert.rejects(digest(bytes, cut, native, busy), (error) => {
             assert.ok(error instanceof UnpackError);
             assert.equal(error.code, 'LAYER_CORRUPT');
             return true;
@@ -68,7 +70,7 @@ for (const [name, native] of [
 
     it('ends at once when nobody reads on', async () => {
       const bytes = gzipSync(someBytes(10_000_000));
-      for await (const piece of gunzip(inPieces(bytes, 65_536), native)) {
+      for await (const piece of gunzip(inPieces(bytes, 65_536), native, busy)) {
         assert.ok(piece.length > 0);
         break;
       }

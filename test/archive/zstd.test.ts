@@ -5,10 +5,10 @@ import { constants, zstdCompressSync } from 'node:zlib';
 import { unzstd } from '../../src/archive/zstd.ts';
 import { zstdInflater } from '../../src/archive/zstd-native.ts';
 import { UnpackError } from '../../src/errors.ts';
-import { digestOfOutput, inPieces } from '../support/stream.ts';
+import { digestOfOutput, inPieces, inTurn } from '../support/stream.ts';
 
-const digest = (bytes: Buffer, cut: number, native: boolean): Promise<string> =>
-  digestOfOutput(unzstd(inPieces(bytes, cut), native));
+const digest = (bytes: Buffer, cut: number, native: boolean, busy: () => boolean): Promise<string> =>
+  digestOfOutput(unzstd(inPieces(bytes, cut), native, busy));
 
 const sha256 = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex');
 const CHECKSUM = { params: { [constants.ZSTD_c_checksumFlag]: 1 } };
@@ -18,9 +18,11 @@ const skippable = (payload: Buffer): Buffer => {
   return Buffer.concat([head, payload]);
 };
 
-for (const [name, native] of [
-  ['Node’s stream', false],
-  ['Node’s zstd called directly', true],
+for (const [name, native, busy] of [
+  ['Node’s stream', false, inTurn()],
+  ['Node’s zstd called directly', true, () => false],
+  ['Node’s zstd on this thread', true, () => true],
+  ['Node’s zstd on both in turn', true, inTurn()],
 ] as const) {
   describe(`unzstd with ${name}`, { skip: native && zstdInflater() === undefined && 'Node does not offer it' }, () => {
     it('gives the same bytes however frames and pieces are cut, skippable frames among them', async () => {
@@ -35,7 +37,7 @@ for (const [name, native] of [
           skippable(Buffer.alloc(0)),
         ]);
         for (const cut of [997, 65_536, 10_000_000]) {
-          assert.equal(await digest(bytes, cut, native), sha256(text), `${length} bytes in pieces of ${cut}`);
+          assert.equal(await digest(bytes, cut, native, busy), sha256(text), `${length} bytes in pieces of ${cut}`);
         }
       }
     });
@@ -43,7 +45,7 @@ for (const [name, native] of [
     it('reads ten thousand small frames', async () => {
       const frame = zstdCompressSync(Buffer.from('a small file'));
       const bytes = Buffer.concat(Array.from({ length: 10_000 }, () => frame));
-      assert.equal(await digest(bytes, 65_536, native), sha256(Buffer.from('a small file'.repeat(10_000))));
+      assert.equal(await digest(bytes, 65_536, native, busy), sha256(Buffer.from('a small file'.repeat(10_000))));
     });
 
     it('refuses what is cut short, damaged or followed by something else', async () => {
@@ -61,7 +63,7 @@ for (const [name, native] of [
       for (const [index, bytes] of broken.entries()) {
         for (const cut of [1, 100_000]) {
           await assert.rejects(
-            digest(bytes, cut, native),
+            digest(bytes, cut, native, busy),
             (error) => error instanceof UnpackError && error.code === 'LAYER_CORRUPT',
             `case ${index} in pieces of ${cut}`,
           );
@@ -72,7 +74,7 @@ for (const [name, native] of [
     it('refuses a frame that wants more than 128 MiB for its window', async () => {
       // magic, a descriptor without sizes, a window of 2^31, one raw empty last block
       const bytes = Buffer.from('28b52ffd00a8010000', 'hex');
-      await assert.rejects(digest(bytes, 100, native), (error) => error instanceof UnpackError);
+      await assert.rejects(digest(bytes, 100, native, busy), (error) => error instanceof UnpackError);
     });
   });
 }

@@ -1,5 +1,6 @@
 import { crc32, deflateRawSync, gzipSync, zstdCompressSync } from 'node:zlib';
 import { decompress } from '../../src/archive/compression.ts';
+import { inTurn } from '../support/stream.ts';
 import { flipped } from './mutations.ts';
 import { type Outcome, refusal, show } from './outcome.ts';
 import type { Random } from './random.ts';
@@ -83,7 +84,7 @@ async function inflate(
   const parts: Buffer[] = [];
   let length = 0;
   try {
-    for await (const piece of decompress(cutting(bytes, cut), compression, native)) {
+    for await (const piece of decompress(cutting(bytes, cut), compression, native, inTurn())) {
       parts.push(Buffer.from(piece));
       length += piece.length;
       if (length > LIMITS.uncompressedBytes) break;

@@ -14,3 +14,12 @@ export async function digestOfOutput(output: AsyncIterable<Buffer>): Promise<str
   }
   return hash.digest('hex');
 }
+
+/** For `busy` of a decompressor: one piece on another thread, the next on this one. */
+export function inTurn(): () => boolean {
+  let here = false;
+  return () => {
+    here = !here;
+    return here;
+  };
+}
