@@ -56,7 +56,7 @@ export function sparseMapOfHeader(fields: Buffer, slots: number): SparseExtent[]
   const numbers: (bigint | undefined)[] = [];
   for (let i = 0; i < slots && fields[i * 24] !== 0; i++) {
     for (const at of [i * 24, i * 24 + 12]) {
-      const value = parseNumeric(fields.subarray(at, at + 12));
+      const value = parseNumeric(fields, at, at + 12);
       numbers.push(value === undefined ? undefined : BigInt(value));
     }
   }

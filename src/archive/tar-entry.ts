@@ -60,7 +60,8 @@ export function entryOf(
   const { records, sparse, offset } = about;
   const attributes = records === undefined ? undefined : paxXattrs(records);
   const size = type === 'file' ? sizeOf(header, corrupt) : 0;
-  const { atime, mtime } = header;
+  const { atime } = header;
+  const mtime = boundTime(header.mtime);
   return {
     type,
     name: header.name,
@@ -69,8 +70,8 @@ export function entryOf(
     uid: toUint32(header.uid),
     gid: toUint32(header.gid),
     size,
-    mtime: boundTime(mtime),
-    atime: atime === undefined || isEarlier(atime, mtime) ? boundTime(mtime) : boundTime(atime),
+    mtime,
+    atime: atime === undefined || isEarlier(atime, header.mtime) ? mtime : boundTime(atime),
     devMajor: Number(header.devMajor),
     devMinor: Number(header.devMinor),
     xattrs: attributes?.xattrs,

@@ -27,36 +27,57 @@ export interface WideTime {
   readonly nanoseconds: number;
 }
 
-/** The bytes of a field up to its first NUL, as a copy that outlives the chunk. */
-export function textField(field: Buffer): Buffer {
-  const end = field.indexOf(0);
-  return Buffer.from(end < 0 ? field : field.subarray(0, end));
+const NOTHING = Buffer.alloc(0);
+
+/** The bytes from `from` up to `to`, or to the first NUL, as a copy that outlives the chunk. */
+export function textField(block: Buffer, from = 0, to = block.length): Buffer {
+  let end = from;
+  while (end < to && block[end] !== 0) end++;
+  return end === from ? NOTHING : Buffer.from(block.subarray(from, end));
 }
 
 /** Which format a block is, by checksum and magic; `undefined`: the checksum is wrong. */
 function formatOf(block: Buffer): TarFormat | undefined {
-  const expected = parseOctal(block.subarray(148, 156));
+  const expected = parseOctal(block, 148, 156);
   if (expected === undefined) return undefined;
-  let unsigned = 8 * 0x20;
-  let high = 0;
-  for (let i = 0; i < BLOCK; i++) {
-    if (i === 148) i = 156; // the checksum itself counts as spaces
-    const byte = block[i] ?? 0;
-    unsigned += byte;
-    high += byte >> 7;
+  // the checksum itself counts as spaces
+  const unsigned = sumOf(block, 0, 148) + 8 * 0x20 + sumOf(block, 156, BLOCK);
+  if (unsigned !== expected && unsigned - 256 * highBytes(block) !== expected) return undefined;
+  if (!hasAt(block, 257, USTAR)) return 'v7';
+  if (block[262] === 0) return hasAt(block, 508, STAR_END) ? 'star' : 'ustar';
+  return hasAt(block, 262, GNU_END) ? 'gnu' : 'v7';
+}
+
+const USTAR = Buffer.from('ustar');
+const STAR_END = Buffer.from('tar\0');
+const GNU_END = Buffer.from('  \0');
+
+function hasAt(block: Buffer, at: number, text: Buffer): boolean {
+  for (let i = 0; i < text.length; i++) if (block[at + i] !== text[i]) return false;
+  return true;
+}
+
+/** The sum of bytes, four at a time: both bounds are multiples of four. */
+function sumOf(block: Buffer, from: number, to: number): number {
+  let sum = 0;
+  for (let i = from; i < to; i += 4) {
+    sum += (block[i] ?? 0) + (block[i + 1] ?? 0) + (block[i + 2] ?? 0) + (block[i + 3] ?? 0);
   }
-  // some old tars summed signed bytes
-  if (unsigned !== expected && unsigned - 256 * high !== expected) return undefined;
-  const magic = block.toString('latin1', 257, 263);
-  if (magic === 'ustar\0') return block.toString('latin1', 508, 512) === 'tar\0' ? 'star' : 'ustar';
-  return magic === 'ustar ' && block.toString('latin1', 263, 265) === ' \0' ? 'gnu' : 'v7';
+  return sum;
+}
+
+/** Bytes with the high bit, outside of the checksum: some old tars summed signed bytes. */
+function highBytes(block: Buffer): number {
+  let count = 0;
+  for (let i = 0; i < BLOCK; i++) if (i < 148 || i >= 156) count += (block[i] ?? 0) >> 7;
+  return count;
 }
 
 /** @returns what is wrong, as a phrase, where the block is no header */
 export function parseTarHeader(block: Buffer): TarHeader | string {
   const format = formatOf(block);
   if (format === undefined) return 'a header with a wrong checksum';
-  const numbers = (from: number, to: number): bigint | number | undefined => parseNumeric(block.subarray(from, to));
+  const numbers = (from: number, to: number): bigint | number | undefined => parseNumeric(block, from, to);
   const mode = numbers(100, 108);
   const uid = numbers(108, 116);
   const gid = numbers(116, 124);
@@ -76,13 +97,13 @@ export function parseTarHeader(block: Buffer): TarHeader | string {
   ) {
     return 'a header with a malformed number';
   }
-  let name = textField(block.subarray(0, 100));
+  let name = textField(block, 0, 100);
   let prefix: Buffer | undefined;
   let atime: WideTime | undefined;
   if (format === 'ustar') {
-    prefix = textField(block.subarray(345, 500));
+    prefix = textField(block, 345, 500);
   } else if (format === 'star') {
-    prefix = textField(block.subarray(345, 476));
+    prefix = textField(block, 345, 476);
     const seconds = numbers(476, 488);
     if (seconds === undefined || numbers(488, 500) === undefined) return 'a header with a malformed time';
     atime = { seconds, nanoseconds: 0 };
@@ -91,7 +112,7 @@ export function parseTarHeader(block: Buffer): TarHeader | string {
     const changed = block[357] === 0 ? null : numbers(357, 369);
     if (accessed === undefined || changed === undefined) {
       // archives of Go before 1.8 have a ustar prefix where GNU has times (golang.org/issue/12594)
-      const text = textField(block.subarray(345, 500));
+      const text = textField(block, 345, 500);
       if (text.every((byte) => byte < 0x80)) prefix = text;
     } else if (accessed !== null) {
       atime = { seconds: accessed, nanoseconds: 0 };
@@ -102,7 +123,7 @@ export function parseTarHeader(block: Buffer): TarHeader | string {
     format,
     typeFlag: block[156] ?? 0,
     name,
-    linkName: textField(block.subarray(157, 257)),
+    linkName: textField(block, 157, 257),
     size,
     mode,
     uid,

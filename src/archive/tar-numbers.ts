@@ -6,10 +6,13 @@
 const MAX_INT64 = 2n ** 63n - 1n;
 const MIN_INT64 = -(2n ** 63n);
 
-/** An octal field, or a base-256 one when its first bit is set (GNU; two's complement, negative numbers too). */
-export function parseNumeric(field: Buffer): bigint | number | undefined {
-  const first = field[0] ?? 0;
-  return (first & 0x80) === 0 ? parseOctal(field) : parseBase256(field, first);
+/**
+ * An octal field, or a base-256 one when its first bit is set (GNU; two's complement, negative numbers too). The field is
+ * what `block` holds from `from` up to `to`: a header has nine of them, and a view of each would cost more than reading it.
+ */
+export function parseNumeric(block: Buffer, from: number, to: number): bigint | number | undefined {
+  const first = block[from] ?? 0;
+  return (first & 0x80) === 0 ? parseOctal(block, from, to) : parseBase256(block.subarray(from, to), first);
 }
 
 function parseBase256(field: Buffer, first: number): bigint | undefined {
@@ -26,15 +29,15 @@ function parseBase256(field: Buffer, first: number): bigint | undefined {
 
 const isPadding = (byte: number | undefined): boolean => byte === 0x20 || byte === 0;
 
-/** Octal digits between spaces and NULs; an empty field is 0. */
-export function parseOctal(field: Buffer): number | bigint | undefined {
-  let start = 0;
-  let end = field.length;
-  while (start < end && isPadding(field[start])) start++;
-  while (end > start && isPadding(field[end - 1])) end--;
+/** Octal digits between spaces and NULs, in `block` from `from` up to `to`; an empty field is 0. */
+export function parseOctal(block: Buffer, from: number, to: number): number | undefined {
+  let start = from;
+  let end = to;
+  while (start < end && isPadding(block[start])) start++;
+  while (end > start && isPadding(block[end - 1])) end--;
   let value = 0;
   for (let i = start; i < end; i++) {
-    const byte = field[i] ?? 0;
+    const byte = block[i] ?? 0;
     if (byte === 0) return i === start ? undefined : value; // a C string ends at its first NUL
     if (byte < 0x30 || byte > 0x37) return undefined;
     value = value * 8 + (byte - 0x30);

@@ -228,7 +228,7 @@ export class TarReader {
     }
     if (oldSparse) {
       if (header.format !== 'gnu') throw this.corrupt('a sparse file of an unknown format', header.name);
-      const size = parseNumeric(block.subarray(483, 495));
+      const size = parseNumeric(block, 483, 495);
       if (size === undefined) throw this.corrupt('a malformed size of a sparse file', header.name);
       header.size = size;
     }

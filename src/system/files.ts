@@ -154,12 +154,15 @@ export interface Timespec {
 }
 
 const times = Buffer.alloc(32);
-const timeFields = new BigInt64Array(times.buffer, times.byteOffset, 4);
+/** Low and high halves of four 64-bit numbers; in halves, since a bigint for each would cost more than the system call's way. */
+const timeHalves = new Int32Array(times.buffer, times.byteOffset, 8);
 function fillTimes(atime: Timespec, mtime: Timespec): Buffer {
-  timeFields[0] = BigInt(atime.seconds);
-  timeFields[1] = BigInt(atime.nanoseconds);
-  timeFields[2] = BigInt(mtime.seconds);
-  timeFields[3] = BigInt(mtime.nanoseconds);
+  timeHalves[0] = atime.seconds;
+  timeHalves[1] = Math.floor(atime.seconds / 2 ** 32);
+  timeHalves[2] = atime.nanoseconds;
+  timeHalves[4] = mtime.seconds;
+  timeHalves[5] = Math.floor(mtime.seconds / 2 ** 32);
+  timeHalves[6] = mtime.nanoseconds;
   return times;
 }
 
