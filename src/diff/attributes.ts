@@ -27,18 +27,26 @@ export interface AttributeRules {
   readonly warnings: Warnings;
 }
 
+/** Which attributes something new has already as its entry says them. */
+export interface Has {
+  readonly owner: boolean;
+  readonly mode: boolean;
+}
+
+export const HAS_NOTHING: Has = { owner: false, mode: false };
+
 /**
  * Owner, extended attributes, mode and times of a regular file, in this order: changing the owner clears setuid and file
  * capabilities.
  */
-export function setFileAttributes(fd: number, entry: TarEntry, rules: AttributeRules): void {
+export function setFileAttributes(fd: number, entry: TarEntry, rules: AttributeRules, has: Has): void {
   const { squash } = rules;
-  if (squash === undefined) chownFd(fd, entry.uid, entry.gid);
-  else squash.owner(entry);
+  if (squash !== undefined) squash.owner(entry);
+  else if (!has.owner) chownFd(fd, entry.uid, entry.gid);
   if (entry.xattrs !== undefined) {
     setXattrs(entry, rules, true, (key, value) => setXattrFd(fd, key, value));
   }
-  chmodFd(fd, squash === undefined ? entry.mode : squash.mode(entry, 'file'));
+  if (!has.mode) chmodFd(fd, squash === undefined ? entry.mode : squash.mode(entry, 'file'));
   utimensFd(fd, entry.atime, entry.mtime);
 }
 
@@ -52,17 +60,18 @@ export function setNodeAttributes(
   entry: TarEntry,
   kind: 'file' | 'link' | 'directory' | 'special',
   rules: AttributeRules,
+  has: Has,
 ): void {
   const { squash } = rules;
-  if (squash === undefined) chownAt(parent, name, entry.uid, entry.gid);
-  else squash.owner(entry);
+  if (squash !== undefined) squash.owner(entry);
+  else if (!has.owner) chownAt(parent, name, entry.uid, entry.gid);
   if (entry.xattrs !== undefined) {
     const carriesUser = kind === 'file' || kind === 'directory';
     // an attribute is set by who may write the file, and this one has its mode from the entry that it is a link to
     if (squash !== undefined && kind === 'file') chmodAt(parent, name, entry.mode | 0o600);
     setXattrs(entry, rules, carriesUser, (key, value) => setXattrAt(parent, name, key, value));
   }
-  if (kind !== 'link') {
+  if (kind !== 'link' && !has.mode) {
     const mode = squash === undefined ? entry.mode : squash.mode(entry, kind);
     chmodAt(parent, name, squash !== undefined && kind === 'directory' ? squash.directory(parent, name, mode) : mode);
   }

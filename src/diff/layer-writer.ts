@@ -23,12 +23,13 @@ import {
   symlinkAt,
   utimensAt,
 } from '../system/files.ts';
-import { type AttributeRules, setFileAttributes, setNodeAttributes } from './attributes.ts';
+import { type AttributeRules, HAS_NOTHING, type Has, setFileAttributes, setNodeAttributes } from './attributes.ts';
 import { type DirectoryMode, OWNER_RIGHTS } from './directory-modes.ts';
 import { type DirectoryTime, DirectoryTimes } from './directory-times.ts';
 import { entryError } from './entry-error.ts';
 import { hardLinkTarget } from './hard-link-target.ts';
 import { ImpliedDirectories, type ImpliedDirectory } from './implied-directories.ts';
+import { NewNodes } from './new-nodes.ts';
 import { cleanPath, splitPath } from './paths.ts';
 import { Remembered } from './remembered.ts';
 import { leadsNowhere, type Place, Root } from './root.ts';
@@ -61,8 +62,11 @@ export class LayerWriter implements EntrySink, Disposable {
   /** What the entry's directory is called without links, where deletions need to know it. */
   private realParent = '';
 
-  /** The file that is being written; -1 while its content is passed over. */
+  private readonly newNodes: NewNodes;
+
+  /** The file that is being written, and its directory; -1 while its content is passed over. */
   private file = -1;
+  private fileParent = -1;
   private current: TarEntry | undefined;
 
   constructor(target: DiffTarget, options: { useOpenat2?: boolean; rememberedBytes?: number } = {}) {
@@ -80,6 +84,7 @@ export class LayerWriter implements EntrySink, Disposable {
       forbidden: target.opaqueXattr.startsWith('user.') ? ['trusted.', 'user.overlay.'] : ['trusted.'],
       warnings: this.warnings,
     };
+    this.newNodes = new NewNodes(this.root);
     this.implied = new ImpliedDirectories(target, this.whiteouts, this.squash, remembered);
   }
 
@@ -103,7 +108,7 @@ export class LayerWriter implements EntrySink, Disposable {
     this.guard(() => {
       try {
         if (current.sparse) ftruncateSync(file, current.size);
-        setFileAttributes(file, current, this.rules);
+        setFileAttributes(file, current, this.rules, this.has(this.fileParent, current));
       } finally {
         this.closeFile();
       }
@@ -200,6 +205,7 @@ export class LayerWriter implements EntrySink, Disposable {
             (entry.mode & 0o777) | (this.ownRights & 0o600),
           ),
         );
+        this.fileParent = parent;
         return;
       case 'directory':
         this.directory(parent, cName, entry);
@@ -207,7 +213,7 @@ export class LayerWriter implements EntrySink, Disposable {
         return;
       case 'symlink':
         this.create(parent, cName, () => symlinkAt(cString(entry.linkName), parent, cName));
-        setNodeAttributes(parent, cName, entry, 'link', this.rules);
+        setNodeAttributes(parent, cName, entry, 'link', this.rules, this.has(parent, entry));
         return;
       case 'hardlink':
         this.hardLink(parent, cName, entry);
@@ -233,6 +239,7 @@ export class LayerWriter implements EntrySink, Disposable {
       mkdirAt(parent, name, (entry.mode & 0o777) | this.ownRights);
       if (this.implied.deletes(this.root, parent, name)) this.whiteouts.deletedDirectory(parent, name);
     };
+    let has = this.has(parent, entry);
     try {
       make();
     } catch (error) {
@@ -241,12 +248,14 @@ export class LayerWriter implements EntrySink, Disposable {
       if (status !== undefined && (status.mode & S_IFMT) === S_IFDIR) {
         // merged: what is inside stays, the attributes are the entry's
         this.implied.named(status.inode);
+        has = HAS_NOTHING;
       } else {
         this.removeAll(parent, name);
         make();
       }
     }
-    setNodeAttributes(parent, name, entry, 'directory', this.rules);
+    setNodeAttributes(parent, name, entry, 'directory', this.rules, has);
+    if (has === HAS_NOTHING) this.newNodes.directoryChanged();
   }
 
   private hardLink(parent: number, name: Buffer, entry: TarEntry): void {
@@ -274,7 +283,7 @@ export class LayerWriter implements EntrySink, Disposable {
     const status = statAt(parent, name);
     const type = (status?.mode ?? S_IFREG) & S_IFMT;
     const kind = type === S_IFLNK ? 'link' : type === S_IFREG ? 'file' : 'special';
-    setNodeAttributes(parent, name, entry, kind, this.rules);
+    setNodeAttributes(parent, name, entry, kind, this.rules, HAS_NOTHING);
   }
 
   private device(parent: number, name: Buffer, entry: TarEntry): void {
@@ -290,7 +299,7 @@ export class LayerWriter implements EntrySink, Disposable {
       return;
     }
     this.create(parent, name, () => mknodAt(parent, name, type | entry.mode, device));
-    setNodeAttributes(parent, name, entry, 'special', this.rules);
+    setNodeAttributes(parent, name, entry, 'special', this.rules, HAS_NOTHING);
   }
 
   /** What the layers below have of that name is hidden all the same. */
@@ -298,6 +307,11 @@ export class LayerWriter implements EntrySink, Disposable {
     this.removeAll(parent, name);
     this.whiteouts.delete(parent, this.realParent, name.subarray(0, -1), entry);
     this.squash?.device(parent, name, entry);
+  }
+
+  /** What something new in `parent` has already. */
+  private has(parent: number, entry: TarEntry): Has {
+    return this.squash === undefined ? this.newNodes.has(parent, entry) : HAS_NOTHING;
   }
 
   /** Removes what is in the way, and forgets directories that went with it. */

@@ -76,6 +76,8 @@ export class Root {
   private readonly lingering: number[] = [];
   private readonly useOpenat2: boolean;
   private real: string | undefined;
+  /** How often descriptors were dropped: as long as this stays, one that was given out stands for the same directory. */
+  drops = 0;
 
   /** @param path an absolute path; links in it are followed here, and only here */
   constructor(path: string, options: { useOpenat2?: boolean } = {}) {
@@ -91,6 +93,7 @@ export class Root {
 
   /** Drops what was learned about paths. */
   private forget(): void {
+    this.drops++;
     this.lastPath = undefined;
     this.lingering.push(...this.cache.values());
     this.cache.clear();

@@ -244,6 +244,13 @@ export function setXattrAt(dir: number, name: Buffer, key: Buffer, value: Uint8A
   check(c.lsetxattr(path, key, value, value.length, 0), 'lsetxattr', key);
 }
 
+/** Whether something a path-only descriptor stands for has an extended attribute; also where that cannot be told. */
+export function hasXattrOfPathFd(fd: number, name: Buffer): boolean {
+  if (c.getxattr(descriptorPath(fd), name, null, 0) >= 0) return true;
+  const { code } = systemError('getxattr');
+  return code !== 'ENODATA' && code !== 'ENOTSUP' && code !== 'EOPNOTSUPP';
+}
+
 /** Every extended attribute of whatever a path-only descriptor stands for. */
 export function xattrsOfPathFd(fd: number): Map<string, Buffer> {
   const path = descriptorPath(fd);

@@ -52,9 +52,16 @@ async function callsAnEntry(member: (index: number) => Member, first: readonly M
 }
 
 const KINDS: readonly [string, number, (index: number) => Member, string][] = [
-  ['a small file', 6, (index) => file(`srv/file-${index}`, 'some text'), 'open, write, owner, mode, times, close'],
-  ['an empty file', 5, (index) => file(`srv/file-${index}`), 'open, owner, mode, times, close'],
-  ['a symbolic link', 3, (index) => symlink(`srv/link-${index}`, 'target'), 'symlink, owner, times'],
+  ['a small file', 4, (index) => file(`srv/file-${index}`, 'some text'), 'open, write, times, close'],
+  ['an empty file', 3, (index) => file(`srv/file-${index}`), 'open, times, close'],
+  [
+    'a file of another owner that its group may write',
+    5,
+    (index) => file(`srv/file-${index}`, '', { uid: 1000, gid: 1000, mode: 0o664 }),
+    'open, owner, mode, times, close',
+  ],
+  ['a symbolic link', 2, (index) => symlink(`srv/link-${index}`, 'target'), 'symlink, times'],
+  ['a directory', 3, (index) => directory(`srv/directory-${index}`), 'make, look, times'],
   // containerd too gives the file that is linked the owner, mode and times of the link's entry
   [
     'a hard link',
