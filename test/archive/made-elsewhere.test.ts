@@ -1,0 +1,114 @@
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { describe, it } from 'node:test';
+import { decompress } from '../../src/archive/compression.ts';
+import { UnpackError } from '../../src/errors.ts';
+import type { Compression } from '../../src/oci/media-type.ts';
+import { applyTar } from '../support/apply.ts';
+import { Sandbox } from '../support/sandbox.ts';
+import { digestOfOutput, inPieces } from '../support/stream.ts';
+import { readTree } from '../support/tree.ts';
+
+/** By Node's streams, or by native code called directly. */
+const WAYS = [false, true];
+
+/** Bytes from one cut or wrong bit to the next; streams.test.ts has smaller blobs, and every byte of those. */
+const STEP = 5;
+
+/** What the writers say of their blobs: see blobs/README.md. */
+const BLOBS = {
+  'estargz.tar.gz': {
+    compression: 'gzip',
+    diffId: '6d7de8929222c40b6eb978a4ae98c301fd9d4418b7d711f7e55e8a6fd96a47f0',
+    mtime: 1_600_000_000_123_456_789n,
+    added: ['.prefetch.landmark', 'stargz.index.json'],
+    deleted: ['dir/gone'],
+  },
+  'zstd-chunked.tar.zst': {
+    compression: 'zstd',
+    diffId: '54ad29b065c1e9e9ff3201d6fe1ef8cb67f595ff165c0ab1ded6f1b6320baebb',
+    mtime: 1_600_000_000_000_000_000n, // buildah writes whole seconds
+    added: [],
+    deleted: ['dir-gone', 'dir/gone'],
+  },
+} as const;
+
+async function inflate(blob: Buffer, compression: Compression, native: boolean): Promise<Buffer> {
+  const pieces: Buffer[] = [];
+  for await (const piece of decompress(inPieces(blob, blob.length), compression, native)) {
+    pieces.push(Buffer.from(piece));
+  }
+  return Buffer.concat(pieces);
+}
+
+/** What a damaged blob inflates to; `undefined` where it is refused. */
+async function ifTaken(blob: Buffer, compression: Compression, native: boolean): Promise<Buffer | undefined> {
+  try {
+    return await inflate(blob, compression, native);
+  } catch (error) {
+    assert.ok(error instanceof UnpackError, String(error));
+    assert.ok(['LAYER_CORRUPT', 'UNSUPPORTED_MEDIA_TYPE'].includes(error.code), error.code);
+    return undefined;
+  }
+}
+
+for (const [name, { compression, diffId, mtime, added, deleted }] of Object.entries(BLOBS)) {
+  describe(name, () => {
+    const blob = readFileSync(new URL(`blobs/${name}`, import.meta.url));
+
+    it('is inflated whole, in pieces of any size', async () => {
+      for (const native of WAYS) {
+        for (const cut of [1, 7, 511, 4096, blob.length]) {
+          const digest = await digestOfOutput(decompress(inPieces(blob, cut), compression, native));
+          assert.equal(digest, diffId, `native ${native}, in pieces of ${cut}`);
+        }
+      }
+    });
+
+    it('becomes the files that went into it', async () => {
+      using box = new Sandbox();
+      applyTar(await inflate(blob, compression, true), { root: box.roots[0], whiteouts: 'overlay' });
+      const tree = readTree(box.roots[0]);
+      const paths = [
+        'dir',
+        'dir/small',
+        'dir/sub',
+        'dir/sub/zeros',
+        'empty',
+        'large',
+        'link',
+        'null',
+        'pipe',
+        'second',
+      ];
+      const fresh = compression === 'gzip' ? ['fresh'] : [];
+      assert.deepEqual(Object.keys(tree).sort(), [...paths, ...fresh, ...added, ...deleted].sort());
+      assert.equal(tree.large?.size, 25_992);
+      assert.deepEqual(tree.large?.xattrs, { 'user.note': 'yes' });
+      assert.equal(tree.large?.mtime, mtime);
+      assert.equal(tree['dir/sub']?.owner, '1000:1001');
+      assert.equal(tree['dir/small']?.mode, '4755');
+    });
+
+    it('is refused wherever it is cut, but between members or frames, where its size and digest tell', async () => {
+      const whole = await inflate(blob, compression, true);
+      for (let end = 1; end < blob.length; end += STEP) {
+        const [one, other] = await Promise.all(
+          WAYS.map((native) => ifTaken(blob.subarray(0, end), compression, native)),
+        );
+        assert.ok(one?.equals(whole.subarray(0, one.length)) ?? true, `cut at ${end}`);
+        assert.equal(one?.length, other?.length, `cut at ${end}`);
+      }
+    });
+
+    it('is refused, or read as it was, whichever byte has a wrong bit', async () => {
+      const whole = await inflate(blob, compression, true);
+      for (let at = 0; at < blob.length; at += STEP) {
+        const damaged = Buffer.from(blob);
+        damaged[at] = (blob[at] ?? 0) ^ (1 << (at % 8));
+        const results = await Promise.all(WAYS.map((native) => ifTaken(damaged, compression, native)));
+        for (const result of results) assert.ok(result?.equals(whole) ?? true, `a wrong bit in byte ${at}`);
+      }
+    });
+  });
+}
