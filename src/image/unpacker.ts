@@ -5,6 +5,7 @@ import { applyLayers, type LayerObserver } from '../rootfs/apply-layers.ts';
 import { ChainLocks } from '../rootfs/chain-locks.ts';
 import { StoreSync } from '../rootfs/durability.ts';
 import { ApplyPool } from '../rootfs/thread-pool.ts';
+import { snapshotsDirectory } from '../snapshots/directories.ts';
 import type { Snapshotter } from '../snapshots/snapshotter.ts';
 import type { SourceSpec } from '../source/blob-source.ts';
 import { DocumentCache } from '../source/document-cache.ts';
@@ -33,7 +34,7 @@ export function createUnpacker(options: UnpackerOptions): Unpacker {
   const { snapshotter, limits } = options;
   const pool = new ApplyPool(options.threads, options);
   const locks = new ChainLocks(snapshotter.root);
-  const storeSync = new StoreSync(snapshotter.root);
+  const storeSync = new StoreSync(snapshotsDirectory(snapshotter.root));
   const sources = new OpenSources();
   const cache = new DocumentCache();
 
@@ -57,7 +58,7 @@ export function createUnpacker(options: UnpackerOptions): Unpacker {
         log: call.log,
         observer: observe(state, warnings, now, call.log),
         ...(call.labels === undefined ? {} : { labels: call.labels }),
-        ...(options.durable ? { sync: () => storeSync.sync() } : {}),
+        ...(options.durable ? { watch: () => storeSync.watch() } : {}),
       });
       unpacked.push({ ...state, warnings });
     }
@@ -69,6 +70,7 @@ export function createUnpacker(options: UnpackerOptions): Unpacker {
     async close() {
       sources.close();
       await pool.close();
+      storeSync[Symbol.dispose]();
     },
   };
 }

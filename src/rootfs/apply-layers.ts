@@ -23,8 +23,8 @@ export interface ApplyLayersOptions {
   readonly signal?: AbortSignal | undefined;
   readonly observer?: LayerObserver;
   readonly log?: Log | undefined;
-  /** Makes what was written durable; called before each commit. */
-  readonly sync?: () => Promise<void>;
+  /** Called before a layer is written; what it returns makes durable what was written since, and is called before the commit. */
+  readonly watch?: () => () => Promise<void>;
 }
 
 /** Told how each layer fares, by its position, bottom-most 0. */
@@ -175,6 +175,7 @@ class Chain {
   /** @returns whether this call committed the layer; `false`: another did in the meantime */
   private async extract(index: number, extraction: Extraction, signal: AbortSignal | undefined): Promise<boolean> {
     const { below, mounts } = extraction;
+    const sync = this.options.watch?.();
     // each side can be stopped without the other
     const own = new AbortController();
     const lower = new AbortController();
@@ -197,7 +198,7 @@ class Chain {
     const [diff] = await Promise.all([applying, parentReady]);
     if (failures.length > 0 || diff === undefined) throw failures[0];
     if (below === 'later') await this.settle(index, mounts, diff);
-    return this.commit(index, extraction);
+    return this.commit(index, extraction, sync);
   }
 
   private async apply(
@@ -246,8 +247,12 @@ class Chain {
     }
   }
 
-  private async commit(index: number, { key, below }: Extraction): Promise<boolean> {
-    const { observer, sync, labels } = this.options;
+  private async commit(
+    index: number,
+    { key, below }: Extraction,
+    sync: (() => Promise<void>) | undefined,
+  ): Promise<boolean> {
+    const { observer, labels } = this.options;
     const chainId = this.id(index);
     observer?.phase(index, 'committing');
     await sync?.();

@@ -16,6 +16,9 @@ import { tryLock } from '../system/files.ts';
 import type { OnRollback } from './database.ts';
 import { hasVanished, removeTree, syncDirectory } from './tree.ts';
 
+/** Where the directories of a store at `root` lie. */
+export const snapshotsDirectory = (root: string): string => join(root, 'snapshots');
+
 /** A directory that is being filled and that no snapshot owns yet. */
 export interface Staged {
   readonly path: string;
@@ -53,9 +56,8 @@ export class SnapshotDirectories {
   readonly #deletions = new Set<Promise<void>>();
   readonly #stopDeleting = new AbortController();
 
-  /** `parent`: ROOT/snapshots. */
-  constructor(parent: string) {
-    this.#parent = parent;
+  constructor(root: string) {
+    this.#parent = snapshotsDirectory(root);
   }
 
   path(id: number): string {

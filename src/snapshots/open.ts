@@ -5,7 +5,7 @@ import { fileSystemFacts, overlayKnowsIndex } from '../system/filesystem.ts';
 import { privileges } from '../system/privileges.ts';
 import { requireExactCopier } from './copy-tree.ts';
 import { LOCK_TIMEOUT } from './database.ts';
-import { SnapshotDirectories } from './directories.ts';
+import { SnapshotDirectories, snapshotsDirectory } from './directories.ts';
 import type { Layout } from './layout.ts';
 import { Metadata } from './metadata.ts';
 import { nativeLayout } from './native.ts';
@@ -34,7 +34,7 @@ export interface StoreOptions {
  */
 export async function openSnapshotter(options: StoreOptions): Promise<Snapshotter> {
   const root = resolve(options.root);
-  const parent = join(root, 'snapshots');
+  const parent = snapshotsDirectory(root);
   // mount(8) and overlayfs take these apart, and not every program that reads a mount's options knows how to quote them
   const awkward = /[:,\\"\n]/.exec(root);
   if (awkward !== null)
@@ -44,7 +44,7 @@ export async function openSnapshotter(options: StoreOptions): Promise<Snapshotte
   await makeDirectories(parent).catch((error: unknown) => {
     throw refused(root, reason(error), error);
   });
-  const directories = new SnapshotDirectories(parent);
+  const directories = new SnapshotDirectories(root);
   let metadata: Metadata | undefined;
   try {
     const { type, ownership } = options;

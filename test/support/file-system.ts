@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, truncateSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { scratch } from './scratch.ts';
 
 /** A file system of the test's own, mounted until the scope ends. */
@@ -31,6 +31,27 @@ export function ext4(options: readonly string[] = [], bytes = 64 * MIB): Disk {
     truncateSync(image, bytes);
     run('mkfs.ext4', '-q', '-F', '-b', '4096', '-m', '0', ...options, image);
     run('mount', '-o', 'loop', image, path);
+  });
+}
+
+/**
+ * ext4 of 64 MiB on a disk that holds no more than `bytes`: what is written goes into the page cache, and the kernel finds
+ * out later that it cannot be kept.
+ */
+export function brittleExt4(bytes = 24 * MIB): Disk {
+  return mounted((path, image) => {
+    const below = join(dirname(image), 'below');
+    mkdirSync(below);
+    run('mount', '-t', 'tmpfs', '-o', `size=${bytes}`, 'tmpfs', below);
+    try {
+      const inside = join(below, 'image');
+      writeFileSync(inside, '');
+      truncateSync(inside, 64 * MIB);
+      run('mkfs.ext4', '-q', '-F', '-b', '4096', '-m', '0', '-E', 'nodiscard', inside);
+      run('mount', '-o', 'loop', inside, path);
+    } finally {
+      run('umount', '--lazy', below); // it stays as long as the image is in use
+    }
   });
 }
 
