@@ -1,9 +1,11 @@
 import type { LayerLimits } from '../archive/limits.ts';
+import { type FailureCode, toUnpackError } from '../errors.ts';
 import { chainIds } from '../oci/chain-id.ts';
 import { formatPlatform } from '../oci/platform.ts';
 import { applyLayers, type LayerObserver } from '../rootfs/apply-layers.ts';
 import { ChainLocks } from '../rootfs/chain-locks.ts';
 import { StoreSync } from '../rootfs/durability.ts';
+import { removeOrphans } from '../rootfs/orphans.ts';
 import { ApplyPool } from '../rootfs/thread-pool.ts';
 import { snapshotsDirectory } from '../snapshots/directories.ts';
 import type { Snapshotter } from '../snapshots/snapshotter.ts';
@@ -29,6 +31,8 @@ export interface UnpackerOptions {
   readonly resident?: boolean;
 }
 
+const STORE_FAILURES = new Set<FailureCode>(['STORE_FULL', 'STORE_FAILED']);
+
 /** The whole way from a request to committed snapshots: resolve, apply what is missing, commit. */
 export function createUnpacker(options: UnpackerOptions): Unpacker {
   const { snapshotter, limits } = options;
@@ -38,7 +42,31 @@ export function createUnpacker(options: UnpackerOptions): Unpacker {
   const sources = new OpenSources();
   const cache = new DocumentCache();
 
+  /** A call failed for the store's sake: what it left there may be such as could not be removed then. */
+  let untidy = false;
+
   async function unpack(spec: SourceSpec, request: ImageRequest, call: UnpackOptions = {}): Promise<UnpackedImage[]> {
+    try {
+      if (untidy) await tidyUp(call.log);
+      return await unpackImages(spec, request, call);
+    } catch (error) {
+      if (STORE_FAILURES.has(toUnpackError(error).code)) untidy = true;
+      throw error;
+    }
+  }
+
+  /** Gives back the space that a failed layer may still take, before the next attempt needs it. */
+  async function tidyUp(log: UnpackOptions['log']): Promise<void> {
+    untidy = false;
+    try {
+      await removeOrphans(snapshotter, log);
+    } catch (error) {
+      untidy = true;
+      log?.('warn', `what a failed job has left in the store cannot be removed yet: ${toUnpackError(error).message}`);
+    }
+  }
+
+  async function unpackImages(spec: SourceSpec, request: ImageRequest, call: UnpackOptions): Promise<UnpackedImage[]> {
     const source = sources.get(spec);
     const began = performance.now();
     const images = await resolveImages(source, request, { signal: call.signal, cache });

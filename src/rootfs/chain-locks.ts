@@ -1,8 +1,10 @@
 import { mkdir } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { errnoOf } from '../errno.ts';
 import { abortError, throwIfAborted } from '../errors.ts';
 import type { ChainId } from '../oci/digest.ts';
+import { storeGone } from '../snapshots/errors.ts';
 import { AT_FDCWD, close, cString, O, openAt, statAt, statFd, tryLock, unlinkAt } from '../system/files.ts';
 
 /** Milliseconds between two tries; the longer a layer has been waited for, the less often. */
@@ -41,7 +43,11 @@ export class ChainLocks {
 
   /** The lock, or `undefined` while another has it. */
   async tryAcquire(chainId: ChainId): Promise<Disposable | undefined> {
-    await mkdir(this.directory, { recursive: true, mode: 0o700 });
+    await mkdir(this.directory, { mode: 0o700 }).catch((error: unknown) => {
+      const errno = errnoOf(error);
+      if (errno === 'ENOENT') throw storeGone(dirname(this.directory), error);
+      if (errno !== 'EEXIST') throw error;
+    });
     const path = cString(join(this.directory, chainId.replace(':', '-')));
     const fd = openAt(AT_FDCWD, path, O.RDWR | O.CREAT | O.NOFOLLOW, 0o600);
     try {
@@ -49,8 +55,13 @@ export class ChainLocks {
       if (tryLock(fd) && statAt(AT_FDCWD, path)?.inode === statFd(fd).inode) {
         return {
           [Symbol.dispose]() {
-            unlinkAt(AT_FDCWD, path);
-            close(fd);
+            try {
+              unlinkAt(AT_FDCWD, path);
+            } catch {
+              // the disk has failed meanwhile; the file alone locks nothing, and is the next holder's to remove
+            } finally {
+              close(fd);
+            }
           },
         };
       }

@@ -9,11 +9,12 @@ import {
   readdirSync,
   renameSync,
 } from 'node:fs';
-import { type FileHandle, lstat, mkdtemp, open, rename } from 'node:fs/promises';
+import { type FileHandle, lstat, mkdtemp, open, rename, rmdir } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { UnpackError } from '../errors.ts';
 import { tryLock } from '../system/files.ts';
 import type { OnRollback } from './database.ts';
+import { storeGone } from './errors.ts';
 import { hasVanished, removeTree, syncDirectory } from './tree.ts';
 
 /** Where the directories of a store at `root` lie. */
@@ -74,17 +75,34 @@ export class SnapshotDirectories {
     return join(this.path(id), 'work');
   }
 
-  /** Makes an empty directory that `place` or `discard` ends. */
+  /**
+   * Makes an empty directory that `place` or `discard` ends.
+   * @throws system errors; UnpackError STORE_FAILED
+   */
   async stage(): Promise<Staged> {
     for (let attempt = 0; attempt < STAGE_ATTEMPTS; attempt += 1) {
-      const path = await mkdtemp(join(this.#parent, NEW));
-      const handle = await open(path, DIRECTORY).catch(undefinedIfVanished);
-      if (handle === undefined) continue;
-      const ours = tryLock(handle.fd) && (await isAt(handle, path));
-      if (ours) return { path, handle };
-      await handle.close();
+      const path = await this.#makeNew();
+      let handle: FileHandle | undefined;
+      try {
+        handle = await open(path, DIRECTORY).catch(undefinedIfVanished);
+        if (handle !== undefined && tryLock(handle.fd) && (await isAt(handle, path))) return { path, handle };
+        await handle?.close();
+      } catch (error) {
+        await rmdir(path).catch(() => {});
+        await handle?.close();
+        throw error;
+      }
     }
     throw new UnpackError('STORE_FAILED', `no new directory stays in ${this.#parent}: look for what removes it`);
+  }
+
+  async #makeNew(): Promise<string> {
+    try {
+      return await mkdtemp(join(this.#parent, NEW));
+    } catch (error) {
+      if (hasVanished(error)) throw storeGone(this.#parent, error);
+      throw error;
+    }
   }
 
   /**
@@ -106,12 +124,17 @@ export class SnapshotDirectories {
     });
   }
 
-  /** Ends the claim on a staged directory; one that no snapshot got is deleted. */
+  /** Ends the claim on a staged directory; one that no snapshot got is deleted, by the next cleanup if not now. */
   async release(staged: Staged): Promise<void> {
-    const gone = this.#goneName(staged.path);
-    const left = await rename(staged.path, gone).then(() => true, undefinedIfVanished);
-    if (left) this.#delete(gone);
-    await staged.handle.close();
+    try {
+      const gone = this.#goneName(staged.path);
+      await rename(staged.path, gone);
+      this.#delete(gone);
+    } catch {
+      // it has its place now; or the disk has failed, and what it failed with first is what counts
+    } finally {
+      await staged.handle.close();
+    }
   }
 
   /** Takes the directory of a snapshot that is no more out of the way; its deletion goes on after that. */

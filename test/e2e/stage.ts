@@ -54,7 +54,14 @@ export interface Stage extends AsyncDisposable {
   assertClean(names: readonly string[]): Promise<void>;
 }
 
-export async function stage(options: { type?: 'overlay' | 'native'; persistent?: boolean } = {}): Promise<Stage> {
+export interface StageOptions {
+  readonly type?: 'overlay' | 'native';
+  readonly persistent?: boolean;
+  /** Where the store is to be; default: a directory that is removed in the end. */
+  readonly root?: string;
+}
+
+export async function stage(options: StageOptions = {}): Promise<Stage> {
   const stack = new AsyncDisposableStack();
   try {
     const redis = await startRedis({ persistent: options.persistent ?? false });
@@ -63,8 +70,8 @@ export async function stage(options: { type?: 'overlay' | 'native'; persistent?:
     stack.defer(() => bucket.close());
     const proxy = await startFaultyProxy({ target: bucket.server.endpoint });
     stack.defer(() => proxy.close());
-    const root = await mkdtemp(join(tmpdir(), 'unpackd-e2e-'));
-    stack.defer(() => rmSync(root, { recursive: true, force: true }));
+    const root = options.root ?? (await mkdtemp(join(tmpdir(), 'unpackd-e2e-')));
+    if (options.root === undefined) stack.defer(() => rmSync(root, { recursive: true, force: true }));
     const type = options.type ?? 'overlay';
     const settings = {
       REDIS_URL: redis.url,

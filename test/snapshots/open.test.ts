@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
@@ -8,6 +8,21 @@ import { toUnpackError } from '../../src/errors.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
 import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
 import { mountSnapshot, unmountSnapshot } from '../../src/system/mount.ts';
+
+test('a store that goes while it is open says so, in a sentence', () =>
+  inDirectory(async (parent) => {
+    const root = join(parent, 'store');
+    const store = await openSnapshotter({ root, type: 'overlay' });
+    try {
+      await rename(root, join(parent, 'elsewhere'));
+      await assert.rejects(store.prepare('key', ''), {
+        code: 'STORE_FAILED',
+        message: /snapshots is not there any more; .*restart the worker/,
+      });
+    } finally {
+      await store.close();
+    }
+  }));
 
 describe('openSnapshotter refuses, with a sentence,', () => {
   test('a store of the other type', () =>

@@ -1,0 +1,87 @@
+import assert from 'node:assert/strict';
+import { appendFileSync, mkdirSync, readdirSync, rmSync, statfsSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import type { Failure } from '../../src/queue/failure.ts';
+import { type Disk, ext4, tmpfs, unavailable } from '../support/file-system.ts';
+import { imageOf } from '../support/layout.ts';
+import { chainOf, referenceTrees, type Stage, someLayer, stage, until } from './stage.ts';
+
+/** Attempts enough for a test, and pauses in between long enough to look. */
+const PATIENT = { UNPACK_BACKOFF: '3s', UNPACK_ATTEMPTS: '20' };
+
+const DISKS: Readonly<Record<string, () => Disk>> = {
+  tmpfs: () => tmpfs('size=64m,nr_inodes=16384'),
+  ext4: () => ext4(),
+};
+
+/** Leaves so many bytes, with a file that goes when the folder goes. */
+function leaveBytes(folder: string, bytes: number): void {
+  const free = () => {
+    const { bavail, bsize } = statfsSync(folder);
+    return bavail * bsize;
+  };
+  while (free() > bytes) appendFileSync(join(folder, 'file'), Buffer.alloc(Math.min(1 << 20, free() - bytes)));
+}
+
+/** Leaves so many inodes. */
+function leaveInodes(folder: string, inodes: number): void {
+  for (let left = statfsSync(folder).ffree - inodes; left > 0; left--) writeFileSync(join(folder, `${left}`), '');
+}
+
+/** The failure of the job's first attempt, while it waits for the next. */
+async function firstFailure(s: Stage, id: string): Promise<Failure> {
+  await until(async () => (await s.queue.status(id)).state === 'delayed', 60_000);
+  const { failure } = await s.queue.status(id);
+  assert.ok(failure);
+  return failure;
+}
+
+for (const [type, make] of Object.entries(DISKS)) {
+  describe(`a store on ${type} that is full halfway through a layer`, { skip: unavailable(make) }, () => {
+    const cases = [
+      ['of bytes', (ballast: string) => leaveBytes(ballast, 9 << 20), /ENOSPC/],
+      ['of inodes', (ballast: string) => leaveInodes(ballast, 2000), /ENOSPC/],
+    ] as const;
+    for (const [what, leave, error] of cases) {
+      it(`${what}: STORE_FULL, nothing half done stays, and with room the job goes on from the layers below`, async () => {
+        using disk = make();
+        await using s = await stage({ root: join(disk.path, 'store') });
+        // small files, since both may run out: some 1.2 MiB and 300 inodes, then 12 MiB and 3,000 inodes
+        const image = imageOf([someLayer('small', 300, 2000), someLayer('large', 3000, 2000)]);
+        await s.push('full', { app: image });
+        const worker = await s.worker(PATIENT);
+        const ballast = join(disk.path, 'ballast');
+        mkdirSync(ballast);
+        leave(ballast);
+
+        const job = await s.queue.add(s.payload('full'));
+        const failure = await firstFailure(s, job.id);
+        assert.equal(failure.code, 'STORE_FULL');
+        assert.equal(failure.retryable, true);
+        assert.equal(failure.layerIndex, 1);
+        assert.match(failure.message, /^layer 2 of 2 \(sha256:\w+…\): /);
+        assert.ok(failure.message.includes(`${s.root}/snapshots/`), failure.message);
+        assert.match(
+          failure.message,
+          /\(\d+ bytes and \d+ inodes free\): the entry "large\/\d+" at byte \d+ of the tar: /,
+        );
+        assert.match(failure.message, error);
+        assert.match(failure.message, /unpackd snapshots usage/);
+        await until(() => readdirSync(join(s.root, 'snapshots')).length === 1); // its files go in the background
+        await s.assertClean(chainOf(image).slice(0, 1));
+        assert.deepEqual(readdirSync(join(s.root, 'locks')), []);
+
+        rmSync(ballast, { recursive: true });
+        const result = await s.queue.wait(job, { timeout: 60_000 });
+        assert.deepEqual(
+          result.images[0]?.layers.map(({ state }) => state),
+          ['existed', 'applied'],
+        );
+        assert.deepEqual(await s.stored(), await referenceTrees(image));
+        await s.assertClean(chainOf(image));
+        assert.equal(worker.child.exitCode, null);
+      });
+    }
+  });
+}

@@ -1,0 +1,45 @@
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import { type ChainId, digestOf } from '../../src/oci/digest.ts';
+import { ChainLocks } from '../../src/rootfs/chain-locks.ts';
+import { ext4, unavailable } from '../support/file-system.ts';
+import { scratch } from '../support/scratch.ts';
+
+const CHAIN = digestOf(Buffer.from('a chain')) as string as ChainId;
+
+describe('the lock on a chain ID', () => {
+  it('is free again when its file cannot be removed', { skip: unavailable(() => ext4()) }, async () => {
+    using disk = ext4();
+    const [locks, others] = [new ChainLocks(disk.path), new ChainLocks(disk.path)];
+    const directory = join(disk.path, 'locks');
+    const lock = await locks.acquire(CHAIN);
+    execFileSync('chattr', ['+i', directory]);
+    try {
+      assert.equal(await others.tryAcquire(CHAIN), undefined);
+      lock[Symbol.dispose]();
+      assert.equal(readdirSync(directory).length, 1);
+      const next = await others.tryAcquire(CHAIN);
+      assert.ok(next);
+      assert.equal(await locks.tryAcquire(CHAIN), undefined, 'the same file locks it');
+      execFileSync('chattr', ['-i', directory]);
+      next[Symbol.dispose]();
+      assert.deepEqual(readdirSync(directory), []);
+    } finally {
+      execFileSync('chattr', ['-i', directory]);
+    }
+  });
+
+  it('is STORE_FAILED where the store has gone, which is not made again', async () => {
+    using place = scratch();
+    const root = join(place.path, 'store');
+    mkdirSync(root);
+    const locks = new ChainLocks(root);
+    using _lock = await locks.acquire(CHAIN);
+    rmSync(root, { recursive: true });
+    await assert.rejects(locks.acquire(CHAIN), { code: 'STORE_FAILED', message: /is not there any more/ });
+    assert.deepEqual(readdirSync(place.path), []);
+  });
+});
