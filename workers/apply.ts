@@ -26,6 +26,7 @@ async function apply(task: ApplyTask): Promise<ApplyOutcome> {
       source: openLent(task.source),
       blob: task.blob,
       target: task.target,
+      known: task.known,
       algorithm: task.algorithm,
       limits: task.limits,
       native: task.native,

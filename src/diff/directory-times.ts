@@ -1,4 +1,4 @@
-import type { Timespec } from '../system/files.ts';
+import { statFd, type Timespec } from '../system/files.ts';
 import type { Remembered } from './remembered.ts';
 
 /** What is remembered of one directory. */
@@ -17,13 +17,15 @@ const NUMBERS = 4;
 const ROW = 8 * (NUMBERS + 1);
 
 /**
- * The times that directories get once everything is written, in the order in which they were last given. A layer may
- * name millions of directories, so a time is a row of numbers and no objects: a fifth of the memory.
+ * The times that directories get once everything is written: those that are kept first, since a link may have given the
+ * same directory those of another, then the others in the order in which they were last given. A layer may name millions
+ * of directories, so a time is a row of numbers and no objects: a fifth of the memory.
  */
 export class DirectoryTimes implements Iterable<DirectoryTime> {
   private readonly rows = new Map<string, number>();
   private numbers = new Float64Array(NUMBERS * 64);
   private inodes = new BigUint64Array(64);
+  private hasKept = false;
   private readonly remembered: Remembered;
 
   constructor(remembered: Remembered) {
@@ -53,11 +55,26 @@ export class DirectoryTimes implements Iterable<DirectoryTime> {
     this.inodes[row] = inode;
   }
 
+  /**
+   * Keeps the times that an open directory of a full copy has, unless it has been given others: the layers below made it,
+   * and writing into it must not leave today's time on it, as it would not in an overlay.
+   * @param path its real path; the root's times are not kept
+   */
+  keep(fd: number, path: string): void {
+    if (path === '' || this.rows.has(path)) return;
+    const { atime, mtime, inode } = statFd(fd);
+    this.set(path, atime, mtime, inode);
+    this.hasKept = true;
+  }
+
   *[Symbol.iterator](): Generator<DirectoryTime> {
-    for (const [path, row] of this.rows) {
-      const inode = this.inodes[row] ?? 0n;
-      const at = row * NUMBERS;
-      yield { path, atime: this.time(at), mtime: this.time(at + 2), inode: inode === 0n ? undefined : inode };
+    for (const kept of this.hasKept ? [true, false] : [false]) {
+      for (const [path, row] of this.rows) {
+        const inode = this.inodes[row] ?? 0n;
+        if ((inode !== 0n) !== kept) continue;
+        const at = row * NUMBERS;
+        yield { path, atime: this.time(at), mtime: this.time(at + 2), inode: kept ? inode : undefined };
+      }
     }
   }
 

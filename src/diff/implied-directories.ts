@@ -1,4 +1,5 @@
 import { chmodPathFd, close, type FileStatus, O, openAt, statFd } from '../system/files.ts';
+import type { DirectoryTimes } from './directory-times.ts';
 import type { Remembered } from './remembered.ts';
 import { isOverlayWhiteout, type MissingDirectories, type Root } from './root.ts';
 import type { Squash } from './squash.ts';
@@ -34,12 +35,27 @@ export class ImpliedDirectories implements MissingDirectories {
   private readonly whiteouts: Whiteouts;
   private readonly squash: Squash | undefined;
   private readonly remembered: Remembered;
+  /** Set in a full copy, where the directories above are those of the layers below. */
+  private readonly times: DirectoryTimes | undefined;
 
-  constructor(target: DiffTarget, whiteouts: Whiteouts, squash: Squash | undefined, remembered: Remembered) {
+  constructor(
+    target: DiffTarget,
+    parts: {
+      readonly whiteouts: Whiteouts;
+      readonly squash: Squash | undefined;
+      readonly remembered: Remembered;
+      readonly times: DirectoryTimes;
+    },
+  ) {
     this.keepsWhiteouts = target.whiteouts === 'overlay';
-    this.whiteouts = whiteouts;
-    this.squash = squash;
-    this.remembered = remembered;
+    this.whiteouts = parts.whiteouts;
+    this.squash = parts.squash;
+    this.remembered = parts.remembered;
+    this.times = target.whiteouts === 'remove' ? parts.times : undefined;
+  }
+
+  making(path: string, parent: number): void {
+    this.times?.keep(parent, path);
   }
 
   /**
@@ -68,6 +84,7 @@ export class ImpliedDirectories implements MissingDirectories {
       this.byInode.set(status.inode, { path, inode: status.inode, named: false, inUnnamed, timed: false });
     }
     this.whiteouts.wrote(path);
+    this.whiteouts.made(path);
   }
 
   /** An entry names a directory that was there. */

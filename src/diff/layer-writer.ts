@@ -19,7 +19,6 @@ import {
   S_IFMT,
   S_IFREG,
   statAt,
-  statFd,
   symlinkAt,
   utimensAt,
 } from '../system/files.ts';
@@ -27,6 +26,7 @@ import { type AttributeRules, HAS_NOTHING, type Has, setFileAttributes, setNodeA
 import { type DirectoryMode, OWNER_RIGHTS } from './directory-modes.ts';
 import { type DirectoryTime, DirectoryTimes } from './directory-times.ts';
 import { entryError } from './entry-error.ts';
+import type { Foreknowledge } from './foreknowledge.ts';
 import { hardLinkTarget } from './hard-link-target.ts';
 import { ImpliedDirectories, type ImpliedDirectory } from './implied-directories.ts';
 import { NewNodes } from './new-nodes.ts';
@@ -61,6 +61,8 @@ export class LayerWriter implements EntrySink, Disposable {
   private readonly directoryTimes: DirectoryTimes;
   /** What the entry's directory is called without links, where deletions need to know it. */
   private realParent = '';
+  /** Real paths that the layer deletes after it has written something there. */
+  private readonly late: string[] = [];
 
   private readonly newNodes: NewNodes;
 
@@ -69,11 +71,15 @@ export class LayerWriter implements EntrySink, Disposable {
   private fileParent = -1;
   private current: TarEntry | undefined;
 
-  constructor(target: DiffTarget, options: { useOpenat2?: boolean; rememberedBytes?: number } = {}) {
+  /** @param options.known what `foreknowledge` said when the layer was written before */
+  constructor(
+    target: DiffTarget,
+    options: { useOpenat2?: boolean; rememberedBytes?: number; known?: Foreknowledge | undefined } = {},
+  ) {
     this.root = new Root(target.root, options);
     const remembered = new Remembered(options.rememberedBytes);
     this.directoryTimes = new DirectoryTimes(remembered);
-    this.whiteouts = whiteouts(target, this.root, remembered);
+    this.whiteouts = whiteouts(target, this.root, remembered, this.directoryTimes);
     this.removing = target.whiteouts === 'remove';
     this.squash =
       target.ownership === 'squash' ? new Squash(this.root, this.warnings, target.copied, remembered) : undefined;
@@ -85,7 +91,13 @@ export class LayerWriter implements EntrySink, Disposable {
       warnings: this.warnings,
     };
     this.newNodes = new NewNodes(this.root);
-    this.implied = new ImpliedDirectories(target, this.whiteouts, this.squash, remembered);
+    this.implied = new ImpliedDirectories(target, {
+      whiteouts: this.whiteouts,
+      squash: this.squash,
+      remembered,
+      times: this.directoryTimes,
+    });
+    if (this.removing) for (const path of options.known?.deleted ?? []) this.removeFirst(path);
   }
 
   entry(entry: TarEntry): void {
@@ -150,6 +162,14 @@ export class LayerWriter implements EntrySink, Disposable {
     return this.implied.list();
   }
 
+  /**
+   * Set where the layer must be written once more, in a directory as this one was before: what it then has to know from
+   * the start.
+   */
+  foreknowledge(): Foreknowledge | undefined {
+    return this.late.length === 0 ? undefined : { deleted: this.late };
+  }
+
   /** Where owners are not kept: directories that the layer closes to their owner, still open. */
   directoryModes(): DirectoryMode[] | undefined {
     return this.squash?.directoryModes();
@@ -181,20 +201,19 @@ export class LayerWriter implements EntrySink, Disposable {
     if (this.removing) this.enterOldDirectory(parent, parentPath);
 
     if (whiteout !== undefined) {
-      const where = this.removing ? this.realParent : parentPath.toString('latin1');
+      this.whiteouts.wrote(this.realParent); // the directory is needed, whether it was there or not
       if (whiteout.kind === 'opaque') {
-        this.whiteouts.opaque(parent, where);
+        this.whiteouts.opaque(parent, this.realParent);
         return;
       }
-      this.whiteouts.delete(parent, where, whiteout.name, entry);
-      this.implied.deleted(this.root.realPathOf(parent, cString(whiteout.name)));
+      const isLate = this.whiteouts.delete(parent, this.realParent, whiteout.name, entry);
+      const deleted = this.root.realPathOf(parent, cString(whiteout.name));
+      this.implied.deleted(deleted);
+      if (isLate) this.late.push(deleted);
       return;
     }
-    if (this.removing) {
-      const last = name.toString('latin1');
-      this.whiteouts.wrote(this.realParent === '' ? last : `${this.realParent}/${last}`);
-    }
     const cName = cString(name);
+    if (this.removing) this.whiteouts.wrote(this.realPathOf(cName));
     switch (entry.type) {
       case 'file':
         this.file = this.create(parent, cName, () =>
@@ -223,6 +242,12 @@ export class LayerWriter implements EntrySink, Disposable {
     }
   }
 
+  /** What the entry itself is called without links. @param name a C string */
+  private realPathOf(name: Buffer): string {
+    const last = name.toString('latin1', 0, name.length - 1);
+    return this.realParent === '' ? last : `${this.realParent}/${last}`;
+  }
+
   /** Runs `make`, and once more after removing what is there where the name is taken. */
   private create<T>(parent: number, name: Buffer, make: () => T): T {
     try {
@@ -237,6 +262,7 @@ export class LayerWriter implements EntrySink, Disposable {
   private directory(parent: number, name: Buffer, entry: TarEntry): void {
     const make = (): void => {
       mkdirAt(parent, name, (entry.mode & 0o777) | this.ownRights);
+      if (this.removing) this.whiteouts.made(this.realPathOf(name));
       if (this.implied.deletes(this.root, parent, name)) this.whiteouts.deletedDirectory(parent, name);
     };
     let has = this.has(parent, entry);
@@ -314,22 +340,29 @@ export class LayerWriter implements EntrySink, Disposable {
     return this.squash === undefined ? this.newNodes.has(parent, entry) : HAS_NOTHING;
   }
 
+  /** What a deletion that comes later must not leave to be found, in a full copy of the layers below. */
+  private removeFirst(path: string): void {
+    const { parent: above, name } = splitPath(Buffer.from(path, 'latin1'));
+    let parent: number;
+    try {
+      parent = this.root.directory(above);
+    } catch (error) {
+      if (leadsNowhere(error)) return; // the layer itself makes the way there
+      throw error;
+    }
+    this.enterOldDirectory(parent, above);
+    if (this.realParent === above.toString('latin1')) this.removeAll(parent, cString(name));
+  }
+
   /** Removes what is in the way, and forgets directories that went with it. */
   private removeAll(parent: number, name: Buffer): void {
     this.root.removeAll(parent, name, this.implied.gone);
   }
 
-  /**
-   * A directory that the layers below made, and that this layer may never name: writing into it must not leave today's
-   * time on it, as it would not in an overlay.
-   */
+  /** A directory that the layers below may have made, and that this layer may never name. */
   private enterOldDirectory(parent: number, parentPath: Buffer): void {
     this.realParent = this.root.realPath(parent);
-    if (parent === this.root.fd || this.realParent === '') return;
-    const key = parentPath.toString('latin1');
-    if (this.directoryTimes.has(key) || this.directoryTimes.has(this.realParent)) return;
-    const { atime, mtime, inode } = statFd(parent);
-    this.directoryTimes.set(this.realParent, atime, mtime, inode);
+    if (!this.directoryTimes.has(parentPath.toString('latin1'))) this.directoryTimes.keep(parent, this.realParent);
   }
 
   /** A failure in an entry as an UnpackError that names it. */

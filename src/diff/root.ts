@@ -44,6 +44,8 @@ const MAX_PATH = 4095;
 export interface MissingDirectories {
   /** Whether what is at the real path `path`, which is `status`, may be removed to make room for a directory. */
   replaces(path: string, status: FileStatus): boolean;
+  /** A directory is about to be made in the directory `parent`, which is at the real path `path`. */
+  making(path: string, parent: number): void;
   /** A directory was made at the real path `path`, which is `name` in `parent`, for an entry inside it. */
   made(path: string, parent: number, name: Buffer): void;
 }
@@ -225,6 +227,7 @@ export class Root {
           if (missing === undefined) {
             throw systemFailure(status === undefined ? 'ENOENT' : 'ENOTDIR', 'not a directory', path);
           }
+          missing.making(names.join('/'), parent);
           const real = [...names, name.toString('latin1')].join('/');
           this.make(parent, cName, status, real, missing);
         }

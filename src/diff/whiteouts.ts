@@ -14,6 +14,7 @@ import {
   statAt,
 } from '../system/files.ts';
 import { setFitting } from './attributes.ts';
+import type { DirectoryTimes } from './directory-times.ts';
 import type { Remembered } from './remembered.ts';
 import { listDirectory, type Root } from './root.ts';
 import type { DiffTarget } from './target.ts';
@@ -60,22 +61,28 @@ export function parseWhiteout(name: Buffer): WhiteoutName | undefined {
  * same layer adds, in whichever order the two come (OCI image spec; containerd goes by the order).
  */
 export interface Whiteouts {
-  /** `name` in the directory `parent` (`path`, relative) is deleted. */
-  delete(parent: number, path: string, name: Buffer, entry: TarEntry): void;
+  /**
+   * `name` in the directory `parent` is deleted; `path` is the directory's real one, where it matters.
+   * @returns whether it comes too late: what the layer has written there was written into what is deleted
+   */
+  delete(parent: number, path: string, name: Buffer, entry: TarEntry): boolean;
   /** Nothing below shows through in the directory `parent`. */
   opaque(parent: number, path: string): void;
   /** A directory was made at `name`, a C string, which the layer deletes too. */
   deletedDirectory(parent: number, name: Buffer): void;
-  /** Something was written at `path`. */
+  /** Something was written at the real path `path`, or needs the directory there. */
   wrote(path: string): void;
+  /** That is a directory which the layer made. */
+  made(path: string): void;
 }
 
-export function whiteouts(target: DiffTarget, root: Root, remembered: Remembered): Whiteouts {
+/** @param times where a full copy keeps those of directories that something is removed from */
+export function whiteouts(target: DiffTarget, root: Root, remembered: Remembered, times: DirectoryTimes): Whiteouts {
   switch (target.whiteouts) {
     case 'overlay':
       return new OverlayWhiteouts(target);
     case 'remove':
-      return new Removals(root, remembered);
+      return new Removals(root, remembered, times);
     case 'none':
       return NOTHING_BELOW;
   }
@@ -92,19 +99,19 @@ class OverlayWhiteouts implements Whiteouts {
     this.target = target;
   }
 
-  delete(parent: number, _path: string, name: Buffer, entry: TarEntry): void {
+  delete(parent: number, _path: string, name: Buffer, entry: TarEntry): boolean {
     const cName = cString(name);
     try {
       mknodAt(parent, cName, S_IFCHR, 0);
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
       const status = statAt(parent, cName);
-      if (status === undefined) return;
       // what is there is this layer's own and hides what is below by itself; only a directory would let it through
-      if ((status.mode & S_IFMT) === S_IFDIR) this.makeOpaque(parent, cName);
-      return;
+      if (status !== undefined && (status.mode & S_IFMT) === S_IFDIR) this.makeOpaque(parent, cName);
+      return false;
     }
     if (this.target.ownership === 'keep') chownAt(parent, cName, entry.uid, entry.gid);
+    return false;
   }
 
   opaque(parent: number): void {
@@ -117,27 +124,37 @@ class OverlayWhiteouts implements Whiteouts {
 
   wrote(): void {}
 
+  made(): void {}
+
   private makeOpaque(parent: number, name: Buffer): void {
     const { root, opaqueXattr } = this.target;
     setFitting(root, opaqueXattr, YES, () => setXattrAt(parent, name, cString(opaqueXattr), YES));
   }
 }
 
-/** The directory holds a copy of the layers below: deleted names are removed, unless this layer wrote them. */
+/**
+ * The directory holds a copy of the layers below: deleted names are removed, unless this layer wrote them. A directory of
+ * the layers below that it wrote into must be as new when it is deleted, which it only can be from the start.
+ */
 class Removals implements Whiteouts {
-  /** Everything that this layer wrote, and the directories above. */
-  private readonly written = new Set<string>();
+  /**
+   * Everything that this layer wrote, and the directories above; `true` where it is a directory that this layer made, so
+   * that nothing in it is from the layers below.
+   */
+  private readonly written = new Map<string, boolean>();
   private readonly root: Root;
-
   private readonly remembered: Remembered;
+  private readonly times: DirectoryTimes;
 
-  constructor(root: Root, remembered: Remembered) {
+  constructor(root: Root, remembered: Remembered, times: DirectoryTimes) {
     this.root = root;
     this.remembered = remembered;
+    this.times = times;
   }
 
-  delete(parent: number, path: string, name: Buffer): void {
-    this.removeOld(parent, cString(name), join(path, name));
+  delete(parent: number, path: string, name: Buffer): boolean {
+    const whole = join(path, name);
+    return this.removeOld(parent, cString(name), whole) && this.written.get(whole) === false;
   }
 
   opaque(parent: number, path: string): void {
@@ -151,30 +168,37 @@ class Removals implements Whiteouts {
 
   deletedDirectory(): void {}
 
+  made(path: string): void {
+    this.written.set(path, true);
+  }
+
   wrote(path: string): void {
     for (let at = path; at !== '' && !this.written.has(at); at = at.slice(0, Math.max(0, at.lastIndexOf('/')))) {
-      this.written.add(this.remembered.path(at));
+      this.written.set(this.remembered.path(at), false);
     }
   }
 
-  private removeOld(parent: number, name: Buffer, path: string): void {
+  /** @returns whether a directory is left that this layer wrote into */
+  private removeOld(parent: number, name: Buffer, path: string): boolean {
     if (!this.written.has(path)) {
       this.root.removeAll(parent, name);
-      return;
+      return false;
     }
     const status = statAt(parent, name);
-    if (status === undefined || (status.mode & S_IFMT) !== S_IFDIR) return;
+    if (status === undefined || (status.mode & S_IFMT) !== S_IFDIR) return false;
     const fd = openAt(parent, name, O.RDONLY | O.DIRECTORY | O.NOFOLLOW);
     try {
       this.removeOldInside(fd, path);
     } finally {
       close(fd);
     }
+    return true;
   }
 
   private removeOldInside(fd: number, path: string): void {
+    this.times.keep(fd, path);
     for (const name of listDirectory(fd)) this.removeOld(fd, name, join(path, name.subarray(0, -1)));
   }
 }
 
-const NOTHING_BELOW: Whiteouts = { delete() {}, opaque() {}, deletedDirectory() {}, wrote() {} };
+const NOTHING_BELOW: Whiteouts = { delete: () => false, opaque() {}, deletedDirectory() {}, wrote() {}, made() {} };

@@ -1,4 +1,5 @@
 import type { DirectoryMode } from '../diff/directory-modes.ts';
+import type { Foreknowledge } from '../diff/foreknowledge.ts';
 import type { ImpliedDirectory } from '../diff/implied-directories.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import type { DiffId, DigestAlgorithm } from '../oci/digest.ts';
@@ -20,6 +21,8 @@ export interface ApplyOptions {
    * parent is given at commit: whiteouts are then kept for it.
    */
   readonly below: 'nothing' | 'parent' | 'later';
+  /** What `AppliedDiff.again` said when the layer was written before. */
+  readonly known?: Foreknowledge | undefined;
   /** How the tar is digested: as its DiffID is. */
   readonly algorithm: DigestAlgorithm;
   readonly signal?: AbortSignal | undefined;
@@ -51,6 +54,8 @@ export interface AppliedDiff {
   readonly impliedDirectories: readonly ImpliedDirectory[];
   /** Where owners are not kept: directories that their owner can't write or enter, which settling has to. */
   readonly directoryModes?: readonly DirectoryMode[] | undefined;
+  /** Set where the layer must be written once more, into a snapshot as this one was, and what is then to be known. */
+  readonly again?: Foreknowledge | undefined;
   /** Sentences for the job's result: what was left out and why. */
   readonly warnings: readonly string[];
 }

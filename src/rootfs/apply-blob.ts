@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { decompress } from '../archive/compression.ts';
 import type { LayerLimits } from '../archive/limits.ts';
 import { TarReader } from '../archive/tar-reader.ts';
+import type { Foreknowledge } from '../diff/foreknowledge.ts';
 import { LayerWriter } from '../diff/layer-writer.ts';
 import { settleImpliedDirectories } from '../diff/settle.ts';
 import type { DiffTarget } from '../diff/target.ts';
@@ -18,6 +19,8 @@ export interface BlobApplication {
   readonly source: BlobSource;
   readonly blob: Descriptor;
   readonly target: DiffTarget;
+  /** What the layer was found out to need when it was written before. */
+  readonly known?: Foreknowledge | undefined;
   readonly algorithm: DigestAlgorithm;
   readonly limits: LayerLimits;
   /** Call native decompressors directly. */
@@ -42,7 +45,7 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
   const statistics = newFetchStatistics();
   const download = new Download(fetchBlob(source, blob, { signal, statistics }));
   const digest = createHash(work.algorithm);
-  using writer = new LayerWriter(target);
+  using writer = new LayerWriter(target, { known: work.known });
   const reader = new TarReader(writer, limits);
   let unpacked = 0;
   let waited = 0;
@@ -92,6 +95,7 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
     timings: { fetchMs, decompressMs: waited - fetchMs, writeMs: totalMs - waited, totalMs },
     impliedDirectories,
     directoryModes,
+    again: work.known === undefined ? writer.foreknowledge() : undefined,
     warnings: writer.leftOut(),
   };
 }

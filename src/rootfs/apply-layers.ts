@@ -1,3 +1,4 @@
+import type { Foreknowledge } from '../diff/foreknowledge.ts';
 import { lowerDirectories, settleImpliedDirectories } from '../diff/settle.ts';
 import { diffTarget } from '../diff/target.ts';
 import { throwIfAborted, toUnpackError, UnpackError } from '../errors.ts';
@@ -115,17 +116,25 @@ class Chain {
       // whoever held the lock before may have done it
       if (await this.exists(chainId)) return this.existed(index);
       await removeLeftovers(this.snapshotter, chainId, log);
-      const extraction = await this.prepare(index, signal);
-      try {
-        const committed = await this.extract(index, extraction, signal);
-        if (committed) observer?.phase(index, 'applied');
-        return committed ? 'applied' : this.existed(index);
-      } catch (error) {
-        log?.('info', `layer ${index + 1} of ${this.layers.length} failed; removing what was extracted of it`, {
-          key: extraction.key,
-        });
-        await this.discard(extraction.key);
-        throw error;
+      for (let known: Foreknowledge | undefined; ; ) {
+        const extraction = await this.prepare(index, signal);
+        const { key } = extraction;
+        const which = `layer ${index + 1} of ${this.layers.length}`;
+        const sync = this.options.watch?.();
+        try {
+          known = await this.extract(index, extraction, known, signal);
+          if (known === undefined) {
+            const committed = await this.commit(index, extraction, sync);
+            if (committed) observer?.phase(index, 'applied');
+            return committed ? 'applied' : this.existed(index);
+          }
+        } catch (error) {
+          log?.('info', `${which} failed; removing what was extracted of it`, { key });
+          await this.discard(key);
+          throw error;
+        }
+        log?.('info', `${which} is written once more: what it says at its end matters from its start`, { key });
+        await this.discard(key);
       }
     } catch (error) {
       throw this.located(error, index);
@@ -172,10 +181,17 @@ class Chain {
     throw new UnpackError('STORE_FAILED', `${MAX_KEYS} random extraction keys were all taken in ${snapshotter.root}`);
   }
 
-  /** @returns whether this call committed the layer; `false`: another did in the meantime */
-  private async extract(index: number, extraction: Extraction, signal: AbortSignal | undefined): Promise<boolean> {
-    const { below, mounts } = extraction;
-    const sync = this.options.watch?.();
+  /**
+   * Writes the layer, and all those below it that are missing.
+   * @param known what this said before
+   * @returns what must be known to write it right; `undefined`: it is right, and can be committed
+   */
+  private async extract(
+    index: number,
+    { below, mounts }: Extraction,
+    known: Foreknowledge | undefined,
+    signal: AbortSignal | undefined,
+  ): Promise<Foreknowledge | undefined> {
     // each side can be stopped without the other
     const own = new AbortController();
     const lower = new AbortController();
@@ -184,7 +200,7 @@ class Chain {
     // what failed first is the cause; what it stopped fails after it
     const failures: unknown[] = [];
 
-    const applying = this.apply(index, mounts, below, follow(own)).catch((error: unknown) => {
+    const applying = this.apply(index, mounts, { below, known, signal: follow(own) }).catch((error: unknown) => {
       failures.push(error);
       // the layers below are worth finishing only if another attempt can use them
       if (toUnpackError(error).retry === 'never') lower.abort(error);
@@ -198,24 +214,23 @@ class Chain {
     const [diff] = await Promise.all([applying, parentReady]);
     if (failures.length > 0 || diff === undefined) throw failures[0];
     if (below === 'later') await this.settle(index, mounts, diff);
-    return this.commit(index, extraction, sync);
+    return diff.again;
   }
 
   private async apply(
     index: number,
     mounts: readonly Mount[],
-    below: ApplyOptions['below'],
-    signal: AbortSignal,
+    options: Pick<ApplyOptions, 'below' | 'known' | 'signal'>,
   ): Promise<AppliedDiff> {
-    const { observer } = this.options;
+    // counts only grow, so whoever watches is told of the first time
+    const observer = options.known === undefined ? this.options.observer : undefined;
     const layer = this.layers[index];
     if (layer?.blob === undefined) {
       throw new UnpackError('STORE_FAILED', `the layer below, ${shortDigest(this.id(index))}, is not in the store`);
     }
     const diff = await this.applier.apply(layer.blob, mounts, {
-      below,
+      ...options,
       algorithm: algorithmOf(layer.diff.digest),
-      signal,
       onProgress: (progress) => {
         observer?.phase(index, 'applying');
         observer?.progress(index, progress);

@@ -1,4 +1,5 @@
 import type { LayerLimits } from '../archive/limits.ts';
+import type { Foreknowledge } from '../diff/foreknowledge.ts';
 import type { DiffTarget } from '../diff/target.ts';
 import type { SerializedUnpackError } from '../errors.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
@@ -13,6 +14,7 @@ export interface ApplyTask {
   readonly native: boolean;
   readonly blob: Descriptor;
   readonly target: DiffTarget;
+  readonly known: Foreknowledge | undefined;
   readonly algorithm: DigestAlgorithm;
   readonly limits: LayerLimits;
   /** How many layers this process is writing at the moment: one number, shared by all threads. */

@@ -59,7 +59,7 @@ export class ApplyPool {
     store: StoreTraits,
     blob: Descriptor,
     mounts: readonly Mount[],
-    { signal, onProgress, algorithm, below }: ApplyOptions,
+    { signal, onProgress, algorithm, below, known }: ApplyOptions,
   ): Promise<AppliedDiff> {
     const target = diffTarget(mounts, below === 'parent' ? 'everything' : below, store);
     return this.#slots.run(blob.size, signal, async () => {
@@ -68,7 +68,16 @@ export class ApplyPool {
       Atomics.add(this.#writing, 0, 1);
       try {
         const lent = await source.lend(blob);
-        const task = { source: lent, blob, target, algorithm, limits, native: this.#native, writing: this.#writing };
+        const task = {
+          source: lent,
+          blob,
+          target,
+          known,
+          algorithm,
+          limits,
+          native: this.#native,
+          writing: this.#writing,
+        };
         return await thread.run(task, { signal, onProgress });
       } catch (error) {
         throw toUnpackError(error);

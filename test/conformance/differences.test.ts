@@ -3,6 +3,15 @@ import { differOnPurpose, started } from './agreement.ts';
 
 const suite = await started();
 const now = Math.ceil(Date.now() / 1000);
+/** Everything that a directory passes on: u::rwx, u:1000:rwx, g::r-x, m::rwx, o::r-x. */
+const ACL = Buffer.from(
+  '0200000001000700ffffffff02000700e803000004000500ffffffff10000700ffffffff20000500ffffffff',
+  'hex',
+);
+const ACLS = [
+  ['SCHILY.xattr.system.posix_acl_default', ACL],
+  ['SCHILY.xattr.user.below', 'old'],
+] as const;
 const BASE = tar(
   directory('d', { mtime: 1, uid: 5 }),
   directory('d/e', { uid: 6 }),
@@ -43,6 +52,17 @@ differOnPurpose(suite, {
   'a deletion in a full copy hides what is below, and nothing that the same layer has made before': {
     image: [BASE, tar(file('d/f', 'mine'), file('d/e/mine'), whiteout('d/f'), whiteout('d/e/g'))],
     equivalent: [BASE, tar(whiteout('d/f'), whiteout('d/e/g'), file('d/f', 'mine'), file('d/e/mine'))],
+    stores: ['native'],
+  },
+  'a directory of a full copy that a layer writes into and deletes then is as new': {
+    image: [
+      tar(directory('d', { mtime: 1, uid: 5, pax: ACLS }), directory('d/e', { mode: 0o711 }), file('d/e/f')),
+      tar(file('d/e/new'), file('x'), whiteout('d')),
+    ],
+    equivalent: [
+      tar(directory('d', { mtime: 1, uid: 5, pax: ACLS }), directory('d/e', { mode: 0o711 }), file('d/e/f')),
+      tar(whiteout('d'), file('d/e/new'), file('x')),
+    ],
     stores: ['native'],
   },
   'an opaque marker in a full copy comes before everything, wherever it stands': {

@@ -153,6 +153,35 @@ function withParentsOnce(layer: RandomLayer): RandomLayer {
   });
 }
 
+/**
+ * The same without directories that are named for the entries in them: deletions come in any order, and each directory
+ * takes its attributes from the layers below unless it is deleted there. Each name is given once; opaque markers come last,
+ * since what they hide gives its attributes all the same, and a full copy has it until then.
+ */
+export const asMinimalistsWrite = (image: RandomImage): RandomImage => image.map(withoutParents);
+
+function withoutParents(layer: RandomLayer): RandomLayer {
+  const seen = new Map<string, RandomEntry['kind']>();
+  const kept = layer.flatMap((one): RandomEntry[] => {
+    if (one.kind === 'opaque') return [];
+    const above = one.path.slice(0, -1).map((_, index) => key(one.path.slice(0, index + 1)));
+    const own = key(one.path);
+    if (above.some((each) => (seen.get(each) ?? 'directory') !== 'directory')) return [];
+    const linked = one.target.split('/').filter((part) => !['', '.', '..'].includes(part));
+    if (one.kind === 'hardlink' && seen.get(linked.join('/')) !== 'file') return [];
+    for (const each of above) if (!seen.has(each)) seen.set(each, 'directory');
+    if (one.kind !== 'whiteout') {
+      if (seen.has(own)) return [];
+      seen.set(own, one.kind);
+    }
+    const { pax: _, ...rest } = one.fields;
+    return [{ ...one, fields: { ...rest, devMajor: 1 } }];
+  });
+  const isFile = (path: readonly Buffer[]): boolean =>
+    path.some((_, index) => (seen.get(key(path.slice(0, index + 1))) ?? 'directory') !== 'directory');
+  return [...kept, ...layer.filter(({ kind, path }) => kind === 'opaque' && !isFile(path))];
+}
+
 export const key = (names: readonly Buffer[]): string => names.map((each) => each.toString('latin1')).join('/');
 
 /** The layer's archive. */

@@ -4,7 +4,7 @@ import fc from 'fast-check';
 import { started } from './agreement.ts';
 import { compareImage, layersOf, STORES, type StoreType, type Suite } from './conformance.ts';
 import { anyImage, archiveOf, describeImage, type RandomImage } from './random-image.ts';
-import { whiteoutsForContainerd, withDeletionsFirst } from './whiteouts-for-containerd.ts';
+import { whiteoutsForContainerd, withOpaqueMarkersFirst } from './whiteouts-for-containerd.ts';
 
 /** How many images at once: containerd waits for its disk most of the time. */
 const AT_ONCE = 6;
@@ -52,7 +52,7 @@ async function compare(
   type: StoreType,
   seen: Record<string, number>,
 ): Promise<string[]> {
-  const image = type === 'native' ? withDeletionsFirst(drawn) : drawn;
+  const image = type === 'native' ? withOpaqueMarkersFirst(drawn) : drawn;
   const layers = layersOf(image.map(archiveOf));
   const equivalent = layersOf(whiteoutsForContainerd(image, type).map(archiveOf));
   const lines = await compareImage(suite, layers, type, equivalent);

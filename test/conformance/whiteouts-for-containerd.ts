@@ -19,12 +19,14 @@ export function whiteoutsForContainerd(image: RandomImage, type: StoreType): Ran
 }
 
 /**
- * The image as the native store is asked for it. A directory of the layer below that is written into first and deleted
- * then keeps its owner, mode and extended attributes in a full copy, though it should be as new (README.md, "A known
- * gap"); with deletions first there is no such thing.
+ * The image as the native store is asked for it: with opaque markers first. A directory that no entry names, inside one
+ * that a marker makes opaque, has the attributes of the one below in an overlay, containerd's too; in a full copy of
+ * containerd's it has them or not by the order, and unpackd has them where the marker comes too late to remove it.
  */
-export const withDeletionsFirst = (image: RandomImage): RandomImage =>
-  image.map((layer) => (layer.some(({ kind }) => kind === 'symlink') ? layer : deletionsFirst(layer)));
+export const withOpaqueMarkersFirst = (image: RandomImage): RandomImage =>
+  image.map((layer) =>
+    layer.some(({ kind }) => kind === 'symlink') ? layer : firstOf(layer, ({ kind }) => kind === 'opaque'),
+  );
 
 const isDeletion = ({ kind }: RandomEntry): boolean => kind === 'whiteout' || kind === 'opaque';
 
@@ -39,10 +41,12 @@ function deletesNothing(entry: RandomEntry): RandomEntry {
  * In a full copy a deletion removes, so it must come before anything is added, be it the directory that another deletion
  * needs: those nearer to the root first.
  */
-function deletionsFirst(layer: RandomLayer): RandomLayer {
+const deletionsFirst = (layer: RandomLayer): RandomLayer => firstOf(layer, isDeletion);
+
+function firstOf(layer: RandomLayer, isFirst: (entry: RandomEntry) => boolean): RandomLayer {
   const depth = ({ kind, path }: RandomEntry): number => path.length + (kind === 'opaque' ? 1 : 0);
-  const deletions = layer.filter(isDeletion).sort((one, other) => depth(one) - depth(other));
-  return [...deletions, ...layer.filter((entry) => !isDeletion(entry))];
+  const first = layer.filter(isFirst).sort((one, other) => depth(one) - depth(other));
+  return [...first, ...layer.filter((entry) => !isFirst(entry))];
 }
 
 /** A name that the layer both deletes and makes hides what is below by itself, but for a directory, which is opaque. */

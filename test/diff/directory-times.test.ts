@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { applyTar, folder } from '../support/apply.ts';
 import { scratch } from '../support/scratch.ts';
-import { directory, file, symlink, tar } from '../support/tar.ts';
+import { directory, file, opaque, symlink, tar, whiteout } from '../support/tar.ts';
 import { readTree } from '../support/tree.ts';
 
 const SECOND = 1_000_000_000n;
@@ -60,6 +60,21 @@ describe('the times of a directory, which are set last', () => {
     assert.equal(b?.owner, '5:0');
   });
 
+  it('go to what a link leads to in a full copy too, whose own times are kept where no entry has others', () => {
+    using dir = scratch();
+    const root = folder(dir.path, 'root');
+    applyTar(tar(directory('old', { mtime: 1 })), { root });
+    const links = [
+      directory('a', { mtime: 7 }),
+      symlink('a', 'new'),
+      directory('b', { mtime: 8 }),
+      symlink('b', 'old'),
+    ];
+    applyTar(tar(...links, file('new/x'), file('old/x')), { root, whiteouts: 'remove' });
+    const tree = readTree(root);
+    assert.deepEqual([tree.new?.mtime, tree.old?.mtime], [7n * SECOND, 8n * SECOND]);
+  });
+
   it('never go to another directory when the layer below made it and a link has taken its place', () => {
     using dir = scratch();
     const root = folder(dir.path, 'root');
@@ -70,6 +85,18 @@ describe('the times of a directory, which are set last', () => {
 });
 
 describe('the times of a directory that no entry names', () => {
+  it('stay those of the layer below in a full copy, whatever is made or deleted in it', () => {
+    for (const member of [file('d/f'), file('d/new/f'), whiteout('d/old'), whiteout('d/e/old'), opaque('d')]) {
+      using dir = scratch();
+      const root = folder(dir.path, 'root');
+      const below = [directory('d', { mtime: 1 }), directory('d/e', { mtime: 2 }), file('d/e/old'), file('d/old')];
+      applyTar(tar(...below), { root });
+      applyTar(tar(file('d/e/new'), member), { root, whiteouts: 'remove' });
+      const tree = readTree(root);
+      assert.deepEqual([tree.d?.mtime, tree['d/e']?.mtime], [SECOND, 2n * SECOND], member.name.toString());
+    }
+  });
+
   it('never go to the file that took its place, be it with its inode', () => {
     using dir = scratch();
     const archive = tar(file('a/b/c'), file('a/b', 'x', { mtime: 3 }));

@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import type { Foreknowledge } from '../../src/diff/foreknowledge.ts';
 import { applyTar, folder } from '../support/apply.ts';
 import { scratch } from '../support/scratch.ts';
-import { device, directory, file, type Member, symlink, tar, whiteout } from '../support/tar.ts';
+import { device, directory, file, type Member, opaque, symlink, tar, whiteout } from '../support/tar.ts';
 import { readTree } from '../support/tree.ts';
 
 const below = tar(
@@ -19,6 +20,77 @@ function overlayTree(...members: Member[]): Record<string, object> {
   applyTar(tar(...members), { root, lowers: [lower], whiteouts: 'overlay' });
   return Object.fromEntries(Object.entries(readTree(root)).map(([path, { mtime, ...node }]) => [path, node]));
 }
+
+/** The same in a full copy, written once more where it has to be; and how many times it was written. */
+function copiedTree(...members: Member[]): { tree: Record<string, object>; times: number } {
+  using dir = scratch();
+  let known: Foreknowledge | undefined;
+  for (let times = 1; ; times++) {
+    const root = folder(dir.path, `root ${times}`);
+    applyTar(below, { root });
+    const { again } = applyTar(tar(...members), { root, whiteouts: 'remove' }, { known });
+    if (again === undefined || known !== undefined) {
+      const tree = readTree(root);
+      return {
+        tree: Object.fromEntries(Object.entries(tree).map(([path, { mtime, ...node }]) => [path, node])),
+        times,
+      };
+    }
+    known = again;
+  }
+}
+
+describe('a directory of a full copy that a layer writes into and then deletes', () => {
+  const asNew = { type: 'directory', mode: '0755', owner: '0:0' };
+
+  it('is as new, and so are those in it', () => {
+    const { tree, times } = copiedTree(file('d/e/f', 'new'), whiteout('d'));
+    const f = { type: 'file', mode: '0644', owner: '0:0', content: 'new', size: 3 };
+    assert.deepEqual(tree, { d: asNew, 'd/e': asNew, 'd/e/f': f });
+    assert.equal(times, 2);
+    assert.deepEqual(copiedTree(whiteout('d'), file('d/e/f', 'new')), { tree, times: 1 });
+  });
+
+  it('is as its own entry says, which gives all its extended attributes', () => {
+    const entry = directory('d', { mode: 0o711, uid: 9, pax: [['SCHILY.xattr.user.own', 'x']] });
+    const d = { type: 'directory', mode: '0711', owner: '9:0', xattrs: { 'user.own': 'x' } };
+    assert.deepEqual(copiedTree(entry, whiteout('d')).tree, { d });
+    assert.deepEqual(copiedTree(file('d/g'), entry, whiteout('d')).tree.d, d);
+  });
+
+  it('gets today’s time and not that of the deleted one', () => {
+    using dir = scratch();
+    const root = folder(dir.path, 'root');
+    applyTar(tar(directory('d', { mtime: 5 })), { root });
+    const known = { deleted: ['d'] };
+    applyTar(tar(file('d/f'), whiteout('d')), { root, whiteouts: 'remove' }, { known });
+    assert.ok((readTree(root).d?.mtime ?? 0n) > 1_600_000_000n * 1_000_000_000n);
+  });
+
+  it('is found where links lead, and only what is there itself is deleted', () => {
+    const { tree } = copiedTree(symlink('l', '.'), file('d/e/f'), whiteout('l/d'));
+    assert.deepEqual(tree['d/e'], asNew);
+    using dir = scratch();
+    const root = folder(dir.path, 'root');
+    applyTar(tar(file('real/x'), symlink('link', 'real')), { root });
+    applyTar(tar(), { root, whiteouts: 'remove' }, { known: { deleted: ['link/x', 'no/where', 'real/x/y'] } });
+    assert.deepEqual(Object.keys(readTree(root)), ['link', 'real', 'real/x']);
+  });
+
+  it('is no reason to write a layer twice where the layer made it, or deleted it before', () => {
+    for (const members of [
+      [file('new/f'), whiteout('new')],
+      [directory('new'), whiteout('new')],
+      [file('d'), directory('d'), file('d/f'), whiteout('d')],
+      [whiteout('d'), file('d/e/f'), whiteout('d/e'), whiteout('d')],
+      [whiteout('d'), whiteout('d/e')],
+      [file('d/e/f'), whiteout('d/e/g')],
+      [file('d/e/f'), opaque('d')],
+    ]) {
+      assert.equal(copiedTree(...members).times, 1);
+    }
+  });
+});
 
 describe('a directory that a layer deletes and makes by need', () => {
   it('takes nothing from the one that it deletes, in whichever order the two come', () => {

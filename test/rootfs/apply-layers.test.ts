@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { UnpackError } from '../../src/errors.ts';
 import { chainIds } from '../../src/oci/chain-id.ts';
 import type { Applier } from '../../src/rootfs/applier.ts';
-import { type ApplyLayersOptions, applyLayer, applyLayers } from '../../src/rootfs/apply-layers.ts';
+import { type ApplyLayersOptions, applyLayer, applyLayers, type LayerObserver } from '../../src/rootfs/apply-layers.ts';
 import { ChainLocks } from '../../src/rootfs/chain-locks.ts';
 import { removeOrphans } from '../../src/rootfs/orphans.ts';
 import { ApplyPool } from '../../src/rootfs/thread-pool.ts';
@@ -239,6 +239,40 @@ for (const type of ['overlay', 'native'] as const) {
     });
   });
 }
+
+describe('a layer that says at its end what matters from its start', () => {
+  const late = (): TestLayer[] => [
+    layerOf(tar(directory('d', { mode: 0o700, uid: 5, mtime: 1000 }), file('d/old'))),
+    layerOf(tar(file('d/new'), whiteout('d'))),
+  ];
+
+  it('is written once more into a new snapshot, and told of once', async () => {
+    const layers = late();
+    await using b = await bench(layers, 'native');
+    const done: number[] = [];
+    const observer: LayerObserver = { phase() {}, progress() {}, done: (index) => done.push(index) };
+    const top = await applyLayers(layers, b.snapshotter, b.applier, { ...b.options, observer });
+    const digests = layers.map(({ blob }) => blob.digest);
+    assert.deepEqual(b.applied, [...digests, digests[1]]);
+    assert.deepEqual(done, [0, 1]);
+    const tree = await treeOf(b.snapshotter, top);
+    assert.deepEqual([tree.d?.mode, tree.d?.owner, Object.keys(tree)], ['0755', '0:0', ['d', 'd/new']]);
+    assert.deepEqual(await names(b.snapshotter), chainIds(layers.map(({ diff }) => diff.digest)).sort());
+  });
+
+  it('leaves nothing behind when the second time fails', async () => {
+    const layers = late();
+    await using b = await bench(layers, 'native');
+    const failing: Applier = {
+      apply: (blob, mounts, options) => {
+        if (options.known !== undefined) throw new UnpackError('SOURCE_UNAVAILABLE', 'it was there a moment ago');
+        return b.applier.apply(blob, mounts, options);
+      },
+    };
+    await assert.rejects(applyLayers(layers, b.snapshotter, failing, b.options), { code: 'SOURCE_UNAVAILABLE' });
+    assert.deepEqual(await names(b.snapshotter), [layers[0]?.diff.digest]);
+  });
+});
 
 describe('applyLayers in a store that can rebase', () => {
   it('writes an upper layer while the one below is not there yet, and commits after it', async () => {

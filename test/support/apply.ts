@@ -1,6 +1,7 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { TarReader } from '../../src/archive/tar-reader.ts';
+import type { Foreknowledge } from '../../src/diff/foreknowledge.ts';
 import { LayerWriter } from '../../src/diff/layer-writer.ts';
 import { settleImpliedDirectories } from '../../src/diff/settle.ts';
 import type { DiffTarget } from '../../src/diff/target.ts';
@@ -12,9 +13,10 @@ export interface ApplyTarOptions {
   readonly cut?: number;
   readonly useOpenat2?: boolean;
   readonly limits?: Partial<typeof LIMITS>;
+  readonly known?: Foreknowledge | undefined;
 }
 
-/** Applies an archive to a directory as the apply thread does; returns the warnings. */
+/** Applies an archive to a directory as the apply thread does; `again`: it must be applied anew, with that known. */
 export function applyTar(
   archive: Buffer,
   target: Partial<DiffTarget> & { root: string },
@@ -35,7 +37,7 @@ export function applyTar(
   reader.finish();
   writer.finish();
   settleImpliedDirectories(whole.root, writer.impliedDirectories(), whole.lowers, writer.directoryModes());
-  return { warnings: writer.leftOut(), entries: reader.entries };
+  return { warnings: writer.leftOut(), entries: reader.entries, again: writer.foreknowledge() };
 }
 
 /** A fresh directory `name` in `parent`. */
