@@ -5,6 +5,7 @@ import { gzipSync } from 'node:zlib';
 import { gunzip } from '../../src/archive/gzip.ts';
 import { isalInflater } from '../../src/archive/isal.ts';
 import { UnpackError } from '../../src/errors.ts';
+import { skipFor } from '../support/present.ts';
 import { digestOfOutput, inPieces, inTurn } from '../support/stream.ts';
 
 /** Bytes that deflate to about a third, as files do. */
@@ -24,7 +25,7 @@ for (const [name, native, busy] of [
   ['ISA-L on both in turn', true, inTurn()],
 ] as const) {
   describe(`gunzip with ${name}`, {
-    skip: native && isalInflater() === undefined && 'libisal2 is not installed',
+    skip: skipFor(native && isalInflater() === undefined && 'libisal2 is not installed'),
   }, () => {
     it('gives the same bytes however members and pieces are cut', async () => {
       const mebi = 1 << 20;

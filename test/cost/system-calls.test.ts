@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { imageOf, layerOf, writeLayout } from '../support/layout.ts';
+import { skipWithout } from '../support/present.ts';
 import { scratch } from '../support/scratch.ts';
 import { directory, file, hardlink, type Member, symlink, tar } from '../support/tar.ts';
 
@@ -11,8 +12,7 @@ import { directory, file, hardlink, type Member, symlink, tar } from '../support
  * What an entry costs in system calls: counted with strace in two sizes, so that the start of the process is in both
  * and falls out. Time would say the same only on a quiet machine.
  */
-const skip =
-  spawnSync('strace', ['-c', 'true']).status !== 0 ? 'strace is not installed, or may not trace here' : false;
+const skip = skipWithout('strace') || (spawnSync('strace', ['-c', 'true']).status !== 0 && 'strace may not trace here');
 const FEW = 200;
 const MANY = 1200;
 /** What one thread does now and then for all entries together: pieces of the blob, messages, memory. */

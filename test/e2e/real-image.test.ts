@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { execFile, execFileSync, spawnSync } from 'node:child_process';
+import { execFile, execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -13,7 +13,8 @@ import { openSnapshotter } from '../../src/snapshots/open.ts';
 import { pushImage } from '../../src/source/push.ts';
 import { mountSnapshot, unmountSnapshot } from '../../src/system/mount.ts';
 import { BUCKET } from '../support/bucket.ts';
-import { registryMissing, startRegistry } from '../support/registry.ts';
+import { skipWithout } from '../support/present.ts';
+import { startRegistry } from '../support/registry.ts';
 import { type Node, readTree } from '../support/tree.ts';
 import { type Stage, stage } from './stage.ts';
 
@@ -25,9 +26,7 @@ const layouts = process.env.REAL_IMAGE;
 const skip =
   layouts === undefined
     ? 'REAL_IMAGE names no folder with the OCI layouts gzip and zstd'
-    : spawnSync('umoci', ['--version']).error !== undefined
-      ? 'umoci is not installed'
-      : registryMissing();
+    : skipWithout('umoci', 'docker-registry');
 
 const run = promisify(execFile);
 const LIMIT = 120_000;

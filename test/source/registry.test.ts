@@ -12,12 +12,13 @@ import { openSource } from '../../src/source/open.ts';
 import { pushImage } from '../../src/source/push.ts';
 import { BUCKET, startTestBucket, type TestBucket } from '../support/bucket.ts';
 import { buildImage, buildIndex, json } from '../support/image-builder.ts';
-import { type Registry, registryMissing, startRegistry } from '../support/registry.ts';
+import { skipWithout } from '../support/present.ts';
+import { type Registry, startRegistry } from '../support/registry.ts';
 
 const MiB = 1024 * 1024;
 
 /** The CNCF Distribution registry itself, with its S3 driver, in front of the same bucket. */
-describe('a real registry', { timeout: 90_000, skip: registryMissing() }, () => {
+describe('a real registry', { timeout: 90_000, skip: skipWithout('docker-registry') }, () => {
   let bucket: TestBucket;
   let folder: string;
   let registry: Registry;

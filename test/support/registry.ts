@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { spawn, spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -12,11 +12,6 @@ export interface Registry {
   /** `http://HOST:PORT`. */
   readonly origin: string;
   close(): Promise<void>;
-}
-
-/** Why a test with a real registry cannot run here; `false`: it can. */
-export function registryMissing(): string | false {
-  return spawnSync('docker-registry', ['--version']).error !== undefined && 'docker-registry is not installed';
 }
 
 /** Starts a registry that keeps its blobs in `bucket` of an S3 server, under `prefix`. */
