@@ -10,6 +10,7 @@ import type { Layout } from './layout.ts';
 import { Metadata } from './metadata.ts';
 import { nativeLayout } from './native.ts';
 import { overlayLayout } from './overlay.ts';
+import { keepReserve, spendReserve } from './reserve.ts';
 import type { Traits } from './rows.ts';
 import type { OverlayXattrs, Ownership, Snapshotter } from './snapshotter.ts';
 import { CLOSE_LIMIT, SnapshotStore } from './store.ts';
@@ -34,16 +35,24 @@ export interface StoreOptions {
  */
 export async function openSnapshotter(options: StoreOptions): Promise<Snapshotter> {
   const root = resolve(options.root);
-  const parent = snapshotsDirectory(root);
   // mount(8) and overlayfs take these apart, and not every program that reads a mount's options knows how to quote them
   const awkward = /[:,\\"\n]/.exec(root);
   if (awkward !== null)
     throw refused(root, `its name has ${JSON.stringify(awkward[0])}, which no mount option can hold`);
   if (options.ownership === 'keep') await requireOwners();
   // 0700: the files of an image, set-user-ID programs too, are nobody else's business
-  await makeDirectories(parent).catch((error: unknown) => {
+  await makeDirectories(snapshotsDirectory(root)).catch((error: unknown) => {
     throw refused(root, reason(error), error);
   });
+  const store = await openIn(root, options).catch(async (error: unknown) => {
+    if (toUnpackError(error).code !== 'STORE_FULL' || !(await spendReserve(root))) throw error;
+    return openIn(root, options);
+  });
+  await keepReserve(root);
+  return store;
+}
+
+async function openIn(root: string, options: StoreOptions): Promise<Snapshotter> {
   const directories = new SnapshotDirectories(root);
   let metadata: Metadata | undefined;
   try {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { appendFileSync } from 'node:fs';
+import { appendFileSync, mkdirSync, readdirSync, rmSync, statfsSync, writeFileSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -9,6 +9,7 @@ import { toUnpackError } from '../../src/errors.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
 import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
 import { unmountSnapshot } from '../../src/system/mount.ts';
+import { ext4, unavailable } from '../support/file-system.ts';
 
 for (const type of ['overlay', 'native'] as const) {
   describe(`${type} store on a full disk`, () => {
@@ -30,6 +31,39 @@ for (const type of ['overlay', 'native'] as const) {
       }));
   });
 }
+
+describe('a store on a disk that is full to the last byte', { skip: unavailable(() => ext4()) }, () => {
+  for (const what of ['bytes', 'inodes'] as const) {
+    test(`of ${what} can be opened where no process has it open, and what fills it can be removed`, async () => {
+      using disk = ext4([], 256 << 20);
+      const options = { root: join(disk.path, 'root'), type: 'overlay' } as const;
+      const before = await openSnapshotter(options);
+      for (const key of ['committed', 'left behind']) {
+        const [mount] = await before.prepare(key, '');
+        for (let index = 0; index < 100; index++) {
+          writeFileSync(join(mount?.source ?? '', `${index}`), Buffer.alloc(20_000));
+        }
+      }
+      await before.commit('layer', 'committed');
+      await before.close();
+      const ballast = join(disk.path, 'ballast');
+      mkdirSync(ballast);
+      if (what === 'bytes') fill(join(ballast, 'file'));
+      else for (let left = statfsSync(ballast).ffree; left > 0; left--) writeFileSync(join(ballast, `${left}`), '');
+
+      const store = await openSnapshotter(options);
+      await store.remove('left behind');
+      await store.remove('layer');
+      await store.cleanup();
+      assert.deepEqual(await store.walk(), []);
+      await store.prepare('another', '');
+      await store.close();
+      rmSync(ballast, { recursive: true });
+      await (await openSnapshotter(options)).close();
+      assert.equal(readdirSync(join(options.root, 'reserve')).length, 8, 'there is a reserve for the next time');
+    });
+  }
+});
 
 test('a copy that fills the disk is STORE_FULL, and is deleted again', () =>
   onSmallDisk('native', async (store, directory) => {

@@ -87,7 +87,7 @@ test('many can make one store at once', () =>
     await Promise.all(stores.map((store, index) => store.prepare(`key-${index}`, '')));
     assert.equal((await stores[0]?.walk())?.length, 8);
     await Promise.all(stores.map((store) => store.close()));
-    assert.deepEqual((await readdir(root)).sort(), ['metadata.db', 'snapshots']);
+    assert.deepEqual((await readdir(root)).sort(), ['metadata.db', 'reserve', 'snapshots']);
   }));
 
 async function refuses(root: string, type: Snapshotter['type'], sentence: RegExp): Promise<void> {
