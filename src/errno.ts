@@ -48,10 +48,12 @@ export function systemMessage(error: Error): string {
 
 const isUnnamed = (code: string): boolean => code === 'UNKNOWN' || code.startsWith('Unknown system error');
 
+export const MAKE_ROOM = 'free space or inodes (unpackd snapshots usage, rm, cleanup), or use a larger file system';
+
 /** What the machine is to blame for, not what is asked of it, and what a person can do about it. */
 export const HOST_ERRNO: Readonly<Record<string, { readonly full: boolean; readonly advice: string }>> = {
-  ENOSPC: full('free space or inodes (unpackd snapshots usage, rm, cleanup), or use a larger file system'),
-  EDQUOT: full('raise the quota, or free space or inodes (unpackd snapshots usage, rm, cleanup)'),
+  ENOSPC: full(MAKE_ROOM),
+  EDQUOT: full(`raise the quota, or ${MAKE_ROOM}`),
   EIO: failed('the disk cannot be read or written: see what the kernel logs (dmesg)'),
   EROFS: failed(
     'the file system is read-only, as the kernel makes it after an error: see what it logs (dmesg), check it (fsck), mount it read-write',

@@ -1,6 +1,7 @@
 import { execFile, spawn } from 'node:child_process';
 import { promisify } from 'node:util';
-import { UnpackError } from '../errors.ts';
+import { MAKE_ROOM } from '../errno.ts';
+import { toUnpackError, UnpackError } from '../errors.ts';
 
 /**
  * The copier is GNU cp: it keeps mode, owner, times to the nanosecond, links among the copied, extended attributes,
@@ -65,9 +66,13 @@ export async function copyTree(from: string, to: string, lock: number, signal: A
   signal.throwIfAborted();
   if (child.exitCode === 0) return;
   if (/No space left on device|Disk quota exceeded/.test(messages)) {
-    throw new UnpackError('STORE_FULL', `no space left to copy ${from}: ${firstLine(messages)}`);
+    throw new UnpackError('STORE_FULL', `no space left to copy ${from}: ${firstLine(messages)}; ${MAKE_ROOM}`);
   }
-  const why = limit.aborted ? `it took longer than ${COPY_LIMIT / 60_000} minutes` : firstLine(messages);
+  const why = limit.aborted
+    ? `it took longer than ${COPY_LIMIT / 60_000} minutes`
+    : failure === undefined
+      ? `${firstLine(messages)}; the kernel may log more (dmesg)`
+      : `the copier does not start: ${toUnpackError(failure).message}`;
   throw new UnpackError('STORE_FAILED', `${from} could not be copied: ${why}`, { cause: failure });
 }
 

@@ -1,6 +1,8 @@
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { MAKE_ROOM } from '../errno.ts';
 import { UnpackError } from '../errors.ts';
+import { spaceOf } from '../system/space.ts';
 
 /** How long a call waits for other processes before it gives up, in milliseconds. */
 export const LOCK_TIMEOUT = 10_000;
@@ -158,10 +160,26 @@ async function patiently<T>({ path, limit }: Patience, call: () => T): Promise<T
 }
 
 /** Primary result codes (sqlite.org/rescode.html); node:sqlite doesn't export them. */
-const SQLITE = { PERM: 3, BUSY: 5, LOCKED: 6, READONLY: 8, FULL: 13, CANTOPEN: 14, NOTADB: 26 } as const;
+const SQLITE = {
+  PERM: 3,
+  BUSY: 5,
+  LOCKED: 6,
+  NOMEM: 7,
+  READONLY: 8,
+  IOERR: 10,
+  CORRUPT: 11,
+  FULL: 13,
+  CANTOPEN: 14,
+  NOTADB: 26,
+} as const;
 
 const SENTENCES: Readonly<Record<number, string>> = {
   [SQLITE.PERM]: 'this user may not use it',
+  [SQLITE.NOMEM]: 'no memory is left to use it: give the machine or the container more',
+  [SQLITE.IOERR]:
+    'its disk cannot be read or written, or a quota is used up: see what the kernel logs (dmesg), and restart the worker when it is mended',
+  [SQLITE.CORRUPT]:
+    'it is damaged: stop the workers and check the file system (fsck); if that does not mend it, remove the store and unpack anew',
   [SQLITE.READONLY]: 'it can only be read: check the owner and whether the file system is mounted read-only',
   [SQLITE.CANTOPEN]: 'it cannot be opened: check that its directory exists and that this user may write there',
   [SQLITE.NOTADB]:
@@ -172,8 +190,19 @@ const SENTENCES: Readonly<Record<number, string>> = {
 function databaseError(path: string, error: unknown): unknown {
   const code = sqliteCode(error);
   if (code === undefined || !(error instanceof Error)) return error;
-  if (code === SQLITE.FULL) return new UnpackError('STORE_FULL', `no space left to write ${path}`, { cause: error });
+  // it does not say that a write failed for want of space when it failed in the file that its processes share
+  if (code === SQLITE.FULL || (code === SQLITE.IOERR && isFull(path))) {
+    return new UnpackError('STORE_FULL', `no space left to write ${path}; ${MAKE_ROOM}`, { cause: error });
+  }
   return new UnpackError('STORE_FAILED', `${path}: ${SENTENCES[code] ?? error.message}`, { cause: error });
+}
+
+function isFull(path: string): boolean {
+  try {
+    return spaceOf(path).bytes === 0;
+  } catch {
+    return false;
+  }
 }
 
 function isBusy(error: unknown): boolean {

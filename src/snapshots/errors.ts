@@ -2,7 +2,7 @@ import { UnpackError } from '../errors.ts';
 
 export type SnapshotErrorKind = 'NotFound' | 'AlreadyExists' | 'InvalidArgument' | 'FailedPrecondition';
 
-/** Why a call on the store was refused, after containerd's errdefs. Anything else that a call throws is a system error. */
+/** Why a call on the store was refused, after containerd's errdefs. What the machine is to blame for is an UnpackError. */
 export class SnapshotError extends Error {
   override readonly name = 'SnapshotError';
   readonly kind: SnapshotErrorKind;

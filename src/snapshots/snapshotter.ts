@@ -9,7 +9,8 @@
  * `key` always means an active snapshot or a view, `name` a committed one, `parent` the name of a committed one. Keys
  * and names share one space. Every change is one transaction: after a crash it has happened or it has not.
  *
- * Errors are SnapshotError, told apart by `kind` and never by text.
+ * Errors are SnapshotError, told apart by `kind` and never by text, and UnpackError STORE_FULL or STORE_FAILED, which any
+ * call may throw.
  */
 export interface Snapshotter {
   /** Where the store lives, an absolute path. */

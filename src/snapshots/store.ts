@@ -153,6 +153,8 @@ export class SnapshotStore implements Snapshotter {
     this.#running.add(running);
     try {
       return await running;
+    } catch (error) {
+      throw hostFailure(error, this.root);
     } finally {
       this.#running.delete(running);
     }
@@ -206,6 +208,13 @@ export class SnapshotStore implements Snapshotter {
     const { uid, gid } = lstatSync(this.#directories.tree(parentId));
     lchownSync(tree, uid, gid);
   }
+}
+
+/** What the disk, or what else this machine lacks, is to blame for, as an UnpackError that names the store; all else as it is. */
+function hostFailure(error: unknown, root: string): unknown {
+  if (error instanceof UnpackError) return error;
+  const failure = toUnpackError(error);
+  return failure.code === 'INTERNAL' ? error : failure.with({}, `the store ${root}: `);
 }
 
 function parentGone(parent: string): SnapshotError {

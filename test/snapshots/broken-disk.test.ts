@@ -1,0 +1,63 @@
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { closeSync, openSync, writeFileSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, test } from 'node:test';
+import { openSnapshotter } from '../../src/snapshots/open.ts';
+import { brittleExt4, tmpfs, unavailable } from '../support/file-system.ts';
+import { scratch } from '../support/scratch.ts';
+
+describe('a store whose disk dies while it is open', { skip: unavailable(() => brittleExt4()) }, () => {
+  test('says so in every call that writes, with the place and what to do, and still tells what there is', async () => {
+    using disk = brittleExt4();
+    const root = join(disk.path, 'root');
+    const store = await openSnapshotter({ root, type: 'overlay' });
+    try {
+      await store.prepare('key', '');
+      writeFileSync(join(disk.path, 'too large'), Buffer.alloc(40 << 20, 1));
+      assert.throws(() => execFileSync('sync', ['-f', disk.path], { stdio: 'ignore' }));
+      const calls = {
+        prepare: () => store.prepare('other', ''),
+        commit: () => store.commit('name', 'key'),
+        update: () => store.update({ name: 'key', labels: { a: 'b' } }),
+        remove: () => store.remove('key'),
+      };
+      for (const [name, call] of Object.entries(calls)) {
+        await assert.rejects(call, (error: { code?: unknown; message: string }) => {
+          assert.equal(error.code, 'STORE_FAILED', `${name}: ${error.message}`);
+          assert.ok(error.message.includes(root), error.message);
+          assert.match(error.message, /dmesg/);
+          return true;
+        });
+      }
+      assert.equal((await store.stat('key')).kind, 'active');
+    } finally {
+      await store.close();
+    }
+  });
+});
+
+test('metadata that is damaged says so, and what to do', async () => {
+  using dir = scratch();
+  const options = { root: join(dir.path, 'root'), type: 'overlay' } as const;
+  const store = await openSnapshotter(options);
+  for (let index = 0; index < 50; index++) await store.prepare(`key ${index}`, '', { labels: { x: 'y'.repeat(500) } });
+  await store.close();
+  const file = openSync(join(options.root, 'metadata.db'), 'r+');
+  for (let page = 2; page < 10; page++) writeSync(file, Buffer.alloc(4096, 0xa5), 0, 4096, page * 4096);
+  closeSync(file);
+  const damaged = openSnapshotter(options).then(async (opened) => {
+    await opened.walk().finally(() => opened.close());
+  });
+  await assert.rejects(damaged, { code: 'STORE_FAILED', message: /metadata\.db: it is damaged: .*fsck.*unpack anew/ });
+});
+
+test('a store that nobody has open and whose disk has inodes but no bytes left is STORE_FULL', {
+  skip: unavailable(() => tmpfs('size=4m')),
+}, async () => {
+  using disk = tmpfs('size=4m');
+  const options = { root: join(disk.path, 'root'), type: 'overlay' } as const;
+  await (await openSnapshotter(options)).close();
+  assert.throws(() => writeFileSync(join(disk.path, 'ballast'), Buffer.alloc(8 << 20, 1)), { code: 'ENOSPC' });
+  await assert.rejects(openSnapshotter(options), { code: 'STORE_FULL', message: /metadata\.db; free space or inodes/ });
+});
