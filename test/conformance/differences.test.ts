@@ -19,14 +19,15 @@ const BASE = tar(
   file('d/e/g', 'below'),
 );
 
-/** `d/l` leads to `a/c`; take `s/..` away as text and it leads to `c`. */
-const LINKS = [
+/** `d/l` leads to `a/c`; take `s/..` away as text, or what `s` is with `..` after it, and it leads to `c`. */
+const links = (s: string, l: string) => [
   directory('a/b', { mtime: 1 }),
   directory('a/c', { mtime: 2 }),
   directory('c', { mtime: 3 }),
   directory('d', { mtime: 4 }),
-  symlink('s', 'a/b'),
-  symlink('d/l', '../s/../c'),
+  symlink('t', 'a/b'),
+  symlink('s', s),
+  symlink('d/l', l),
 ];
 
 differOnPurpose(suite, {
@@ -79,7 +80,11 @@ differOnPurpose(suite, {
     equivalent: [tar(file('a', '', { pax: [['SCHILY.xattr.user.a b', 'hi']] }))],
   },
   '.. in a link goes up from where the link before it led, as in the kernel': {
-    image: [tar(...LINKS, file('d/l/x'))],
-    equivalent: [tar(...LINKS, file('a/c/x'))],
+    image: [tar(...links('a/b', '../s/../c'), file('d/l/x'))],
+    equivalent: [tar(...links('a/b', '../s/../c'), file('a/c/x'))],
+  },
+  'and so it does in an absolute link, also where the link before it leads to another link': {
+    image: [tar(...links('t', '/s/../c'), file('d/l/x'))],
+    equivalent: [tar(...links('t', '/s/../c'), file('a/c/x'))],
   },
 });

@@ -120,6 +120,16 @@ bothAgree(suite, 'entries', {
       file('dangling/f', '5'),
     ),
   ],
+  'go up from where a link leads straight to, in an absolute link and in the target of a hard link': [
+    tar(
+      directory('a/b', { mtime: 1 }),
+      file('a/f', '1', { mtime: 2 }),
+      symlink('s', 'a/b'),
+      symlink('d/l', '/s/../c'),
+      file('d/l/x', '2'),
+      hardlink('h', 's/../f', { mtime: 3 }),
+    ),
+  ],
   'may be written in any order, children first': [
     tar(
       file('a/b/c', '1', { mtime: 1 }),
