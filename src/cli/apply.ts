@@ -3,6 +3,7 @@ import { Command } from 'commander';
 import { type Config, layerLimits, s3Connection, storeToWrite } from '../config.ts';
 import type { ImageState } from '../image/progress.ts';
 import type { ImageRequest } from '../image/request.ts';
+import type { ApplyThread } from '../rootfs/apply-thread.ts';
 import type { SourceSpec } from '../source/blob-source.ts';
 import type { Cli } from './context.ts';
 import { type ImageOptions, parseImageArgument, payloadOf, requestOf, takesImageOptions } from './image-argument.ts';
@@ -21,8 +22,8 @@ Examples:
   unpackd apply s3://images/team/app:1.0 --timeline why-slow.svg
   unpackd apply s3://images/app@sha256:… --platform linux/arm64 --json | jq -r '.images[].chainId'`;
 
-/** `unpackd apply`: what a worker does for a job, without a queue. */
-export function applyCommand({ signal, out }: Cli): Command {
+/** `unpackd apply`: what a worker does for a job, without a queue. `thread` takes the first layer. */
+export function applyCommand({ signal, out }: Cli, thread: ApplyThread): Command {
   const command = new Command('apply')
     .description(
       'Unpacks an image into the store of this machine. IMAGE is s3://BUCKET/PREFIX or a folder with an OCI image layout, ' +
@@ -57,6 +58,7 @@ export function applyCommand({ signal, out }: Cli): Command {
       limits: layerLimits(config),
       durable: config.UNPACK_DURABLE,
       native: config.UNPACK_NATIVE_INFLATE,
+      started: thread,
     });
     try {
       const images = await unpacker.unpack(source, request, {

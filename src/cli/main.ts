@@ -42,7 +42,13 @@ const COMMANDS: readonly Entry[] = [
     name: 'apply',
     arguments: 'IMAGE',
     summary: 'unpack an image here and now, without a queue',
-    load: async () => (await import('./apply.ts')).applyCommand,
+    load: async () => {
+      // first of all: the thread starts beside everything else that happens before the first layer, and takes as long
+      const { ApplyThread } = await import('../rootfs/apply-thread.ts');
+      const thread = new ApplyThread();
+      const { applyCommand } = await import('./apply.ts');
+      return (cli) => applyCommand(cli, thread);
+    },
   },
   {
     name: 'push',

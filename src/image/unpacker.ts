@@ -3,6 +3,7 @@ import { type FailureCode, toUnpackError } from '../errors.ts';
 import { chainIds } from '../oci/chain-id.ts';
 import { formatPlatform } from '../oci/platform.ts';
 import { applyLayers, type LayerObserver } from '../rootfs/apply-layers.ts';
+import type { ApplyThread } from '../rootfs/apply-thread.ts';
 import { ChainLocks } from '../rootfs/chain-locks.ts';
 import { StoreSync } from '../rootfs/durability.ts';
 import { removeOrphans } from '../rootfs/orphans.ts';
@@ -29,6 +30,8 @@ export interface UnpackerOptions {
   readonly native?: boolean;
   /** Start the apply threads now and keep them; default: when they are needed, for a minute. */
   readonly resident?: boolean;
+  /** An apply thread that was started before; the unpacker takes it over. */
+  readonly started?: ApplyThread;
 }
 
 const STORE_FAILURES = new Set<FailureCode>(['STORE_FULL', 'STORE_FAILED']);
