@@ -36,7 +36,7 @@ async function inflating(): Promise<Check> {
 
 async function permissions(ownership: Ownership): Promise<Check> {
   const name = 'Permissions';
-  const { user, has, cannotKeepOwners } = await privileges();
+  const { user, has, cannotKeepOwners } = privileges();
   // `as`: the keys of an object literal are its type's
   const missing = (Object.keys(PURPOSES) as Capability[]).filter((capability) => !has(capability));
   if (ownership === 'squash') {

@@ -39,7 +39,7 @@ export async function openSnapshotter(options: StoreOptions): Promise<Snapshotte
   const awkward = /[:,\\"\n]/.exec(root);
   if (awkward !== null)
     throw refused(root, `its name has ${JSON.stringify(awkward[0])}, which no mount option can hold`);
-  if (options.ownership === 'keep') await requireOwners();
+  if (options.ownership === 'keep') requireOwners();
   // 0700: the files of an image, set-user-ID programs too, are nobody else's business
   await makeDirectories(snapshotsDirectory(root)).catch((error: unknown) => {
     throw refused(root, reason(error), error);
@@ -84,8 +84,8 @@ async function makeDirectories(path: string): Promise<void> {
 }
 
 /** A worker that is not root must be told so: what it unpacks is not what the image says. */
-async function requireOwners(): Promise<void> {
-  const { user, cannotKeepOwners } = await privileges();
+function requireOwners(): void {
+  const { user, cannotKeepOwners } = privileges();
   if (cannotKeepOwners === undefined) return;
   throw new UnpackError(
     'STORE_FAILED',

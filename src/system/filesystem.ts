@@ -1,5 +1,5 @@
-import { constants } from 'node:fs';
-import { access, mkdir, mkdtemp, open, readFile, realpath, rm, statfs, writeFile } from 'node:fs/promises';
+import { constants, readFileSync } from 'node:fs';
+import { access, mkdir, mkdtemp, open, realpath, rm, statfs, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import koffi from 'koffi';
 import { cString, mknodAt, S_IFCHR, setXattrFd } from './files.ts';
@@ -97,7 +97,7 @@ export async function overlayKnowsIndex(): Promise<boolean> {
 /** The type of the mount that a path lies on, from proc(5) mountinfo: the last one that is nearest. */
 async function fileSystemType(path: string): Promise<string> {
   const real = await realpath(path);
-  const mounts = await readFile('/proc/self/mountinfo', 'utf8');
+  const mounts = readFileSync('/proc/self/mountinfo', 'utf8');
   let best = { point: '', type: 'unknown' };
   for (const line of mounts.split('\n')) {
     const [before = '', after = ''] = line.split(' - ');

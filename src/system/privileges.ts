@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises';
+import { existsSync, readFileSync } from 'node:fs';
 
 /** A power of root's that this process may have, by its number in linux/capability.h. */
 export type Capability = keyof typeof NUMBERS;
@@ -28,12 +28,13 @@ export interface Privileges {
 }
 
 /** @throws system errors where /proc is not mounted */
-export async function privileges(): Promise<Privileges> {
-  const status = await readFile('/proc/self/status', 'utf8');
+export function privileges(): Privileges {
+  const status = readFileSync('/proc/self/status', 'utf8');
   const effective = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)/m.exec(status)?.[1] ?? '0'}`);
   const has = (capability: Capability) => (effective & (1n << BigInt(NUMBERS[capability]))) !== 0n;
   const id = process.geteuid?.() ?? 0;
-  const [users, groups] = await Promise.all([mapped('uid'), mapped('gid')]);
+  const users = mapped('uid');
+  const groups = mapped('gid');
   const inUserNamespace = users < ALL_IDS || groups < ALL_IDS;
   const missing = FOR_OWNERS.filter((name) => !has(name)).map((name) => `CAP_${name}`);
   const cannotKeepOwners =
@@ -49,9 +50,10 @@ export async function privileges(): Promise<Privileges> {
 const ALL_IDS = 0xffffffff;
 
 /** How many users or groups this process's user namespace knows (user_namespaces(7)). */
-async function mapped(kind: 'uid' | 'gid'): Promise<number> {
+function mapped(kind: 'uid' | 'gid'): number {
+  const file = `/proc/self/${kind}_map`;
   // a kernel without user namespaces has no such file, and knows them all
-  const map = await readFile(`/proc/self/${kind}_map`, 'utf8').catch(() => `0 0 ${ALL_IDS}`);
+  const map = existsSync(file) ? readFileSync(file, 'utf8') : `0 0 ${ALL_IDS}`;
   return map
     .trim()
     .split('\n')
