@@ -1,7 +1,7 @@
 import { BullMQAdapter } from '@bull-board/api/bullMQAdapter';
 import type { Job, Queue } from 'bullmq';
 import { imageOf } from '../queue/parse.ts';
-import { type Progress, readProgress } from '../queue/progress.ts';
+import { type Progress, readProgress } from '../queue/progress-schema.ts';
 import { schemaFiles } from '../queue/schemas.ts';
 
 /**

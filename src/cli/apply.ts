@@ -3,12 +3,15 @@ import { Command } from 'commander';
 import { type Config, layerLimits, s3Connection, storeToWrite } from '../config.ts';
 import type { ImageState } from '../image/progress.ts';
 import type { ImageRequest } from '../image/request.ts';
+import { measure } from '../queue/progress.ts';
+import { resultOf } from '../queue/result.ts';
 import type { ApplyThread } from '../rootfs/apply-thread.ts';
 import type { SourceSpec } from '../source/blob-source.ts';
 import type { Cli } from './context.ts';
 import { type ImageOptions, parseImageArgument, payloadOf, requestOf, takesImageOptions } from './image-argument.ts';
 import { LiveRegion } from './live-region.ts';
 import { progressLines } from './progress-view.ts';
+import { resultLines } from './result-view.ts';
 import { APPLY_SETTINGS, configOf, S3_SETTINGS, STORE_SETTINGS, takesSettings } from './settings.ts';
 import { checkTimelineName, type TimelineOption, takesTimeline, writeTimeline } from './timeline-file.ts';
 
@@ -40,9 +43,6 @@ export function applyCommand({ signal, out }: Cli, thread: ApplyThread): Command
     const { source, request, image, labels } = await jobOf(argument, options, config);
     const { openSnapshotter } = await import('../snapshots/open.ts');
     const { createUnpacker } = await import('../image/unpacker.ts');
-    const { resultOf } = await import('../queue/result.ts');
-    const { measure } = await import('../queue/progress.ts');
-    const { resultLines } = await import('./result-view.ts');
     const started = Date.now();
     const region = new LiveRegion(out.live);
     let states: readonly ImageState[] | undefined;

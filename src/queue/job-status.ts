@@ -2,7 +2,7 @@ import type { Job } from 'bullmq';
 import type { UnpackError } from '../errors.ts';
 import { errorFromReason, errorOf, type Failure } from './failure.ts';
 import { imageOf } from './parse.ts';
-import { type Progress, readProgress } from './progress.ts';
+import { type Progress, readProgress } from './progress-schema.ts';
 import type { UnpackResult } from './result.ts';
 
 export const JOB_STATES = ['waiting', 'prioritized', 'delayed', 'active', 'completed', 'failed'] as const;

@@ -9,7 +9,7 @@ import { cancelledError } from './cancellation.ts';
 import { type Failure, failedReason, failureOf, isRetryable } from './failure.ts';
 import type { Logger } from './log.ts';
 import { imageOf, parsePayload, type SourcePolicy } from './parse.ts';
-import { readProgress } from './progress.ts';
+import { readProgress } from './progress-schema.ts';
 import { JobReporter } from './reporter.ts';
 import { resultOf, type UnpackResult, type WorkerFacts } from './result.ts';
 import { LockLostError, type RunningJobs } from './running-jobs.ts';

@@ -1,16 +1,15 @@
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { z } from 'zod';
+import * as z from 'zod';
 import { failureSchema } from './failure.ts';
 import { payloadSchema } from './payload.ts';
-import { resultSchema } from './result.ts';
+import { resultSchema } from './result-schema.ts';
 
 /**
  * Writes `schemas/*.schema.json`, the published form of what this folder sends and takes; `--check` only compares and
  * exits with 1 when a file is not current. Run by `npm run schemas`.
  */
-const FOLDER = fileURLToPath(new URL('../../schemas/', import.meta.url));
+const FOLDER = join(import.meta.dirname, '../../schemas/');
 
 const A = `sha256:${'a'.repeat(64)}`;
 const B = `sha256:${'b'.repeat(64)}`;

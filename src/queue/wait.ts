@@ -4,7 +4,7 @@ import { patientConnection, type QueueSettings } from './connection.ts';
 import { JobNotFoundError, QueueUnavailableError, WaitTimeoutError } from './errors.ts';
 import { errorFromReason } from './failure.ts';
 import { type JobStatus, jobError } from './job-status.ts';
-import { type Progress, readProgress } from './progress.ts';
+import { type Progress, readProgress } from './progress-schema.ts';
 import type { UnpackResult } from './result.ts';
 import { durationText } from './text.ts';
 
