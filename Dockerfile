@@ -10,11 +10,11 @@ WORKDIR /app
 # no install scripts: the only one wanted fetches the Node runtime that this image has already
 COPY package.json package-lock.json ./
 RUN npm ci --ignore-scripts --no-audit --no-fund
-COPY tsconfig.json tsconfig.build.json ./
+COPY tsconfig.json tsconfig.build.json build.ts ./
 COPY src src
 COPY workers workers
 # by its path, not through npm: npm would look for the Node runtime of node_modules first, which is not there
-RUN ./node_modules/.bin/tsc -p tsconfig.build.json
+RUN node build.ts
 RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund
 
 FROM node:24-slim
@@ -28,5 +28,5 @@ COPY package.json LICENSE ./
 COPY schemas schemas
 # a volume even where none is given: the container's own file system is an overlay, and overlays do not stack on one
 VOLUME /var/lib/unpackd
-ENTRYPOINT ["node", "/app/dist/src/cli/main.js"]
+ENTRYPOINT ["node", "/app/dist/src/cli/main.cjs"]
 CMD ["worker"]

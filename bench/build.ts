@@ -1,3 +1,5 @@
+import { existsSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { run } from './commands.ts';
 
@@ -16,14 +18,15 @@ export interface Build {
  */
 export async function build(packageRoot: string, onTypeErrors: (text: string) => void): Promise<Build> {
   const folder = join(packageRoot, '.bench');
-  const compiler = join(packageRoot, 'node_modules/typescript/bin/tsc');
-  const config = join(packageRoot, 'tsconfig.build.json');
-  await run(process.execPath, [compiler, '-p', config, '--outDir', folder]).catch((error: Error) => {
+  const cli = join(folder, 'src/cli/main.cjs');
+  await rm(cli, { force: true }); // an older one must not be measured for this one
+  await run(process.execPath, [join(packageRoot, 'build.ts'), folder]).catch((error: Error) => {
+    if (!existsSync(cli)) throw error;
     onTypeErrors(error.message);
   });
   return {
     node: process.execPath,
-    cli: join(folder, 'src/cli/main.js'),
+    cli,
     worker: join(folder, 'workers/unpack.js'),
     folder,
   };

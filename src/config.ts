@@ -1,6 +1,6 @@
 import { availableParallelism, hostname } from 'node:os';
 import { resolve } from 'node:path';
-import { z } from 'zod';
+import * as z from 'zod';
 import type { LayerLimits } from './archive/limits.ts';
 import type { StoreOptions } from './snapshots/open.ts';
 import type { S3Connection } from './source/s3.ts';

@@ -125,7 +125,7 @@ for (const name of ['SIGINT', 'SIGTERM'] as const) {
 }
 process.on('uncaughtException', (error) => process.exit(report(error)));
 
-process.exit(await main());
+void main().then((status) => process.exit(status));
 
 async function main(): Promise<number> {
   try {

@@ -1,7 +1,7 @@
 import { dirname, join } from 'node:path';
 
 /** Whether this is what `npm run build` has made, and not the source. */
-export const built: boolean = import.meta.filename.endsWith('.js');
+export const built: boolean = !import.meta.filename.endsWith('.ts');
 
 /** The folder with package.json: two up from here, and one more from dist/, which mirrors the sources. */
 export const packageRoot: string = join(import.meta.dirname, built ? '../../..' : '../..');

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { UnpackError } from '../errors.ts';
 import { type DiffId, isDigest } from './digest.ts';
 import { parseJson } from './manifest.ts';

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { UnpackError } from '../errors.ts';
 import type { Descriptor } from './descriptor.ts';
 import { type BlobDigest, isDigest } from './digest.ts';

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { FAILURE_CODES, type FailureCode, type FailureDetails, UnpackError } from '../errors.ts';
 
 /** How a job or one attempt of it failed, version 1: on the job's progress, as `failure` and in `failures`. */

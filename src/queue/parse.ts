@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { UnpackError } from '../errors.ts';
 import type { ImageRequest, ImageTarget } from '../image/request.ts';
 import type { Layer } from '../oci/descriptor.ts';

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { LABEL_DIFF_ID, LABEL_SNAPSHOT_REF } from '../snapshots/snapshotter.ts';
 
 /**

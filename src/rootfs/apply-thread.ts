@@ -1,4 +1,4 @@
-import { extname } from 'node:path';
+import { extname, join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { abortError, UnpackError } from '../errors.ts';
 import type { AppliedDiff, ApplyProgress } from './applier.ts';
@@ -23,7 +23,8 @@ export class ApplyThread {
 
   constructor() {
     // run from source and built, the thread's file lies beside in the same form
-    this.#worker = new Worker(new URL(`../../workers/apply${extname(import.meta.url)}`, import.meta.url));
+    const name = `apply${extname(import.meta.filename)}`;
+    this.#worker = new Worker(join(import.meta.dirname, '../../workers', name));
     this.#worker.unref();
     this.#worker.on('message', (report: ApplyReport) => this.#take(report));
     this.#worker.on('error', (error) => this.#end(error));

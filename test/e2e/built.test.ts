@@ -10,11 +10,10 @@ const root = join(import.meta.dirname, '../..');
 
 describe('what npm run build makes', () => {
   const dist = scratch();
-  const main = join(dist.path, 'dist/src/cli/main.js');
+  const main = join(dist.path, 'dist/src/cli/main.cjs');
   before(() => {
     process.once('exit', () => dist[Symbol.dispose]());
-    const options = ['-p', join(root, 'tsconfig.build.json'), '--outDir', join(dist.path, 'dist')];
-    execFileSync(join(root, 'node_modules/.bin/tsc'), options);
+    execFileSync(process.execPath, [join(root, 'build.ts'), join(dist.path, 'dist')]);
     // beside package.json and node_modules, as it is published
     for (const name of ['package.json', 'node_modules']) execFileSync('ln', ['-s', join(root, name), dist.path]);
   });
