@@ -14,7 +14,8 @@ const REPORT_INTERVAL = 50;
 let running = new AbortController();
 
 parentPort?.on('message', async (message: ApplyMessage) => {
-  if ('abort' in message) running.abort(UnpackError.deserialize(message.abort));
+  if ('end' in message) process.exit();
+  else if ('abort' in message) running.abort(UnpackError.deserialize(message.abort));
   else report({ outcome: await apply(message.task) });
 });
 

@@ -46,6 +46,8 @@ const COMMANDS: readonly Entry[] = [
       // first of all: the thread starts beside everything else that happens before the first layer, and takes as long
       const { ApplyThread } = await import('../rootfs/apply-thread.ts');
       const thread = new ApplyThread();
+      // a process that exits while a thread loads native code may be aborted by it
+      beforeExit = () => thread.end();
       const { applyCommand } = await import('./apply.ts');
       return (cli) => applyCommand(cli, thread);
     },
@@ -107,6 +109,8 @@ Exit status: 0 done, 1 failed, 2 wrong use, 130 interrupted.`;
 const args = process.argv.slice(2);
 const out = new Output(args.includes('--json'));
 const interruption = new AbortController();
+/** What must come to its end before the process may. */
+let beforeExit: () => Promise<void> = async () => {};
 let interruptedBy: 'SIGINT' | 'SIGTERM' | undefined;
 
 // a reader that has seen enough (unpackd snapshots ls | head -1) is no failure
@@ -125,7 +129,10 @@ for (const name of ['SIGINT', 'SIGTERM'] as const) {
 }
 process.on('uncaughtException', (error) => process.exit(report(error)));
 
-void main().then((status) => process.exit(status));
+void main().then(async (status) => {
+  await beforeExit();
+  process.exit(status);
+});
 
 async function main(): Promise<number> {
   try {

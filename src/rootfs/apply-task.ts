@@ -21,8 +21,11 @@ export interface ApplyTask {
   readonly writing: Int32Array<SharedArrayBuffer>;
 }
 
-/** What an apply thread is told: a task when it has none, or to give up the one it has. */
-export type ApplyMessage = { readonly task: ApplyTask } | { readonly abort: SerializedUnpackError };
+/** What an apply thread is told: a task when it has none, to give up the one it has, or to end. */
+export type ApplyMessage =
+  | { readonly task: ApplyTask }
+  | { readonly abort: SerializedUnpackError }
+  | { readonly end: true };
 
 /** What it tells: progress now and then, and one outcome a task. */
 export type ApplyReport = { readonly progress: ApplyProgress } | { readonly outcome: ApplyOutcome };

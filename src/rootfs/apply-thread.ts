@@ -27,8 +27,8 @@ export class ApplyThread {
     this.#worker = new Worker(join(import.meta.dirname, '../../workers', name));
     this.#worker.unref();
     this.#worker.on('message', (report: ApplyReport) => this.#take(report));
-    this.#worker.on('error', (error) => this.#end(error));
-    this.#worker.on('exit', () => this.#end(new Error('the apply thread was ended')));
+    this.#worker.on('error', (error) => this.#lose(error));
+    this.#worker.on('exit', () => this.#lose(new Error('the apply thread was ended')));
   }
 
   /** Whether it can take a task, now or after the one that it has. */
@@ -63,9 +63,17 @@ export class ApplyThread {
     }
   }
 
-  /** Ends the thread, whatever it does. */
-  async terminate(): Promise<void> {
-    await this.#worker.terminate();
+  /**
+   * Ends the thread at its next turn; a task that it has fails. It is asked and not stopped from outside: a thread that is
+   * stopped inside a native call takes the whole process with it (Node-API: an addon's exception can't be thrown any more).
+   */
+  async end(): Promise<void> {
+    if (this.#ended !== undefined) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#worker.once('exit', () => resolve());
+    this.#worker.ref();
+    this.#tell({ end: true });
+    await promise;
   }
 
   #tell(message: ApplyMessage): void {
@@ -84,7 +92,7 @@ export class ApplyThread {
     else caller?.resolve(outcome.diff);
   }
 
-  #end(error: unknown): void {
+  #lose(error: unknown): void {
     this.#ended ??= error;
     this.#caller?.reject(error);
     this.#caller = undefined;

@@ -46,11 +46,11 @@ export class ApplyPool {
     return { apply: (blob, mounts, options) => this.#apply(source, limits, store, blob, mounts, options) };
   }
 
-  /** Ends the threads, whatever they do. */
+  /** Ends the threads; layers that they have fail. */
   async close(): Promise<void> {
     this.#closed = true;
     for (const { end } of this.#idle.splice(0)) clearTimeout(end);
-    await Promise.all([...this.#threads].map((thread) => thread.terminate()));
+    await Promise.all([...this.#threads].map((thread) => thread.end()));
   }
 
   #apply(
@@ -111,7 +111,7 @@ export class ApplyPool {
       const place = this.#idle.findIndex((idle) => idle.thread === thread);
       this.#idle.splice(place, 1);
       this.#threads.delete(thread);
-      void thread.terminate();
+      void thread.end();
     };
     this.#idle.push({ thread, end: this.#resident ? undefined : setTimeout(retire, IDLE_TIMEOUT).unref() });
   }

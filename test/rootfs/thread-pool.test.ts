@@ -105,7 +105,7 @@ describe('the apply threads', () => {
     await using b = await poolOf(1);
     await b.apply(first);
     const failed = b.apply(second);
-    void threads[0]?.terminate();
+    threads[0]?.postMessage(null); // nothing that it knows: it dies of it
     await assert.rejects(failed, { code: 'INTERNAL' });
     assert.equal(readFileSync(join(await b.apply(first), 'name'), 'utf8'), '1');
     assert.equal(threads.length, 2);
@@ -113,7 +113,9 @@ describe('the apply threads', () => {
 
   it('are not asked again when they died without work', async () => {
     await using b = await poolOf(1, { resident: true });
-    await threads[0]?.terminate();
+    const died = new Promise((resolve) => threads[0]?.once('exit', resolve));
+    threads[0]?.postMessage(null);
+    await died;
     await b.apply(first);
     assert.equal(threads.length, 2);
   });
