@@ -1,5 +1,7 @@
 import { chmodPathFd, close, type FileStatus, O, openAt, statFd } from '../system/files.ts';
 import type { DirectoryTimes } from './directory-times.ts';
+import type { Foreknowledge } from './foreknowledge.ts';
+import { copyAttributes, Models } from './models.ts';
 import type { Remembered } from './remembered.ts';
 import { isOverlayWhiteout, type MissingDirectories, type Root } from './root.ts';
 import type { Squash } from './squash.ts';
@@ -11,12 +13,17 @@ export interface ImpliedDirectory {
   /** Its real path below the root, without links, bytes as latin1. */
   readonly path: string;
   readonly inode: bigint;
-  /** A later entry has named it: its attributes are that entry's, but for extended ones that only the layers below give. */
-  readonly named: boolean;
+  /**
+   * A later entry has named it, with these extended attributes: its attributes are that entry's, but for extended ones
+   * that only the layers below give.
+   */
+  readonly given: readonly string[] | undefined;
   /** No entry had named the directory above either when this one was made in it. */
   readonly inUnnamed: boolean;
   /** It got the times of a named directory: a link that leads here has taken that one's place. */
   readonly timed: boolean;
+  /** The layer deletes what the layers below have there. */
+  readonly deleted: boolean;
 }
 
 /** Bytes that such a directory takes in memory beside its path. */
@@ -25,9 +32,11 @@ const IMPLIED_BYTES = 200;
 /**
  * The directories that a layer's entries lie in and that no entry had named when they were needed. They are made as new,
  * 0755, and remembered: what the layers below have at the same path, unless the layer deletes it, gives them their
- * attributes in the end (`settleImpliedDirectories`).
+ * attributes in the end (`settleImpliedDirectories`). A layer that is written once more has the layers below at hand, and
+ * knows what it will delete: its directories get their attributes when they are made, as containerd does it, so that what
+ * is made in them inherits what it should.
  */
-export class ImpliedDirectories implements MissingDirectories {
+export class ImpliedDirectories implements MissingDirectories, Disposable {
   private readonly byInode = new Map<bigint, ImpliedDirectory>();
   /** Real paths that the layer deletes of the layers below. */
   private readonly deletedPaths = new Set<string>();
@@ -37,6 +46,9 @@ export class ImpliedDirectories implements MissingDirectories {
   private readonly remembered: Remembered;
   /** Set in a full copy, where the directories above are those of the layers below. */
   private readonly times: DirectoryTimes | undefined;
+  private readonly place: string;
+  private readonly models: Models | undefined;
+  private readonly deletedLater: ReadonlySet<string>;
 
   constructor(
     target: DiffTarget,
@@ -46,12 +58,20 @@ export class ImpliedDirectories implements MissingDirectories {
       readonly remembered: Remembered;
       readonly times: DirectoryTimes;
     },
+    known: Foreknowledge | undefined,
   ) {
     this.keepsWhiteouts = target.whiteouts === 'overlay';
     this.whiteouts = parts.whiteouts;
     this.squash = parts.squash;
     this.remembered = parts.remembered;
     this.times = target.whiteouts === 'remove' ? parts.times : undefined;
+    this.place = target.root;
+    this.models = known === undefined || target.lowers.length === 0 ? undefined : new Models(target.lowers);
+    this.deletedLater = new Set(known?.deleted);
+  }
+
+  [Symbol.dispose](): void {
+    this.models?.[Symbol.dispose]();
   }
 
   making(path: string, parent: number): void {
@@ -75,22 +95,30 @@ export class ImpliedDirectories implements MissingDirectories {
     } finally {
       close(fd);
     }
-    this.squash?.madeUnnamed(status.inode);
+    const { inode } = status;
+    this.squash?.madeUnnamed(inode);
     if (this.deletedPaths.has(path)) this.whiteouts.deletedDirectory(parent, name);
-    else {
-      const above = this.byInode.get(statFd(parent).inode);
-      const inUnnamed = above !== undefined && !above.named;
-      this.remembered.path(path, IMPLIED_BYTES);
-      this.byInode.set(status.inode, { path, inode: status.inode, named: false, inUnnamed, timed: false });
-    }
+    const above = this.byInode.get(statFd(parent).inode);
+    const inUnnamed = above !== undefined && above.given === undefined;
+    this.remembered.path(path, IMPLIED_BYTES);
+    this.byInode.set(inode, { path, inode, given: undefined, inUnnamed, timed: false, deleted: false });
+    if (this.models !== undefined) this.copyModel(this.models, path, parent, name);
     this.whiteouts.wrote(path);
     this.whiteouts.made(path);
   }
 
-  /** An entry names a directory that was there. */
-  named(inode: bigint): void {
+  private copyModel(models: Models, path: string, parent: number, name: Buffer): void {
+    const model = this.isDeletedBelow(path) ? undefined : models.find(Buffer.from(path, 'latin1'));
+    if (model === undefined) return;
+    const rules = { place: this.place, except: [], squash: this.squash !== undefined };
+    copyAttributes(model, parent, name, statFd(model), rules);
+  }
+
+  /** An entry names a directory that was there. @param xattrs the entry's extended attributes */
+  named(inode: bigint, xattrs: ReadonlyMap<string, unknown> | undefined): void {
     const implied = this.byInode.get(inode);
-    if (implied !== undefined) this.byInode.set(inode, { ...implied, named: true });
+    if (implied === undefined) return;
+    this.byInode.set(inode, { ...implied, given: [...(implied.given ?? []), ...(xattrs?.keys() ?? [])] });
   }
 
   /** A directory got the times of an entry that leads to it without being its own. */
@@ -114,16 +142,18 @@ export class ImpliedDirectories implements MissingDirectories {
     return this.deletedPaths.size > 0 && this.deletedPaths.has(root.realPathOf(parent, name));
   }
 
-  /** Those that may have something below them, parents first. */
+  /** Those that are there in the end, parents first. */
   list(): ImpliedDirectory[] {
     const all = [...this.byInode.values()];
-    return this.deletedPaths.size === 0 ? all : all.filter(({ path }) => !this.isDeletedBelow(path));
+    if (this.deletedPaths.size === 0) return all;
+    return all.map((one) => (this.isDeletedBelow(one.path) ? { ...one, deleted: true } : one));
   }
 
   /** Whether the layer itself deletes what the layers below have at `path`, by its name or with a directory above. */
   private isDeletedBelow(path: string): boolean {
     for (let end = path.length; end > 0; end = path.lastIndexOf('/', end - 1)) {
-      if (this.deletedPaths.has(path.slice(0, end))) return true;
+      const above = path.slice(0, end);
+      if (this.deletedPaths.has(above) || this.deletedLater.has(above)) return true;
     }
     return false;
   }

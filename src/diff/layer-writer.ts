@@ -91,12 +91,8 @@ export class LayerWriter implements EntrySink, Disposable {
       warnings: this.warnings,
     };
     this.newNodes = new NewNodes(this.root);
-    this.implied = new ImpliedDirectories(target, {
-      whiteouts: this.whiteouts,
-      squash: this.squash,
-      remembered,
-      times: this.directoryTimes,
-    });
+    const { whiteouts: deletions, squash, directoryTimes: times } = this;
+    this.implied = new ImpliedDirectories(target, { whiteouts: deletions, squash, remembered, times }, options.known);
     if (this.removing) for (const path of options.known?.deleted ?? []) this.removeFirst(path);
   }
 
@@ -162,12 +158,14 @@ export class LayerWriter implements EntrySink, Disposable {
     return this.implied.list();
   }
 
-  /**
-   * Set where the layer must be written once more, in a directory as this one was before: what it then has to know from
-   * the start.
-   */
-  foreknowledge(): Foreknowledge | undefined {
-    return this.late.length === 0 ? undefined : { deleted: this.late };
+  /** What the layer has to know from its start if it must be written once more. */
+  foreknowledge(): Foreknowledge {
+    return { deleted: this.late };
+  }
+
+  /** Whether it must, since it wrote into what it has then deleted, in a full copy. */
+  get wroteIntoDeleted(): boolean {
+    return this.removing && this.late.length > 0;
   }
 
   /** Where owners are not kept: directories that the layer closes to their owner, still open. */
@@ -182,6 +180,7 @@ export class LayerWriter implements EntrySink, Disposable {
 
   [Symbol.dispose](): void {
     this.closeFile();
+    this.implied[Symbol.dispose]();
     this.root[Symbol.dispose]();
   }
 
@@ -273,7 +272,7 @@ export class LayerWriter implements EntrySink, Disposable {
       const status = statAt(parent, name);
       if (status !== undefined && (status.mode & S_IFMT) === S_IFDIR) {
         // merged: what is inside stays, the attributes are the entry's
-        this.implied.named(status.inode);
+        this.implied.named(status.inode, entry.xattrs);
         has = HAS_NOTHING;
       } else {
         this.removeAll(parent, name);

@@ -16,7 +16,7 @@ import {
 import { setFitting } from './attributes.ts';
 import type { DirectoryTimes } from './directory-times.ts';
 import type { Remembered } from './remembered.ts';
-import { listDirectory, type Root } from './root.ts';
+import { isOverlayWhiteout, listDirectory, type Root } from './root.ts';
 import type { DiffTarget } from './target.ts';
 
 const PREFIX = Buffer.from('.wh.');
@@ -108,7 +108,7 @@ class OverlayWhiteouts implements Whiteouts {
       const status = statAt(parent, cName);
       // what is there is this layer's own and hides what is below by itself; only a directory would let it through
       if (status !== undefined && (status.mode & S_IFMT) === S_IFDIR) this.makeOpaque(parent, cName);
-      return false;
+      return status !== undefined && !isOverlayWhiteout(status);
     }
     if (this.target.ownership === 'keep') chownAt(parent, cName, entry.uid, entry.gid);
     return false;

@@ -21,7 +21,7 @@ export interface ApplyOptions {
    * parent is given at commit: whiteouts are then kept for it.
    */
   readonly below: 'nothing' | 'parent' | 'later';
-  /** What `AppliedDiff.again` said when the layer was written before. */
+  /** What `AppliedDiff.foreknowledge` was when the layer was written before. */
   readonly known?: Foreknowledge | undefined;
   /** How the tar is digested: as its DiffID is. */
   readonly algorithm: DigestAlgorithm;
@@ -54,8 +54,9 @@ export interface AppliedDiff {
   readonly impliedDirectories: readonly ImpliedDirectory[];
   /** Where owners are not kept: directories that their owner can't write or enter, which settling has to. */
   readonly directoryModes?: readonly DirectoryMode[] | undefined;
-  /** Set where the layer must be written once more, into a snapshot as this one was, and what is then to be known. */
-  readonly again?: Foreknowledge | undefined;
+  /** The layer must be written once more, into a snapshot as this one was but on its parent, with `foreknowledge`. */
+  readonly again: boolean;
+  readonly foreknowledge: Foreknowledge;
   /** Sentences for the job's result: what was left out and why. */
   readonly warnings: readonly string[];
 }

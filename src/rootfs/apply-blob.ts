@@ -80,8 +80,9 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
   }
   const impliedDirectories = writer.impliedDirectories();
   const directoryModes = writer.directoryModes();
+  let again = writer.wroteIntoDeleted;
   try {
-    settleImpliedDirectories(target.root, impliedDirectories, target.lowers, directoryModes);
+    again = settleImpliedDirectories(target.root, impliedDirectories, target.lowers, directoryModes) || again;
   } catch (error) {
     throw inPlace(error, target.root);
   }
@@ -95,7 +96,8 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
     timings: { fetchMs, decompressMs: waited - fetchMs, writeMs: totalMs - waited, totalMs },
     impliedDirectories,
     directoryModes,
-    again: work.known === undefined ? writer.foreknowledge() : undefined,
+    again: again && work.known === undefined,
+    foreknowledge: writer.foreknowledge(),
     warnings: writer.leftOut(),
   };
 }

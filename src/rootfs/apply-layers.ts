@@ -213,8 +213,8 @@ class Chain {
     });
     const [diff] = await Promise.all([applying, parentReady]);
     if (failures.length > 0 || diff === undefined) throw failures[0];
-    if (below === 'later') await this.settle(index, mounts, diff);
-    return diff.again;
+    const again = below === 'later' ? await this.settle(index, mounts, diff) : diff.again;
+    return again ? diff.foreknowledge : undefined;
   }
 
   private async apply(
@@ -247,14 +247,17 @@ class Chain {
     return diff;
   }
 
-  /** The parent is there now: directories that the layer never named take their attributes from it. */
-  private async settle(index: number, mounts: readonly Mount[], diff: AppliedDiff): Promise<void> {
-    if (diff.impliedDirectories.length === 0) return;
+  /**
+   * The parent is there now: directories that the layer never named take their attributes from it.
+   * @returns whether the layer must be written once more
+   */
+  private async settle(index: number, mounts: readonly Mount[], diff: AppliedDiff): Promise<boolean> {
+    if (diff.impliedDirectories.length === 0) return false;
     const key = viewKey(this.id(index));
     const view = await this.snapshotter.view(key, this.id(index - 1));
     const { root } = diffTarget(mounts, 'later', this.snapshotter);
     try {
-      settleImpliedDirectories(root, diff.impliedDirectories, lowerDirectories(view), diff.directoryModes);
+      return settleImpliedDirectories(root, diff.impliedDirectories, lowerDirectories(view), diff.directoryModes);
     } catch (error) {
       throw inPlace(error, root);
     } finally {

@@ -24,21 +24,27 @@ export function bothAgree(
   started: Started,
   title: string,
   images: Readonly<Record<string, Image | (() => Image)>>,
+  stores: readonly StoreType[] = STORE_TYPES,
 ): void {
   describe(title, () => {
     for (const [sentence, image] of Object.entries(images)) {
       it(sentence, { skip: started.skip }, async () => {
         if (started.skip !== false) return;
         const layers = layersOf(typeof image === 'function' ? image() : image);
-        await agree(started.suite, layers);
+        await agree(started.suite, layers, layers, stores);
       });
     }
   });
 }
 
 /** @param equivalent what containerd gets instead, to leave what unpackd must leave */
-export async function agree(suite: Suite, layers: readonly StoredLayer[], equivalent = layers): Promise<void> {
-  for (const type of STORE_TYPES) {
+export async function agree(
+  suite: Suite,
+  layers: readonly StoredLayer[],
+  equivalent = layers,
+  stores: readonly StoreType[] = STORE_TYPES,
+): Promise<void> {
+  for (const type of stores) {
     const lines = await compareImage(suite, layers, type, equivalent);
     assert.deepEqual(lines, []);
   }

@@ -1,4 +1,5 @@
 import fc from 'fast-check';
+import { defaultAcl } from '../support/acl.ts';
 import { gnuLong, type Member, member, tar } from '../support/tar.ts';
 import { show } from './exact-tree.ts';
 
@@ -56,6 +57,15 @@ const pax = fc.oneof(
     .constantFrom('user.one', 'user.two', 'security.conformance', 'trusted.no')
     .map((key) => [[`SCHILY.xattr.${key}`, 'value'] as const]),
 );
+/** Of directories: what is made in them has it too. */
+const inherited = fc.option(
+  fc.constantFrom(
+    'user::rwx,user:1000:rwx,group::r-x,mask::rwx,other::r-x',
+    'user::r--,group::---,group:8:rw-,mask::r--,other::---',
+    'user::rwx,group::r--,other::---',
+  ),
+  { freq: 8, nil: undefined },
+);
 const fields = fc
   .record({
     mode: fc.constantFrom(0o644, 0o755, 0o700, 0, 0o4755, 0o2755, 0o1777),
@@ -78,15 +88,22 @@ const target = fc
   .map(([before, names, after]) => `${before}${names.join('/')}${after}`);
 
 function entry(...kinds: RandomEntry['kind'][]): fc.Arbitrary<RandomEntry> {
-  return fc.record({
-    kind: fc.constantFrom(...kinds),
-    path,
-    before: usually('', './', '/', '../', 'z/../'),
-    after: fc.constantFrom('', '', '', '/'),
-    target,
-    content: fc.constantFrom('', 'x', 'longer content'),
-    fields,
-  });
+  return fc
+    .record({
+      kind: fc.constantFrom(...kinds),
+      path,
+      before: usually('', './', '/', '../', 'z/../'),
+      after: fc.constantFrom('', '', '', '/'),
+      target,
+      content: fc.constantFrom('', 'x', 'longer content'),
+      fields,
+      acl: inherited,
+    })
+    .map(({ acl, ...one }): RandomEntry => {
+      const given: RandomEntry['fields'] = one.fields;
+      if (acl === undefined || one.kind !== 'directory') return one;
+      return { ...one, fields: { ...given, pax: [...(given.pax ?? []), defaultAcl(acl)] } };
+    });
 }
 
 /** Deletions in any order, of anything, also of what the layer itself makes; no links, so that a name means one place. */
@@ -181,6 +198,16 @@ function withoutParents(layer: RandomLayer): RandomLayer {
     path.some((_, index) => (seen.get(key(path.slice(0, index + 1))) ?? 'directory') !== 'directory');
   return [...kept, ...layer.filter(({ kind, path }) => kind === 'opaque' && !isFile(path))];
 }
+
+/** The same without default ACLs. */
+export const withoutAcls = (image: RandomImage): RandomImage =>
+  image.map((layer) =>
+    layer.map((one) => {
+      const { pax: records, ...rest } = one.fields;
+      const kept = records?.filter(([name]) => !name.includes('posix_acl'));
+      return { ...one, fields: kept === undefined || kept.length === 0 ? rest : { ...rest, pax: kept } };
+    }),
+  );
 
 export const key = (names: readonly Buffer[]): string => names.map((each) => each.toString('latin1')).join('/');
 

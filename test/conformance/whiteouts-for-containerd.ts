@@ -9,13 +9,21 @@ import { key, type RandomEntry, type RandomImage, type RandomLayer } from './ran
  * same name, or lets what is below show through; elsewhere it removes what the layer itself has made. So that it can tell
  * what the right tree is, its deletions come where their order does no harm. Layers with links stay as they are: names
  * there may mean each other, and they delete nothing that they make.
+ * @returns `undefined` where links leave open what a directory inherits
  */
-export function whiteoutsForContainerd(image: RandomImage, type: StoreType): RandomImage {
-  return image.map((layer, index) => {
-    if (layer.some(({ kind }) => kind === 'symlink')) return layer;
-    if (index === 0) return layer.map(deletesNothing);
-    return type === 'overlay' ? forOverlay(layer) : deletionsFirst(layer);
-  });
+export function whiteoutsForContainerd(image: RandomImage, type: StoreType): RandomImage | undefined {
+  const layers: RandomLayer[] = [];
+  for (const [index, layer] of image.entries()) {
+    if (layer.some(({ kind }) => kind === 'symlink')) layers.push(layer);
+    else if (index === 0) layers.push(layer.map(deletesNothing));
+    else if (type === 'native') layers.push(deletionsFirst(layer));
+    else {
+      const equivalent = forOverlay(layer, image.slice(0, index));
+      if (equivalent === undefined) return undefined;
+      layers.push(equivalent);
+    }
+  }
+  return layers;
 }
 
 /**
@@ -49,28 +57,47 @@ function firstOf(layer: RandomLayer, isFirst: (entry: RandomEntry) => boolean): 
   return [...first, ...layer.filter((entry) => !isFirst(entry))];
 }
 
-/** A name that the layer both deletes and makes hides what is below by itself, but for a directory, which is opaque. */
-function forOverlay(layer: RandomLayer): RandomLayer {
-  const made = ownTree(layer);
+/**
+ * A name that the layer both deletes and makes hides what is below by itself, but for a directory, which is opaque. Nothing
+ * is below a directory in it any more that it could take its attributes from, so containerd must not have to make one.
+ */
+function forOverlay(layer: RandomLayer, lowers: RandomImage): RandomLayer | undefined {
   const touched = new Set(layer.flatMap(({ kind, path }) => prefixes(kind === 'whiteout' ? path.slice(0, -1) : path)));
   const deleted = new Map(layer.filter(({ kind }) => kind === 'whiteout').map((entry) => [key(entry.path), entry]));
-  // nothing is below these any more that they could take their attributes from, so containerd must not look there
-  const first = [...made]
-    .filter(([path, what]) => what === 'implied' && prefixesOf(path).some((above) => deleted.has(above)))
-    .map(([path]) => unnamedDirectory(path, inheritedGroup(layer, path)))
-    .sort((one, other) => one.path.length - other.path.length);
-  const last = [...deleted]
+  const isDeleted = (path: string): boolean => prefixesOf(path).some((above) => deleted.has(above));
+  const there = new Map<string, RandomEntry | 'unnamed'>();
+  const once = new Set<string>();
+  const equivalent: RandomEntry[] = [];
+  for (const entry of layer) {
+    const { kind } = entry;
+    const path = key(entry.path);
+    for (const needed of prefixes(kind === 'opaque' ? entry.path : entry.path.slice(0, -1))) {
+      if (there.has(needed)) continue;
+      there.set(needed, 'unnamed');
+      if (!isDeleted(needed)) continue;
+      const above = needed.slice(0, Math.max(0, needed.lastIndexOf('/')));
+      const parent = there.get(above);
+      const isFromBelow = parent === 'unnamed' && !isDeleted(above);
+      const group = isFromBelow ? setgidBelow(lowers, above) : typeof parent === 'object' ? setgid(parent) : 0;
+      if (group === undefined) return undefined;
+      equivalent.push(unnamedDirectory(needed, group));
+    }
+    if (kind !== 'whiteout') {
+      equivalent.push(entry);
+    } else if (!touched.has(path) && !once.has(path)) {
+      once.add(path);
+      equivalent.push(entry);
+    }
+    if (kind === 'whiteout' || kind === 'opaque') continue;
+    if (kind !== 'directory')
+      for (const inside of there.keys()) if (inside.startsWith(`${path}/`)) there.delete(inside);
+    there.set(path, entry);
+  }
+  const made = ownTree(layer);
+  const opaque = [...deleted]
     .filter(([path]) => (made.get(path) ?? 'other') !== 'other')
     .map(([, entry]): RandomEntry => ({ ...entry, kind: 'opaque' }));
-  const once = new Set<string>();
-  const kept = layer.filter((entry) => {
-    const path = key(entry.path);
-    if (entry.kind !== 'whiteout') return true;
-    if (touched.has(path) || once.has(path)) return false;
-    once.add(path);
-    return true;
-  });
-  return [...first, ...kept, ...last];
+  return [...equivalent, ...opaque];
 }
 
 /** An entry for a directory as it is made where it is needed; the time counts as the applier's own. */
@@ -80,17 +107,33 @@ function unnamedDirectory(path: string, gid: number): RandomEntry {
   return { kind: 'directory', path: names, before: '', after: '', target: '', content: '', fields };
 }
 
-/** The group that a directory gets where it is first needed: that of the one above, if its entry came before with setgid. */
-function inheritedGroup(layer: RandomLayer, path: string): number {
-  const needed = layer.findIndex(({ kind, path: names }) =>
-    prefixes(kind === 'opaque' ? names : names.slice(0, -1)).includes(path),
-  );
-  const above = path.slice(0, Math.max(0, path.lastIndexOf('/')));
-  const entry = layer
-    .slice(0, needed)
-    .findLast(({ kind, path: names }) => kind === 'directory' && key(names) === above);
-  return entry !== undefined && ((entry.fields.mode ?? 0) & 0o2000) !== 0 ? Number(entry.fields.gid ?? 0) : 0;
+/** The group that a directory passes on to what is made in it, or 0. */
+function setgid({ kind, fields: { mode = 0, gid = 0 } }: RandomEntry): number {
+  return kind === 'directory' && (mode & 0o2000) !== 0 ? Number(gid) : 0;
 }
+
+/** The same of the directory that the layers leave at `wanted`; `undefined`: links may lead to it. */
+function setgidBelow(layers: RandomImage, wanted: string): number | undefined {
+  const all = layers.flat();
+  if (all.every((entry) => setgid(entry) === 0)) return 0;
+  if (all.some(({ kind }) => kind === 'symlink')) return undefined;
+  let group = 0;
+  for (const [index, layer] of layers.entries()) {
+    const hidden = index > 0 && layer.some(({ kind, path }) => kind === 'whiteout' && isAtOrAbove(key(path), wanted));
+    const tree = ownTree(layer);
+    const replaced = [...tree].some(([path, what]) => what === 'other' && isAtOrAbove(path, wanted));
+    const entry = layer.findLast(({ kind, path }) => kind === 'directory' && key(path) === wanted);
+    if (tree.get(wanted) === 'named' && entry !== undefined) group = setgid(entry);
+    else if (hidden || replaced || isOpaqueAbove(layer, tree, wanted)) group = 0;
+  }
+  return group;
+}
+
+const isAtOrAbove = (path: string, other: string): boolean => path === other || other.startsWith(`${path}/`);
+
+/** What an opaque marker hides gives its attributes all the same, where it is needed. */
+const isOpaqueAbove = (layer: RandomLayer, tree: ReadonlyMap<string, unknown>, wanted: string): boolean =>
+  !tree.has(wanted) && layer.some(({ kind, path }) => kind === 'opaque' && wanted.startsWith(`${key(path)}/`));
 
 const prefixes = (path: readonly Buffer[]): string[] => path.map((_, index) => key(path.slice(0, index + 1)));
 const prefixesOf = (path: string): string[] => prefixes(path.split('/').map((name) => Buffer.from(name, 'latin1')));

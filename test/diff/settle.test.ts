@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { applyTar, folder } from '../support/apply.ts';
 import { scratch } from '../support/scratch.ts';
-import { directory, file, tar } from '../support/tar.ts';
+import { directory, file, tar, whiteout } from '../support/tar.ts';
 import { readTree } from '../support/tree.ts';
 
 const xattr = (name: string, value: string | Buffer) => [`SCHILY.xattr.${name}`, value] as const;
@@ -59,6 +59,23 @@ describe('a directory that no entry names and no layer below has', () => {
       const tree = readTree(root);
       assert.deepEqual([tree['d/e']?.owner, tree['d/e']?.mode], ['0:50', '0755'], name);
       assert.equal(tree['d/e/f']?.owner, '0:0', name);
+    }
+  });
+
+  it('inherits it too where the layer deletes what was there, in whichever order the two come', () => {
+    using dir = scratch();
+    const lower = lowerOf(dir.path);
+    applyTar(tar(directory('d/e', { mode: 0o700, uid: 9 }), directory('d', { mode: 0o2775, gid: 50 })), {
+      root: lower,
+    });
+    for (const [name, members] of Object.entries({
+      before: [whiteout('d/e'), file('d/e/f/g')],
+      after: [file('d/e/f/g'), whiteout('d/e')],
+    })) {
+      const root = folder(dir.path, name);
+      applyTar(tar(...members), { root, lowers: [lower], whiteouts: 'overlay' });
+      const tree = readTree(root);
+      assert.deepEqual([tree['d/e']?.owner, tree['d/e']?.mode, tree['d/e/f']?.owner], ['0:50', '0755', '0:0'], name);
     }
   });
 

@@ -14,6 +14,7 @@ import { SnapshotError } from '../../src/snapshots/errors.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
 import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
 import { openSource } from '../../src/source/open.ts';
+import { defaultAcl } from '../support/acl.ts';
 import { altered } from '../support/altered.ts';
 import { LIMITS } from '../support/apply.ts';
 import { imageOf, layerOf, type TestLayer, writeLayout } from '../support/layout.ts';
@@ -258,6 +259,35 @@ describe('a layer that says at its end what matters from its start', () => {
     const tree = await treeOf(b.snapshotter, top);
     assert.deepEqual([tree.d?.mode, tree.d?.owner, Object.keys(tree)], ['0755', '0:0', ['d', 'd/new']]);
     assert.deepEqual(await names(b.snapshotter), chainIds(layers.map(({ diff }) => diff.digest)).sort());
+  });
+
+  it('is written on the layers below the second time, and comes out the same in whichever order they came', async () => {
+    const layers = [
+      layerOf(
+        tar(directory('d', { mtime: 1000, pax: [defaultAcl('user::rwx,user:7:rwx,group::r-x,mask::rwx,other::---')] })),
+      ),
+      layerOf(tar(file('d/new', 'x'))),
+    ];
+    const trees = [];
+    for (const rebase of [true, false]) {
+      await using b = await bench(layers);
+      const below: string[] = [];
+      const applier: Applier = {
+        apply: (blob, mounts, options) => {
+          if (blob.digest === layers[1]?.blob.digest) below.push(options.below);
+          return b.applier.apply(blob, mounts, options);
+        },
+      };
+      const top = await applyLayers(layers, altered(b.snapshotter, { rebase }), applier, b.options);
+      assert.deepEqual(below, [rebase ? 'later' : 'parent', 'parent']);
+      trees.push(await treeOf(b.snapshotter, top));
+      assert.equal((await b.snapshotter.walk()).length, 2);
+    }
+    const [tree] = trees;
+    assert.ok(tree?.['d/new']?.xattrs?.['system.posix_acl_access']);
+    assert.equal(tree?.d?.mtime, 1000n * 1_000_000_000n);
+    const withoutTime = (all: typeof tree | undefined) => ({ ...all, 'd/new': { ...all?.['d/new'], mtime: 0 } });
+    assert.deepEqual(withoutTime(trees[1]), withoutTime(trees[0]));
   });
 
   it('leaves nothing behind when the second time fails', async () => {

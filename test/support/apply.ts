@@ -36,8 +36,15 @@ export function applyTar(
   for (let at = 0; at < archive.length; at += cut) reader.write(archive.subarray(at, at + cut));
   reader.finish();
   writer.finish();
-  settleImpliedDirectories(whole.root, writer.impliedDirectories(), whole.lowers, writer.directoryModes());
-  return { warnings: writer.leftOut(), entries: reader.entries, again: writer.foreknowledge() };
+  const inherits = settleImpliedDirectories(
+    whole.root,
+    writer.impliedDirectories(),
+    whole.lowers,
+    writer.directoryModes(),
+  );
+  const again =
+    options.known === undefined && (inherits || writer.wroteIntoDeleted) ? writer.foreknowledge() : undefined;
+  return { warnings: writer.leftOut(), entries: reader.entries, again };
 }
 
 /** A fresh directory `name` in `parent`. */
