@@ -1,10 +1,13 @@
 import { type DestinationStream, type Logger, pino, stdTimeFunctions } from 'pino';
-import pretty from 'pino-pretty';
+import { prettyFactory } from 'pino-pretty';
 import type { Config } from '../config.ts';
 
 export type { Logger } from 'pino';
 
 export type LogSettings = Pick<Config, 'UNPACK_LOG_LEVEL' | 'UNPACK_LOG_FORMAT'>;
+
+/** Characters that wait for a log that can't be written, before lines are lost. */
+const LOG_KEPT = 1 << 20;
 
 /**
  * One line an event: JSON where machines read it, coloured text on a terminal. Children carry what they are about
@@ -19,17 +22,21 @@ export function createLog(settings: LogSettings, destination?: DestinationStream
   };
   const format = settings.UNPACK_LOG_FORMAT;
   const onTerminal = destination === undefined && process.stdout.isTTY === true;
+  const stream = destination ?? standardOutput();
   if (format === 'pretty' || (format === 'auto' && onTerminal)) {
-    // in this thread: a line written just before the process ends must not be lost in another one
-    const stream = pretty({
-      colorize: onTerminal,
-      sync: true,
-      translateTime: 'SYS:HH:MM:ss.l',
-      ...(destination === undefined ? {} : { destination }),
-    });
-    return pino(options, stream);
+    const text = prettyFactory({ colorize: onTerminal, translateTime: 'SYS:HH:MM:ss.l' });
+    return pino(options, { write: (line) => void stream.write(text(line) ?? '') });
   }
-  return destination === undefined
-    ? pino(options, pino.destination({ dest: 1, sync: true }))
-    : pino(options, destination);
+  return pino(options, stream);
+}
+
+/**
+ * Written in this thread and at once: a line that comes just before the process ends must not be lost. A log whose disk is
+ * full stops nobody's work: lines wait until there is room, the latest of too many are lost.
+ */
+function standardOutput(): DestinationStream {
+  const stream = pino.destination({ dest: 1, sync: true, maxLength: LOG_KEPT });
+  // unheard, it would end the process; every further line tries again
+  stream.on('error', () => {});
+  return stream;
 }
