@@ -25,6 +25,7 @@ export async function* inflating(
     for await (const chunk of stream) yield chunk as Buffer;
   } catch (error) {
     if (fed !== undefined) throw fed;
+    if (OUT_OF_MEMORY.has(codeOf(error))) throw outOfMemory(name, error);
     throw new UnpackError('LAYER_CORRUPT', `the ${name} data is corrupt: ${describe(error)}`, { cause: error });
   } finally {
     stream.destroy();
@@ -33,9 +34,21 @@ export async function* inflating(
   if (fed !== undefined) throw fed;
 }
 
+const OUT_OF_MEMORY = new Set<unknown>(['Z_MEM_ERROR', 'ZSTD_error_memory_allocation']);
+
+/** A decompressor got no memory: that is the machine's fault, not the layer's. */
+export function outOfMemory(name: string, cause?: unknown): UnpackError {
+  return new UnpackError(
+    'STORE_FAILED',
+    `no memory is left to decompress ${name} data: lower UNPACK_JOBS and UNPACK_THREADS, or give the machine or the container more`,
+    { cause },
+  );
+}
+
+const codeOf = (error: unknown): unknown => (error as NodeJS.ErrnoException).code;
+
 function describe(error: unknown): string {
-  const code = (error as NodeJS.ErrnoException).code;
-  if (code === 'Z_BUF_ERROR') return 'it ends too early';
+  if (codeOf(error) === 'Z_BUF_ERROR') return 'it ends too early';
   return error instanceof Error ? error.message : String(error);
 }
 

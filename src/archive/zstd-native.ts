@@ -1,5 +1,6 @@
 import { UnpackError } from '../errors.ts';
 import { type AsyncFunction, addressOf, callAsync, libc } from '../system/libc.ts';
+import { outOfMemory } from './inflating.ts';
 import type { MemberInflater } from './members.ts';
 
 /**
@@ -10,6 +11,8 @@ import type { MemberInflater } from './members.ts';
 /** Largest window that a frame may ask for, as log2: what zstd itself accepts without `--long`. It bounds the memory. */
 const WINDOW_LOG_MAX = 27;
 const PARAMETER_WINDOW_LOG_MAX = 100;
+/** `ZSTD_error_memory_allocation` (zstd_errors.h). */
+const MEMORY_ALLOCATION = 64;
 
 type Context = object;
 
@@ -108,6 +111,7 @@ class ZstdInflater implements MemberInflater {
   }
 
   private ended(result: number): boolean {
+    if (result === -MEMORY_ALLOCATION) throw outOfMemory('zstd');
     if (result < 0) {
       throw new UnpackError('LAYER_CORRUPT', `the zstd data is corrupt: ${this.functions.errorName(result)}`);
     }

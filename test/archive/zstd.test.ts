@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import { describe, it } from 'node:test';
 import { constants, zstdCompressSync } from 'node:zlib';
@@ -78,3 +79,16 @@ for (const [name, native, busy] of [
     });
   });
 }
+
+describe('zstd data for which there is no memory', () => {
+  for (const how of ['native', 'node']) {
+    it(`is the machine’s failure, not the layer’s: ${how}`, () => {
+      const script = new URL('little-memory.ts', import.meta.url).pathname;
+      const { stdout, stderr } = spawnSync(process.execPath, [script, how], { encoding: 'utf8' });
+      const { before, code, message } = JSON.parse(stdout || JSON.stringify({ message: stderr }));
+      assert.equal(before, 'hello', stderr);
+      assert.equal(code, 'STORE_FAILED', message);
+      assert.match(message, /no memory is left to decompress zstd data.*UNPACK_THREADS/);
+    });
+  }
+});
