@@ -20,6 +20,12 @@ export class NewNodes {
   private readonly gid = process.getegid?.() ?? -1;
   private readonly umask = process.umask();
 
+  /**
+   * What this user makes there belongs to it, as the root did when it was made. A file system may give it to another (NFS
+   * with all_squash, a mount with `uid=`): the calls that are not left out fail there, and must.
+   */
+  private readonly keepsMaker: boolean;
+
   /** The directory that the facts below are of; its descriptor's number stands for it as long as `root` drops none. */
   private parent = -1;
   private drops = -1;
@@ -29,6 +35,7 @@ export class NewNodes {
 
   constructor(root: Root) {
     this.root = root;
+    this.keepsMaker = statFd(root.fd).uid === this.uid;
   }
 
   /** A directory's owner, mode or attributes may have changed. */
@@ -37,8 +44,11 @@ export class NewNodes {
   }
 
   /** What a file, directory or link in `parent` has that was, or is to be, made with the entry's permission bits. */
-  has(parent: number, { type, uid, gid, mode, xattrs }: TarEntry): Has {
-    const owner = uid === this.uid && gid === this.gid;
+  has(
+    parent: number,
+    { type, uid, gid, mode, xattrs }: Pick<TarEntry, 'type' | 'uid' | 'gid' | 'mode' | 'xattrs'>,
+  ): Has {
+    const owner = this.keepsMaker && uid === this.uid && gid === this.gid;
     // an ACL among the attributes changes the mode
     const plain = (mode & (this.umask | ~0o777)) === 0 && xattrs === undefined;
     if (!owner && !plain) return HAS_NOTHING;

@@ -1,5 +1,8 @@
 import assert from 'node:assert/strict';
+import { chownSync } from 'node:fs';
 import { describe, it } from 'node:test';
+import { NewNodes } from '../../src/diff/new-nodes.ts';
+import { Root } from '../../src/diff/root.ts';
 import { applyTar } from '../support/apply.ts';
 import { scratch } from '../support/scratch.ts';
 import { directory, file, type Member, paxHeader, symlink, tar } from '../support/tar.ts';
@@ -72,5 +75,21 @@ describe('what the kernel gives something new gives way to what its entry says',
       assert.equal(Number.parseInt((tree[`f${shown}`] ?? '').slice(4), 8), mode, `a file of mode ${shown}`);
       assert.equal(Number.parseInt((tree[`d${shown}`] ?? '').slice(4), 8), mode, `a directory of mode ${shown}`);
     }
+  });
+});
+
+describe('the owner of something new', () => {
+  const owner = (root: string): boolean => {
+    using open = new Root(root);
+    const of = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0, mode: 0o644 };
+    return new NewNodes(open).has(open.fd, { type: 'file', ...of, xattrs: undefined }).owner;
+  };
+
+  it('is taken for granted only where this user owns what it makes: elsewhere chown must be called, and may fail', () => {
+    using dir = scratch();
+    assert.equal(owner(dir.path), true);
+    // as where a file system gives everything to one user
+    chownSync(dir.path, 65_534, process.getgid?.() ?? 0);
+    assert.equal(owner(dir.path), false);
   });
 });
