@@ -38,7 +38,7 @@ export interface MemberInflater {
 export const never = (): boolean => false;
 
 /** Bytes of output a call: little enough to stay in the processor's cache until they are digested and written. */
-const OUTPUT_BYTES = 256 << 10;
+const OUTPUT_BYTES = 512 << 10;
 
 /**
  * Everything in a blob of any number of members, in pieces that are valid until the next is asked for. While one piece is
