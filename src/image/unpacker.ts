@@ -34,7 +34,8 @@ export interface UnpackerOptions {
   readonly started?: ApplyThread;
 }
 
-const STORE_FAILURES = new Set<FailureCode>(['STORE_FULL', 'STORE_FAILED']);
+/** Failures after which something may be left in the store that could not be removed then. */
+const MAY_LEAVE_SOMETHING = new Set<FailureCode>(['STORE_FULL', 'STORE_FAILED', 'INTERNAL']);
 
 /** The whole way from a request to committed snapshots: resolve, apply what is missing, commit. */
 export function createUnpacker(options: UnpackerOptions): Unpacker {
@@ -45,7 +46,7 @@ export function createUnpacker(options: UnpackerOptions): Unpacker {
   const sources = new OpenSources();
   const cache = new DocumentCache();
 
-  /** A call failed for the store's sake: what it left there may be such as could not be removed then. */
+  /** Before the next call there may be something to clear away. */
   let untidy = false;
 
   async function unpack(spec: SourceSpec, request: ImageRequest, call: UnpackOptions = {}): Promise<UnpackedImage[]> {
@@ -53,7 +54,7 @@ export function createUnpacker(options: UnpackerOptions): Unpacker {
       if (untidy) await tidyUp(call.log);
       return await unpackImages(spec, request, call);
     } catch (error) {
-      if (STORE_FAILURES.has(toUnpackError(error).code)) untidy = true;
+      if (MAY_LEAVE_SOMETHING.has(toUnpackError(error).code)) untidy = true;
       throw error;
     }
   }

@@ -21,13 +21,18 @@ export class ApplyThread {
   /** Why it takes no more tasks. */
   #ended: unknown;
 
+  /** @throws UnpackError STORE_FAILED where the machine has no more threads */
   constructor() {
     // run from source and built, the thread's file lies beside in the same form
     const name = `apply${extname(import.meta.filename)}`;
-    this.#worker = new Worker(join(import.meta.dirname, '../../workers', name));
+    try {
+      this.#worker = new Worker(join(import.meta.dirname, '../../workers', name));
+    } catch (error) {
+      throw lossOf(error);
+    }
     this.#worker.unref();
     this.#worker.on('message', (report: ApplyReport) => this.#take(report));
-    this.#worker.on('error', (error) => this.#lose(error));
+    this.#worker.on('error', (error) => this.#lose(lossOf(error)));
     this.#worker.on('exit', () => this.#lose(new Error('the apply thread was ended')));
   }
 
@@ -97,4 +102,14 @@ export class ApplyThread {
     this.#caller?.reject(error);
     this.#caller = undefined;
   }
+}
+
+/** Where a thread could not begin, the machine is to blame; it says which of its limits it was. */
+function lossOf(error: unknown): unknown {
+  if (!(error instanceof Error) || !('code' in error) || error.code !== 'ERR_WORKER_INIT_FAILED') return error;
+  return new UnpackError(
+    'STORE_FAILED',
+    `an apply thread does not start (${error.message}); raise the limits of this process (ulimit -n and -u, LimitNOFILE, TasksMax), or lower UNPACK_THREADS`,
+    { cause: error },
+  );
 }

@@ -14,6 +14,8 @@ export class S3Clients {
     if (client === undefined) {
       client = sdk().then(({ s3Client }) => s3Client(connection));
       this.#clients.set(key, client);
+      // what could not be loaded now, for want of files or memory, may be the next time
+      client.catch(() => this.#clients.delete(key));
     }
     return client;
   }

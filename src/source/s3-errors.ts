@@ -28,6 +28,7 @@ const NETWORK: Readonly<Record<string, string>> = {
   ECONNREFUSED: 'nothing listens there (connection refused)',
   ECONNRESET: 'the connection was reset',
   EAI_AGAIN: 'its name could not be resolved for now',
+  EMFILE: 'this worker has too many open files; raise its limit (ulimit -n, LimitNOFILE)',
   ENOTFOUND: 'its name does not resolve',
   EPIPE: 'the connection was closed',
   ETIMEDOUT: 'it did not answer in time',

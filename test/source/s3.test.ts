@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { after, before, describe, test } from 'node:test';
 import { type FailureCode, UnpackError } from '../../src/errors.ts';
 import { digestOf } from '../../src/oci/digest.ts';
@@ -259,6 +260,14 @@ describe('a bucket', { timeout: 60_000 }, () => {
     source.close();
     source.close();
   });
+});
+
+test('the SDK that could not be loaded for want of open files is loaded the next time', () => {
+  const script = new URL('little-room.ts', import.meta.url).pathname;
+  const asked = spawnSync('sh', ['-c', 'ulimit -n 60 && exec "$0" "$1"', process.execPath, script], {
+    encoding: 'utf8',
+  });
+  assert.equal(asked.stdout, 'none, a client', asked.stderr);
 });
 
 async function fails(code: FailureCode, promise: Promise<unknown>): Promise<UnpackError> {

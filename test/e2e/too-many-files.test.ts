@@ -1,0 +1,43 @@
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { readdirSync } from 'node:fs';
+import { describe, it } from 'node:test';
+import { skipWithout } from '../support/present.ts';
+import { chainOf, someImage, stage, until } from './stage.ts';
+
+describe('a worker that may not open more files', { skip: skipWithout('prlimit') }, () => {
+  it('fails jobs with what to do about it, whichever file was the last, and goes on once it may', async () => {
+    await using s = await stage();
+    const worker = await s.worker({ UNPACK_BACKOFF: '200ms', UNPACK_ATTEMPTS: '30' });
+    const pid = String(worker.child.pid);
+    const limit = (files: number) => execFileSync('prlimit', ['--pid', pid, `--nofile=${files}:`]);
+    const chains: string[] = [];
+    // the SDK for S3 is not loaded yet when the first job comes
+    for (const more of [1, 0, 2, 3, 4, 5]) {
+      const image = someImage(`files-${more}`, 3, 50);
+      chains.push(...chainOf(image));
+      await s.push(`files-${more}`, { app: image });
+      const open = new Set(readdirSync(`/proc/${pid}/fd`).map(Number));
+      let lowest = 0;
+      while (open.has(lowest)) lowest++;
+      limit(lowest + more);
+      const job = await s.queue.add(s.payload(`files-${more}`));
+      await until(async () => {
+        const { attemptsMade, state } = await s.queue.status(job.id);
+        return attemptsMade > 0 || state === 'completed'; // it may have had enough
+      });
+      const { progress } = await s.queue.status(job.id);
+      limit(4096);
+      for (const { code, message, retryable } of progress?.failures ?? []) {
+        assert.ok(code === 'STORE_FAILED' || code === 'SOURCE_UNAVAILABLE', `${code}: ${message}`);
+        assert.match(message, /too many open files|EMFILE/);
+        assert.ok(retryable);
+      }
+      const result = await s.queue.wait(job, { timeout: 60_000 });
+      assert.equal(result.images[0]?.chainId, image.chainId);
+    }
+    assert.equal(worker.child.exitCode, null);
+    await until(() => readdirSync(`${s.root}/snapshots`).length === chains.length);
+    await s.assertClean(chains);
+  });
+});
