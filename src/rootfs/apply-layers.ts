@@ -110,11 +110,11 @@ class Chain {
     const { observer, locks, log } = this.options;
     const chainId = this.id(index);
     try {
-      if (await this.exists(chainId)) return this.existed(index);
+      if (await this.snapshotter.has(chainId)) return this.existed(index);
       observer?.phase(index, 'waiting');
       using _lock = await locks.acquire(chainId, signal);
       // whoever held the lock before may have done it
-      if (await this.exists(chainId)) return this.existed(index);
+      if (await this.snapshotter.has(chainId)) return this.existed(index);
       await removeLeftovers(this.snapshotter, chainId, log);
       for (let known: Foreknowledge | undefined; ; ) {
         const extraction = await this.prepare(index, signal);
@@ -138,15 +138,6 @@ class Chain {
       }
     } catch (error) {
       throw this.located(error, index);
-    }
-  }
-
-  private async exists(chainId: ChainId): Promise<boolean> {
-    try {
-      return (await this.snapshotter.stat(chainId)).kind === 'committed';
-    } catch (error) {
-      if (isSnapshotError(error, 'NotFound')) return false;
-      throw error;
     }
   }
 

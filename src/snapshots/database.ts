@@ -140,22 +140,32 @@ function attempt(step: () => void): void {
   } catch {}
 }
 
-async function patiently<T>({ path, limit }: Patience, call: () => T): Promise<T> {
+/** The first try is made at once and in this call: most succeed, and a look at one row takes as long as one more `await`. */
+function patiently<T>(patience: Patience, call: () => T): Promise<T> {
+  try {
+    return Promise.resolve(call());
+  } catch (error) {
+    return isBusy(error) ? tryAgain(patience, call, error) : Promise.reject(databaseError(patience.path, error));
+  }
+}
+
+async function tryAgain<T>({ path, limit }: Patience, call: () => T, first: unknown): Promise<T> {
   const deadline = performance.now() + limit;
-  for (;;) {
+  for (let busy = first; ; ) {
+    if (performance.now() >= deadline) {
+      throw new UnpackError(
+        'STORE_FAILED',
+        `other processes kept ${path} locked for ${limit / 1000} s: look for one that hangs with the store open`,
+        { cause: busy },
+      );
+    }
+    await sleep(Math.random() * PAUSE);
     try {
       return call();
     } catch (error) {
       if (!isBusy(error)) throw databaseError(path, error);
-      if (performance.now() >= deadline) {
-        throw new UnpackError(
-          'STORE_FAILED',
-          `other processes kept ${path} locked for ${limit / 1000} s: look for one that hangs with the store open`,
-          { cause: error },
-        );
-      }
+      busy = error;
     }
-    await sleep(Math.random() * PAUSE);
   }
 }
 

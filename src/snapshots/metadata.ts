@@ -64,6 +64,10 @@ export class Metadata {
     return this.#database.read((statements) => find(statements, key));
   }
 
+  has(name: string): Promise<boolean> {
+    return this.#database.read((statements) => statements.committed.get(name) !== undefined);
+  }
+
   /** @throws NotFound */
   chain(key: string): Promise<Chain> {
     return this.#database.read((statements) => chainOf(statements, key));

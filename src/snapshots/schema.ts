@@ -40,6 +40,8 @@ export const STATEMENTS = {
     FROM snapshots LEFT JOIN snapshots AS parent ON parent.id = snapshots.parent
     WHERE snapshots.key = :key`,
 
+  committed: `SELECT 1 FROM snapshots WHERE key = ? AND kind = 'committed'`,
+
   /** A snapshot and all below it, nearest first, in one statement and so as of one moment. */
   chain: `
     WITH RECURSIVE chain (id, kind, parent, depth) AS (

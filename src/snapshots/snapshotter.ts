@@ -27,6 +27,8 @@ export interface Snapshotter {
 
   /** @throws NotFound */
   stat(key: string): Promise<SnapshotInfo>;
+  /** Whether a committed snapshot has this name now: a part of what `stat` says, for half of the time. */
+  has(name: string): Promise<boolean>;
   /** @throws AlreadyExists when the key is taken, NotFound when there is no such parent, InvalidArgument when the parent is not committed */
   prepare(key: string, parent: string, options?: SnapshotOptions): Promise<Mount[]>;
   /** A read-only snapshot of `parent`. @throws as prepare */

@@ -58,6 +58,10 @@ export class SnapshotStore implements Snapshotter {
     return this.#run(async () => (await this.#metadata.stat(key)).info);
   }
 
+  has(name: string): Promise<boolean> {
+    return this.#run(() => this.#metadata.has(name));
+  }
+
   prepare(key: string, parent: string, options: SnapshotOptions = {}): Promise<Mount[]> {
     return this.#run(() => this.#create('active', key, parent, options));
   }

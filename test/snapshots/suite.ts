@@ -3,6 +3,7 @@ import { chown, link, lstat, mkdir, readdir, readFile, rename, rm, stat, symlink
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { toUnpackError } from '../../src/errors.ts';
+import { openSnapshotter } from '../../src/snapshots/open.ts';
 import { LABEL_SNAPSHOT_REF, type Snapshotter } from '../../src/snapshots/snapshotter.ts';
 import { refused, type TemporaryStore, withStore } from './temporary-store.ts';
 
@@ -31,6 +32,32 @@ export function snapshotterSuite(type: Snapshotter['type']): void {
 
     behaviour('is NotFound for what is not there', async ({ store }) => {
       await refused(store.stat('nothing'), 'NotFound');
+    });
+  });
+
+  describe(`${type} store: has`, () => {
+    behaviour('knows committed snapshots, and no other', async ({ store, layer }) => {
+      await layer('base', '');
+      await store.view('look', 'base');
+      await store.prepare('key', 'base');
+      const found = await Promise.all(['base', 'look', 'key', 'nothing', ''].map((name) => store.has(name)));
+      assert.deepEqual(found, [true, false, false, false, false]);
+    });
+
+    behaviour('sees at once what another process has committed or removed', async ({ store }) => {
+      const other = await openSnapshotter({ root: store.root, type });
+      try {
+        for (let times = 0; times < 3; times++) {
+          assert.equal(await store.has('name'), false);
+          await other.prepare('key', '');
+          await other.commit('name', 'key');
+          assert.equal(await store.has('name'), true);
+          await other.remove('name');
+        }
+        assert.equal(await store.has('name'), false);
+      } finally {
+        await other.close();
+      }
     });
   });
 
