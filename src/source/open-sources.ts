@@ -10,10 +10,24 @@ const MOST_OPEN = 500;
 export class OpenSources {
   /** In the order of their last use. */
   private readonly sources = new Map<string, BlobSource>();
+  private readonly bySpec = new WeakMap<SourceSpec, BlobSource>();
   private readonly clients = new S3Clients();
 
   /** @throws UnpackError INVALID_JOB */
   get(spec: SourceSpec): BlobSource {
+    const known = this.bySpec.get(spec);
+    if (known !== undefined) return known;
+    const source = this.open(spec);
+    this.bySpec.set(spec, source);
+    return source;
+  }
+
+  close(): void {
+    this.sources.clear();
+    this.clients.close();
+  }
+
+  private open(spec: SourceSpec): BlobSource {
     const key = JSON.stringify(spec);
     const source = this.sources.get(key) ?? openSource(spec, this.clients);
     this.sources.delete(key);
@@ -22,10 +36,5 @@ export class OpenSources {
     const [oldest] = this.sources.keys();
     if (this.sources.size > MOST_OPEN && oldest !== undefined) this.sources.delete(oldest);
     return source;
-  }
-
-  close(): void {
-    this.sources.clear();
-    this.clients.close();
   }
 }

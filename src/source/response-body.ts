@@ -68,7 +68,9 @@ export function responseBody(body: Readable, options: ResponseBodyOptions): Asyn
   body.on('error', (cause: Error) =>
     fail(new UnpackError('SOURCE_UNAVAILABLE', `${what}: the connection broke (${cause.message})`, { cause })),
   );
-  body.once('close', () => fail(new UnpackError('SOURCE_UNAVAILABLE', `${what}: the connection was closed early`)));
+  body.once('close', () => {
+    if (!ended) fail(new UnpackError('SOURCE_UNAVAILABLE', `${what}: the connection was closed early`));
+  });
   if (signal?.aborted) onAbort();
   else signal?.addEventListener('abort', onAbort, { once: true });
 

@@ -19,7 +19,7 @@ export type { BucketLayout, S3Connection, S3SourceSpec } from './source-spec.ts'
 const LENT_FOR = 12 * 3600;
 
 /** Bytes of an index that is kept: with hundreds of open sources they must stay small. */
-const INDEX_KEPT = 32 * 1024;
+const INDEX_KEPT = 16 * 1024;
 
 /** A registry's link file holds a digest; the longest is 135 bytes. */
 const LINK_LIMIT = 1024;

@@ -44,6 +44,7 @@ class Turn<T> {
   readonly #unwanted = new AbortController();
   readonly #outcome = Promise.withResolvers<T>();
   #waiting = 0;
+  #over = false;
 
   constructor(work: (signal: AbortSignal) => Promise<T>) {
     this.#work = work;
@@ -62,7 +63,7 @@ class Turn<T> {
     } finally {
       signal?.removeEventListener('abort', onAbort);
       this.#waiting -= 1;
-      if (this.#waiting === 0) this.#unwanted.abort();
+      if (this.#waiting === 0 && !this.#over) this.#unwanted.abort();
     }
   }
 
@@ -74,5 +75,6 @@ class Turn<T> {
     } catch (error) {
       this.#outcome.reject(error);
     }
+    this.#over = true;
   }
 }
