@@ -2,6 +2,7 @@ import { BullMQAdapter } from '@bull-board/api/bullMQAdapter';
 import type { Job, Queue } from 'bullmq';
 import { imageOf } from '../queue/parse.ts';
 import { type Progress, readProgress } from '../queue/progress-schema.ts';
+import { quietLog, quietProgress } from '../queue/quiet-job.ts';
 import { schemaFiles } from '../queue/schemas.ts';
 
 /**
@@ -24,11 +25,20 @@ export class UnpackQueueAdapter extends BullMQAdapter {
 
   override async getJob(id: string): Promise<Job | undefined> {
     const job = await super.getJob(id);
-    return job === undefined ? undefined : withFreshRetry(job);
+    return job === undefined ? undefined : shown(job);
   }
 
   override async getJobs(...args: Parameters<BullMQAdapter['getJobs']>): Promise<Job[]> {
-    return (await super.getJobs(...args)).map(withFreshRetry);
+    return (await super.getJobs(...args)).map(shown);
+  }
+
+  /** A job that found everything there has written no line. */
+  override async getJobLogs(id: string): Promise<string[]> {
+    const lines = await super.getJobLogs(id);
+    if (lines.length > 0) return lines;
+    const job = await super.getJob(id);
+    const line = job?.finishedOn === undefined ? undefined : quietLog(job.returnvalue, new Date(job.finishedOn));
+    return line === undefined ? [] : [line];
   }
 }
 
@@ -38,8 +48,9 @@ function percentOf({ bytesFetched, bytesTotal, layersDone, layersTotal }: Progre
   return total === 0 ? 0 : Math.floor((100 * done) / total);
 }
 
-function withFreshRetry(job: Job): Job {
+function shown(job: Job): Job {
   const retry = job.retry.bind(job);
   job.retry = (state, options) => retry(state, { resetAttemptsMade: true, ...options });
+  if (readProgress(job.progress) === undefined) job.progress = quietProgress(job.returnvalue) ?? job.progress;
   return job;
 }

@@ -9,6 +9,7 @@ import type { BlobSource } from '../source/blob-source.ts';
 import type { DocumentCache } from '../source/document-cache.ts';
 import { readBlob } from '../source/fetch.ts';
 import { type IndexEntry, indexEntries } from './index-entries.ts';
+import type { KnownImages } from './known-images.ts';
 import type { ImageRequest, ResolvedImage } from './request.ts';
 
 /**
@@ -27,6 +28,8 @@ export interface ResolveOptions {
   readonly signal?: AbortSignal | undefined;
   /** Manifests and configs that were verified before. */
   readonly cache?: DocumentCache | undefined;
+  /** What was resolved before. */
+  readonly known?: KnownImages | undefined;
 }
 
 /**
@@ -44,14 +47,40 @@ export async function resolveImages(
   source: BlobSource,
   request: ImageRequest,
   options: ResolveOptions = {},
-): Promise<ResolvedImage[]> {
-  const { signal } = options;
+): Promise<readonly ResolvedImage[]> {
+  const { signal, known } = options;
   throwIfAborted(signal);
   const { target, platforms } = request;
-  if (target.kind === 'layers') return [{ layers: checkedLayers(target.layers, 'the job') }];
+  if (target.kind === 'layers') {
+    const make = () => [{ layers: checkedLayers(target.layers, 'the job') }];
+    return known?.ofLayers(target, make) ?? make();
+  }
 
-  const readDocument = documentReader(source, options);
   const top: DocumentRef = target.kind === 'tag' ? await source.resolveTag(target.tag, signal) : target;
+  const before = known?.get(source.name, top, platforms);
+  if (before !== undefined) return before;
+  const images = await imagesAt(source, top, platforms, options);
+  known?.set(source.name, top, platforms, images);
+  return images;
+}
+
+/** What `resolveImages` would return, if that is known without asking the source: not for a tag, which may have moved. */
+export function recallImages(
+  source: BlobSource,
+  { target, platforms }: ImageRequest,
+  known: KnownImages,
+): readonly ResolvedImage[] | undefined {
+  if (target.kind === 'tag') return undefined;
+  return target.kind === 'layers' ? known.layersBefore(target) : known.get(source.name, target, platforms);
+}
+
+async function imagesAt(
+  source: BlobSource,
+  top: DocumentRef,
+  platforms: ImageRequest['platforms'],
+  options: ResolveOptions,
+): Promise<ResolvedImage[]> {
+  const readDocument = documentReader(source, options);
   const document = await readDocument(top);
   const load = (digest: BlobDigest, manifest: ImageManifest) => loadImage(source, digest, manifest, options);
   if (document.kind === 'manifest') {

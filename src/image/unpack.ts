@@ -1,9 +1,20 @@
 import type { SourceSpec } from '../source/blob-source.ts';
 import type { ImageState } from './progress.ts';
-import type { ImageRequest } from './request.ts';
+import type { ImageRequest, ResolvedImage } from './request.ts';
 
 /** Unpacks images from sources into one snapshot store. Any number of calls may run at once. */
 export interface Unpacker {
+  /**
+   * What unpacking would come to, if it is known what the request means without asking the source, and the store has all
+   * layers now; else `undefined`, and nothing is known about why. What it returns is shared, not to be changed.
+   */
+  recall(source: SourceSpec, request: ImageRequest): Promise<readonly UnpackedImage[] | undefined>;
+  /**
+   * Resolves the image and looks whether the store has it. Nothing is changed, and nothing is read that is known already:
+   * for an image that is there, only what a tag names now.
+   * @throws UnpackError as `unpack`
+   */
+  look(source: SourceSpec, request: ImageRequest, signal?: AbortSignal): Promise<Lookup>;
   /**
    * Resolves the image, applies what is missing and commits it.
    * @throws UnpackError; layers that were committed by then stay
@@ -13,6 +24,15 @@ export interface Unpacker {
   close(): Promise<void>;
 }
 
+/** What a look at the source and at the store has found. */
+export interface Lookup {
+  readonly images: readonly ResolvedImage[];
+  /** When it began, by `performance.now()`. */
+  readonly began: number;
+  /** What unpacking would come to, if the store has all layers of all images; shared, not to be changed. */
+  readonly there: readonly UnpackedImage[] | undefined;
+}
+
 /** What one platform of a request became: the final states, with every layer applied or found. */
 export interface UnpackedImage extends ImageState {
   /** What was left out and why, in sentences. */
@@ -20,6 +40,8 @@ export interface UnpackedImage extends ImageState {
 }
 
 export interface UnpackOptions {
+  /** What was found by a look at this very request a moment ago; default: looks itself. */
+  readonly found?: Lookup | undefined;
   /** Kept on every snapshot that this call commits. */
   readonly labels?: Readonly<Record<string, string>>;
   readonly signal?: AbortSignal | undefined;

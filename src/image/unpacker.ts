@@ -1,6 +1,7 @@
 import type { LayerLimits } from '../archive/limits.ts';
-import { type FailureCode, toUnpackError } from '../errors.ts';
+import { type FailureCode, toUnpackError, UnpackError } from '../errors.ts';
 import { chainIds } from '../oci/chain-id.ts';
+import type { ChainId } from '../oci/digest.ts';
 import { formatPlatform } from '../oci/platform.ts';
 import { applyLayers, type LayerObserver } from '../rootfs/apply-layers.ts';
 import type { ApplyThread } from '../rootfs/apply-thread.ts';
@@ -13,11 +14,12 @@ import type { Snapshotter } from '../snapshots/snapshotter.ts';
 import type { SourceSpec } from '../source/blob-source.ts';
 import { DocumentCache } from '../source/document-cache.ts';
 import { OpenSources } from '../source/open-sources.ts';
-import type { ImageState, LayerState } from './progress.ts';
+import { KnownImages } from './known-images.ts';
+import type { ImageState, LayerPhase, LayerState } from './progress.ts';
 import type { ImageRequest, ResolvedImage } from './request.ts';
-import { resolveImages } from './resolve.ts';
+import { recallImages, resolveImages } from './resolve.ts';
 import { TimelineRecorder } from './timeline.ts';
-import type { UnpackedImage, Unpacker, UnpackOptions } from './unpack.ts';
+import type { Lookup, UnpackedImage, Unpacker, UnpackOptions } from './unpack.ts';
 
 export interface UnpackerOptions {
   readonly snapshotter: Snapshotter;
@@ -37,6 +39,9 @@ export interface UnpackerOptions {
 /** Failures after which something may be left in the store that could not be removed then. */
 const MAY_LEAVE_SOMETHING = new Set<FailureCode>(['STORE_FULL', 'STORE_FAILED', 'INTERNAL']);
 
+/** Of an image's state: the name of its top layer. */
+type OnTop = { readonly chainId: ChainId };
+
 /** The whole way from a request to committed snapshots: resolve, apply what is missing, commit. */
 export function createUnpacker(options: UnpackerOptions): Unpacker {
   const { snapshotter, limits } = options;
@@ -45,6 +50,30 @@ export function createUnpacker(options: UnpackerOptions): Unpacker {
   const storeSync = new StoreSync(snapshotsDirectory(snapshotter.root));
   const sources = new OpenSources();
   const cache = new DocumentCache();
+  const known = new KnownImages();
+  /** By the images of `known`: what they are in a store that has them. */
+  const whenThere = new WeakMap<readonly ResolvedImage[], readonly (UnpackedImage & OnTop)[]>();
+
+  async function recall(spec: SourceSpec, request: ImageRequest): Promise<readonly UnpackedImage[] | undefined> {
+    const images = recallImages(sources.get(spec), request, known);
+    return images === undefined ? undefined : ifThere(images);
+  }
+
+  async function look(spec: SourceSpec, request: ImageRequest, signal?: AbortSignal): Promise<Lookup> {
+    const began = performance.now();
+    const images = await resolveImages(sources.get(spec), request, { signal, cache, known });
+    return { images, began, there: await ifThere(images) };
+  }
+
+  async function ifThere(images: readonly ResolvedImage[]): Promise<readonly UnpackedImage[] | undefined> {
+    let there = whenThere.get(images);
+    if (there === undefined) {
+      there = images.map((image) => ({ ...stateOf(image, 'existed'), warnings: [] }));
+      whenThere.set(images, there);
+    }
+    for (const { chainId } of there) if (!(await snapshotter.has(chainId))) return undefined;
+    return there;
+  }
 
   /** Before the next call there may be something to clear away. */
   let untidy = false;
@@ -72,9 +101,8 @@ export function createUnpacker(options: UnpackerOptions): Unpacker {
 
   async function unpackImages(spec: SourceSpec, request: ImageRequest, call: UnpackOptions): Promise<UnpackedImage[]> {
     const source = sources.get(spec);
-    const began = performance.now();
-    const images = await resolveImages(source, request, { signal: call.signal, cache });
-    const states = images.map(stateOf);
+    const { images, began } = call.found ?? (await look(spec, request, call.signal));
+    const states = images.map((image) => stateOf(image, 'queued'));
     call.onResolved?.(states);
     const applier = pool.applier(source, limits, snapshotter);
     const unpacked: UnpackedImage[] = [];
@@ -98,6 +126,8 @@ export function createUnpacker(options: UnpackerOptions): Unpacker {
   }
 
   return {
+    recall,
+    look,
     unpack,
     async close() {
       sources.close();
@@ -107,14 +137,16 @@ export function createUnpacker(options: UnpackerOptions): Unpacker {
   };
 }
 
-function stateOf(image: ResolvedImage): ImageState {
+function stateOf(image: ResolvedImage, phase: LayerPhase): ImageState & OnTop {
   const chain = chainIds(image.layers.map((layer) => layer.diff.digest));
+  const top = chain.at(-1);
+  if (top === undefined) throw new UnpackError('MANIFEST_INVALID', 'an image without layers has nothing to unpack');
   const layers = image.layers.map(
     (layer, index): LayerState => ({
       diffId: layer.diff.digest,
       chainId: chain[index] ?? '',
       blobDigest: layer.blob.digest,
-      phase: 'queued',
+      phase,
       size: layer.blob.size,
       fetched: 0,
       unpacked: 0,
@@ -122,7 +154,7 @@ function stateOf(image: ResolvedImage): ImageState {
     }),
   );
   return {
-    chainId: chain.at(-1) ?? '',
+    chainId: top,
     layers,
     ...(image.platform === undefined ? {} : { platform: formatPlatform(image.platform) }),
     ...(image.manifestDigest === undefined ? {} : { manifestDigest: image.manifestDigest }),

@@ -3,6 +3,7 @@ import type { UnpackError } from '../errors.ts';
 import { errorFromReason, errorOf, type Failure } from './failure.ts';
 import { imageOf } from './parse.ts';
 import { type Progress, readProgress } from './progress-schema.ts';
+import { quietProgress } from './quiet-job.ts';
 import type { UnpackResult } from './result.ts';
 
 export const JOB_STATES = ['waiting', 'prioritized', 'delayed', 'active', 'completed', 'failed'] as const;
@@ -30,7 +31,7 @@ export function statusOf(job: Job, bullState: string, cancelFlag: boolean): JobS
   // a job between two of BullMQ's lists is about to wait
   const state = JOB_STATES.find((one) => one === bullState) ?? 'waiting';
   const ended = state === 'completed' || state === 'failed';
-  const progress = readProgress(job.progress);
+  const progress = readProgress(job.progress) ?? (state === 'completed' ? quietProgress(job.returnvalue) : undefined);
   return {
     id: job.id ?? '',
     state,

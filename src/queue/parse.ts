@@ -1,4 +1,3 @@
-import * as z from 'zod';
 import { UnpackError } from '../errors.ts';
 import type { ImageRequest, ImageTarget } from '../image/request.ts';
 import type { Layer } from '../oci/descriptor.ts';
@@ -79,10 +78,39 @@ export function parsePayload(data: unknown, policy: SourcePolicy): ParsedJob {
   };
 }
 
+/** Payloads that are remembered. */
+const MOST_PARSED = 1000;
+/** Characters of JSON of one that is. */
+const LONGEST_PARSED = 16 * 1024;
+
+/**
+ * `parsePayload` for one policy. The same payload gives the same objects, so that what is known of them need not be worked
+ * out again; and checking one takes longer than knowing it again.
+ */
+export function payloadParser(policy: SourcePolicy): (data: unknown) => ParsedJob {
+  /** By their JSON, in the order of their last use. */
+  const parsed = new Map<string, ParsedJob>();
+  return (data) => {
+    const json = JSON.stringify(data);
+    const known = parsed.get(json);
+    if (known !== undefined) {
+      parsed.delete(json);
+      parsed.set(json, known);
+      return known;
+    }
+    const job = parsePayload(data, policy);
+    if (json.length > LONGEST_PARSED) return job;
+    parsed.set(json, job);
+    const [oldest] = parsed.keys();
+    if (parsed.size > MOST_PARSED && oldest !== undefined) parsed.delete(oldest);
+    return job;
+  };
+}
+
 /** The image that a payload of any form claims to be about, for a log line; `undefined` where it says nothing. */
 export function imageOf(data: unknown): string | undefined {
-  const parsed = z.object({ image: z.string().max(4096) }).safeParse(data);
-  return parsed.success ? parsed.data.image : undefined;
+  const image: unknown = typeof data === 'object' && data !== null && 'image' in data ? data.image : undefined;
+  return typeof image === 'string' && image.length <= 4096 ? image : undefined;
 }
 
 export function trimSlashes(prefix: string): string {

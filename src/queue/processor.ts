@@ -5,23 +5,20 @@ import type { ImageState } from '../image/progress.ts';
 import type { UnpackedImage, Unpacker } from '../image/unpack.ts';
 import { shortDigest } from '../oci/digest.ts';
 import { type RetrySettings, settleAttempts } from './attempts.ts';
+import type { CancelFlags } from './cancel-flags.ts';
 import { cancelledError } from './cancellation.ts';
 import { type Failure, failedReason, failureOf, isRetryable } from './failure.ts';
 import type { Logger } from './log.ts';
-import { imageOf, parsePayload, type SourcePolicy } from './parse.ts';
+import { imageOf, payloadParser, type SourcePolicy } from './parse.ts';
 import { readProgress } from './progress-schema.ts';
+import { quietSentence } from './quiet-job.ts';
+import { quietProcessor } from './quiet-processor.ts';
 import { JobReporter } from './reporter.ts';
 import { resultOf, type UnpackResult, type WorkerFacts } from './result.ts';
 import { LockLostError, type RunningJobs } from './running-jobs.ts';
-import { bytesText, durationText } from './text.ts';
+import { bytesText, count, durationText } from './text.ts';
 
 export type ProcessorSettings = RetrySettings & Pick<Config, 'UNPACK_JOB' | 'UNPACK_JOB_TIMEOUT'>;
-
-/** The flags that other processes set to stop a job. */
-export interface CancelFlags {
-  reason(jobId: string): Promise<string | null>;
-  clear(jobId: string): Promise<void>;
-}
 
 export interface ProcessorOptions {
   readonly unpacker: Unpacker;
@@ -29,7 +26,8 @@ export interface ProcessorOptions {
   readonly policy: SourcePolicy;
   readonly facts: WorkerFacts;
   readonly running: RunningJobs;
-  readonly cancelFlags: CancelFlags;
+  /** Set by other processes to stop a job. */
+  readonly cancelFlags: Pick<CancelFlags, 'isUnset' | 'reason' | 'clear'>;
   readonly log: Logger;
 }
 
@@ -38,21 +36,33 @@ export const MAX_STALLS = 5;
 /** Milliseconds that aborted work gets to unwind before its job is given up anyway. */
 const UNWIND_LIMIT = 30_000;
 const LOG_LINES_KEPT = 1000;
+/** Milliseconds that a job may look for its image before it shows: as long as between two writes of its progress. */
+const QUIET = 250;
 
 /**
- * One attempt of one job, as BullMQ calls it: parse, unpack, report. It returns the result, or throws what tells BullMQ
- * how to go on:
+ * One attempt of one job, as BullMQ calls it: parse, look, unpack, report. It returns the result, or throws what tells
+ * BullMQ how to go on:
  *
  * - an Error `[CODE] sentence`: the attempt failed and another may follow, after a backoff
  * - an UnrecoverableError `[CODE] sentence`: the job failed for good
  * - a WaitingError: the job is somewhere else already (given back at shutdown, or lost), leave it alone
+ *
+ * While a job only looks, for QUIET at most, it writes nothing into Redis, and one that finds everything there ends so: its
+ * result is all there is to say (`quiet-job.ts`).
  */
 export function createProcessor(options: ProcessorOptions): (job: Job, token?: string) => Promise<UnpackResult> {
-  const { settings, policy, facts, running, cancelFlags } = options;
+  const { settings, facts, running, unpacker, cancelFlags } = options;
+  const parse = payloadParser(options.policy);
+  const quietly = quietProcessor({ ...options, parse, jobName: settings.UNPACK_JOB });
 
   return async (job, token) => {
-    const id = job.id ?? '';
+    // first of all, because BullMQ can fail a job by itself, too
     settleAttempts(job.opts, settings);
+    return (await quietly(job)) ?? thoroughly(job, token);
+  };
+
+  async function thoroughly(job: Job, token: string | undefined): Promise<UnpackResult> {
+    const id = job.id ?? '';
     job.opts.keepLogs ??= LOG_LINES_KEPT;
     const earlier = readProgress(job.progress);
     const number = job.attemptsMade + 1;
@@ -68,13 +78,15 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
       earlier,
       log,
     });
-    let timer: NodeJS.Timeout | undefined;
+    // a flag that was set while the job waited counts more than what its attempt comes to; whoever waits for it is told
+    const flagSeen = cancelFlags.reason(id).then((reason) => {
+      if (reason !== null) running.abort(id, cancelledError(reason));
+    });
+    flagSeen.catch(() => {});
+    const timers: NodeJS.Timeout[] = [];
 
     try {
       throwIfAborted(signal);
-      const reason = await cancelFlags.reason(id);
-      if (reason !== null) throw cancelledError(reason);
-      reporter.line('info', `attempt ${number} of ${attempt.of} on ${facts.worker.name}`);
       checkStalls(job, earlier?.stallsBefore ?? 0, reporter);
       if (job.name !== settings.UNPACK_JOB) {
         throw new UnpackError(
@@ -82,11 +94,24 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
           `the job is named ${JSON.stringify(job.name)}, and this worker does ${JSON.stringify(settings.UNPACK_JOB)}`,
         );
       }
-      const parsed = parsePayload(job.data, policy);
-      timer = setTimeout(() => running.abort(id, timedOut(settings.UNPACK_JOB_TIMEOUT)), settings.UNPACK_JOB_TIMEOUT);
+      const parsed = parse(job.data);
+      timers.push(
+        setTimeout(() => running.abort(id, timedOut(settings.UNPACK_JOB_TIMEOUT)), settings.UNPACK_JOB_TIMEOUT),
+        setTimeout(() => reporter.start(), QUIET),
+      );
+      const found = await unpacker.look(parsed.source, parsed.request, signal);
+      await flagSeen;
+      throwIfAborted(signal);
+      if (found.there !== undefined && reporter.hasNothingToTell) {
+        const result = resultOf(parsed.image, found.there, facts, attempt);
+        if (log.isLevelEnabled('info')) log.info({ durationMs: result.durationMs }, quietSentence(result));
+        return result;
+      }
+      reporter.start();
       const images = await unwinding(
         signal,
-        options.unpacker.unpack(parsed.source, parsed.request, {
+        unpacker.unpack(parsed.source, parsed.request, {
+          found,
           labels: parsed.labels,
           signal,
           onResolved: (states) => {
@@ -103,6 +128,7 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
       await cancelFlags.clear(id);
       return result;
     } catch (thrown) {
+      if (!signal.aborted) await flagSeen.catch(() => {});
       if (isLost(signal)) {
         reporter.abandon();
         log.warn('the lock on the job is lost, so its work here was stopped; whoever has it now goes on');
@@ -128,10 +154,10 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
       if (last) await cancelFlags.clear(id);
       throw thrownFor(failure, error);
     } finally {
-      clearTimeout(timer);
+      for (const timer of timers) clearTimeout(timer);
       running.remove(id, signal);
     }
-  };
+  }
 }
 
 /** @throws UnpackError STALLED when the job has outlived more than MAX_STALLS workers */
@@ -208,8 +234,4 @@ function completedSentence(images: readonly UnpackedImage[], duration: number): 
 function failedSentence(failure: Failure, last: boolean): string {
   const next = last ? (failure.retryable ? 'no attempt is left' : 'it is not tried again') : 'it is tried again';
   return `attempt ${failure.attempt} of ${failure.attempts} failed, ${next}: ${failedReason(failure)}`;
-}
-
-function count(number: number, noun: string): string {
-  return `${number} ${noun}${number === 1 ? '' : 's'}`;
 }

@@ -47,5 +47,6 @@ export type Progress = z.infer<typeof progressSchema>;
 
 /** The progress of a job as another process wrote it; `undefined` for none (BullMQ's default is the number 0). */
 export function readProgress(progress: unknown): Progress | undefined {
-  return progressSchema.safeParse(progress).data;
+  // most jobs that are taken have none, and a refusal costs as much as all else that is read of them
+  return typeof progress === 'object' ? progressSchema.safeParse(progress).data : undefined;
 }

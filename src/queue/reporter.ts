@@ -20,12 +20,13 @@ export interface ReporterOptions {
  * Tells a person and a program how a job goes: its progress in Redis, four times a second at most and only when it has
  * changed, and its log lines, in the job's log and in the process's. Neither is worth failing a job for.
  *
- * It runs from construction to one of `completed`, `failed` and `abandon`.
+ * Its life: *quiet* (what is said is kept) → `start` → *telling* → one of `completed`, `failed`, `handedBack` and
+ * `abandon` → *over*. A job that finds everything there and has nothing else to tell is never anything but quiet.
  */
 export class JobReporter {
   readonly #job: Job;
   readonly #options: ReporterOptions;
-  readonly #timer: NodeJS.Timeout;
+  #timer: NodeJS.Timeout | undefined;
   #phase: Progress['phase'] = 'resolving';
   #states: readonly ImageState[] = [];
   #failures: readonly Failure[];
@@ -33,6 +34,8 @@ export class JobReporter {
   #stallsBefore: number;
   #written = '';
   #writing: Promise<void> | undefined;
+  /** Lines that wait for `start`. */
+  #kept: string[] = [];
   #lines: Promise<unknown> = Promise.resolve();
   #over = false;
 
@@ -42,8 +45,18 @@ export class JobReporter {
     this.#failures = options.earlier?.failures ?? [];
     this.#failure = options.earlier?.failure;
     this.#stallsBefore = options.earlier?.stallsBefore ?? 0;
+  }
+
+  /** Tells from now on, and what was kept; a second call does nothing. */
+  start(): void {
+    if (this.#timer !== undefined || this.#over) return;
+    const { attempt, attempts, worker } = this.#options;
+    const kept = this.#kept;
+    this.#kept = [];
     this.#timer = setInterval(() => this.#write(), INTERVAL);
     this.#write();
+    this.line('info', `attempt ${attempt} of ${attempts} on ${worker}`);
+    for (const line of kept) this.#append(line);
   }
 
   /** The layers are known; the states change until the end. */
@@ -56,10 +69,14 @@ export class JobReporter {
     this.#options.log[level](fields, sentence);
     if (this.#over) return;
     const mark = level === 'info' ? '' : `${level.toUpperCase()} `;
-    const text = `${new Date().toISOString()} ${mark}${sentence}`;
-    this.#lines = this.#lines
-      .then(() => (this.#over ? undefined : this.#job.log(text)))
-      .catch((error) => this.#ignore(error));
+    const line = `${new Date().toISOString()} ${mark}${sentence}`;
+    if (this.#timer === undefined) this.#kept.push(line);
+    else this.#append(line);
+  }
+
+  /** Whether there is nothing in Redis that would have to be brought up to date, and nothing that must be told. */
+  get hasNothingToTell(): boolean {
+    return this.#timer === undefined && this.#options.earlier === undefined && this.#kept.length === 0;
   }
 
   async completed(): Promise<void> {
@@ -79,6 +96,7 @@ export class JobReporter {
 
   /** The job goes on elsewhere: write what is left of the log. */
   async handedBack(): Promise<void> {
+    this.start();
     clearInterval(this.#timer);
     await this.#writing;
     await this.#lines;
@@ -91,7 +109,14 @@ export class JobReporter {
     clearInterval(this.#timer);
   }
 
+  #append(line: string): void {
+    this.#lines = this.#lines
+      .then(() => (this.#over ? undefined : this.#job.log(line)))
+      .catch((error) => this.#ignore(error));
+  }
+
   async #end(): Promise<void> {
+    this.start();
     clearInterval(this.#timer);
     await this.#writing;
     this.#write();

@@ -19,19 +19,24 @@ export function resultOf(
   return {
     version: 1,
     image,
-    images: images.map(({ platform, manifestDigest, configDigest, chainId, layers }) => ({
-      ...(platform === undefined ? {} : { platform }),
-      ...(manifestDigest === undefined ? {} : { manifestDigest }),
-      ...(configDigest === undefined ? {} : { configDigest }),
-      chainId,
-      layers: layers.map(layerResult),
-    })),
+    images: imageResults(images),
     ...facts,
     startedAt: new Date(attempt.started).toISOString(),
     durationMs: Date.now() - attempt.started,
     attempts: attempt.number,
     warnings: [...new Set(images.flatMap((one) => one.warnings))],
   };
+}
+
+/** The images of a result, one for each platform. */
+export function imageResults(images: readonly UnpackedImage[]): UnpackResult['images'] {
+  return images.map(({ platform, manifestDigest, configDigest, chainId, layers }) => ({
+    ...(platform === undefined ? {} : { platform }),
+    ...(manifestDigest === undefined ? {} : { manifestDigest }),
+    ...(configDigest === undefined ? {} : { configDigest }),
+    chainId,
+    layers: layers.map(layerResult),
+  }));
 }
 
 function layerResult(layer: LayerState): UnpackResult['images'][number]['layers'][number] {

@@ -18,6 +18,11 @@ export class RunningJobs {
     return [...this.#jobs.keys()];
   }
 
+  /** Whether `abortAll` has been called. */
+  get isClosed(): boolean {
+    return this.#closed !== undefined;
+  }
+
   has(id: string): boolean {
     return this.#jobs.has(id);
   }

@@ -50,15 +50,24 @@ export class JobWaiter {
     let seen = false;
     let over = false;
 
-    const onCompleted = ({ returnvalue }: { returnvalue: unknown }) => {
+    const onCompleted = async ({ returnvalue }: { returnvalue: unknown }) => {
+      // a job that found everything there tells its progress with its end; one that is removed by then keeps it
+      if (onProgress !== undefined) await this.#status(jobId).then(show, () => {});
       // the event carries what the processor returned, which is this type, although BullMQ calls it a string
       resolve(returnvalue as UnpackResult);
+    };
+    const show = ({ progress }: Pick<JobStatus, 'progress'>) => {
+      try {
+        if (progress !== undefined && !over) onProgress?.(progress);
+      } catch (error) {
+        reject(error);
+      }
     };
     const look = async (reason?: string) => {
       try {
         const status = await this.#status(jobId);
         seen = true;
-        if (status.progress !== undefined && reason === undefined) onProgress?.(status.progress);
+        if (reason === undefined) show(status);
         if (status.result !== undefined) resolve(status.result);
         else if (status.state === 'failed') reject(jobError(status));
       } catch (error) {
@@ -69,14 +78,7 @@ export class JobWaiter {
       }
     };
     const onFailed = ({ failedReason }: { failedReason: string }) => void look(failedReason);
-    const onEvent = ({ data }: { data: unknown }) => {
-      const progress = readProgress(data);
-      try {
-        if (progress !== undefined) onProgress?.(progress);
-      } catch (error) {
-        reject(error);
-      }
-    };
+    const onEvent = ({ data }: { data: unknown }) => show({ progress: readProgress(data) });
     const onAbort = () => reject(signal?.reason);
     const onClose = () => reject(new QueueUnavailableError('the queue has been closed'));
 

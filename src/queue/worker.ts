@@ -6,7 +6,8 @@ import type { Config } from '../config.ts';
 import { UnpackError } from '../errors.ts';
 import type { Unpacker } from '../image/unpack.ts';
 import { BACKOFF_TYPE, backoffDelay } from './attempts.ts';
-import { cancelChannel, cancelKey, cancelledError, cancelReasons } from './cancellation.ts';
+import { CancelFlags } from './cancel-flags.ts';
+import { cancelChannel, cancelledError, cancelReasons } from './cancellation.ts';
 import { logOutages, patientConnection, type QueueSettings } from './connection.ts';
 import type { Logger } from './log.ts';
 import type { SourcePolicy } from './parse.ts';
@@ -58,6 +59,7 @@ export class UnpackWorker {
   readonly #redis: Redis;
   readonly #queue: Queue;
   readonly #worker: Worker;
+  readonly #cancelFlags: CancelFlags;
   readonly #cancelRequests: Redis;
   #cancelTimer: NodeJS.Timeout | undefined;
   #closing: Promise<void> | undefined;
@@ -72,16 +74,14 @@ export class UnpackWorker {
     this.#queue = new Queue(settings.UNPACK_QUEUE, { ...shared, streams: { events: { maxLen: EVENTS_KEPT } } });
     // a connection that has subscribed to a channel can do nothing else
     this.#cancelRequests = this.#redis.duplicate({ lazyConnect: true });
+    this.#cancelFlags = new CancelFlags(this.#redis, this.#queue);
     const processor = createProcessor({
       unpacker,
       settings,
       policy,
       facts: { worker: { name: settings.UNPACK_WORKER_NAME, host: hostname() }, store },
       running: this.#running,
-      cancelFlags: {
-        reason: (jobId) => this.#redis.get(cancelKey(this.#queue, jobId)),
-        clear: async (jobId) => void (await this.#redis.del(cancelKey(this.#queue, jobId))),
-      },
+      cancelFlags: this.#cancelFlags,
       log,
     });
     this.#worker = new Worker(settings.UNPACK_QUEUE, processor, {
@@ -113,7 +113,10 @@ export class UnpackWorker {
 
   /** Begins to take jobs; resolves when Redis has answered for the first time, however long that takes. */
   async start(): Promise<void> {
-    this.#cancelRequests.on('message', (_channel, jobId) => void this.#stopCancelled([jobId]));
+    this.#cancelRequests.on('message', (_channel, jobId) => {
+      this.#cancelFlags.forget(jobId);
+      void this.#stopCancelled([jobId]);
+    });
     this.#cancelRequests.subscribe(cancelChannel(this.#queue)).catch((error: unknown) => this.#failed(error));
     this.#cancelTimer = setInterval(() => void this.#stopCancelled(this.#running.ids), CANCEL_POLL);
     await Promise.all([this.#queue.waitUntilReady(), this.#worker.waitUntilReady()]);

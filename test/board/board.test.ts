@@ -53,6 +53,25 @@ test('a failed job shows its code and sentence, and Retry gives it all its attem
   assert.equal((await queue.wait(job)).attempts, 1);
 });
 
+test('a job that found everything there, and so has told nothing, is shown as done, with a line in its log', async () => {
+  const settings = bench.settings(open);
+  const queue = bench.producer(settings);
+  const there = [image('existed', 'existed')];
+  await bench.worker(settings, () => [...there], { look: async () => there });
+  const job = await queue.add(payload('one'));
+  await queue.wait(job);
+  const { url } = await board(settings);
+  const path = `${url}/api/queues/${settings.UNPACK_QUEUE}/${job.id}`;
+  const { progress } = JSON.parse((await get(path)).text).job;
+  assert.deepEqual([progress.progress, progress.phase, progress.layersDone], [100, 'completed', 2]);
+  const logs: string[] = JSON.parse((await get(`${path}/logs`)).text);
+  assert.equal(logs.length, 1);
+  assert.match(
+    logs[0] ?? '',
+    /^\d{4}-\S+Z completed in \d+ ms, attempt 1 on worker-1: all 2 layers of .* were there already$/,
+  );
+});
+
 test('the page, the queue and the metrics are served', async () => {
   const settings = bench.settings(open);
   await bench.producer(settings).add(payload('one'));

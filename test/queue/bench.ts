@@ -8,7 +8,7 @@ import { createLog } from '../../src/queue/log.ts';
 import type { Payload } from '../../src/queue/payload.ts';
 import { UnpackQueue } from '../../src/queue/producer.ts';
 import { UnpackWorker } from '../../src/queue/worker.ts';
-import { type Script, scriptedUnpacker } from './scripted-unpacker.ts';
+import { type Script, type ScriptedStore, scriptedUnpacker } from './scripted-unpacker.ts';
 
 /** What a test of the queue works with: a real Redis, and everything that it opens is closed after the file. */
 export interface Bench {
@@ -16,7 +16,7 @@ export interface Bench {
   /** Settings with short times and, for each call, a queue of its own. */
   settings(overrides?: Record<string, string>): Config;
   producer(settings: Config, timeout?: number): UnpackQueue;
-  worker(settings: Config, script: Script): Promise<TestWorker>;
+  worker(settings: Config, script: Script, store?: ScriptedStore): Promise<TestWorker>;
   /** BullMQ's own view, for jobs that no producer of ours would add. */
   bull(settings: Config): Queue;
   /** For what the test opens itself. */
@@ -49,11 +49,11 @@ export function queueBench(options: LocalRedisOptions = {}): Bench {
       closing.push(() => producer.close());
       return producer;
     },
-    async worker(settings, script) {
+    async worker(settings, script, store) {
       const log: Record<string, unknown>[] = [];
       const worker = new UnpackWorker({
         settings,
-        unpacker: scriptedUnpacker(script),
+        unpacker: scriptedUnpacker(script, store),
         policy: { connection: CONNECTION, buckets: settings.UNPACK_BUCKETS },
         store: { root: '/store', snapshotter: 'overlay' },
         log: createLog(settings, { write: (line) => log.push(JSON.parse(line)) }),

@@ -11,10 +11,19 @@ export interface Call extends UnpackOptions {
 
 export type Script = (call: Call) => Promise<UnpackedImage[]> | UnpackedImage[];
 
+/** What the store is said to have; default: nothing, so that every job comes to the script. */
+export interface ScriptedStore {
+  /** Without asking the source. */
+  readonly recall?: Unpacker['recall'];
+  readonly look?: (signal: AbortSignal | undefined) => Promise<readonly UnpackedImage[] | undefined>;
+}
+
 /** Does nothing but what the script says: the queue's behaviour is tested, not the unpacking. */
-export function scriptedUnpacker(script: Script): Unpacker {
+export function scriptedUnpacker(script: Script, { recall, look }: ScriptedStore = {}): Unpacker {
   const calls = new Map<string, number>();
   return {
+    recall: recall ?? (async () => undefined),
+    look: async (_source, _request, signal) => ({ images: [], began: performance.now(), there: await look?.(signal) }),
     async unpack(source, _request, options = {}) {
       const bucket = source.kind === 's3' ? source.bucket : source.path;
       const number = (calls.get(bucket) ?? 0) + 1;

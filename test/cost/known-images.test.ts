@@ -1,0 +1,135 @@
+import assert from 'node:assert/strict';
+import { StatementSync } from 'node:sqlite';
+import { after, before, test } from 'node:test';
+import type { Redis } from 'ioredis';
+import { createUnpacker } from '../../src/image/unpacker.ts';
+import { createLog } from '../../src/queue/log.ts';
+import type { Payload } from '../../src/queue/payload.ts';
+import { UnpackWorker } from '../../src/queue/worker.ts';
+import { openSnapshotter } from '../../src/snapshots/open.ts';
+import { eventually, queueBench } from '../queue/bench.ts';
+import { LIMITS } from '../support/apply.ts';
+import { startTestBucket, type TestBucket } from '../support/bucket.ts';
+import { type FaultyProxy, startFaultyProxy } from '../support/faulty-s3.ts';
+import { imageOf, layerOf, layoutFiles } from '../support/layout.ts';
+import { scratch } from '../support/scratch.ts';
+import { file, tar } from '../support/tar.ts';
+
+/**
+ * What a job costs whose image the store has: commands to Redis, requests to S3, statements of the store, counted over
+ * many jobs: an empty processor has none of these but BullMQ's own.
+ */
+const JOBS = 400;
+const JOBS_AT_ONCE = 4;
+
+const redis = queueBench();
+let bucket: TestBucket;
+let proxy: FaultyProxy;
+before(async () => {
+  bucket = await startTestBucket();
+  proxy = await startFaultyProxy({ target: bucket.server.endpoint });
+});
+after(async () => {
+  await proxy.close();
+  await bucket.close();
+});
+
+interface Cost {
+  /** Calls by name, of clients and of scripts. */
+  readonly commands: Readonly<Record<string, number>>;
+  readonly requests: number;
+  readonly statements: number;
+}
+
+const image = imageOf(['a', 'b', 'c'].map((name) => layerOf(tar(file(name)))));
+const TARGETS: Readonly<Record<string, Partial<Payload>>> = {
+  manifest: { manifest: image.manifestDigest },
+  layers: {
+    layers: image.layers.map(({ diff, blob: { mediaType, digest, size } }) => ({
+      diff,
+      blob: { mediaType, digest, size },
+    })),
+  },
+  tag: { tag: 'app' },
+};
+
+/** What each of JOBS costs, without what the worker does once. */
+async function costOf(target: Partial<Payload>): Promise<Cost> {
+  for (const [path, bytes] of layoutFiles({ app: image })) await bucket.put(`app/${path}`, bytes);
+  using place = scratch();
+  const settings = redis.settings({ UNPACK_JOBS: String(JOBS_AT_ONCE), UNPACK_LOCK: '30s', UNPACK_LOG_LEVEL: 'warn' });
+  const snapshotter = await openSnapshotter({ root: place.path, type: 'overlay' });
+  const unpacker = createUnpacker({ snapshotter, threads: 2, limits: LIMITS, durable: false });
+  const worker = new UnpackWorker({
+    settings,
+    unpacker,
+    policy: { connection: bucket.connection({ endpoint: proxy.endpoint }), buckets: [] },
+    store: { root: place.path, snapshotter: 'overlay' },
+    log: createLog(settings, { write: () => {} }),
+  });
+  const queue = redis.producer(settings);
+  const bull = redis.bull(settings);
+  const client: Redis = (await bull.getBackend().client) as unknown as Redis; // BullMQ's view of the client that it made
+  const job = { payload: { version: 1 as const, image: 'x', source: SOURCE, ...target } };
+  const { get, all, run } = StatementSync.prototype;
+  let statements = 0;
+  try {
+    await worker.start();
+    const { id } = await queue.add(job.payload);
+    // not by waiting for it, which reads the queue's events
+    await eventually('the image is there', async () => (await queue.status(id)).state === 'completed');
+    await bull.pause();
+    const added = await queue.addBulk(
+      Array.from({ length: JOBS }, () => ({ ...job, options: { deduplicate: false } })),
+    );
+    await client.config('RESETSTAT');
+    const before = proxy.seen.length;
+    const counting = <T extends (...args: never[]) => unknown>(method: T): T =>
+      function (this: unknown, ...args: never[]) {
+        statements++;
+        return method.apply(this, args);
+      } as T; // it calls the method as it was called
+    Object.assign(StatementSync.prototype, { get: counting(get), all: counting(all), run: counting(run) });
+    await bull.resume();
+    // no script of BullMQ's, which would be counted
+    await eventually('all are done', async () => (await client.zcard(bull.toKey('completed'))) > JOBS);
+    const commands = commandCounts(await client.info('commandstats'));
+    assert.equal((await queue.status(added.at(-1)?.id ?? '')).state, 'completed');
+    return { commands, requests: proxy.seen.length - before, statements };
+  } finally {
+    Object.assign(StatementSync.prototype, { get, all, run });
+    await worker.close();
+    await unpacker.close();
+    await snapshotter.close();
+  }
+}
+
+const SOURCE = { bucket: 'images', prefix: 'app', layout: 'oci' as const };
+
+function commandCounts(info: string): Record<string, number> {
+  return Object.fromEntries(
+    [...info.matchAll(/^cmdstat_([\w|]+):calls=(\d+)/gm)].map(([, name = '', calls]) => [name, Number(calls)]),
+  );
+}
+
+/** Scripts that are run: one for each job is BullMQ's own, which ends it and takes the next. */
+const scripts = ({ commands }: Cost): number => (commands.evalsha ?? 0) + (commands.eval ?? 0);
+
+for (const [kind, target] of Object.entries(TARGETS)) {
+  test(`a job that names its image by ${kind} writes its result alone, and looks once or twice`, async () => {
+    const cost = await costOf(target);
+    assert.ok(scripts(cost) >= JOBS && cost.statements >= JOBS, 'the counts count');
+    // what was seen ahead counts for a second: where nobody gets the processor for so long, a job looks for itself, at its
+    // flag and at the store once more
+    assert.ok(scripts(cost) <= 2 * JOBS + JOBS_AT_ONCE, `${scripts(cost)} scripts for ${JOBS} jobs`);
+    assert.ok(cost.statements <= 2 * JOBS, `${cost.statements} statements`);
+    const { rpush = 0, xread = 0, publish = 0, hset = 0 } = cost.commands;
+    assert.deepEqual(
+      { rpush, xread, publish, hset },
+      { rpush: 0, xread: 0, publish: 0, hset: JOBS },
+      'no log, no progress',
+    );
+    if (kind === 'tag') assert.ok(cost.requests <= JOBS && cost.requests >= JOBS / JOBS_AT_ONCE, `${cost.requests}`);
+    else assert.equal(cost.requests, 0);
+  });
+}

@@ -1,0 +1,162 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { abortError } from '../../src/errors.ts';
+import type { UnpackedImage } from '../../src/image/unpack.ts';
+import type { Progress } from '../../src/queue/progress.ts';
+import { payload, queueBench } from './bench.ts';
+import { image, type ScriptedStore } from './scripted-unpacker.ts';
+
+const bench = queueBench();
+const there: readonly UnpackedImage[] = [image('existed', 'existed')];
+const neverCalled = (): never => {
+  throw new Error('nothing was to be unpacked');
+};
+
+/** The two ways on which a job can find its image there: known without asking the source, or after a look. */
+const WAYS: Readonly<Record<string, ScriptedStore>> = {
+  'is known to be there': { recall: async () => there, look: async () => there },
+  'turns out to be there': { look: async () => there },
+};
+
+for (const [how, store] of Object.entries(WAYS)) {
+  test(`a job whose image ${how} writes nothing but its result, and all of the rest follows from that`, async () => {
+    const settings = bench.settings();
+    const queue = bench.producer(settings);
+    // the first job of a worker looks at its cancel flag alone; those after it are looked at ahead
+    const jobs = await queue.addBulk(['one', 'two', 'three'].map((name) => ({ payload: payload(name) })));
+    const worker = await bench.worker(settings, neverCalled, store);
+    for (const [index, { id }] of jobs.entries()) {
+      const seen: Progress[] = [];
+      const result = await queue.wait(id, { onProgress: (progress) => seen.push(progress) });
+      assert.deepEqual(
+        result.images[0]?.layers.map(({ state }) => state),
+        ['existed', 'existed'],
+      );
+      assert.deepEqual([result.attempts, result.worker.name, result.warnings], [1, 'worker-1', []]);
+      const { state, progress, attemptsMade } = await queue.status(id);
+      assert.deepEqual([state, attemptsMade], ['completed', 1]);
+      assert.deepEqual([progress?.phase, progress?.layersDone, progress?.layersTotal], ['completed', 2, 2]);
+      assert.deepEqual([progress?.bytesFetched, progress?.failures], [0, []]);
+      assert.equal(seen.at(-1)?.phase, 'completed', 'who waits is told, too');
+
+      const bull = bench.bull(settings);
+      const raw = await bull.getJob(id);
+      assert.equal(raw?.progress, 0, 'BullMQ’s own default');
+      assert.equal((await bull.getJobLogs(id)).count, 0);
+      const lines = worker.log.filter(({ job }) => job === id);
+      assert.equal(lines.length, 1);
+      assert.match(
+        String(lines[0]?.msg),
+        /^completed in \d+ ms, attempt 1 on worker-1: all 2 layers of linux\/amd64, sha256:000000000000… \(2\.0 KiB\) were there already$/,
+      );
+      assert.equal(lines[0]?.image, `registry.example/${['one', 'two', 'three'][index]}:1`);
+    }
+  });
+
+  test(`a job that was cancelled while it waited is not completed, though its image ${how}`, async () => {
+    const settings = bench.settings({ UNPACK_JOBS: '1' });
+    const queue = bench.producer(settings);
+    const jobs = await queue.addBulk(
+      Array.from({ length: 30 }, (_, index) => ({ payload: payload(`bucket-${index}`) })),
+    );
+    const cancelled = new Set([jobs[0]?.id, jobs[7]?.id, jobs[29]?.id].map(String));
+    for (const id of cancelled) await queue.cancel(id);
+    await bench.worker(settings, neverCalled, store);
+    for (const { id } of jobs) {
+      if (cancelled.has(id)) await assert.rejects(queue.wait(id), { code: 'CANCELLED' });
+      else await queue.wait(id);
+    }
+  });
+
+  test(`an attempt that finds the image there after one that failed mends the progress, when it ${how}`, async () => {
+    const settings = bench.settings();
+    const queue = bench.producer(settings);
+    let mended = false;
+    const later: ScriptedStore = {
+      ...(store.recall === undefined ? {} : { recall: async () => (mended ? there : undefined) }),
+      ...(store.look === undefined ? {} : { look: async () => (mended ? there : undefined) }),
+    };
+    const calls: number[] = [];
+    await bench.worker(
+      settings,
+      ({ number, onResolved }) => {
+        calls.push(number);
+        onResolved?.(there);
+        if (mended) return [...there];
+        mended = true;
+        throw new Error('the lights went out');
+      },
+      later,
+    );
+    const job = await queue.add(payload('one'));
+    assert.equal((await queue.wait(job)).attempts, 2);
+    const { progress, failure } = await queue.status(job.id);
+    assert.deepEqual([progress?.phase, failure, progress?.failures.length], ['completed', undefined, 1]);
+    assert.deepEqual(calls, [1, 2]);
+    const { logs } = await bench.bull(settings).getJobLogs(job.id);
+    assert.ok(
+      logs.some((line) => line.includes('attempt 2 of 5 on worker-1')),
+      logs.join('\n'),
+    );
+  });
+
+  test(`a job that went silent says so in its log when its image ${how}`, async () => {
+    const settings = bench.settings();
+    const queue = bench.producer(settings);
+    const job = await queue.add(payload('one'));
+    const bull = bench.bull(settings);
+    const client = await bull.getBackend().client;
+    await client.hset(bull.toKey(job.id), { stc: '1' });
+    await bench.worker(settings, () => [...there], store);
+    await queue.wait(job);
+    const { logs } = await bull.getJobLogs(job.id);
+    assert.ok(
+      logs.some((line) => line.includes('WARN taken over from a worker that went silent')),
+      logs.join('\n'),
+    );
+  });
+}
+
+test('a job that looks for longer than a quarter of a second shows that it does', async () => {
+  const settings = bench.settings();
+  const queue = bench.producer(settings);
+  await bench.worker(settings, () => [...there], {
+    look: async () => {
+      await sleep(600);
+      return there;
+    },
+  });
+  const job = await queue.add(payload('one'));
+  const phases: string[] = [];
+  await queue.wait(job, { onProgress: ({ phase }) => phases.push(phase) });
+  assert.equal(phases[0], 'resolving');
+  assert.equal(phases.at(-1), 'completed');
+});
+
+test('a job that was cancelled while it waited ends as cancelled, also when what it looks for fails', async () => {
+  const settings = bench.settings();
+  const queue = bench.producer(settings);
+  const job = await queue.add(payload('one'));
+  await queue.cancel(job.id, 'not wanted');
+  await bench.worker(settings, neverCalled, {
+    look: async () => {
+      throw new Error('S3 is away');
+    },
+  });
+  await assert.rejects(queue.wait(job), { code: 'CANCELLED', message: /not wanted/ });
+  assert.equal((await queue.status(job.id)).attemptsMade, 1);
+});
+
+test('a look is stopped when its job takes too long', async () => {
+  const settings = bench.settings({ UNPACK_JOB_TIMEOUT: '200ms' });
+  const queue = bench.producer(settings);
+  await bench.worker(settings, neverCalled, {
+    look: (signal) =>
+      new Promise((_, reject) => {
+        signal?.addEventListener('abort', () => reject(abortError(signal)), { once: true });
+      }),
+  });
+  const slow = await queue.add(payload('slow'), { attempts: 1 });
+  await assert.rejects(queue.wait(slow), { code: 'TIMED_OUT' });
+});
