@@ -15,11 +15,11 @@ async function inTheMiddle(s: Stage): Promise<void> {
   );
 }
 
-/** Half of each layer comes at once, the rest hangs. */
+/** Most of each layer comes at once, more than what is inflated before the first of it is written; the rest hangs. */
 const holdLayersBack = (s: Stage, image: ReturnType<typeof someImage>): void =>
   s.proxy.rules([
     {
-      fault: { kind: 'stall', afterBytes: 300_000 },
+      fault: { kind: 'stall', afterBytes: 700_000 },
       when: ({ key }) => image.layers.some((layer) => key.endsWith(hexOf(layer.blob.digest))),
     },
   ]);
