@@ -50,7 +50,7 @@ async function main(): Promise<void> {
     note(`\n${scenario.name}`);
     try {
       const result = await scenario.run(stage);
-      results.push(result);
+      results.push({ ...result, commit: machine.commit });
       process.stdout.write(`${scenarioMarkdown(result)}\n`);
     } catch (error) {
       // one scenario that can't be staged must not take the others' figures with it
@@ -61,7 +61,7 @@ async function main(): Promise<void> {
     // after each, so that an interrupted run leaves what it has
     await writeReport(options.results, report);
   }
-  if (options.publish) await publish(packageRoot, options.results, report);
+  if (options.publish) await publish(packageRoot, report);
   note(`\nresults in ${options.results}`);
 }
 

@@ -1,11 +1,12 @@
-import { cp, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Row } from '../race.ts';
+import { SCENARIOS } from '../scenarios/all.ts';
 import { medianSeconds } from '../scenarios/goals.ts';
 import type { ScenarioResult } from '../scenarios/scenario.ts';
 import { medianRatio } from '../statistics.ts';
 import { markdownTable, secondsText } from './table.ts';
-import { placeText, type Report } from './write.ts';
+import { placeText, type Report, readReport, writeReport } from './write.ts';
 
 const FOLDER = 'bench/results/published';
 const SECTION = /(?<=<!-- bench -->\n)[\s\S]*(?=<!-- \/bench -->)/;
@@ -15,12 +16,16 @@ const PICTURES = [
   ['growth.svg', 'seconds against size'],
 ] as const;
 
-/** Keeps these results in the repository and shows them in the README, between its marks. */
-export async function publish(packageRoot: string, results: string, report: Report): Promise<void> {
+/**
+ * Keeps these results in the repository and shows them in the README, between its marks. Scenarios that were not run this
+ * time keep the figures that they had, if those are of the same machine and as many rounds; each tells its commit.
+ */
+export async function publish(packageRoot: string, latest: Report): Promise<void> {
   const folder = join(packageRoot, FOLDER);
+  const report = merged(await readReport(folder), latest);
   await rm(folder, { recursive: true, force: true });
   await mkdir(folder, { recursive: true });
-  await cp(results, folder, { recursive: true });
+  await writeReport(folder, report);
   const pictures: string[] = [];
   for (const [name, meaning] of PICTURES) {
     const there = await readFile(join(folder, name)).then(
@@ -38,10 +43,19 @@ export async function publish(packageRoot: string, results: string, report: Repo
   );
 }
 
+/** Both, the later figures where both have a scenario, in the order in which scenarios are run. */
+export function merged(earlier: Report | undefined, latest: Report): Report {
+  if (earlier === undefined || earlier.rounds !== latest.rounds || earlier.quick !== latest.quick) return latest;
+  if (placeText(earlier.machine) !== placeText(latest.machine)) return latest;
+  const known = new Map([...earlier.results, ...latest.results].map((result) => [result.name, result]));
+  const results = SCENARIOS.flatMap(({ name }) => known.get(name) ?? []);
+  return { ...latest, results };
+}
+
 function readmeSection(report: Report, pictures: readonly string[]): string {
   const { rounds, machine } = report;
   return [
-    `On ${placeText(machine)}, at commit ${machine.commit}; everybody in turn, medians of ${rounds} rounds:`,
+    `On ${placeText(machine)}; everybody in turn, medians of ${rounds} rounds:`,
     '',
     ...summary(report.results),
     '',

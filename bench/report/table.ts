@@ -6,7 +6,7 @@ import { median, medianRatio } from '../statistics.ts';
 const TITLES = ['who', 'seconds', 'from–to', 'ratio', 'MB/s', 'entries/s', 'CPU s', 'memory', 'written'];
 
 /** One scenario as Markdown: its table, its goals, who was absent and why, what to know. */
-export function scenarioMarkdown(result: ScenarioResult): string {
+export function scenarioMarkdown(result: ScenarioResult, commit = result.commit): string {
   const { work, title, rows, absent, goals, notes = [] } = result;
   const size = work === undefined ? [] : [sizeOf(work), ''];
   const table =
@@ -25,6 +25,7 @@ export function scenarioMarkdown(result: ScenarioResult): string {
   return [
     `### ${result.name}: ${title}`,
     '',
+    ...(result.commit === commit || result.commit === undefined ? [] : [`Measured at commit ${result.commit}.`, '']),
     ...size,
     ...table,
     ...(marks.length === 0 ? [] : ['Goals:', ...marks, '']),

@@ -1,4 +1,4 @@
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { timelineSvg } from '../../src/cli/timeline-svg.ts';
 import { bytesText } from '../../src/queue/text.ts';
@@ -30,6 +30,16 @@ export async function writeReport(folder: string, report: Report): Promise<void>
   if (series.length > 0) await writeFile(join(folder, 'growth.svg'), growthPlot('Growth with size', series));
 }
 
+/** The report that a folder holds, if it does. */
+export async function readReport(folder: string): Promise<Report | undefined> {
+  try {
+    const report = JSON.parse(await readFile(join(folder, 'results.json'), 'utf8')) as Report & { version: number };
+    return report.version === 1 ? report : undefined;
+  } catch {
+    return undefined; // none, or none that can be read
+  }
+}
+
 export function placeText(machine: Machine): string {
   const { processors, processor, memoryBytes, system, kernel, node } = machine;
   return `${processors} × ${processor}, ${bytesText(memoryBytes)} of memory, ${system}, Linux ${kernel}, Node ${node}`;
@@ -40,7 +50,7 @@ export function reportMarkdown({ machine, rounds, results }: Report, at: string)
     `Measured ${at.slice(0, 10)} at commit ${machine.commit} on ${placeText(machine)}.`,
     `Everybody ran in turn, ${rounds} round${rounds === 1 ? '' : 's'} after a warm-up; medians; a ratio is the median of the rounds’ ratios.`,
     '',
-    ...results.map(scenarioMarkdown),
+    ...results.map((result) => scenarioMarkdown(result, machine.commit)),
   ].join('\n');
 }
 

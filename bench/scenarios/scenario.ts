@@ -32,6 +32,8 @@ export interface Stage {
 export interface ScenarioResult extends RaceResult {
   readonly name: string;
   readonly title: string;
+  /** The commit that was measured. */
+  readonly commit?: string;
   /** The same for everybody. */
   readonly work?: Work;
   /** Whose times the others are divided by: the name of a row. */
