@@ -50,6 +50,9 @@ const isUnnamed = (code: string): boolean => code === 'UNKNOWN' || code.startsWi
 
 export const MAKE_ROOM = 'free space or inodes (unpackd snapshots usage, rm, cleanup), or use a larger file system';
 
+const NOT_ALLOWED =
+  'this user may not do that: unpackd doctor looks at its rights; an immutable file (lsattr), a security module or a sandbox refuses even root';
+
 /** What the machine is to blame for, not what is asked of it, and what a person can do about it. */
 export const HOST_ERRNO: Readonly<Record<string, { readonly full: boolean; readonly advice: string }>> = {
   ENOSPC: full(MAKE_ROOM),
@@ -68,10 +71,8 @@ export const HOST_ERRNO: Readonly<Record<string, { readonly full: boolean; reado
   ),
   ENFILE: failed('this machine has too many files open: raise fs.file-max, or look for who opens them (lsof)'),
   ENOMEM: failed('no memory is left: lower UNPACK_JOBS and UNPACK_THREADS, or give the machine or the container more'),
-  EACCES: failed('this user may not do that: unpackd doctor looks at its rights'),
-  EPERM: failed(
-    'this user may not do that: unpackd doctor looks at its rights; an immutable file (lsattr) or a sandbox refuses even root',
-  ),
+  EACCES: failed(NOT_ALLOWED),
+  EPERM: failed(NOT_ALLOWED),
 };
 
 function full(advice: string) {

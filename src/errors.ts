@@ -65,7 +65,7 @@ export class UnpackError extends Error {
   readonly details: FailureDetails;
 
   constructor(code: FailureCode, message: string, options: UnpackErrorOptions = {}) {
-    super(message, 'cause' in options ? { cause: options.cause } : undefined);
+    super(plain(message), 'cause' in options ? { cause: options.cause } : undefined);
     this.code = code;
     this.details = options.details ?? {};
   }
@@ -99,6 +99,20 @@ export class UnpackError extends Error {
     if (this.stack !== undefined) error.stack = this.stack;
     return error;
   }
+}
+
+/** Longest message, in characters: it is kept in Redis, for every failed attempt. */
+const LONGEST = 2000;
+/** C0 and C1 controls, which a terminal obeys, and marks that turn the direction of what follows. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
+const CONTROLS = /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
+
+/** What is quoted in a message comes from archives, manifests and servers: it is shown, and steers nothing. */
+function plain(message: string): string {
+  const escaped = message.replace(CONTROLS, (sign) =>
+    sign === '\n' ? ' ' : `\\u${sign.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  );
+  return escaped.length > LONGEST ? `${escaped.slice(0, LONGEST)}…` : escaped;
 }
 
 /** Any thrown value as an UnpackError: system errors by their errno, aborts by their reason, the rest as INTERNAL. */

@@ -22,6 +22,9 @@ const TOO_MUCH: Readonly<Record<string, string>> = {
   EMLINK: 'is one name more than a file can have here, or one directory more than a directory can hold (ext4: 65,000)',
 };
 
+const NO_DEVICES =
+  'this user may not make devices: run the worker as root of the machine with CAP_MKNOD (unpackd doctor), or set UNPACK_OWNERSHIP=squash, which leaves them out';
+
 /**
  * Whatever was thrown while an entry was written, as an UnpackError that names it: LAYER_CORRUPT where no file system
  * could do what it asks for, LIMIT_EXCEEDED where this one can't, and STORE_FULL or STORE_FAILED for all else that the
@@ -38,6 +41,7 @@ export function entryError(error: unknown, entry: TarEntry | undefined): UnpackE
   const message = brief(systemMessage(error as Error));
   if (errno === 'EINVAL' && syscall?.startsWith('fchown') === true)
     return failure('STORE_FAILED', `: ${noSuchOwner(entry)}`);
+  if (errno === 'EPERM' && syscall === 'mknodat') return failure('STORE_FAILED', `: ${message}; ${NO_DEVICES}`);
   if (CANNOT_BE.has(errno)) return failure('LAYER_CORRUPT', ` asks for what cannot be done: ${message}`);
   const much = TOO_MUCH[errno];
   if (much !== undefined) return failure('LIMIT_EXCEEDED', ` ${much}: ${message}; another file system may do`);

@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type Finished, finished, MAIN } from '../cli/run-cli.ts';
 import { imageOf, layerOf, writeLayout } from '../support/layout.ts';
 import { scratch } from '../support/scratch.ts';
-import { file, tar } from '../support/tar.ts';
+import { device, file, tar } from '../support/tar.ts';
 
 const skip =
   process.getuid?.() !== 0
@@ -37,6 +37,16 @@ async function unpackdInNamespace(...args: readonly string[]): Promise<Finished>
   child.stdin.end('\n');
   return end;
 }
+
+test('a device that root of a user namespace may not make is the worker’s lack too', { skip }, async () => {
+  using dir = scratch();
+  await writeLayout(join(dir.path, 'layout'), { app: imageOf([layerOf(tar(device('null', 'c', 1, 3)))]) });
+  const { stderr } = await unpackdInNamespace('apply', `${dir.path}/layout:app`, '--root', `${dir.path}/store`);
+  assert.match(
+    stderr,
+    /^unpackd: \[STORE_FAILED\] layer 1 of 1 [^\n]*: the entry "null" [^\n]*EPERM[^\n]*CAP_MKNOD[^\n]*UNPACK_OWNERSHIP=squash[^\n]*\n$/,
+  );
+});
 
 test('an owner that the user namespace has not is the worker’s lack, not the layer’s', { skip }, async () => {
   using dir = scratch();
