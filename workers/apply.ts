@@ -1,6 +1,6 @@
 import { availableParallelism } from 'node:os';
-import { parentPort } from 'node:worker_threads';
-import { toUnpackError, UnpackError } from '../src/errors.ts';
+import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
+import { throwIfAborted, toUnpackError, UnpackError } from '../src/errors.ts';
 import { applyBlob } from '../src/rootfs/apply-blob.ts';
 import type { ApplyMessage, ApplyOutcome, ApplyReport, ApplyTask } from '../src/rootfs/apply-task.ts';
 import { openLent } from '../src/source/open-lent.ts';
@@ -10,14 +10,29 @@ const CORES = availableParallelism();
 /** Milliseconds between two reports of progress. */
 const REPORT_INTERVAL = 50;
 
+/** Not 0 when a message must not wait until the piece of the archive in hand is written. */
+const urgent = workerData as Int32Array<SharedArrayBuffer>; // src/rootfs/apply-thread.ts gives it
+
 /** The apply thread: one layer at a time, as src/rootfs/apply-thread.ts tells it. */
 let running = new AbortController();
 
-parentPort?.on('message', async (message: ApplyMessage) => {
+parentPort?.on('message', take);
+
+function take(message: ApplyMessage): void {
   if ('end' in message) process.exit();
   else if ('abort' in message) running.abort(UnpackError.deserialize(message.abort));
-  else report({ outcome: await apply(message.task) });
-});
+  else void apply(message.task).then((outcome) => report({ outcome }));
+}
+
+/** Takes what waits on the port within the work: one look at a number where nothing does. */
+function checkpoint(): void {
+  if (Atomics.load(urgent, 0) === 0 || parentPort === null) return;
+  Atomics.store(urgent, 0, 0);
+  for (let next = receiveMessageOnPort(parentPort); next !== undefined; next = receiveMessageOnPort(parentPort)) {
+    take(next.message);
+  }
+  throwIfAborted(running.signal);
+}
 
 async function apply(task: ApplyTask): Promise<ApplyOutcome> {
   running = new AbortController();
@@ -33,6 +48,7 @@ async function apply(task: ApplyTask): Promise<ApplyOutcome> {
       native: task.native,
       busy: () => Atomics.load(task.writing, 0) >= CORES,
       signal: running.signal,
+      checkpoint,
       onProgress: (progress) => {
         const now = performance.now();
         if (now - reported < REPORT_INTERVAL) return;

@@ -16,13 +16,17 @@ export interface DirectoryMode {
 export const keepsOwnerOut = (mode: number): boolean => (mode & OWNER_RIGHTS) !== OWNER_RIGHTS;
 
 /** Gives directories their modes: those inside before those around them, which then can't be entered any more. */
-export function closeDirectories(root: Root, modes: readonly DirectoryMode[]): void {
-  for (const directory of [...modes].sort((a, b) => b.path.length - a.path.length)) change(root, directory, 0);
+export function* closeDirectories(root: Root, modes: readonly DirectoryMode[]): Generator<void> {
+  for (const directory of [...modes].sort((a, b) => b.path.length - a.path.length)) {
+    yield;
+    change(root, directory, 0);
+  }
 }
 
 /** Lets the owner into them once more, from the outside inwards. */
-export function openDirectories(root: Root, modes: readonly DirectoryMode[]): void {
+export function* openDirectories(root: Root, modes: readonly DirectoryMode[]): Generator<void> {
   for (const directory of [...modes].sort((a, b) => a.path.length - b.path.length)) {
+    yield;
     change(root, directory, OWNER_RIGHTS);
   }
 }

@@ -1,4 +1,5 @@
 import { chmodPathFd, close, type FileStatus, O, openAt, statFd } from '../system/files.ts';
+import type { Checkpoint } from './checkpoint.ts';
 import type { DirectoryTimes } from './directory-times.ts';
 import type { Foreknowledge } from './foreknowledge.ts';
 import { copyAttributes, Models } from './models.ts';
@@ -143,10 +144,13 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
   }
 
   /** Those that are there in the end, parents first. */
-  list(): ImpliedDirectory[] {
+  list(checkpoint: Checkpoint): ImpliedDirectory[] {
     const all = [...this.byInode.values()];
     if (this.deletedPaths.size === 0) return all;
-    return all.map((one) => (this.isDeletedBelow(one.path) ? { ...one, deleted: true } : one));
+    return all.map((one) => {
+      checkpoint();
+      return this.isDeletedBelow(one.path) ? { ...one, deleted: true } : one;
+    });
   }
 
   /** Whether the layer itself deletes what the layers below have at `path`, by its name or with a directory above. */

@@ -23,6 +23,7 @@ import {
   utimensAt,
 } from '../system/files.ts';
 import { type AttributeRules, HAS_NOTHING, type Has, setFileAttributes, setNodeAttributes } from './attributes.ts';
+import { type Checkpoint, GO_ON } from './checkpoint.ts';
 import { type DirectoryMode, OWNER_RIGHTS } from './directory-modes.ts';
 import { type DirectoryTime, DirectoryTimes } from './directory-times.ts';
 import { entryError } from './entry-error.ts';
@@ -39,6 +40,17 @@ import { Warnings } from './warnings.ts';
 import { isInsideBookkeeping, parseWhiteout, type Whiteouts, whiteouts } from './whiteouts.ts';
 
 const MAX_UINT32 = 0xffffffff;
+
+export interface LayerWriterOptions {
+  /** Default: yes, where the kernel has it. */
+  readonly useOpenat2?: boolean;
+  /** Most memory for what must be known until the last entry, in bytes. */
+  readonly rememberedBytes?: number;
+  /** What `foreknowledge` said when the layer was written before. */
+  readonly known?: Foreknowledge | undefined;
+  /** What it throws comes out of `entry`, `finish` or `impliedDirectories`, perhaps as part of another failure. */
+  readonly checkpoint?: Checkpoint | undefined;
+}
 
 /**
  * Writes a layer's entries into a directory, one after the other, as containerd's applier does. Every path is resolved
@@ -65,21 +77,20 @@ export class LayerWriter implements EntrySink, Disposable {
   private readonly late: string[] = [];
 
   private readonly newNodes: NewNodes;
+  private readonly checkpoint: Checkpoint;
 
   /** The file that is being written, and its directory; -1 while its content is passed over. */
   private file = -1;
   private fileParent = -1;
   private current: TarEntry | undefined;
 
-  /** @param options.known what `foreknowledge` said when the layer was written before */
-  constructor(
-    target: DiffTarget,
-    options: { useOpenat2?: boolean; rememberedBytes?: number; known?: Foreknowledge | undefined } = {},
-  ) {
+  constructor(target: DiffTarget, options: LayerWriterOptions = {}) {
+    this.checkpoint = options.checkpoint ?? GO_ON;
     this.root = new Root(target.root, options);
     const remembered = new Remembered(options.rememberedBytes);
     this.directoryTimes = new DirectoryTimes(remembered);
-    this.whiteouts = whiteouts(target, this.root, remembered, this.directoryTimes);
+    const { directoryTimes: times, checkpoint } = this;
+    this.whiteouts = whiteouts(target, this.root, { remembered, times, checkpoint });
     this.removing = target.whiteouts === 'remove';
     this.squash =
       target.ownership === 'squash' ? new Squash(this.root, this.warnings, target.copied, remembered) : undefined;
@@ -91,12 +102,18 @@ export class LayerWriter implements EntrySink, Disposable {
       warnings: this.warnings,
     };
     this.newNodes = new NewNodes(this.root);
-    const { whiteouts: deletions, squash, directoryTimes: times } = this;
+    const { whiteouts: deletions, squash } = this;
     this.implied = new ImpliedDirectories(target, { whiteouts: deletions, squash, remembered, times }, options.known);
-    if (this.removing) for (const path of options.known?.deleted ?? []) this.removeFirst(path);
+    try {
+      if (this.removing) for (const path of options.known?.deleted ?? []) this.removeFirst(path);
+    } catch (error) {
+      this[Symbol.dispose]();
+      throw error;
+    }
   }
 
   entry(entry: TarEntry): void {
+    this.checkpoint();
     this.current = entry;
     this.guard(() => this.place(entry));
   }
@@ -129,6 +146,7 @@ export class LayerWriter implements EntrySink, Disposable {
    */
   finish(): void {
     for (const times of this.directoryTimes) {
+      this.checkpoint();
       try {
         this.setDirectoryTimes(times);
       } catch (error) {
@@ -155,7 +173,7 @@ export class LayerWriter implements EntrySink, Disposable {
 
   /** Directories that entries needed before the archive named them, if it did, parents first. */
   impliedDirectories(): ImpliedDirectory[] {
-    return this.implied.list();
+    return this.implied.list(this.checkpoint);
   }
 
   /** What the layer has to know from its start if it must be written once more. */

@@ -1,4 +1,4 @@
-import { readdirSync } from 'node:fs';
+import { opendirSync } from 'node:fs';
 import { errnoOf } from '../errno.ts';
 import {
   AT_FDCWD,
@@ -20,6 +20,7 @@ import {
   statFd,
   unlinkAt,
 } from '../system/files.ts';
+import { type Checkpoint, GO_ON } from './checkpoint.ts';
 import { components, DOT_DOT, joinPath, SLASH } from './paths.ts';
 
 /** As many links as one path may go through; as many as containerd follows. */
@@ -27,6 +28,9 @@ const MAX_LINKS = 255;
 
 /** Parts that one path may be walked through, those of its links included: a few times the longest path, some 50 ms. */
 const MAX_STEPS = 16_384;
+
+/** Names that are read of a directory at once: some milliseconds. */
+const NAMES_AT_ONCE = 1024;
 
 /** Descriptors kept open: archives come folder by folder, so few are enough. */
 const MAX_OPEN = 128;
@@ -77,14 +81,16 @@ export class Root {
   /** Dropped descriptors that are not closed yet, oldest first. */
   private readonly lingering: number[] = [];
   private readonly useOpenat2: boolean;
+  private readonly checkpoint: Checkpoint;
   private real: string | undefined;
   /** How often descriptors were dropped: as long as this stays, one that was given out stands for the same directory. */
   drops = 0;
 
   /** @param path an absolute path; links in it are followed here, and only here */
-  constructor(path: string, options: { useOpenat2?: boolean } = {}) {
+  constructor(path: string, options: { useOpenat2?: boolean; checkpoint?: Checkpoint | undefined } = {}) {
     this.fd = openAt(AT_FDCWD, cString(path), O.RDONLY | O.DIRECTORY);
     this.useOpenat2 = options.useOpenat2 ?? true;
+    this.checkpoint = options.checkpoint ?? GO_ON;
   }
 
   [Symbol.dispose](): void {
@@ -199,6 +205,7 @@ export class Root {
     try {
       for (let name = rest.pop(); name !== undefined; name = rest.pop()) {
         steps++;
+        this.checkpoint();
         if (steps > MAX_STEPS) throw systemFailure('ELOOP', 'too many directories on the way', path);
         if (name.equals(DOT_DOT)) {
           length -= (names.pop()?.length ?? -1) + 1;
@@ -266,33 +273,48 @@ export class Root {
     const status = statAt(parent, name);
     if (status === undefined) return;
     const type = status.mode & S_IFMT;
-    if (type === S_IFDIR) removeTree(parent, name, status.inode, gone);
+    if (type === S_IFDIR) this.removeTree(parent, name, status.inode, gone);
     else unlinkAt(parent, name);
     if (type === S_IFDIR || type === S_IFLNK) this.forget();
   }
-}
 
-/** Goes as deep as directories can lie in each other, some 2,000 (MAX_PATH), with a descriptor for each. */
-function removeTree(parent: number, name: Buffer, inode: bigint, gone: ((inode: bigint) => void) | undefined): void {
-  const fd = openAt(parent, name, O.RDONLY | O.DIRECTORY | O.NOFOLLOW);
-  try {
-    for (const child of listDirectory(fd)) {
-      const status = statAt(fd, child);
-      if (status === undefined) continue;
-      if ((status.mode & S_IFMT) === S_IFDIR) removeTree(fd, child, status.inode, gone);
-      else unlinkAt(fd, child);
+  /** Goes as deep as directories can lie in each other, some 2,000 (MAX_PATH), with a descriptor for each. */
+  private removeTree(parent: number, name: Buffer, inode: bigint, gone: ((inode: bigint) => void) | undefined): void {
+    const fd = openAt(parent, name, O.RDONLY | O.DIRECTORY | O.NOFOLLOW);
+    try {
+      for (const child of this.list(fd)) {
+        this.checkpoint();
+        const status = statAt(fd, child);
+        if (status === undefined) continue;
+        if ((status.mode & S_IFMT) === S_IFDIR) this.removeTree(fd, child, status.inode, gone);
+        else unlinkAt(fd, child);
+      }
+    } finally {
+      close(fd);
     }
-  } finally {
-    close(fd);
+    rmdirAt(parent, name);
+    gone?.(inode);
   }
-  rmdirAt(parent, name);
-  gone?.(inode);
-}
 
-/** The names in an open directory, as C strings. */
-export function listDirectory(fd: number): Buffer[] {
-  const path = descriptorPath(fd);
-  return readdirSync(path.subarray(0, -1), { encoding: 'buffer' }).map((name) => cString(name));
+  /** The names in an open directory, as C strings; all are read before the first is given out. */
+  list(fd: number): Buffer[] {
+    const path = descriptorPath(fd);
+    const directory = opendirSync(path.subarray(0, -1), {
+      // node:fs takes `buffer` here as everywhere, its types don't
+      encoding: 'buffer' as BufferEncoding,
+      bufferSize: NAMES_AT_ONCE,
+    });
+    const names: Buffer[] = [];
+    try {
+      for (let entry = directory.readSync(); entry !== null; entry = directory.readSync()) {
+        if (names.length % NAMES_AT_ONCE === 0) this.checkpoint();
+        names.push(cString(entry.name as string | Buffer));
+      }
+    } finally {
+      directory.closeSync();
+    }
+    return names;
+  }
 }
 
 /** The character device 0:0 that stands for a deleted name in an overlay's upper directory. */

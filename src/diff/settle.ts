@@ -1,5 +1,8 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { throwIfAborted } from '../errors.ts';
 import type { Mount } from '../snapshots/snapshotter.ts';
 import { chownAt, cString, statAt, statFd } from '../system/files.ts';
+import { type Checkpoint, GO_ON } from './checkpoint.ts';
 import { closeDirectories, type DirectoryMode, keepsOwnerOut, openDirectories } from './directory-modes.ts';
 import type { ImpliedDirectory } from './implied-directories.ts';
 import { copyAttributes, Models } from './models.ts';
@@ -17,6 +20,7 @@ import { Root } from './root.ts';
  * default ACL on to what was made in such a directory; the layer must be written once more then.
  * @param lowers directories of the layers below, nearest first
  * @param modes where owners are not kept: directories that get modes which would keep their own owner out
+ * @param checkpoint called for each of them
  * @returns whether one of them has a default ACL from below
  */
 export function settleImpliedDirectories(
@@ -24,23 +28,65 @@ export function settleImpliedDirectories(
   implied: readonly ImpliedDirectory[],
   lowers: readonly string[],
   modes?: readonly DirectoryMode[],
+  checkpoint: Checkpoint = GO_ON,
 ): boolean {
+  const steps = settling(rootPath, implied, lowers, modes);
+  for (;;) {
+    const { done, value } = steps.next();
+    if (done === true) return value;
+    checkpoint();
+  }
+}
+
+/** Milliseconds that a thread which has other things to do is kept from them. */
+const TURN = 20;
+
+/** The same on a thread that has other things to do, a few directories at a time: a layer may need millions. */
+export async function settleInTurns(
+  rootPath: string,
+  implied: readonly ImpliedDirectory[],
+  lowers: readonly string[],
+  modes: readonly DirectoryMode[] | undefined,
+  signal: AbortSignal | undefined,
+): Promise<boolean> {
+  const steps = settling(rootPath, implied, lowers, modes);
+  try {
+    for (let began = performance.now(); ; ) {
+      const { done, value } = steps.next();
+      if (done === true) return value;
+      if (performance.now() - began < TURN) continue;
+      await nextTurn();
+      throwIfAborted(signal);
+      began = performance.now();
+    }
+  } finally {
+    steps.return(false);
+  }
+}
+
+function* settling(
+  rootPath: string,
+  implied: readonly ImpliedDirectory[],
+  lowers: readonly string[],
+  modes: readonly DirectoryMode[] | undefined,
+): Generator<void, boolean> {
   const nothing = implied.length === 0 || lowers.length === 0;
   if (nothing && (modes === undefined || modes.length === 0)) return false;
   using stack = new DisposableStack();
   const root = stack.use(new Root(rootPath));
   if (nothing) {
-    closeDirectories(root, modes ?? []);
+    yield* closeDirectories(root, modes ?? []);
     return false;
   }
   // they may have been closed before, by a thread that did not know the layers below yet
-  if (modes !== undefined) openDirectories(root, modes);
+  if (modes !== undefined) yield* openDirectories(root, modes);
   const closing = modes === undefined ? undefined : [...modes];
   const models = stack.use(new Models(lowers));
   let inherits = false;
   /** What a directory would have inherited from the one above, had that been set-group-ID from the start. */
   const groups = new Map<string, number>();
   for (const { path, inode, given, inUnnamed, timed, deleted } of implied) {
+    yield;
     const bytes = Buffer.from(path, 'latin1');
     const { parent, name } = splitPath(bytes);
     const cName = cString(name);
@@ -61,7 +107,7 @@ export function settleImpliedDirectories(
       chownAt(directory, cName, status.uid, group);
     }
   }
-  if (closing !== undefined) closeDirectories(root, closing);
+  if (closing !== undefined) yield* closeDirectories(root, closing);
   return inherits;
 }
 

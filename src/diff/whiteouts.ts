@@ -14,9 +14,10 @@ import {
   statAt,
 } from '../system/files.ts';
 import { setFitting } from './attributes.ts';
+import type { Checkpoint } from './checkpoint.ts';
 import type { DirectoryTimes } from './directory-times.ts';
 import type { Remembered } from './remembered.ts';
-import { isOverlayWhiteout, listDirectory, type Root } from './root.ts';
+import { isOverlayWhiteout, type Root } from './root.ts';
 import type { DiffTarget } from './target.ts';
 
 const PREFIX = Buffer.from('.wh.');
@@ -76,13 +77,20 @@ export interface Whiteouts {
   made(path: string): void;
 }
 
-/** @param times where a full copy keeps those of directories that something is removed from */
-export function whiteouts(target: DiffTarget, root: Root, remembered: Remembered, times: DirectoryTimes): Whiteouts {
+/** What a writer shares with its deletions in a full copy. */
+export interface WriterParts {
+  readonly remembered: Remembered;
+  /** Those of directories that something is removed from are kept. */
+  readonly times: DirectoryTimes;
+  readonly checkpoint: Checkpoint;
+}
+
+export function whiteouts(target: DiffTarget, root: Root, parts: WriterParts): Whiteouts {
   switch (target.whiteouts) {
     case 'overlay':
       return new OverlayWhiteouts(target);
     case 'remove':
-      return new Removals(root, remembered, times);
+      return new Removals(root, parts);
     case 'none':
       return NOTHING_BELOW;
   }
@@ -145,11 +153,13 @@ class Removals implements Whiteouts {
   private readonly root: Root;
   private readonly remembered: Remembered;
   private readonly times: DirectoryTimes;
+  private readonly checkpoint: Checkpoint;
 
-  constructor(root: Root, remembered: Remembered, times: DirectoryTimes) {
+  constructor(root: Root, { remembered, times, checkpoint }: WriterParts) {
     this.root = root;
     this.remembered = remembered;
     this.times = times;
+    this.checkpoint = checkpoint;
   }
 
   delete(parent: number, path: string, name: Buffer): boolean {
@@ -197,7 +207,10 @@ class Removals implements Whiteouts {
 
   private removeOldInside(fd: number, path: string): void {
     this.times.keep(fd, path);
-    for (const name of listDirectory(fd)) this.removeOld(fd, name, join(path, name.subarray(0, -1)));
+    for (const name of this.root.list(fd)) {
+      this.checkpoint();
+      this.removeOld(fd, name, join(path, name.subarray(0, -1)));
+    }
   }
 }
 

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { decompress } from '../archive/compression.ts';
 import type { LayerLimits } from '../archive/limits.ts';
 import { TarReader } from '../archive/tar-reader.ts';
+import type { Checkpoint } from '../diff/checkpoint.ts';
 import type { Foreknowledge } from '../diff/foreknowledge.ts';
 import { LayerWriter } from '../diff/layer-writer.ts';
 import { settleImpliedDirectories } from '../diff/settle.ts';
@@ -28,6 +29,8 @@ export interface BlobApplication {
   /** Whether every core has a layer to write: then nothing is handed to further threads. */
   readonly busy: () => boolean;
   readonly signal: AbortSignal;
+  /** Asked within long work: throws, and `signal` says why, where that is to be given up. */
+  readonly checkpoint: Checkpoint;
   readonly onProgress: (progress: ApplyProgress) => void;
 }
 
@@ -45,7 +48,7 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
   const statistics = newFetchStatistics();
   const download = new Download(fetchBlob(source, blob, { signal, statistics }));
   const digest = createHash(work.algorithm);
-  using writer = new LayerWriter(target, { known: work.known });
+  using writer = new LayerWriter(target, { known: work.known, checkpoint: work.checkpoint });
   const reader = new TarReader(writer, limits);
   let unpacked = 0;
   let waited = 0;
@@ -74,6 +77,7 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
     reader.finish();
     writer.finish();
   } catch (error) {
+    throwIfAborted(signal);
     throw await whatWentWrong(inPlace(error, target.root), download);
   } finally {
     await download.close();
@@ -82,8 +86,11 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
   const directoryModes = writer.directoryModes();
   let again = writer.wroteIntoDeleted;
   try {
-    again = settleImpliedDirectories(target.root, impliedDirectories, target.lowers, directoryModes) || again;
+    again =
+      settleImpliedDirectories(target.root, impliedDirectories, target.lowers, directoryModes, work.checkpoint) ||
+      again;
   } catch (error) {
+    throwIfAborted(signal);
     throw inPlace(error, target.root);
   }
   const totalMs = performance.now() - started;

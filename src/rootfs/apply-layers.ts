@@ -1,5 +1,5 @@
 import type { Foreknowledge } from '../diff/foreknowledge.ts';
-import { lowerDirectories, settleImpliedDirectories } from '../diff/settle.ts';
+import { lowerDirectories, settleInTurns } from '../diff/settle.ts';
 import { diffTarget } from '../diff/target.ts';
 import { throwIfAborted, toUnpackError, UnpackError } from '../errors.ts';
 import { chainIds } from '../oci/chain-id.ts';
@@ -204,7 +204,7 @@ class Chain {
     });
     const [diff] = await Promise.all([applying, parentReady]);
     if (failures.length > 0 || diff === undefined) throw failures[0];
-    const again = below === 'later' ? await this.settle(index, mounts, diff) : diff.again;
+    const again = below === 'later' ? await this.settle(index, mounts, diff, signal) : diff.again;
     return again ? diff.foreknowledge : undefined;
   }
 
@@ -242,13 +242,19 @@ class Chain {
    * The parent is there now: directories that the layer never named take their attributes from it.
    * @returns whether the layer must be written once more
    */
-  private async settle(index: number, mounts: readonly Mount[], diff: AppliedDiff): Promise<boolean> {
+  private async settle(
+    index: number,
+    mounts: readonly Mount[],
+    diff: AppliedDiff,
+    signal: AbortSignal | undefined,
+  ): Promise<boolean> {
     if (diff.impliedDirectories.length === 0) return false;
     const key = viewKey(this.id(index));
     const view = await this.snapshotter.view(key, this.id(index - 1));
     const { root } = diffTarget(mounts, 'later', this.snapshotter);
     try {
-      return settleImpliedDirectories(root, diff.impliedDirectories, lowerDirectories(view), diff.directoryModes);
+      const lowers = lowerDirectories(view);
+      return await settleInTurns(root, diff.impliedDirectories, lowers, diff.directoryModes, signal);
     } catch (error) {
       throw inPlace(error, root);
     } finally {

@@ -17,6 +17,8 @@ interface Caller {
  */
 export class ApplyThread {
   readonly #worker: Worker;
+  /** Not 0 when there is a message to be looked at within a task: a thread in the middle of a write takes none by itself. */
+  readonly #urgent = new Int32Array(new SharedArrayBuffer(4));
   #caller: Caller | undefined;
   /** Why it takes no more tasks. */
   #ended: unknown;
@@ -26,7 +28,7 @@ export class ApplyThread {
     // run from source and built, the thread's file lies beside in the same form
     const name = `apply${extname(import.meta.filename)}`;
     try {
-      this.#worker = new Worker(join(import.meta.dirname, '../../workers', name));
+      this.#worker = new Worker(join(import.meta.dirname, '../../workers', name), { workerData: this.#urgent });
     } catch (error) {
       throw lossOf(error);
     }
@@ -83,6 +85,7 @@ export class ApplyThread {
 
   #tell(message: ApplyMessage): void {
     this.#worker.postMessage(message);
+    if (!('task' in message)) Atomics.store(this.#urgent, 0, 1);
   }
 
   #take(report: ApplyReport): void {

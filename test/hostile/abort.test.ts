@@ -1,0 +1,64 @@
+import assert from 'node:assert/strict';
+import { lstatSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { UnpackError } from '../../src/errors.ts';
+import { ApplyPool } from '../../src/rootfs/thread-pool.ts';
+import { openSource } from '../../src/source/open.ts';
+import { LIMITS } from '../support/apply.ts';
+import { imageOf, layerOf, writeLayout } from '../support/layout.ts';
+import { scratch } from '../support/scratch.ts';
+import { file, tar } from '../support/tar.ts';
+
+const FOLDERS = 60;
+const FILES = 1000;
+
+/** A pool that has begun to remove a tree of 60,000 files, all of it for one entry. */
+async function atWork(signal?: AbortSignal) {
+  const dir = scratch();
+  const target = scratch();
+  const old = join(target.path, 'old');
+  for (let i = 0; i < FOLDERS; i++) {
+    const folder = join(old, `${i}`);
+    mkdirSync(folder, { recursive: true });
+    for (let j = 0; j < FILES; j++) writeFileSync(join(folder, `${j}`), '');
+  }
+  const layer = layerOf(tar(file('old')), 'none');
+  await writeLayout(join(dir.path, 'layout'), { app: imageOf([layer]) });
+  const pool = new ApplyPool(1);
+  const source = openSource({ kind: 'oci-layout', path: join(dir.path, 'layout') });
+  const applier = pool.applier(source, LIMITS, { type: 'native', ownership: 'keep', overlayXattrs: 'trusted' });
+  const mounts = [{ type: 'bind', source: target.path, options: ['rw'] }] as const;
+  const applied = applier.apply(layer.blob, mounts, { below: 'parent', algorithm: 'sha256', signal });
+  applied.catch(() => {});
+  // a directory has a link from each directory in it
+  while (lstatSync(old).nlink === FOLDERS + 2) await sleep(1);
+  return {
+    pool,
+    applied,
+    left: (): number => (lstatSync(old).isDirectory() ? readdirSync(old).length : 0),
+    async [Symbol.asyncDispose]() {
+      await pool.close();
+      dir[Symbol.dispose]();
+      target[Symbol.dispose]();
+    },
+  };
+}
+
+describe('an entry that means long work', () => {
+  it('is given up in the middle when its job is, for the job’s reason', async () => {
+    const abort = new AbortController();
+    await using work = await atWork(abort.signal);
+    abort.abort(new UnpackError('TIMED_OUT', 'it took too long'));
+    await assert.rejects(work.applied, { code: 'TIMED_OUT', message: 'it took too long' });
+    assert.ok(work.left() > 0, 'all was removed first');
+  });
+
+  it('does not keep a worker from ending', async () => {
+    await using work = await atWork();
+    await work.pool.close();
+    await assert.rejects(work.applied);
+    assert.ok(work.left() > 0, 'all was removed first');
+  });
+});
