@@ -24,8 +24,11 @@ export interface LocalRedisOptions {
   readonly directory?: string;
   /** Default: a free one. */
   readonly port?: number;
-  /** Write every change through to disk, so that a restart loses nothing. */
-  readonly persistent?: boolean;
+  /**
+   * Write every change to disk: `true` at once, so that a restart loses nothing; `every-second` as an installation does
+   * (docker-compose.yml). Default: not at all.
+   */
+  readonly persistent?: boolean | 'every-second';
 }
 
 const SERVERS = ['redis-server', 'valkey-server'];
@@ -46,7 +49,7 @@ export async function startRedis(options: LocalRedisOptions = {}): Promise<Local
   const directory = options.directory ?? (await mkdtemp(join(tmpdir(), 'unpackd-redis-')));
   const port = options.port ?? (await freePort());
   const persistence = options.persistent
-    ? ['--appendonly', 'yes', '--appendfsync', 'always']
+    ? ['--appendonly', 'yes', '--appendfsync', options.persistent === true ? 'always' : 'everysec']
     : ['--appendonly', 'no', '--save', ''];
   const flags = ['--port', String(port), '--bind', '127.0.0.1', '--dir', directory, '--daemonize', 'no'];
 

@@ -5,28 +5,18 @@ import type { Redis } from 'ioredis';
 import type { Config } from '../config.ts';
 import { UnpackError } from '../errors.ts';
 import type { Unpacker } from '../image/unpack.ts';
-import { BACKOFF_TYPE, backoffDelay } from './attempts.ts';
 import { CancelFlags } from './cancel-flags.ts';
 import { cancelChannel, cancelledError, cancelReasons } from './cancellation.ts';
-import { logOutages, patientConnection, type QueueSettings } from './connection.ts';
+import { logOutages, patientConnection } from './connection.ts';
 import type { Logger } from './log.ts';
 import type { SourcePolicy } from './parse.ts';
 import { createProcessor, type ProcessorSettings } from './processor.ts';
 import type { WorkerFacts } from './result.ts';
 import { LockLostError, RunningJobs } from './running-jobs.ts';
 import { durationText } from './text.ts';
+import { type BullSettings, bullQueueOptions, bullWorkerOptions } from './worker-options.ts';
 
-export type WorkerSettings = QueueSettings &
-  ProcessorSettings &
-  Pick<
-    Config,
-    | 'UNPACK_JOBS'
-    | 'UNPACK_GRACE'
-    | 'UNPACK_LOCK'
-    | 'UNPACK_KEEP_COMPLETED'
-    | 'UNPACK_KEEP_FAILED'
-    | 'UNPACK_WORKER_NAME'
-  >;
+export type WorkerSettings = BullSettings & ProcessorSettings & Pick<Config, 'UNPACK_GRACE'>;
 
 export interface WorkerParts {
   readonly settings: WorkerSettings;
@@ -36,16 +26,10 @@ export interface WorkerParts {
   readonly log: Logger;
 }
 
-/** Seconds. */
-const COMPLETED_AGE = 24 * 3600;
-const FAILED_AGE = 14 * 24 * 3600;
 /** Milliseconds between two looks at the cancel flags, for messages that got lost with a connection. */
 const CANCEL_POLL = 2000;
 /** Milliseconds that giving jobs back and closing may take after the grace time: less than what supervisors add. */
 const LAST_RESORT = 4000;
-/** Events that Redis keeps; progress is among them, so that the default of 10 000 could be hundreds of megabytes. */
-const EVENTS_KEPT = 2000;
-
 /**
  * Takes jobs from the queue and unpacks them, UNPACK_JOBS at a time.
  *
@@ -69,9 +53,7 @@ export class UnpackWorker {
     this.#log = log;
     this.#redis = patientConnection(settings.REDIS_URL);
     const onError = logOutages(this.#redis, settings.REDIS_URL, log);
-    const shared = { connection: this.#redis, prefix: settings.UNPACK_REDIS_PREFIX };
-
-    this.#queue = new Queue(settings.UNPACK_QUEUE, { ...shared, streams: { events: { maxLen: EVENTS_KEPT } } });
+    this.#queue = new Queue(settings.UNPACK_QUEUE, bullQueueOptions(settings, this.#redis));
     // a connection that has subscribed to a channel can do nothing else
     this.#cancelRequests = this.#redis.duplicate({ lazyConnect: true });
     this.#cancelFlags = new CancelFlags(this.#redis, this.#queue);
@@ -84,26 +66,7 @@ export class UnpackWorker {
       cancelFlags: this.#cancelFlags,
       log,
     });
-    this.#worker = new Worker(settings.UNPACK_QUEUE, processor, {
-      ...shared,
-      autorun: false,
-      name: settings.UNPACK_WORKER_NAME,
-      concurrency: settings.UNPACK_JOBS,
-      lockDuration: settings.UNPACK_LOCK,
-      // a job is given to another after its lock has run out and a check has seen that twice
-      stalledInterval: Math.max(100, Math.round(settings.UNPACK_LOCK / 2)),
-      // the processor counts, so that the failure is one of ours and not a bare sentence of BullMQ's
-      maxStalledCount: Number.MAX_SAFE_INTEGER,
-      // milliseconds after a failed fetch
-      runRetryDelay: 1000,
-      removeOnComplete: { count: settings.UNPACK_KEEP_COMPLETED, age: COMPLETED_AGE },
-      removeOnFail: { count: settings.UNPACK_KEEP_FAILED, age: FAILED_AGE },
-      // a week of counts by the minute, for the board and for /metrics
-      metrics: { maxDataPoints: 7 * 24 * 60 },
-      settings: {
-        backoffStrategy: (made, type) => (type === BACKOFF_TYPE ? backoffDelay(made, settings.UNPACK_BACKOFF) : 0),
-      },
-    });
+    this.#worker = new Worker(settings.UNPACK_QUEUE, processor, bullWorkerOptions(settings, this.#redis));
     this.#worker.on('lockRenewalFailed', (ids) => {
       for (const id of ids) this.#running.abort(id, new LockLostError(`the lock on job ${id} is lost`));
     });
