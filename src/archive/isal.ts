@@ -88,8 +88,9 @@ class IsalInflater implements MemberInflater {
   }
 
   /**
-   * ISA-L gets the checksum of a header wrong that comes in pieces (2.30), and passes over reserved flags, which zlib
-   * and RFC 1952 refuse: a blob must not be taken or not as the library is installed or not.
+   * ISA-L (2.30) keeps what it knows of a header's optional fields on its stack: of a header that comes in pieces it finds
+   * there what another call, or another thread, has left. And it passes over reserved flags, which zlib and RFC 1952 refuse:
+   * a blob must not be taken or not as the library is installed or not.
    */
   hasHeader(bytes: Buffer): boolean {
     return hasWholeHeader(bytes);
@@ -123,7 +124,7 @@ const FLAG = { checksum: 2, extra: 4, name: 8, comment: 16, reserved: 0xe0 } as 
 const LONGEST_HEADER = 1 << 17;
 
 /**
- * Whether a header with a checksum of its own is there whole; of others a few bytes are enough.
+ * Whether a header with optional fields is there whole; of others a few bytes are enough.
  * @throws UnpackError LAYER_CORRUPT
  */
 function hasWholeHeader(bytes: Buffer): boolean {
@@ -132,7 +133,7 @@ function hasWholeHeader(bytes: Buffer): boolean {
   if ((flags & FLAG.reserved) !== 0) {
     throw new UnpackError('LAYER_CORRUPT', 'the gzip data is corrupt: unknown header flags set');
   }
-  if ((flags & FLAG.checksum) === 0 || bytes.length > LONGEST_HEADER) return true;
+  if (flags === 0 || bytes.length > LONGEST_HEADER) return true;
   let at = 10;
   if ((flags & FLAG.extra) !== 0) {
     if (bytes.length < at + 2) return false;
@@ -144,7 +145,7 @@ function hasWholeHeader(bytes: Buffer): boolean {
     if (end < 0) return false;
     at = end + 1;
   }
-  return bytes.length >= at + 2;
+  return bytes.length >= at + ((flags & FLAG.checksum) === 0 ? 0 : 2);
 }
 
 const REASONS: Readonly<Record<number, string>> = {

@@ -123,6 +123,7 @@ function failed(archive: Buffer, error: unknown): void {
   failures.set(kind, count + 1);
   if (count > 2) return;
   const digest = createHash('sha1').update(archive).digest('hex').slice(0, 12);
+  mkdirSync(values.found, { recursive: true });
   const file = join(values.found, `found-${digest}.tar`);
   writeFileSync(file, archive);
   process.stdout.write(`FOUND ${file}: ${text.slice(0, 3000)}\n`);
