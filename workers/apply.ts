@@ -4,6 +4,7 @@ import { throwIfAborted, toUnpackError, UnpackError } from '../src/errors.ts';
 import { applyBlob } from '../src/rootfs/apply-blob.ts';
 import type { ApplyMessage, ApplyOutcome, ApplyReport, ApplyTask } from '../src/rootfs/apply-task.ts';
 import { openLent } from '../src/source/open-lent.ts';
+import { windowOf } from '../src/source/range-reader.ts';
 
 const CORES = availableParallelism();
 
@@ -39,7 +40,7 @@ async function apply(task: ApplyTask): Promise<ApplyOutcome> {
   let reported = 0;
   try {
     const diff = await applyBlob({
-      source: openLent(task.source),
+      source: openLent(task.source, () => windowOf(Atomics.load(task.writing, 0))),
       blob: task.blob,
       target: task.target,
       known: task.known,

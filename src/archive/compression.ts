@@ -33,7 +33,8 @@ export async function* decompress(
     while (head.length < 4) {
       const next = await input.next();
       if (next.done) break;
-      head = head.length === 0 ? next.value : Buffer.concat([head, next.value]);
+      // a chunk is valid until the next is asked for
+      head = head.length === 0 && next.value.length >= 4 ? next.value : Buffer.concat([head, next.value]);
     }
     const found = detectCompression(head);
     if (found !== promised) {

@@ -54,7 +54,7 @@ export interface BlobStream {
   readonly etag: string | undefined;
   /** Where the bytes begin: the offset asked for, or 0 from a source that ignored it. */
   readonly offset: number;
-  /** To be read once; stopping early closes the connection. */
+  /** To be read once; stopping early closes the connection. A chunk is valid until the next is asked for. */
   readonly chunks: AsyncIterable<Buffer>;
 }
 

@@ -37,7 +37,7 @@ export interface FetchOptions {
 }
 
 /**
- * The bytes of a blob, in the chunks that the network gave, not copied. Size and digest are checked while they stream:
+ * The bytes of a blob, in the chunks that the source gives, not copied; each is valid until the next is asked for. Size and digest are checked while they stream:
  * the chunks can be used at once, and what was made of them believed when the generator has ended without an error.
  * A broken connection, an early end, a 5xx or throttling continues from the last byte. Ending the loop early, or
  * aborting, closes the connection.
@@ -71,7 +71,9 @@ export async function readBlob(
   // a descriptor that lies about the size is refused by the download
   if (known !== undefined && known.length === (size ?? known.length)) return known;
   const chunks: Buffer[] = [];
-  for await (const chunk of chunksOf(new Download(source, digest, size, options.limit, options))) chunks.push(chunk);
+  for await (const chunk of chunksOf(new Download(source, digest, size, options.limit, options))) {
+    chunks.push(Buffer.from(chunk));
+  }
   const document = chunks.length === 1 && chunks[0] !== undefined ? chunks[0] : Buffer.concat(chunks);
   options.cache?.set(source.name, digest, document);
   return document;

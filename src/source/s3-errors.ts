@@ -83,6 +83,16 @@ export function s3Error(thrown: unknown, request: S3Request): UnpackError {
   return failure('SOURCE_UNAVAILABLE', `${where}: S3 can't be reached: ${why}`);
 }
 
+/** A refused request without the SDK, by its status and what its answer says (an error document of S3, or anything). */
+export function s3Refusal(status: number, reason: string, text: string, request: S3Request): UnpackError {
+  const tag = (name: string): string | undefined => new RegExp(`<${name}>([^<]{0,500})</${name}>`).exec(text)?.[1];
+  const thrown = Object.assign(new Error(tag('Message') ?? (reason === '' ? 'no reason given' : reason)), {
+    name: tag('Code') ?? '',
+    $metadata: { httpStatusCode: status },
+  });
+  return s3Error(thrown, request);
+}
+
 function facts(thrown: unknown): {
   name: string;
   status: number | undefined;

@@ -77,7 +77,7 @@ async function readAll(stream: BlobStream, key: string, limit: number): Promise<
   for await (const chunk of stream.chunks) {
     length += chunk.length;
     if (length > limit) throw new UnpackError('LIMIT_EXCEEDED', `${key} is longer than the ${limit} bytes it may have`);
-    chunks.push(chunk);
+    chunks.push(Buffer.from(chunk)); // it is valid until the next is asked for
   }
   if (stream.size !== undefined && length < stream.size) {
     throw new UnpackError('SOURCE_UNAVAILABLE', `${key} ended after ${length} of ${stream.size} bytes`);

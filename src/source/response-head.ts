@@ -1,0 +1,62 @@
+/** The beginning of an HTTP/1.1 answer (RFC 9112). */
+export interface ResponseHead {
+  readonly status: number;
+  readonly reason: string;
+  /** Names in lower case; the values of a repeated one are joined by ", ". */
+  readonly headers: ReadonlyMap<string, string>;
+  /** Whether the connection may be used again after the body. */
+  readonly keepAlive: boolean;
+  /** Bytes of the body, or how its end is told: by chunks, or by the end of the connection. */
+  readonly body: number | 'chunked' | 'until-close';
+}
+
+/** An answer that can't be understood. What it says continues "the answer …". */
+export class NonsenseError extends Error {
+  override readonly name = 'NonsenseError';
+}
+
+const STATUS_LINE = /^HTTP\/1\.([01]) ([1-9]\d\d)(?: ([\t\x20-\x7e\x80-\xff]*))?$/;
+const FIELD =
+  /^([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*((?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?)[ \t]*$/;
+const LENGTH = /^\d{1,15}$/;
+
+/**
+ * @param text status line and fields as latin1, without the empty line that ends them
+ * @throws NonsenseError for whatever the grammar does not allow, folded lines and repeated lengths included: an answer
+ *   that two readers could understand differently is no answer
+ */
+export function parseResponseHead(text: string): ResponseHead {
+  const [first = '', ...lines] = text.split('\r\n');
+  const line = STATUS_LINE.exec(first);
+  if (line === null) throw new NonsenseError('is no HTTP/1.1');
+  const headers = new Map<string, string>();
+  for (const one of lines) {
+    const [, name, value = ''] = FIELD.exec(one) ?? [];
+    if (name === undefined) throw new NonsenseError('has a malformed header');
+    const key = name.toLowerCase();
+    const before = headers.get(key);
+    headers.set(key, before === undefined ? value : `${before}, ${value}`);
+  }
+  const status = Number(line[2]);
+  const close = /(^|,)\s*close\s*(,|$)/i.test(headers.get('connection') ?? '');
+  return {
+    status,
+    reason: line[3] ?? '',
+    headers,
+    keepAlive: line[1] === '1' && !close,
+    body: bodyOf(status, headers),
+  };
+}
+
+/** RFC 9112, 6.3, for answers to GET. */
+function bodyOf(status: number, headers: ReadonlyMap<string, string>): ResponseHead['body'] {
+  if (status === 204 || status === 304) return 0;
+  const length = headers.get('content-length');
+  if (length !== undefined && !LENGTH.test(length)) throw new NonsenseError('has a malformed Content-Length');
+  const coding = headers.get('transfer-encoding');
+  if (coding !== undefined) {
+    if (length !== undefined) throw new NonsenseError('has both a Content-Length and a Transfer-Encoding');
+    return coding.toLowerCase() === 'chunked' ? 'chunked' : 'until-close';
+  }
+  return length === undefined ? 'until-close' : Number(length);
+}

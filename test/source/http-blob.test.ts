@@ -1,0 +1,435 @@
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { createServer as createHttpServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import { type AddressInfo, createServer, type Server, type Socket } from 'node:net';
+import { after, afterEach, before, describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type FailureCode, UnpackError } from '../../src/errors.ts';
+import { digestOf } from '../../src/oci/digest.ts';
+import { type FetchOptions, fetchBlob, newFetchStatistics } from '../../src/source/fetch.ts';
+import { openHttpBlob } from '../../src/source/http-blob.ts';
+import type { HttpBlobSpec } from '../../src/source/source-spec.ts';
+
+const MiB = 1024 * 1024;
+
+/** What a URL of a server at `port` stands for. Times are short. */
+function specOf(port: number, size: number, more: Partial<HttpBlobSpec> = {}): HttpBlobSpec {
+  return {
+    kind: 'http-blob',
+    name: 's3://images',
+    url: `http://127.0.0.1:${port}/images/blob?X-Amz-Signature=1`,
+    size,
+    request: { bucket: 'images', key: 'blob', endpoint: `http://127.0.0.1:${port}`, missing: 'BLOB_NOT_FOUND' },
+    connectTimeout: 1000,
+    idleTimeout: 1000,
+    maxResumes: 0,
+    ...more,
+  };
+}
+
+function read(spec: HttpBlobSpec, content: Buffer, options: FetchOptions = {}) {
+  const descriptor = { digest: digestOf(content), size: spec.size };
+  return fetchBlob(openHttpBlob(spec), descriptor, { firstDelay: 5, ...options });
+}
+
+async function collect(...parameters: Parameters<typeof read>): Promise<Buffer> {
+  const chunks: Buffer[] = [];
+  for await (const chunk of read(...parameters)) chunks.push(Buffer.from(chunk));
+  return Buffer.concat(chunks);
+}
+
+async function failure(promise: Promise<unknown>, code: FailureCode): Promise<UnpackError> {
+  const error = await promise.then(
+    () => assert.fail(`expected ${code}`),
+    (thrown: unknown) => thrown,
+  );
+  assert.ok(error instanceof UnpackError, String(error));
+  assert.equal(error.code, code, error.message);
+  return error;
+}
+
+async function listen(server: Server): Promise<number> {
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  return (server.address() as AddressInfo).port; // a TCP server's address is never a string
+}
+
+describe('an answer', { timeout: 60_000 }, () => {
+  const content = Buffer.from('hello');
+  const sockets = new Set<Socket>();
+  let requests: string[] = [];
+  let answers: (readonly string[])[] = [];
+  let port = 0;
+
+  /** Sends what the test says, a write a string; ends the connection after an answer whose last string is empty. */
+  const server = createServer((socket) => {
+    sockets.add(socket);
+    socket.on('error', () => {});
+    socket.on('close', () => sockets.delete(socket));
+    socket.on('data', async (request) => {
+      requests.push(String(request));
+      const answer = answers.shift() ?? [];
+      for (const part of answer) {
+        socket.write(part, 'latin1');
+        await sleep(5);
+      }
+      if (answer.at(-1) === '') socket.end();
+    });
+  });
+
+  before(async () => {
+    port = await listen(server);
+  });
+  after(() => void server.close());
+  afterEach(() => {
+    for (const socket of sockets) socket.destroy();
+    requests = [];
+    answers = [];
+  });
+
+  const get = (...given: (readonly string[])[]) => {
+    answers = given;
+    return collect(specOf(port, content.length), content);
+  };
+
+  test('is asked for as the URL was signed', async () => {
+    await get(['HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello']);
+    assert.deepEqual(requests, [
+      `GET /images/blob?X-Amz-Signature=1 HTTP/1.1\r\nHost: 127.0.0.1:${port}\r\nConnection: keep-alive\r\n\r\n`,
+    ]);
+  });
+
+  for (const [what, answer] of [
+    ['in one piece', ['HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello']],
+    ['byte by byte', [...'HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello']],
+    [
+      'after others that announce it',
+      [
+        'HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early',
+        ' Hints\r\nx: y\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello',
+      ],
+    ],
+    ['in chunks', ['HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n', '2\r\nlo\r', '\n0\r\n\r\n']],
+    ['to the end of the connection', ['HTTP/1.1 200 OK\r\n\r\nhe', 'llo', '']],
+    ['of HTTP/1.0', ['HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello']],
+    [
+      'with the connection closed after it',
+      ['HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello', ''],
+    ],
+    [
+      'with headers that mean nothing here',
+      [`HTTP/1.1 200 OK\r\nx: ${'y'.repeat(10_000)}\r\nContent-Length: 5\r\n\r\nhello`],
+    ],
+  ] as const) {
+    test(`is understood ${what}`, async () => {
+      assert.equal(String(await get(answer)), 'hello');
+    });
+  }
+
+  for (const [what, ...answer] of [
+    ['no HTTP', 'SSH-2.0-OpenSSH_9.2\r\n\r\n'],
+    ['HTTP of another version', 'HTTP/2 200 OK\r\n\r\n'],
+    ['a change of protocol', 'HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n'],
+    ['headers without an end', `HTTP/1.1 200 OK\r\nx: ${'y'.repeat(20_000)}`],
+    ['a header without a name', 'HTTP/1.1 200 OK\r\nnonsense\r\n\r\nhello'],
+    ['two lengths', 'HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello'],
+    ['a length and chunks', 'HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n'],
+    ['a chunk without a length', 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nhello\r\n'],
+    ['more than its length', 'HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello and more'],
+    ['nothing', ''],
+    ['half a status', 'HTTP/1.1 2', ''],
+    ['less than its length', 'HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe', ''],
+    ['chunks without an end', 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n', ''],
+    ['half of a body that ends with the connection', 'HTTP/1.1 200 OK\r\n\r\nhe', ''],
+  ] as const) {
+    test(`of ${what} is SOURCE_UNAVAILABLE and leaves no connection`, async () => {
+      const error = await failure(get(answer), 'SOURCE_UNAVAILABLE');
+      assert.match(error.message, /s3:\/\/images/);
+      await sleep(20);
+      assert.equal(sockets.size, 0);
+    });
+  }
+
+  for (const [status, code] of [
+    ['301 Moved Permanently\r\nLocation: http://127.0.0.1:1/', 'SOURCE_DENIED'],
+    ['307 Temporary Redirect\r\nLocation: http://127.0.0.1:1/', 'SOURCE_DENIED'],
+    ['302 Found', 'SOURCE_UNAVAILABLE'],
+    ['304 Not Modified', 'SOURCE_UNAVAILABLE'],
+    ['403 Forbidden', 'SOURCE_DENIED'],
+    ['404 Not Found', 'BLOB_NOT_FOUND'],
+    ['412 Precondition Failed', 'BLOB_DIGEST_MISMATCH'],
+    ['416 Range Not Satisfiable', 'BLOB_SIZE_MISMATCH'],
+    ['429 Too Many Requests', 'SOURCE_UNAVAILABLE'],
+    ['503 Slow Down', 'SOURCE_UNAVAILABLE'],
+  ] as const) {
+    const [line] = status.split('\r\n');
+    test(`of ${line} is ${code}, and no redirection is followed`, async () => {
+      await failure(get([`HTTP/1.1 ${status}\r\nContent-Length: 0\r\n\r\n`]), code);
+      assert.equal(requests.length, 1);
+    });
+  }
+
+  const slowDown = '<Error><Code>RequestTimeout</Code><Message>made up by the test</Message></Error>';
+  for (const [what, answer] of [
+    ['with a length', [`HTTP/1.1 400 Bad Request\r\nContent-Length: ${slowDown.length}\r\n\r\n${slowDown}`]],
+    [
+      'in chunks',
+      [
+        'HTTP/1.1 400 Bad Request\r\nTransfer-Encoding: chunked\r\n\r\n',
+        ...[...slowDown].map((one) => `1\r\n${one}\r\n`),
+        '0\r\n\r\n',
+      ],
+    ],
+    ['to the end of the connection', [`HTTP/1.1 400 Bad Request\r\n\r\n${slowDown}`, '']],
+    ['broken off', [`HTTP/1.1 400 Bad Request\r\nContent-Length: 500\r\n\r\n${slowDown}`, '']],
+    ['longer than is read', [`HTTP/1.1 400 Bad Request\r\n\r\n${slowDown}${'x'.repeat(100_000)}`]],
+  ] as const) {
+    test(`that refuses is read for its reason ${what}`, async () => {
+      const error = await failure(get(answer), 'SOURCE_UNAVAILABLE');
+      assert.match(error.message, /400 RequestTimeout \(made up by the test\)/);
+    });
+  }
+
+  test('that refuses and then is silent says what its status says', async () => {
+    answers = [['HTTP/1.1 404 Not Found\r\nContent-Length: 500\r\n\r\n<Error>']];
+    await failure(collect(specOf(port, content.length, { idleTimeout: 5000 }), content), 'BLOB_NOT_FOUND');
+    await sleep(20);
+    assert.equal(sockets.size, 0);
+  });
+
+  test('may come over a connection that was used before, and then nobody knows one that the server has closed', async () => {
+    const answer = ['HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello'];
+    await get(answer);
+    await get(answer);
+    assert.equal(sockets.size, 1);
+    for (const socket of sockets) socket.once('data', () => socket.destroy());
+    const statistics = newFetchStatistics();
+    answers = [[], answer];
+    await collect(specOf(port, content.length), content, { statistics });
+    assert.equal(statistics.resumes, 0);
+    assert.equal(requests.length, 4);
+  });
+
+  test('that came before it was asked for is not taken', async () => {
+    await get([
+      'HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello',
+      'HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nbogus',
+    ]);
+    await sleep(20);
+    assert.equal(String(await get(['HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello'])), 'hello');
+  });
+});
+
+/** A server that knows ranges; what a test says happens to the answer of its choice. */
+class RangeServer {
+  readonly ranges: string[] = [];
+  readonly headers: IncomingMessage['headers'][] = [];
+  /** Answers of which the last byte is still to be sent. */
+  readonly sending = new Set<ServerResponse>();
+  mostAtOnce = 0;
+  readonly sockets = new Set<Socket>();
+  /** Returns true when it has answered. */
+  instead: (index: number, response: ServerResponse, from: number, to: number) => boolean | Promise<boolean> = () =>
+    false;
+  /** Milliseconds between two pieces of 64 KiB. */
+  pause = 0;
+  content: Buffer;
+  readonly #server = createHttpServer((request, response) => void this.#answer(request, response));
+
+  constructor(content: Buffer) {
+    this.content = content;
+    this.#server.on('connection', (socket: Socket) => {
+      this.sockets.add(socket);
+      socket.once('close', () => this.sockets.delete(socket));
+    });
+  }
+
+  listen(): Promise<number> {
+    return listen(this.#server);
+  }
+
+  close(): void {
+    this.#server.close();
+    this.#server.closeAllConnections();
+  }
+
+  async #answer({ headers }: IncomingMessage, response: ServerResponse): Promise<void> {
+    const index = this.ranges.length;
+    this.ranges.push(headers.range ?? '');
+    this.headers.push(headers);
+    const [, first = '0', last = ''] = /^bytes=(\d+)-(\d*)$/.exec(headers.range ?? '') ?? [];
+    const from = Number(first);
+    const to = last === '' ? this.content.length : Math.min(Number(last) + 1, this.content.length);
+    if (await this.instead(index, response, from, to)) return;
+    const etag = `"${digestOf(this.content).slice(7, 20)}"`;
+    if (headers['if-match'] !== undefined && headers['if-match'] !== etag) {
+      response.writeHead(412).end();
+      return;
+    }
+    const length = { etag, 'content-length': to - from };
+    if (headers.range === undefined) response.writeHead(200, length);
+    else response.writeHead(206, { ...length, 'content-range': `bytes ${from}-${to - 1}/${this.content.length}` });
+    this.sending.add(response);
+    response.once('close', () => this.sending.delete(response));
+    this.mostAtOnce = Math.max(this.mostAtOnce, this.sending.size);
+    for (let at = from; at < to && !response.destroyed; at += 65_536) {
+      const piece = this.content.subarray(at, Math.min(at + 65_536, to));
+      if (this.pause > 0) await sleep(this.pause);
+      if (at + piece.length === to) this.sending.delete(response);
+      if (!response.write(piece)) await writable(response);
+    }
+    response.end();
+  }
+}
+
+function writable(response: ServerResponse): Promise<void> {
+  return new Promise((resolve) => {
+    const go = () => {
+      response.off('drain', go).off('close', go);
+      resolve();
+    };
+    response.on('drain', go).on('close', go);
+  });
+}
+
+describe('a large blob', { timeout: 60_000 }, () => {
+  const content = randomBytes(40 * MiB + 12_345);
+  let server: RangeServer;
+  let spec: HttpBlobSpec;
+
+  const start = async (more: Partial<HttpBlobSpec> = {}) => {
+    server = new RangeServer(content);
+    spec = specOf(await server.listen(), content.length, more);
+  };
+  afterEach(() => server.close());
+
+  /** Where the ranges that were asked for begin and end, in order; nothing between them is missing or asked for twice. */
+  const whole = (ranges: readonly string[], from = 0) => {
+    const ends = ranges
+      .map((range) => /^bytes=(\d+)-(\d+)$/.exec(range) ?? assert.fail(range))
+      .map(([, first, last]) => [Number(first), Number(last) + 1] as const)
+      .sort(([a], [b]) => a - b);
+    assert.equal(ends[0]?.[0], from);
+    for (const [index, [, end]] of ends.entries()) assert.equal(end, ends[index + 1]?.[0] ?? content.length);
+  };
+
+  test('comes over one connection while the source is faster than its reader', async () => {
+    await start();
+    const got: Buffer[] = [];
+    for await (const chunk of read(spec, content)) {
+      got.push(Buffer.from(chunk));
+      await sleep(5);
+    }
+    assert.ok(Buffer.concat(got).equals(content));
+    whole(server.ranges);
+    assert.equal(server.mostAtOnce, 1);
+  });
+
+  test('comes over eight while its reader waits, each byte once, of the object that the first answer is of', async () => {
+    await start();
+    server.pause = 4;
+    assert.ok((await collect(spec, content)).equals(content));
+    whole(server.ranges);
+    assert.equal(server.mostAtOnce, 8);
+    assert.equal(server.headers[0]?.['if-match'], undefined);
+    for (const { 'if-match': etag } of server.headers.slice(1)) assert.notEqual(etag, undefined);
+  });
+
+  test('continues where it broke, wherever that was', async () => {
+    await start({ maxResumes: 3 });
+    server.pause = 1;
+    server.instead = async (index, response, from, to) => {
+      if (index % 5 !== 3) return false;
+      response.writeHead(206, {
+        'content-length': to - from,
+        'content-range': `bytes ${from}-${to - 1}/${content.length}`,
+      });
+      response.write(content.subarray(from, from + 1000 * index));
+      await sleep(5);
+      response.socket?.destroy();
+      return true;
+    };
+    const statistics = newFetchStatistics();
+    assert.ok((await collect(spec, content, { statistics })).equals(content));
+    assert.ok(statistics.resumes > 0);
+    assert.equal(statistics.bytes, content.length);
+  });
+
+  for (const [what, code, answer] of [
+    ['refused for a while', undefined, [503, {}]],
+    ['of another place', 'SOURCE_UNAVAILABLE', [206, { 'content-range': `bytes 5-9/${content.length}` }]],
+    ['of another object', 'SOURCE_UNAVAILABLE', [206, { 'content-range': 'bytes 0-4/5' }]],
+    ['of everything', 'SOURCE_UNAVAILABLE', [200, {}]],
+    ['missing', 'BLOB_NOT_FOUND', [404, {}]],
+    ['denied', 'SOURCE_DENIED', [403, {}]],
+  ] as const) {
+    test(`with a range ${what} ${code === undefined ? 'is continued' : `is ${code}`}`, async () => {
+      await start({ maxResumes: code === undefined ? 3 : 0 });
+      let left = 1;
+      server.instead = (_index, response, from) => {
+        if (from === 0 || left-- <= 0) return false;
+        response.writeHead(answer[0], { ...answer[1], 'content-length': 5 }).end('hello');
+        return true;
+      };
+      const reading = collect(spec, content);
+      if (code === undefined) assert.ok((await reading).equals(content));
+      else await failure(reading, code);
+    });
+  }
+
+  test('that was replaced midway is BLOB_DIGEST_MISMATCH', async () => {
+    await start({ maxResumes: 3 });
+    server.instead = (index) => {
+      if (index === 3) server.content = randomBytes(content.length);
+      return false;
+    };
+    const error = await failure(collect(spec, content), 'BLOB_DIGEST_MISMATCH');
+    assert.match(error.message, /replaced while it was read/);
+  });
+
+  test('with other bytes in a range is BLOB_DIGEST_MISMATCH', async () => {
+    await start({ maxResumes: 3 });
+    server.content = Buffer.from(content);
+    server.content.writeUInt8(server.content.readUInt8(30 * MiB) ^ 1, 30 * MiB);
+    await failure(collect(spec, content), 'BLOB_DIGEST_MISMATCH');
+  });
+
+  test('comes from a server that knows no ranges too', async () => {
+    await start();
+    server.instead = (_index, response) => {
+      response.writeHead(200, { 'content-length': content.length }).end(content);
+      return true;
+    };
+    assert.ok((await collect(spec, content)).equals(content));
+    assert.equal(server.ranges.length, 1);
+  });
+
+  test('with a range that is silent is SOURCE_UNAVAILABLE, and no connection stays', async () => {
+    await start({ idleTimeout: 150 });
+    const silent: ServerResponse[] = [];
+    server.instead = (_index, response, from) => {
+      if (from > 20 * MiB) silent.push(response);
+      return from > 20 * MiB;
+    };
+    const error = await failure(collect(spec, content), 'SOURCE_UNAVAILABLE');
+    assert.match(error.message, /no answer came for 0\.15 s/);
+    await sleep(50);
+    assert.ok(silent.length > 0);
+    for (const response of silent) assert.ok(response.destroyed);
+  });
+
+  test('is given up at once, with all connections that bring something', async () => {
+    await start();
+    server.pause = 4;
+    const abort = new AbortController();
+    const reading = collect(spec, content, { signal: abort.signal });
+    await sleep(300);
+    assert.ok(server.sockets.size > 1);
+    const started = performance.now();
+    abort.abort(new UnpackError('TIMED_OUT', 'the attempt took too long'));
+    await failure(reading, 'TIMED_OUT');
+    assert.ok(performance.now() - started < 100);
+    // the server learns of it when it writes the next time
+    for (let tries = 0; server.sending.size > 0 && tries < 50; tries++) await sleep(20);
+    assert.equal(server.sending.size, 0);
+  });
+});

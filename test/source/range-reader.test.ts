@@ -1,0 +1,259 @@
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
+import { UnpackError } from '../../src/errors.ts';
+import { PIECE, Pieces } from '../../src/source/pieces.ts';
+import { RangeReader, type RangeReaderOptions, WINDOW, windowOf } from '../../src/source/range-reader.ts';
+import type { Segment } from '../../src/source/segment.ts';
+
+const MiB = 1024 * 1024;
+
+/** Memory that is counted. */
+class CountedPieces extends Pieces {
+  held = 0;
+  mostHeld = 0;
+
+  override take(): Buffer {
+    this.held += 1;
+    this.mostHeld = Math.max(this.mostHeld, this.held);
+    return super.take();
+  }
+
+  override give(piece: Buffer): void {
+    this.held -= 1;
+    super.give(piece);
+  }
+}
+
+/** One range on its way, sent as the test says. */
+interface Sending {
+  readonly segment: Segment;
+  left: number;
+  stopped: boolean;
+  cancelled: boolean;
+}
+
+/** Ranges of a blob in which every 4 bytes are their own place, and a reader of it. */
+class Download {
+  readonly pieces = new CountedPieces();
+  readonly sendings: Sending[] = [];
+  readonly reader: RangeReader;
+
+  constructor(size: number, more: Partial<RangeReaderOptions> = {}) {
+    this.reader = new RangeReader({
+      offset: 0,
+      end: size,
+      alone: false,
+      window: () => WINDOW,
+      pieces: this.pieces,
+      what: 'the blob',
+      idleTimeout: 1000,
+      signal: undefined,
+      ask: (segment) => {
+        const sending = { segment, left: segment.range.to - segment.range.from, stopped: false, cancelled: false };
+        this.sendings.push(sending);
+        return {
+          resume: () => {
+            sending.stopped = false;
+          },
+          cancel: () => {
+            sending.cancelled = true;
+          },
+        };
+      },
+      ...more,
+    });
+  }
+
+  /** Those that are under way. */
+  get active(): Sending[] {
+    return this.sendings.filter(({ left, cancelled }) => left > 0 && !cancelled);
+  }
+
+  /** Up to so many bytes of each that takes more. @returns how many were taken */
+  send(most: number, sendings = this.active): number {
+    let sent = 0;
+    for (const sending of sendings) {
+      const { segment } = sending;
+      if (!segment.answered) segment.answer();
+      for (let room = most; room > 0 && sending.left > 0 && !sending.stopped; ) {
+        const bytes = segment.room();
+        const count = Math.min(bytes.length, room, sending.left, 64 * 1024);
+        const place = segment.range.to - sending.left;
+        for (let at = 0; at < count; at += 4) bytes.writeUInt32LE(place + at, at);
+        sending.left -= count;
+        sending.stopped = !segment.filled(count);
+        room -= count;
+        sent += count;
+      }
+      if (sending.left === 0) segment.end();
+    }
+    return sent;
+  }
+}
+
+/** Reads a chunk, or fails at bytes out of place. @returns how many it was */
+async function readOne({ reader }: Download, place: number): Promise<number> {
+  const { value } = await reader.next();
+  for (let at = 0; at < (value?.length ?? 0); at += 4096) assert.equal(value?.readUInt32LE(at), place + at);
+  return value?.length ?? 0;
+}
+
+/** Reads all that is left. @returns where the end is */
+async function readAll(download: Download, place: number): Promise<number> {
+  let end = place;
+  for (let count = -1; count !== 0; end += count) count = await readOne(download, end);
+  return end;
+}
+
+/** A download of which the first bytes have come. */
+async function begun(size: number, more: Partial<RangeReaderOptions> = {}): Promise<Download> {
+  const download = new Download(size, more);
+  const beginning = download.reader.begin();
+  download.send(64 * 1024);
+  await beginning;
+  return download;
+}
+
+/** Reads as a reader that waits for all that it gets, until so many ranges arrive at once. @returns where it is */
+async function starve(download: Download, ranges: number): Promise<number> {
+  let got = await readOne(download, 0);
+  for (let steps = 0; download.active.length < ranges; steps++) {
+    assert.ok(steps < 100, `${download.active.length} ranges at once`);
+    const reading = readOne(download, got);
+    await sleep(3);
+    download.send(64 * 1024, download.active.slice(0, 1));
+    got += await reading;
+  }
+  return got;
+}
+
+describe('a blob in ranges', { timeout: 30_000 }, () => {
+  test('is read in order, whichever range arrives first, and its memory given back', async () => {
+    const size = 30 * MiB + 4;
+    const download = await begun(size);
+    const reading = readAll(download, 0);
+    while (download.active.length > 0) {
+      download.send(MiB, download.active.toReversed());
+      await sleep(1);
+    }
+    assert.equal(await reading, size);
+    assert.equal(download.pieces.held, 0);
+  });
+
+  test('comes over one connection, a megabyte ahead, while its reader never waits', async () => {
+    const download = await begun(100 * MiB);
+    for (let got = 0; got < 100 * MiB; ) {
+      while (download.send(8 * MiB) > 0);
+      got += await readOne(download, got);
+      assert.ok(download.active.length <= 1);
+    }
+    assert.ok(download.pieces.mostHeld * PIECE <= 2 * MiB, `${download.pieces.mostHeld} pieces`);
+  });
+
+  test('comes over eight while its reader waits, the first ranges each longer than the one before', async () => {
+    const download = await begun(300 * MiB);
+    const reading = readAll(download, 0);
+    let most = 0;
+    while (download.active.length > 0) {
+      await sleep(2);
+      download.send(256 * 1024);
+      most = Math.max(most, download.active.length);
+    }
+    assert.equal(await reading, 300 * MiB);
+    assert.equal(most, 8);
+    assert.deepEqual(
+      download.sendings.slice(0, 10).map(({ segment: { range } }) => (range.to - range.from) / MiB),
+      [1, 2, 3, 4, 5, 6, 7, 8, 8, 8],
+    );
+    // of eight that end one after the other half is there
+    assert.ok(download.pieces.mostHeld * PIECE <= WINDOW, `${download.pieces.mostHeld} pieces`);
+  });
+
+  for (const window of [4 * MiB, 20 * MiB, WINDOW]) {
+    test(`takes ${window / MiB} MiB and a piece a connection at most, whatever arrives`, async () => {
+      const download = await begun(300 * MiB, { window: () => window });
+      // and the piece that is being read
+      const limit = window / PIECE + 8 + 1;
+      const got = await starve(download, 8);
+      // now its reader is busy
+      while (download.send(8 * MiB) > 0);
+      assert.ok(download.pieces.mostHeld > limit / 2);
+      assert.ok(download.pieces.mostHeld <= limit, `${download.pieces.mostHeld} pieces are more than ${limit}`);
+      // what was stopped goes on
+      const reading = readAll(download, got);
+      while (download.active.length > 0) {
+        download.send(8 * MiB);
+        await turn();
+      }
+      assert.equal(await reading, 300 * MiB);
+      assert.ok(download.pieces.mostHeld <= limit, `${download.pieces.mostHeld} pieces are more than ${limit}`);
+    });
+  }
+
+  test('has less memory where several come at once: together they have that of four', () => {
+    assert.deepEqual([1, 4, 8, 32].map(windowOf), [WINDOW, WINDOW, WINDOW / 2, WINDOW / 8]);
+    assert.ok(4 * WINDOW <= 200e6 * 1.01);
+  });
+
+  test('leaves sockets their turn while its reader finds bytes at once', async () => {
+    const download = await begun(100 * MiB);
+    let turns = 0;
+    let counting = setImmediate(function count() {
+      turns++;
+      counting = setImmediate(count);
+    });
+    for (let got = 0; got < 20 * MiB; ) {
+      download.send(8 * MiB);
+      got += await readOne(download, got);
+    }
+    clearImmediate(counting);
+    assert.ok(turns >= 20, `${turns} turns`);
+  });
+
+  test('tells a failed range when its turn comes, and asks for nothing after it', async () => {
+    const download = await begun(100 * MiB);
+    const got = await starve(download, 3);
+    const asked = download.sendings.length;
+    const { segment } = download.sendings[2] ?? assert.fail();
+    segment.fail(new UnpackError('SOURCE_UNAVAILABLE', 'made up by the test'));
+    download.send(8 * MiB, download.sendings.slice(0, 2));
+    let end = got;
+    const reading = (async () => {
+      for (;;) end += await readOne(download, end);
+    })();
+    await assert.rejects(
+      async () => {
+        for (;;) {
+          download.send(8 * MiB, download.sendings.slice(0, 2));
+          await Promise.race([reading, turn()]);
+        }
+      },
+      { code: 'SOURCE_UNAVAILABLE', message: 'made up by the test' },
+    );
+    assert.equal(end, segment.range.from);
+    assert.equal(download.sendings.length, asked);
+    assert.equal(download.pieces.held, 0);
+    assert.equal(download.active.filter((sending) => sending.segment !== segment).length, 0);
+  });
+
+  test('says what did not come: an answer, or bytes', async () => {
+    const silent = new Download(100 * MiB, { idleTimeout: 20 });
+    await assert.rejects(silent.reader.begin(), { message: 'the blob: no answer came for 0.02 s' });
+    const stalled = await begun(100 * MiB, { idleTimeout: 20 });
+    const got = await readOne(stalled, 0);
+    await assert.rejects(readOne(stalled, got), { message: 'the blob: no bytes came for 0.02 s' });
+    for (const { pieces, sendings } of [silent, stalled]) {
+      assert.equal(pieces.held, 0);
+      assert.ok(sendings.every(({ cancelled }) => cancelled));
+    }
+  });
+
+  test('gives its memory back when it is left early', async () => {
+    const download = await begun(100 * MiB);
+    download.send(MiB);
+    await download.reader.return();
+    assert.equal(download.pieces.held, 0);
+    assert.equal(download.active.length, 0);
+  });
+});
