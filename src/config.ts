@@ -102,6 +102,11 @@ export const SETTINGS = {
   UNPACK_MAX_LAYER_BYTES: setting('longest uncompressed layer', bytes, '64GiB'),
   UNPACK_MAX_LAYER_ENTRIES: setting('most entries of a layer', count(1, 1_000_000_000), '10000000'),
   UNPACK_MAX_ENTRY_METADATA: setting('longest metadata (PAX records, long names) of one entry', bytes, '1MiB'),
+  UNPACK_MAX_LAYER_MEMORY: setting(
+    'most memory of one layer for what must be known until its last entry: times of directories, names of deletions',
+    bytes,
+    '512MiB',
+  ),
   UNPACK_BUCKETS: setting('buckets that jobs may name, separated by commas; empty: any', list, ''),
   S3_ENDPOINT: optional(
     'S3-compatible endpoint; unset: AWS',
@@ -190,5 +195,6 @@ export function layerLimits(config: Config): LayerLimits {
     uncompressedBytes: config.UNPACK_MAX_LAYER_BYTES,
     entries: config.UNPACK_MAX_LAYER_ENTRIES,
     entryMetadataBytes: config.UNPACK_MAX_ENTRY_METADATA,
+    rememberedBytes: config.UNPACK_MAX_LAYER_MEMORY,
   };
 }

@@ -17,7 +17,7 @@ const snapshotter = await openSnapshotter({ root, type: 'overlay' });
 const unpacker = createUnpacker({
   snapshotter,
   threads: Number(threads),
-  limits: { uncompressedBytes: 2 ** 40, entries: 2 ** 40, entryMetadataBytes: 2 ** 20 },
+  limits: { uncompressedBytes: 2 ** 40, entries: 2 ** 40, entryMetadataBytes: 2 ** 20, rememberedBytes: 2 ** 29 },
   durable: durable === 'true',
 });
 

@@ -5,4 +5,6 @@ export interface LayerLimits {
   readonly entries: number;
   /** Bytes of PAX records and long names of one entry. */
   readonly entryMetadataBytes: number;
+  /** Bytes of memory, roughly, for what must be known until the last entry: times of directories, names of deletions. */
+  readonly rememberedBytes: number;
 }

@@ -44,7 +44,7 @@ const MAX_UINT32 = 0xffffffff;
 export interface LayerWriterOptions {
   /** Default: yes, where the kernel has it. */
   readonly useOpenat2?: boolean;
-  /** Most memory for what must be known until the last entry, in bytes. */
+  /** Most memory for what must be known until the last entry, in bytes (`LayerLimits`); default: any amount. */
   readonly rememberedBytes?: number;
   /** What `foreknowledge` said when the layer was written before. */
   readonly known?: Foreknowledge | undefined;
@@ -87,7 +87,7 @@ export class LayerWriter implements EntrySink, Disposable {
   constructor(target: DiffTarget, options: LayerWriterOptions = {}) {
     this.checkpoint = options.checkpoint ?? GO_ON;
     this.root = new Root(target.root, options);
-    const remembered = new Remembered(options.rememberedBytes);
+    const remembered = new Remembered(options.rememberedBytes ?? Number.POSITIVE_INFINITY);
     this.directoryTimes = new DirectoryTimes(remembered);
     const { directoryTimes: times, checkpoint } = this;
     this.whiteouts = whiteouts(target, this.root, { remembered, times, checkpoint });

@@ -1,21 +1,19 @@
 import { UnpackError } from '../errors.ts';
 
-/**
- * How much memory, roughly, may go into what must be known until a layer's last entry: the times of directories, the
- * names of what is deleted or was made by need. Enough for four million directories; the paths of an archive made for the
- * purpose, 4,096 bytes each and a few bytes compressed, would take any amount.
- */
-const LIMIT = 512 << 20;
-
 /** Bytes that a path takes beside its own. */
 const PATH_OVERHEAD = 64;
 
-/** Counts that memory. */
+/**
+ * Counts the memory, roughly, that goes into what must be known until a layer's last entry: the times of directories, the
+ * names of what is deleted or was made by need. The paths of an archive made for the purpose, 4,096 bytes each and a few
+ * bytes compressed, would take any amount.
+ */
 export class Remembered {
   private left: number;
   private readonly limit: number;
 
-  constructor(limit = LIMIT) {
+  /** @param limit in bytes; 512 MiB are enough for four million directories */
+  constructor(limit: number) {
     this.limit = limit;
     this.left = limit;
   }
@@ -35,7 +33,7 @@ export class Remembered {
     if (this.left >= 0) return;
     throw new UnpackError(
       'LIMIT_EXCEEDED',
-      `its directories and deletions take more than ${this.limit} bytes to keep track of, the limit`,
+      `its directories and deletions take more than ${this.limit} bytes to keep track of, the limit (UNPACK_MAX_LAYER_MEMORY)`,
     );
   }
 }

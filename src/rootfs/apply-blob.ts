@@ -48,7 +48,11 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
   const statistics = newFetchStatistics();
   const download = new Download(fetchBlob(source, blob, { signal, statistics }));
   const digest = createHash(work.algorithm);
-  using writer = new LayerWriter(target, { known: work.known, checkpoint: work.checkpoint });
+  using writer = new LayerWriter(target, {
+    rememberedBytes: limits.rememberedBytes,
+    known: work.known,
+    checkpoint: work.checkpoint,
+  });
   const reader = new TarReader(writer, limits);
   let unpacked = 0;
   let waited = 0;

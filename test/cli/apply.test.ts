@@ -66,6 +66,23 @@ describe('apply', root, () => {
     assert.deepEqual(states, ['existed', 'existed']);
   });
 
+  test('passes the limits of a layer down to what writes it', async () => {
+    using folder = scratch();
+    const wide = layerOf(tar(...Array.from({ length: 20 }, (_, i) => directory(`d${i}`))), 'gzip');
+    await writeLayout(join(folder.path, 'layout'), { app: imageOf([wide]) });
+    const args = ['apply', `${folder.path}/layout:app`, '--root', join(folder.path, 'store')];
+    for (const [flag, value, setting] of [
+      ['--max-layer-bytes', '1KiB', 'UNPACK_MAX_LAYER_BYTES'],
+      ['--max-layer-entries', '5', 'UNPACK_MAX_LAYER_ENTRIES'],
+      ['--max-layer-memory', '1KiB', 'UNPACK_MAX_LAYER_MEMORY'],
+    ] as const) {
+      const { status, stderr } = await runCli([...args, flag, value]);
+      assert.equal(status, 1);
+      assert.match(stderr, new RegExp(`LIMIT_EXCEEDED.*${setting}`));
+    }
+    assert.equal((await runCli([...args, '--max-layer-memory', '10KiB'])).status, 0);
+  });
+
   test('a damaged blob is one sentence with the code and the layer, and exits with 1', async () => {
     using folder = scratch();
     await writeLayout(join(folder.path, 'layout'), { app: image });

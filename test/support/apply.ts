@@ -6,7 +6,12 @@ import { LayerWriter } from '../../src/diff/layer-writer.ts';
 import { settleImpliedDirectories } from '../../src/diff/settle.ts';
 import type { DiffTarget } from '../../src/diff/target.ts';
 
-export const LIMITS = { uncompressedBytes: 2 ** 36, entries: 1_000_000, entryMetadataBytes: 1 << 20 };
+export const LIMITS = {
+  uncompressedBytes: 2 ** 36,
+  entries: 1_000_000,
+  entryMetadataBytes: 1 << 20,
+  rememberedBytes: 512 << 20,
+};
 
 export interface ApplyTarOptions {
   /** Bytes given to the reader at once; archives must come out the same however they are cut. */
@@ -30,7 +35,7 @@ export function applyTar(
     copied: false,
     ...target,
   };
-  using writer = new LayerWriter(whole, options);
+  using writer = new LayerWriter(whole, { rememberedBytes: LIMITS.rememberedBytes, ...options });
   const reader = new TarReader(writer, { ...LIMITS, ...options.limits });
   const cut = options.cut ?? archive.length;
   for (let at = 0; at < archive.length; at += cut) reader.write(archive.subarray(at, at + cut));
