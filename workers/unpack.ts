@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { startHealthServer } from '../src/board/health.ts';
 import { type Config, ConfigError, layerLimits, loadConfig, s3Connection, storeToWrite } from '../src/config.ts';
+import { toUnpackError } from '../src/errors.ts';
 import { createUnpacker } from '../src/image/unpacker.ts';
 import { displayUrl } from '../src/queue/connection.ts';
 import { createLog, type Logger } from '../src/queue/log.ts';
@@ -8,6 +9,7 @@ import { stopSignal } from '../src/queue/stop-signal.ts';
 import { UnpackWorker } from '../src/queue/worker.ts';
 import { removeOrphans } from '../src/rootfs/orphans.ts';
 import { openSnapshotter } from '../src/snapshots/open.ts';
+import type { Snapshotter } from '../src/snapshots/snapshotter.ts';
 
 /** Milliseconds that the apply threads get to end after the jobs have. */
 const THREADS_LIMIT = 2000;
@@ -20,8 +22,7 @@ const THREADS_LIMIT = 2000;
 export async function runWorker(config: Config, stop: AbortSignal, log: Logger = createLog(config)): Promise<void> {
   const snapshotter = await openSnapshotter(storeToWrite(config));
   try {
-    const removed = await removeOrphans(snapshotter, (level, sentence, fields = {}) => log[level](fields, sentence));
-    if (removed > 0) log.info({ removed }, `removed ${removed} unfinished snapshots that nobody works on`);
+    await clearAway(snapshotter, log);
     const unpacker = createUnpacker({
       snapshotter,
       threads: config.UNPACK_THREADS,
@@ -49,6 +50,17 @@ export async function runWorker(config: Config, stop: AbortSignal, log: Logger =
     await snapshotter.close();
   }
   log.info('stopped');
+}
+
+/** What dead workers have left and what cannot be removed now takes space, and keeps nobody from working. */
+async function clearAway(snapshotter: Snapshotter, log: Logger): Promise<void> {
+  try {
+    const removed = await removeOrphans(snapshotter, (level, sentence, fields = {}) => log[level](fields, sentence));
+    if (removed > 0) log.info({ removed }, `removed ${removed} unfinished snapshots that nobody works on`);
+  } catch (error) {
+    const { code, message } = toUnpackError(error);
+    log.warn({ code }, `what dead workers have left in the store cannot all be removed: ${message}`);
+  }
 }
 
 function readyFields(config: Config): object {

@@ -1,4 +1,6 @@
+import { existsSync } from 'node:fs';
 import { toUnpackError, type UnpackError } from '../errors.ts';
+import { storeGone } from '../snapshots/errors.ts';
 import { spaceOf } from '../system/space.ts';
 
 /**
@@ -8,6 +10,8 @@ import { spaceOf } from '../system/space.ts';
 export function inPlace(thrown: unknown, path: string): UnpackError {
   const failure = toUnpackError(thrown);
   if (failure.code === 'STORE_FULL') return failure.with({}, `${path} (${free(path)} free): `);
+  // in a directory that is no more, every name of the archive is one that there is not
+  if (failure.code === 'LAYER_CORRUPT' && !existsSync(path)) return storeGone(path, thrown);
   if (failure.code === 'STORE_FAILED') return failure.with({}, `${path}: `);
   return failure;
 }

@@ -154,5 +154,7 @@ function refused(root: string, why: string, cause?: unknown): UnpackError {
 }
 
 function reason(error: unknown): string {
+  const failure = toUnpackError(error);
+  if (failure.code !== 'INTERNAL') return failure.message;
   return error instanceof Error ? error.message : String(error);
 }

@@ -133,8 +133,13 @@ export class SnapshotStore implements Snapshotter {
         strays: this.#directories.takeStrays((id) => kinds.has(id)),
         committed: [...kinds].filter(([, kind]) => kind === 'committed').map(([id]) => id),
       }));
-      for (const stray of strays) await removeTree(stray, this.#closing.signal);
-      for (const id of committed) await removeTree(this.#directories.work(id), this.#closing.signal);
+      const failures: unknown[] = [];
+      for (const path of [...strays, ...committed.map((id) => this.#directories.work(id))]) {
+        // one that cannot be removed keeps no other
+        await removeTree(path, this.#closing.signal).catch((error: unknown) => failures.push(error));
+        this.#closing.signal.throwIfAborted();
+      }
+      if (failures.length > 0) throw failures[0];
       return strays.length;
     });
   }

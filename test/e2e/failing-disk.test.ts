@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { readdirSync } from 'node:fs';
+import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { brittleExt4, type Disk, ext4, unavailable } from '../support/file-system.ts';
@@ -56,6 +56,54 @@ describe('a store whose disk becomes read-only under a running job', { skip: una
     assert.deepEqual(readdirSync(snapshots).length, 1, 'what could not be removed before is gone');
     await s.assertClean(chainOf(image));
     assert.deepEqual(readdirSync(join(s.root, 'locks')), []);
+  });
+});
+
+describe('a directory that somebody removes while a layer is written there', () => {
+  it('is STORE_FAILED, which blames no layer, and another attempt gets a new one', async () => {
+    await using s = await stage();
+    const members: Member[] = Array.from({ length: 200 }, (_, index) => file(`f${index}`, 'x'.repeat(400)));
+    const image = imageOf([layerOf(tar(...members), 'none')]);
+    await s.push('gone', { app: image });
+    await s.worker({ UNPACK_BACKOFF: '1s' });
+    s.proxy.rules([{ fault: { kind: 'stall', afterBytes: 100 * 1024 }, when: ({ key }) => key.includes('sha256') }]);
+    const job = await s.queue.add(s.payload('gone'));
+    await until(() => written(s) === 100);
+    for (const name of readdirSync(join(s.root, 'snapshots')))
+      rmSync(join(s.root, 'snapshots', name), { recursive: true });
+    s.proxy.rules([]);
+    const result = await s.queue.wait(job, { timeout: 60_000 });
+    assert.equal(result.attempts, 2);
+    const [failure] = (await s.queue.status(job.id)).progress?.failures ?? [];
+    assert.equal(failure?.code, 'STORE_FAILED');
+    assert.match(failure.message, /\/snapshots\/\d+\/fs is not there any more/);
+    assert.deepEqual(await s.stored(), await referenceTrees(image));
+    await s.assertClean(chainOf(image));
+  });
+});
+
+describe('something in the store that cannot be removed', { skip: unavailable(() => ext4()) }, () => {
+  it('keeps no worker from starting, and nothing else from being cleared away', async () => {
+    using disk = ext4();
+    await using s = await stage({ root: join(disk.path, 'store') });
+    const stuck = join(s.root, 'snapshots', 'rm-1');
+    const other = join(s.root, 'snapshots', 'rm-2');
+    for (const folder of [stuck, other]) {
+      mkdirSync(folder, { recursive: true, mode: 0o700 });
+      writeFileSync(join(folder, 'file'), '');
+    }
+    execFileSync('chattr', ['+i', join(stuck, 'file')]);
+    try {
+      const image = someImage('stuck', 1);
+      await s.push('stuck', { app: image });
+      const worker = await s.worker();
+      assert.match(worker.log(), /cannot all be removed: [^"]*EPERM[^"]*lsattr/);
+      assert.deepEqual(readdirSync(join(s.root, 'snapshots')), ['rm-1']);
+      const result = await s.queue.wait(await s.queue.add(s.payload('stuck')), { timeout: 60_000 });
+      assert.equal(result.images[0]?.chainId, image.chainId);
+    } finally {
+      execFileSync('chattr', ['-i', join(stuck, 'file')]);
+    }
   });
 });
 
