@@ -4,6 +4,9 @@ import { abortError, UnpackError } from '../errors.ts';
 import type { AppliedDiff, ApplyProgress } from './applier.ts';
 import type { ApplyMessage, ApplyReport, ApplyTask } from './apply-task.ts';
 
+/** Milliseconds that a thread is waited for that has been asked to end. */
+const END_LIMIT = 5000;
+
 /** What the running task's caller waits for. */
 interface Caller {
   readonly resolve: (diff: AppliedDiff) => void;
@@ -73,6 +76,7 @@ export class ApplyThread {
   /**
    * Ends the thread at its next turn; a task that it has fails. It is asked and not stopped from outside: a thread that is
    * stopped inside a native call takes the whole process with it (Node-API: an addon's exception can't be thrown any more).
+   * One that does not answer is left to the end of the process after 5 s.
    */
   async end(): Promise<void> {
     if (this.#ended !== undefined) return;
@@ -80,7 +84,10 @@ export class ApplyThread {
     this.#worker.once('exit', () => resolve());
     this.#worker.ref();
     this.#tell({ end: true });
+    const limit = setTimeout(resolve, END_LIMIT);
     await promise;
+    clearTimeout(limit);
+    this.#worker.unref();
   }
 
   #tell(message: ApplyMessage): void {
