@@ -335,7 +335,8 @@ describe('a large blob', { timeout: 60_000 }, () => {
   });
 
   test('continues where it broke, wherever that was', async () => {
-    await start({ maxResumes: 3 });
+    // a break every five requests, eight under way at once: how many come between 8 MiB and the next is chance
+    await start({ maxResumes: 30 });
     server.pause = 1;
     server.instead = async (index, response, from, to) => {
       if (index % 5 !== 3) return false;
