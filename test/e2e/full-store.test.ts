@@ -48,9 +48,13 @@ for (const [type, make] of Object.entries(DISKS)) {
         using disk = make();
         await using s = await stage({ root: join(disk.path, 'store') });
         // small files, since both may run out: some 1.2 MiB and 300 inodes, then 12 MiB and 3,000 inodes
-        const image = imageOf([someLayer('small', 300, 2000), someLayer('large', 3000, 2000)]);
+        const [small, large] = [someLayer('small', 300, 2000), someLayer('large', 3000, 2000)];
+        const image = imageOf([small, large]);
         await s.push('full', { app: image });
+        await s.push('below', { app: imageOf([small]) });
         const worker = await s.worker(PATIENT);
+        // both layers at once would race for the room that is left
+        await s.queue.wait(await s.queue.add(s.payload('below')), { timeout: 60_000 });
         const ballast = join(disk.path, 'ballast');
         mkdirSync(ballast);
         leave(ballast);
