@@ -41,6 +41,8 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
   private readonly byInode = new Map<bigint, ImpliedDirectory>();
   /** Real paths that the layer deletes of the layers below. */
   private readonly deletedPaths = new Set<string>();
+  /** Inodes of devices 0:0 that are the archive's own, by their real paths. */
+  private readonly ownDevices = new Map<string, bigint>();
   private readonly keepsWhiteouts: boolean;
   private readonly whiteouts: Whiteouts;
   private readonly squash: Squash | undefined;
@@ -84,7 +86,13 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
    * own is a device like any other, and none.
    */
   replaces(path: string, status: FileStatus): boolean {
-    return this.keepsWhiteouts && isOverlayWhiteout(status) && this.deletedPaths.has(path);
+    if (!this.keepsWhiteouts || !isOverlayWhiteout(status) || !this.deletedPaths.has(path)) return false;
+    return this.ownDevices.get(path) !== status.inode;
+  }
+
+  /** An entry is a device 0:0, which looks like a whiteout, at this real path. */
+  ownDevice(path: string, inode: bigint): void {
+    this.ownDevices.set(this.remembered.path(path), inode);
   }
 
   made(path: string, parent: number, name: Buffer): void {

@@ -30,6 +30,7 @@ import { entryError } from './entry-error.ts';
 import type { Foreknowledge } from './foreknowledge.ts';
 import { hardLinkTarget } from './hard-link-target.ts';
 import { ImpliedDirectories, type ImpliedDirectory } from './implied-directories.ts';
+import { LateDeletions } from './late-deletions.ts';
 import { NewNodes } from './new-nodes.ts';
 import { cleanPath, splitPath } from './paths.ts';
 import { Remembered } from './remembered.ts';
@@ -73,8 +74,7 @@ export class LayerWriter implements EntrySink, Disposable {
   private readonly directoryTimes: DirectoryTimes;
   /** What the entry's directory is called without links, where deletions need to know it. */
   private realParent = '';
-  /** Real paths that the layer deletes after it has written something there. */
-  private readonly late: string[] = [];
+  private readonly late: LateDeletions;
 
   private readonly newNodes: NewNodes;
   private readonly checkpoint: Checkpoint;
@@ -89,6 +89,7 @@ export class LayerWriter implements EntrySink, Disposable {
     this.root = new Root(target.root, options);
     const remembered = new Remembered(options.rememberedBytes ?? Number.POSITIVE_INFINITY);
     this.directoryTimes = new DirectoryTimes(remembered);
+    this.late = new LateDeletions(remembered, options.known);
     const { directoryTimes: times, checkpoint } = this;
     this.whiteouts = whiteouts(target, this.root, { remembered, times, checkpoint });
     this.removing = target.whiteouts === 'remove';
@@ -141,7 +142,8 @@ export class LayerWriter implements EntrySink, Disposable {
   }
 
   /**
-   * Everything is written: sets the times of directories. Call it once, before `impliedDirectories` is asked.
+   * Everything is written: sets the times of directories. Call it once, before `impliedDirectories` and `foreknowledge`
+   * are asked.
    * @throws UnpackError
    */
   finish(): void {
@@ -176,14 +178,17 @@ export class LayerWriter implements EntrySink, Disposable {
     return this.implied.list(this.checkpoint);
   }
 
-  /** What the layer has to know from its start if it must be written once more. */
+  /** What the layer has to know from its start if it must be written once more: what it knew, and what it learned. */
   foreknowledge(): Foreknowledge {
-    return { deleted: this.late };
+    return this.late.foreknowledge(this.root);
   }
 
-  /** Whether it must, since it wrote into what it has then deleted, in a full copy. */
-  get wroteIntoDeleted(): boolean {
-    return this.removing && this.late.length > 0;
+  /**
+   * Whether it must, since it wrote into what it has then deleted, in a full copy.
+   * @param next what it would know
+   */
+  wroteIntoDeleted(next: Foreknowledge): boolean {
+    return this.removing && this.late.isMore(next);
   }
 
   /** Where owners are not kept: directories that the layer closes to their owner, still open. */
@@ -223,10 +228,10 @@ export class LayerWriter implements EntrySink, Disposable {
         this.whiteouts.opaque(parent, this.realParent);
         return;
       }
-      const isLate = this.whiteouts.delete(parent, this.realParent, whiteout.name, entry);
+      const deletion = this.whiteouts.delete(parent, this.realParent, whiteout.name, entry);
       const deleted = this.root.realPathOf(parent, cString(whiteout.name));
       this.implied.deleted(deleted);
-      if (isLate) this.late.push(deleted);
+      this.late.deleted(deletion, deleted, parentPath);
       return;
     }
     const cName = cString(name);
@@ -343,6 +348,9 @@ export class LayerWriter implements EntrySink, Disposable {
     }
     this.create(parent, name, () => mknodAt(parent, name, type | entry.mode, device));
     setNodeAttributes(parent, name, entry, 'special', this.rules, HAS_NOTHING);
+    if (type !== S_IFCHR || device !== 0) return;
+    const status = statAt(parent, name);
+    if (status !== undefined) this.implied.ownDevice(this.root.realPathOf(parent, name), status.inode);
   }
 
   /** What the layers below have of that name is hidden all the same. */
@@ -378,8 +386,10 @@ export class LayerWriter implements EntrySink, Disposable {
 
   /** A directory that the layers below may have made, and that this layer may never name. */
   private enterOldDirectory(parent: number, parentPath: Buffer): void {
+    const path = parentPath.toString('latin1');
     this.realParent = this.root.realPath(parent);
-    if (!this.directoryTimes.has(parentPath.toString('latin1'))) this.directoryTimes.keep(parent, this.realParent);
+    this.late.followed(path, this.realParent);
+    if (!this.directoryTimes.has(path)) this.directoryTimes.keep(parent, this.realParent);
   }
 
   /** A failure in an entry as an UnpackError that names it. */

@@ -176,6 +176,17 @@ export class Root {
     return undefined;
   }
 
+  /** The real path of the directory that a path leads to, bytes as latin1 in both; `undefined`: it leads to none. */
+  whereTo(path: string): string | undefined {
+    this.checkpoint();
+    try {
+      return this.realPath(this.directory(Buffer.from(path, 'latin1')));
+    } catch (error) {
+      if (leadsNowhere(error)) return undefined;
+      throw error;
+    }
+  }
+
   private open(path: Buffer, missing: MissingDirectories | undefined): number {
     if (this.useOpenat2 && this.isReachable(path.length)) {
       try {
@@ -268,14 +279,17 @@ export class Root {
   /**
    * Removes whatever `name` in `parent` is, with all that it holds; links are removed, never followed.
    * @param gone is told of every directory that goes
+   * @returns whether paths that led somewhere may lead elsewhere now: it was a directory or a link
    */
-  removeAll(parent: number, name: Buffer, gone?: (inode: bigint) => void): void {
+  removeAll(parent: number, name: Buffer, gone?: (inode: bigint) => void): boolean {
     const status = statAt(parent, name);
-    if (status === undefined) return;
+    if (status === undefined) return false;
     const type = status.mode & S_IFMT;
     if (type === S_IFDIR) this.removeTree(parent, name, status.inode, gone);
     else unlinkAt(parent, name);
-    if (type === S_IFDIR || type === S_IFLNK) this.forget();
+    if (type !== S_IFDIR && type !== S_IFLNK) return false;
+    this.forget();
+    return true;
   }
 
   /** Goes as deep as directories can lie in each other, some 2,000 (MAX_PATH), with a descriptor for each. */

@@ -58,15 +58,20 @@ export function parseWhiteout(name: Buffer): WhiteoutName | undefined {
 }
 
 /**
+ * What a deletion has done to the directory that the layer is written to:
+ *  - `removed`: a directory or a link of the layers below is gone from it;
+ *  - `late`: a directory is still there that is deleted, since the layer has written into it before;
+ *  - `nothing` of the kind.
+ */
+export type Deletion = 'nothing' | 'removed' | 'late';
+
+/**
  * How deletions are kept in the directory that a layer is written to. A whiteout hides what is below and never what the
  * same layer adds, in whichever order the two come (OCI image spec; containerd goes by the order).
  */
 export interface Whiteouts {
-  /**
-   * `name` in the directory `parent` is deleted; `path` is the directory's real one, where it matters.
-   * @returns whether it comes too late: what the layer has written there was written into what is deleted
-   */
-  delete(parent: number, path: string, name: Buffer, entry: TarEntry): boolean;
+  /** `name` in the directory `parent` is deleted; `path` is the directory's real one, where it matters. */
+  delete(parent: number, path: string, name: Buffer, entry: TarEntry): Deletion;
   /** Nothing below shows through in the directory `parent`. */
   opaque(parent: number, path: string): void;
   /** A directory was made at `name`, a C string, which the layer deletes too. */
@@ -107,7 +112,7 @@ class OverlayWhiteouts implements Whiteouts {
     this.target = target;
   }
 
-  delete(parent: number, _path: string, name: Buffer, entry: TarEntry): boolean {
+  delete(parent: number, _path: string, name: Buffer, entry: TarEntry): Deletion {
     const cName = cString(name);
     try {
       mknodAt(parent, cName, S_IFCHR, 0);
@@ -116,10 +121,10 @@ class OverlayWhiteouts implements Whiteouts {
       const status = statAt(parent, cName);
       // what is there is this layer's own and hides what is below by itself; only a directory would let it through
       if (status !== undefined && (status.mode & S_IFMT) === S_IFDIR) this.makeOpaque(parent, cName);
-      return status !== undefined && !isOverlayWhiteout(status);
+      return status !== undefined && !isOverlayWhiteout(status) ? 'late' : 'nothing';
     }
     if (this.target.ownership === 'keep') chownAt(parent, cName, entry.uid, entry.gid);
-    return false;
+    return 'nothing';
   }
 
   opaque(parent: number): void {
@@ -162,9 +167,10 @@ class Removals implements Whiteouts {
     this.checkpoint = checkpoint;
   }
 
-  delete(parent: number, path: string, name: Buffer): boolean {
+  delete(parent: number, path: string, name: Buffer): Deletion {
     const whole = join(path, name);
-    return this.removeOld(parent, cString(name), whole) && this.written.get(whole) === false;
+    const done = this.removeOld(parent, cString(name), whole);
+    return done === 'late' && this.written.get(whole) !== false ? 'nothing' : done;
   }
 
   opaque(parent: number, path: string): void {
@@ -188,21 +194,17 @@ class Removals implements Whiteouts {
     }
   }
 
-  /** @returns whether a directory is left that this layer wrote into */
-  private removeOld(parent: number, name: Buffer, path: string): boolean {
-    if (!this.written.has(path)) {
-      this.root.removeAll(parent, name);
-      return false;
-    }
+  private removeOld(parent: number, name: Buffer, path: string): Deletion {
+    if (!this.written.has(path)) return this.root.removeAll(parent, name) ? 'removed' : 'nothing';
     const status = statAt(parent, name);
-    if (status === undefined || (status.mode & S_IFMT) !== S_IFDIR) return false;
+    if (status === undefined || (status.mode & S_IFMT) !== S_IFDIR) return 'nothing';
     const fd = openAt(parent, name, O.RDONLY | O.DIRECTORY | O.NOFOLLOW);
     try {
       this.removeOldInside(fd, path);
     } finally {
       close(fd);
     }
-    return true;
+    return 'late';
   }
 
   private removeOldInside(fd: number, path: string): void {
@@ -214,4 +216,4 @@ class Removals implements Whiteouts {
   }
 }
 
-const NOTHING_BELOW: Whiteouts = { delete: () => false, opaque() {}, deletedDirectory() {}, wrote() {}, made() {} };
+const NOTHING_BELOW: Whiteouts = { delete: () => 'nothing', opaque() {}, deletedDirectory() {}, wrote() {}, made() {} };

@@ -88,11 +88,17 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
   }
   const impliedDirectories = writer.impliedDirectories();
   const directoryModes = writer.directoryModes();
-  let again = writer.wroteIntoDeleted;
+  let foreknowledge: Foreknowledge;
+  let inherits: boolean;
   try {
-    again =
-      settleImpliedDirectories(target.root, impliedDirectories, target.lowers, directoryModes, work.checkpoint) ||
-      again;
+    foreknowledge = writer.foreknowledge();
+    inherits = settleImpliedDirectories(
+      target.root,
+      impliedDirectories,
+      target.lowers,
+      directoryModes,
+      work.checkpoint,
+    );
   } catch (error) {
     throwIfAborted(signal);
     throw inPlace(error, target.root);
@@ -107,8 +113,8 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
     timings: { fetchMs, decompressMs: waited - fetchMs, writeMs: totalMs - waited, totalMs },
     impliedDirectories,
     directoryModes,
-    again: again && work.known === undefined,
-    foreknowledge: writer.foreknowledge(),
+    again: writer.wroteIntoDeleted(foreknowledge) || (inherits && work.known === undefined),
+    foreknowledge,
     warnings: writer.leftOut(),
   };
 }

@@ -17,6 +17,9 @@ import { removeLeftovers } from './orphans.ts';
 /** Tries to find a key that is not taken: with random keys, a second one is rare enough. */
 const MAX_KEYS = 16;
 
+/** How often a layer is written at most until it knows all that it says too late: builders' once, others' twice. */
+const MAX_WRITES = 8;
+
 export interface ApplyLayersOptions {
   readonly locks: ChainLocks;
   /** Kept on every snapshot that is committed. */
@@ -116,7 +119,8 @@ class Chain {
       // whoever held the lock before may have done it
       if (await this.snapshotter.has(chainId)) return this.existed(index);
       await removeLeftovers(this.snapshotter, chainId, log);
-      for (let known: Foreknowledge | undefined; ; ) {
+      let known: Foreknowledge | undefined;
+      for (let writes = 1; ; writes++) {
         const extraction = await this.prepare(index, signal);
         const { key } = extraction;
         const which = `layer ${index + 1} of ${this.layers.length}`;
@@ -127,6 +131,9 @@ class Chain {
             const committed = await this.commit(index, extraction, sync);
             if (committed) observer?.phase(index, 'applied');
             return committed ? 'applied' : this.existed(index);
+          }
+          if (writes === MAX_WRITES) {
+            throw new UnpackError('LAYER_UNSAFE', 'it keeps deleting links that led to where its own entries are');
           }
         } catch (error) {
           log?.('info', `${which} failed; removing what was extracted of it`, { key });

@@ -173,9 +173,22 @@ function withParentsOnce(layer: RandomLayer): RandomLayer {
 /**
  * The same without directories that are named for the entries in them: deletions come in any order, and each directory
  * takes its attributes from the layers below unless it is deleted there. Each name is given once; opaque markers come last,
- * since what they hide gives its attributes all the same, and a full copy has it until then.
+ * since what they hide gives its attributes all the same, and a full copy has it until then. For the same reason there are
+ * none where a layer above needs a directory inside: an overlay looks behind the marker, containerd's too.
  */
-export const asMinimalistsWrite = (image: RandomImage): RandomImage => image.map(withoutParents);
+export const asMinimalistsWrite = (image: RandomImage): RandomImage => {
+  const layers = image.map(withoutParents);
+  return layers.map((layer, index) => {
+    const needed = layers.slice(index + 1).flatMap((above) =>
+      above.flatMap(({ kind, path: names }) => {
+        return key(kind === 'opaque' ? names : names.slice(0, -1));
+      }),
+    );
+    return layer.filter(
+      ({ kind, path: names }) => kind !== 'opaque' || !needed.some((path) => path.startsWith(`${key(names)}/`)),
+    );
+  });
+};
 
 function withoutParents(layer: RandomLayer): RandomLayer {
   const seen = new Map<string, RandomEntry['kind']>();

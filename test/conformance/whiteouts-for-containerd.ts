@@ -9,16 +9,16 @@ import { key, type RandomEntry, type RandomImage, type RandomLayer } from './ran
  * same name, or lets what is below show through; elsewhere it removes what the layer itself has made. So that it can tell
  * what the right tree is, its deletions come where their order does no harm. Layers with links stay as they are: names
  * there may mean each other, and they delete nothing that they make.
- * @returns `undefined` where links leave open what a directory inherits
+ * @returns `undefined` where links or the order leave open what a directory inherits
  */
 export function whiteoutsForContainerd(image: RandomImage, type: StoreType): RandomImage | undefined {
   const layers: RandomLayer[] = [];
   for (const [index, layer] of image.entries()) {
     if (layer.some(({ kind }) => kind === 'symlink')) layers.push(layer);
     else if (index === 0) layers.push(layer.map(deletesNothing));
-    else if (type === 'native') layers.push(deletionsFirst(layer));
     else {
-      const equivalent = forOverlay(layer, image.slice(0, index));
+      const lowers = image.slice(0, index);
+      const equivalent = type === 'native' ? deletionsFirst(layer, lowers) : forOverlay(layer, lowers);
       if (equivalent === undefined) return undefined;
       layers.push(equivalent);
     }
@@ -47,13 +47,48 @@ function deletesNothing(entry: RandomEntry): RandomEntry {
 
 /**
  * In a full copy a deletion removes, so it must come before anything is added, be it the directory that another deletion
- * needs: those nearer to the root first.
+ * needs: those nearer to the root first. Where the layer has put a directory in the place of something else before it
+ * deletes in there, that directory comes along.
  */
-const deletionsFirst = (layer: RandomLayer): RandomLayer => firstOf(layer, isDeletion);
+function deletionsFirst(layer: RandomLayer, lowers: RandomImage): RandomLayer | undefined {
+  const ordered = firstOf(layer, isDeletion);
+  const replacing = new Map<string, RandomEntry>();
+  for (const [index, entry] of layer.entries()) {
+    if (!isDeletion(entry)) continue;
+    for (const needed of prefixes(directoryOf(entry))) {
+      const named = layer.slice(0, index).findLast(({ kind, path }) => kind !== 'whiteout' && key(path) === needed);
+      if (named?.kind !== 'directory' || !mayBeOther(lowers, needed)) continue;
+      if (setgid(named) !== 0) return undefined;
+      replacing.set(needed, named);
+    }
+  }
+  const placed = new Set<string>();
+  return ordered.flatMap((entry): RandomEntry[] => {
+    if (!isDeletion(entry)) return [entry];
+    const before = prefixes(directoryOf(entry)).flatMap((path) => {
+      const named = replacing.get(path);
+      if (named === undefined || placed.has(path)) return [];
+      placed.add(path);
+      return [named];
+    });
+    return [...before, entry];
+  });
+}
+
+/** The directory that an entry is in; of an opaque marker, the one that is opaque. */
+const directoryOf = ({ kind, path }: RandomEntry): readonly Buffer[] => (kind === 'opaque' ? path : path.slice(0, -1));
+
+/** Whether the layers may have something at a path that is no directory. */
+const mayBeOther = (layers: RandomImage, wanted: string): boolean =>
+  layers.some((layer) =>
+    layer.some(
+      ({ kind, path }) =>
+        kind === 'symlink' || (!['directory', 'whiteout', 'opaque'].includes(kind) && key(path) === wanted),
+    ),
+  );
 
 function firstOf(layer: RandomLayer, isFirst: (entry: RandomEntry) => boolean): RandomLayer {
-  const depth = ({ kind, path }: RandomEntry): number => path.length + (kind === 'opaque' ? 1 : 0);
-  const first = layer.filter(isFirst).sort((one, other) => depth(one) - depth(other));
+  const first = layer.filter(isFirst).sort((one, other) => directoryOf(one).length - directoryOf(other).length);
   return [...first, ...layer.filter((entry) => !isFirst(entry))];
 }
 

@@ -23,13 +23,17 @@ function overlayTree(...members: Member[]): Record<string, object> {
 
 /** The same in a full copy, written once more where it has to be; and how many times it was written. */
 function copiedTree(...members: Member[]): { tree: Record<string, object>; times: number } {
+  return copiedOnto(below, ...members);
+}
+
+function copiedOnto(lower: Buffer, ...members: Member[]): { tree: Record<string, object>; times: number } {
   using dir = scratch();
   let known: Foreknowledge | undefined;
   for (let times = 1; ; times++) {
     const root = folder(dir.path, `root ${times}`);
-    applyTar(below, { root });
+    applyTar(lower, { root });
     const { again } = applyTar(tar(...members), { root, whiteouts: 'remove' }, { known });
-    if (again === undefined || known !== undefined) {
+    if (again === undefined) {
       const tree = readTree(root);
       return {
         tree: Object.fromEntries(Object.entries(tree).map(([path, { mtime, ...node }]) => [path, node])),
@@ -92,6 +96,65 @@ describe('a directory of a full copy that a layer writes into and then deletes',
   });
 });
 
+describe('a link of a full copy that a layer’s entries go through and that it then deletes', () => {
+  const linked = tar(
+    directory('real'),
+    file('real/old'),
+    symlink('link', 'real'),
+    symlink('real/inner', '/link'),
+    directory('d'),
+    symlink('d/link', '../real'),
+    symlink('other', 'd'),
+  );
+  const onto = (...members: Member[]) => {
+    const { tree, times } = copiedOnto(linked, ...members);
+    return { names: Object.keys(tree), times, tree };
+  };
+  const untouched = ['d', 'd/link', 'link', 'other', 'real', 'real/inner', 'real/old'];
+  const without = (...names: string[]) => untouched.filter((name) => !names.includes(name));
+
+  it('is not there for them, as when it is deleted first', () => {
+    const { names, times, tree } = onto(file('link/new', 'x'), whiteout('link'));
+    assert.deepEqual(names, [...untouched, 'link/new'].sort());
+    assert.deepEqual(tree.link, { type: 'directory', mode: '0755', owner: '0:0' });
+    assert.equal(times, 2);
+    assert.deepEqual(onto(whiteout('link'), file('link/new', 'x')), { names, times: 1, tree });
+  });
+
+  it('is not there either where the directory that holds it is deleted, or a link led to it', () => {
+    assert.deepEqual(onto(file('d/link/new'), whiteout('d')).names, [...untouched, 'd/link/new'].sort());
+    assert.deepEqual(onto(file('d/link/new'), whiteout('other/link')).names, [...untouched, 'd/link/new'].sort());
+    assert.deepEqual(
+      onto(file('link/inner/new'), whiteout('link')).names,
+      [...untouched, 'link/inner', 'link/inner/new'].sort(),
+    );
+  });
+
+  it('takes deletions through it along, which then delete nothing', () => {
+    const { names } = onto(whiteout('link/old'), whiteout('link/inner'), whiteout('link'));
+    assert.deepEqual(names, [...untouched].sort());
+    const both = onto(file('real/inner/new'), whiteout('link/inner'), whiteout('link'));
+    assert.deepEqual(both.names, [...untouched, 'link/new'].sort());
+  });
+
+  it('is no reason to write a layer twice where nothing went through it', () => {
+    for (const [gone, ...members] of [
+      [['link'], file('real/new'), whiteout('link')],
+      [['link'], whiteout('link'), file('d/link/new'), whiteout('link')],
+      [['real/old'], file('link/new'), whiteout('real/old')],
+      [['other'], file('link/new'), whiteout('other')],
+      [['link', 'other'], symlink('l', 'real'), file('l/new'), whiteout('other'), whiteout('link'), whiteout('l')],
+    ] as [string[], ...Member[]][]) {
+      const { names, times } = onto(...members);
+      assert.equal(times, 1);
+      assert.deepEqual(
+        names.filter((name) => !/new|^l$/.test(name)),
+        without(...gone),
+      );
+    }
+  });
+});
+
 describe('a directory that a layer deletes and makes by need', () => {
   it('takes nothing from the one that it deletes, in whichever order the two come', () => {
     const made = file('d/e/f', 'new');
@@ -135,6 +198,10 @@ describe('a directory that an entry names and the layer deletes', () => {
   });
 });
 
-it('a device 0:0 of the archive is no directory', () => {
-  assert.throws(() => overlayTree(device('x', 'c', 0, 0), file('x/y')), /a file is in the way of a directory/);
+it('a device 0:0 of the archive is no directory, whether the layer deletes its name or not', () => {
+  const node = device('x', 'c', 0, 0);
+  for (const before of [[node], [whiteout('x'), node], [node, whiteout('x')], [whiteout('x'), node, whiteout('x')]]) {
+    assert.throws(() => overlayTree(...before, file('x/y')), /a file is in the way of a directory/);
+  }
+  assert.ok('x/y' in overlayTree(device('x', 'c', 0, 0), file('x'), directory('x'), whiteout('x'), file('x/y')));
 });

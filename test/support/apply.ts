@@ -47,8 +47,8 @@ export function applyTar(
     whole.lowers,
     writer.directoryModes(),
   );
-  const again =
-    options.known === undefined && (inherits || writer.wroteIntoDeleted) ? writer.foreknowledge() : undefined;
+  const next = writer.foreknowledge();
+  const again = writer.wroteIntoDeleted(next) || (inherits && options.known === undefined) ? next : undefined;
   return { warnings: writer.leftOut(), entries: reader.entries, again };
 }
 
