@@ -56,7 +56,8 @@ async function main(): Promise<void> {
       // one scenario that can't be staged must not take the others' figures with it
       note(`${scenario.name} could not be run: ${error instanceof Error ? (error.stack ?? error.message) : error}`);
     }
-    for (const folder of [stage.folder, stage.diskFolder]) await emptied(folder);
+    // what is on the disk stays to the end (`Shelf`)
+    await emptied(stage.folder);
     note(`${scenario.name} took ${secondsText((Date.now() - began) / 60_000)} minutes`);
     // after each, so that an interrupted run leaves what it has
     await writeReport(options.results, report);

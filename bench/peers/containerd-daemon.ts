@@ -104,6 +104,11 @@ export class ContainerdDaemon {
     return this.#child.pid ?? -1;
   }
 
+  /** Where its overlayfs snapshotter keeps snapshots. */
+  get overlaySnapshots(): string {
+    return join(this.#folder, 'root/io.containerd.snapshotter.v1.overlayfs/snapshots');
+  }
+
   /** The arguments of a call of ctr, the program first. */
   command(...args: string[]): string[] {
     return [this.programs.ctr, '--address', this.#socket, '--namespace', NAMESPACE, ...args];

@@ -8,12 +8,15 @@ import {
   gzipOf,
 } from './containerd-daemon.ts';
 import { type Contestant, type Entrant, type Task, Unavailable } from './contestant.ts';
+import type { Shelf } from './shelf.ts';
 
 export interface ContainerdOptions {
   /** A folder with `containerd` and `ctr`; default: those on the PATH. */
   readonly programs?: string | undefined;
   /** Make what was applied durable: 2.x with its own option, after each layer; 1.x has none and gets a syncfs at the end. */
   readonly sync?: boolean;
+  /** Where snapshots' files go that have been measured; default: they are removed. */
+  readonly shelf?: Shelf | undefined;
 }
 
 /**
@@ -43,7 +46,10 @@ export function containerd(task: Task, options: ContainerdOptions = {}): Entrant
           return undefined;
         },
         // the image is all that holds the snapshots: they go with it, and --sync waits for their files too
-        reset: async () => void (await daemon.ctr('images', 'rm', '--sync', name)),
+        async reset() {
+          await options.shelf?.takeSnapshots(daemon.overlaySnapshots);
+          await daemon.ctr('images', 'rm', '--sync', name);
+        },
         close: () => daemon.stop(),
       };
     },

@@ -5,12 +5,18 @@ import { createInterface, type Interface } from 'node:readline';
 import { atExit } from '../at-exit.ts';
 import type { Build } from '../build.ts';
 import type { Contestant, Entrant, Task } from './contestant.ts';
+import type { Shelf } from './shelf.ts';
 
 /** A process that unpacks as a worker does, started before the first round: what a daemon is to be compared with. */
 export function residentUnpackd(
   build: Build,
   task: Task,
-  options: { readonly durable?: boolean; readonly threads?: number } = {},
+  options: {
+    readonly durable?: boolean;
+    readonly threads?: number;
+    /** Where snapshots' files go that have been measured; default: they are removed. */
+    readonly shelf?: Shelf | undefined;
+  } = {},
   name = 'unpackd, resident',
 ): Entrant {
   const { durable = false, threads = Math.max(2, availableParallelism()) } = options;
@@ -18,12 +24,16 @@ export function residentUnpackd(
     name,
     how: `a process that has unpacked before${durable ? '' : ', not durable'}`,
     async enter(): Promise<Contestant> {
-      const process = new Resident(build, join(task.folder, 'store'), durable, threads);
+      const store = join(task.folder, 'store');
+      const process = new Resident(build, store, durable, threads);
       await process.answer();
       return {
         standing: { workers: [process.pid], servers: [] },
         run: async () => Number(await process.ask(task.image.folder)) / 1000,
-        reset: async () => void (await process.ask('')),
+        async reset() {
+          await options.shelf?.takeSnapshots(join(store, 'snapshots'));
+          await process.ask('');
+        },
         close: () => process.end(),
       };
     },

@@ -1,9 +1,11 @@
+import { existsSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { UnpackResult } from '../../src/queue/result.ts';
 import type { Build } from '../build.ts';
 import { run } from '../commands.ts';
 import type { Contestant, Entrant, Task } from './contestant.ts';
+import type { Shelf } from './shelf.ts';
 
 export interface UnpackdOptions {
   readonly durable?: boolean;
@@ -13,6 +15,8 @@ export interface UnpackdOptions {
   readonly source?: string;
   readonly env?: Readonly<Record<string, string>>;
   readonly servers?: readonly number[];
+  /** Where stores go that have been measured; default: they are removed. */
+  readonly shelf?: Shelf;
   /** Told the result of each run (schemas/result.schema.json). */
   readonly onResult?: (result: UnpackResult) => void;
 }
@@ -38,6 +42,9 @@ function contestant(build: Build, { image, folder }: Task, options: UnpackdOptio
       options.onResult?.(JSON.parse(json));
       return undefined;
     },
-    reset: () => rm(store, { recursive: true, force: true }),
+    async reset() {
+      if (options.shelf !== undefined && existsSync(store)) await options.shelf.take(store);
+      else await rm(store, { recursive: true, force: true });
+    },
   };
 }
