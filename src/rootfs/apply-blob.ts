@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto';
 import { decompress } from '../archive/compression.ts';
 import type { LayerLimits } from '../archive/limits.ts';
 import { TarReader } from '../archive/tar-reader.ts';
@@ -13,6 +12,7 @@ import type { DiffId, DigestAlgorithm } from '../oci/digest.ts';
 import { layerCompression } from '../oci/media-type.ts';
 import type { BlobSource } from '../source/blob-source.ts';
 import { fetchBlob, newFetchStatistics } from '../source/fetch.ts';
+import { type StreamHash, streamHash } from '../system/stream-hash.ts';
 import type { AppliedDiff, ApplyProgress } from './applier.ts';
 import { inPlace } from './in-place.ts';
 
@@ -46,8 +46,8 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
   const { source, blob, target, limits, signal } = work;
   const started = performance.now();
   const statistics = newFetchStatistics();
-  const download = new Download(fetchBlob(source, blob, { signal, statistics }));
-  const digest = createHash(work.algorithm);
+  const download = new Download(fetchBlob(source, blob, { signal, statistics, busy: work.busy }));
+  using digest = streamHash(work.algorithm, 'beside');
   using writer = new LayerWriter(target, {
     rememberedBytes: limits.rememberedBytes,
     known: work.known,
@@ -67,8 +67,7 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
         throwIfAborted(signal);
         unpacked += piece.value.length;
         if (unpacked > limits.uncompressedBytes) throw tooLong(limits);
-        digest.update(piece.value);
-        reader.write(piece.value);
+        await both(digest, piece.value, work.busy(), () => reader.write(piece.value));
         const fetchMs = Math.min(statistics.waitMs, waited);
         const decompressMs = waited - fetchMs;
         work.onProgress({ fetched: statistics.bytes, unpacked, entries: reader.entries, fetchMs, decompressMs });
@@ -106,7 +105,7 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
   const totalMs = performance.now() - started;
   const fetchMs = Math.min(statistics.waitMs, waited);
   return {
-    digest: `${work.algorithm}:${digest.digest('hex')}` as DiffId,
+    digest: `${work.algorithm}:${digest.hex()}` as DiffId,
     compressedBytes: statistics.bytes,
     uncompressedBytes: unpacked,
     entries: reader.entries,
@@ -117,6 +116,22 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
     foreknowledge,
     warnings: writer.leftOut(),
   };
+}
+
+/** Digests a piece and writes it, at the same time unless every core has work. */
+async function both(digest: StreamHash, piece: Buffer, busy: boolean, write: () => void): Promise<void> {
+  if (busy) {
+    digest.update(piece);
+    write();
+    return;
+  }
+  const digesting = digest.updateBeside(piece);
+  try {
+    write();
+  } finally {
+    // the piece and the digest must stay until then, whatever the writing came to
+    await digesting;
+  }
 }
 
 /** A blob on its way, for a reader that may stop early while the download goes on. */

@@ -1,7 +1,7 @@
-import { createHash } from 'node:crypto';
 import { throwIfAborted, toUnpackError, UnpackError } from '../errors.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import { algorithmOf, type BlobDigest, shortDigest } from '../oci/digest.ts';
+import { type StreamHash, streamHash } from '../system/stream-hash.ts';
 import type { BlobSource } from './blob-source.ts';
 import type { DocumentCache } from './document-cache.ts';
 import { backOff, gaveUp } from './retry.ts';
@@ -34,6 +34,8 @@ export interface FetchOptions {
   /** Called with the length of each chunk before it is handed out. */
   readonly onBytes?: ((count: number) => void) | undefined;
   readonly statistics?: FetchStatistics | undefined;
+  /** Whether every core has work, which is the default; where one has not, a chunk is digested there while it is used. */
+  readonly busy?: (() => boolean) | undefined;
 }
 
 /**
@@ -83,7 +85,7 @@ async function* chunksOf(download: Download): AsyncGenerator<Buffer, void, undef
   try {
     for (let chunk = await download.pull(); chunk !== undefined; chunk = await download.pull()) yield chunk;
   } finally {
-    await download.close();
+    await download.end();
   }
 }
 
@@ -97,7 +99,9 @@ class Download {
   readonly #limit: number | undefined;
   readonly #options: FetchOptions;
   readonly #statistics: FetchStatistics;
-  readonly #hash;
+  readonly #hash: StreamHash;
+  /** The last chunk is being digested. */
+  #hashing: Promise<void> | undefined;
   #size: number | undefined;
   #etag: string | undefined;
   #chunks: AsyncIterator<Buffer> | undefined;
@@ -120,11 +124,12 @@ class Download {
     this.#limit = limit;
     this.#options = options;
     this.#statistics = options.statistics ?? newFetchStatistics();
-    this.#hash = createHash(algorithmOf(digest));
+    this.#hash = streamHash(algorithmOf(digest), options.busy === undefined ? 'here' : 'beside');
   }
 
   /** The next bytes; `undefined` when all have come and are what the digest says. */
   async pull(): Promise<Buffer | undefined> {
+    await this.#hashing;
     const started = performance.now();
     let chunk: Buffer | undefined;
     try {
@@ -138,11 +143,26 @@ class Download {
     }
     this.#received += chunk.length;
     this.#statistics.bytes += chunk.length;
-    this.#hash.update(chunk);
+    if (this.#options.busy?.() ?? true) this.#hash.update(chunk);
+    else this.#hashBeside(chunk);
     this.#options.onBytes?.(chunk.length);
     return chunk;
   }
 
+  #hashBeside(chunk: Buffer): void {
+    this.#hashing = this.#hash.updateBeside(chunk);
+    // told when the next chunk is asked for
+    this.#hashing.catch(() => {});
+  }
+
+  /** Ends it for good. */
+  async end(): Promise<void> {
+    await this.#hashing?.catch(() => {});
+    await this.close();
+    this.#hash[Symbol.dispose]();
+  }
+
+  /** Closes the connection; another may be opened. */
   async close(): Promise<void> {
     const chunks = this.#chunks;
     this.#chunks = undefined;
@@ -233,7 +253,7 @@ class Download {
   }
 
   #verify(): void {
-    const actual = `${algorithmOf(this.#digest)}:${this.#hash.digest('hex')}`;
+    const actual = `${algorithmOf(this.#digest)}:${this.#hash.hex()}`;
     if (actual === this.#digest) return;
     throw new UnpackError(
       'BLOB_DIGEST_MISMATCH',

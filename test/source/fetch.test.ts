@@ -17,7 +17,10 @@ const MiB = 1024 * 1024;
 describe('fetchBlob', { timeout: 60_000 }, () => suite(false));
 describe('fetchBlob of what was lent', { timeout: 60_000 }, () => suite(true));
 
-/** By the source itself, as small documents are read, or as it is lent to the thread that applies a layer. */
+/**
+ * By the source itself, as small documents are read, or as it is lent to the thread that applies a layer, where chunks are
+ * digested on another thread while they are used.
+ */
 function suite(lent: boolean): void {
   const content = randomBytes(3 * MiB);
   let bucket: TestBucket;
@@ -42,7 +45,9 @@ function suite(lent: boolean): void {
   const open = (overrides: Partial<S3Connection> = {}) =>
     openSource(bucket.spec({ connection: bucket.connection({ endpoint: proxy.endpoint, ...overrides }) }));
   const read = async (options: FetchOptions = {}, descriptor: Descriptor = blob) =>
-    fetchBlob(lent ? openLent(await source.lend(descriptor)) : source, descriptor, options);
+    lent
+      ? fetchBlob(openLent(await source.lend(descriptor)), descriptor, { busy: () => false, ...options })
+      : fetchBlob(source, descriptor, options);
   const collect = async (options: FetchOptions = {}, descriptor: Descriptor = blob) => {
     const chunks: Buffer[] = [];
     for await (const chunk of await read({ firstDelay: 5, ...options }, descriptor)) chunks.push(Buffer.from(chunk));

@@ -1,0 +1,144 @@
+import { createHash, type Hash } from 'node:crypto';
+import { type AsyncFunction, callAsync, libc } from './libc.ts';
+
+export type HashAlgorithm = 'sha256' | 'sha512';
+
+/** A digest of bytes that come piece by piece. To be disposed of when no piece is being digested any more. */
+export interface StreamHash extends Disposable {
+  /** Digests a piece now. */
+  update(bytes: Buffer): void;
+  /**
+   * Digests a piece on another thread, or now where that is no gain. The piece must stay as it is until then, and the
+   * next one has to wait.
+   */
+  updateBeside(bytes: Buffer): Promise<void>;
+  /** In lower-case hexadecimal digits. Nothing can be added then. */
+  hex(): string;
+}
+
+/** Handing fewer bytes to another thread costs as much as it saves. */
+const WORTH_HANDING = 64 * 1024;
+
+/** EVP_MAX_MD_SIZE, the longest digest that OpenSSL knows, in bytes. */
+const MAX_DIGEST = 64;
+
+/**
+ * Node's own hashes digest on the thread that calls them, and for a layer that is alone that is half of what its thread
+ * has to do. The OpenSSL inside Node can be called from another one.
+ * @param where `beside`: `updateBeside` will be used; without OpenSSL, it digests here
+ */
+export function streamHash(algorithm: HashAlgorithm, where: 'here' | 'beside'): StreamHash {
+  if (where === 'here') return new NodeHash(algorithm);
+  if (openssl === 'not loaded') openssl = load();
+  return openssl === undefined ? new NodeHash(algorithm) : new OpensslHash(openssl, algorithm);
+}
+
+type Pointer = object;
+
+interface Openssl {
+  readonly create: () => Pointer | null;
+  readonly free: (context: Pointer) => void;
+  readonly algorithms: Readonly<Record<HashAlgorithm, () => Pointer>>;
+  readonly begin: (context: Pointer, algorithm: Pointer, engine: null) => number;
+  readonly update: ((context: Pointer, bytes: Buffer, length: number) => number) & AsyncFunction;
+  readonly end: (context: Pointer, digest: Buffer, length: Buffer) => number;
+}
+
+let openssl: Openssl | undefined | 'not loaded' = 'not loaded';
+
+/** `undefined`: this Node was built to use a library of the system and does not show what is in it. */
+function load(): Openssl | undefined {
+  try {
+    return {
+      create: libc.func('void *EVP_MD_CTX_new()'),
+      free: libc.func('void EVP_MD_CTX_free(void *)'),
+      algorithms: { sha256: libc.func('void *EVP_sha256()'), sha512: libc.func('void *EVP_sha512()') },
+      begin: libc.func('int EVP_DigestInit_ex(void *, void *, void *)'),
+      update: libc.func('int EVP_DigestUpdate(void *, const void *, size_t)'),
+      end: libc.func('int EVP_DigestFinal_ex(void *, void *, void *)'),
+    };
+  } catch {
+    return undefined;
+  }
+}
+
+class OpensslHash implements StreamHash {
+  readonly #openssl: Openssl;
+  #context: Pointer | undefined;
+  /** What another thread reads, kept from being collected. */
+  #piece: Buffer | undefined;
+
+  constructor(found: Openssl, algorithm: HashAlgorithm) {
+    this.#openssl = found;
+    const context = found.create();
+    if (context === null) throw new Error('there is no memory for a digest');
+    this.#context = context;
+    succeed(found.begin(context, found.algorithms[algorithm](), null));
+  }
+
+  update(bytes: Buffer): void {
+    succeed(this.#openssl.update(this.#ready(), bytes, bytes.length));
+  }
+
+  async updateBeside(bytes: Buffer): Promise<void> {
+    if (bytes.length < WORTH_HANDING) {
+      this.update(bytes);
+      return;
+    }
+    const context = this.#ready();
+    this.#piece = bytes;
+    try {
+      succeed(await callAsync(this.#openssl.update, context, bytes, bytes.length));
+    } finally {
+      this.#piece = undefined;
+    }
+  }
+
+  hex(): string {
+    const digest = Buffer.alloc(MAX_DIGEST);
+    const length = Buffer.alloc(4);
+    succeed(this.#openssl.end(this.#ready(), digest, length));
+    this[Symbol.dispose]();
+    return digest.toString('hex', 0, length.readUInt32LE());
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#context === undefined) return;
+    const context = this.#ready();
+    this.#context = undefined;
+    this.#openssl.free(context);
+  }
+
+  #ready(): Pointer {
+    if (this.#context === undefined) throw new Error('the digest has been taken');
+    if (this.#piece !== undefined) throw new Error('a piece is being digested');
+    return this.#context;
+  }
+}
+
+/** OpenSSL's functions return 1 when they did what they should. */
+function succeed(result: number): void {
+  if (result !== 1) throw new Error('OpenSSL could not digest');
+}
+
+class NodeHash implements StreamHash {
+  readonly #hash: Hash;
+
+  constructor(algorithm: HashAlgorithm) {
+    this.#hash = createHash(algorithm);
+  }
+
+  update(bytes: Buffer): void {
+    this.#hash.update(bytes);
+  }
+
+  async updateBeside(bytes: Buffer): Promise<void> {
+    this.#hash.update(bytes);
+  }
+
+  hex(): string {
+    return this.#hash.digest('hex');
+  }
+
+  [Symbol.dispose](): void {}
+}
