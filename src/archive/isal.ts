@@ -2,6 +2,7 @@ import { gzipSync } from 'node:zlib';
 import koffi from 'koffi';
 import { UnpackError } from '../errors.ts';
 import { type AsyncFunction, addressOf, callAsync } from '../system/libc.ts';
+import { borrowBuffer, giveBackBuffer } from '../system/spare-buffers.ts';
 import type { MemberInflater } from './members.ts';
 
 /**
@@ -60,11 +61,12 @@ function passesTest(found: Functions): boolean {
 class IsalInflater implements MemberInflater {
   readonly format = 'gzip';
   readonly zeroPadding = true;
-  private readonly state = Buffer.alloc(STATE_BYTES);
+  private readonly state = borrowBuffer(STATE_BYTES);
   private readonly functions: Functions;
 
   constructor(functions: Functions) {
     this.functions = functions;
+    this.state.fill(0);
     functions.init(this.state);
     this.state.writeUInt32LE(GZIP_WITH_CHECKSUM, FIELD.crcFlag);
   }
@@ -108,7 +110,9 @@ class IsalInflater implements MemberInflater {
     return this.ended(this.functions.inflate(this.state));
   }
 
-  free(): void {}
+  free(): void {
+    giveBackBuffer(this.state);
+  }
 
   private ended(result: number): boolean {
     if (result < 0) {

@@ -1,4 +1,5 @@
 import { UnpackError } from '../errors.ts';
+import { borrowBuffer, giveBackBuffer } from '../system/spare-buffers.ts';
 
 /**
  * A decompressor of the machine's own, called in this process: input and output are buffers that it reads and writes
@@ -52,7 +53,7 @@ export async function* inflateMembers(
   busy: () => boolean,
 ): AsyncGenerator<Buffer> {
   const members = new MemberReader(chunks[Symbol.asyncIterator](), inflater, busy);
-  let [filling, other] = [Buffer.allocUnsafeSlow(OUTPUT_BYTES), Buffer.allocUnsafeSlow(OUTPUT_BYTES)];
+  let [filling, other] = [borrowBuffer(OUTPUT_BYTES), borrowBuffer(OUTPUT_BYTES)];
   let ahead = members.fill(filling);
   try {
     for (;;) {
@@ -68,6 +69,8 @@ export async function* inflateMembers(
     // the buffers are written to until it is done
     await ahead.catch(() => {});
     inflater.free();
+    giveBackBuffer(filling);
+    giveBackBuffer(other);
   }
 }
 

@@ -1,7 +1,7 @@
-import { constants } from 'node:fs';
-import { type FileHandle, open } from 'node:fs/promises';
+import { closeSync, constants, fstatSync, openSync, read as readOnThread, readSync } from 'node:fs';
 import { throwIfAborted, UnpackError } from '../errors.ts';
 import type { BlobDigest } from '../oci/digest.ts';
+import { borrowBuffer, giveBackBuffer } from '../system/spare-buffers.ts';
 import type { BlobSource, BlobStream, OpenOptions } from './blob-source.ts';
 import type { FileBlobSpec } from './source-spec.ts';
 
@@ -19,7 +19,7 @@ export function lentFile(spec: FileBlobSpec): BlobSource {
   return {
     name: spec.name,
     maxResumes: 0,
-    open: (digest, options) => openFileBlob(spec.path, digest, options, Buffer.allocUnsafeSlow(CHUNK)),
+    open: (digest, options) => openFileBlob(spec.path, digest, options, true),
     lend: async () => spec,
     resolveTag: only,
     close: () => {},
@@ -28,74 +28,107 @@ export function lentFile(spec: FileBlobSpec): BlobSource {
 
 /**
  * Bytes of a blob's file from an offset on; its version (inode, time, size) stands for an etag.
- * @param buffer read into again and again: each chunk is then valid until the next is asked for
+ * @param reusing one buffer for all chunks: each is then valid until the next is asked for
  */
 export async function openFileBlob(
   path: string,
   digest: BlobDigest,
   options: OpenOptions,
-  buffer?: Buffer,
+  reusing = false,
 ): Promise<BlobStream> {
   const { offset = 0, etag, signal } = options;
   throwIfAborted(signal);
-  const file = await openFile(path, digest);
-  const { size, mtimeNs, ino } = await file.stat({ bigint: true });
+  const file = openFile(path, digest);
+  const { size, mtimeNs, ino } = fstatSync(file, { bigint: true });
   const version = `${ino}-${mtimeNs}-${size}`;
   if (etag !== undefined && etag !== version) {
-    await file.close();
+    closeSync(file);
     throw new UnpackError('BLOB_DIGEST_MISMATCH', `${path} was replaced while it was read`, {
       details: { digest },
     });
   }
-  return { size: Number(size), etag: version, offset, chunks: fileChunks(file, path, offset, signal, buffer) };
+  const chunks = new FileChunks(file, path, { position: offset, size: Number(size), signal, reusing });
+  return { size: Number(size), etag: version, offset, chunks };
 }
 
-async function openFile(path: string, digest: BlobDigest): Promise<FileHandle> {
-  let file: FileHandle;
+function openFile(path: string, digest: BlobDigest): number {
+  let file: number;
   try {
     // without O_NONBLOCK a FIFO in the folder would hold the thread for ever
-    file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
   } catch (cause) {
     throw fileError(cause, path, 'BLOB_NOT_FOUND', digest);
   }
-  if ((await file.stat()).isFile()) return file;
-  await file.close();
+  if (fstatSync(file).isFile()) return file;
+  closeSync(file);
   throw new UnpackError('BLOB_NOT_FOUND', `${path} is not a regular file`, { details: { digest } });
 }
 
+const DONE = { done: true, value: undefined } as const;
+
 /** Not a generator: one that was never started would not run its `finally`, and the file would stay open. */
-function fileChunks(
-  file: FileHandle,
-  path: string,
-  offset: number,
-  signal: AbortSignal | undefined,
-  reused: Buffer | undefined,
-): AsyncIterableIterator<Buffer, undefined> {
-  let position = offset;
-  const done = { done: true, value: undefined } as const;
-  return {
-    async next() {
-      try {
-        throwIfAborted(signal);
-        // unless told otherwise, a new buffer each time: the consumer keeps what it was given
-        const { bytesRead, buffer } = await file.read(reused ?? Buffer.allocUnsafeSlow(CHUNK), 0, CHUNK, position);
-        position += bytesRead;
-        if (bytesRead > 0) return { done: false, value: buffer.subarray(0, bytesRead) };
-      } catch (cause) {
-        await file.close();
-        throw cause instanceof UnpackError ? cause : fileError(cause, path, 'BLOB_NOT_FOUND');
-      }
-      await file.close();
-      return done;
-    },
-    async return() {
-      await file.close(); // a second close of a FileHandle does nothing
-      return done;
-    },
-    [Symbol.asyncIterator]() {
-      return this;
-    },
-  };
+class FileChunks implements AsyncIterableIterator<Buffer, undefined> {
+  #file: number;
+  readonly #path: string;
+  #position: number;
+  /** Of the file, in bytes. What fits into one chunk is read on this thread: to ask another one takes longer. */
+  readonly #size: number;
+  readonly #signal: AbortSignal | undefined;
+  readonly #reused: Buffer | undefined;
+  #reading: Promise<number> | undefined;
+
+  constructor(
+    file: number,
+    path: string,
+    options: { position: number; size: number; signal: AbortSignal | undefined; reusing: boolean },
+  ) {
+    this.#file = file;
+    this.#path = path;
+    this.#position = options.position;
+    this.#size = options.size;
+    this.#signal = options.signal;
+    this.#reused = options.reusing ? borrowBuffer(CHUNK) : undefined;
+  }
+
+  async next(): Promise<IteratorResult<Buffer, undefined>> {
+    if (this.#file < 0) return DONE;
+    try {
+      throwIfAborted(this.#signal);
+      // unless told otherwise, a new buffer each time: the consumer keeps what it was given
+      const buffer = this.#reused ?? Buffer.allocUnsafeSlow(Math.min(Math.max(this.#size, 1), CHUNK));
+      const small = this.#size <= CHUNK;
+      this.#reading = small ? undefined : read(this.#file, buffer, this.#position);
+      const count = await (this.#reading ?? readSync(this.#file, buffer, 0, buffer.length, this.#position));
+      this.#position += count;
+      if (count > 0) return { done: false, value: buffer.subarray(0, count) };
+    } catch (cause) {
+      await this.return();
+      throw cause instanceof UnpackError ? cause : fileError(cause, this.#path, 'BLOB_NOT_FOUND');
+    }
+    return this.return();
+  }
+
+  async return(): Promise<IteratorReturnResult<undefined>> {
+    await this.#reading?.catch(() => {}); // it writes into the buffer until then
+    if (this.#file < 0) return DONE;
+    closeSync(this.#file);
+    this.#file = -1;
+    if (this.#reused !== undefined) giveBackBuffer(this.#reused);
+    return DONE;
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+}
+
+function read(file: number, buffer: Buffer, position: number): Promise<number> {
+  return new Promise((resolve, reject) => {
+    readOnThread(file, buffer, 0, buffer.length, position, (error, count) => {
+      if (error === null) resolve(count);
+      else reject(error);
+    });
+  });
 }
 
 /** What reading a file of a layout failed with, as one of our failures. */

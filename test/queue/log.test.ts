@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -47,6 +47,28 @@ describe('a log on a disk that is full', { skip: unavailable(() => tmpfs('size=1
         child.kill('SIGTERM');
         assert.equal(await ended, 0);
       }
+    });
+  }
+});
+
+describe('a log’s lines', () => {
+  const endings = {
+    'process.exit': 'process.exit(3)',
+    'an exception that nobody catches': 'throw new Error("gone")',
+    'nothing left to do': '',
+  };
+  for (const [how, code] of Object.entries(endings)) {
+    it(`are written before the end of the process, by ${how}`, () => {
+      const script = `${SCRIPT.split('setInterval')[0]}
+        for (; n < 3; n++) log.info({}, 'line ' + n + 'x');
+        setTimeout(() => { for (; n < 6; n++) log.info({}, 'line ' + n + 'x'); ${code} }, 20);`;
+      const { stdout } = spawnSync(process.execPath, ['--input-type=module', '-e', script, 'json'], {
+        encoding: 'utf8',
+      });
+      assert.deepEqual(
+        [...stdout.matchAll(/line (\d)x/g)].map(([, number]) => Number(number)),
+        [0, 1, 2, 3, 4, 5],
+      );
     });
   }
 });
