@@ -1,3 +1,4 @@
+import { flushCompileCache } from 'node:module';
 import { availableParallelism } from 'node:os';
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { throwIfAborted, toUnpackError, UnpackError } from '../src/errors.ts';
@@ -20,9 +21,15 @@ let running = new AbortController();
 parentPort?.on('message', take);
 
 function take(message: ApplyMessage): void {
-  if ('end' in message) process.exit();
+  if ('end' in message) end();
   else if ('abort' in message) running.abort(UnpackError.deserialize(message.abort));
   else void apply(message.task).then((outcome) => report({ outcome }));
+}
+
+function end(): void {
+  // Node does so by itself when a thread ends, unless the process is faster
+  flushCompileCache();
+  process.exit();
 }
 
 /** Takes what waits on the port within the work: one look at a number where nothing does. */

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
+import { readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { before, describe, test } from 'node:test';
 import { imageOf, layerOf, writeLayout } from '../support/layout.ts';
@@ -13,12 +14,23 @@ describe('what npm run build makes', () => {
   const main = join(dist.path, 'dist/src/cli/main.cjs');
   before(() => {
     process.once('exit', () => dist[Symbol.dispose]());
-    execFileSync(process.execPath, [join(root, 'build.ts'), join(dist.path, 'dist')]);
     // beside package.json and node_modules, as it is published
     for (const name of ['package.json', 'node_modules']) execFileSync('ln', ['-s', join(root, name), dist.path]);
+    execFileSync(process.execPath, [join(root, 'build.ts'), join(dist.path, 'dist')]);
   });
 
   test('says its version', () => {
+    assert.match(execFileSync(process.execPath, [main, '--version'], { encoding: 'utf8' }), /^\d+\.\d+\.\d+\n$/);
+  });
+
+  test('has what Node compiled of both programs, and runs without it too', () => {
+    const compiled = join(dist.path, 'dist/compiled');
+    const sizes = readdirSync(compiled, { recursive: true, encoding: 'utf8' })
+      .map((path) => statSync(join(compiled, path)))
+      .flatMap((status) => (status.isFile() ? [status.size] : []));
+    assert.ok(sizes.filter((size) => size > 50_000).length >= 2, `${sizes}`);
+    rmSync(compiled, { recursive: true });
+    writeFileSync(compiled, 'nothing can be kept here');
     assert.match(execFileSync(process.execPath, [main, '--version'], { encoding: 'utf8' }), /^\d+\.\d+\.\d+\n$/);
   });
 
