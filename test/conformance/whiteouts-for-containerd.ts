@@ -9,7 +9,8 @@ import { key, type RandomEntry, type RandomImage, type RandomLayer } from './ran
  * same name, or lets what is below show through; elsewhere it removes what the layer itself has made. So that it can tell
  * what the right tree is, its deletions come where their order does no harm. Layers with links stay as they are: names
  * there may mean each other, and they delete nothing that they make.
- * @returns `undefined` where links or the order leave open what a directory inherits
+ * @returns `undefined` where links or the order leave open what a directory inherits, and where a hard link is to what the
+ * layer has deleted: to containerd that is the whiteout itself
  */
 export function whiteoutsForContainerd(image: RandomImage, type: StoreType): RandomImage | undefined {
   const layers: RandomLayer[] = [];
@@ -48,10 +49,10 @@ function deletesNothing(entry: RandomEntry): RandomEntry {
 /**
  * In a full copy a deletion removes, so it must come before anything is added, be it the directory that another deletion
  * needs: those nearer to the root first. Where the layer has put a directory in the place of something else before it
- * deletes in there, that directory comes along.
+ * deletes in there, that directory comes along. At their own places the deletions still need their directories.
  */
 function deletionsFirst(layer: RandomLayer, lowers: RandomImage): RandomLayer | undefined {
-  const ordered = firstOf(layer, isDeletion);
+  const deletions = sorted(layer.filter(isDeletion));
   const replacing = new Map<string, RandomEntry>();
   for (const [index, entry] of layer.entries()) {
     if (!isDeletion(entry)) continue;
@@ -63,8 +64,7 @@ function deletionsFirst(layer: RandomLayer, lowers: RandomImage): RandomLayer | 
     }
   }
   const placed = new Set<string>();
-  return ordered.flatMap((entry): RandomEntry[] => {
-    if (!isDeletion(entry)) return [entry];
+  const first = deletions.flatMap((entry) => {
     const before = prefixes(directoryOf(entry)).flatMap((path) => {
       const named = replacing.get(path);
       if (named === undefined || placed.has(path)) return [];
@@ -73,6 +73,7 @@ function deletionsFirst(layer: RandomLayer, lowers: RandomImage): RandomLayer | 
     });
     return [...before, entry];
   });
+  return [...first, ...layer.map(deletesNothing)];
 }
 
 /** The directory that an entry is in; of an opaque marker, the one that is opaque. */
@@ -88,9 +89,11 @@ const mayBeOther = (layers: RandomImage, wanted: string): boolean =>
   );
 
 function firstOf(layer: RandomLayer, isFirst: (entry: RandomEntry) => boolean): RandomLayer {
-  const first = layer.filter(isFirst).sort((one, other) => directoryOf(one).length - directoryOf(other).length);
-  return [...first, ...layer.filter((entry) => !isFirst(entry))];
+  return [...sorted(layer.filter(isFirst)), ...layer.filter((entry) => !isFirst(entry))];
 }
+
+const sorted = (entries: RandomEntry[]): RandomEntry[] =>
+  entries.sort((one, other) => directoryOf(one).length - directoryOf(other).length);
 
 /**
  * A name that the layer both deletes and makes hides what is below by itself, but for a directory, which is opaque. Nothing
@@ -117,6 +120,7 @@ function forOverlay(layer: RandomLayer, lowers: RandomImage): RandomLayer | unde
       if (group === undefined) return undefined;
       equivalent.push(unnamedDirectory(needed, group));
     }
+    if (kind === 'hardlink' && deleted.has(linked(entry)) && !there.has(linked(entry))) return undefined;
     if (kind !== 'whiteout') {
       equivalent.push(entry);
     } else if (!touched.has(path) && !once.has(path)) {
@@ -134,6 +138,13 @@ function forOverlay(layer: RandomLayer, lowers: RandomImage): RandomLayer | unde
     .map(([, entry]): RandomEntry => ({ ...entry, kind: 'opaque' }));
   return [...equivalent, ...opaque];
 }
+
+/** The path that a hard link names. */
+const linked = ({ target }: RandomEntry): string =>
+  target
+    .split('/')
+    .filter((part) => !['', '.', '..'].includes(part))
+    .join('/');
 
 /** An entry for a directory as it is made where it is needed; the time counts as the applier's own. */
 function unnamedDirectory(path: string, gid: number): RandomEntry {
