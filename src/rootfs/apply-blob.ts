@@ -46,7 +46,6 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
   const { source, blob, target, limits, signal } = work;
   const started = performance.now();
   const statistics = newFetchStatistics();
-  const download = new Download(fetchBlob(source, blob, { signal, statistics, busy: work.busy }));
   using digest = streamHash(work.algorithm, 'beside');
   using writer = new LayerWriter(target, {
     rememberedBytes: limits.rememberedBytes,
@@ -54,6 +53,7 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
     checkpoint: work.checkpoint,
   });
   const reader = new TarReader(writer, limits);
+  const download = new Download(fetchBlob(source, blob, { signal, statistics, busy: work.busy }));
   let unpacked = 0;
   let waited = 0;
   try {
