@@ -1,14 +1,17 @@
 import { randomBytes } from 'node:crypto';
 import { type ChainId, isDigest } from '../oci/digest.ts';
 
+/** What all of these keys begin with. */
+export const EXTRACTION = 'extract-';
+
 /** `extract-<unique> <chain ID>`, as containerd names the snapshots that it extracts into. */
 export function extractionKey(chainId: ChainId): string {
-  return `extract-${unique()} ${chainId}`;
+  return `${EXTRACTION}${unique()} ${chainId}`;
 }
 
 /** The key of the view through which a chain's lower layers are looked at. */
 export function viewKey(chainId: ChainId): string {
-  return `extract-view-${unique()} ${chainId}`;
+  return `${EXTRACTION}view-${unique()} ${chainId}`;
 }
 
 /** The chain ID that a key of the above was made for; `undefined` for any other key. */

@@ -2,7 +2,7 @@ import type { ChainId } from '../oci/digest.ts';
 import { isSnapshotError } from '../snapshots/errors.ts';
 import type { Snapshotter } from '../snapshots/snapshotter.ts';
 import { ChainLocks } from './chain-locks.ts';
-import { chainIdOfKey } from './extraction-key.ts';
+import { chainIdOfKey, EXTRACTION } from './extraction-key.ts';
 import type { Log } from './log.ts';
 
 /**
@@ -13,7 +13,7 @@ import type { Log } from './log.ts';
 export async function removeOrphans(snapshotter: Snapshotter, log?: Log): Promise<number> {
   const locks = new ChainLocks(snapshotter.root);
   let removed = 0;
-  for (const name of await extractionKeys(snapshotter)) {
+  for (const name of await snapshotter.keys(EXTRACTION)) {
     const chainId = chainIdOfKey(name);
     if (chainId === undefined) continue;
     using lock = await locks.tryAcquire(chainId);
@@ -25,8 +25,8 @@ export async function removeOrphans(snapshotter: Snapshotter, log?: Log): Promis
 /** Removes what an earlier apply of `chainId` left behind. The caller holds its lock, so nobody extracts it now. */
 export async function removeLeftovers(snapshotter: Snapshotter, chainId: ChainId, log?: Log): Promise<number> {
   let removed = 0;
-  for (const name of await extractionKeys(snapshotter)) {
-    if (chainIdOfKey(name) !== chainId) continue;
+  for (const name of await snapshotter.keys(EXTRACTION)) {
+    if (!name.endsWith(chainId) || chainIdOfKey(name) !== chainId) continue;
     try {
       await snapshotter.remove(name);
       removed++;
@@ -36,10 +36,4 @@ export async function removeLeftovers(snapshotter: Snapshotter, chainId: ChainId
     }
   }
   return removed;
-}
-
-async function extractionKeys(snapshotter: Snapshotter): Promise<string[]> {
-  const active = await snapshotter.walk({ kind: 'active' });
-  const views = await snapshotter.walk({ kind: 'view' });
-  return [...active, ...views].map(({ name }) => name);
 }

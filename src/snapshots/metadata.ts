@@ -68,6 +68,12 @@ export class Metadata {
     return this.#database.read((statements) => statements.committed.get(name) !== undefined);
   }
 
+  /** The keys of active snapshots and views that begin so. @param prefix ASCII, not empty */
+  keys(prefix: string): Promise<string[]> {
+    const after = prefix.slice(0, -1) + String.fromCharCode(prefix.charCodeAt(prefix.length - 1) + 1);
+    return this.#database.read((statements) => statements.keys.all(prefix, after).map(({ key }) => String(key)));
+  }
+
   /** @throws NotFound */
   chain(key: string): Promise<Chain> {
     return this.#database.read((statements) => chainOf(statements, key));

@@ -42,6 +42,9 @@ export const STATEMENTS = {
 
   committed: `SELECT 1 FROM snapshots WHERE key = ? AND kind = 'committed'`,
 
+  /** By the index of the keys: nothing else is looked at, in a store of any size. */
+  keys: `SELECT key FROM snapshots WHERE key >= ? AND key < ? AND kind <> 'committed' ORDER BY key`,
+
   /** A snapshot and all below it, nearest first, in one statement and so as of one moment. */
   chain: `
     WITH RECURSIVE chain (id, kind, parent, depth) AS (

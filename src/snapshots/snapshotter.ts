@@ -29,6 +29,8 @@ export interface Snapshotter {
   stat(key: string): Promise<SnapshotInfo>;
   /** Whether a committed snapshot has this name now: a part of what `stat` says, for half of the time. */
   has(name: string): Promise<boolean>;
+  /** The keys of active snapshots and views that begin so, in order. Others, however many, cost nothing. @param prefix ASCII */
+  keys(prefix: string): Promise<string[]>;
   /** @throws AlreadyExists when the key is taken, NotFound when there is no such parent, InvalidArgument when the parent is not committed */
   prepare(key: string, parent: string, options?: SnapshotOptions): Promise<Mount[]>;
   /** A read-only snapshot of `parent`. @throws as prepare */

@@ -62,6 +62,10 @@ export class SnapshotStore implements Snapshotter {
     return this.#run(() => this.#metadata.has(name));
   }
 
+  keys(prefix: string): Promise<string[]> {
+    return this.#run(() => this.#metadata.keys(prefix));
+  }
+
   prepare(key: string, parent: string, options: SnapshotOptions = {}): Promise<Mount[]> {
     return this.#run(() => this.#create('active', key, parent, options));
   }

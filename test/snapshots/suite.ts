@@ -61,6 +61,18 @@ export function snapshotterSuite(type: Snapshotter['type']): void {
     });
   });
 
+  describe(`${type} store: keys`, () => {
+    behaviour('lists active snapshots and views that begin so, in order', async ({ store, layer }) => {
+      await layer('base', '');
+      await layer('extract-committed', '');
+      for (const key of ['extract-b', 'extract-a 1', 'extract', 'extract.', 'extracu-', 'EXTRACT-a'])
+        await store.prepare(key, '');
+      await store.view('extract-view', 'base');
+      assert.deepEqual(await store.keys('extract-'), ['extract-a 1', 'extract-b', 'extract-view']);
+      assert.deepEqual(await store.keys('nothing'), []);
+    });
+  });
+
   describe(`${type} store: prepare and view`, () => {
     behaviour('an empty parent gives an empty writable directory', async ({ store, mounted }) => {
       await mounted(await store.prepare('key', ''), async (directory) => {

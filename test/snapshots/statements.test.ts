@@ -1,0 +1,24 @@
+import assert from 'node:assert/strict';
+import { DatabaseSync } from 'node:sqlite';
+import { describe, test } from 'node:test';
+import { SCHEMA, STATEMENTS } from '../../src/snapshots/schema.ts';
+
+/** What each layer asks of the store must not take longer the more there is in it. */
+describe('a statement that every layer runs looks nothing through', () => {
+  const file = new DatabaseSync(':memory:');
+  file.exec(SCHEMA);
+  for (const name of ['byKey', 'committed', 'keys', 'chain', 'children', 'commit', 'remove'] as const) {
+    test(name, () => {
+      const plan = file.prepare(`EXPLAIN QUERY PLAN ${STATEMENTS[name]}`).all();
+      const steps = plan.map(({ detail }) => String(detail));
+      assert.ok(
+        steps.some((step) => step.startsWith('SEARCH')),
+        `${steps}`,
+      );
+      assert.deepEqual(
+        steps.filter((step) => step.startsWith('SCAN') && step !== 'SCAN chain'),
+        [],
+      );
+    });
+  }
+});
