@@ -41,6 +41,9 @@ export const never = (): boolean => false;
 /** Bytes of output a call: little enough to stay in the processor's cache until they are digested and written. */
 const OUTPUT_BYTES = 512 << 10;
 
+/** Less input than this is inflated sooner than it is handed to another thread. */
+const WORTH_HANDING = 8 << 10;
+
 /**
  * Everything in a blob of any number of members, in pieces that are valid until the next is asked for. While one piece is
  * written to disk the next is inflated: the call for it is under way before the first is handed out.
@@ -104,7 +107,8 @@ class MemberReader {
         this.checkPadding();
       } else {
         if (this.fresh) await this.gatherHeader();
-        if (this.busy() ? inflater.runHere() : await inflater.run()) this.state = 'between';
+        const here = this.busy() || inflater.unread < WORTH_HANDING;
+        if (here ? inflater.runHere() : await inflater.run()) this.state = 'between';
         this.hungry = this.state === 'between' || inflater.room > 0;
       }
     }
