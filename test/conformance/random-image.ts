@@ -173,22 +173,31 @@ function withParentsOnce(layer: RandomLayer): RandomLayer {
 /**
  * The same without directories that are named for the entries in them: deletions come in any order, and each directory
  * takes its attributes from the layers below unless it is deleted there. Each name is given once; opaque markers come last,
- * since what they hide gives its attributes all the same, and a full copy has it until then. For the same reason there are
- * none where a layer above needs a directory inside: an overlay looks behind the marker, containerd's too.
+ * the deepest first, since what they hide gives its attributes all the same, and a full copy has it until then. For the
+ * same reason there are none where a layer above needs a directory inside, nor deletions of what the layer makes again,
+ * which is opaque then: an overlay looks behind it, containerd's too.
  */
 export const asMinimalistsWrite = (image: RandomImage): RandomImage => {
   const layers = image.map(withoutParents);
   return layers.map((layer, index) => {
-    const needed = layers.slice(index + 1).flatMap((above) =>
-      above.flatMap(({ kind, path: names }) => {
-        return key(kind === 'opaque' ? names : names.slice(0, -1));
-      }),
-    );
-    return layer.filter(
-      ({ kind, path: names }) => kind !== 'opaque' || !needed.some((path) => path.startsWith(`${key(names)}/`)),
-    );
+    const needed = layers
+      .slice(index + 1)
+      .flat()
+      .map(({ kind, path: names }) => key(kind === 'opaque' ? names : names.slice(0, -1)));
+    return layer.filter((one) => {
+      const inside = `${key(one.path)}/`;
+      const isOpaque = one.kind === 'opaque' || (one.kind === 'whiteout' && layer.some(makes(one.path)));
+      return !isOpaque || !needed.some((path) => path.startsWith(inside));
+    });
   });
 };
+
+/** Whether an entry is that path or needs it. */
+const makes =
+  (path: readonly Buffer[]) =>
+  (entry: RandomEntry): boolean =>
+    `${key(entry.path)}/`.startsWith(`${key(path)}/`) &&
+    (entry.path.length > path.length || !['whiteout', 'opaque'].includes(entry.kind));
 
 function withoutParents(layer: RandomLayer): RandomLayer {
   const seen = new Map<string, RandomEntry['kind']>();
@@ -209,7 +218,8 @@ function withoutParents(layer: RandomLayer): RandomLayer {
   });
   const isFile = (path: readonly Buffer[]): boolean =>
     path.some((_, index) => (seen.get(key(path.slice(0, index + 1))) ?? 'directory') !== 'directory');
-  return [...kept, ...layer.filter(({ kind, path }) => kind === 'opaque' && !isFile(path))];
+  const markers = layer.filter(({ kind, path }) => kind === 'opaque' && !isFile(path));
+  return [...kept, ...markers.sort((one, other) => other.path.length - one.path.length)];
 }
 
 /** The same without default ACLs. */
