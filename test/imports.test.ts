@@ -20,7 +20,7 @@ const LAYERS: readonly (readonly string[])[] = [
   ['src/system'],
   ['src/oci'],
   ['src/errors.ts'],
-  ['src/errno.ts'],
+  ['src/errno.ts', 'src/recently-used.ts'],
 ];
 /** The settings are read at the edge only, and take their types from what they configure. */
 const EDGE = ['src/config.ts'];

@@ -1,3 +1,4 @@
+import { RecentlyUsed } from '../recently-used.ts';
 import type { TagTarget } from '../source/blob-source.ts';
 import type { ImageRequest, ImageTarget, ResolvedImage } from './request.ts';
 
@@ -11,31 +12,16 @@ const MOST_LAYERS = 20_000;
  * The same images are the same array, so that who asks may keep what is made of them by it.
  */
 export class KnownImages {
-  /** In the order of their last use. */
-  readonly #byDigest = new Map<string, readonly ResolvedImage[]>();
+  readonly #byDigest = new RecentlyUsed<readonly ResolvedImage[]>(MOST_LAYERS, layersOf);
   readonly #byLayers = new WeakMap<ImageTarget, readonly ResolvedImage[]>();
-  #layers = 0;
 
   /** @param source the name of the source: what another source has is not what this one has */
   get(source: string, top: TagTarget, platforms: ImageRequest['platforms']): readonly ResolvedImage[] | undefined {
-    const key = keyOf(source, top, platforms);
-    const images = this.#byDigest.get(key);
-    if (images === undefined) return undefined;
-    this.#byDigest.delete(key);
-    this.#byDigest.set(key, images);
-    return images;
+    return this.#byDigest.get(keyOf(source, top, platforms));
   }
 
   set(source: string, top: TagTarget, platforms: ImageRequest['platforms'], images: readonly ResolvedImage[]): void {
-    const key = keyOf(source, top, platforms);
-    if (this.#byDigest.has(key)) return;
-    this.#byDigest.set(key, images);
-    this.#layers += layersOf(images);
-    for (const [oldest, those] of this.#byDigest) {
-      if (this.#layers <= MOST_LAYERS) break;
-      this.#byDigest.delete(oldest);
-      this.#layers -= layersOf(those);
-    }
+    this.#byDigest.add(keyOf(source, top, platforms), images);
   }
 
   /** The image of explicit layers, checked by `make` the first time. */
@@ -58,5 +44,6 @@ function keyOf(source: string, { digest, mediaType, size }: TagTarget, platforms
   return `${source}\n${digest}\n${mediaType}\n${size}\n${chosen}`;
 }
 
-const layersOf = (images: readonly ResolvedImage[]): number =>
-  images.reduce((sum, { layers }) => sum + layers.length, 0);
+function layersOf(images: readonly ResolvedImage[]): number {
+  return images.reduce((sum, { layers }) => sum + layers.length, 0);
+}

@@ -3,6 +3,7 @@ import type { ImageRequest, ImageTarget } from '../image/request.ts';
 import type { Layer } from '../oci/descriptor.ts';
 import { blobDigest, diffId } from '../oci/digest.ts';
 import { parsePlatform } from '../oci/platform.ts';
+import { RecentlyUsed } from '../recently-used.ts';
 import type { SourceSpec } from '../source/blob-source.ts';
 import type { BucketLayout, S3Connection } from '../source/s3.ts';
 import { type Payload, payloadSchema, repositoryOf } from './payload.ts';
@@ -88,21 +89,14 @@ const LONGEST_PARSED = 16 * 1024;
  * out again; and checking one takes longer than knowing it again.
  */
 export function payloadParser(policy: SourcePolicy): (data: unknown) => ParsedJob {
-  /** By their JSON, in the order of their last use. */
-  const parsed = new Map<string, ParsedJob>();
+  /** By their JSON. */
+  const parsed = new RecentlyUsed<ParsedJob>(MOST_PARSED);
   return (data) => {
     const json = JSON.stringify(data);
     const known = parsed.get(json);
-    if (known !== undefined) {
-      parsed.delete(json);
-      parsed.set(json, known);
-      return known;
-    }
+    if (known !== undefined) return known;
     const job = parsePayload(data, policy);
-    if (json.length > LONGEST_PARSED) return job;
-    parsed.set(json, job);
-    const [oldest] = parsed.keys();
-    if (parsed.size > MOST_PARSED && oldest !== undefined) parsed.delete(oldest);
+    if (json.length <= LONGEST_PARSED) parsed.add(json, job);
     return job;
   };
 }

@@ -1,3 +1,4 @@
+import { RecentlyUsed } from '../recently-used.ts';
 import type { BlobSource } from './blob-source.ts';
 import { openSource } from './open.ts';
 import { S3Clients } from './s3-clients.ts';
@@ -8,8 +9,7 @@ const MOST_OPEN = 500;
 
 /** Sources that stay open between jobs, so that the next one finds connections and credentials ready. */
 export class OpenSources {
-  /** In the order of their last use. */
-  private readonly sources = new Map<string, BlobSource>();
+  private readonly sources = new RecentlyUsed<BlobSource>(MOST_OPEN);
   private readonly bySpec = new WeakMap<SourceSpec, BlobSource>();
   private readonly clients = new S3Clients();
 
@@ -30,11 +30,8 @@ export class OpenSources {
   private open(spec: SourceSpec): BlobSource {
     const key = JSON.stringify(spec);
     const source = this.sources.get(key) ?? openSource(spec, this.clients);
-    this.sources.delete(key);
-    this.sources.set(key, source);
-    // who still reads from the oldest goes on: all it has to close is shared
-    const [oldest] = this.sources.keys();
-    if (this.sources.size > MOST_OPEN && oldest !== undefined) this.sources.delete(oldest);
+    // who still reads from one that is forgotten goes on: all it has to close is shared
+    this.sources.add(key, source);
     return source;
   }
 }

@@ -1,0 +1,44 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { RecentlyUsed } from '../src/recently-used.ts';
+
+describe('what was used recently', () => {
+  const kept = (all: RecentlyUsed<string>, keys: string) =>
+    [...keys].filter((key) => all.get(key) !== undefined).join('');
+
+  it('is kept, and what was not used for longest goes first', () => {
+    const all = new RecentlyUsed<string>(3);
+    for (const key of 'abc') all.add(key, key);
+    assert.equal(all.get('a'), 'a');
+    all.add('d', 'd');
+    assert.equal(kept(all, 'abcd'), 'acd');
+    all.add('e', 'e');
+    assert.equal(kept(all, 'abcde'), 'cde');
+  });
+
+  it('counts by its weight', () => {
+    const all = new RecentlyUsed<string>(10, ({ length }) => length);
+    all.add('a', '1234');
+    all.add('b', '12345');
+    all.add('c', '12');
+    assert.equal(kept(all, 'abc'), 'bc');
+    all.add('d', '1234567890');
+    assert.equal(kept(all, 'abcd'), 'd');
+    all.add('e', '12345678901');
+    assert.equal(kept(all, 'abcde'), '');
+    all.add('f', '1234567890');
+    assert.equal(kept(all, 'f'), 'f');
+  });
+
+  it('keeps its first value, until all is cleared', () => {
+    const all = new RecentlyUsed<string>(2);
+    all.add('a', 'first');
+    all.add('a', 'second');
+    all.add('b', 'b');
+    assert.equal(all.get('a'), 'first');
+    all.clear();
+    assert.equal(kept(all, 'ab'), '');
+    for (const key of 'cd') all.add(key, key);
+    assert.equal(kept(all, 'cd'), 'cd');
+  });
+});
