@@ -1,5 +1,6 @@
-import { crc32, deflateRawSync, gzipSync, zstdCompressSync } from 'node:zlib';
+import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { decompress } from '../../src/archive/compression.ts';
+import { memberWithFields } from '../support/gzip.ts';
 import { inTurn } from '../support/stream.ts';
 import { flipped } from './mutations.ts';
 import { type Outcome, refusal, show } from './outcome.ts';
@@ -20,7 +21,9 @@ export function compressed(archive: Buffer, random: Random): Blob {
   for (let i = 0; i < count; i++) {
     const part = archive.subarray((archive.length * i) / count, (archive.length * (i + 1)) / count);
     if (compression === 'gzip')
-      parts.push(random.oneIn(5) ? labelled(part, random) : gzipSync(part, { level: random.pick([0, 1, 6]) }));
+      parts.push(
+        random.oneIn(5) ? memberWithFields(part, random.below(32)) : gzipSync(part, { level: random.pick([0, 1, 6]) }),
+      );
     else parts.push(zstdCompressSync(part));
     if (compression === 'zstd' && random.oneIn(4)) parts.push(skippable(random));
   }
@@ -30,22 +33,6 @@ export function compressed(archive: Buffer, random: Random): Blob {
   if (random.oneIn(3)) bytes = flipped(bytes, random);
   if (random.oneIn(5)) bytes = bytes.subarray(0, random.below(bytes.length + 1));
   return { bytes, compression };
-}
-
-/** A gzip member with any of the optional fields of a header (RFC 1952, 2.3). */
-function labelled(content: Buffer, random: Random): Buffer {
-  const flags = random.below(32);
-  const fields: Buffer[] = [Buffer.from([0x1f, 0x8b, 8, flags, 1, 2, 3, 4, 0, 255])];
-  if ((flags & 4) !== 0) fields.push(Buffer.from([3, 0, 1, 0, 2]));
-  if ((flags & 8) !== 0) fields.push(Buffer.from('name\0'));
-  if ((flags & 16) !== 0) fields.push(Buffer.from('comment\0'));
-  const check = Buffer.alloc(2);
-  check.writeUInt16LE(crc32(Buffer.concat(fields)) & 0xffff);
-  if ((flags & 2) !== 0) fields.push(check);
-  const trailer = Buffer.alloc(8);
-  trailer.writeUInt32LE(crc32(content), 0);
-  trailer.writeUInt32LE(content.length, 4);
-  return Buffer.concat([...fields, deflateRawSync(content), trailer]);
 }
 
 function skippable(random: Random): Buffer {

@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type FailureCode, UnpackError } from '../../src/errors.ts';
 import { resolveImages } from '../../src/image/resolve.ts';
 import type { Descriptor } from '../../src/oci/descriptor.ts';
 import { type BlobDigest, digestOf } from '../../src/oci/digest.ts';
@@ -10,6 +9,7 @@ import { formatPlatform, hostPlatform, type Platform, parsePlatform } from '../.
 import type { BlobSource } from '../../src/source/blob-source.ts';
 import { openSource } from '../../src/source/open.ts';
 import { startTestBucket, type TestBucket } from '../support/bucket.ts';
+import { fails } from '../support/fails.ts';
 import { startFaultyProxy } from '../support/faulty-s3.ts';
 import { buildImage, buildIndex, json, type PutBlob } from '../support/image-builder.ts';
 
@@ -285,13 +285,3 @@ describe('resolveImages', { timeout: 60_000 }, () => {
     });
   });
 });
-
-async function fails(code: FailureCode, promise: Promise<unknown>): Promise<UnpackError> {
-  const error = await promise.then(
-    () => assert.fail(`expected ${code}`),
-    (thrown: unknown) => thrown,
-  );
-  assert.ok(error instanceof UnpackError, String(error));
-  assert.equal(error.code, code, error.message);
-  return error;
-}

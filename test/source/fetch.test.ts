@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type FailureCode, UnpackError } from '../../src/errors.ts';
+import { UnpackError } from '../../src/errors.ts';
 import type { Descriptor } from '../../src/oci/descriptor.ts';
 import type { BlobSource } from '../../src/source/blob-source.ts';
 import { type FetchOptions, fetchBlob, newFetchStatistics, readBlob } from '../../src/source/fetch.ts';
@@ -10,6 +10,7 @@ import { openSource } from '../../src/source/open.ts';
 import { openLent } from '../../src/source/open-lent.ts';
 import type { S3Connection } from '../../src/source/source-spec.ts';
 import { startTestBucket, type TestBucket } from '../support/bucket.ts';
+import { fails } from '../support/fails.ts';
 import { type FaultyProxy, startFaultyProxy } from '../support/faulty-s3.ts';
 
 const MiB = 1024 * 1024;
@@ -186,7 +187,7 @@ function suite(lent: boolean): void {
   test('gives up when it resumed as often in a row as it may, and says so', async () => {
     proxy.rules([{ fault: { kind: 'drop', afterBytes: 100 } }]);
     const statistics = newFetchStatistics();
-    const error = await failure(collect({ maxResumes: 2, statistics }), 'SOURCE_UNAVAILABLE');
+    const error = await fails('SOURCE_UNAVAILABLE', collect({ maxResumes: 2, statistics }));
     assert.match(error.message, /after 2 further tries/);
     assert.equal(error.details.digest, blob.digest);
     assert.equal(statistics.requests, 3);
@@ -202,14 +203,14 @@ function suite(lent: boolean): void {
 
   test('says BLOB_NOT_FOUND for a missing blob, at once', async () => {
     const missing = { ...blob, digest: `sha256:${'0'.repeat(64)}` as Descriptor['digest'] };
-    const error = await failure(collect({}, missing), 'BLOB_NOT_FOUND');
+    const error = await fails('BLOB_NOT_FOUND', collect({}, missing));
     assert.match(error.message, /s3:\/\/images\/mirror\/blobs\/sha256\/0{64}/);
     assert.equal(proxy.seen.length, 1);
   });
 
   test('says SOURCE_DENIED for 403, at once', async () => {
     proxy.rules([{ fault: { kind: 'status', status: 403, code: 'AccessDenied' } }]);
-    await failure(collect(), 'SOURCE_DENIED');
+    await fails('SOURCE_DENIED', collect());
     assert.equal(proxy.seen.length, 1);
   });
 
@@ -218,21 +219,21 @@ function suite(lent: boolean): void {
     await gone.close();
     source.close();
     source = open({ endpoint: gone.endpoint });
-    const error = await failure(collect({ maxResumes: 1 }), 'SOURCE_UNAVAILABLE');
+    const error = await fails('SOURCE_UNAVAILABLE', collect({ maxResumes: 1 }));
     assert.match(error.message, /connection refused/);
   });
 
   test('says SOURCE_UNAVAILABLE when the name does not resolve', async () => {
     source.close();
     source = open({ endpoint: 'http://no-such-host.invalid:9000' });
-    await failure(collect({ maxResumes: 0 }), 'SOURCE_UNAVAILABLE');
+    await fails('SOURCE_UNAVAILABLE', collect({ maxResumes: 0 }));
   });
 
   test('says SOURCE_UNAVAILABLE when the source stays silent', async () => {
     source.close();
     source = open({ idleTimeout: 100 });
     proxy.rules([{ fault: { kind: 'silence' } }]);
-    const error = await failure(collect({ maxResumes: 1 }), 'SOURCE_UNAVAILABLE');
+    const error = await fails('SOURCE_UNAVAILABLE', collect({ maxResumes: 1 }));
     assert.match(error.message, /no answer came for 0\.1 s/);
   });
 
@@ -240,7 +241,7 @@ function suite(lent: boolean): void {
     for (const size of [content.length - 1, content.length + 1]) {
       let chunks = 0;
       const reading = collect({ onBytes: () => (chunks += 1) }, { ...blob, size });
-      const error = await failure(reading, 'BLOB_SIZE_MISMATCH');
+      const error = await fails('BLOB_SIZE_MISMATCH', reading);
       assert.match(error.message, new RegExp(`should be ${size} bytes and the source holds ${content.length}`));
       assert.equal(chunks, 0);
     }
@@ -249,20 +250,20 @@ function suite(lent: boolean): void {
   test('refuses a Content-Length that lies, either way', async () => {
     for (const by of [1000, -1000]) {
       proxy.rules([{ fault: { kind: 'wrong-length', by } }]);
-      await failure(collect(), 'BLOB_SIZE_MISMATCH');
+      await fails('BLOB_SIZE_MISMATCH', collect());
     }
   });
 
   test('refuses the first byte too many of an answer that does not tell its size', async () => {
     proxy.rules([{ fault: { kind: 'long', bytes: 64 * MiB } }]);
     let got = 0;
-    await failure(collect({ onBytes: (count) => (got += count) }), 'BLOB_SIZE_MISMATCH');
+    await fails('BLOB_SIZE_MISMATCH', collect({ onBytes: (count) => (got += count) }));
     assert.ok(got <= content.length);
   });
 
   test('refuses bytes with another digest', async () => {
     proxy.rules([{ fault: { kind: 'corrupt', at: 2 * MiB } }]);
-    const error = await failure(collect(), 'BLOB_DIGEST_MISMATCH');
+    const error = await fails('BLOB_DIGEST_MISMATCH', collect());
     assert.equal(error.details.expected, blob.digest);
     assert.match(error.details.actual ?? '', /^sha256:[0-9a-f]{64}$/);
   });
@@ -273,7 +274,7 @@ function suite(lent: boolean): void {
       { fault: { kind: 'drop', afterBytes: MiB }, times: 1 },
       { fault: { kind: 'trickle', bytes: MiB, everyMs: 0 }, before: () => bucket.put(key, randomBytes(3 * MiB)) },
     ]);
-    const error = await failure(collect(), 'BLOB_DIGEST_MISMATCH');
+    const error = await fails('BLOB_DIGEST_MISMATCH', collect());
     assert.match(error.message, /replaced while it was read/);
   });
 
@@ -283,7 +284,7 @@ function suite(lent: boolean): void {
       { fault: { kind: 'drop', afterBytes: MiB }, times: 1 },
       { fault: { kind: 'ignore-range' }, before: () => bucket.put(key, randomBytes(3 * MiB)) },
     ]);
-    const error = await failure(collect(), 'BLOB_DIGEST_MISMATCH');
+    const error = await fails('BLOB_DIGEST_MISMATCH', collect());
     assert.match(error.message, /replaced while it was read/);
   });
 
@@ -299,7 +300,7 @@ function suite(lent: boolean): void {
       await sleep(250);
       const started = performance.now();
       abort.abort(new UnpackError('TIMED_OUT', 'the attempt took too long'));
-      await failure(reading, 'TIMED_OUT');
+      await fails('TIMED_OUT', reading);
       assert.ok(performance.now() - started < 100, `${performance.now() - started} ms`);
       source.close();
       await sleep(50);
@@ -316,11 +317,11 @@ function suite(lent: boolean): void {
     abort.abort();
     await sleep(50);
     assert.equal(proxy.connections(), 0);
-    await failure(reading.next(), 'CANCELLED');
+    await fails('CANCELLED', reading.next());
   });
 
   test('asks for nothing when it is aborted already', async () => {
-    await failure(collect({ signal: AbortSignal.abort() }), 'CANCELLED');
+    await fails('CANCELLED', collect({ signal: AbortSignal.abort() }));
     assert.equal(proxy.seen.length, 0);
   });
 
@@ -359,29 +360,19 @@ function suite(lent: boolean): void {
     });
 
     test('does not ask for a document that its descriptor says is too long', async () => {
-      await failure(readBlob(source, blob, { limit: MiB }), 'LIMIT_EXCEEDED');
+      await fails('LIMIT_EXCEEDED', readBlob(source, blob, { limit: MiB }));
       assert.equal(proxy.seen.length, 0);
     });
 
     test('reads no further than the limit, whatever the source says of the size', async () => {
-      await failure(readBlob(source, blob.digest, { limit: MiB }), 'LIMIT_EXCEEDED');
+      await fails('LIMIT_EXCEEDED', readBlob(source, blob.digest, { limit: MiB }));
       proxy.rules([{ fault: { kind: 'long', bytes: 0 } }]);
-      await failure(readBlob(source, blob.digest, { limit: MiB }), 'LIMIT_EXCEEDED');
+      await fails('LIMIT_EXCEEDED', readBlob(source, blob.digest, { limit: MiB }));
     });
 
     test('refuses a document with another digest', async () => {
       proxy.rules([{ fault: { kind: 'corrupt', at: 5 } }]);
-      await failure(readBlob(source, blob.digest, { limit: 8 * MiB }), 'BLOB_DIGEST_MISMATCH');
+      await fails('BLOB_DIGEST_MISMATCH', readBlob(source, blob.digest, { limit: 8 * MiB }));
     });
   });
-}
-
-async function failure(promise: Promise<unknown>, code: FailureCode): Promise<UnpackError> {
-  const error = await promise.then(
-    () => assert.fail(`expected ${code}`),
-    (thrown: unknown) => thrown,
-  );
-  assert.ok(error instanceof UnpackError, String(error));
-  assert.equal(error.code, code, error.message);
-  return error;
 }

@@ -4,11 +4,12 @@ import { createServer as createHttpServer, type IncomingMessage, type ServerResp
 import { type AddressInfo, createServer, type Server, type Socket } from 'node:net';
 import { after, afterEach, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type FailureCode, UnpackError } from '../../src/errors.ts';
+import { UnpackError } from '../../src/errors.ts';
 import { digestOf } from '../../src/oci/digest.ts';
 import { type FetchOptions, fetchBlob, newFetchStatistics } from '../../src/source/fetch.ts';
 import { openHttpBlob } from '../../src/source/http-blob.ts';
 import type { HttpBlobSpec } from '../../src/source/source-spec.ts';
+import { fails } from '../support/fails.ts';
 
 const MiB = 1024 * 1024;
 
@@ -36,16 +37,6 @@ async function collect(...parameters: Parameters<typeof read>): Promise<Buffer> 
   const chunks: Buffer[] = [];
   for await (const chunk of read(...parameters)) chunks.push(Buffer.from(chunk));
   return Buffer.concat(chunks);
-}
-
-async function failure(promise: Promise<unknown>, code: FailureCode): Promise<UnpackError> {
-  const error = await promise.then(
-    () => assert.fail(`expected ${code}`),
-    (thrown: unknown) => thrown,
-  );
-  assert.ok(error instanceof UnpackError, String(error));
-  assert.equal(error.code, code, error.message);
-  return error;
 }
 
 async function listen(server: Server): Promise<number> {
@@ -142,7 +133,7 @@ describe('an answer', { timeout: 60_000 }, () => {
     ['half of a body that ends with the connection', 'HTTP/1.1 200 OK\r\n\r\nhe', ''],
   ] as const) {
     test(`of ${what} is SOURCE_UNAVAILABLE and leaves no connection`, async () => {
-      const error = await failure(get(answer), 'SOURCE_UNAVAILABLE');
+      const error = await fails('SOURCE_UNAVAILABLE', get(answer));
       assert.match(error.message, /s3:\/\/images/);
       await sleep(20);
       assert.equal(sockets.size, 0);
@@ -163,7 +154,7 @@ describe('an answer', { timeout: 60_000 }, () => {
   ] as const) {
     const [line] = status.split('\r\n');
     test(`of ${line} is ${code}, and no redirection is followed`, async () => {
-      await failure(get([`HTTP/1.1 ${status}\r\nContent-Length: 0\r\n\r\n`]), code);
+      await fails(code, get([`HTTP/1.1 ${status}\r\nContent-Length: 0\r\n\r\n`]));
       assert.equal(requests.length, 1);
     });
   }
@@ -184,14 +175,14 @@ describe('an answer', { timeout: 60_000 }, () => {
     ['longer than is read', [`HTTP/1.1 400 Bad Request\r\n\r\n${slowDown}${'x'.repeat(100_000)}`]],
   ] as const) {
     test(`that refuses is read for its reason ${what}`, async () => {
-      const error = await failure(get(answer), 'SOURCE_UNAVAILABLE');
+      const error = await fails('SOURCE_UNAVAILABLE', get(answer));
       assert.match(error.message, /400 RequestTimeout \(made up by the test\)/);
     });
   }
 
   test('that refuses and then is silent says what its status says', async () => {
     answers = [['HTTP/1.1 404 Not Found\r\nContent-Length: 500\r\n\r\n<Error>']];
-    await failure(collect(specOf(port, content.length, { idleTimeout: 5000 }), content), 'BLOB_NOT_FOUND');
+    await fails('BLOB_NOT_FOUND', collect(specOf(port, content.length, { idleTimeout: 5000 }), content));
     await sleep(20);
     assert.equal(sockets.size, 0);
   });
@@ -373,7 +364,7 @@ describe('a large blob', { timeout: 60_000 }, () => {
       };
       const reading = collect(spec, content);
       if (code === undefined) assert.ok((await reading).equals(content));
-      else await failure(reading, code);
+      else await fails(code, reading);
     });
   }
 
@@ -383,7 +374,7 @@ describe('a large blob', { timeout: 60_000 }, () => {
       if (index === 3) server.content = randomBytes(content.length);
       return false;
     };
-    const error = await failure(collect(spec, content), 'BLOB_DIGEST_MISMATCH');
+    const error = await fails('BLOB_DIGEST_MISMATCH', collect(spec, content));
     assert.match(error.message, /replaced while it was read/);
   });
 
@@ -391,7 +382,7 @@ describe('a large blob', { timeout: 60_000 }, () => {
     await start({ maxResumes: 3 });
     server.content = Buffer.from(content);
     server.content.writeUInt8(server.content.readUInt8(30 * MiB) ^ 1, 30 * MiB);
-    await failure(collect(spec, content), 'BLOB_DIGEST_MISMATCH');
+    await fails('BLOB_DIGEST_MISMATCH', collect(spec, content));
   });
 
   test('comes from a server that knows no ranges too', async () => {
@@ -411,7 +402,7 @@ describe('a large blob', { timeout: 60_000 }, () => {
       if (from > 20 * MiB) silent.push(response);
       return from > 20 * MiB;
     };
-    const error = await failure(collect(spec, content), 'SOURCE_UNAVAILABLE');
+    const error = await fails('SOURCE_UNAVAILABLE', collect(spec, content));
     assert.match(error.message, /no answer came for 0\.15 s/);
     await sleep(50);
     assert.ok(silent.length > 0);
@@ -427,7 +418,7 @@ describe('a large blob', { timeout: 60_000 }, () => {
     assert.ok(server.sockets.size > 1);
     const started = performance.now();
     abort.abort(new UnpackError('TIMED_OUT', 'the attempt took too long'));
-    await failure(reading, 'TIMED_OUT');
+    await fails('TIMED_OUT', reading);
     assert.ok(performance.now() - started < 100);
     // the server learns of it when it writes the next time
     for (let tries = 0; server.sending.size > 0 && tries < 50; tries++) await sleep(20);

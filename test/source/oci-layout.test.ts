@@ -5,12 +5,12 @@ import { chmod, mkdir, mkdtemp, readdir, rm, truncate, writeFile } from 'node:fs
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
-import { type FailureCode, UnpackError } from '../../src/errors.ts';
 import type { Descriptor } from '../../src/oci/descriptor.ts';
 import { type BlobDigest, digestOf, hexOf } from '../../src/oci/digest.ts';
 import type { BlobSource } from '../../src/source/blob-source.ts';
 import { fetchBlob, readBlob } from '../../src/source/fetch.ts';
 import { openSource } from '../../src/source/open.ts';
+import { fails } from '../support/fails.ts';
 
 const LIMIT = 8 * 1024 * 1024;
 
@@ -92,13 +92,3 @@ describe('a layout folder', { timeout: 30_000 }, () => {
     assert.equal((await readdir('/proc/self/fd')).length, before);
   });
 });
-
-async function fails(code: FailureCode, promise: Promise<unknown>): Promise<UnpackError> {
-  const error = await promise.then(
-    () => assert.fail(`expected ${code}`),
-    (thrown: unknown) => thrown,
-  );
-  assert.ok(error instanceof UnpackError, String(error));
-  assert.equal(error.code, code, error.message);
-  return error;
-}

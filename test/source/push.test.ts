@@ -5,7 +5,6 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 import { create } from 'tar';
-import { type FailureCode, UnpackError } from '../../src/errors.ts';
 import { resolveImages } from '../../src/image/resolve.ts';
 import type { Descriptor } from '../../src/oci/descriptor.ts';
 import { digestOf, hexOf } from '../../src/oci/digest.ts';
@@ -15,6 +14,7 @@ import { openSource } from '../../src/source/open.ts';
 import { type PushOptions, type PushProgress, pushImage } from '../../src/source/push.ts';
 import type { BucketLayout } from '../../src/source/source-spec.ts';
 import { BUCKET, startTestBucket, type TestBucket } from '../support/bucket.ts';
+import { fails } from '../support/fails.ts';
 import { startFaultyProxy } from '../support/faulty-s3.ts';
 import { buildImage, buildIndex, json, type PutBlob } from '../support/image-builder.ts';
 
@@ -270,13 +270,3 @@ describe('pushImage', { timeout: 60_000 }, () => {
     await proxy.close();
   });
 });
-
-async function fails(code: FailureCode, promise: Promise<unknown>): Promise<UnpackError> {
-  const error = await promise.then(
-    () => assert.fail(`expected ${code}`),
-    (thrown: unknown) => thrown,
-  );
-  assert.ok(error instanceof UnpackError, String(error));
-  assert.equal(error.code, code, error.message);
-  return error;
-}

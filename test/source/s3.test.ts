@@ -1,12 +1,13 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { after, before, describe, test } from 'node:test';
-import { type FailureCode, UnpackError } from '../../src/errors.ts';
+import type { FailureCode, UnpackError } from '../../src/errors.ts';
 import { digestOf } from '../../src/oci/digest.ts';
 import { readBlob } from '../../src/source/fetch.ts';
 import { openSource } from '../../src/source/open.ts';
 import type { BucketLayout, S3SourceSpec } from '../../src/source/source-spec.ts';
 import { startTestBucket, type TestBucket } from '../support/bucket.ts';
+import { fails } from '../support/fails.ts';
 import { type Fault, startFaultyProxy } from '../support/faulty-s3.ts';
 import { buildImage } from '../support/image-builder.ts';
 
@@ -269,13 +270,3 @@ test('the SDK that could not be loaded for want of open files is loaded the next
   });
   assert.equal(asked.stdout, 'none, a client', asked.stderr);
 });
-
-async function fails(code: FailureCode, promise: Promise<unknown>): Promise<UnpackError> {
-  const error = await promise.then(
-    () => assert.fail(`expected ${code}`),
-    (thrown: unknown) => thrown,
-  );
-  assert.ok(error instanceof UnpackError, String(error));
-  assert.equal(error.code, code, error.message);
-  return error;
-}
