@@ -2,7 +2,7 @@ import { gzipSync } from 'node:zlib';
 import koffi from 'koffi';
 import { UnpackError } from '../errors.ts';
 import { type AsyncFunction, addressOf, callAsync } from '../system/libc.ts';
-import { borrowBuffer, giveBackBuffer } from '../system/spare-buffers.ts';
+import { SpareBuffers } from '../system/spare-buffers.ts';
 import type { MemberInflater } from './members.ts';
 
 /**
@@ -15,6 +15,7 @@ import type { MemberInflater } from './members.ts';
 const FIELD = { nextOut: 0, availOut: 8, nextIn: 16, availIn: 32, blockState: 21_160, crcFlag: 21_172 } as const;
 /** More than the 87 368 bytes of today: later minor versions may append fields. */
 const STATE_BYTES = 128 * 1024;
+const STATES = new SpareBuffers(STATE_BYTES);
 const GZIP_WITH_CHECKSUM = 1;
 const BLOCK_FINISHED = 5;
 const LIBRARY = 'libisal.so.2';
@@ -55,13 +56,15 @@ function passesTest(found: Functions): boolean {
   inflater.input(input);
   inflater.output(output);
   const ended = inflater.runHere();
-  return ended && inflater.unread === 9 && output.subarray(0, output.length - inflater.room).equals(text);
+  const { unread, room } = inflater;
+  inflater.free();
+  return ended && unread === 9 && output.subarray(0, output.length - room).equals(text);
 }
 
 class IsalInflater implements MemberInflater {
   readonly format = 'gzip';
   readonly zeroPadding = true;
-  private readonly state = borrowBuffer(STATE_BYTES);
+  private readonly state = STATES.take();
   private readonly functions: Functions;
 
   constructor(functions: Functions) {
@@ -111,7 +114,7 @@ class IsalInflater implements MemberInflater {
   }
 
   free(): void {
-    giveBackBuffer(this.state);
+    STATES.give(this.state);
   }
 
   private ended(result: number): boolean {

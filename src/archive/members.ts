@@ -1,5 +1,5 @@
 import { UnpackError } from '../errors.ts';
-import { borrowBuffer, giveBackBuffer } from '../system/spare-buffers.ts';
+import { SpareBuffers } from '../system/spare-buffers.ts';
 
 /**
  * A decompressor of the machine's own, called in this process: input and output are buffers that it reads and writes
@@ -40,6 +40,7 @@ export const never = (): boolean => false;
 
 /** Bytes of output a call: little enough to stay in the processor's cache until they are digested and written. */
 const OUTPUT_BYTES = 512 << 10;
+const OUTPUTS = new SpareBuffers(OUTPUT_BYTES);
 
 /** Less input than this is inflated sooner than it is handed to another thread. */
 const WORTH_HANDING = 8 << 10;
@@ -56,7 +57,7 @@ export async function* inflateMembers(
   busy: () => boolean,
 ): AsyncGenerator<Buffer> {
   const members = new MemberReader(chunks[Symbol.asyncIterator](), inflater, busy);
-  let [filling, other] = [borrowBuffer(OUTPUT_BYTES), borrowBuffer(OUTPUT_BYTES)];
+  let [filling, other] = [OUTPUTS.take(), OUTPUTS.take()];
   let ahead = members.fill(filling);
   try {
     for (;;) {
@@ -72,8 +73,8 @@ export async function* inflateMembers(
     // the buffers are written to until it is done
     await ahead.catch(() => {});
     inflater.free();
-    giveBackBuffer(filling);
-    giveBackBuffer(other);
+    OUTPUTS.give(filling);
+    OUTPUTS.give(other);
   }
 }
 

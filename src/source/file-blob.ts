@@ -1,7 +1,7 @@
-import { closeSync, constants, fstatSync, openSync, read as readOnThread, readSync } from 'node:fs';
+import { type BigIntStats, closeSync, constants, fstatSync, openSync, read as readOnThread, readSync } from 'node:fs';
 import { throwIfAborted, UnpackError } from '../errors.ts';
 import type { BlobDigest } from '../oci/digest.ts';
-import { borrowBuffer, giveBackBuffer } from '../system/spare-buffers.ts';
+import { SpareBuffers } from '../system/spare-buffers.ts';
 import type { BlobSource, BlobStream, OpenOptions } from './blob-source.ts';
 import type { FileBlobSpec } from './source-spec.ts';
 
@@ -10,6 +10,7 @@ import type { FileBlobSpec } from './source-spec.ts';
  * took a sixth longer, and longer pieces than these gain nothing.
  */
 const CHUNK = 1024 * 1024;
+const CHUNKS = new SpareBuffers(CHUNK);
 
 /** One blob that is a file, as a local layout lends it to another thread. A chunk is valid until the next is asked for. */
 export function lentFile(spec: FileBlobSpec): BlobSource {
@@ -38,8 +39,8 @@ export async function openFileBlob(
 ): Promise<BlobStream> {
   const { offset = 0, etag, signal } = options;
   throwIfAborted(signal);
-  const file = openFile(path, digest);
-  const { size, mtimeNs, ino } = fstatSync(file, { bigint: true });
+  const { file, status } = openFile(path, digest);
+  const { size, mtimeNs, ino } = status;
   const version = `${ino}-${mtimeNs}-${size}`;
   if (etag !== undefined && etag !== version) {
     closeSync(file);
@@ -51,7 +52,7 @@ export async function openFileBlob(
   return { size: Number(size), etag: version, offset, chunks };
 }
 
-function openFile(path: string, digest: BlobDigest): number {
+function openFile(path: string, digest: BlobDigest): { readonly file: number; readonly status: BigIntStats } {
   let file: number;
   try {
     // without O_NONBLOCK a FIFO in the folder would hold the thread for ever
@@ -59,7 +60,8 @@ function openFile(path: string, digest: BlobDigest): number {
   } catch (cause) {
     throw fileError(cause, path, 'BLOB_NOT_FOUND', digest);
   }
-  if (fstatSync(file).isFile()) return file;
+  const status = fstatSync(file, { bigint: true });
+  if (status.isFile()) return { file, status };
   closeSync(file);
   throw new UnpackError('BLOB_NOT_FOUND', `${path} is not a regular file`, { details: { digest } });
 }
@@ -87,7 +89,7 @@ class FileChunks implements AsyncIterableIterator<Buffer, undefined> {
     this.#position = options.position;
     this.#size = options.size;
     this.#signal = options.signal;
-    this.#reused = options.reusing ? borrowBuffer(CHUNK) : undefined;
+    this.#reused = options.reusing ? CHUNKS.take() : undefined;
   }
 
   async next(): Promise<IteratorResult<Buffer, undefined>> {
@@ -113,7 +115,7 @@ class FileChunks implements AsyncIterableIterator<Buffer, undefined> {
     if (this.#file < 0) return DONE;
     closeSync(this.#file);
     this.#file = -1;
-    if (this.#reused !== undefined) giveBackBuffer(this.#reused);
+    if (this.#reused !== undefined) CHUNKS.give(this.#reused);
     return DONE;
   }
 

@@ -1,18 +1,18 @@
 import { throwIfAborted, UnpackError } from '../errors.ts';
+import { SpareBuffers } from '../system/spare-buffers.ts';
 import type { BlobSource, BlobStream, OpenOptions } from './blob-source.ts';
 import { HttpClient, type Question, type Transfer } from './http-client.ts';
 import type { Body, Exchange } from './http-connection.ts';
-import { Pieces } from './pieces.ts';
 import { LONGEST_SEGMENT, RangeReader, WINDOW } from './range-reader.ts';
 import { NonsenseError, type ResponseHead } from './response-head.ts';
 import { s3Error, s3Location, s3Refusal } from './s3-errors.ts';
-import type { Range, Segment } from './segment.ts';
+import { PIECE, type Range, type Segment } from './segment.ts';
 import { watchSilence } from './silence.ts';
 import type { HttpBlobSpec, HttpRequestSpec } from './source-spec.ts';
 
 /** Connections and memory, kept for the next blob; shared by all that this thread reads. */
 const CLIENT = new HttpClient();
-const PIECES = new Pieces();
+const PIECES = new SpareBuffers(PIECE);
 
 /** Longest answer to a refused request that is read for its reason, and milliseconds of silence until it is given up. */
 const REASON_LIMIT = 64 * 1024;

@@ -1,6 +1,6 @@
 import { abortError, UnpackError } from '../errors.ts';
-import { PIECE, type Pieces } from './pieces.ts';
-import { Segment, type SegmentTransfer } from './segment.ts';
+import type { SpareBuffers } from '../system/spare-buffers.ts';
+import { PIECE, Segment, type SegmentTransfer } from './segment.ts';
 import { watchSilence } from './silence.ts';
 
 const MiB = 1024 * 1024;
@@ -24,6 +24,9 @@ export function windowOf(downloads: number): number {
   return Math.min(WINDOW, ALL_WINDOWS / Math.max(1, downloads));
 }
 
+/** Pieces that are kept for the next download. */
+const KEPT = 16;
+
 /** Bytes ready for a busy reader before the connection that it reads from has to wait. */
 const READY = MiB;
 
@@ -42,8 +45,8 @@ export interface RangeReaderOptions {
   readonly window: () => number;
   /** Everything is asked for in one request. */
   readonly alone: boolean;
-  /** Memory for what arrives. */
-  readonly pieces: Pieces;
+  /** Memory for what arrives, PIECE long. */
+  readonly pieces: SpareBuffers;
   /** Asks for the range of a segment, and tells the segment what comes of it. */
   readonly ask: (segment: Segment) => SegmentTransfer;
   /** What is being read, for messages. */
@@ -261,6 +264,6 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
     this.#options.signal?.removeEventListener('abort', this.#onAbort);
     for (const segment of this.#row) segment.drop();
     this.#row.length = 0;
-    this.#options.pieces.trim();
+    this.#options.pieces.trim(KEPT);
   }
 }

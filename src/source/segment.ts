@@ -1,5 +1,8 @@
 import type { UnpackError } from '../errors.ts';
-import { PIECE, type Pieces } from './pieces.ts';
+import type { SpareBuffers } from '../system/spare-buffers.ts';
+
+/** Bytes of one piece: few enough to stay in the processor's cache until they are digested and inflated. */
+export const PIECE = 256 * 1024;
 
 /** `to` is the first byte that no longer belongs to it. */
 export interface Range {
@@ -39,11 +42,11 @@ export class Segment {
   ready = 0;
   /** Reading goes on when it is told to. */
   stopped = false;
-  readonly #memory: Pieces;
+  readonly #memory: SpareBuffers;
   readonly #reader: SegmentReader;
   readonly #pieces: Piece[] = [];
 
-  constructor(range: Range, memory: Pieces, reader: SegmentReader) {
+  constructor(range: Range, memory: SpareBuffers, reader: SegmentReader) {
     this.range = range;
     this.#memory = memory;
     this.#reader = reader;

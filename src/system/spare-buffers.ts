@@ -1,19 +1,28 @@
-/** Of each length; a layer has two of its largest kind. */
-const KEPT = 4;
-
-const spare = new Map<number, Buffer[]>();
-
 /**
- * A large buffer, with any content, for who gives it back: a thread that applies small layers one after the other would
- * spend a tenth of its time on getting rid of those of the layers before.
+ * Large buffers of one length, with any content, that a thread uses again and again: fresh memory costs a page fault for
+ * every 4 KiB, and a thread that applies small layers would spend a tenth of its time on getting rid of the old. What was
+ * given back last is taken first, since it is in the processor's cache.
  */
-export function borrowBuffer(length: number): Buffer {
-  return spare.get(length)?.pop() ?? Buffer.allocUnsafeSlow(length);
-}
+export class SpareBuffers {
+  readonly #length: number;
+  readonly #spare: Buffer[] = [];
 
-/** Once nobody reads or writes it any more, other threads included. */
-export function giveBackBuffer(buffer: Buffer): void {
-  const kept = spare.get(buffer.length) ?? [];
-  if (kept.length < KEPT) kept.push(buffer);
-  spare.set(buffer.length, kept);
+  /** @param length in bytes */
+  constructor(length: number) {
+    this.#length = length;
+  }
+
+  take(): Buffer {
+    return this.#spare.pop() ?? Buffer.allocUnsafeSlow(this.#length);
+  }
+
+  /** Once nobody reads or writes it any more, other threads included. */
+  give(buffer: Buffer): void {
+    this.#spare.push(buffer);
+  }
+
+  /** Leaves all but so many to the garbage collector. */
+  trim(kept: number): void {
+    this.#spare.length = Math.min(this.#spare.length, kept);
+  }
 }

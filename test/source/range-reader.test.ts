@@ -2,14 +2,14 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
 import { UnpackError } from '../../src/errors.ts';
-import { PIECE, Pieces } from '../../src/source/pieces.ts';
 import { RangeReader, type RangeReaderOptions, WINDOW, windowOf } from '../../src/source/range-reader.ts';
-import type { Segment } from '../../src/source/segment.ts';
+import { PIECE, type Segment } from '../../src/source/segment.ts';
+import { SpareBuffers } from '../../src/system/spare-buffers.ts';
 
 const MiB = 1024 * 1024;
 
 /** Memory that is counted. */
-class CountedPieces extends Pieces {
+class CountedPieces extends SpareBuffers {
   held = 0;
   mostHeld = 0;
 
@@ -35,7 +35,7 @@ interface Sending {
 
 /** Ranges of a blob in which every 4 bytes are their own place, and a reader of it. */
 class Download {
-  readonly pieces = new CountedPieces();
+  readonly pieces = new CountedPieces(PIECE);
   readonly sendings: Sending[] = [];
   readonly reader: RangeReader;
 
