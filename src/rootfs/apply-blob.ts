@@ -11,7 +11,7 @@ import type { Descriptor } from '../oci/descriptor.ts';
 import type { DiffId, DigestAlgorithm } from '../oci/digest.ts';
 import { layerCompression } from '../oci/media-type.ts';
 import type { BlobSource } from '../source/blob-source.ts';
-import { fetchBlob, newFetchStatistics } from '../source/fetch.ts';
+import { FetchStatistics, fetchBlob } from '../source/fetch.ts';
 import { type StreamHash, streamHash } from '../system/stream-hash.ts';
 import type { AppliedDiff, ApplyProgress } from './applier.ts';
 import { inPlace } from './in-place.ts';
@@ -45,7 +45,7 @@ const MAYBE_CORRUPTED = new Set(['LAYER_CORRUPT', 'LAYER_UNSAFE', 'LIMIT_EXCEEDE
 export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
   const { source, blob, target, limits, signal } = work;
   const started = performance.now();
-  const statistics = newFetchStatistics();
+  const statistics = new FetchStatistics();
   using digest = streamHash(work.algorithm, 'beside');
   using writer = new LayerWriter(target, {
     rememberedBytes: limits.rememberedBytes,
@@ -55,21 +55,22 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
   const reader = new TarReader(writer, limits);
   const download = new Download(fetchBlob(source, blob, { signal, statistics, busy: work.busy }));
   let unpacked = 0;
-  let waited = 0;
+  /** Milliseconds without a piece to write: for want of the blob's bytes, and while there were bytes to inflate. */
+  let [fetchMs, decompressMs] = [0, 0];
   try {
     const pieces = decompress(download, layerCompression(blob.mediaType), work.native, work.busy);
     try {
       for (;;) {
-        const asked = performance.now();
+        const [asked, waited] = [performance.now(), statistics.waitMs];
         const piece = await pieces.next();
-        waited += performance.now() - asked;
+        const fetching = statistics.waitMs - waited;
+        fetchMs += fetching;
+        decompressMs += performance.now() - asked - fetching;
         if (piece.done) break;
         throwIfAborted(signal);
         unpacked += piece.value.length;
         if (unpacked > limits.uncompressedBytes) throw tooLong(limits);
         await both(digest, piece.value, work.busy(), () => reader.write(piece.value));
-        const fetchMs = Math.min(statistics.waitMs, waited);
-        const decompressMs = waited - fetchMs;
         work.onProgress({ fetched: statistics.bytes, unpacked, entries: reader.entries, fetchMs, decompressMs });
       }
     } finally {
@@ -103,13 +104,12 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
     throw inPlace(error, target.root);
   }
   const totalMs = performance.now() - started;
-  const fetchMs = Math.min(statistics.waitMs, waited);
   return {
     digest: `${work.algorithm}:${digest.hex()}` as DiffId,
     compressedBytes: statistics.bytes,
     uncompressedBytes: unpacked,
     entries: reader.entries,
-    timings: { fetchMs, decompressMs: waited - fetchMs, writeMs: totalMs - waited, totalMs },
+    timings: { fetchMs, decompressMs, writeMs: totalMs - fetchMs - decompressMs, totalMs },
     impliedDirectories,
     directoryModes,
     again: writer.wroteIntoDeleted(foreknowledge) || (inherits && work.known === undefined),

@@ -10,17 +10,34 @@ import { backOff, gaveUp } from './retry.ts';
 const PROGRESS = 8 * 1024 * 1024;
 
 /** What a download has done so far; the caller owns it and may read it at any time. Counts only grow. */
-export interface FetchStatistics {
+export class FetchStatistics {
   /** Bytes of the blob that have arrived, each counted once. */
-  bytes: number;
-  requests: number;
+  bytes = 0;
+  requests = 0;
   /** Requests that continued or repeated one that failed. */
-  resumes: number;
-  /** Milliseconds in which the consumer wanted bytes and had none: connecting, silence and pauses between tries. */
-  waitMs: number;
-}
+  resumes = 0;
+  #waitedMs = 0;
+  #waitingSince: number | undefined;
 
-export const newFetchStatistics = (): FetchStatistics => ({ bytes: 0, requests: 0, resumes: 0, waitMs: 0 });
+  /**
+   * Milliseconds in which the consumer wanted bytes and had none: connecting, silence and pauses between tries, up to
+   * now. A consumer that asks ahead and works meanwhile takes the difference over the time in which it does nothing else.
+   */
+  get waitMs(): number {
+    return this.#waitedMs + (this.#waitingSince === undefined ? 0 : performance.now() - this.#waitingSince);
+  }
+
+  /** For the download alone: bytes are asked for from now on. */
+  asked(): void {
+    this.#waitingSince = performance.now();
+  }
+
+  /** For the download alone: bytes are there, or there will be none. */
+  answered(): void {
+    this.#waitedMs = this.waitMs;
+    this.#waitingSince = undefined;
+  }
+}
 
 export interface FetchOptions {
   readonly signal?: AbortSignal | undefined;
@@ -39,10 +56,10 @@ export interface FetchOptions {
 }
 
 /**
- * The bytes of a blob, in the chunks that the source gives, not copied; each is valid until the next is asked for. Size and digest are checked while they stream:
- * the chunks can be used at once, and what was made of them believed when the generator has ended without an error.
- * A broken connection, an early end, a 5xx or throttling continues from the last byte. Ending the loop early, or
- * aborting, closes the connection.
+ * The bytes of a blob, in the chunks that the source gives, not copied; each is valid until the next is asked for. Size
+ * and digest are checked while they stream: the chunks can be used at once, and what was made of them believed when the
+ * generator has ended without an error. A broken connection, an early end, a 5xx or throttling continues from the last
+ * byte. Ending the loop early, or aborting, closes the connection.
  * @throws UnpackError BLOB_SIZE_MISMATCH (before any byte when the source tells another size, or with the first byte
  *   too many), BLOB_DIGEST_MISMATCH (after the last chunk; at once when the object was replaced meanwhile),
  *   BLOB_NOT_FOUND, SOURCE_DENIED, SOURCE_UNAVAILABLE when it can't be continued, what the signal's reason says
@@ -123,19 +140,19 @@ class Download {
     this.#size = size;
     this.#limit = limit;
     this.#options = options;
-    this.#statistics = options.statistics ?? newFetchStatistics();
+    this.#statistics = options.statistics ?? new FetchStatistics();
     this.#hash = streamHash(algorithmOf(digest), options.busy === undefined ? 'here' : 'beside');
   }
 
   /** The next bytes; `undefined` when all have come and are what the digest says. */
   async pull(): Promise<Buffer | undefined> {
     await this.#hashing;
-    const started = performance.now();
     let chunk: Buffer | undefined;
+    this.#statistics.asked();
     try {
       chunk = await this.#next();
     } finally {
-      this.#statistics.waitMs += performance.now() - started;
+      this.#statistics.answered();
     }
     if (chunk === undefined) {
       this.#verify();

@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { UnpackError } from '../../src/errors.ts';
 import type { Descriptor } from '../../src/oci/descriptor.ts';
 import type { BlobSource } from '../../src/source/blob-source.ts';
-import { type FetchOptions, fetchBlob, newFetchStatistics, readBlob } from '../../src/source/fetch.ts';
+import { type FetchOptions, FetchStatistics, fetchBlob, readBlob } from '../../src/source/fetch.ts';
 import { openSource } from '../../src/source/open.ts';
 import { openLent } from '../../src/source/open-lent.ts';
 import type { S3Connection } from '../../src/source/source-spec.ts';
@@ -72,7 +72,7 @@ function suite(lent: boolean): void {
 
   test('continues from the last byte after a dropped connection, wherever it drops', async () => {
     proxy.rules([{ fault: { kind: 'drop', afterBytes: () => Math.floor(Math.random() * 1.5 * MiB) }, times: 3 }]);
-    const statistics = newFetchStatistics();
+    const statistics = new FetchStatistics();
     assert.ok((await collect({ statistics })).equals(content));
     assert.deepEqual(
       { bytes: statistics.bytes, requests: statistics.requests, resumes: statistics.resumes },
@@ -124,7 +124,7 @@ function suite(lent: boolean): void {
       { fault: { kind: 'stall', afterBytes: MiB }, times: 1 },
       { fault: { kind: 'silence' }, times: 1 },
     ]);
-    const statistics = newFetchStatistics();
+    const statistics = new FetchStatistics();
     assert.ok((await collect({ statistics })).equals(content));
     assert.ok(statistics.waitMs >= 300, `${statistics.waitMs} ms of waiting`);
   });
@@ -142,7 +142,7 @@ function suite(lent: boolean): void {
       { fault: { kind: 'drop', afterBytes: MiB + 17 }, times: 1 },
       { fault: { kind: 'ignore-range' }, times: 1 },
     ]);
-    const statistics = newFetchStatistics();
+    const statistics = new FetchStatistics();
     assert.ok((await collect({ statistics })).equals(content));
     assert.equal(statistics.bytes, content.length);
   });
@@ -151,7 +151,7 @@ function suite(lent: boolean): void {
     source.close();
     source = open({ idleTimeout: 200 });
     let got = 0;
-    const statistics = newFetchStatistics();
+    const statistics = new FetchStatistics();
     for await (const chunk of await read({ statistics })) {
       // synchronous work, as an apply thread does it, and then an asynchronous pause
       if (got === 0) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 500);
@@ -166,7 +166,7 @@ function suite(lent: boolean): void {
   test('does not take a blocked thread for silence while a read waits', async () => {
     source.close();
     source = open({ idleTimeout: 200 });
-    const statistics = newFetchStatistics();
+    const statistics = new FetchStatistics();
     const collected = collect({ statistics });
     for (let i = 0; i < 3; i += 1) {
       await sleep(10);
@@ -186,7 +186,7 @@ function suite(lent: boolean): void {
 
   test('gives up when it resumed as often in a row as it may, and says so', async () => {
     proxy.rules([{ fault: { kind: 'drop', afterBytes: 100 } }]);
-    const statistics = newFetchStatistics();
+    const statistics = new FetchStatistics();
     const error = await fails('SOURCE_UNAVAILABLE', collect({ maxResumes: 2, statistics }));
     assert.match(error.message, /after 2 further tries/);
     assert.equal(error.details.digest, blob.digest);

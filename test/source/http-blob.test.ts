@@ -6,7 +6,7 @@ import { after, afterEach, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { UnpackError } from '../../src/errors.ts';
 import { digestOf } from '../../src/oci/digest.ts';
-import { type FetchOptions, fetchBlob, newFetchStatistics } from '../../src/source/fetch.ts';
+import { type FetchOptions, FetchStatistics, fetchBlob } from '../../src/source/fetch.ts';
 import { openHttpBlob } from '../../src/source/http-blob.ts';
 import type { HttpBlobSpec } from '../../src/source/source-spec.ts';
 import { fails } from '../support/fails.ts';
@@ -193,7 +193,7 @@ describe('an answer', { timeout: 60_000 }, () => {
     await get(answer);
     assert.equal(sockets.size, 1);
     for (const socket of sockets) socket.once('data', () => socket.destroy());
-    const statistics = newFetchStatistics();
+    const statistics = new FetchStatistics();
     answers = [[], answer];
     await collect(specOf(port, content.length), content, { statistics });
     assert.equal(statistics.resumes, 0);
@@ -340,7 +340,7 @@ describe('a large blob', { timeout: 60_000 }, () => {
       response.socket?.destroy();
       return true;
     };
-    const statistics = newFetchStatistics();
+    const statistics = new FetchStatistics();
     assert.ok((await collect(spec, content, { statistics })).equals(content));
     assert.ok(statistics.resumes > 0);
     assert.equal(statistics.bytes, content.length);
