@@ -1,7 +1,7 @@
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { basename, join, relative, resolve } from 'node:path';
+import { basename, dirname, join, relative, resolve } from 'node:path';
 import { build } from 'esbuild';
 import { LayoutWriter } from './src/demo/layout-writer.ts';
 
@@ -54,7 +54,7 @@ async function makePrograms(folder: string): Promise<void> {
   if (warnings.length > 0) throw new Error(`esbuild has warned: ${warnings.map(({ text }) => text).join('; ')}`);
   for (const name of PROGRAMS) {
     const path = join(folder, name);
-    const compiled = relative(join(path, '..'), join(folder, COMPILED));
+    const compiled = relative(dirname(path), join(folder, COMPILED));
     const start = [
       "const { join } = require('node:path');",
       `require('node:module').enableCompileCache?.(join(__dirname, '${compiled}'));`,

@@ -1,8 +1,12 @@
-import { statFd, type Timespec } from '../system/files.ts';
+import { showName } from '../archive/entry.ts';
+import { toUnpackError } from '../errors.ts';
+import { type FileStatus, S_IFDIR, S_IFMT, statFd, type Timespec, utimensAt } from '../system/files.ts';
+import type { Checkpoint } from './checkpoint.ts';
 import type { Remembered } from './remembered.ts';
+import { leadsNowhere, type Place, type Root } from './root.ts';
 
 /** What is remembered of one directory. */
-export interface DirectoryTime {
+interface DirectoryTime {
   /** Clean, below the root; bytes as latin1. */
   readonly path: string;
   readonly atime: Timespec;
@@ -21,7 +25,7 @@ const ROW = 8 * (NUMBERS + 1);
  * same directory those of another, then the others in the order in which they were last given. A layer may name millions
  * of directories, so a time is a row of numbers and no objects: a fifth of the memory.
  */
-export class DirectoryTimes implements Iterable<DirectoryTime> {
+export class DirectoryTimes {
   private readonly rows = new Map<string, number>();
   private numbers = new Float64Array(NUMBERS * 64);
   private inodes = new BigUint64Array(64);
@@ -67,7 +71,24 @@ export class DirectoryTimes implements Iterable<DirectoryTime> {
     this.hasKept = true;
   }
 
-  *[Symbol.iterator](): Generator<DirectoryTime> {
+  /**
+   * Gives the directories their times, once everything is written.
+   * @param named told the inode of each directory that an entry named
+   * @throws UnpackError
+   */
+  apply(root: Root, checkpoint: Checkpoint, named: (inode: bigint) => void): void {
+    for (const time of this.inOrder()) {
+      checkpoint();
+      try {
+        setTimes(root, time, named);
+      } catch (error) {
+        const which = showName(Buffer.from(time.path, 'latin1'));
+        throw toUnpackError(error).with({}, `the times of the directory ${which}: `);
+      }
+    }
+  }
+
+  private *inOrder(): Generator<DirectoryTime> {
     for (const kept of this.hasKept ? [true, false] : [false]) {
       for (const [path, row] of this.rows) {
         const inode = this.inodes[row] ?? 0n;
@@ -90,4 +111,24 @@ export class DirectoryTimes implements Iterable<DirectoryTime> {
     inodes.set(this.inodes);
     this.inodes = inodes;
   }
+}
+
+function setTimes(root: Root, { path, atime, mtime, inode }: DirectoryTime, named: (inode: bigint) => void): void {
+  let place: Place | undefined;
+  try {
+    place = root.resolve(Buffer.from(path, 'latin1'));
+  } catch (error) {
+    if (leadsNowhere(error)) return; // a later entry has put something else on the way to it
+    throw error;
+  }
+  // Where a later entry has put something else, that gets the times of the directory that was named, and a link's
+  // target in place of the link: containerd asks no more than whether the path leads anywhere.
+  if (place === undefined || (inode !== undefined && !isDirectory(place.status, inode))) return;
+  utimensAt(place.parent, place.name, atime, mtime);
+  if (inode === undefined) named(place.status.inode);
+}
+
+/** The inode alone would not do: it may have been given to a file that took the directory's place. */
+function isDirectory(status: FileStatus, inode: bigint): boolean {
+  return status.inode === inode && (status.mode & S_IFMT) === S_IFDIR;
 }

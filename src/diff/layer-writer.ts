@@ -1,10 +1,9 @@
 import { ftruncateSync, writeSync } from 'node:fs';
 import { type EntrySink, showName, type TarEntry } from '../archive/entry.ts';
-import { toUnpackError, UnpackError } from '../errors.ts';
+import { UnpackError } from '../errors.ts';
 import {
   close,
   cString,
-  type FileStatus,
   linkAt,
   makeDevice,
   mkdirAt,
@@ -20,12 +19,11 @@ import {
   S_IFREG,
   statAt,
   symlinkAt,
-  utimensAt,
 } from '../system/files.ts';
 import { type AttributeRules, HAS_NOTHING, type Has, setFileAttributes, setNodeAttributes } from './attributes.ts';
 import { type Checkpoint, GO_ON } from './checkpoint.ts';
 import { type DirectoryMode, OWNER_RIGHTS } from './directory-modes.ts';
-import { type DirectoryTime, DirectoryTimes } from './directory-times.ts';
+import { DirectoryTimes } from './directory-times.ts';
 import { entryError } from './entry-error.ts';
 import type { Foreknowledge } from './foreknowledge.ts';
 import { hardLinkTarget } from './hard-link-target.ts';
@@ -34,7 +32,7 @@ import { LateDeletions } from './late-deletions.ts';
 import { NewNodes } from './new-nodes.ts';
 import { cleanPath, splitPath } from './paths.ts';
 import { Remembered } from './remembered.ts';
-import { leadsNowhere, type Place, Root } from './root.ts';
+import { leadsNowhere, Root } from './root.ts';
 import { Squash } from './squash.ts';
 import type { DiffTarget } from './target.ts';
 import { Warnings } from './warnings.ts';
@@ -147,30 +145,7 @@ export class LayerWriter implements EntrySink, Disposable {
    * @throws UnpackError
    */
   finish(): void {
-    for (const times of this.directoryTimes) {
-      this.checkpoint();
-      try {
-        this.setDirectoryTimes(times);
-      } catch (error) {
-        const which = showName(Buffer.from(times.path, 'latin1'));
-        throw toUnpackError(error).with({}, `the times of the directory ${which}: `);
-      }
-    }
-  }
-
-  private setDirectoryTimes({ path, atime, mtime, inode }: DirectoryTime): void {
-    let place: Place | undefined;
-    try {
-      place = this.root.resolve(Buffer.from(path, 'latin1'));
-    } catch (error) {
-      if (leadsNowhere(error)) return; // a later entry has put something else on the way to it
-      throw error;
-    }
-    // Where a later entry has put something else, that gets the times of the directory that was named, and a link's
-    // target in place of the link: containerd asks no more than whether the path leads anywhere.
-    if (place === undefined || (inode !== undefined && !isDirectory(place.status, inode))) return;
-    utimensAt(place.parent, place.name, atime, mtime);
-    if (inode === undefined) this.implied.timed(place.status.inode);
+    this.directoryTimes.apply(this.root, this.checkpoint, (inode) => this.implied.timed(inode));
   }
 
   /** Directories that entries needed before the archive named them, if it did, parents first. */
@@ -400,9 +375,4 @@ export class LayerWriter implements EntrySink, Disposable {
       throw entryError(error, this.current);
     }
   }
-}
-
-/** The inode alone would not do: it may have been given to a file that took the directory's place. */
-function isDirectory(status: FileStatus, inode: bigint): boolean {
-  return status.inode === inode && (status.mode & S_IFMT) === S_IFDIR;
 }

@@ -12,8 +12,8 @@ import { Root } from './root.ts';
 /**
  * Gives the directories that a layer needed and never named the owner, mode, times and attributes of the same directory
  * in the nearest layer below, as overlayfs would when it copies one up. Where none has it, or the nearest has something
- * else there, or the layer deletes it, it stays as it was made: 0755. A directory that a later entry named only takes the extended attributes
- * that the entry does not give, since containerd copied them before it came to that entry.
+ * else there, or the layer deletes it, it stays as it was made: 0755. A directory that a later entry named only takes the
+ * extended attributes that the entry does not give, since containerd copied them before it came to that entry.
  *
  * This is done once everything is written, and in the same way whether the layers below were there from the start or
  * came later, so that the order in which layers are applied leaves no trace. What it can't do any more is to pass a
