@@ -2,11 +2,11 @@ import assert from 'node:assert/strict';
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
-import { MAIN, runCli } from '../cli/run-cli.ts';
+import { runCli } from '../cli/run-cli.ts';
 import { imageOf, layerOf } from '../support/layout.ts';
 import { device, directory, fifo, file, hardlink, opaque, symlink, tar, whiteout } from '../support/tar.ts';
 import { type Node, readTree } from '../support/tree.ts';
-import { asUser, skip, USER, unpackd, usersFolder } from './as-user.ts';
+import { asUser, NODE, PROGRAM, skip, USER, unpackd, usersFolder } from './as-user.ts';
 
 /** cap_net_raw+ep, as the kernel keeps it. */
 const CAPABILITY = Buffer.from('0100000200200000000000000000000000000000', 'hex');
@@ -184,7 +184,7 @@ describe('an ordinary user with UNPACK_OWNERSHIP=squash: overlay', { skip }, () 
     const possible = await asUser('unshare', [...namespace, 'true']);
     if (possible.status !== 0) return context.skip(`no user namespaces here: ${possible.stderr.trim()}`);
     const at = join(run.folder.path, 'merged');
-    const command = [process.execPath, MAIN, 'snapshots', 'mount', image.chainId, at, ...run.store]
+    const command = [NODE, PROGRAM, 'snapshots', 'mount', image.chainId, at, ...run.store]
       .map((part) => `'${part}'`)
       .join(' ');
     const script = `${command} >&2 && cd '${at}' && find . -mindepth 1 | sort && stat -c '%u:%g %a' su`;

@@ -1,5 +1,5 @@
-import { type ChildProcess, spawn } from 'node:child_process';
-import { chmodSync, chownSync, mkdtempSync, rmSync } from 'node:fs';
+import { type ChildProcess, type SpawnOptions, spawn, spawnSync } from 'node:child_process';
+import { chmodSync, chownSync, mkdtempSync, rmdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type Finished, finished, MAIN } from '../cli/run-cli.ts';
@@ -10,6 +10,31 @@ export const USER = 65534;
 
 /** Only root can become another user. */
 export const skip = process.getuid?.() === 0 ? false : 'becoming another user needs root';
+
+const ROOT = new URL('../..', import.meta.url).pathname;
+
+/**
+ * Where that user finds the project. A clone in root's own home is closed to others, so each command sees it mounted on a
+ * folder that is not; the mount goes with the command.
+ */
+const project = skip === false && isClosed() ? openFolder() : ROOT;
+
+function isClosed(): boolean {
+  const { error } = spawnSync(process.execPath, ['--version'], { uid: USER, gid: USER, cwd: '/', stdio: 'ignore' });
+  return error !== undefined;
+}
+
+function openFolder(): string {
+  const path = mkdtempSync(join(tmpdir(), 'unpackd-project-'));
+  chmodSync(path, 0o755);
+  process.once('exit', () => rmdirSync(path));
+  return `${path}/`;
+}
+
+const inProject = (path: string): string => (path.startsWith(ROOT) ? project + path.slice(ROOT.length) : path);
+
+/** What that user runs in place of this process's own Node and program. */
+export const [NODE, PROGRAM] = [inProject(process.execPath), inProject(MAIN)];
 
 /** A folder of that user's, with an image in a layout that it can read; gone when the scope ends. */
 export async function usersFolder(image: TestImage): Promise<{ readonly path: string; [Symbol.dispose](): void }> {
@@ -25,13 +50,15 @@ export function startAsUser(
   args: readonly string[],
   env: Readonly<Record<string, string>> = {},
 ): ChildProcess {
-  return spawn(command, args, {
-    uid: USER,
-    gid: USER,
+  const options: SpawnOptions = {
     cwd: '/',
     env: { PATH: process.env.PATH ?? '', HOME: '/nonexistent', AWS_EC2_METADATA_DISABLED: 'true', ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
-  });
+  };
+  if (project === ROOT) return spawn(command, args, { ...options, uid: USER, gid: USER });
+  const become = `exec setpriv --reuid=${USER} --regid=${USER} --clear-groups "$@"`;
+  const script = `mount --bind '${ROOT}' '${project}' && ${become}`;
+  return spawn('unshare', ['--mount', 'sh', '-c', script, 'sh', command, ...args], options);
 }
 
 /** A command as that user, to its end. */
@@ -41,5 +68,5 @@ export function asUser(command: string, args: readonly string[]): Promise<Finish
 
 /** `unpackd ARGS` as that user. */
 export function unpackd(...args: readonly string[]): Promise<Finished> {
-  return asUser(process.execPath, [MAIN, ...args]);
+  return asUser(NODE, [PROGRAM, ...args]);
 }

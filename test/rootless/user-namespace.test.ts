@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { spawn, spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -7,15 +7,11 @@ import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Finished, finished, MAIN } from '../cli/run-cli.ts';
 import { imageOf, layerOf, writeLayout } from '../support/layout.ts';
+import { skipWithoutUserNamespaces } from '../support/present.ts';
 import { scratch } from '../support/scratch.ts';
 import { device, file, tar } from '../support/tar.ts';
 
-const skip =
-  process.getuid?.() !== 0
-    ? 'giving a user namespace its users needs root'
-    : spawnSync('unshare', ['--user', 'true']).status !== 0
-      ? 'there are no user namespaces here'
-      : false;
+const skip = process.getuid?.() === 0 ? skipWithoutUserNamespaces() : 'giving a user namespace its users needs root';
 
 /** `unpackd ARGS` as root of a user namespace that has users and groups 0 to 999. */
 async function unpackdInNamespace(...args: readonly string[]): Promise<Finished> {

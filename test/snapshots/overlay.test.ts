@@ -4,6 +4,7 @@ import { access, chown, lstat, mkdir, readdir, readFile, rm, stat, writeFile } f
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { cString, makeDevice, mknodAt, S_IFCHR, setXattrFd } from '../../src/system/files.ts';
+import { skipWithoutUserNamespaces } from '../support/present.ts';
 import { openDirectory } from './open-directory.ts';
 import { snapshotterSuite } from './suite.ts';
 import { refused, type TemporaryStore, withStore } from './temporary-store.ts';
@@ -93,7 +94,7 @@ describe('overlay store: mounts as mount(8) takes them', () => {
   });
 });
 
-describe('overlay store: in a user namespace', () => {
+describe('overlay store: in a user namespace', { skip: skipWithoutUserNamespaces() }, () => {
   behaviour('asks for userxattr, and what it gives can be mounted', async ({ beside }) => {
     const source = (path: string) => JSON.stringify(new URL(`../../src/${path}`, import.meta.url).href);
     const script = `

@@ -19,3 +19,9 @@ export function skipWithout(...programs: string[]): string | false {
 
 const isInstalled = (program: string): boolean =>
   spawnSync('sh', ['-c', 'command -v "$1"', 'sh', program], { stdio: 'ignore' }).status === 0;
+
+/** The reason to skip a test in a user namespace of its own: a container or a sysctl(8) may forbid them, also to root. */
+export function skipWithoutUserNamespaces(): string | false {
+  const { status, error } = spawnSync('unshare', ['--user', '--map-root-user', '--mount', 'true'], { stdio: 'ignore' });
+  return error === undefined && status === 0 ? false : 'there are no user namespaces here';
+}

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { fileSystemFacts, overlayFacts, overlayKnowsIndex } from '../../src/system/filesystem.ts';
+import { skipWithoutUserNamespaces } from '../support/present.ts';
 
 describe('facts about a file system', () => {
   test('are those that stat(1) and df(1) tell', () =>
@@ -51,13 +52,14 @@ describe('facts about overlayfs', () => {
       assert.equal(await overlayKnowsIndex(), true);
     }));
 
-  test('root of a user namespace needs userxattr', () =>
+  test('root of a user namespace needs userxattr', { skip: skipWithoutUserNamespaces() }, () =>
     inDirectory(async (directory) => {
       assert.deepEqual(JSON.parse(run('unshare', '--user', '--map-root-user', '--mount', ...askingIn(directory))), {
         mountable: true,
         userXattrs: true,
       });
-    }));
+    }),
+  );
 
   test('whoever may not mount is told what is missing', () =>
     inDirectory(async (directory) => {
