@@ -27,6 +27,8 @@ const ROW = 8 * (NUMBERS + 1);
  */
 export class DirectoryTimes {
   private readonly rows = new Map<string, number>();
+  /** Of directories that were named by a path through links. */
+  private readonly realNames = new Set<string>();
   private numbers = new Float64Array(NUMBERS * 64);
   private inodes = new BigUint64Array(64);
   private hasKept = false;
@@ -59,13 +61,18 @@ export class DirectoryTimes {
     this.inodes[row] = inode;
   }
 
+  /** Says that an entry has named the directory at a real path, under whatever name: what it has then is not kept. */
+  named(path: string): void {
+    if (!this.realNames.has(path)) this.realNames.add(this.remembered.path(path));
+  }
+
   /**
    * Keeps the times that an open directory of a full copy has, unless it has been given others: the layers below made it,
    * and writing into it must not leave today's time on it, as it would not in an overlay.
    * @param path its real path; the root's times are not kept
    */
   keep(fd: number, path: string): void {
-    if (path === '' || this.rows.has(path)) return;
+    if (path === '' || this.rows.has(path) || this.realNames.has(path)) return;
     const { atime, mtime, inode } = statFd(fd);
     this.set(path, atime, mtime, inode);
     this.hasKept = true;
@@ -92,7 +99,7 @@ export class DirectoryTimes {
     for (const kept of this.hasKept ? [true, false] : [false]) {
       for (const [path, row] of this.rows) {
         const inode = this.inodes[row] ?? 0n;
-        if ((inode !== 0n) !== kept) continue;
+        if ((inode !== 0n) !== kept || (kept && this.realNames.has(path))) continue;
         const at = row * NUMBERS;
         yield { path, atime: this.time(at), mtime: this.time(at + 2), inode: kept ? inode : undefined };
       }

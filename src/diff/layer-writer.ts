@@ -19,6 +19,7 @@ import {
   S_IFREG,
   statAt,
   symlinkAt,
+  utimensAt,
 } from '../system/files.ts';
 import { type AttributeRules, HAS_NOTHING, type Has, setFileAttributes, setNodeAttributes } from './attributes.ts';
 import { type Checkpoint, GO_ON } from './checkpoint.ts';
@@ -73,6 +74,8 @@ export class LayerWriter implements EntrySink, Disposable {
   /** What the entry's directory is called without links, where deletions need to know it. */
   private realParent = '';
   private readonly late: LateDeletions;
+  /** There may be symbolic links: the layer has made one, or those below are copied. */
+  private hasLinks: boolean;
 
   private readonly newNodes: NewNodes;
   private readonly checkpoint: Checkpoint;
@@ -91,6 +94,7 @@ export class LayerWriter implements EntrySink, Disposable {
     const { directoryTimes: times, checkpoint } = this;
     this.whiteouts = whiteouts(target, this.root, { remembered, times, checkpoint });
     this.removing = target.whiteouts === 'remove';
+    this.hasLinks = this.removing;
     this.squash =
       target.ownership === 'squash' ? new Squash(this.root, this.warnings, target.copied, remembered) : undefined;
     this.ownRights = this.squash === undefined ? 0 : OWNER_RIGHTS;
@@ -226,8 +230,10 @@ export class LayerWriter implements EntrySink, Disposable {
       case 'directory':
         this.directory(parent, cName, entry);
         this.directoryTimes.set(key, entry.atime, entry.mtime);
+        if (this.hasLinks) this.setTimesAtOnce(parent, cName, entry);
         return;
       case 'symlink':
+        this.hasLinks = true;
         this.create(parent, cName, () => symlinkAt(cString(entry.linkName), parent, cName));
         setNodeAttributes(parent, cName, entry, 'link', this.rules, this.has(parent, entry));
         return;
@@ -279,6 +285,12 @@ export class LayerWriter implements EntrySink, Disposable {
     }
     setNodeAttributes(parent, name, entry, 'directory', this.rules, has);
     if (has === HAS_NOTHING) this.newNodes.directoryChanged();
+  }
+
+  /** When everything is written, the path of the directory may lead to another one, if it leads through a link now. */
+  private setTimesAtOnce(parent: number, name: Buffer, { atime, mtime }: TarEntry): void {
+    utimensAt(parent, name, atime, mtime);
+    if (this.removing) this.directoryTimes.named(this.realPathOf(name));
   }
 
   private hardLink(parent: number, name: Buffer, entry: TarEntry): void {

@@ -104,6 +104,12 @@ bothAgree(suite, 'entries', {
       directory('deep', { mtime: 4 }),
     ),
   ],
+  'name a directory through a link that leads elsewhere later': [
+    tar(directory('a/d', { mtime: 1 }), symlink('l', 'a')),
+    tar(symlink('l', 'a'), directory('l/d', { mtime: 5 }), directory('l', { mtime: 6 }), file('l/d/x')),
+    tar(symlink('m', 'a'), directory('m/d', { mtime: 5 }), directory('m', { mtime: 6 }), file('m/d/x'), file('a/d/y')),
+    tar(file('a/d/z'), symlink('n', 'a'), directory('n/d', { mtime: 5 }), directory('n', { mtime: 6 }), file('n/d/x')),
+  ],
   'go through links inside the layer': [
     tar(
       directory('real', { mtime: 10 }),

@@ -35,6 +35,25 @@ describe('the times of a directory, which are set last', () => {
     });
   }
 
+  it('are set at once where its path leads through a link, and stay when that path leads elsewhere at the end', () => {
+    const throughLink = [symlink('l', 'a'), directory('l/d', { mtime: 5 }), directory('l', { mtime: 6 })];
+    const times = timesOf(tar(directory('a', { mtime: 7 }), ...throughLink, file('l/d/f', '', { mtime: 8 })));
+    assert.deepEqual(times, { a: 7n, 'a/d': 5n, l: 6n, 'l/d': 5n, 'l/d/f': 8n });
+  });
+
+  it('are lost by what is written in it afterwards, then, in a full copy too', () => {
+    for (const whiteouts of ['none', 'remove'] as const) {
+      for (const before of [[], [file('a/d/e')]]) {
+        using dir = scratch();
+        const root = folder(dir.path, 'root');
+        applyTar(tar(directory('a/d', { mtime: 1 }), symlink('l', 'a')), { root });
+        const named = [symlink('l', 'a'), directory('l/d', { mtime: 5 }), directory('l', { mtime: 6 })];
+        applyTar(tar(...before, ...named, file('a/d/f')), { root, whiteouts });
+        assert.ok((readTree(root)['a/d']?.mtime ?? 0n) > 1_700_000_000n * SECOND, whiteouts);
+      }
+    }
+  });
+
   it('go nowhere when a link to nothing, or to itself, has taken its place', () => {
     const archive = tar(
       directory('a', { mtime: 1 }),
