@@ -28,6 +28,30 @@ export function whiteoutsForContainerd(image: RandomImage, type: StoreType): Ran
 }
 
 /**
+ * Whether a layer may give attributes to one of two names of a link, a device or a FIFO: in containerd's full copies, which
+ * lose hard links between those, the other name is another one.
+ */
+export function mayTellCopiedLinks(image: RandomImage): boolean {
+  const others = new Set<string>();
+  /** Last names of links, devices and FIFOs that have several. */
+  const linkedOthers = new Set<string>();
+  for (const layer of image) {
+    const links = layer.filter(({ kind }) => kind === 'hardlink');
+    if (links.some((entry) => linkedOthers.has(lastOf(linked(entry))))) return true;
+    for (const { kind, path } of layer) {
+      if (kind === 'symlink' || kind === 'device' || kind === 'fifo') others.add(lastOf(key(path)));
+    }
+    for (const entry of links) {
+      const [name, target] = [lastOf(key(entry.path)), lastOf(linked(entry))];
+      if (others.has(target)) for (const each of [name, target]) linkedOthers.add(each);
+    }
+  }
+  return false;
+}
+
+const lastOf = (path: string): string => path.slice(path.lastIndexOf('/') + 1);
+
+/**
  * The image as the native store is asked for it: with opaque markers first. A directory that no entry names, inside one
  * that a marker makes opaque, has the attributes of the one below in an overlay, containerd's too; in a full copy of
  * containerd's it has them or not by the order, and unpackd has them where the marker comes too late to remove it.
@@ -56,10 +80,17 @@ function deletionsFirst(layer: RandomLayer, lowers: RandomImage): RandomLayer | 
   const replacing = new Map<string, RandomEntry>();
   for (const [index, entry] of layer.entries()) {
     if (!isDeletion(entry)) continue;
+    if (leadsThroughLink(lowers, entry) && layer.slice(0, index).some((other) => isReplacing(lowers, other))) {
+      return undefined;
+    }
+    const directory = key(directoryOf(entry));
     for (const needed of prefixes(directoryOf(entry))) {
       const named = layer.slice(0, index).findLast(({ kind, path }) => kind !== 'whiteout' && key(path) === needed);
-      if (named?.kind !== 'directory' || !mayBeOther(lowers, needed)) continue;
-      if (setgid(named) !== 0) return undefined;
+      if (named?.kind !== 'directory') continue;
+      const isOther = mayBeOther(lowers, needed);
+      // what is made in it has its group, and would not if it were made sooner
+      if (setgid(named) !== 0 && (isOther || needed !== directory)) return undefined;
+      if (!isOther) continue;
       replacing.set(needed, named);
     }
   }
@@ -88,6 +119,19 @@ const mayBeOther = (layers: RandomImage, wanted: string): boolean =>
     ),
   );
 
+/** Whether the layers have a link on the way to the directory of a deletion. */
+const leadsThroughLink = (layers: RandomImage, entry: RandomEntry): boolean => {
+  const needed = prefixes(directoryOf(entry));
+  return layers.some((layer) => layer.some(({ kind, path }) => kind === 'symlink' && needed.includes(key(path))));
+};
+
+/** Whether an entry is a directory where the layers may have a file, to which a link may lead. */
+const isReplacing = (layers: RandomImage, { kind, path }: RandomEntry): boolean =>
+  kind === 'directory' &&
+  layers.some((layer) =>
+    layer.some((other) => !isDeletion(other) && other.kind !== 'directory' && key(other.path) === key(path)),
+  );
+
 function firstOf(layer: RandomLayer, isFirst: (entry: RandomEntry) => boolean): RandomLayer {
   return [...sorted(layer.filter(isFirst)), ...layer.filter((entry) => !isFirst(entry))];
 }
@@ -105,6 +149,9 @@ function forOverlay(layer: RandomLayer, lowers: RandomImage): RandomLayer | unde
   const isDeleted = (path: string): boolean => prefixesOf(path).some((above) => deleted.has(above));
   const there = new Map<string, RandomEntry | 'unnamed'>();
   const once = new Set<string>();
+  const unnamedDirectories = new Set<RandomEntry>();
+  /** Those that another entry took the place of: containerd would give that their times. */
+  const replaced = new Set<RandomEntry>();
   const equivalent: RandomEntry[] = [];
   for (const entry of layer) {
     const { kind } = entry;
@@ -118,7 +165,9 @@ function forOverlay(layer: RandomLayer, lowers: RandomImage): RandomLayer | unde
       const isFromBelow = parent === 'unnamed' && !isDeleted(above);
       const group = isFromBelow ? setgidBelow(lowers, above) : typeof parent === 'object' ? setgid(parent) : 0;
       if (group === undefined) return undefined;
-      equivalent.push(unnamedDirectory(needed, group));
+      const unnamed = unnamedDirectory(needed, group);
+      unnamedDirectories.add(unnamed);
+      equivalent.push(unnamed);
     }
     if (kind === 'hardlink' && deleted.has(linked(entry)) && !there.has(linked(entry))) return undefined;
     if (kind !== 'whiteout') {
@@ -128,15 +177,17 @@ function forOverlay(layer: RandomLayer, lowers: RandomImage): RandomLayer | unde
       equivalent.push(entry);
     }
     if (kind === 'whiteout' || kind === 'opaque') continue;
-    if (kind !== 'directory')
+    if (kind !== 'directory') {
       for (const inside of there.keys()) if (inside.startsWith(`${path}/`)) there.delete(inside);
+      for (const unnamed of unnamedDirectories) if (isAtOrAbove(path, key(unnamed.path))) replaced.add(unnamed);
+    }
     there.set(path, entry);
   }
   const made = ownTree(layer);
   const opaque = [...deleted]
     .filter(([path]) => (made.get(path) ?? 'other') !== 'other')
     .map(([, entry]): RandomEntry => ({ ...entry, kind: 'opaque' }));
-  return [...equivalent, ...opaque];
+  return [...equivalent.filter((entry) => !replaced.has(entry)), ...opaque];
 }
 
 /** The path that a hard link names. */
