@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { globSync, statSync } from 'node:fs';
+import { globSync, readFileSync, statSync } from 'node:fs';
 import { constants } from 'node:os';
 import { relative, sep } from 'node:path';
 import { ensureRedisInstalled } from '../src/demo/redis-server.ts';
@@ -10,6 +10,8 @@ import { ensureRedisInstalled } from '../src/demo/redis-server.ts';
  *     node test/run.ts                       every test but e2e/ and conformance/
  *     node test/run.ts test/diff test/a.test.ts    these folders and files
  *     node test/run.ts test/diff --test-name-pattern=whiteout    options go on to Node
+ *
+ * For an ordinary user, those that need no root.
  */
 const SEPARATE = ['e2e', 'conformance']; // they take minutes and need containerd and others: npm run test:e2e
 
@@ -17,8 +19,11 @@ const root = new URL('..', import.meta.url).pathname;
 process.chdir(root);
 const options = process.argv.slice(2).filter((argument) => argument.startsWith('-'));
 const paths = process.argv.slice(2).filter((argument) => !argument.startsWith('-'));
-const files = paths.length === 0 ? everyday() : paths.flatMap(testFiles);
-if (files.length === 0) fail(`there are no tests in ${paths.join(', ')}`);
+const wanted = paths.length === 0 ? everyday() : paths.flatMap(testFiles);
+if (wanted.length === 0) fail(`there are no tests in ${paths.join(', ')}`);
+const files = process.getuid?.() === 0 ? wanted : wanted.filter((file) => !needsRoot(file));
+const leftOut = wanted.length - files.length;
+if (files.length === 0) fail(`${paths.join(', ')}: writes what only root may; sudo npm test ${paths.join(' ')}`);
 
 try {
   await ensureRedisInstalled();
@@ -33,12 +38,22 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => ch
 child.once('error', (error) => fail(`the test runner did not start: ${error.message}`));
 child.once('exit', (code, signal) => {
   process.exitCode = signal === null ? (code ?? 1) : 128 + constants.signals[signal];
+  if (leftOut === 0) return;
+  console.log(
+    `test: ${leftOut} of ${wanted.length} files were left out: they write devices, mounts and files of other owners, ` +
+      'which only root may. All of them: sudo npm test',
+  );
 });
 
 function everyday(): string[] {
   return globSync('test/**/*.test.ts')
     .filter((file) => !SEPARATE.includes(file.split(sep)[1] ?? ''))
     .sort();
+}
+
+/** Whether a file's tests are for root alone: it says so by an import, and all that run a whole worker do. */
+function needsRoot(file: string): boolean {
+  return SEPARATE.includes(file.split(sep)[1] ?? '') || readFileSync(file, 'utf8').includes('support/needs-root.ts');
 }
 
 function testFiles(path: string): string[] {

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
+import '../support/needs-root.ts';
 import { decompress } from '../../src/archive/compression.ts';
 import { UnpackError } from '../../src/errors.ts';
 import type { Compression } from '../../src/oci/media-type.ts';

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { constants, crc32, deflateRawSync, gzipSync, zstdCompressSync } from 'node:zlib';
+import '../support/needs-root.ts';
 import { decompress } from '../../src/archive/compression.ts';
 import { TarReader } from '../../src/archive/tar-reader.ts';
 import { UnpackError } from '../../src/errors.ts';

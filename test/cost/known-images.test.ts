@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { StatementSync } from 'node:sqlite';
 import { after, before, test } from 'node:test';
 import type { Redis } from 'ioredis';
+import '../support/needs-root.ts';
 import { createUnpacker } from '../../src/image/unpacker.ts';
 import { createLog } from '../../src/queue/log.ts';
 import type { Payload } from '../../src/queue/payload.ts';

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { after, before, test } from 'node:test';
+import '../support/needs-root.ts';
 import { createUnpacker } from '../../src/image/unpacker.ts';
 import { hexOf } from '../../src/oci/digest.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';

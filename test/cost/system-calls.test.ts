@@ -3,6 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import '../support/needs-root.ts';
 import { imageOf, layerOf, writeLayout } from '../support/layout.ts';
 import { skipWithout } from '../support/present.ts';
 import { scratch } from '../support/scratch.ts';

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
+import '../support/needs-root.ts';
 import { TarReader } from '../../src/archive/tar-reader.ts';
 import { LayerWriter } from '../../src/diff/layer-writer.ts';
 import { settleImpliedDirectories, settleInTurns } from '../../src/diff/settle.ts';

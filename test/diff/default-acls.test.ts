@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import '../support/needs-root.ts';
 import type { Foreknowledge } from '../../src/diff/foreknowledge.ts';
 import { accessAcl, acl, defaultAcl } from '../support/acl.ts';
 import { applyTar, folder } from '../support/apply.ts';

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { chmodSync, chownSync, closeSync, lstatSync, mkdirSync, openSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
+import '../support/needs-root.ts';
 import { UnpackError } from '../../src/errors.ts';
 import { cString, setXattrAt } from '../../src/system/files.ts';
 import { applyTar, folder } from '../support/apply.ts';

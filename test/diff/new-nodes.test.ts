@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { chownSync } from 'node:fs';
 import { describe, it } from 'node:test';
+import '../support/needs-root.ts';
 import { NewNodes } from '../../src/diff/new-nodes.ts';
 import { Root } from '../../src/diff/root.ts';
 import { applyTar } from '../support/apply.ts';

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
+import '../support/needs-root.ts';
 import { applyTar } from '../support/apply.ts';
 import { Sandbox } from '../support/sandbox.ts';
 import { scratch } from '../support/scratch.ts';

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
+import '../support/needs-root.ts';
 import { Sandbox } from '../support/sandbox.ts';
 import { checkApplying } from './apply.ts';
 import { Archives } from './archives.ts';

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import '../support/needs-root.ts';
 import { applyTar } from '../support/apply.ts';
 import { scratch } from '../support/scratch.ts';
 import { device, directory, fifo, file, hardlink, symlink, tar } from '../support/tar.ts';

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { linkSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
+import '../support/needs-root.ts';
 import { applyTar, folder } from '../support/apply.ts';
 import { scratch } from '../support/scratch.ts';
 import {

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { describe, it } from 'node:test';
+import '../support/needs-root.ts';
 import { TarReader } from '../../src/archive/tar-reader.ts';
 import { LayerWriter } from '../../src/diff/layer-writer.ts';
 import { UnpackError } from '../../src/errors.ts';

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { statSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
+import '../support/needs-root.ts';
 import { applyTar } from '../support/apply.ts';
 import { ext4, unavailable } from '../support/file-system.ts';
 import { scratch } from '../support/scratch.ts';

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { describe, it } from 'node:test';
+import '../support/needs-root.ts';
 import { scratch } from '../support/scratch.ts';
 import { paths } from '../support/tree.ts';
 

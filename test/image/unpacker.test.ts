@@ -3,6 +3,7 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
+import '../support/needs-root.ts';
 import { UnpackError } from '../../src/errors.ts';
 import type { ImageState } from '../../src/image/progress.ts';
 import { createUnpacker } from '../../src/image/unpacker.ts';

@@ -3,6 +3,7 @@ import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import '../support/needs-root.ts';
 import { UnpackError } from '../../src/errors.ts';
 import { chainIds } from '../../src/oci/chain-id.ts';
 import type { Applier } from '../../src/rootfs/applier.ts';

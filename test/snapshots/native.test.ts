@@ -6,6 +6,7 @@ import { chmod, chown, link, lutimes, mkdir, open, readdir, symlink, writeFile }
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import '../support/needs-root.ts';
 import { toUnpackError } from '../../src/errors.ts';
 import {
   AT_FDCWD,

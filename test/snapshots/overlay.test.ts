@@ -3,6 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { access, chown, lstat, mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
+import '../support/needs-root.ts';
 import { cString, makeDevice, mknodAt, S_IFCHR, setXattrFd } from '../../src/system/files.ts';
 import { skipWithoutUserNamespaces } from '../support/present.ts';
 import { openDirectory } from './open-directory.ts';

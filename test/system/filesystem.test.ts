@@ -4,6 +4,7 @@ import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
+import '../support/needs-root.ts';
 import { fileSystemFacts, overlayFacts, overlayKnowsIndex } from '../../src/system/filesystem.ts';
 import { skipWithoutUserNamespaces } from '../support/present.ts';
 

@@ -4,6 +4,7 @@ import { mkdir, mkdtemp, open, readdir, readFile, rm, writeFile } from 'node:fs/
 import { release, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
+import '../support/needs-root.ts';
 import { toUnpackError } from '../../src/errors.ts';
 import { mountSnapshot, unmountSnapshot } from '../../src/system/mount.ts';
 import { mountByDescriptor } from '../../src/system/mount-fsmount.ts';
