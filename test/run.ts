@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process';
 import { globSync, readFileSync, statSync } from 'node:fs';
 import { constants } from 'node:os';
 import { relative, sep } from 'node:path';
-import { ensureRedisInstalled } from '../src/demo/redis-server.ts';
+import { ensureRedisInstalled, findRedis } from '../src/demo/redis-server.ts';
 
 /**
  * What `npm test` runs: Node's own test runner, once there is a Redis to test against.
@@ -26,6 +26,9 @@ const leftOut = wanted.length - files.length;
 if (files.length === 0) fail(`${paths.join(', ')}: writes what only root may; sudo npm test ${paths.join(' ')}`);
 
 try {
+  if (process.env.REDIS_URL && (await findRedis()) === undefined) {
+    fail('REDIS_URL is set, so none is installed, but the tests stop and start one of their own: install redis-server');
+  }
   await ensureRedisInstalled();
 } catch (error) {
   fail(error instanceof Error ? error.message : String(error));

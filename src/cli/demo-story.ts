@@ -2,15 +2,17 @@ import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Config, loadConfig, s3Connection } from '../config.ts';
+import { type BorrowedRedis, borrowRedis } from '../demo/borrowed-redis.ts';
 import { flipBit } from '../demo/damage.ts';
 import { DAMAGED_TAG, type ExampleImage, makeExampleImage, TAG } from '../demo/example-image.ts';
 import { lookInside } from '../demo/look-inside.ts';
 import { findPlace } from '../demo/place.ts';
-import { ensureRedisInstalled, startRedis } from '../demo/redis-server.ts';
+import { ensureRedisInstalled, findRedis, startRedis } from '../demo/redis-server.ts';
 import { startS3Server } from '../demo/s3-server.ts';
 import { startWorker, type WorkerProcess } from '../demo/worker-process.ts';
 import { UnpackError } from '../errors.ts';
 import { hexOf, shortDigest } from '../oci/digest.ts';
+import { displayUrl } from '../queue/connection.ts';
 import { UnpackQueue } from '../queue/producer.ts';
 import type { UnpackResult } from '../queue/result.ts';
 import { bytesText, durationText } from '../queue/text.ts';
@@ -25,6 +27,16 @@ import { columns } from './table.ts';
 
 const BUCKET = 'images';
 const PREFIX = 'demo';
+
+/** What other commands need, to work beside the demo. */
+const EXPORTED = [
+  'REDIS_URL',
+  'UNPACK_REDIS_PREFIX',
+  'S3_ENDPOINT',
+  'UNPACK_ROOT',
+  'UNPACK_SNAPSHOTTER',
+  'UNPACK_OWNERSHIP',
+] as const;
 
 /**
  * The demo, told step by step. Everything that is started leaves a way to end it on a stack, and `cleanUp` goes down
@@ -85,9 +97,7 @@ export class Demo {
     );
     this.#heading(`Up until Ctrl-C: ${out.bold(board.url)}`);
     out.line('   For other commands in another terminal:');
-    for (const name of ['REDIS_URL', 'S3_ENDPOINT', 'UNPACK_ROOT', 'UNPACK_SNAPSHOTTER', 'UNPACK_OWNERSHIP'] as const) {
-      out.line(`   export ${name}=${config[name] ?? ''}`);
-    }
+    for (const name of EXPORTED) out.line(`   export ${name}=${config[name] ?? ''}`);
     for (const [name, value] of Object.entries(this.#credentials)) out.line(`   export ${name}=${value}`);
     const unpackd = built ? 'unpackd' : 'npm run unpackd --';
     out.line(`   ${unpackd} enqueue s3://${BUCKET}/${PREFIX}:${TAG} --watch`);
@@ -114,10 +124,10 @@ export class Demo {
     const s3 = this.#owned(await startS3Server({ directory: await directory('s3'), buckets: [BUCKET] }), (server) =>
       server.close(),
     );
-    await ensureRedisInstalled();
-    const redis = this.#owned(await startRedis({ directory: await directory('redis') }), (redis) => redis.stop());
+    const redis = this.#owned(await this.#redis(await directory('redis')), (redis) => redis.stop());
     const environment = {
       REDIS_URL: redis.url,
+      UNPACK_REDIS_PREFIX: redis.prefix,
       S3_ENDPOINT: s3.endpoint,
       AWS_REGION: s3.region,
       UNPACK_ROOT: join(folder, 'store'),
@@ -135,11 +145,18 @@ export class Demo {
       startWorker(program('workers/unpack'), { ...environment, ...this.#credentials }),
       (worker) => worker.stop(),
     );
-    out.line(`   ${redis.url}, ${s3.endpoint}, worker process ${worker.pid}`);
+    out.line(`   ${displayUrl(redis.url)}, ${s3.endpoint}, worker process ${worker.pid}`);
     out.line(
       `   store ${environment.UNPACK_ROOT} (${place.snapshotter}${place.note === undefined ? '' : `, because ${place.note}`})`,
     );
     return { config: loadConfig(environment), folder, worker };
+  }
+
+  /** One of its own, unless that would have to be installed and the user has named another. */
+  async #redis(directory: string): Promise<BorrowedRedis> {
+    if (process.env.REDIS_URL && (await findRedis()) === undefined) return borrowRedis(loadConfig().REDIS_URL);
+    await ensureRedisInstalled();
+    return { prefix: 'bull', ...(await startRedis({ directory })) };
   }
 
   async #makeImage(folder: string): Promise<ExampleImage> {

@@ -5,7 +5,7 @@ import { packageRoot } from './package-root.ts';
 
 const HELP = `
 What it does, in a temporary folder and on loopback only:
-  1  starts a Redis (installs it with apt-get where there is none), an S3 server and a worker process
+  1  starts a Redis (where there is none, uses REDIS_URL, or installs one with apt-get), an S3 server and a worker process
   2  makes an image of four layers out of what is on this machine and pushes it into a bucket
   3  adds a job and follows it to its end
   4  mounts the result and looks inside (needs root)

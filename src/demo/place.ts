@@ -24,7 +24,7 @@ export async function findPlace(packageRoot: string): Promise<Place> {
       if ((await fileSystemFacts(parent)).freeBytes < NEEDED) continue;
       const { mountable, reason } = await overlayFacts(parent);
       if (mountable) return { folder: await mkdtemp(join(parent, 'unpackd-demo-')), snapshotter: 'overlay' };
-      why ??= reason;
+      why ??= process.geteuid?.() === 0 ? reason : 'only root can mount an overlay';
     } catch (error) {
       why ??= error instanceof Error ? error.message : String(error);
     }

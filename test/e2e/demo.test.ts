@@ -1,9 +1,12 @@
 import assert from 'node:assert/strict';
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { delimiter, join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
+import { Redis } from 'ioredis';
+import { startRedis } from '../../src/demo/redis-server.ts';
 import { finished, startCli } from '../cli/run-cli.ts';
+import { scratch } from '../support/scratch.ts';
 
 /** Longest time that the demo may take, in milliseconds. */
 const LIMIT = 60_000;
@@ -51,6 +54,30 @@ describe('the demo', { timeout: 2 * LIMIT }, () => {
       assertNothingLeft();
     });
   }
+
+  test('uses REDIS_URL where no server is installed, and leaves nothing there either', async () => {
+    const redis = await startRedis();
+    using programs = scratch();
+    for (const folder of (process.env.PATH ?? '').split(delimiter).filter((folder) => existsSync(folder))) {
+      for (const name of readdirSync(folder).filter((name) => !/^(redis|valkey)-/.test(name))) {
+        const link = join(programs.path, name);
+        if (!existsSync(link)) symlinkSync(join(folder, name), link);
+      }
+    }
+    const connection = new Redis(redis.url);
+    try {
+      const env = { TMPDIR: temporary, PATH: programs.path, REDIS_URL: redis.url };
+      const { status, stdout, stderr } = await finished(startCli(['demo'], { env }));
+      assert.equal(status, 0, stderr);
+      assert.match(stdout, new RegExp(`^   ${redis.url}, `, 'm'));
+      assert.match(stdout, /4 of 4 layers were there/);
+      assert.deepEqual(await connection.keys('*'), []);
+    } finally {
+      connection.disconnect();
+      await redis.stop();
+    }
+    assertNothingLeft();
+  });
 
   test('--keep stays up until the interrupt, which is then no failure', async () => {
     const child = start('--keep');
