@@ -4,7 +4,7 @@ import fc from 'fast-check';
 import { started } from './agreement.ts';
 import { compareImage, layersOf, STORES, type StoreType, type Suite } from './conformance.ts';
 import { anyImage, archiveOf, describeImage, type RandomImage, withoutAcls } from './random-image.ts';
-import { mayTellCopiedLinks, whiteoutsForContainerd, withOpaqueMarkersFirst } from './whiteouts-for-containerd.ts';
+import { hasUntoldLinks, whiteoutsForContainerd, withOpaqueMarkersFirst } from './whiteouts-for-containerd.ts';
 
 /** How many images at once: containerd waits for its disk most of the time. */
 const AT_ONCE = 6;
@@ -69,7 +69,7 @@ async function compare(
     seen[reason] = (seen[reason] ?? 0) + 1;
     return [];
   }
-  if (lines.length > 0 && type === 'native' && mayTellCopiedLinks(image)) {
+  if (lines.length > 0 && type === 'native' && hasUntoldLinks(image)) {
     seen.unclear = (seen.unclear ?? 0) + 1;
     return [];
   }

@@ -28,22 +28,27 @@ export function whiteoutsForContainerd(image: RandomImage, type: StoreType): Ran
 }
 
 /**
- * Whether a layer may give attributes to one of two names of a link, a device or a FIFO: in containerd's full copies, which
- * lose hard links between those, the other name is another one.
+ * Whether a layer's hard links may mean what its entries alone do not tell: one to a link of a layer below is a link that
+ * paths go through, and one to a link, a device or a FIFO that has two names already gives both its attributes, but not in
+ * containerd's full copies, which lose hard links between those.
  */
-export function mayTellCopiedLinks(image: RandomImage): boolean {
+export function hasUntoldLinks(image: RandomImage): boolean {
+  const symlinks = new Set<string>();
   const others = new Set<string>();
   /** Last names of links, devices and FIFOs that have several. */
   const linkedOthers = new Set<string>();
   for (const layer of image) {
     const links = layer.filter(({ kind }) => kind === 'hardlink');
-    if (links.some((entry) => linkedOthers.has(lastOf(linked(entry))))) return true;
+    const targets = links.map((entry) => lastOf(linked(entry)));
+    if (targets.some((target) => symlinks.has(target) || linkedOthers.has(target))) return true;
     for (const { kind, path } of layer) {
+      if (kind === 'symlink') symlinks.add(lastOf(key(path)));
       if (kind === 'symlink' || kind === 'device' || kind === 'fifo') others.add(lastOf(key(path)));
     }
-    for (const entry of links) {
-      const [name, target] = [lastOf(key(entry.path)), lastOf(linked(entry))];
-      if (others.has(target)) for (const each of [name, target]) linkedOthers.add(each);
+    for (const [index, target] of targets.entries()) {
+      if (!others.has(target)) continue;
+      linkedOthers.add(target);
+      linkedOthers.add(lastOf(key(links[index]?.path ?? [])));
     }
   }
   return false;
