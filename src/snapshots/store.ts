@@ -4,6 +4,7 @@ import type { SnapshotDirectories, Staged } from './directories.ts';
 import { SnapshotError } from './errors.ts';
 import type { Layout } from './layout.ts';
 import type { Metadata, NewSnapshot } from './metadata.ts';
+import { keepReserve, spendReserve } from './reserve.ts';
 import type {
   CommitOptions,
   Mount,
@@ -143,6 +144,7 @@ export class SnapshotStore implements Snapshotter {
         await removeTree(path, this.#closing.signal).catch((error: unknown) => failures.push(error));
         this.#closing.signal.throwIfAborted();
       }
+      await keepReserve(this.root); // it may have been spent to remove something
       if (failures.length > 0) throw failures[0];
       return strays.length;
     });
@@ -194,13 +196,21 @@ export class SnapshotStore implements Snapshotter {
 
   /**
    * On a full disk the metadata may not have the room to forget a snapshot. Nobody was promised what an active one holds,
-   * and it is to go: so its files go first. That is how a layer that filled the disk leaves it.
+   * and it is to go: so its files go first. That is how a layer that filled the disk leaves it. One that holds nothing, or
+   * that is committed, takes the store's reserve.
    */
   async #removeOnFullDisk(key: string, error: unknown): Promise<number> {
-    if (toUnpackError(error).code !== 'STORE_FULL') throw error;
+    requireFull(error);
     const { id, info } = await this.#metadata.stat(key);
-    if (info.kind !== 'active') throw error;
-    await emptyTree(this.#directories.tree(id), this.#closing.signal);
+    if (info.kind === 'active') {
+      await emptyTree(this.#directories.tree(id), this.#closing.signal);
+      try {
+        return await this.#metadata.remove(key);
+      } catch (again) {
+        requireFull(again);
+      }
+    }
+    if (!(await spendReserve(this.root))) throw error;
     return this.#metadata.remove(key);
   }
 
@@ -232,4 +242,9 @@ function hostFailure(error: unknown, root: string): unknown {
 
 function parentGone(parent: string): SnapshotError {
   return new SnapshotError('NotFound', `snapshot ${parent} was removed while another was prepared on it`);
+}
+
+/** @throws the error unless it says that the disk is full */
+function requireFull(error: unknown): void {
+  if (toUnpackError(error).code !== 'STORE_FULL') throw error;
 }

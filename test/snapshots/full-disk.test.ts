@@ -10,7 +10,7 @@ import { toUnpackError } from '../../src/errors.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
 import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
 import { unmountSnapshot } from '../../src/system/mount.ts';
-import { ext4, unavailable } from '../support/file-system.ts';
+import { ext4, tmpfs, unavailable } from '../support/file-system.ts';
 
 for (const type of ['overlay', 'native'] as const) {
   describe(`${type} store on a full disk`, () => {
@@ -63,6 +63,24 @@ describe('a store on a disk that is full to the last byte', { skip: unavailable(
       await (await openSnapshotter(options)).close();
       assert.equal(readdirSync(join(options.root, 'reserve')).length, 8, 'there is a reserve for the next time');
     });
+  }
+});
+
+test('a snapshot that holds nothing can be removed from a disk that another one has filled, in a store that stays open', async () => {
+  using disk = tmpfs('size=256m');
+  const root = join(disk.path, 'root');
+  const store = await openSnapshotter({ root, type: 'overlay' });
+  try {
+    const [mount] = await store.prepare('layer', '');
+    for (let index = 0; index < 30; index++) await store.prepare(`empty ${index}`, '');
+    fill(join(mount?.source ?? '', 'file'));
+    for (let index = 0; index < 30; index++) await store.remove(`empty ${index}`);
+    await store.remove('layer');
+    await store.cleanup();
+    assert.deepEqual(await store.walk(), []);
+    assert.equal(readdirSync(join(root, 'reserve')).length, 8, 'there is a reserve for the next time');
+  } finally {
+    await store.close();
   }
 });
 
