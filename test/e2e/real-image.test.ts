@@ -52,7 +52,7 @@ for (const variant of ['gzip', 'zstd'] as const) {
           bucket: BUCKET,
           prefix: 'real',
           tag: 'app',
-          connection: s.bucket.connection(),
+          connection: patient(s),
         });
         return { bucket: BUCKET, prefix: 'real', layout: 'oci' };
       },
@@ -63,7 +63,7 @@ for (const variant of ['gzip', 'zstd'] as const) {
           prefix: 'real',
           layout: { kind: 'distribution', repository: 'team/app' },
           tag: 'app',
-          connection: s.bucket.connection(),
+          connection: patient(s),
         });
         return { bucket: BUCKET, prefix: 'real', layout: 'distribution', repository: 'team/app' };
       },
@@ -107,6 +107,9 @@ for (const variant of ['gzip', 'zstd'] as const) {
     }
   });
 }
+
+/** A disk that has just been freed of many files may keep the bucket of hundreds of megabytes waiting for seconds. */
+const patient = (s: Stage) => s.bucket.connection({ connectTimeout: 30_000, idleTimeout: 30_000 });
 
 /** The chain ID of an image, computed from its config alone. */
 function chainIdOf(layout: string): string {
