@@ -1,6 +1,7 @@
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, truncateSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { skipFor } from './present.ts';
 import { scratch } from './scratch.ts';
 
 /** A file system of the test's own, mounted until the scope ends. */
@@ -74,12 +75,17 @@ function mounted(mount: (path: string, image: string) => void): Disk {
   };
 }
 
-/** Why a test can't have such a file system here; `false` where it can. */
+/**
+ * Why a test can't have such a file system here; `false` where it can.
+ * @throws Error as `skipFor` where root lacks no more than a program for it
+ */
 export function unavailable(make: () => Disk): string | false {
   try {
     make()[Symbol.dispose]();
     return false;
   } catch (error) {
-    return `no such file system can be made and mounted here: ${error instanceof Error ? error.message.trim() : error}`;
+    const why = `no such file system can be made and mounted here: ${error instanceof Error ? error.message.trim() : error}`;
+    const isMissing = process.getuid?.() === 0 && (error as NodeJS.ErrnoException).code === 'ENOENT';
+    return isMissing ? skipFor(why) : why;
   }
 }
