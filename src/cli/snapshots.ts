@@ -19,6 +19,10 @@ Examples:
   unpackd snapshots mount sha256:4f2a /mnt && ls /mnt && unpackd snapshots umount /mnt
   unpackd snapshots ls --json | jq -r '.snapshots[] | select(.kind == "active") | .name'`;
 
+interface RemoveOptions {
+  readonly withParents?: true;
+}
+
 interface ListOptions {
   readonly kind?: SnapshotKind;
   readonly parent?: string;
@@ -62,7 +66,10 @@ export function snapshotsCommand(cli: Cli): Command {
 
   const rm = add('rm', 'Remove snapshots; one that others are built on stays.')
     .argument('<key...>')
-    .action((keys: readonly string[]) => withStore(rm, (store) => remove(store, keys, cli)));
+    .option('--with-parents', 'those below it too, as far down as nothing else is built on them: a whole image')
+    .action((keys: readonly string[], options: RemoveOptions) =>
+      withStore(rm, (store) => remove(store, keys, options, cli)),
+    );
 
   const cleanup = add(
     'cleanup',
@@ -182,15 +189,39 @@ async function unmount(store: Snapshotter, folder: string, { out }: Cli): Promis
   out.result({ folder }, () => [`nothing is mounted at ${folder} any more`]);
 }
 
-async function remove(store: Snapshotter, keys: readonly string[], { out }: Cli): Promise<void> {
+async function remove(
+  store: Snapshotter,
+  keys: readonly string[],
+  { withParents }: RemoveOptions,
+  { out, signal }: Cli,
+): Promise<void> {
   const removed: string[] = [];
   for (const key of keys) {
-    const { name } = await find(store, key);
+    let { name, parent } = await find(store, key);
     await store.remove(name);
-    removed.push(name);
-    out.line(`removed ${name}`);
+    for (;;) {
+      removed.push(name);
+      out.line(`removed ${name}`);
+      if (withParents === undefined || parent === '') break;
+      signal.throwIfAborted();
+      const next = await removeParent(store, parent);
+      if (next === undefined) break;
+      [name, parent] = [parent, next];
+    }
   }
   out.result({ removed }, () => []);
+}
+
+/** @returns what it stood on; `undefined` where it stays, because another snapshot stands on it, or is gone */
+async function removeParent(store: Snapshotter, name: string): Promise<string | undefined> {
+  try {
+    const { parent } = await store.stat(name);
+    await store.remove(name);
+    return parent;
+  } catch (error) {
+    if (isSnapshotError(error, 'FailedPrecondition') || isSnapshotError(error, 'NotFound')) return undefined;
+    throw error;
+  }
 }
 
 async function clean(store: Snapshotter, { out }: Cli): Promise<void> {

@@ -213,4 +213,16 @@ describe('snapshots', root, () => {
     assert.equal(existsSync(join(store, 'snapshots/4711')), false);
     assert.equal(JSON.parse((await run('ls', '--json')).stdout).snapshots.length, 2);
   });
+
+  test('rm --with-parents removes an image, but for what something else stands on', async () => {
+    const at = join(folder.path, 'tree');
+    await run('mount', chain(0), at);
+    const first = await run('rm', chain(1), '--with-parents', '--json');
+    assert.deepEqual(JSON.parse(first.stdout), { removed: [chain(1)] });
+    await run('umount', at);
+    await runCli(['apply', `${folder.path}/layout:app`, '--root', store]);
+    const { stdout } = await run('rm', chain(1), '--with-parents');
+    assert.equal(stdout, `removed ${chain(1)}\nremoved ${chain(0)}\n`);
+    assert.deepEqual(JSON.parse((await run('ls', '--json')).stdout).snapshots, []);
+  });
 });
