@@ -230,7 +230,7 @@ export class LayerWriter implements EntrySink, Disposable {
       case 'directory':
         this.directory(parent, cName, entry);
         this.directoryTimes.set(key, entry.atime, entry.mtime);
-        if (this.hasLinks) this.setTimesAtOnce(parent, cName, entry);
+        if (this.hasLinks) this.setTimesAtOnce(parent, cName, entry, key);
         return;
       case 'symlink':
         this.hasLinks = true;
@@ -288,9 +288,13 @@ export class LayerWriter implements EntrySink, Disposable {
   }
 
   /** When everything is written, the path of the directory may lead to another one, if it leads through a link now. */
-  private setTimesAtOnce(parent: number, name: Buffer, { atime, mtime }: TarEntry): void {
+  private setTimesAtOnce(parent: number, name: Buffer, { atime, mtime }: TarEntry, path: string): void {
+    if (this.removing) {
+      const realPath = this.realPathOf(name);
+      if (realPath === path) return;
+      this.directoryTimes.named(realPath);
+    }
     utimensAt(parent, name, atime, mtime);
-    if (this.removing) this.directoryTimes.named(this.realPathOf(name));
   }
 
   private hardLink(parent: number, name: Buffer, entry: TarEntry): void {
