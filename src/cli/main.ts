@@ -131,6 +131,7 @@ process.on('uncaughtException', (error) => process.exit(report(error)));
 
 void main().then(async (status) => {
   await beforeExit();
+  await out.flushed(interruption.signal);
   process.exit(status);
 });
 

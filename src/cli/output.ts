@@ -31,6 +31,14 @@ export class Output {
     process.stderr.write(`${text}\n`);
   }
 
+  /**
+   * Waits until the readers have taken everything. A pipe holds 64 KiB, and what is beyond that is lost when the process
+   * ends. A reader may take its time (less), so only its end or `signal` end the wait.
+   */
+  async flushed(signal: AbortSignal): Promise<void> {
+    await Promise.all([process.stdout, process.stderr].map((stream) => taken(stream, signal)));
+  }
+
   readonly bold = (text: string) => this.#paint(text, 1, 22);
   readonly dim = (text: string) => this.#paint(text, 2, 22);
   readonly red = (text: string) => this.#paint(text, 31, 39);
@@ -40,4 +48,14 @@ export class Output {
   #paint(text: string, on: number, off: number): string {
     return this.#colors ? `\u001b[${on}m${text}\u001b[${off}m` : text;
   }
+}
+
+function taken(stream: NodeJS.WriteStream, signal: AbortSignal): Promise<void> | undefined {
+  if (stream.writableLength === 0 || stream.destroyed || signal.aborted) return undefined;
+  return new Promise((resolve) => {
+    const done = (): void => resolve();
+    signal.addEventListener('abort', done, { once: true });
+    stream.once('close', done);
+    stream.write('', done); // called after all before it, or when that has failed
+  });
 }

@@ -1,13 +1,15 @@
 import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
+import { promisify } from 'node:util';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { digestOf } from '../../src/oci/digest.ts';
 import { imageOf, layerOf, writeLayout } from '../support/layout.ts';
 import { scratch } from '../support/scratch.ts';
 import { device, directory, file, hardlink, type Member, opaque, symlink, tar, whiteout } from '../support/tar.ts';
-import { runCli } from './run-cli.ts';
+import { MAIN, runCli } from './run-cli.ts';
 
 const SU = file('bin/su', 'x', {
   mode: 0o4755,
@@ -175,6 +177,21 @@ describe('layer ls', () => {
     const nothing = await runCli(['layer', 'ls', '/nowhere/layer']);
     assert.equal(nothing.status, 1);
     assert.match(nothing.stderr, /^unpackd: \[BLOB_NOT_FOUND\] [^\n]+\n$/);
+  });
+
+  test('a slow reader gets all of it', async () => {
+    using folder = scratch();
+    const path = join(folder.path, 'layer.tar');
+    const layer = (count: number) => tar(...Array.from({ length: count }, (_, at) => file(`f${10_000 + at}`)));
+    writeFileSync(path, layer(1));
+    const { stdout } = await runCli(['layer', 'ls', path]);
+    // as many lines as a pipe holds: then there is no room for the totals
+    const count = Math.floor(65_536 / (stdout.indexOf('\n') + 1));
+    writeFileSync(path, layer(count));
+    const slowly = ['-c', '"$@" | (sleep 1; cat)', 'sh', process.execPath, MAIN, 'layer', 'ls', path];
+    const { stdout: all } = await promisify(execFile)('sh', slowly);
+    assert.equal(all.split('\n').indexOf(''), count);
+    assert.match(all.slice(-400), new RegExp(`${count} entries: ${count} files`));
   });
 
   test('a long layer takes no more memory than a short one', { timeout: 120_000 }, async () => {
