@@ -3,7 +3,7 @@ import { describe, it, type TestContext } from 'node:test';
 import { setImmediate as turn } from 'node:timers/promises';
 import { applyBlob } from '../../src/rootfs/apply-blob.ts';
 import type { BlobSource } from '../../src/source/blob-source.ts';
-import { folder, LIMITS } from '../support/apply.ts';
+import { diffTarget, folder, LIMITS } from '../support/apply.ts';
 import { layerOf, type TestLayer } from '../support/layout.ts';
 import { scratch } from '../support/scratch.ts';
 import { file, tar } from '../support/tar.ts';
@@ -42,14 +42,7 @@ async function timings(t: TestContext, layer: TestLayer, chunks: number) {
   const applied = await applyBlob({
     source,
     blob: layer.blob,
-    target: {
-      root: folder(dir.path, 'root'),
-      lowers: [],
-      whiteouts: 'none',
-      opaqueXattr: 'trusted.overlay.opaque',
-      ownership: 'squash',
-      copied: false,
-    },
+    target: diffTarget({ root: folder(dir.path, 'root'), ownership: 'squash' }),
     algorithm: 'sha256',
     limits: LIMITS,
     native: true,

@@ -21,13 +21,9 @@ export interface ApplyTarOptions {
   readonly known?: Foreknowledge | undefined;
 }
 
-/** Applies an archive to a directory as the apply thread does; `again`: it must be applied anew, with that known. */
-export function applyTar(
-  archive: Buffer,
-  target: Partial<DiffTarget> & { root: string },
-  options: ApplyTarOptions = {},
-) {
-  const whole: DiffTarget = {
+/** A directory to write a bottom layer to, unless told otherwise. */
+export function diffTarget(target: Partial<DiffTarget> & { root: string }): DiffTarget {
+  return {
     lowers: [],
     whiteouts: 'none',
     opaqueXattr: 'trusted.overlay.opaque',
@@ -35,6 +31,15 @@ export function applyTar(
     copied: false,
     ...target,
   };
+}
+
+/** Applies an archive to a directory as the apply thread does; `again`: it must be applied anew, with that known. */
+export function applyTar(
+  archive: Buffer,
+  target: Partial<DiffTarget> & { root: string },
+  options: ApplyTarOptions = {},
+) {
+  const whole = diffTarget(target);
   using writer = new LayerWriter(whole, { rememberedBytes: LIMITS.rememberedBytes, ...options });
   const reader = new TarReader(writer, { ...LIMITS, ...options.limits });
   const cut = options.cut ?? archive.length;
