@@ -6,7 +6,7 @@ import type { Mount } from '../snapshots/snapshotter.ts';
 import type { BlobSource } from '../source/blob-source.ts';
 import type { AppliedDiff, Applier, ApplyOptions } from './applier.ts';
 import { ApplyThread } from './apply-thread.ts';
-import { Slots } from './slots.ts';
+import { Slots, type Turn } from './slots.ts';
 
 /** Milliseconds that an idle thread is kept, with its connections. */
 const IDLE_TIMEOUT = 60_000;
@@ -30,6 +30,8 @@ export class ApplyPool {
   readonly #idle: { readonly thread: ApplyThread; readonly end: NodeJS.Timeout | undefined }[] = [];
   /** Layers being written, for the threads to see whether there is a core to spare. */
   readonly #writing = new Int32Array(new SharedArrayBuffer(4));
+  /** How many appliers there were before: their layers go first. */
+  #appliers = 0;
   #closed = false;
 
   /** @param threads layers that are written at once */
@@ -41,9 +43,16 @@ export class ApplyPool {
     while (resident && this.#threads.size < threads) this.#release(this.#own(new ApplyThread()));
   }
 
-  /** An applier of blobs from one source to one store. */
+  /**
+   * An applier of blobs from one source to one store, for one job: none of its layers waits for a layer of an applier that
+   * was made later, unless a thread has that one already.
+   */
   applier(source: BlobSource, limits: LayerLimits, store: StoreTraits): Applier {
-    return { apply: (blob, mounts, options) => this.#apply(source, limits, store, blob, mounts, options) };
+    const place = this.#appliers++;
+    return {
+      apply: (blob, mounts, options) =>
+        this.#apply(source, limits, store, { place, weight: blob.size }, blob, mounts, options),
+    };
   }
 
   /** Ends the threads; layers that they have fail. */
@@ -57,12 +66,13 @@ export class ApplyPool {
     source: BlobSource,
     limits: LayerLimits,
     store: StoreTraits,
+    turn: Turn,
     blob: Descriptor,
     mounts: readonly Mount[],
     { signal, onProgress, algorithm, below, known }: ApplyOptions,
   ): Promise<AppliedDiff> {
     const target = diffTarget(mounts, below === 'parent' ? 'everything' : below, store);
-    return this.#slots.run(blob.size, signal, async () => {
+    return this.#slots.run(turn, signal, async () => {
       if (this.#closed) throw new UnpackError('SHUTTING_DOWN', 'the apply threads were ended before the layer began');
       const thread = this.#take();
       Atomics.add(this.#writing, 0, 1);

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
 import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it, mock } from 'node:test';
@@ -20,19 +21,25 @@ const remember = (worker: Worker) => void threads.push(worker);
 
 const layers = ['1', '2', '3'].map((text) => layerOf(tar(file('name', text))));
 
-async function poolOf(size: number, options: ApplyPoolOptions = {}) {
+async function poolOf(size: number, options: ApplyPoolOptions = {}, stored: readonly TestLayer[] = layers) {
   const place = scratch();
   const path = join(place.path, 'layout');
-  await writeLayout(path, { app: imageOf(layers) });
+  await writeLayout(path, { app: imageOf(stored) });
   const pool = new ApplyPool(size, options);
   await nextTurn(); // Node tells of new threads in the turn after
   const store = { type: 'overlay', ownership: 'squash', overlayXattrs: 'user' } as const;
-  const applier = pool.applier(openSource({ kind: 'oci-layout', path }), LIMITS, store);
+  const applierOfAJob = () => pool.applier(openSource({ kind: 'oci-layout', path }), LIMITS, store);
+  const onlyJob = applierOfAJob();
   let targets = 0;
   return {
     pool,
+    applierOfAJob,
     /** Applies a layer to a new directory. @returns that directory */
-    async apply({ blob }: TestLayer, options: Partial<Parameters<Applier['apply']>[2]> = {}): Promise<string> {
+    async apply(
+      { blob }: TestLayer,
+      options: Partial<Parameters<Applier['apply']>[2]> = {},
+      applier = onlyJob,
+    ): Promise<string> {
       const source = join(place.path, `${targets++}`);
       mkdirSync(source);
       await applier.apply(blob, [{ type: 'bind', source, options: ['rw'] }], {
@@ -99,6 +106,25 @@ describe('the apply threads', () => {
     mock.timers.reset();
     assert.equal(readFileSync(join(await b.apply(third), 'name'), 'utf8'), '3');
     assert.equal(threads.length, 2);
+  });
+
+  it('take the layers of the job that came first, the largest first', async () => {
+    const sized = (size: number) => layerOf(tar(file('name', randomBytes(size))), 'none');
+    const [small, middling, large] = [sized(10), sized(2000), sized(90_000)];
+    await using b = await poolOf(1, {}, [first, small, middling, large]);
+    const [early, late] = [b.applierOfAJob(), b.applierOfAJob()];
+    const order: string[] = [];
+    const apply = async (name: string, layer: TestLayer, applier: Applier) => {
+      await b.apply(layer, {}, applier);
+      order.push(name);
+    };
+    await Promise.all([
+      apply('early, first', first, early),
+      apply('late, large', large, late),
+      apply('early, small', small, early),
+      apply('early, middling', middling, early),
+    ]);
+    assert.deepEqual(order, ['early, first', 'early, middling', 'early, small', 'late, large']);
   });
 
   it('fail the layer that one of them dies with, and nothing after it', async () => {
