@@ -1,7 +1,9 @@
 import type { LayerLimits } from '../archive/limits.ts';
 import { type FailureCode, toUnpackError, UnpackError } from '../errors.ts';
 import { chainIds } from '../oci/chain-id.ts';
+import type { Layer } from '../oci/descriptor.ts';
 import type { ChainId } from '../oci/digest.ts';
+import { layerType } from '../oci/media-type.ts';
 import { formatPlatform } from '../oci/platform.ts';
 import { applyLayers, type LayerObserver } from '../rootfs/apply-layers.ts';
 import type { ApplyThread } from '../rootfs/apply-thread.ts';
@@ -112,7 +114,7 @@ export function createUnpacker(options: UnpackerOptions): Unpacker {
       if (state === undefined) continue;
       const warnings: string[] = [];
       const now = () => performance.now() - began;
-      await applyLayers(image.layers, snapshotter, applier, {
+      const applying = applyLayers(image.layers, snapshotter, applier, {
         locks,
         signal: call.signal,
         log: call.log,
@@ -120,6 +122,7 @@ export function createUnpacker(options: UnpackerOptions): Unpacker {
         ...(call.labels === undefined ? {} : { labels: call.labels }),
         ...(options.durable ? { watch: () => storeSync.watch() } : {}),
       });
+      await applying.catch((error: unknown) => Promise.reject(whyMissing(error, image.layers)));
       unpacked.push({ ...state, warnings });
     }
     return unpacked;
@@ -135,6 +138,18 @@ export function createUnpacker(options: UnpackerOptions): Unpacker {
       storeSync[Symbol.dispose]();
     },
   };
+}
+
+/** A mirror lacks a non-distributable layer for a reason, which is not that its upload is still under way. */
+function whyMissing(error: unknown, layers: readonly Layer[]): unknown {
+  if (!(error instanceof UnpackError) || error.code !== 'BLOB_NOT_FOUND') return error;
+  const mediaType = layers[error.details.layerIndex ?? -1]?.blob.mediaType;
+  if (mediaType === undefined || !layerType(mediaType).foreign) return error;
+  return new UnpackError(
+    'BLOB_NOT_FOUND',
+    `${error.message}; the layer is non-distributable (${mediaType}), which mirrors leave out by default: upload its blob, too, or push an image without such layers`,
+    { cause: error, details: error.details },
+  );
 }
 
 function stateOf(image: ResolvedImage, phase: LayerPhase): ImageState & OnTop {

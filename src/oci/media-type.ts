@@ -6,50 +6,83 @@ export const OCI_CONFIG = 'application/vnd.oci.image.config.v1+json';
 export const DOCKER_LIST = 'application/vnd.docker.distribution.manifest.list.v2+json';
 export const DOCKER_MANIFEST = 'application/vnd.docker.distribution.manifest.v2+json';
 export const DOCKER_CONFIG = 'application/vnd.docker.container.image.v1+json';
+const OCI_LAYER = 'application/vnd.oci.image.layer.v1.tar';
+const DOCKER_LAYER = 'application/vnd.docker.image.rootfs.diff.tar';
 const DOCKER_SCHEMA_1 = /^application\/vnd\.docker\.distribution\.manifest\.v1\+(json|prettyjws)$/;
 
 export type Compression = 'gzip' | 'zstd' | 'none';
 
-/** What a layer's media type promises about its bytes. */
-const LAYER_COMPRESSION: Readonly<Record<string, Compression>> = {
-  'application/vnd.oci.image.layer.v1.tar': 'none',
-  'application/vnd.oci.image.layer.v1.tar+gzip': 'gzip',
-  'application/vnd.oci.image.layer.v1.tar+zstd': 'zstd',
-  'application/vnd.docker.image.rootfs.diff.tar': 'none',
-  'application/vnd.docker.image.rootfs.diff.tar.gzip': 'gzip',
-  'application/vnd.docker.image.rootfs.diff.tar.zstd': 'zstd',
-};
+/** The layer types of the OCI image spec (layer.md) and of Docker schema 2. */
+const LAYER_TYPES: ReadonlySet<string> = new Set([
+  ...['', '+gzip', '+zstd'].flatMap((suffix) => [
+    `application/vnd.oci.image.layer.v1.tar${suffix}`,
+    `application/vnd.oci.image.layer.nondistributable.v1.tar${suffix}`,
+  ]),
+  ...['', '.gzip', '.zstd'].flatMap((suffix) => [
+    `application/vnd.docker.image.rootfs.diff.tar${suffix}`,
+    `application/vnd.docker.image.rootfs.foreign.diff.tar${suffix}`,
+  ]),
+]);
 
-const FOREIGN =
-  /^application\/vnd\.(oci\.image\.layer\.nondistributable\.v1\.tar|docker\.image\.rootfs\.foreign\.diff\.tar)/;
+/** The same types with any ending: containerd knows a layer by its beginning, and mirrors hold many endings. */
+const LAYER =
+  /^application\/vnd\.(?:oci\.image\.layer\.(?<oci>nondistributable\.)?v1|docker\.image\.rootfs\.(?<docker>foreign\.)?diff)\.tar(?<ending>(?:\.(?:gzip|gz|zstd|zst))?(?:\+[^+]*)*)$/;
+
+/** What a media type says about a layer. */
+export interface LayerType {
+  /** What it promises; the bytes decide. */
+  readonly compression: Compression;
+  /** Non-distributable ("foreign"): its publisher wants it to be fetched from elsewhere, so a mirror may lack it. */
+  readonly foreign: boolean;
+  /** Whether it is written as the specifications have it. */
+  readonly exact: boolean;
+}
 
 export type DocumentKind = 'index' | 'manifest';
 
+/** A media type as it is compared: in lower case and without parameters, neither of which distinguishes types. */
+export function plainType(mediaType: string): string {
+  return (mediaType.split(';', 1)[0] ?? '').trim().toLowerCase();
+}
+
 export function isSchema1(mediaType: string): boolean {
-  return DOCKER_SCHEMA_1.test(mediaType);
+  return DOCKER_SCHEMA_1.test(plainType(mediaType));
 }
 
 export function documentKind(mediaType: string): DocumentKind | undefined {
-  if (mediaType === OCI_INDEX || mediaType === DOCKER_LIST) return 'index';
-  if (mediaType === OCI_MANIFEST || mediaType === DOCKER_MANIFEST) return 'manifest';
+  const plain = plainType(mediaType);
+  if (plain === OCI_INDEX || plain === DOCKER_LIST) return 'index';
+  if (plain === OCI_MANIFEST || plain === DOCKER_MANIFEST) return 'manifest';
   return undefined;
 }
 
 /**
- * The compression that a layer's media type promises.
- * @throws UnpackError UNSUPPORTED_MEDIA_TYPE for foreign layers (their bytes are not in the mirror) and unknown types.
+ * What a layer's media type says.
+ * @throws UnpackError UNSUPPORTED_MEDIA_TYPE for types that name no layer, and for encrypted layers
  */
-export function layerCompression(mediaType: string): Compression {
-  const compression = LAYER_COMPRESSION[mediaType];
-  if (compression !== undefined) return compression;
-  if (FOREIGN.test(mediaType)) {
+export function layerType(mediaType: string): LayerType {
+  const groups = LAYER.exec(plainType(mediaType))?.groups;
+  if (groups === undefined) {
     throw new UnpackError(
       'UNSUPPORTED_MEDIA_TYPE',
-      `the layer is non-distributable (${mediaType}): its bytes must come from its publisher, not from a mirror; push a distributable copy`,
+      `${JSON.stringify(mediaType)} is not a layer media type; layers are of ${OCI_LAYER} or ${DOCKER_LAYER}, plain or compressed`,
     );
   }
-  throw new UnpackError(
-    'UNSUPPORTED_MEDIA_TYPE',
-    `${JSON.stringify(mediaType)} is not a layer media type; expected one of ${Object.keys(LAYER_COMPRESSION).join(', ')}`,
-  );
+  const ending = groups.ending ?? '';
+  if (ending.includes('+encrypted')) {
+    throw new UnpackError(
+      'UNSUPPORTED_MEDIA_TYPE',
+      `the layer is encrypted (${mediaType}), and there is no key for it here; push a decrypted copy`,
+    );
+  }
+  return {
+    compression: ending.includes('zst') ? 'zstd' : ending.includes('gz') ? 'gzip' : 'none',
+    foreign: groups.oci !== undefined || groups.docker !== undefined,
+    exact: LAYER_TYPES.has(mediaType),
+  };
+}
+
+/** The compression that a layer's media type promises. @throws UnpackError as `layerType` */
+export function layerCompression(mediaType: string): Compression {
+  return layerType(mediaType).compression;
 }

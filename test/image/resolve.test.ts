@@ -55,6 +55,20 @@ describe('resolveImages', { timeout: 60_000 }, () => {
     );
   });
 
+  test('takes non-distributable layers, and layer types with odd endings, parameters and capitals', async () => {
+    for (const layerType of [
+      'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip',
+      'application/vnd.oci.image.layer.nondistributable.v1.tar+zstd',
+      'application/vnd.docker.image.rootfs.diff.tar+gzip',
+      'application/vnd.docker.image.rootfs.diff.tar.gz',
+      'application/vnd.oci.image.layer.v1.tar+gzip; charset=utf-8',
+      'APPLICATION/VND.OCI.IMAGE.LAYER.V1.TAR',
+    ]) {
+      const [found] = await resolve(await buildImage(put, { layerType }));
+      assert.equal(found?.layers.length, 1, layerType);
+    }
+  });
+
   test('gives explicit layers as they are, without a request', async () => {
     const layers = [
       {
@@ -251,15 +265,20 @@ describe('resolveImages', { timeout: 60_000 }, () => {
       await fails('MANIFEST_INVALID', resolve(await buildImage(put, { layers: [] })));
     });
 
-    test('with UNSUPPORTED_MEDIA_TYPE for a foreign layer, before the config is read', async () => {
-      const layerType = 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip';
+    test('with UNSUPPORTED_MEDIA_TYPE for what is no layer, before the config is read', async () => {
       const config = { mediaType: OCI_CONFIG, digest: digestOf(Buffer.from('nowhere')), size: 7 };
-      const error = await fails(
-        'UNSUPPORTED_MEDIA_TYPE',
-        resolve(await buildImage(put, { layerType, manifest: { config } })),
-      );
-      assert.match(error.message, /layer 1 of 1: the layer is non-distributable/);
-      assert.equal(error.details.layerIndex, 0);
+      for (const [layerType, says] of [
+        ['application/vnd.oci.image.layer.nydus.blob.v1', /layer 1 of 1: .*is not a layer media type/],
+        ['application/vnd.in-toto+json', /layer 1 of 1: .*is not a layer media type/],
+        ['application/vnd.oci.image.layer.v1.tar+gzip+encrypted', /layer 1 of 1: the layer is encrypted/],
+      ] as const) {
+        const error = await fails(
+          'UNSUPPORTED_MEDIA_TYPE',
+          resolve(await buildImage(put, { layerType, manifest: { config } })),
+        );
+        assert.match(error.message, says);
+        assert.equal(error.details.layerIndex, 0);
+      }
     });
 
     test('with UNSUPPORTED_MEDIA_TYPE for an artifact', async () => {

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { writeFile } from 'node:fs/promises';
+import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
@@ -34,6 +34,9 @@ async function bench(layers: readonly TestLayer[], limits: Partial<typeof LIMITS
       assert.ok(layer);
       return writeFile(join(path, 'blobs/sha256', hexOf(layer.blob.digest)), change(Buffer.from(layer.bytes)));
     },
+    /** Removes the blob of a layer. */
+    remove: (index: number) =>
+      rm(join(path, 'blobs/sha256', hexOf(layers[index]?.blob.digest ?? digestOf(Buffer.of())))),
     async [Symbol.asyncDispose]() {
       await unpacker.close();
       await snapshotter.close();
@@ -125,6 +128,21 @@ describe('unpacking an image', () => {
   it('takes an empty layer', async () => {
     await using b = await bench([layerOf(tar()), layerOf(Buffer.alloc(0), 'none')]);
     assert.equal((await b.unpack())[0]?.layers[1]?.entries, 0);
+  });
+});
+
+const FOREIGN = 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip';
+
+describe('a non-distributable layer', () => {
+  it('is unpacked where its blob is there', async () => {
+    await using b = await bench([odd(archive, gzipSync(archive), FOREIGN)]);
+    assert.equal((await b.unpack())[0]?.layers[0]?.entries, 2);
+  });
+
+  it('that is absent gives a failure that says what it is and what to do', async () => {
+    await using b = await bench([odd(archive, gzipSync(archive), FOREIGN)]);
+    await b.remove(0);
+    await fails(b, 'BLOB_NOT_FOUND', /layer 1 of 1 .*non-distributable .*upload its blob/);
   });
 });
 
