@@ -1,4 +1,4 @@
-import { mkdir, rm } from 'node:fs/promises';
+import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Config, loadConfig, s3Connection } from '../config.ts';
@@ -17,6 +17,7 @@ import { UnpackQueue } from '../queue/producer.ts';
 import type { UnpackResult } from '../queue/result.ts';
 import { bytesText, durationText } from '../queue/text.ts';
 import type { Snapshotter } from '../snapshots/snapshotter.ts';
+import { removeTree } from '../system/remove-tree.ts';
 import type { Cli } from './context.ts';
 import { CliError } from './failure.ts';
 import { LiveRegion } from './live-region.ts';
@@ -116,7 +117,7 @@ export class Demo {
   async #setUp(): Promise<{ config: Config; folder: string; worker: WorkerProcess }> {
     const { out } = this.#cli;
     const place = await findPlace(this.#packageRoot);
-    const { folder } = this.#owned(place, ({ folder }) => rm(folder, { recursive: true, force: true }));
+    const { folder } = this.#owned(place, ({ folder }) => removeTree(folder));
     const directory = async (name: string) => {
       await mkdir(join(folder, name), { recursive: true });
       return join(folder, name);

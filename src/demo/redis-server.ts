@@ -1,9 +1,9 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
-import { rmSync } from 'node:fs';
-import { access, constants, mkdtemp, rm } from 'node:fs/promises';
+import { access, constants, mkdtemp } from 'node:fs/promises';
 import { createConnection, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
+import { removeTree, removeTreeSync } from '../system/remove-tree.ts';
 
 /** A Redis (or Valkey) of one's own, for the demo and the tests. */
 export interface LocalRedis {
@@ -70,7 +70,7 @@ export async function startRedis(options: LocalRedisOptions = {}): Promise<Local
   const onExit = () => {
     guard?.kill('SIGKILL');
     child.kill('SIGKILL');
-    if (temporary) rmSync(directory, { recursive: true, force: true });
+    if (temporary) removeTreeSync(directory);
   };
 
   await start();
@@ -92,7 +92,7 @@ export async function startRedis(options: LocalRedisOptions = {}): Promise<Local
         process.off('exit', onExit);
         await kill('SIGTERM');
         guard?.kill('SIGKILL');
-        if (temporary) await rm(directory, { recursive: true, force: true });
+        if (temporary) await removeTree(directory);
       })();
       return stopped;
     },

@@ -1,6 +1,7 @@
 import { readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { join } from 'node:path';
+import { removeTree } from '../system/remove-tree.ts';
 
 /** The part of s3rver's file store that is used here. */
 export interface S3rverStore {
@@ -44,7 +45,7 @@ export async function answerMissingCall(
   } else if (request.method === 'GET' && key !== '' && upload !== null) {
     sendXml(response, 200, await listParts(uploadFolder(store, bucket, upload), { bucket, key, upload }));
   } else if (request.method === 'DELETE' && key !== '' && upload !== null) {
-    await rm(uploadFolder(store, bucket, upload), { recursive: true, force: true });
+    await removeTree(uploadFolder(store, bucket, upload));
     response.writeHead(204).end();
   } else if (request.method === 'GET' && request.headers['if-match'] !== undefined) {
     const found = await store.getMetadata(bucket, key).catch(() => undefined);

@@ -1,8 +1,9 @@
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp } from 'node:fs/promises';
 import { createServer, type RequestListener } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { removeTree } from '../system/remove-tree.ts';
 import { answerMissingCall, listInOrder, type S3rverStore, writeWholeObjects } from './s3-calls.ts';
 
 export interface S3ServerOptions {
@@ -75,7 +76,7 @@ export async function startS3Server(options: S3ServerOptions): Promise<S3Server>
         server.close(() => resolve());
         server.closeAllConnections();
       });
-      if (temporary !== undefined) await rm(temporary, { recursive: true, force: true });
+      if (temporary !== undefined) await removeTree(temporary);
     },
   };
 }

@@ -1,4 +1,3 @@
-import { opendirSync } from 'node:fs';
 import { errnoOf } from '../errno.ts';
 import {
   AT_FDCWD,
@@ -11,7 +10,6 @@ import {
   openAt,
   openDirectoryInRoot,
   readlinkAt,
-  rmdirAt,
   S_IFCHR,
   S_IFDIR,
   S_IFLNK,
@@ -20,6 +18,7 @@ import {
   statFd,
   unlinkAt,
 } from '../system/files.ts';
+import { namesIn, removeDirectoryAt } from '../system/remove-tree.ts';
 import { type Checkpoint, GO_ON } from './checkpoint.ts';
 import { components, DOT_DOT, joinPath, SLASH } from './paths.ts';
 
@@ -28,9 +27,6 @@ const MAX_LINKS = 255;
 
 /** Parts that one path may be walked through, those of its links included: a few times the longest path, some 50 ms. */
 const MAX_STEPS = 16_384;
-
-/** Names that are read of a directory at once: some milliseconds. */
-const NAMES_AT_ONCE = 1024;
 
 /** Descriptors kept open: archives come folder by folder, so few are enough. */
 const MAX_OPEN = 128;
@@ -285,49 +281,16 @@ export class Root {
     const status = statAt(parent, name);
     if (status === undefined) return false;
     const type = status.mode & S_IFMT;
-    if (type === S_IFDIR) this.removeTree(parent, name, status.inode, gone);
+    if (type === S_IFDIR) removeDirectoryAt(parent, name, this.checkpoint, gone);
     else unlinkAt(parent, name);
     if (type !== S_IFDIR && type !== S_IFLNK) return false;
     this.forget();
     return true;
   }
 
-  /** Goes as deep as directories can lie in each other, some 2,000 (MAX_PATH), with a descriptor for each. */
-  private removeTree(parent: number, name: Buffer, inode: bigint, gone: ((inode: bigint) => void) | undefined): void {
-    const fd = openAt(parent, name, O.RDONLY | O.DIRECTORY | O.NOFOLLOW);
-    try {
-      for (const child of this.list(fd)) {
-        this.checkpoint();
-        const status = statAt(fd, child);
-        if (status === undefined) continue;
-        if ((status.mode & S_IFMT) === S_IFDIR) this.removeTree(fd, child, status.inode, gone);
-        else unlinkAt(fd, child);
-      }
-    } finally {
-      close(fd);
-    }
-    rmdirAt(parent, name);
-    gone?.(inode);
-  }
-
   /** The names in an open directory, as C strings; all are read before the first is given out. */
   list(fd: number): Buffer[] {
-    const path = descriptorPath(fd);
-    const directory = opendirSync(path.subarray(0, -1), {
-      // node:fs takes `buffer` here as everywhere, its types don't
-      encoding: 'buffer' as BufferEncoding,
-      bufferSize: NAMES_AT_ONCE,
-    });
-    const names: Buffer[] = [];
-    try {
-      for (let entry = directory.readSync(); entry !== null; entry = directory.readSync()) {
-        if (names.length % NAMES_AT_ONCE === 0) this.checkpoint();
-        names.push(cString(entry.name as string | Buffer));
-      }
-    } finally {
-      directory.closeSync();
-    }
-    return names;
+    return namesIn(fd, this.checkpoint).map(({ name }) => name);
   }
 }
 

@@ -4,8 +4,8 @@ import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { requireExactCopier } from '../snapshots/copy-tree.ts';
 import type { Ownership, Snapshotter } from '../snapshots/snapshotter.ts';
-import { removeTree } from '../snapshots/tree.ts';
 import { type FileSystemFacts, fileSystemFacts, overlayFacts } from '../system/filesystem.ts';
+import { removeTree } from '../system/remove-tree.ts';
 import { type Check, fail, ok, reason, warn } from './check.ts';
 
 const GIB = 1024 ** 3;

@@ -13,9 +13,10 @@ import { type FileHandle, lstat, mkdtemp, open, rename, rmdir } from 'node:fs/pr
 import { basename, join } from 'node:path';
 import { UnpackError } from '../errors.ts';
 import { tryLock } from '../system/files.ts';
+import { removeTree } from '../system/remove-tree.ts';
 import type { OnRollback } from './database.ts';
 import { storeGone } from './errors.ts';
-import { hasVanished, removeTree, syncDirectory } from './tree.ts';
+import { hasVanished, syncDirectory } from './tree.ts';
 
 /** Where the directories of a store at `root` lie. */
 export const snapshotsDirectory = (root: string): string => join(root, 'snapshots');

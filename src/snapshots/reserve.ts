@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
-import { mkdir, readdir, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { removeTree } from '../system/remove-tree.ts';
 import { spaceOf } from '../system/space.ts';
 
 /**
@@ -33,7 +34,8 @@ export async function keepReserve(root: string): Promise<void> {
 /** Gives it back to the disk; says whether there was one. */
 export async function spendReserve(root: string): Promise<boolean> {
   try {
-    await rm(path(root), { recursive: true });
+    await stat(path(root));
+    await removeTree(path(root));
     return true;
   } catch {
     return false;

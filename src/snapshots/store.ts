@@ -1,5 +1,6 @@
 import { lchownSync, lstatSync } from 'node:fs';
 import { toUnpackError, UnpackError } from '../errors.ts';
+import { emptyTree, removeTree } from '../system/remove-tree.ts';
 import type { SnapshotDirectories, Staged } from './directories.ts';
 import { SnapshotError } from './errors.ts';
 import type { Layout } from './layout.ts';
@@ -16,7 +17,7 @@ import type {
   Snapshotter,
   Usage,
 } from './snapshotter.ts';
-import { emptyTree, measureTree, removeTree, syncDirectory } from './tree.ts';
+import { measureTree, syncDirectory } from './tree.ts';
 
 /** How long `close` waits for deletions, in milliseconds; what is left then is for the next cleanup. */
 export const CLOSE_LIMIT = 30_000;

@@ -1,6 +1,5 @@
-import { randomUUID } from 'node:crypto';
 import { closeSync, constants, lstatSync, openSync, readdirSync } from 'node:fs';
-import { chmod, open, readdir, rename, rmdir, unlink } from 'node:fs/promises';
+import { open } from 'node:fs/promises';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Usage } from './snapshotter.ts';
 
@@ -13,9 +12,6 @@ import type { Usage } from './snapshotter.ts';
 const LONG_PATH = 2048;
 /** How long one slice of a walk may keep the event loop, in milliseconds. */
 const SLICE = 5;
-/** Deletions at once: more would fill the thread pool that decompression shares. */
-const PARALLEL = 8;
-const REMOVE_ATTEMPTS = 5;
 
 const SLASH = Buffer.from('/');
 const BLOCK = 512n;
@@ -76,72 +72,6 @@ export async function measureTree(root: string, signal: AbortSignal): Promise<Us
   return { bytes: Number(blocks * BLOCK), inodes };
 }
 
-/**
- * Deletes a directory and everything in it. Several may delete the same tree at once. Directories that lie too deep for
- * one system call are moved up to the top first, so nothing but `root` itself may stand there under the name `deep-…`.
- * Directories that are closed to this user, as their layer asks, are opened first.
- * @throws system errors; an abort between two files leaves the rest
- */
-export async function removeTree(root: string, signal?: AbortSignal): Promise<void> {
-  await removeInside(root, true, signal);
-}
-
-/** As `removeTree`, but the directory itself stays. */
-export async function emptyTree(root: string, signal?: AbortSignal): Promise<void> {
-  await removeInside(root, false, signal);
-}
-
-async function removeInside(root: string, itself: boolean, signal: AbortSignal | undefined): Promise<void> {
-  const empty = async (directory: Buffer): Promise<void> => {
-    try {
-      await emptyOpen(directory);
-    } catch (error) {
-      // root is never refused; for others a directory of their own that is closed to them is only opened
-      if (!isRefused(error)) throw error;
-      await vanishing(chmod(directory, 0o700));
-      await emptyOpen(directory);
-    }
-  };
-
-  const emptyOpen = async (directory: Buffer): Promise<void> => {
-    const files: Buffer[] = [];
-    const directories: Buffer[] = [];
-    const entries = (await vanishing(readdir(directory, { encoding: 'buffer', withFileTypes: true }))) ?? [];
-    for (const entry of entries) {
-      (entry.isDirectory() ? directories : files).push(Buffer.concat([directory, SLASH, entry.name]));
-    }
-    for (let start = 0; start < files.length; start += PARALLEL) {
-      signal?.throwIfAborted();
-      await Promise.all(files.slice(start, start + PARALLEL).map((file) => vanishing(unlink(file))));
-    }
-    for (const child of directories) {
-      signal?.throwIfAborted();
-      if (child.length < LONG_PATH) {
-        await remove(child);
-        continue;
-      }
-      const up = Buffer.from(`${root}/deep-${randomUUID()}`);
-      await vanishing(rename(child, up).catch((error: unknown) => openAndRename(error, child, up)));
-      await remove(up);
-    }
-  };
-
-  const remove = async (directory: Buffer): Promise<void> => {
-    for (let attempt = 1; ; attempt += 1) {
-      await empty(directory);
-      try {
-        await vanishing(rmdir(directory));
-        return;
-      } catch (error) {
-        // somebody who deletes the same tree has moved a deep directory up to here
-        if (!isFull(error) || attempt === REMOVE_ATTEMPTS) throw error;
-      }
-    }
-  };
-
-  await (itself ? remove : empty)(Buffer.from(root));
-}
-
 /** Makes what has been written to a directory's list of names survive a loss of power. */
 export async function syncDirectory(path: string): Promise<void> {
   const handle = await open(path, constants.O_RDONLY | constants.O_DIRECTORY);
@@ -163,28 +93,6 @@ function ignoring<T>(codes: readonly unknown[], call: () => T): T | undefined {
   }
 }
 
-function vanishing<T>(result: Promise<T>): Promise<T | undefined> {
-  return result.catch((error: unknown) => {
-    if (hasVanished(error)) return undefined;
-    throw error;
-  });
-}
-
 export function hasVanished(error: unknown): boolean {
   return error instanceof Error && 'code' in error && error.code === 'ENOENT';
-}
-
-/** A directory that gets another parent is written to: it holds its `..`. */
-async function openAndRename(error: unknown, from: Buffer, to: Buffer): Promise<void> {
-  if (!isRefused(error)) throw error;
-  await chmod(from, 0o700);
-  await rename(from, to);
-}
-
-function isRefused(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && error.code === 'EACCES';
-}
-
-function isFull(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && error.code === 'ENOTEMPTY';
 }

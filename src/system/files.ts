@@ -1,3 +1,4 @@
+import { fstatSync } from 'node:fs';
 import { libc, systemError } from './libc.ts';
 
 /**
@@ -41,6 +42,7 @@ const c = {
   symlinkat: libc.func('int symlinkat(const void *, int, const void *)'),
   linkat: libc.func('int linkat(int, const void *, int, const void *, int)'),
   unlinkat: libc.func('int unlinkat(int, const void *, int)'),
+  renameat: libc.func('int renameat(int, const void *, int, const void *)'),
   readlinkat: libc.func('int64 readlinkat(int, const void *, void *, uint64)'),
   fchownat: libc.func('int fchownat(int, const void *, uint, uint, int)'),
   fchown: libc.func('int fchown(int, uint, uint)'),
@@ -110,6 +112,10 @@ export function unlinkAt(dir: number, name: Buffer): void {
 
 export function rmdirAt(dir: number, name: Buffer): void {
   check(c.unlinkat(dir, name, AT_REMOVEDIR), 'unlinkat', name);
+}
+
+export function renameAt(oldDir: number, oldName: Buffer, newDir: number, newName: Buffer): void {
+  check(c.renameat(oldDir, oldName, newDir, newName), 'renameat', oldName);
 }
 
 /** The target of a symbolic link, without a NUL. */
@@ -320,6 +326,27 @@ export function openDirectoryInRoot(root: number, path: Buffer): number | undefi
   // ELOOP: a link; EAGAIN: something was renamed while `..` was resolved
   if (error.code !== undefined && WALK_INSTEAD.has(error.code)) return undefined;
   throw error;
+}
+
+const RESOLVE_NO_XDEV = 0x01;
+const howHere = Buffer.alloc(24);
+howHere.writeBigUInt64LE(BigInt(O.RDONLY | O.DIRECTORY | O.NOFOLLOW | O.CLOEXEC), 0);
+howHere.writeBigUInt64LE(BigInt(RESOLVE_NO_XDEV), 16);
+
+/**
+ * Opens the directory `name` in `dir` if it is one, and no link to one, and belongs to the same mount.
+ * @throws a system error: ENOTDIR or ELOOP for what is no directory, EXDEV for where something is mounted
+ */
+export function openDirectoryHere(dir: number, name: Buffer): number {
+  const fd = Number(c.openat2(SYS_OPENAT2, dir, name, howHere, howHere.length));
+  if (fd >= 0) return fd;
+  const error = systemError('openat2', bare(name));
+  // ENOSYS: Linux before 5.6; EPERM: a seccomp filter that does not know the call
+  if (error.code !== 'ENOSYS' && error.code !== 'EPERM') throw error;
+  const opened = openAt(dir, name, O.RDONLY | O.DIRECTORY | O.NOFOLLOW);
+  if (fstatSync(opened).dev === fstatSync(dir).dev) return opened;
+  close(opened);
+  throw Object.assign(new Error('EXDEV: something is mounted there'), { code: 'EXDEV' });
 }
 
 const WALK_INSTEAD = new Set(['ELOOP', 'EAGAIN', 'ENOSYS', 'EPERM']);

@@ -1,10 +1,11 @@
 import { constants, readFileSync } from 'node:fs';
-import { access, mkdir, mkdtemp, open, realpath, rm, statfs, writeFile } from 'node:fs/promises';
+import { access, mkdir, mkdtemp, open, realpath, statfs, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import koffi from 'koffi';
 import { cString, mknodAt, S_IFCHR, setXattrFd } from './files.ts';
 import { libc, systemError } from './libc.ts';
 import { mountSnapshot, unmountSnapshot } from './mount.ts';
+import { removeTree } from './remove-tree.ts';
 
 /** What a directory's file system is and can do. */
 export interface FileSystemFacts {
@@ -115,7 +116,7 @@ async function inProbe<T>(directory: string, body: (probe: string) => Promise<T>
   try {
     return await body(probe);
   } finally {
-    await rm(probe, { recursive: true, force: true });
+    await removeTree(probe);
   }
 }
 

@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
-import { mkdirSync, renameSync, writeFileSync } from 'node:fs';
-import { access, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { writeFileSync } from 'node:fs';
+import { access } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
-import { measureTree, removeTree } from '../../src/snapshots/tree.ts';
+import { measureTree } from '../../src/snapshots/tree.ts';
+import { removeTree } from '../../src/system/remove-tree.ts';
+import { inDirectory, makeDeep } from '../support/deep-tree.ts';
 
 const NEVER = new AbortController().signal;
 
@@ -50,47 +51,3 @@ describe('counting a tree', () => {
       assert.deepEqual(await measureTree(join(directory, 'nothing'), NEVER), { bytes: 0, inodes: 0 });
     }));
 });
-
-describe('removing a tree', () => {
-  test('removes names that are not UTF-8, and paths longer than a system call takes', () =>
-    inDirectory(async (directory) => {
-      const root = join(directory, 'root');
-      makeDeep(root, 60, 'd'.repeat(200));
-      await writeFile(Buffer.concat([Buffer.from(`${root}/`), Buffer.from([0xff, 0xfe])]), '');
-      await removeTree(root);
-      assert.deepEqual(await readdir(directory), []);
-    }));
-
-  test('may be done by several at once', () =>
-    inDirectory(async (directory) => {
-      const root = join(directory, 'root');
-      makeDeep(root, 60, 'd'.repeat(200));
-      for (let index = 0; index < 500; index += 1) await mkdir(join(root, `${index}/a`), { recursive: true });
-      await Promise.all([removeTree(root), removeTree(root), removeTree(root)]);
-      assert.deepEqual(await readdir(directory), []);
-    }));
-
-  test('of one that is not there is fine', () => inDirectory((directory) => removeTree(join(directory, 'nothing'))));
-});
-
-/** `depth` directories in each other, a file in the innermost. Built from the inside, where every path is short. */
-function makeDeep(root: string, depth: number, name: string): void {
-  const building = `${root}-building`;
-  mkdirSync(building);
-  writeFileSync(join(building, 'file'), '');
-  for (let level = 0; level < depth; level += 1) {
-    mkdirSync(`${root}-outer`);
-    renameSync(building, join(`${root}-outer`, name));
-    renameSync(`${root}-outer`, building);
-  }
-  renameSync(building, root);
-}
-
-async function inDirectory(body: (directory: string) => Promise<void>): Promise<void> {
-  const directory = await mkdtemp(join(tmpdir(), 'unpackd-tree-'));
-  try {
-    await body(directory);
-  } finally {
-    await removeTree(directory).finally(() => rm(directory, { recursive: true, force: true }));
-  }
-}
