@@ -1,7 +1,7 @@
 import { createGunzip } from 'node:zlib';
 import { INFLATE_OPTIONS, inflating, writeWhole } from './inflating.ts';
 import { isalInflater } from './isal.ts';
-import { checkZeros, inflateMembers, never } from './members.ts';
+import { checkZeros, endsTooEarly, followedByOther, inflateMembers, never } from './members.ts';
 
 /**
  * Inflates gzip data of any number of members (RFC 1952, 2.2), as eStargz and pigz write it. Zeros may follow the last
@@ -18,9 +18,13 @@ export function gunzip(
   return inflater === undefined ? gunzipWithZlib(chunks) : inflateMembers(chunks, inflater, busy);
 }
 
+/** A byte that no member begins with, nor is half of how one begins. */
+const PROBE = Buffer.from([0]);
+
 function gunzipWithZlib(chunks: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
   const stream = createGunzip(INFLATE_OPTIONS);
-  return inflating(stream, 'gzip', async () => {
+  let probing = false;
+  const feed = async (): Promise<void> => {
     let before = 0;
     let ended = false;
     for await (const chunk of chunks) {
@@ -33,6 +37,18 @@ function gunzipWithZlib(chunks: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
       checkZeros(chunk.subarray(stream.bytesWritten - before), 'gzip');
       before = stream.bytesWritten;
     }
-    if (!ended) stream.end();
-  });
+    if (ended) return;
+    // Zlib does not tell whether it stands between two members or in one, so it is given one more byte: it leaves that where
+    // a member has ended, refuses it after the first byte of what is none, and takes it where the data are cut off.
+    probing = true;
+    await writeWhole(stream, PROBE);
+    if (!stream.destroyed && stream.bytesWritten > before) throw endsTooEarly('gzip');
+  };
+  // the first member begins as one does, or nobody would have taken the data for gzip
+  return inflating(stream, 'gzip', feed, (error) =>
+    isHeaderError(error) ? followedByOther('gzip') : probing ? endsTooEarly('gzip') : undefined,
+  );
 }
+
+/** Zlib has one code for all that is wrong with the data. */
+const isHeaderError = (error: unknown): boolean => error instanceof Error && error.message === 'incorrect header check';

@@ -3,7 +3,7 @@ import koffi from 'koffi';
 import { UnpackError } from '../errors.ts';
 import { type AsyncFunction, addressOf, callAsync } from '../system/libc.ts';
 import { SpareBuffers } from '../system/spare-buffers.ts';
-import type { MemberInflater } from './members.ts';
+import type { Following, MemberInflater } from './members.ts';
 
 /**
  * Intel's ISA-L (Debian package `libisal2`), which inflates about twice as fast as zlib. It is used where it is
@@ -63,7 +63,6 @@ function passesTest(found: Functions): boolean {
 
 class IsalInflater implements MemberInflater {
   readonly format = 'gzip';
-  readonly zeroPadding = true;
   private readonly state = STATES.take();
   private readonly functions: Functions;
 
@@ -90,6 +89,12 @@ class IsalInflater implements MemberInflater {
   output(bytes: Buffer): void {
     this.state.writeBigUInt64LE(addressOf(bytes), FIELD.nextOut);
     this.state.writeUInt32LE(bytes.length, FIELD.availOut);
+  }
+
+  following(bytes: Buffer): Following {
+    if (bytes[0] === 0) return 'zeros';
+    if (bytes[0] !== 0x1f) return 'other';
+    return bytes.length === 1 ? 'unknown' : bytes[1] === 0x8b ? 'member' : 'other';
   }
 
   /**

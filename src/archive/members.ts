@@ -8,14 +8,14 @@ import { SpareBuffers } from '../system/spare-buffers.ts';
 export interface MemberInflater {
   /** For messages: `gzip`, `zstd`. */
   readonly format: string;
-  /** Whether zeros may follow the last member. */
-  readonly zeroPadding: boolean;
   /** Bytes of the input that were not taken. */
   readonly unread: number;
   /** Bytes of the output that are still free. */
   readonly room: number;
   input(bytes: Buffer): void;
   output(bytes: Buffer): void;
+  /** What follows a member, by its first bytes, of which there is one or more. */
+  following(bytes: Buffer): Following;
   /**
    * Whether a member that begins with these bytes can be begun with them: its header may have to be there whole.
    * @throws UnpackError LAYER_CORRUPT
@@ -34,6 +34,9 @@ export interface MemberInflater {
   /** Gives its memory back. */
   free(): void;
 }
+
+/** What may follow a member: another one, zeros up to the end, or what has no business there; `unknown`: it takes more bytes. */
+export type Following = 'member' | 'zeros' | 'other' | 'unknown';
 
 /** There is always a core to spare. */
 export const never = (): boolean => false;
@@ -83,7 +86,7 @@ class MemberReader {
   private readonly chunks: AsyncIterator<Buffer>;
   private readonly inflater: MemberInflater;
   private readonly busy: () => boolean;
-  /** Kept from being collected while it is read. */
+  /** Kept from being collected while it is read. It is the source's, and valid until the next is asked for. */
   private chunk: Buffer = Buffer.alloc(0);
   /** Whether the next step needs input; not so while output is left that found no room. */
   private hungry = true;
@@ -103,7 +106,7 @@ class MemberReader {
     inflater.output(buffer);
     while (this.state !== 'end' && inflater.room > 0) {
       if (this.hungry && inflater.unread === 0 && !(await this.more())) break;
-      if (this.state === 'between') this.begin();
+      if (this.state === 'between') await this.begin();
       if (this.state === 'padding') {
         this.checkPadding();
       } else {
@@ -126,9 +129,7 @@ class MemberReader {
       this.inflater.input(this.chunk);
       return true;
     }
-    if (this.state === 'member') {
-      throw new UnpackError('LAYER_CORRUPT', `the ${this.inflater.format} data is corrupt: it ends too early`);
-    }
+    if (this.state === 'member') throw endsTooEarly(this.inflater.format);
     this.state = 'end';
     return false;
   }
@@ -137,22 +138,38 @@ class MemberReader {
   private async gatherHeader(): Promise<void> {
     this.fresh = false;
     while (!this.inflater.hasHeader(this.rest())) {
-      const next = await this.chunks.next();
-      if (next.done) return;
-      this.chunk = pinned(Buffer.concat([this.rest(), next.value]));
-      this.inflater.input(this.chunk);
+      if (!(await this.join())) throw endsTooEarly(this.inflater.format);
     }
   }
 
   /** After a member comes another, or zeros. */
-  private begin(): void {
-    if (this.inflater.zeroPadding && this.rest()[0] === 0) {
-      this.state = 'padding';
-      return;
+  private async begin(): Promise<void> {
+    for (;;) {
+      switch (this.inflater.following(this.rest())) {
+        case 'member':
+          this.inflater.nextMember();
+          this.state = 'member';
+          this.fresh = true;
+          return;
+        case 'zeros':
+          this.state = 'padding';
+          return;
+        case 'unknown':
+          if (await this.join()) break;
+          throw followedByOther(this.inflater.format);
+        case 'other':
+          throw followedByOther(this.inflater.format);
+      }
     }
-    this.inflater.nextMember();
-    this.state = 'member';
-    this.fresh = true;
+  }
+
+  /** Puts the next chunk behind what is left of this one, which is copied first; `false` where there is none. */
+  private async join(): Promise<boolean> {
+    const rest = Buffer.from(this.rest());
+    const next = await this.chunks.next();
+    this.chunk = pinned(next.done ? rest : Buffer.concat([rest, next.value]));
+    this.inflater.input(this.chunk);
+    return !next.done;
   }
 
   private checkPadding(): void {
@@ -167,12 +184,20 @@ class MemberReader {
 
 /** @throws UnpackError LAYER_CORRUPT where what follows the last member is not padding */
 export function checkZeros(bytes: Buffer, format: string): void {
-  if (bytes.some((byte) => byte !== 0)) {
-    throw new UnpackError(
-      'LAYER_CORRUPT',
-      `the ${format} data is followed by bytes that are neither ${format} nor zeros`,
-    );
-  }
+  if (bytes.some((byte) => byte !== 0)) throw followedByOther(format);
+}
+
+/** Bytes after the last member, whatever they are and whoever found them. */
+export function followedByOther(format: string): UnpackError {
+  const other = format === 'gzip' ? 'neither gzip data nor zeros' : `no ${format} data`;
+  return new UnpackError(
+    'LAYER_CORRUPT',
+    `the ${format} data is followed by bytes that are ${other}: something has been appended to the blob, or has overwritten its end; build and push the layer again`,
+  );
+}
+
+export function endsTooEarly(format: string): UnpackError {
+  return new UnpackError('LAYER_CORRUPT', `the ${format} data is corrupt: it ends too early`);
 }
 
 /** V8 keeps the bytes of very small arrays on its own heap, where it may move them. */

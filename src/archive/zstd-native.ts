@@ -1,18 +1,18 @@
 import { UnpackError } from '../errors.ts';
 import { type AsyncFunction, addressOf, callAsync, libc } from '../system/libc.ts';
 import { outOfMemory } from './inflating.ts';
-import type { MemberInflater } from './members.ts';
+import type { Following, MemberInflater } from './members.ts';
+import { isFrameMagic, windowTooLarge } from './zstd-frames.ts';
 
 /**
  * The zstd inside Node, called directly: the same decoder that Node's streams use, without the streams around it and
  * without their end after the first frame. The system's libzstd would be no choice: its inner calls would end up in
  * Node's copy, which has the same names and may be another version.
  */
-/** Largest window that a frame may ask for, as log2: what zstd itself accepts without `--long`. It bounds the memory. */
-const WINDOW_LOG_MAX = 27;
 const PARAMETER_WINDOW_LOG_MAX = 100;
-/** `ZSTD_error_memory_allocation` (zstd_errors.h). */
+/** `ZSTD_error_memory_allocation` and `ZSTD_error_frameParameter_windowTooLarge` (zstd_errors.h). */
 const MEMORY_ALLOCATION = 64;
+const WINDOW_TOO_LARGE = 16;
 
 type Context = object;
 
@@ -26,11 +26,14 @@ interface Functions {
 
 let loaded: Functions | undefined | null = null;
 
-/** A decompressor of zstd frames; `undefined` where Node does not offer it. */
-export function zstdInflater(): MemberInflater | undefined {
+/**
+ * A decompressor of zstd frames; `undefined` where Node does not offer it.
+ * @param windowLog largest window that a frame may ask for, as log2 of its bytes
+ */
+export function zstdInflater(windowLog: number): MemberInflater | undefined {
   if (loaded === null) loaded = load();
   const context = loaded?.create();
-  return loaded === undefined || !context ? undefined : new ZstdInflater(loaded, context);
+  return loaded === undefined || !context ? undefined : new ZstdInflater(loaded, context, windowLog);
 }
 
 function load(): Functions | undefined {
@@ -64,16 +67,17 @@ class BufferField {
 
 class ZstdInflater implements MemberInflater {
   readonly format = 'zstd';
-  readonly zeroPadding = false;
   private readonly from = new BufferField();
   private readonly to = new BufferField();
   private readonly functions: Functions;
   private readonly context: Context;
+  private readonly windowLog: number;
 
-  constructor(functions: Functions, context: Context) {
+  constructor(functions: Functions, context: Context, windowLog: number) {
     this.functions = functions;
     this.context = context;
-    functions.setParameter(context, PARAMETER_WINDOW_LOG_MAX, WINDOW_LOG_MAX);
+    this.windowLog = windowLog;
+    functions.setParameter(context, PARAMETER_WINDOW_LOG_MAX, windowLog);
   }
 
   get unread(): number {
@@ -90,6 +94,10 @@ class ZstdInflater implements MemberInflater {
 
   output(bytes: Buffer): void {
     this.to.set(bytes);
+  }
+
+  following(bytes: Buffer): Following {
+    return bytes.length < 4 ? 'unknown' : isFrameMagic(bytes.readUInt32LE(0)) ? 'member' : 'other';
   }
 
   hasHeader(): boolean {
@@ -112,6 +120,7 @@ class ZstdInflater implements MemberInflater {
 
   private ended(result: number): boolean {
     if (result === -MEMORY_ALLOCATION) throw outOfMemory('zstd');
+    if (result === -WINDOW_TOO_LARGE) throw windowTooLarge(this.windowLog);
     if (result < 0) {
       throw new UnpackError('LAYER_CORRUPT', `the zstd data is corrupt: ${this.functions.errorName(result)}`);
     }

@@ -6,8 +6,12 @@ import { gunzip } from '../../src/archive/gzip.ts';
 import { isalInflater } from '../../src/archive/isal.ts';
 import { UnpackError } from '../../src/errors.ts';
 import { memberWithFields } from '../support/gzip.ts';
+import { cutOnce, lent } from '../support/lent.ts';
 import { skipFor } from '../support/present.ts';
-import { digestOfOutput, inPieces, inTurn } from '../support/stream.ts';
+import { digestOfOutput, inTurn } from '../support/stream.ts';
+
+const FOLLOWED =
+  'the gzip data is followed by bytes that are neither gzip data nor zeros: something has been appended to the blob, or has overwritten its end; build and push the layer again';
 
 /** Bytes that deflate to about a third, as files do. */
 function someBytes(length: number): Buffer {
@@ -17,7 +21,7 @@ function someBytes(length: number): Buffer {
 }
 
 const digest = (bytes: Buffer, cut: number, native: boolean, busy: () => boolean): Promise<string> =>
-  digestOfOutput(gunzip(inPieces(bytes, cut), native, busy));
+  digestOfOutput(gunzip(lent(bytes, cut), native, busy));
 
 for (const [name, native, busy] of [
   ['zlib', false, inTurn()],
@@ -53,6 +57,18 @@ for (const [name, native, busy] of [
       }
     });
 
+    it('reads members that begin anywhere in a piece, the last bytes of it included', async () => {
+      for (const flags of [0, 4, 8, 2 | 4 | 8 | 16]) {
+        const texts = ['first', 'second', '', 'last'].map((text) => Buffer.from(text));
+        const bytes = Buffer.concat([...texts.map((text) => memberWithFields(text, flags)), Buffer.alloc(3)]);
+        const expected = createHash('sha256').update(Buffer.concat(texts)).digest('hex');
+        let at = 0;
+        for (const source of cutOnce(bytes)) {
+          assert.equal(await digestOfOutput(gunzip(source, native, busy)), expected, `flags ${flags}, cut at ${++at}`);
+        }
+      }
+    });
+
     it('inflates a run of zeros a thousand times longer than its blob', async () => {
       const text = Buffer.alloc(50_000_000);
       const expected = createHash('sha256').update(text).digest('hex');
@@ -67,8 +83,8 @@ for (const [name, native, busy] of [
         whole.subarray(0, -1),
         whole.subarray(0, 12),
         damaged,
-        Buffer.concat([whole, Buffer.from('x')]),
-        Buffer.concat([whole, Buffer.alloc(600), Buffer.from('x')]),
+        Buffer.concat([whole, Buffer.from([0x1f, 0x8b])]),
+        Buffer.concat([whole, whole.subarray(0, 9)]),
       ];
       for (const bytes of broken) {
         for (const cut of [1, 100_000]) {
@@ -81,9 +97,32 @@ for (const [name, native, busy] of [
       }
     });
 
+    it('says one and the same of whatever follows the last member and is no member', async () => {
+      const whole = gzipSync(someBytes(300));
+      for (const rest of [
+        'x',
+        'garbage!',
+        '\x1f',
+        '\x1f\x1f',
+        '\x8b\x1f',
+        '\0x',
+        `${'\0'.repeat(600)}x`,
+        'PK\x03\x04'.repeat(99),
+      ]) {
+        const bytes = Buffer.concat([whole, Buffer.from(rest, 'latin1')]);
+        for (const cut of [1, whole.length - 1, whole.length, whole.length + 1, 100_000]) {
+          await assert.rejects(
+            digest(bytes, cut, native, busy),
+            (error) => error instanceof UnpackError && error.code === 'LAYER_CORRUPT' && error.message === FOLLOWED,
+            `${JSON.stringify(rest.slice(0, 20))} in pieces of ${cut}`,
+          );
+        }
+      }
+    });
+
     it('ends at once when nobody reads on', async () => {
       const bytes = gzipSync(someBytes(10_000_000));
-      for await (const piece of gunzip(inPieces(bytes, 65_536), native, busy)) {
+      for await (const piece of gunzip(lent(bytes, 65_536), native, busy)) {
         assert.ok(piece.length > 0);
         break;
       }

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { decompress } from '../../src/archive/compression.ts';
 import { UnpackError } from '../../src/errors.ts';
 import { libc, systemError } from '../../src/system/libc.ts';
-import { inPieces } from '../support/stream.ts';
+import { lent } from '../support/lent.ts';
 
 /** Decompresses a frame that asks for a window of 128 MiB with less than that left: `little-memory.ts native|node`. */
 const native = process.argv[2] === 'native';
@@ -17,7 +17,7 @@ const frame = (window: number): Buffer =>
 
 async function text(blob: Buffer): Promise<string> {
   const pieces: string[] = [];
-  for await (const piece of decompress(inPieces(blob, blob.length), 'zstd', native)) pieces.push(piece.toString());
+  for await (const piece of decompress(lent(blob, blob.length), 'zstd', native)) pieces.push(piece.toString());
   return pieces.join('');
 }
 

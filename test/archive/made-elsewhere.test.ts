@@ -6,8 +6,9 @@ import { decompress } from '../../src/archive/compression.ts';
 import { UnpackError } from '../../src/errors.ts';
 import type { Compression } from '../../src/oci/media-type.ts';
 import { applyTar } from '../support/apply.ts';
+import { lent } from '../support/lent.ts';
 import { Sandbox } from '../support/sandbox.ts';
-import { digestOfOutput, inPieces } from '../support/stream.ts';
+import { digestOfOutput } from '../support/stream.ts';
 import { readTree } from '../support/tree.ts';
 
 /** By Node's streams, or by native code called directly. */
@@ -36,7 +37,7 @@ const BLOBS = {
 
 async function inflate(blob: Buffer, compression: Compression, native: boolean): Promise<Buffer> {
   const pieces: Buffer[] = [];
-  for await (const piece of decompress(inPieces(blob, blob.length), compression, native)) {
+  for await (const piece of decompress(lent(blob, blob.length), compression, native)) {
     pieces.push(Buffer.from(piece));
   }
   return Buffer.concat(pieces);
@@ -48,7 +49,7 @@ async function ifTaken(blob: Buffer, compression: Compression, native: boolean):
     return await inflate(blob, compression, native);
   } catch (error) {
     assert.ok(error instanceof UnpackError, String(error));
-    assert.ok(['LAYER_CORRUPT', 'UNSUPPORTED_MEDIA_TYPE'].includes(error.code), error.code);
+    assert.ok(['LAYER_CORRUPT', 'UNSUPPORTED_MEDIA_TYPE', 'LIMIT_EXCEEDED'].includes(error.code), error.code);
     return undefined;
   }
 }
@@ -60,7 +61,7 @@ for (const [name, { compression, diffId, mtime, added, deleted }] of Object.entr
     it('is inflated whole, in pieces of any size', async () => {
       for (const native of WAYS) {
         for (const cut of [1, 7, 511, 4096, blob.length]) {
-          const digest = await digestOfOutput(decompress(inPieces(blob, cut), compression, native));
+          const digest = await digestOfOutput(decompress(lent(blob, cut), compression, native));
           assert.equal(digest, diffId, `native ${native}, in pieces of ${cut}`);
         }
       }

@@ -4,6 +4,7 @@ import type { EntrySink, TarEntry } from '../../src/archive/entry.ts';
 import { TarReader } from '../../src/archive/tar-reader.ts';
 import { UnpackError } from '../../src/errors.ts';
 import { LIMITS } from '../support/apply.ts';
+import { lentNow } from '../support/lent.ts';
 import {
   directory,
   file,
@@ -52,7 +53,7 @@ function readInPieces(archive: Buffer, cut: number, limits: Partial<typeof LIMIT
     },
   };
   const reader = new TarReader(sink, { ...LIMITS, ...limits });
-  for (let at = 0; at < archive.length; at += cut) reader.write(Buffer.from(archive.subarray(at, at + cut)));
+  for (const piece of lentNow(archive, cut)) reader.write(piece);
   reader.finish();
   return all;
 }

@@ -4,12 +4,14 @@ import { createHash, randomBytes } from 'node:crypto';
 import { describe, it } from 'node:test';
 import { constants, zstdCompressSync } from 'node:zlib';
 import { unzstd } from '../../src/archive/zstd.ts';
+import { MAX_WINDOW, windowLogOf } from '../../src/archive/zstd-frames.ts';
 import { zstdInflater } from '../../src/archive/zstd-native.ts';
 import { UnpackError } from '../../src/errors.ts';
-import { digestOfOutput, inPieces, inTurn } from '../support/stream.ts';
+import { cutOnce, lent } from '../support/lent.ts';
+import { digestOfOutput, inTurn } from '../support/stream.ts';
 
 const digest = (bytes: Buffer, cut: number, native: boolean, busy: () => boolean): Promise<string> =>
-  digestOfOutput(unzstd(inPieces(bytes, cut), native, busy));
+  digestOfOutput(unzstd(lent(bytes, cut), native, busy));
 
 const sha256 = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex');
 const CHECKSUM = { params: { [constants.ZSTD_c_checksumFlag]: 1 } };
@@ -19,13 +21,23 @@ const skippable = (payload: Buffer): Buffer => {
   return Buffer.concat([head, payload]);
 };
 
+/** A frame (RFC 8878, 3.1.1) of one raw block, with a window of 2^windowLog bytes and some eighths more. */
+const frameWithWindow = (windowLog: number, eighths = 0): Buffer =>
+  Buffer.concat([
+    Buffer.from([0x28, 0xb5, 0x2f, 0xfd, 0x00, ((windowLog - 10) << 3) | eighths]),
+    Buffer.from([(5 << 3) | 1, 0, 0]),
+    Buffer.from('hello'),
+  ]);
+
 for (const [name, native, busy] of [
   ['Node’s stream', false, inTurn()],
   ['Node’s zstd called directly', true, () => false],
   ['Node’s zstd on this thread', true, () => true],
   ['Node’s zstd on both in turn', true, inTurn()],
 ] as const) {
-  describe(`unzstd with ${name}`, { skip: native && zstdInflater() === undefined && 'Node does not offer it' }, () => {
+  describe(`unzstd with ${name}`, {
+    skip: native && zstdInflater(windowLogOf(MAX_WINDOW)) === undefined && 'Node does not offer it',
+  }, () => {
     it('gives the same bytes however frames and pieces are cut, skippable frames among them', async () => {
       for (const length of [0, 1, 1000, 1 << 20, 3_333_333]) {
         const text = randomBytes(length);
@@ -40,6 +52,16 @@ for (const [name, native, busy] of [
         for (const cut of [997, 65_536, 10_000_000]) {
           assert.equal(await digest(bytes, cut, native, busy), sha256(text), `${length} bytes in pieces of ${cut}`);
         }
+      }
+    });
+
+    it('reads frames that begin anywhere in a piece, the last bytes of it included', async () => {
+      const frames = ['first', 'second', '', 'last'].map((text) => zstdCompressSync(Buffer.from(text), CHECKSUM));
+      const bytes = Buffer.concat(frames.flatMap((frame) => [skippable(Buffer.from('skip me')), frame]));
+      let at = 0;
+      for (const source of cutOnce(bytes)) {
+        const found = await digestOfOutput(unzstd(source, native, busy));
+        assert.equal(found, sha256(Buffer.from('firstsecondlast')), `cut at ${++at}`);
       }
     });
 
@@ -72,10 +94,56 @@ for (const [name, native, busy] of [
       }
     });
 
-    it('refuses a frame that wants more than 128 MiB for its window', async () => {
-      // magic, a descriptor without sizes, a window of 2^31, one raw empty last block
-      const bytes = Buffer.from('28b52ffd00a8010000', 'hex');
-      await assert.rejects(digest(bytes, 100, native, busy), (error) => error instanceof UnpackError);
+    it('takes windows of up to 512 MiB, and no more of them than there may be memory', async () => {
+      for (const [windowLog, memory] of [
+        [27, undefined],
+        [29, undefined],
+        [29, 1 << 30],
+        [26, 100 << 20],
+        [23, 1],
+      ] as const) {
+        const source = lent(frameWithWindow(windowLog), 100);
+        const found = await digestOfOutput(unzstd(source, native, busy, memory));
+        assert.equal(found, sha256(Buffer.from('hello')), `2^${windowLog} of ${memory}`);
+      }
+    });
+
+    it('says of larger windows, and of frames of one segment as large, that they are too large', async () => {
+      for (const [bytes, memory, text] of [
+        [frameWithWindow(29, 1), undefined, /more than 512 MiB/],
+        [frameWithWindow(31), undefined, /more than 512 MiB/],
+        [frameWithWindow(41), undefined, /more than 512 MiB/],
+        [frameWithWindow(27), 100 << 20, /more than 64 MiB.*UNPACK_MAX_LAYER_MEMORY/],
+        [frameWithWindow(24), 1, /more than 8 MiB/],
+        // a content size of 2^30 and no window of its own
+        [Buffer.from('28b52ffda00000004001000068', 'hex'), undefined, /more than 512 MiB/],
+        // after a frame that is fine
+        [Buffer.concat([frameWithWindow(20), frameWithWindow(31)]), undefined, /more than 512 MiB/],
+      ] as const) {
+        for (const cut of [1, 100]) {
+          await assert.rejects(
+            digestOfOutput(unzstd(lent(bytes, cut), native, busy, memory)),
+            (error) => error instanceof UnpackError && error.code === 'LIMIT_EXCEEDED' && text.test(error.message),
+            bytes.toString('hex'),
+          );
+        }
+      }
+    });
+
+    it('says one and the same of whatever follows the last frame and is no frame', async () => {
+      const whole = zstdCompressSync(randomBytes(300), CHECKSUM);
+      for (const rest of ['x', 'abc', '\x28\xb5\x2f', 'garbage!', '\0'.repeat(600)]) {
+        for (const cut of [1, whole.length, whole.length + 1, 100_000]) {
+          await assert.rejects(
+            digest(Buffer.concat([whole, Buffer.from(rest, 'latin1')]), cut, native, busy),
+            (error) =>
+              error instanceof UnpackError &&
+              error.code === 'LAYER_CORRUPT' &&
+              /followed by bytes that are no zstd data/.test(error.message),
+            JSON.stringify(rest),
+          );
+        }
+      }
     });
   });
 }

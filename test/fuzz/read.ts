@@ -1,6 +1,7 @@
 import { createHash, type Hash } from 'node:crypto';
 import type { EntrySink, TarEntry } from '../../src/archive/entry.ts';
 import { TarReader } from '../../src/archive/tar-reader.ts';
+import { lentNow } from '../support/lent.ts';
 import { type Outcome, refusal, sameOutcome, show } from './outcome.ts';
 
 export const LIMITS = { uncompressedBytes: 1 << 26, entries: 200, entryMetadataBytes: 1 << 16 };
@@ -43,12 +44,7 @@ function read(archive: Buffer, cut: number): { outcome: Outcome; told: string } 
   const reader = new TarReader(telling, LIMITS);
   let outcome: Outcome = 'ok';
   try {
-    for (let at = 0; at < archive.length; at += cut) {
-      // a piece is only valid during the call
-      const piece = cut < archive.length ? Buffer.from(archive.subarray(at, at + cut)) : archive;
-      reader.write(piece);
-      if (piece !== archive) piece.fill(0xee);
-    }
+    for (const piece of lentNow(archive, cut)) reader.write(piece);
     reader.finish();
   } catch (error) {
     outcome = refusal(error);

@@ -1,6 +1,7 @@
 import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { decompress } from '../../src/archive/compression.ts';
 import { memberWithFields } from '../support/gzip.ts';
+import { lent } from '../support/lent.ts';
 import { inTurn } from '../support/stream.ts';
 import { flipped } from './mutations.ts';
 import { type Outcome, refusal, show } from './outcome.ts';
@@ -71,7 +72,7 @@ async function inflate(
   const parts: Buffer[] = [];
   let length = 0;
   try {
-    for await (const piece of decompress(cutting(bytes, cut), compression, native, inTurn())) {
+    for await (const piece of decompress(lent(bytes, cut), compression, native, inTurn())) {
       parts.push(Buffer.from(piece));
       length += piece.length;
       if (length > LIMITS.uncompressedBytes) break;
@@ -80,8 +81,4 @@ async function inflate(
     return { outcome: refusal(error), bytes: Buffer.alloc(0) };
   }
   return { outcome: 'ok', bytes: Buffer.concat(parts) };
-}
-
-async function* cutting(bytes: Buffer, cut: number): AsyncGenerator<Buffer> {
-  for (let at = 0; at < bytes.length; at += cut) yield bytes.subarray(at, at + cut);
 }

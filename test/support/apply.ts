@@ -5,6 +5,7 @@ import type { Foreknowledge } from '../../src/diff/foreknowledge.ts';
 import { LayerWriter } from '../../src/diff/layer-writer.ts';
 import { settleImpliedDirectories } from '../../src/diff/settle.ts';
 import type { DiffTarget } from '../../src/diff/target.ts';
+import { lentNow } from './lent.ts';
 
 export const LIMITS = {
   uncompressedBytes: 2 ** 36,
@@ -42,8 +43,7 @@ export function applyTar(
   const whole = diffTarget(target);
   using writer = new LayerWriter(whole, { rememberedBytes: LIMITS.rememberedBytes, ...options });
   const reader = new TarReader(writer, { ...LIMITS, ...options.limits });
-  const cut = options.cut ?? archive.length;
-  for (let at = 0; at < archive.length; at += cut) reader.write(archive.subarray(at, at + cut));
+  for (const piece of lentNow(archive, options.cut)) reader.write(piece);
   reader.finish();
   writer.finish();
   const inherits = settleImpliedDirectories(

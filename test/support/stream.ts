@@ -1,10 +1,5 @@
 import { createHash } from 'node:crypto';
 
-/** Bytes as they might come over a network, in pieces of `cut`. */
-export async function* inPieces(bytes: Buffer, cut: number): AsyncGenerator<Buffer> {
-  for (let at = 0; at < bytes.length; at += cut) yield bytes.subarray(at, at + cut);
-}
-
 /** SHA-256, as hex, of all that a decompressor gives; what it does ahead must not overwrite the piece in hand. */
 export async function digestOfOutput(output: AsyncIterable<Buffer>): Promise<string> {
   const hash = createHash('sha256');
