@@ -1,39 +1,23 @@
 import { availableParallelism, hostname } from 'node:os';
-import { resolve } from 'node:path';
-import * as z from 'zod';
+import type * as z from 'zod';
 import type { LayerLimits } from './archive/limits.ts';
+import { maskedRedisUrl, readRedisUrl } from './redis-address.ts';
+import { addSecret, maskSecrets } from './secrets.ts';
+import {
+  bytes,
+  count,
+  duration,
+  flag,
+  httpUrl,
+  line,
+  list,
+  oneOf,
+  path,
+  queueName,
+  redisUrl,
+} from './setting-kinds.ts';
 import type { StoreOptions } from './snapshots/open.ts';
 import type { S3Connection } from './source/s3.ts';
-
-/**
- * Every setting: its environment variable, its meaning, its default. A command's flags override single values. Parsed
- * once, at the edge; nothing below reads the environment.
- */
-const bytes = z
-  .string()
-  .regex(/^\d+(\.\d+)?\s*([KMGT]i?B?)?$/i, 'write a number of bytes, or one with a unit, as in 512MiB')
-  .transform((text) => {
-    const [, number = '0', unit = ''] = /^([\d.]+)\s*([KMGT]?)/i.exec(text) ?? [];
-    return Math.round(Number(number) * 1024 ** ' KMGT'.indexOf(unit.toUpperCase() || ' '));
-  });
-const count = (min: number, max: number) =>
-  z.string().regex(/^\d+$/, 'write a whole number').transform(Number).pipe(z.number().min(min).max(max));
-const milliseconds = z
-  .string()
-  .regex(/^\d+(\.\d+)?\s*(ms|s|m|h)$/, 'write a time with its unit, as in 500ms, 30s, 5m')
-  .transform((text) => {
-    const [, number = '0', unit = 'ms'] = /^([\d.]+)\s*(ms|s|m|h)$/.exec(text) ?? [];
-    return Math.round(Number(number) * ({ ms: 1, s: 1000, m: 60_000, h: 3_600_000 }[unit] ?? 1));
-  });
-const flag = z
-  .enum(['1', '0', 'true', 'false', 'yes', 'no', 'on', 'off'], { error: 'write true or false' })
-  .transform((text) => ['1', 'true', 'yes', 'on'].includes(text));
-const list = z.string().transform((text) =>
-  text
-    .split(',')
-    .map((item) => item.trim())
-    .filter((item) => item !== ''),
-);
 
 interface Setting<T extends z.ZodType> {
   readonly schema: T;
@@ -53,15 +37,20 @@ const optional = <T extends z.ZodType>(help: string, schema: T): Setting<z.ZodOp
   fallback: undefined,
 });
 
+/**
+ * Every setting: its environment variable, its meaning, its default. A command's flags override single values. Parsed
+ * once, at the edge; nothing below reads the environment.
+ */
 export const SETTINGS = {
   REDIS_URL: setting(
-    'Redis or Valkey',
-    z.url({ protocol: /^rediss?$/, error: 'write redis://[user:password@]host:port[/db] (rediss:// for TLS)' }),
+    'Redis or Valkey: redis://[user:password@]host:port[/db], rediss:// with TLS',
+    redisUrl,
     'redis://127.0.0.1:6379',
   ),
-  UNPACK_QUEUE: setting('queue name', z.string().min(1), 'image-unpack'),
-  UNPACK_JOB: setting('job name', z.string().min(1), 'unpack'),
-  UNPACK_REDIS_PREFIX: setting('prefix of every Redis key', z.string().min(1), 'bull'),
+  REDIS_PASSWORD_FILE: optional('file with the password of Redis, where REDIS_URL has none', path),
+  UNPACK_QUEUE: setting('queue name', queueName, 'image-unpack'),
+  UNPACK_JOB: setting('job name', line, 'unpack'),
+  UNPACK_REDIS_PREFIX: setting('prefix of every Redis key', line, 'bull'),
   UNPACK_JOBS: setting('jobs that one worker runs at once', count(1, 256), '4'),
   UNPACK_THREADS: setting(
     'apply threads of one worker: layers written at once',
@@ -69,28 +58,29 @@ export const SETTINGS = {
     String(Math.max(2, availableParallelism())),
   ),
   UNPACK_ATTEMPTS: setting('attempts of a job unless its producer says otherwise', count(1, 100), '5'),
-  UNPACK_BACKOFF: setting('wait before the second attempt; it doubles each time, with jitter', milliseconds, '2s'),
-  UNPACK_JOB_TIMEOUT: setting('longest time one attempt may take', milliseconds, '1h'),
-  UNPACK_GRACE: setting('time that running jobs get to finish after SIGTERM', milliseconds, '25s'),
-  UNPACK_LOCK: setting('time after which the job of a silent worker is given to another', milliseconds, '30s'),
+  UNPACK_BACKOFF: setting(
+    'wait before the second attempt; it doubles each time, with jitter',
+    duration('0s', '10m'),
+    '2s',
+  ),
+  UNPACK_JOB_TIMEOUT: setting('longest time one attempt may take', duration('100ms', '7d'), '1h'),
+  UNPACK_GRACE: setting('time that running jobs get to finish after SIGTERM', duration('0s', '1d'), '25s'),
+  UNPACK_LOCK: setting(
+    'time after which the job of a silent worker is given to another',
+    duration('100ms', '1h'),
+    '30s',
+  ),
   UNPACK_KEEP_COMPLETED: setting('completed jobs kept (at most a day)', count(0, 1_000_000), '1000'),
   UNPACK_KEEP_FAILED: setting('failed jobs kept (at most two weeks)', count(0, 1_000_000), '5000'),
-  UNPACK_ROOT: setting(
-    'the snapshot store',
-    z
-      .string()
-      .min(1)
-      .transform((path) => resolve(path)),
-    '/var/lib/unpackd',
-  ),
+  UNPACK_ROOT: setting('the snapshot store', path, '/var/lib/unpackd'),
   UNPACK_SNAPSHOTTER: setting(
     'overlay, or native (full copies) where overlayfs is not to be had',
-    z.enum(['overlay', 'native'], { error: 'write overlay or native' }),
+    oneOf(['overlay', 'native']),
     'overlay',
   ),
   UNPACK_OWNERSHIP: setting(
     'keep the owners that layers name (needs root), or squash: all belongs to the user who unpacks, devices are left out',
-    z.enum(['keep', 'squash'], { error: 'write keep or squash' }),
+    oneOf(['keep', 'squash']),
     'keep',
   ),
   UNPACK_DURABLE: setting('write a layer through to the disk before it is committed', flag, 'true'),
@@ -99,48 +89,39 @@ export const SETTINGS = {
     flag,
     'true',
   ),
-  UNPACK_MAX_LAYER_BYTES: setting('longest uncompressed layer', bytes, '64GiB'),
+  UNPACK_MAX_LAYER_BYTES: setting('longest uncompressed layer', bytes('1KiB', '1024TiB'), '64GiB'),
   UNPACK_MAX_LAYER_ENTRIES: setting('most entries of a layer', count(1, 1_000_000_000), '10000000'),
-  UNPACK_MAX_ENTRY_METADATA: setting('longest metadata (PAX records, long names) of one entry', bytes, '1MiB'),
+  UNPACK_MAX_ENTRY_METADATA: setting(
+    'longest metadata (PAX records, long names) of one entry',
+    bytes('1KiB', '1GiB'),
+    '1MiB',
+  ),
   UNPACK_MAX_LAYER_MEMORY: setting(
     'most memory of one layer for what must be known until its last entry: times of directories, names of deletions',
-    bytes,
+    bytes('1KiB', '1TiB'),
     '512MiB',
   ),
   UNPACK_BUCKETS: setting('buckets that jobs may name, separated by commas; empty: any', list, ''),
-  S3_ENDPOINT: optional(
-    'S3-compatible endpoint; unset: AWS',
-    z.url({ protocol: /^https?$/, error: 'write http://host:port or https://host' }),
-  ),
+  S3_ENDPOINT: optional('S3-compatible endpoint; unset: AWS', httpUrl),
   S3_FORCE_PATH_STYLE: optional('bucket in the path, not in the host name; default: true with S3_ENDPOINT', flag),
-  AWS_REGION: optional('region', z.string().min(1)),
-  AWS_DEFAULT_REGION: optional('region where AWS_REGION is unset', z.string().min(1)),
-  UNPACK_S3_CONNECT_TIMEOUT: setting('longest wait for a connection to S3', milliseconds, '5s'),
-  UNPACK_S3_IDLE_TIMEOUT: setting('longest silence on an S3 connection', milliseconds, '30s'),
+  AWS_REGION: optional('region', line),
+  AWS_DEFAULT_REGION: optional('region where AWS_REGION is unset', line),
+  UNPACK_S3_CONNECT_TIMEOUT: setting('longest wait for a connection to S3', duration('10ms', '10m'), '5s'),
+  UNPACK_S3_IDLE_TIMEOUT: setting('longest silence on an S3 connection', duration('10ms', '1h'), '30s'),
   UNPACK_S3_RESUMES: setting('times that one download continues after a broken connection', count(0, 100), '5'),
-  UNPACK_BOARD_HOST: setting('address of the board', z.string().min(1), '127.0.0.1'),
+  UNPACK_BOARD_HOST: setting('address of the board', line, '127.0.0.1'),
   UNPACK_BOARD_PORT: setting('port of the board', count(0, 65_535), '3000'),
-  UNPACK_BOARD_USER: optional('user of the board', z.string().min(1)),
-  UNPACK_BOARD_PASSWORD: optional('password of the board; needed on any address but loopback', z.string().min(1)),
-  UNPACK_HEALTH_HOST: setting("address of a worker's /healthz and /readyz", z.string().min(1), '127.0.0.1'),
+  UNPACK_BOARD_USER: optional('user of the board', line),
+  UNPACK_BOARD_PASSWORD: optional('password of the board; needed on any address but loopback', line),
+  UNPACK_HEALTH_HOST: setting("address of a worker's /healthz and /readyz", line, '127.0.0.1'),
   UNPACK_HEALTH_PORT: optional("port of a worker's /healthz and /readyz; unset: none", count(0, 65_535)),
   UNPACK_LOG_LEVEL: setting(
     'least important line that is logged',
-    z.enum(['trace', 'debug', 'info', 'warn', 'error', 'silent'], {
-      error: 'write trace, debug, info, warn, error or silent',
-    }),
+    oneOf(['trace', 'debug', 'info', 'warn', 'error', 'silent']),
     'info',
   ),
-  UNPACK_LOG_FORMAT: setting(
-    'json, pretty, or auto: pretty on a terminal',
-    z.enum(['auto', 'json', 'pretty'], { error: 'write auto, json or pretty' }),
-    'auto',
-  ),
-  UNPACK_WORKER_NAME: setting(
-    'name of this worker in results and in the board',
-    z.string().min(1),
-    `${hostname()}:${process.pid}`,
-  ),
+  UNPACK_LOG_FORMAT: setting('json, pretty, or auto: pretty on a terminal', oneOf(['auto', 'json', 'pretty']), 'auto'),
+  UNPACK_WORKER_NAME: setting('name of this worker in results and in the board', line, `${hostname()}:${process.pid}`),
 } as const satisfies Record<string, Setting<z.ZodType>>;
 
 export type SettingName = keyof typeof SETTINGS;
@@ -151,8 +132,35 @@ export class ConfigError extends Error {
   override readonly name = 'ConfigError';
 }
 
+/** Settings whose values are shown nowhere, and which are no flags, because flags are seen by every user of a machine. */
+export const SECRET_SETTINGS: readonly SettingName[] = ['UNPACK_BOARD_PASSWORD'];
+/** What the AWS SDK reads by itself, and errors of it could quote. */
+const AWS_SECRETS = ['AWS_SECRET_ACCESS_KEY', 'AWS_SESSION_TOKEN'];
+
+/** A value as it may be shown; `undefined` for one that may be, or hold, a secret that cannot be told apart. */
+export function shownValue(name: SettingName, value: string): string | undefined {
+  if (SECRET_SETTINGS.includes(name)) return undefined;
+  if (name === 'REDIS_URL') return maskedRedisUrl(value);
+  // wherever a URL was put that has, or could have, a user in it
+  return /:\/\/.*@/.test(value) ? undefined : maskSecrets(value);
+}
+
+/** What is wrong with a value, after `label` and as much of the value as may be shown; `undefined` for a right one. */
+export function settingProblem(name: SettingName, value: string, label: string = name): string | undefined {
+  const parsed = SETTINGS[name].schema.safeParse(trimmed(name, value));
+  if (parsed.success) return undefined;
+  const sentence = parsed.error.issues.map((issue) => issue.message).join('; ');
+  const shown = shownValue(name, value);
+  return shown === undefined ? `${label}: ${sentence}` : `${label}=${JSON.stringify(shown)}: ${sentence}`;
+}
+
+/** Files of variables leave spaces and carriage returns at the ends of values, which belong to a password only. */
+function trimmed(name: SettingName, value: string): string {
+  return SECRET_SETTINGS.includes(name) ? value : value.trim();
+}
+
 /**
- * The settings from flags (first), the environment (second) and the defaults.
+ * The settings from flags (first), the environment (second) and the defaults. An empty value is none.
  * @throws ConfigError that names every wrong setting
  */
 export function loadConfig(
@@ -162,14 +170,31 @@ export function loadConfig(
   const values: Record<string, unknown> = {};
   const wrong: string[] = [];
   for (const [name, { schema, fallback }] of Object.entries(SETTINGS) as [SettingName, Setting<z.ZodType>][]) {
-    const given = flags[name] ?? (env[name] === '' ? undefined : env[name]);
-    const parsed = schema.safeParse(given ?? fallback);
+    const given = flags[name] ?? env[name] ?? '';
+    const parsed = schema.safeParse(given === '' ? fallback : trimmed(name, given));
     if (parsed.success) values[name] = parsed.data;
-    else
-      wrong.push(`${name}=${JSON.stringify(given)}: ${parsed.error.issues.map((issue) => issue.message).join('; ')}`);
+    else wrong.push(settingProblem(name, given) ?? name);
   }
+  const config = values as Config;
+  if (wrong.length === 0) wrong.push(...contradictions(config));
   if (wrong.length > 0) throw new ConfigError(wrong.join('\n'));
-  return Object.freeze(values) as Config;
+  addSecret(config.UNPACK_BOARD_PASSWORD);
+  for (const name of AWS_SECRETS) addSecret(env[name]);
+  return Object.freeze(config);
+}
+
+/** Settings of which each is right, and which are wrong together. */
+function contradictions({ REDIS_URL: url, REDIS_PASSWORD_FILE: file }: Config): string[] {
+  const address = readRedisUrl(url);
+  if (typeof address === 'string') return [];
+  addSecret(address.password);
+  if (file === undefined && address.username !== undefined && address.password === undefined) {
+    return [
+      'REDIS_URL names a user and no password: write redis://user:password@host (redis://:password@host where there is only a password), or put the password into a file and name that in REDIS_PASSWORD_FILE',
+    ];
+  }
+  if (file === undefined || address.password === undefined) return [];
+  return [`REDIS_URL has a password, and REDIS_PASSWORD_FILE=${file} is to have one too: leave one of them out`];
 }
 
 /** The worker's S3 settings as a source wants them. */

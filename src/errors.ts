@@ -1,4 +1,5 @@
 import { errnoOf, HOST_ERRNO, systemMessage } from './errno.ts';
+import { maskSecrets } from './secrets.ts';
 
 /**
  * Every way a job can fail, as producers see it. The list and the retry column come from the job contract; what is
@@ -107,9 +108,9 @@ const LONGEST = 2000;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
 const CONTROLS = /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
 
-/** What is quoted in a message comes from archives, manifests and servers: it is shown, and steers nothing. */
+/** What is quoted in a message comes from archives, manifests and servers: it is shown, and steers nothing. Secrets are not. */
 function plain(message: string): string {
-  const escaped = message.replace(CONTROLS, (sign) =>
+  const escaped = maskSecrets(message).replace(CONTROLS, (sign) =>
     sign === '\n' ? ' ' : `\\u${sign.charCodeAt(0).toString(16).padStart(4, '0')}`,
   );
   return escaped.length > LONGEST ? `${escaped.slice(0, LONGEST)}…` : escaped;

@@ -20,10 +20,10 @@ const LAYERS: readonly (readonly string[])[] = [
   ['src/system'],
   ['src/oci'],
   ['src/errors.ts'],
-  ['src/errno.ts', 'src/recently-used.ts'],
+  ['src/errno.ts', 'src/recently-used.ts', 'src/secrets.ts'],
 ];
 /** The settings are read at the edge only, and take their types from what they configure. */
-const EDGE = ['src/config.ts'];
+const EDGE = ['src/config.ts', 'src/setting-kinds.ts', 'src/redis-address.ts'];
 
 const root = join(import.meta.dirname, '..');
 const files = globSync(['src/**/*.ts', 'workers/**/*.ts'], { cwd: root }).sort();

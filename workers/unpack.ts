@@ -3,10 +3,10 @@ import { startHealthServer } from '../src/board/health.ts';
 import { type Config, ConfigError, layerLimits, loadConfig, s3Connection, storeToWrite } from '../src/config.ts';
 import { toUnpackError } from '../src/errors.ts';
 import { createUnpacker } from '../src/image/unpacker.ts';
-import { displayUrl } from '../src/queue/connection.ts';
 import { createLog, type Logger } from '../src/queue/log.ts';
 import { stopSignal } from '../src/queue/stop-signal.ts';
 import { UnpackWorker } from '../src/queue/worker.ts';
+import { displayRedisUrl } from '../src/redis-address.ts';
 import { removeOrphans } from '../src/rootfs/orphans.ts';
 import { openSnapshotter } from '../src/snapshots/open.ts';
 import type { Snapshotter } from '../src/snapshots/snapshotter.ts';
@@ -66,7 +66,7 @@ async function clearAway(snapshotter: Snapshotter, log: Logger): Promise<void> {
 function readyFields(config: Config): object {
   return {
     queue: config.UNPACK_QUEUE,
-    redis: displayUrl(config.REDIS_URL),
+    redis: displayRedisUrl(config.REDIS_URL),
     worker: config.UNPACK_WORKER_NAME,
     root: config.UNPACK_ROOT,
     snapshotter: config.UNPACK_SNAPSHOTTER,

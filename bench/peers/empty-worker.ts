@@ -10,7 +10,7 @@ import { bullWorkerOptions } from '../../src/queue/worker-options.ts';
  */
 const config = loadConfig();
 const result: UnpackResult = JSON.parse(process.env.BENCH_RESULT ?? '');
-const options = bullWorkerOptions(config, patientConnection(config.REDIS_URL));
+const options = bullWorkerOptions(config, patientConnection(config));
 const worker = new Worker(config.UNPACK_QUEUE, async () => result, options);
 worker.on('error', () => {});
 process.on('SIGTERM', () => process.exit(0));

@@ -3,8 +3,9 @@ import { createBullBoard } from '@bull-board/api';
 import { FastifyAdapter } from '@bull-board/fastify';
 import { Queue } from 'bullmq';
 import { type FastifyInstance, fastify } from 'fastify';
-import { displayUrl, impatientConnection, logOutages, type QueueSettings } from '../queue/connection.ts';
+import { impatientConnection, logOutages, type QueueSettings } from '../queue/connection.ts';
 import type { Logger } from '../queue/log.ts';
+import { displayRedisUrl } from '../redis-address.ts';
 import { type AccessSettings, accessRule, OPEN_PATHS } from './access.ts';
 import { addHealthRoutes } from './health.ts';
 import { UnpackQueueAdapter } from './queue-adapter.ts';
@@ -26,7 +27,7 @@ const REDIS_TIMEOUT = 5000;
  */
 export async function startBoard(settings: BoardSettings, log: Logger): Promise<Board> {
   const refusal = accessRule(settings);
-  const redis = impatientConnection(settings.REDIS_URL, REDIS_TIMEOUT);
+  const redis = impatientConnection(settings, REDIS_TIMEOUT);
   const onError = logOutages(redis, settings.REDIS_URL, log);
   const queue = new Queue(settings.UNPACK_QUEUE, {
     connection: redis,
@@ -47,7 +48,7 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
       return reply
         .status(503)
         .type('text/plain')
-        .send(`Redis at ${displayUrl(settings.REDIS_URL)} does not answer.\n`);
+        .send(`Redis at ${displayRedisUrl(settings.REDIS_URL)} does not answer.\n`);
     }
     // nobody else's page has a reason to show this one in a frame
     reply.header('x-frame-options', 'DENY');
@@ -67,7 +68,7 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
   await addBullBoard(app, queue);
 
   const url = await app.listen({ host: settings.UNPACK_BOARD_HOST, port: settings.UNPACK_BOARD_PORT });
-  log.info({ url, queue: settings.UNPACK_QUEUE, redis: displayUrl(settings.REDIS_URL) }, `board at ${url}`);
+  log.info({ url, queue: settings.UNPACK_QUEUE, redis: displayRedisUrl(settings.REDIS_URL) }, `board at ${url}`);
   let closed: Promise<void> | undefined;
   return {
     url,

@@ -36,7 +36,7 @@ export function applyCommand({ signal, out }: Cli, thread: ApplyThread): Command
     .option('--json', 'the result as one JSON document');
   takesTimeline(command);
   takesImageOptions(command).addHelpText('after', EXAMPLES);
-  takesSettings(command, [...STORE_SETTINGS, ...APPLY_SETTINGS, ...S3_SETTINGS]);
+  takesSettings(command, [...STORE_SETTINGS, ...APPLY_SETTINGS, ...S3_SETTINGS, 'UNPACK_WORKER_NAME']);
   return command.action(async (argument: string, options: ImageOptions & TimelineOption) => {
     const config = configOf(command);
     checkTimelineName(options.timeline);

@@ -12,10 +12,10 @@ import { startS3Server } from '../demo/s3-server.ts';
 import { startWorker, type WorkerProcess } from '../demo/worker-process.ts';
 import { UnpackError } from '../errors.ts';
 import { hexOf, shortDigest } from '../oci/digest.ts';
-import { displayUrl } from '../queue/connection.ts';
 import { UnpackQueue } from '../queue/producer.ts';
 import type { UnpackResult } from '../queue/result.ts';
 import { bytesText, durationText } from '../queue/text.ts';
+import { displayRedisUrl } from '../redis-address.ts';
 import type { Snapshotter } from '../snapshots/snapshotter.ts';
 import { removeTree } from '../system/remove-tree.ts';
 import type { Cli } from './context.ts';
@@ -98,7 +98,9 @@ export class Demo {
     );
     this.#heading(`Up until Ctrl-C: ${out.bold(board.url)}`);
     out.line('   For other commands in another terminal:');
-    for (const name of EXPORTED) out.line(`   export ${name}=${config[name] ?? ''}`);
+    // a server that was there already is reached as before, and its URL may have a password in it
+    const own = EXPORTED.filter((name) => name !== 'REDIS_URL' || config.REDIS_URL !== process.env.REDIS_URL);
+    for (const name of own) out.line(`   export ${name}=${config[name] ?? ''}`);
     for (const [name, value] of Object.entries(this.#credentials)) out.line(`   export ${name}=${value}`);
     const unpackd = built ? 'unpackd' : 'npm run unpackd --';
     out.line(`   ${unpackd} enqueue s3://${BUCKET}/${PREFIX}:${TAG} --watch`);
@@ -128,6 +130,7 @@ export class Demo {
     const redis = this.#owned(await this.#redis(await directory('redis')), (redis) => redis.stop());
     const environment = {
       REDIS_URL: redis.url,
+      REDIS_PASSWORD_FILE: redis.passwordFile ?? '',
       UNPACK_REDIS_PREFIX: redis.prefix,
       S3_ENDPOINT: s3.endpoint,
       AWS_REGION: s3.region,
@@ -146,7 +149,7 @@ export class Demo {
       startWorker(program('workers/unpack'), { ...environment, ...this.#credentials }),
       (worker) => worker.stop(),
     );
-    out.line(`   ${displayUrl(redis.url)}, ${s3.endpoint}, worker process ${worker.pid}`);
+    out.line(`   ${displayRedisUrl(redis.url)}, ${s3.endpoint}, worker process ${worker.pid}`);
     out.line(
       `   store ${environment.UNPACK_ROOT} (${place.snapshotter}${place.note === undefined ? '' : `, because ${place.note}`})`,
     );
@@ -155,7 +158,7 @@ export class Demo {
 
   /** One of its own, unless that would have to be installed and the user has named another. */
   async #redis(directory: string): Promise<BorrowedRedis> {
-    if (process.env.REDIS_URL && (await findRedis()) === undefined) return borrowRedis(loadConfig().REDIS_URL);
+    if (process.env.REDIS_URL && (await findRedis()) === undefined) return borrowRedis(loadConfig());
     await ensureRedisInstalled();
     return { prefix: 'bull', ...(await startRedis({ directory })) };
   }

@@ -23,7 +23,7 @@ export function doctorCommand({ out }: Cli): Command {
       const { checkStore } = await import('../doctor/store.ts');
       const parts = await Promise.all([
         checkRuntime(config.UNPACK_OWNERSHIP),
-        checkRedis(config.REDIS_URL),
+        checkRedis(config),
         checkS3(s3Connection(config), options.bucket ?? config.UNPACK_BUCKETS),
         checkStore(config.UNPACK_ROOT, config.UNPACK_SNAPSHOTTER, config.UNPACK_OWNERSHIP),
       ]);
@@ -32,7 +32,7 @@ export function doctorCommand({ out }: Cli): Command {
       out.result({ ok: !failed, checks }, () => checks.flatMap((check) => lines(check, out)));
       if (failed) process.exitCode = EXIT_FAILED;
     });
-  takesSettings(command, [...QUEUE_SETTINGS.slice(0, 1), ...STORE_SETTINGS, 'UNPACK_OWNERSHIP', ...S3_SETTINGS]);
+  takesSettings(command, [...QUEUE_SETTINGS.slice(0, 2), ...STORE_SETTINGS, 'UNPACK_OWNERSHIP', ...S3_SETTINGS]);
   command.addHelpText('after', '\nExamples:\n  unpackd doctor --bucket images\n  unpackd doctor --json | jq .checks');
   return command;
 }

@@ -1,6 +1,7 @@
 import { CommanderError } from 'commander';
 import { UnpackError } from '../errors.ts';
 import { JobNotFoundError, QueueUnavailableError, WaitTimeoutError } from '../queue/errors.ts';
+import { maskSecrets } from '../secrets.ts';
 import { SnapshotError } from '../snapshots/errors.ts';
 
 /** What only the command line can fail with, beside the codes of jobs. */
@@ -66,10 +67,16 @@ export function explain(thrown: unknown): Failure {
 
 function failure(code: string, message: string): Failure {
   const misused = code === 'USAGE' || code === 'INVALID_SETTING';
-  return { code, message: message.trim().replace(/\s*\n\s*/g, '; '), exitStatus: misused ? EXIT_USAGE : EXIT_FAILED };
+  const sentence = maskSecrets(message)
+    .trim()
+    .replace(/\s*\n\s*/g, '; ');
+  return { code, message: sentence, exitStatus: misused ? EXIT_USAGE : EXIT_FAILED };
 }
 
-/** commander's `error: unknown option '--x'` and its suggestion below as one sentence. */
+/** commander's `error: unknown option '--x=value'` and its suggestion below as one sentence, without the value. */
 function usageSentence(message: string): string {
-  return message.replace(/^error: /, '').replace(/\n\(Did you mean (.*)\?\)/, ': did you mean $1?');
+  return message
+    .replace(/^error: /, '')
+    .replace(/^(unknown option '[^'=]*)=[\s\S]*'/, "$1'")
+    .replace(/\n\(Did you mean (.*)\?\)/, ': did you mean $1?');
 }

@@ -2,6 +2,7 @@
 import { constants } from 'node:os';
 import { Command, CommanderError } from 'commander';
 import { UnpackError } from '../errors.ts';
+import { maskSecrets } from '../secrets.ts';
 import type { Cli } from './context.ts';
 import { explain } from './failure.ts';
 import { Output } from './output.ts';
@@ -186,6 +187,6 @@ function report(error: unknown): number {
   if (out.json) process.stdout.write(`${JSON.stringify({ error: { code, message } })}\n`);
   out.note(`unpackd: [${code}] ${message}`);
   const level = process.env.UNPACK_LOG_LEVEL;
-  if ((level === 'debug' || level === 'trace') && error instanceof Error) out.note(error.stack ?? '');
+  if ((level === 'debug' || level === 'trace') && error instanceof Error) out.note(maskSecrets(error.stack ?? ''));
   return interruptedBy === undefined ? exitStatus : 128 + constants.signals[interruptedBy];
 }

@@ -1,15 +1,32 @@
-import { Command, InvalidArgumentError, Option } from 'commander';
-import { type Config, loadConfig, SETTINGS, type SettingName } from '../config.ts';
+import { Command, Option } from 'commander';
+import {
+  type Config,
+  loadConfig,
+  SECRET_SETTINGS,
+  SETTINGS,
+  type SettingName,
+  settingProblem,
+  shownValue,
+} from '../config.ts';
+import { readRedisUrl } from '../redis-address.ts';
 import type { Cli } from './context.ts';
+import { CliError } from './failure.ts';
 import { type Cell, columns } from './table.ts';
 
 /** Which settings a command takes; every one is a flag too, except those that must not be seen in a process list. */
-export const QUEUE_SETTINGS = ['REDIS_URL', 'UNPACK_QUEUE', 'UNPACK_JOB', 'UNPACK_REDIS_PREFIX'] as const;
+export const QUEUE_SETTINGS = [
+  'REDIS_URL',
+  'REDIS_PASSWORD_FILE',
+  'UNPACK_QUEUE',
+  'UNPACK_JOB',
+  'UNPACK_REDIS_PREFIX',
+] as const;
 export const STORE_SETTINGS = ['UNPACK_ROOT', 'UNPACK_SNAPSHOTTER'] as const;
 export const S3_SETTINGS = [
   'S3_ENDPOINT',
   'S3_FORCE_PATH_STYLE',
   'AWS_REGION',
+  'AWS_DEFAULT_REGION',
   'UNPACK_S3_CONNECT_TIMEOUT',
   'UNPACK_S3_IDLE_TIMEOUT',
   'UNPACK_S3_RESUMES',
@@ -18,6 +35,7 @@ export const APPLY_SETTINGS = [
   'UNPACK_THREADS',
   'UNPACK_OWNERSHIP',
   'UNPACK_DURABLE',
+  'UNPACK_NATIVE_INFLATE',
   'UNPACK_MAX_LAYER_BYTES',
   'UNPACK_MAX_LAYER_ENTRIES',
   'UNPACK_MAX_ENTRY_METADATA',
@@ -26,7 +44,6 @@ export const APPLY_SETTINGS = [
 export const HEALTH_SETTINGS = ['UNPACK_HEALTH_HOST', 'UNPACK_HEALTH_PORT'] as const;
 export const LOG_SETTINGS = ['UNPACK_LOG_LEVEL', 'UNPACK_LOG_FORMAT'] as const;
 
-const SECRET: readonly SettingName[] = ['UNPACK_BOARD_PASSWORD'];
 /** Defaults that depend on the machine, as a table that is read elsewhere says them. */
 const FALLBACK_IN_WORDS: Partial<Record<SettingName, string>> = {
   UNPACK_THREADS: 'number of processors, at least 2',
@@ -43,17 +60,18 @@ export function flagOf(name: SettingName): string {
 
 /** Adds one option for each setting, checked when it is parsed, and says in the help where else it may come from. */
 export function takesSettings(command: Command, names: readonly SettingName[]): Command {
-  for (const name of names.filter((name) => !SECRET.includes(name))) {
-    const { schema, help } = SETTINGS[name];
+  for (const name of names.filter((name) => !SECRET_SETTINGS.includes(name))) {
+    const { help } = SETTINGS[name];
     const option = new Option(`${flagOf(name)} <value>`, `${help} (${name}${defaultOf(name)})`);
     option.helpGroup('Settings (a flag beats the environment variable):').argParser((text: string) => {
-      const parsed = schema.safeParse(text);
-      if (!parsed.success) throw new InvalidArgumentError(parsed.error.issues.map((issue) => issue.message).join('; '));
+      const problem = flagProblem(name, text);
+      // not commander's InvalidArgumentError, which quotes the value whatever it is
+      if (problem !== undefined) throw new CliError('USAGE', problem);
       return text;
     });
     command.addOption(option);
   }
-  const hidden = names.filter((name) => SECRET.includes(name));
+  const hidden = names.filter((name) => SECRET_SETTINGS.includes(name));
   for (const name of hidden) command.addHelpText('after', `\n${name}: ${SETTINGS[name].help} (environment only)`);
   if (names.includes('S3_ENDPOINT')) {
     command.addHelpText(
@@ -64,8 +82,22 @@ export function takesSettings(command: Command, names: readonly SettingName[]): 
   return command;
 }
 
+function flagProblem(name: SettingName, text: string): string | undefined {
+  if (name === 'REDIS_URL' && text.includes('@')) {
+    const address = readRedisUrl(text);
+    if (typeof address === 'string' || address.password !== undefined) {
+      return `${flagOf(name)} takes no password, because every user of this machine can see it in the list of processes: set REDIS_URL in the environment, or put the password into a file and name that in REDIS_PASSWORD_FILE`;
+    }
+  }
+  return settingProblem(name, text, flagOf(name));
+}
+
 /** The settings as flags, environment and defaults give them. @throws ConfigError */
 export function configOf(command: Command): Config {
+  return loadConfig(flagsOf(command));
+}
+
+function flagsOf(command: Command): Partial<Record<SettingName, string>> {
   const options: Readonly<Record<string, unknown>> = command.opts();
   const flags: Partial<Record<SettingName, string>> = {};
   for (const name of settingNames()) {
@@ -73,23 +105,23 @@ export function configOf(command: Command): Config {
     const value = option === undefined ? undefined : options[option.attributeName()];
     if (typeof value === 'string') flags[name] = value;
   }
-  return loadConfig(flags);
+  return flags;
 }
 
 /** `unpackd settings`: what is in force, and why. */
 export function settingsCommand({ out }: Cli): Command {
   const command = new Command('settings')
-    .description('Lists every setting with its value here and where that comes from. Secrets are not shown.')
+    .description(
+      'Lists every setting with its value here and where that comes from: a flag, the environment, or the default.\n' +
+        'Secrets are not shown.',
+    )
     .option('--json', 'one JSON document')
     .option('--markdown', 'the table of README.md')
     .action((options: { readonly markdown?: true }) => {
       if (options.markdown) return void out.line(settingsTable().trimEnd());
-      loadConfig(); // a wrong one is told as every command tells it
-      const settings = settingNames().map((name) => {
-        const given = process.env[name] ?? '';
-        const value = given === '' ? (SETTINGS[name].fallback ?? null) : given;
-        return { name, value: shown(name, value), from: given === '' ? 'default' : 'environment' };
-      });
+      const flags = flagsOf(command);
+      loadConfig(flags); // a wrong one is told as every command tells it
+      const settings = settingNames().map((name) => ({ name, ...sourced(name, flags[name]) }));
       out.result({ settings }, () => {
         const rows = settings.map(({ name, value, from }): Cell[] => [
           name,
@@ -100,7 +132,16 @@ export function settingsCommand({ out }: Cli): Command {
         return columns(['NAME', 'VALUE', 'FROM', 'MEANING'], rows);
       });
     });
-  return command;
+  return takesSettings(command, settingNames());
+}
+
+/** A setting's value as it may be shown, and where it comes from. */
+function sourced(name: SettingName, flag: string | undefined) {
+  const variable = process.env[name] ?? '';
+  const given = flag ?? (variable === '' ? undefined : variable);
+  const value = given ?? SETTINGS[name].fallback;
+  const from = flag !== undefined ? 'flag' : given !== undefined ? 'environment' : 'default';
+  return { value: value === undefined ? null : (shownValue(name, value) ?? '(set)'), from };
 }
 
 /** Every setting as a Markdown table, without anything of the machine that it is made on. */
@@ -120,10 +161,4 @@ function settingNames(): SettingName[] {
 function defaultOf(name: SettingName): string {
   const words = FALLBACK_IN_WORDS[name] ?? SETTINGS[name].fallback;
   return words === undefined || words === '' ? '' : `; default ${words}`;
-}
-
-function shown(name: SettingName, value: string | null): string | null {
-  if (value === null) return null;
-  if (SECRET.includes(name)) return '(set)';
-  return name === 'REDIS_URL' ? value.replace(/\/\/([^:@/]*):[^@/]*@/, '//$1:***@') : value;
 }

@@ -1,4 +1,6 @@
 import { Redis } from 'ioredis';
+import { addressOptions, type RedisSettings } from '../queue/connection.ts';
+import { displayRedisUrl } from '../redis-address.ts';
 import { type Check, fail, ok, reason, warn } from './check.ts';
 
 const TIMEOUT = 3000;
@@ -6,9 +8,16 @@ const TIMEOUT = 3000;
 const OLDEST = 5;
 const ADVISED = 6.2;
 
-/** Whether the server at `url` is there and will keep jobs. */
-export async function checkRedis(url: string): Promise<Check[]> {
-  const redis = new Redis(url, {
+/** Whether the server is there and will keep jobs. */
+export async function checkRedis(settings: RedisSettings): Promise<Check[]> {
+  let options: ReturnType<typeof addressOptions>;
+  try {
+    options = addressOptions(settings);
+  } catch (error) {
+    return [fail('Redis', reason(error), 'correct the setting')];
+  }
+  const redis = new Redis({
+    ...options,
     lazyConnect: true,
     connectTimeout: TIMEOUT,
     commandTimeout: TIMEOUT,
@@ -20,7 +29,7 @@ export async function checkRedis(url: string): Promise<Check[]> {
   redis.on('error', (error) => {
     failure = error;
   });
-  const where = new URL(url).host;
+  const where = displayRedisUrl(settings.REDIS_URL);
   try {
     await redis.connect();
     const info = fieldsOf(await redis.info());

@@ -1,9 +1,17 @@
+import { readFileSync, statSync } from 'node:fs';
 import { Redis } from 'ioredis';
-import type { Config } from '../config.ts';
+import { type Config, ConfigError } from '../config.ts';
+import { displayRedisUrl, readRedisUrl } from '../redis-address.ts';
+import { addSecret } from '../secrets.ts';
 import type { Logger } from './log.ts';
 
+/** What it takes to reach Redis. */
+export interface RedisSettings extends Pick<Config, 'REDIS_URL'> {
+  readonly REDIS_PASSWORD_FILE?: string | undefined;
+}
+
 /** What it takes to find the queue. */
-export type QueueSettings = Pick<Config, 'REDIS_URL' | 'UNPACK_QUEUE' | 'UNPACK_JOB' | 'UNPACK_REDIS_PREFIX'>;
+export type QueueSettings = RedisSettings & Pick<Config, 'UNPACK_QUEUE' | 'UNPACK_JOB' | 'UNPACK_REDIS_PREFIX'>;
 
 /** Longest pause between two tries to connect, in milliseconds. */
 const MAX_RECONNECT_DELAY = 2000;
@@ -11,18 +19,21 @@ const MAX_RECONNECT_DELAY = 2000;
 /**
  * A connection for a process that outlives Redis: commands wait while it is away and are sent when it is back.
  * (BullMQ demands `maxRetriesPerRequest: null` of connections that block.)
+ * @throws ConfigError
  */
-export function patientConnection(url: string): Redis {
-  return new Redis(url, { ...shared, maxRetriesPerRequest: null });
+export function patientConnection(settings: RedisSettings): Redis {
+  return new Redis({ ...addressOptions(settings), ...shared, maxRetriesPerRequest: null });
 }
 
 /**
  * A connection for a caller that wants to know: a command fails instead of waiting for Redis to come back, so that
  * nothing is done later that the caller has been told was not done.
  * @param timeout milliseconds that one command may take
+ * @throws ConfigError
  */
-export function impatientConnection(url: string, timeout: number): Redis {
-  return new Redis(url, {
+export function impatientConnection(settings: RedisSettings, timeout: number): Redis {
+  return new Redis({
+    ...addressOptions(settings),
     ...shared,
     maxRetriesPerRequest: 0,
     enableOfflineQueue: false,
@@ -36,6 +47,60 @@ const shared = {
   // a server that has lost its primary role answers READONLY: look for the new one
   reconnectOnError: (error: Error) => error.message.startsWith('READONLY'),
 };
+
+/** Longest password file, in bytes: a longer one is another file. */
+const MAX_PASSWORD_FILE = 4096;
+
+/**
+ * Where Redis is and who we are to it, for ioredis: read by ourselves, because ioredis takes any option out of a URL.
+ * @throws ConfigError for a URL that cannot be read, and for a password file that cannot be used
+ */
+export function addressOptions({ REDIS_URL, REDIS_PASSWORD_FILE: file }: RedisSettings) {
+  const address = readRedisUrl(REDIS_URL);
+  if (typeof address === 'string') throw new ConfigError(`REDIS_URL: ${address}`);
+  const { host, port, tls, db, family, username } = address;
+  const password = file === undefined ? address.password : readPassword(file);
+  addSecret(password);
+  return {
+    host,
+    port,
+    db,
+    family,
+    ...(tls ? { tls: {} } : {}),
+    ...(username === undefined ? {} : { username }),
+    ...(password === undefined ? {} : { password }),
+  };
+}
+
+/** The password in REDIS_PASSWORD_FILE, without the end of its line. @throws ConfigError */
+function readPassword(file: string): string {
+  const wrong = (why: string) => new ConfigError(`REDIS_PASSWORD_FILE=${JSON.stringify(file)}: ${why}`);
+  let text: string;
+  try {
+    const { size } = statOfFile(file);
+    if (size > MAX_PASSWORD_FILE) throw wrong(`it has ${size} bytes, which is no password`);
+    text = readFileSync(file, 'utf8');
+  } catch (error) {
+    if (error instanceof ConfigError) throw error;
+    const code = error instanceof Error && 'code' in error ? error.code : undefined;
+    if (code === 'ENOENT') throw wrong('there is no such file');
+    if (code === 'EACCES') throw wrong('this user may not read it');
+    throw wrong(`it cannot be read: ${error instanceof Error ? error.message : String(error)}`);
+  }
+  const password = text.replace(/\r?\n$/, '');
+  if (password === '') throw wrong('it is empty: write the password of Redis into it');
+  if (/[\r\n]/.test(password))
+    throw wrong('it has more than one line: write the password of Redis into it, and nothing else');
+  return password;
+}
+
+/** A pipe would be read once only, and a folder never. */
+function statOfFile(file: string) {
+  const stats = statSync(file);
+  if (stats.isFile()) return stats;
+  const kind = stats.isDirectory() ? 'a folder' : 'no regular file';
+  throw new ConfigError(`REDIS_PASSWORD_FILE=${JSON.stringify(file)}: it is ${kind}, not a file with a password`);
+}
 
 /** Whether an error is about the way to Redis and not about what was asked of it. */
 export function isConnectionError(error: unknown): boolean {
@@ -63,14 +128,6 @@ const CONNECTION_CODES = new Set([
   'EAI_AGAIN',
 ]);
 
-/** `redis://host:port/db` without user and password, for messages. */
-export function displayUrl(url: string): string {
-  const parsed = new URL(url);
-  parsed.username = '';
-  parsed.password = '';
-  return parsed.href.replace(/\/$/, '');
-}
-
 /**
  * Says once that Redis is gone and once that it is back, however many connections notice it how often.
  * @returns the handler for `error` events of the connection's users
@@ -82,12 +139,12 @@ export function logOutages(connection: Redis, url: string, log: Logger): (error:
     if (down) return;
     down = true;
     since = Date.now();
-    log.warn({ redis: displayUrl(url), why }, 'Redis is unreachable; running jobs go on, new ones wait for it');
+    log.warn({ redis: displayRedisUrl(url), why }, 'Redis is unreachable; running jobs go on, new ones wait for it');
   };
   connection.on('ready', () => {
     if (!down) return;
     down = false;
-    log.info({ redis: displayUrl(url), seconds: Math.round((Date.now() - since) / 1000) }, 'Redis is back');
+    log.info({ redis: displayRedisUrl(url), seconds: Math.round((Date.now() - since) / 1000) }, 'Redis is back');
   });
   const onError = (error: unknown) => {
     const text = error instanceof Error ? error.message || error.name : String(error);

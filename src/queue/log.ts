@@ -1,6 +1,7 @@
 import { type DestinationStream, type Logger, pino, stdTimeFunctions } from 'pino';
 import { prettyFactory } from 'pino-pretty';
 import type { Config } from '../config.ts';
+import { maskSecrets } from '../secrets.ts';
 
 export type { Logger } from 'pino';
 
@@ -19,15 +20,32 @@ export function createLog(settings: LogSettings, destination?: DestinationStream
     base: null,
     timestamp: stdTimeFunctions.isoTime,
     formatters: { level: (label: string) => ({ level: label }) },
+    serializers: { err: plainError },
   };
   const format = settings.UNPACK_LOG_FORMAT;
   const onTerminal = destination === undefined && process.stdout.isTTY === true;
-  const stream = destination ?? standardOutput();
+  const target = destination ?? standardOutput();
+  const stream = { write: (line: string) => void target.write(maskSecrets(line)) };
   if (format === 'pretty' || (format === 'auto' && onTerminal)) {
     const text = prettyFactory({ colorize: onTerminal, translateTime: 'SYS:HH:MM:ss.l' });
     return pino(options, { write: (line) => void stream.write(text(line) ?? '') });
   }
   return pino(options, stream);
+}
+
+/**
+ * An error without what it carries besides: ioredis hangs the command that failed on it, and AUTH has the password, and the
+ * AWS SDK the whole answer.
+ */
+function plainError(error: unknown): object {
+  if (!(error instanceof Error)) return { message: String(error) };
+  const { name, message, stack, cause } = error;
+  return {
+    type: name,
+    message,
+    stack,
+    ...(cause instanceof Error ? { cause: `${cause.name}: ${cause.message}` } : {}),
+  };
 }
 
 /**

@@ -2,8 +2,9 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Job, type JobsOptions, Queue } from 'bullmq';
 import type { Redis } from 'ioredis';
+import { displayRedisUrl } from '../redis-address.ts';
 import { CANCEL_FLAG_LIFE, cancelChannel, cancelKey, DEFAULT_CANCEL_REASON } from './cancellation.ts';
-import { displayUrl, impatientConnection, isConnectionError, type QueueSettings } from './connection.ts';
+import { impatientConnection, isConnectionError, type QueueSettings } from './connection.ts';
 import { deduplicationId } from './deduplication.ts';
 import { JobNotFoundError, QueueUnavailableError } from './errors.ts';
 import { JOB_STATES, type JobState, type JobStatus, statusOf } from './job-status.ts';
@@ -44,11 +45,14 @@ export class UnpackQueue {
   #waiter: JobWaiter | undefined;
   #closed = false;
 
-  /** @param timeout milliseconds after which a call gives up on Redis */
+  /**
+   * @param timeout milliseconds after which a call gives up on Redis
+   * @throws ConfigError for a REDIS_URL or REDIS_PASSWORD_FILE that cannot be used
+   */
   constructor(settings: QueueSettings, timeout: number = DEFAULT_TIMEOUT) {
     this.#settings = settings;
     this.#timeout = timeout;
-    this.#redis = impatientConnection(settings.REDIS_URL, timeout);
+    this.#redis = impatientConnection(settings, timeout);
     // each call reports what it meets; an event has nobody to go to
     this.#redis.on('error', () => {});
     const shared = { connection: this.#redis, prefix: settings.UNPACK_REDIS_PREFIX, skipMetasUpdate: true };
@@ -186,7 +190,7 @@ export class UnpackQueue {
   }
 
   #unavailable(why: string, cause?: unknown): QueueUnavailableError {
-    const where = displayUrl(this.#settings.REDIS_URL);
+    const where = displayRedisUrl(this.#settings.REDIS_URL);
     return new QueueUnavailableError(
       `Redis at ${where} is not available: ${why}`,
       cause === undefined ? {} : { cause },

@@ -35,7 +35,7 @@ export class JobWaiter {
 
   constructor(settings: QueueSettings, status: (jobId: string) => Promise<JobStatus>) {
     this.#status = status;
-    this.#connection = patientConnection(settings.REDIS_URL);
+    this.#connection = patientConnection(settings);
     // looking at the job finds out about an outage, and tells the caller
     this.#connection.on('error', () => {});
     this.#events = this.#listen(settings);

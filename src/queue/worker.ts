@@ -51,7 +51,7 @@ export class UnpackWorker {
   constructor({ settings, unpacker, policy, store, log }: WorkerParts) {
     this.#settings = settings;
     this.#log = log;
-    this.#redis = patientConnection(settings.REDIS_URL);
+    this.#redis = patientConnection(settings);
     const onError = logOutages(this.#redis, settings.REDIS_URL, log);
     this.#queue = new Queue(settings.UNPACK_QUEUE, bullQueueOptions(settings, this.#redis));
     // a connection that has subscribed to a channel can do nothing else

@@ -98,7 +98,13 @@ describe('wrong use exits with 2 and one sentence', () => {
     ['an unknown layout', ['apply', 's3://b:t', '--layout', 'tar'], /'tar' is invalid.*oci, distribution, keys/],
     ['a number that is none', ['enqueue', 's3://b:t', '--priority', 'high'], /--priority.*whole number/],
     ['a payload that is not there', ['enqueue', '--payload', '/nowhere.json'], /\/nowhere\.json cannot be read/],
-    ['a setting as a flag', ['apply', './x:y', '--threads', '0'], /--threads.*'0' is invalid/],
+    [
+      'a password in a flag',
+      ['status', 'x', '--redis-url', 'redis://:hidden@h'],
+      /--redis-url takes no password.*REDIS_PASSWORD_FILE/,
+    ],
+    ['the value of an unknown flag, which is not told', ['board', '--board-password=hidden'], /'--board-password'$/m],
+    ['a setting as a flag', ['apply', './x:y', '--threads', '0'], /--threads="0": write a whole number from 1 to 256/],
   ];
   for (const [title, args, contents] of cases) {
     test(title, async () => {
@@ -106,6 +112,7 @@ describe('wrong use exits with 2 and one sentence', () => {
       assertSentence(stderr, 'USAGE', contents);
       assert.equal(status, 2);
       assert.equal(stdout, '');
+      assert.doesNotMatch(stderr, /hidden/);
     });
   }
 
@@ -136,7 +143,7 @@ describe('failures', () => {
   });
 
   test('Redis that is not there is named and exits with 1', async () => {
-    const { status, stderr } = await runCli(['status', 'x', '--redis-url', 'redis://user:secret@127.0.0.1:1']);
+    const { status, stderr } = await runCli(['status', 'x'], { env: { REDIS_URL: 'redis://user:secret@127.0.0.1:1' } });
     assertSentence(stderr, 'REDIS_UNAVAILABLE', /127\.0\.0\.1:1/);
     assert.doesNotMatch(stderr, /secret/);
     assert.equal(status, 1);

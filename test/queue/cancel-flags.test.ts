@@ -14,7 +14,7 @@ async function waiting(count: number, options: { readonly priority?: number } = 
   const bull = bench.bull(settings);
   const names = Array.from({ length: count }, (_, index) => String(index));
   await bull.addBulk(names.map((name) => ({ name: 'unpack', data: {}, opts: { ...options, jobId: `job-${name}` } })));
-  const redis = patientConnection(bench.redis.url);
+  const redis = patientConnection({ REDIS_URL: bench.redis.url });
   bench.onEnd(() => redis.disconnect());
   return {
     bull,

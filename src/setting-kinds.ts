@@ -1,0 +1,109 @@
+import { resolve } from 'node:path';
+import * as z from 'zod';
+import { readRedisUrl } from './redis-address.ts';
+
+/**
+ * The kinds of values that settings have, each with the one sentence that says what to write. Every number has bounds:
+ * what a timer, a counter or a machine cannot hold is refused, and not cut off or turned into something else.
+ */
+
+/** Whole text of a size: the suffixes are powers of 1024, with or without the `i`. */
+const BYTES = /^(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?$/i;
+const DURATION = /^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)$/;
+const MILLISECONDS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+
+/** A size between two others, as they are written; in bytes. */
+export function bytes(least: string, most: string) {
+  const sentence = `write a size from ${least} to ${most}, in bytes or with a unit, as in 512MiB`;
+  return number(parseBytes, parseBytes(least), parseBytes(most), sentence);
+}
+
+/** A time between two others, as they are written; in milliseconds. @param most less than a timer holds (24.8 days) */
+export function duration(least: string, most: string) {
+  const sentence = `write a time from ${least} to ${most} with its unit (ms, s, m, h, d), as in 30s or 5m`;
+  return number(parseDuration, parseDuration(least), parseDuration(most), sentence);
+}
+
+/** A whole number. */
+export function count(least: number, most: number) {
+  const parse = (text: string) => (/^\d+$/.test(text) ? Number(text) : Number.NaN);
+  return number(parse, least, most, `write a whole number from ${least} to ${most}`);
+}
+
+export function oneOf<const T extends readonly [string, string, ...string[]]>(words: T) {
+  const list = `${words.slice(0, -1).join(', ')} or ${words.at(-1)}`;
+  return z.enum(words, { error: `write ${list}` });
+}
+
+export const flag = z
+  .enum(['1', '0', 'true', 'false', 'yes', 'no', 'on', 'off'], { error: 'write true or false' })
+  .transform((text) => ['1', 'true', 'yes', 'on'].includes(text));
+
+/** Parts separated by commas; empty ones do not count. */
+export const list = z.string().transform((text) =>
+  text
+    .split(',')
+    .map((item) => item.trim())
+    .filter((item) => item !== ''),
+);
+
+// biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is refused
+const CONTROL = /[\u0000-\u001f\u007f]/;
+
+/** Text of one line. */
+export const line = checked((text) =>
+  text === '' || CONTROL.test(text) ? 'write a text of one line that is not empty' : undefined,
+);
+
+/** A part of the names of Redis keys, which a colon separates. */
+export const queueName = checked((text) =>
+  text === '' || CONTROL.test(text) || text.includes(':') ? 'write a name without a colon' : undefined,
+);
+
+/** A folder or file; made absolute. */
+export const path = checked((text) =>
+  text === '' || text.includes('\0') ? 'write the path of a file or folder' : undefined,
+).transform((text) => resolve(text));
+
+export const redisUrl = checked((text) => {
+  const address = readRedisUrl(text);
+  return typeof address === 'string' ? address : undefined;
+});
+
+/** The address of a server; credentials come another way, and a query means nothing to it. */
+export const httpUrl = checked((text) => {
+  const url = /^https?:\/\//i.test(text) ? URL.parse(text) : null;
+  if (url === null) return 'write http://host:port or https://host';
+  if (url.username !== '' || url.password !== '' || text.includes('@')) {
+    return 'write http://host:port or https://host, without user and password: S3 credentials are AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY';
+  }
+  return text.includes('?') || text.includes('#')
+    ? 'write http://host:port or https://host, without ? and #'
+    : undefined;
+});
+
+function checked(problemOf: (text: string) => string | undefined) {
+  return z.string().superRefine((text, context) => {
+    const problem = problemOf(text);
+    if (problem !== undefined) context.addIssue({ code: 'custom', message: problem });
+  });
+}
+
+function number(parse: (text: string) => number, least: number, most: number, sentence: string) {
+  return z.string().transform((text, context) => {
+    const value = parse(text);
+    if (value >= least && value <= most) return value;
+    context.addIssue({ code: 'custom', message: sentence });
+    return z.NEVER;
+  });
+}
+
+function parseBytes(text: string): number {
+  const [, number, unit = ''] = BYTES.exec(text) ?? [];
+  return Math.round(Number(number) * 1024 ** ' KMGT'.indexOf(unit.toUpperCase() || ' '));
+}
+
+function parseDuration(text: string): number {
+  const [, number, unit = 'ms'] = DURATION.exec(text) ?? [];
+  return Math.round(Number(number) * (MILLISECONDS[unit] ?? 1));
+}

@@ -1,0 +1,131 @@
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { ConfigError, loadConfig, SETTINGS, type SettingName } from '../src/config.ts';
+
+const names = Object.keys(SETTINGS) as SettingName[];
+/** What setTimeout holds: a longer time fires at once (timers, "setTimeout"). */
+const LONGEST_TIMER = 2 ** 31 - 1;
+/** zod's sentences for what nobody has given one of its own. */
+const ZODS_WORDS = /Invalid|expected|received|Too (small|big)|Unrecognized/i;
+
+function problemOf(name: SettingName, value: string): string | undefined {
+  try {
+    loadConfig({}, { [name]: value });
+    return undefined;
+  } catch (error) {
+    assert.ok(error instanceof ConfigError);
+    return error.message;
+  }
+}
+
+/** Those of kind `duration`: what takes a time and nothing else. */
+const durations = names.filter(
+  (name) => problemOf(name, '20s') === undefined && /a time/.test(problemOf(name, 'x') ?? ''),
+);
+const sizes = names.filter((name) => /a size/.test(problemOf(name, 'x') ?? ''));
+const counts = names.filter((name) => /whole number/.test(problemOf(name, 'x') ?? ''));
+
+test('every kind of setting is among those that are tried here', () => {
+  assert.ok(durations.length >= 6 && sizes.length >= 3 && counts.length >= 8);
+});
+
+describe('durations', () => {
+  for (const name of durations) {
+    test(`${name} takes no time that a timer cannot hold`, () => {
+      for (const text of ['600h', '25d', '2147483648ms', '9007199254740993ms', `${'9'.repeat(400)}h`]) {
+        assert.match(
+          problemOf(name, text) ?? '',
+          new RegExp(`^${name}="${text}": write a time from \\S+ to \\S+`),
+          text,
+        );
+      }
+    });
+    test(`${name} takes the bounds that its sentence names, and they fit a timer`, () => {
+      const [, least = '', most = ''] = /from (\S+) to (\S+)/.exec(problemOf(name, 'x') ?? '') ?? [];
+      for (const text of [least, most]) assert.equal(problemOf(name, text), undefined, text);
+      // four seconds are added to UNPACK_GRACE, and half of UNPACK_LOCK is an interval
+      assert.ok(Number(loadConfig({}, { [name]: most })[name]) + 10_000 < LONGEST_TIMER);
+    });
+  }
+  test('units are read', () => {
+    for (const [text, milliseconds] of [
+      ['1d', 86_400_000],
+      ['1.5h', 5_400_000],
+      ['2 m', 120_000],
+      [' 250ms\r', 250],
+    ] as const) {
+      assert.equal(loadConfig({}, { UNPACK_JOB_TIMEOUT: text }).UNPACK_JOB_TIMEOUT, milliseconds);
+    }
+  });
+});
+
+test('every number has bounds, and what is none is refused in one sentence', () => {
+  const nonsense = [
+    '-1',
+    '1e9',
+    'NaN',
+    'Infinity',
+    '0x10',
+    '1_000',
+    '٣',
+    `${'9'.repeat(400)}`,
+    '1.5.5',
+    ' ',
+    '+1',
+    '1,5',
+  ];
+  for (const name of [...durations, ...sizes, ...counts]) {
+    for (const text of nonsense) {
+      const problem = problemOf(name, text);
+      assert.match(problem ?? '', new RegExp(`^${name}=".*": write a \\w+.* from \\S+ to \\S+`), `${name} ${text}`);
+      assert.doesNotMatch(problem ?? '', /\n/);
+    }
+  }
+});
+
+test('no setting answers with words of its parser, whatever it is given', () => {
+  const nonsense = [
+    '',
+    'x',
+    '\u0000',
+    'a\nb',
+    '-1',
+    '1e99',
+    'null',
+    '[]',
+    '://',
+    'redis://',
+    'http://',
+    'a'.repeat(5000),
+  ];
+  for (const name of names) {
+    for (const text of nonsense) assert.doesNotMatch(problemOf(name, text) ?? '', ZODS_WORDS, `${name} ${text}`);
+  }
+});
+
+test('an empty variable is an unset one, and spaces around a value do not count', () => {
+  const empty = Object.fromEntries(names.map((name) => [name, '']));
+  assert.deepEqual(loadConfig({}, empty), loadConfig({}, {}));
+  assert.equal(loadConfig({}, { UNPACK_JOBS: ' 7 \r\n' }).UNPACK_JOBS, 7);
+});
+
+test('a queue name with a colon is refused here, and not by the queue', () => {
+  assert.match(problemOf('UNPACK_QUEUE', 'a:b') ?? '', /^UNPACK_QUEUE="a:b": write a name without a colon$/);
+});
+
+test('a password in two places, and a user without one, are refused', () => {
+  const both = { REDIS_URL: 'redis://:s3cr3t@host', REDIS_PASSWORD_FILE: '/run/secrets/redis' };
+  assert.throws(
+    () => loadConfig({}, both),
+    /REDIS_URL has a password, and REDIS_PASSWORD_FILE=.*leave one of them out/,
+  );
+  assert.throws(
+    () => loadConfig({}, { REDIS_URL: 'redis://s3cr3t@host' }),
+    (error: Error) => {
+      assert.match(error.message, /^REDIS_URL names a user and no password/);
+      assert.doesNotMatch(error.message, /s3cr3t/);
+      return true;
+    },
+  );
+  loadConfig({}, { REDIS_URL: 'redis://user@host', REDIS_PASSWORD_FILE: '/run/secrets/redis' });
+});
