@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { type ChildProcess, spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Layer } from '../../src/oci/descriptor.ts';
 import { unmountSnapshot } from '../../src/system/mount.ts';
+import { endChild, removeWithProcess, startChild } from '../support/child.ts';
 import { skipFor } from '../support/present.ts';
 import { GrpcConnection, GrpcError } from './grpc.ts';
 import { decodeBytes, type Field, type Message, mapField } from './protobuf.ts';
@@ -36,14 +37,14 @@ const PROGRAM = process.env.CONFORMANCE_CONTAINERD ?? 'containerd';
 
 /** Or why there is none on this machine. @throws Error with `CI=true` where there is none */
 export async function startContainerd(): Promise<Containerd | { readonly missing: string }> {
-  const isRoot = process.getuid?.() === 0;
-  const version = versionOf(PROGRAM);
-  if (isRoot && version !== undefined) return Daemon.start(version);
-  const missing = isRoot
-    ? `${PROGRAM} does not run: apt-get install containerd`
-    : 'containerd and its mounts need root';
-  skipFor(missing);
-  return { missing };
+  const missing = missingContainerd();
+  return missing === false ? Daemon.start(versionOf(PROGRAM) ?? '') : { missing };
+}
+
+/** Why none can be started on this machine. @throws Error with `CI=true` where it can't */
+export function missingContainerd(): string | false {
+  if (process.getuid?.() !== 0) return skipFor('containerd and its mounts need root');
+  return versionOf(PROGRAM) === undefined && skipFor(`${PROGRAM} does not run: apt-get install containerd`);
 }
 
 /** `containerd github.com/containerd/containerd/v2 2.3.4 ID`, the version with or without a `v` before it. */
@@ -59,7 +60,8 @@ export function isSince(version: string, release: `${number}.${number}`): boolea
   return major > wantedMajor || (major === wantedMajor && minor >= wantedMinor);
 }
 
-const PATIENCE = 15_000;
+/** Milliseconds in which it may start, on a machine however busy. */
+const PATIENCE = 120_000;
 /** Bytes of a blob in one message; containerd takes at most 16 MiB. */
 const PIECE = 1 << 20;
 /**
@@ -99,7 +101,8 @@ class Daemon implements Containerd {
     const config = join(directory, 'config.toml');
     const socket = join(directory, 'containerd.sock');
     await writeFile(config, configuration(directory, socket));
-    const child = spawn(PROGRAM, ['--config', config], {
+    removeWithProcess(directory);
+    const child = startChild(PROGRAM, ['--config', config], {
       stdio: ['ignore', 'ignore', 'pipe'],
       env: { ...process.env, TMPDIR: temporary },
     });
@@ -107,8 +110,6 @@ class Daemon implements Containerd {
     child.stderr?.on('data', (piece: Buffer) => {
       log = (log + piece.toString()).slice(-4000);
     });
-    // whatever way this process goes, the daemon goes too
-    process.once('exit', () => child.kill('SIGKILL'));
     const deadline = performance.now() + PATIENCE;
     for (;;) {
       const grpc = new GrpcConnection(socket, { 'containerd-namespace': 'conformance' });
@@ -118,7 +119,7 @@ class Daemon implements Containerd {
       } catch (error) {
         grpc.close();
         if (child.exitCode !== null || performance.now() > deadline) {
-          child.kill('SIGKILL');
+          await endChild(child);
           throw new Error(`containerd did not start: ${log}`, { cause: error });
         }
         await sleep(50);
@@ -170,12 +171,7 @@ class Daemon implements Containerd {
 
   async stop(): Promise<void> {
     this.grpc.close();
-    const ended = new Promise((resolve) => this.child.once('exit', resolve));
-    if (this.child.exitCode === null) {
-      this.child.kill('SIGTERM');
-      await Promise.race([ended, sleep(5000, undefined, { ref: false })]);
-      this.child.kill('SIGKILL');
-    }
+    await endChild(this.child);
     for (const mountPoint of mountsBelow(this.directory)) await unmountSnapshot(mountPoint);
     await rm(this.directory, { recursive: true, force: true });
   }

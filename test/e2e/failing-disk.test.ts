@@ -5,8 +5,9 @@ import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { brittleExt4, type Disk, ext4, unavailable } from '../support/file-system.ts';
 import { imageOf, layerOf } from '../support/layout.ts';
+import { referenceTrees } from '../support/store-trees.ts';
 import { file, type Member, tar } from '../support/tar.ts';
-import { chainOf, referenceTrees, type Stage, someImage, someLayer, stage, until } from './stage.ts';
+import { chainOf, type Stage, someImage, someLayer, stage, until } from './stage.ts';
 
 const mount = (...parameters: readonly string[]): void => void execFileSync('mount', parameters);
 
@@ -52,7 +53,7 @@ describe('a store whose disk becomes read-only under a running job', { skip: una
     mount('-o', 'remount,bind,rw', snapshots);
     const result = await s.queue.wait(job, { timeout: 60_000 });
     assert.equal(result.images[0]?.chainId, image.chainId);
-    assert.deepEqual(await s.stored(), await referenceTrees(image));
+    assert.deepEqual(await s.stored(), await referenceTrees({ app: image }));
     assert.deepEqual(readdirSync(snapshots).length, 1, 'what could not be removed before is gone');
     await s.assertClean(chainOf(image));
     assert.deepEqual(readdirSync(join(s.root, 'locks')), []);
@@ -77,7 +78,7 @@ describe('a directory that somebody removes while a layer is written there', () 
     const [failure] = (await s.queue.status(job.id)).progress?.failures ?? [];
     assert.equal(failure?.code, 'STORE_FAILED');
     assert.match(failure.message, /\/snapshots\/\d+\/fs is not there any more/);
-    assert.deepEqual(await s.stored(), await referenceTrees(image));
+    assert.deepEqual(await s.stored(), await referenceTrees({ app: image }));
     await s.assertClean(chainOf(image));
   });
 });

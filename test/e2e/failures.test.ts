@@ -4,7 +4,8 @@ import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { hexOf } from '../../src/oci/digest.ts';
 import { imageOf } from '../support/layout.ts';
-import { chainOf, referenceTrees, type Stage, someImage, someLayer, stage, until } from './stage.ts';
+import { referenceTrees } from '../support/store-trees.ts';
+import { chainOf, type Stage, someImage, someLayer, stage, until } from './stage.ts';
 
 /** Waits until a job's worker is writing a layer whose blob the proxy holds back. */
 async function inTheMiddle(s: Stage): Promise<void> {
@@ -43,7 +44,7 @@ describe('a worker that dies in the middle of a layer', () => {
     const result = await s.queue.wait(job, { timeout: 60_000 });
     assert.equal(result.worker.name, 'second');
     assert.equal(result.images[0]?.chainId, image.chainId);
-    assert.deepEqual(await s.stored(), await referenceTrees(image));
+    assert.deepEqual(await s.stored(), await referenceTrees({ app: image }));
     await s.assertClean(chainOf(image));
     assert.deepEqual(readdirSync(join(s.root, 'locks')).length, 0);
   });
@@ -66,7 +67,7 @@ describe('a worker that dies in the middle of a layer', () => {
     await s.worker({ UNPACK_WORKER_NAME: 'second' });
     const result = await s.queue.wait(job, { timeout: 60_000 });
     assert.equal(result.attempts, 1, 'being given back is no attempt');
-    assert.deepEqual(await s.stored(), await referenceTrees(image));
+    assert.deepEqual(await s.stored(), await referenceTrees({ app: image }));
   });
 
   it('by SIGTERM with time enough: it finishes the job first', async () => {
@@ -140,7 +141,7 @@ describe('S3 that misbehaves', () => {
     await s.worker({ UNPACK_S3_RESUMES: '50' });
     const result = await s.queue.wait(await s.queue.add(s.payload('drop')), { timeout: 100_000 });
     assert.equal(result.attempts, 1);
-    assert.deepEqual(await s.stored(), await referenceTrees(image));
+    assert.deepEqual(await s.stored(), await referenceTrees({ app: image }));
     const ranged = s.proxy.seen.filter(({ range }) => range !== undefined).length;
     assert.ok(ranged > 3, `${ranged} ranged requests`);
   });
@@ -178,7 +179,7 @@ describe('S3 that misbehaves', () => {
     await s.worker();
     const result = await s.queue.wait(await s.queue.add(s.payload('silent')), { timeout: 60_000 });
     assert.equal(result.attempts, 1);
-    assert.deepEqual(await s.stored(), await referenceTrees(image));
+    assert.deepEqual(await s.stored(), await referenceTrees({ app: image }));
   });
 
   it('by lying about a length: BLOB_SIZE_MISMATCH, once more, then no', async () => {
@@ -204,7 +205,7 @@ describe('S3 that misbehaves', () => {
     const job = await s.queue.add(s.payload('flip'));
     const result = await s.queue.wait(job, { timeout: 60_000 });
     assert.equal(result.attempts, 2);
-    assert.deepEqual(await s.stored(), await referenceTrees(image));
+    assert.deepEqual(await s.stored(), await referenceTrees({ app: image }));
   });
 });
 
@@ -242,7 +243,7 @@ describe('Redis that restarts in the middle of a job', () => {
     await s.redis.restart();
     const result = await s.queue.wait(job, { timeout: 60_000 });
     assert.equal(result.images[0]?.chainId, image.chainId);
-    assert.deepEqual(await s.stored(), await referenceTrees(image));
+    assert.deepEqual(await s.stored(), await referenceTrees({ app: image }));
     const completions = worker
       .log()
       .split('\n')

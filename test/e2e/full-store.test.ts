@@ -5,7 +5,8 @@ import { describe, it } from 'node:test';
 import type { Failure } from '../../src/queue/failure.ts';
 import { type Disk, ext4, tmpfs, unavailable } from '../support/file-system.ts';
 import { imageOf } from '../support/layout.ts';
-import { chainOf, referenceTrees, type Stage, someLayer, stage, until } from './stage.ts';
+import { referenceTrees } from '../support/store-trees.ts';
+import { chainOf, type Stage, someLayer, stage, until } from './stage.ts';
 
 /** Attempts enough for a test, and pauses in between long enough to look. */
 const PATIENT = { UNPACK_BACKOFF: '3s', UNPACK_ATTEMPTS: '20' };
@@ -82,7 +83,7 @@ for (const [type, make] of Object.entries(DISKS)) {
           result.images[0]?.layers.map(({ state }) => state),
           ['existed', 'applied'],
         );
-        assert.deepEqual(await s.stored(), await referenceTrees(image));
+        assert.deepEqual(await s.stored(), await referenceTrees({ app: image }));
         await s.assertClean(chainOf(image));
         assert.equal(worker.child.exitCode, null);
       });

@@ -6,20 +6,17 @@ import { mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { layerLimits, loadConfig } from '../../src/config.ts';
+import { loadConfig } from '../../src/config.ts';
 import { type LocalRedis, startRedis } from '../../src/demo/redis-server.ts';
-import { lowerDirectories } from '../../src/diff/settle.ts';
-import { createUnpacker } from '../../src/image/unpacker.ts';
 import { chainIds } from '../../src/oci/chain-id.ts';
 import type { Payload } from '../../src/queue/payload.ts';
 import { UnpackQueue } from '../../src/queue/producer.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
-import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
 import { BUCKET, startTestBucket, type TestBucket } from '../support/bucket.ts';
 import { type FaultyProxy, startFaultyProxy } from '../support/faulty-s3.ts';
-import { imageOf, layerOf, layoutFiles, type TestImage, type TestLayer, writeLayout } from '../support/layout.ts';
+import { imageOf, layerOf, layoutFiles, type TestImage, type TestLayer } from '../support/layout.ts';
+import { type StoreTrees, treesOf } from '../support/store-trees.ts';
 import { directory, file, type Member, tar } from '../support/tar.ts';
-import { type Node, readTree } from '../support/tree.ts';
 
 const WORKER = new URL('../../workers/unpack.ts', import.meta.url).pathname;
 const START_LIMIT = 30_000;
@@ -49,7 +46,7 @@ export interface Stage extends AsyncDisposable {
   push(prefix: string, images: Readonly<Record<string, TestImage>>, without?: readonly string[]): Promise<void>;
   payload(prefix: string, tag?: string): Payload;
   /** What the committed snapshots' own directories hold, by name. */
-  stored(): Promise<Record<string, Record<string, Node>>>;
+  stored(): Promise<StoreTrees>;
   /** Fails unless the store holds just these snapshots, and nothing lies about that none of them owns. */
   assertClean(names: readonly string[]): Promise<void>;
 }
@@ -120,7 +117,7 @@ export async function stage(options: StageOptions = {}): Promise<Stage> {
       }
     };
 
-    const stored = async (): Promise<Record<string, Record<string, Node>>> => {
+    const stored = async (): Promise<StoreTrees> => {
       const snapshotter = await openSnapshotter({ root, type });
       try {
         return await treesOf(snapshotter);
@@ -214,36 +211,3 @@ export function someLayer(name: string, files = 20, size = 2000): TestLayer {
 
 /** The names of the snapshots that an image becomes, bottom-most first. */
 export const chainOf = (image: TestImage): string[] => chainIds(image.layers.map((layer) => layer.diff.digest));
-
-/** The trees that an image becomes where nothing goes wrong: unpacked in this process, into a store of its own. */
-export async function referenceTrees(image: TestImage): Promise<Record<string, Record<string, Node>>> {
-  const directory = await mkdtemp(join(tmpdir(), 'unpackd-reference-'));
-  const snapshotter = await openSnapshotter({ root: join(directory, 'store'), type: 'overlay' });
-  const config = loadConfig({}, {});
-  const unpacker = createUnpacker({ snapshotter, threads: 2, limits: layerLimits(config), durable: false });
-  try {
-    await writeLayout(join(directory, 'layout'), { app: image });
-    const source = { kind: 'oci-layout', path: join(directory, 'layout') } as const;
-    await unpacker.unpack(source, { target: { kind: 'tag', tag: 'app' } });
-    return await treesOf(snapshotter);
-  } finally {
-    await unpacker.close();
-    await snapshotter.close();
-    rmSync(directory, { recursive: true, force: true });
-  }
-}
-
-/** What each committed snapshot's own directory holds. Directories that no layer names have the time of their making. */
-async function treesOf(snapshotter: Snapshotter): Promise<Record<string, Record<string, Node>>> {
-  const trees: Record<string, Record<string, Node>> = {};
-  for (const { name } of await snapshotter.walk({ kind: 'committed' })) {
-    const key = `look ${name}`;
-    const [lower = ''] = lowerDirectories(await snapshotter.view(key, name));
-    const tree = readTree(lower);
-    trees[name] = Object.fromEntries(
-      Object.entries(tree).map(([path, node]) => [path, path === 'shared' ? { ...node, mtime: 0n } : node]),
-    );
-    await snapshotter.remove(key);
-  }
-  return trees;
-}

@@ -8,16 +8,12 @@ import { describeTree } from './tree.ts';
 
 export type Whiteouts = 'overlay' | 'remove' | 'none';
 
-/** Longest that one input may take, in milliseconds. */
-const PATIENCE = 5000;
-
 /**
  * Applies an archive twice: with openat2 and whole, and by the walk and in pieces.
- * @throws where anything outside changes, the two differ, it takes too long, or anything is no refusal
+ * @throws where anything outside changes, the two differ, or anything is no refusal
  */
 export function checkApplying(archive: Buffer, cut: number, whiteouts: Whiteouts, sandbox: Sandbox): Outcome {
   const since = BigInt(Date.now() - 100) * 1_000_000n;
-  const started = performance.now();
   try {
     const [first, second] = sandbox.roots.map((root, i) => {
       if (whiteouts === 'remove') putLayerBelow(root, sandbox.outside);
@@ -32,8 +28,6 @@ export function checkApplying(archive: Buffer, cut: number, whiteouts: Whiteouts
     if (first.outcome === 'ok' && first.tree !== second.tree) {
       throw new Error(`the two trees differ:\n${first.tree}\n---\n${second.tree}`);
     }
-    const took = performance.now() - started;
-    if (took > PATIENCE) throw new Error(`it took ${took} ms`);
     return first.outcome;
   } finally {
     sandbox.clean();

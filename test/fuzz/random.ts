@@ -32,6 +32,12 @@ export class Random {
     return item;
   }
 
+  /** The same items in another order. */
+  shuffled<const T>(items: readonly T[]): T[] {
+    const left = [...items];
+    return items.flatMap(() => left.splice(this.below(left.length), 1));
+  }
+
   bytes(length: number): Buffer {
     const bytes = Buffer.allocUnsafe(length);
     for (let i = 0; i < length; i++) bytes[i] = this.next() >>> 24;

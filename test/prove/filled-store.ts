@@ -1,0 +1,167 @@
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { chainIds } from '../../src/oci/chain-id.ts';
+import { openSnapshotter } from '../../src/snapshots/open.ts';
+import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
+import type { Random } from '../fuzz/random.ts';
+import { startChild } from '../support/child.ts';
+import { type TestImage, writeLayout } from '../support/layout.ts';
+import { referenceTrees, type StoreTrees, treesOf, unpackAll } from '../support/store-trees.ts';
+import { someImages } from './images.ts';
+
+export type StoreType = Snapshotter['type'];
+
+const UNPACKING = join(import.meta.dirname, 'unpacking.ts');
+/** Milliseconds in which a process that copies for a killed one may end. */
+const ORPHAN_LIMIT = 60_000;
+
+/** A process that fills a store. */
+export interface Filling extends AsyncDisposable {
+  readonly pid: number;
+  /** The tags that it has reported so far. */
+  readonly reported: ReadonlySet<string>;
+  readonly ended: Promise<unknown>;
+  kill(): void;
+}
+
+/** Images, the trees that they must become, and what is looked at after something has happened to a store of them. */
+export class Images {
+  readonly tags: readonly string[];
+  private readonly layout: string;
+  private readonly images: Readonly<Record<string, TestImage>>;
+  private readonly trees: Readonly<Record<StoreType, StoreTrees>>;
+  /** How long it takes to unpack them all, in milliseconds: moments are chosen within. */
+  readonly duration: number;
+
+  private constructor(
+    layout: string,
+    images: Readonly<Record<string, TestImage>>,
+    trees: Readonly<Record<StoreType, StoreTrees>>,
+    duration: number,
+  ) {
+    this.layout = layout;
+    this.images = images;
+    this.tags = Object.keys(images);
+    this.trees = trees;
+    this.duration = duration;
+  }
+
+  static async write(directory: string): Promise<Images> {
+    const images = someImages(1);
+    const layout = join(directory, 'layout');
+    await writeLayout(layout, images);
+    const trees = { overlay: await referenceTrees(images), native: await referenceTrees(images, 'native') };
+    const unpacked = new Images(layout, images, trees, 0);
+    const began = performance.now();
+    await using whole = await unpacked.fill(join(directory, 'measured'), 'overlay', true, unpacked.tags);
+    await whole.ended;
+    return new Images(layout, images, trees, performance.now() - began);
+  }
+
+  /** Starts a process that unpacks these tags, and waits until it runs. */
+  async fill(root: string, type: StoreType, durable: boolean, tags: readonly string[]): Promise<Filling> {
+    const child = startChild(process.execPath, [UNPACKING, root, type, this.layout, String(durable), ...tags], {
+      stdio: ['ignore', 'pipe', 'ignore'],
+    });
+    const reported = new Set<string>();
+    const ended = once(child, 'close');
+    let rest = '';
+    child.stdout?.setEncoding('utf8').on('data', (text: string) => {
+      const lines = (rest + text).split('\n');
+      rest = lines.pop() ?? '';
+      for (const line of lines) reported.add(line);
+    });
+    if (child.stdout !== null) await Promise.race([once(child.stdout, 'data'), ended]);
+    return {
+      pid: child.pid ?? assert.fail('it has not started'),
+      reported,
+      ended,
+      kill: () => void child.kill('SIGKILL'),
+      [Symbol.asyncDispose]: () => child[Symbol.asyncDispose](),
+    };
+  }
+
+  /** Waits for a random moment of a process's life. */
+  async moment(filling: Filling, random: Random): Promise<void> {
+    const end = new AbortController();
+    const over = sleep(random.below(Math.ceil(this.duration)), undefined, { signal: end.signal }).catch(() => {});
+    await Promise.race([over, filling.ended]);
+    end.abort();
+  }
+
+  /**
+   * Opens the store, as after any accident, and looks at all of it.
+   * @param promised the tags that somebody was told of
+   * @param whole whether what is committed must be whole
+   * @returns how many layers are committed
+   * @throws AssertionError where anything is said that isn't so
+   */
+  async check(root: string, type: StoreType, promised: ReadonlySet<string>, whole: boolean): Promise<number> {
+    const store = await openSnapshotter({ root, type });
+    try {
+      const names = (await store.walk({ kind: 'committed' })).map(({ name }) => name);
+      if (whole) {
+        for (const tag of this.tags.filter((each) => promised.has(each))) {
+          for (const name of this.chain(tag))
+            assert.ok(names.includes(name), `${tag} was reported and ${name} is not there`);
+        }
+        const trees = await treesOf(store);
+        for (const name of names) assert.deepEqual(trees[name], this.trees[type][name], `the layer ${name}`);
+      } else {
+        await treesOf(store); // each has a directory that can be read
+      }
+      for (const { name, kind } of await store.walk()) if (kind !== 'committed') await store.remove(name);
+      await this.nothingElse(store, names.length);
+      return names.length;
+    } finally {
+      await store.close();
+    }
+  }
+
+  /** Removes what is not whole where it need not be, unpacks everything into the store, and looks at all of it again. */
+  async goOn(root: string, type: StoreType, whole: boolean): Promise<void> {
+    if (!whole) {
+      const store = await openSnapshotter({ root, type });
+      try {
+        for (let left = await store.walk(); left.length > 0; left = await store.walk()) {
+          const parents = new Set(left.map(({ parent }) => parent));
+          for (const { name } of left) if (!parents.has(name)) await store.remove(name);
+        }
+      } finally {
+        await store.close();
+      }
+    }
+    await unpackAll(root, type, this.layout, this.tags);
+    const layers = await this.check(root, type, new Set(this.tags), true);
+    assert.equal(layers, Object.keys(this.trees[type]).length);
+  }
+
+  private chain(tag: string): string[] {
+    return chainIds(this.images[tag]?.layers.map(({ diff }) => diff.digest) ?? []);
+  }
+
+  /** One directory for each snapshot, once it was cleaned up; a sound database. */
+  private async nothingElse(store: Snapshotter, snapshots: number): Promise<void> {
+    const folder = join(store.root, 'snapshots');
+    const end = performance.now() + ORPHAN_LIMIT;
+    // a copy may outlive the process that was killed, and holds its directory until it ends
+    for (;;) {
+      await store.cleanup();
+      const left = await readdir(folder);
+      if (left.length === snapshots) break;
+      assert.ok(performance.now() < end, `${left.join(', ')} are left of ${snapshots} snapshots`);
+      await sleep(20);
+    }
+    const database = new DatabaseSync(join(store.root, 'metadata.db'), { readOnly: true });
+    try {
+      assert.equal(database.prepare('PRAGMA integrity_check').get()?.integrity_check, 'ok');
+      assert.deepEqual(database.prepare('PRAGMA foreign_key_check').all(), []);
+    } finally {
+      database.close();
+    }
+  }
+}

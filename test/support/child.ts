@@ -1,0 +1,104 @@
+import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { after } from 'node:test';
+
+/**
+ * The one way to start a process in a test. It leads a process group of its own, and the whole group is killed
+ * - when the scope of `await using` ends,
+ * - after the last test of the file, whatever that test threw,
+ * - when the test's own process ends in any way, SIGKILL included: see `Guard`.
+ * A child that outlives its test keeps the pipes that it has inherited open, and `npm test` waits for those.
+ */
+export function startChild(
+  program: string,
+  args: readonly string[],
+  options: SpawnOptions = {},
+): ChildProcess & AsyncDisposable {
+  const child = spawn(program, args, { ...options, detached: true });
+  const { pid } = child;
+  if (pid !== undefined) {
+    living.add(pid);
+    Guard.tell(`group ${pid}`);
+  }
+  // a program that does not exist has no process; who awaits its end sees the error
+  child.on('error', () => {});
+  return Object.assign(child, { [Symbol.asyncDispose]: () => endChild(child) });
+}
+
+/** Kills a child and all that it has started, and waits for the child's end. A second call does nothing. */
+export async function endChild(child: ChildProcess): Promise<void> {
+  if (child.pid === undefined) return;
+  killGroup(child.pid);
+  if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
+  living.delete(child.pid);
+  Guard.tell(`gone ${child.pid}`);
+}
+
+/**
+ * Removes a directory and all that is mounted below it, should the test's process die before it does so itself.
+ * @param path absolute; only one that the test has made
+ */
+export function removeWithProcess(path: string): void {
+  Guard.tell(`tree ${path}`);
+}
+
+/** The leaders of the groups that may still have members. */
+const living = new Set<number>();
+
+function killGroup(leader: number): void {
+  try {
+    process.kill(-leader, 'SIGKILL');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error; // only what process.kill throws
+  }
+}
+
+function killAll(): void {
+  for (const leader of living) killGroup(leader);
+  living.clear();
+}
+
+process.on('exit', killAll);
+// only in a test's own process: elsewhere a hook would start a test run
+if (process.argv[1]?.endsWith('.test.ts')) after(killAll);
+
+/** A shell that learns by the end of a pipe that this process is gone, and then clears up what it was told of. */
+const Guard = {
+  shell: undefined as ChildProcess | undefined,
+
+  tell(line: string): void {
+    if (Guard.shell === undefined) {
+      // detached: a signal for this process's group must not end it first
+      const shell = spawn('/bin/sh', ['-c', SCRIPT], { stdio: ['pipe', 'ignore', 'ignore'], detached: true, cwd: '/' });
+      shell.on('error', () => {});
+      shell.stdin.on('error', () => {});
+      shell.unref();
+      // a pipe to a child is a socket at run time, which the type of a stream does not tell
+      if ('unref' in shell.stdin && typeof shell.stdin.unref === 'function') shell.stdin.unref();
+      Guard.shell = shell;
+    }
+    Guard.shell.stdin?.write(`${line}\n`);
+  },
+};
+
+const SCRIPT = `
+groups= trees=
+while read -r what which; do
+  case $what in
+    group) groups="$groups $which" ;;
+    gone)
+      kept=
+      for group in $groups; do [ "$group" = "$which" ] || kept="$kept $group"; done
+      groups=$kept ;;
+    tree) trees="$trees $which" ;;
+  esac
+done
+for group in $groups; do kill -KILL "-$group"; done
+for tree in $trees; do
+  [ -d "$tree" ] || continue
+  while read -r _ _ _ _ place _; do
+    case $place in "$tree"/*) umount --lazy "$place" ;; esac
+  done </proc/self/mountinfo
+  rm -rf --one-file-system "$tree"
+done
+`;

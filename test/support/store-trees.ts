@@ -1,0 +1,74 @@
+import { rmSync } from 'node:fs';
+import { mkdtemp } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { layerLimits, loadConfig } from '../../src/config.ts';
+import { lowerDirectories } from '../../src/diff/settle.ts';
+import { createUnpacker } from '../../src/image/unpacker.ts';
+import { openSnapshotter } from '../../src/snapshots/open.ts';
+import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
+import { type TestImage, writeLayout } from './layout.ts';
+import { type Node, readTree } from './tree.ts';
+
+/** What the directory of each committed snapshot holds, by its name. */
+export type StoreTrees = Record<string, Record<string, Node>>;
+
+/** A directory called `shared`, which no layer of the test images names, and the whiteouts of an overlay. */
+const hasTimeOfMaking = (path: string, { type, device }: Node): boolean =>
+  path === 'shared' || (type === 'character' && device === '0:0');
+
+/** What each committed snapshot's own directory holds, without the times that say when it was written. */
+export async function treesOf(snapshotter: Snapshotter): Promise<StoreTrees> {
+  const trees: StoreTrees = {};
+  for (const { name } of await snapshotter.walk({ kind: 'committed' })) {
+    const key = `look ${name}`;
+    const [lower = ''] = lowerDirectories(await snapshotter.view(key, name));
+    const tree = readTree(lower);
+    trees[name] = Object.fromEntries(
+      Object.entries(tree).map(([path, node]) => [path, hasTimeOfMaking(path, node) ? { ...node, mtime: 0n } : node]),
+    );
+    await snapshotter.remove(key);
+  }
+  return trees;
+}
+
+/** The trees that images become where nothing goes wrong: unpacked in this process, into a store of their own. */
+export async function referenceTrees(
+  images: Readonly<Record<string, TestImage>>,
+  type: Snapshotter['type'] = 'overlay',
+): Promise<StoreTrees> {
+  const directory = await mkdtemp(join(tmpdir(), 'unpackd-reference-'));
+  try {
+    await writeLayout(join(directory, 'layout'), images);
+    await unpackAll(join(directory, 'store'), type, join(directory, 'layout'), Object.keys(images));
+    const snapshotter = await openSnapshotter({ root: join(directory, 'store'), type });
+    try {
+      return await treesOf(snapshotter);
+    } finally {
+      await snapshotter.close();
+    }
+  } finally {
+    rmSync(directory, { recursive: true, force: true });
+  }
+}
+
+/** Unpacks tags of a layout into a store, one after the other. */
+export async function unpackAll(
+  root: string,
+  type: Snapshotter['type'],
+  layout: string,
+  tags: readonly string[],
+  { durable = false, done = (_tag: string): void => {} } = {},
+): Promise<void> {
+  const snapshotter = await openSnapshotter({ root, type });
+  const unpacker = createUnpacker({ snapshotter, threads: 2, limits: layerLimits(loadConfig({}, {})), durable });
+  try {
+    for (const tag of tags) {
+      await unpacker.unpack({ kind: 'oci-layout', path: layout }, { target: { kind: 'tag', tag } });
+      done(tag);
+    }
+  } finally {
+    await unpacker.close();
+    await snapshotter.close();
+  }
+}
