@@ -4,7 +4,7 @@ import type { Check } from '../doctor/check.ts';
 import type { Cli } from './context.ts';
 import { EXIT_FAILED } from './failure.ts';
 import type { Output } from './output.ts';
-import { configOf, QUEUE_SETTINGS, S3_SETTINGS, STORE_SETTINGS, takesSettings } from './settings.ts';
+import { configOf, S3_SETTINGS, STORE_SETTINGS, takesSettings } from './settings.ts';
 
 /** `unpackd doctor`. */
 export function doctorCommand({ out }: Cli): Command {
@@ -19,11 +19,16 @@ export function doctorCommand({ out }: Cli): Command {
       const config = configOf(command);
       const { checkRuntime } = await import('../doctor/runtime.ts');
       const { checkRedis } = await import('../doctor/redis.ts');
+      const { checkQueue } = await import('../doctor/queue.ts');
       const { checkS3 } = await import('../doctor/s3.ts');
       const { checkStore } = await import('../doctor/store.ts');
       const parts = await Promise.all([
         checkRuntime(config.UNPACK_OWNERSHIP),
-        checkRedis(config),
+        checkRedis(config).then(async (checks) =>
+          checks.some(({ name, status }) => name === 'Redis' && status === 'fail')
+            ? checks
+            : [...checks, ...(await checkQueue(config))],
+        ),
         checkS3(s3Connection(config), options.bucket ?? config.UNPACK_BUCKETS),
         checkStore(config.UNPACK_ROOT, config.UNPACK_SNAPSHOTTER, config.UNPACK_OWNERSHIP),
       ]);
@@ -32,7 +37,15 @@ export function doctorCommand({ out }: Cli): Command {
       out.result({ ok: !failed, checks }, () => checks.flatMap((check) => lines(check, out)));
       if (failed) process.exitCode = EXIT_FAILED;
     });
-  takesSettings(command, [...QUEUE_SETTINGS.slice(0, 2), ...STORE_SETTINGS, 'UNPACK_OWNERSHIP', ...S3_SETTINGS]);
+  takesSettings(command, [
+    'REDIS_URL',
+    'REDIS_PASSWORD_FILE',
+    'UNPACK_QUEUE',
+    'UNPACK_REDIS_PREFIX',
+    ...STORE_SETTINGS,
+    'UNPACK_OWNERSHIP',
+    ...S3_SETTINGS,
+  ]);
   command.addHelpText('after', '\nExamples:\n  unpackd doctor --bucket images\n  unpackd doctor --json | jq .checks');
   return command;
 }

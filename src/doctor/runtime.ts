@@ -17,7 +17,7 @@ const PURPOSES = {
 
 /** The runtime and the rights of this process. */
 export async function checkRuntime(ownership: Ownership): Promise<Check[]> {
-  return [node(), await permissions(ownership), await inflating()];
+  return [node(), await permissions(ownership), await inflating(), await programs()];
 }
 
 function node(): Check {
@@ -49,6 +49,20 @@ async function permissions(ownership: Ownership): Promise<Check> {
   return fail(
     name,
     missing.length === 0 ? `${user}, but ${cannotKeepOwners}` : `${user}, without ${lacks}`,
-    'run as root; in a container, add these capabilities; or set UNPACK_OWNERSHIP=squash: all files will belong to this user, devices and file capabilities will be left out',
+    `${whatToDo(user, missing)}; or set UNPACK_OWNERSHIP=squash: all files will belong to this user, devices and file capabilities will be left out`,
   );
+}
+
+function whatToDo(user: string, missing: readonly Capability[]): string {
+  if (user !== 'root') return 'run as root; in a container, add these capabilities';
+  if (missing.length === 0) return 'give the user namespace more users (/etc/subuid, /etc/subgid), or leave it';
+  const flags = missing.map((capability) => `--cap-add ${capability}`).join(' ');
+  return `give this process these capabilities (docker run ${flags}; systemd: CapabilityBoundingSet=)`;
+}
+
+/** Programs that only some commands ask for. */
+async function programs(): Promise<Check> {
+  const { hasXz } = await import('../source/packed-archive.ts');
+  if (await hasXz()) return ok('Programs', 'xz: push reads archives that are packed with it');
+  return ok('Programs', 'no xz: only push of archives packed with it needs that (the optional package xz-utils)');
 }

@@ -2,10 +2,14 @@ import { execFile } from 'node:child_process';
 import { mkdir, mkdtemp, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
+import { errnoOf, HOST_ERRNO, MAKE_ROOM } from '../errno.ts';
+import { bytesText } from '../queue/text.ts';
 import { requireExactCopier } from '../snapshots/copy-tree.ts';
 import type { Ownership, Snapshotter } from '../snapshots/snapshotter.ts';
 import { type FileSystemFacts, fileSystemFacts, overlayFacts } from '../system/filesystem.ts';
+import { privileges } from '../system/privileges.ts';
 import { removeTree } from '../system/remove-tree.ts';
+import { type Space, spaceOf } from '../system/space.ts';
 import { type Check, fail, ok, reason, warn } from './check.ts';
 
 const GIB = 1024 ** 3;
@@ -25,11 +29,44 @@ export async function checkStore(
   try {
     facts = await fileSystemFacts(folder);
   } catch (error) {
-    return [fail('Store', `${where}: ${reason(error)}`, 'run as root, or put the store elsewhere with UNPACK_ROOT')];
+    return [fail('Store', `${where}: ${reason(error)}`, adviceFor(error, folder)), ...spaceWithoutTrying(folder)];
   }
-  const checks = [ok('Store', `${where}, on ${facts.type}`), space(facts)];
+  const checks = [place(where, facts), space(spaceOf(folder), facts.totalBytes)];
   if (type === 'native') return [...checks, await native()];
+  if (facts.type === 'overlay' && !(await overlayFacts(folder)).mountable) return [...checks, stacked()];
   return [...checks, attributes(facts, ownership), types(facts), whiteouts(facts), await overlay(folder)];
+}
+
+function place(where: string, { type }: FileSystemFacts): Check {
+  const finding = `${where}, on ${type}`;
+  if (type !== 'tmpfs' && type !== 'ramfs') return ok('Store', finding);
+  return warn(
+    'Store',
+    `${finding}: it is in memory, and gone after a restart of the machine`,
+    'put it on a disk (UNPACK_ROOT, or mount one there), unless that is meant',
+  );
+}
+
+/** What the kernel said when a directory was to be made there. */
+function adviceFor(error: unknown, folder: string): string {
+  const code = errnoOf(error) ?? '';
+  const host = HOST_ERRNO[code];
+  if (code !== 'EACCES' && code !== 'EPERM') return host?.advice ?? 'put the store elsewhere with UNPACK_ROOT';
+  const { user, inUserNamespace } = privileges();
+  if (user !== 'root') return `run as root, or as the owner of ${folder}; or put the store elsewhere with UNPACK_ROOT`;
+  const why = inUserNamespace
+    ? 'root of a user namespace owns only what belongs to that namespace'
+    : 'what refuses even root is an immutable directory (lsattr), a security module, or the server of a network file system';
+  return `put the store elsewhere with UNPACK_ROOT: ${why}`;
+}
+
+/** An overlay can't be the upper directory of another one. */
+function stacked(): Check {
+  return fail(
+    'Overlay',
+    'the store lies on an overlay, as the root file system of a container does, and overlays can’t be stacked there',
+    'mount a volume or a directory of the host at the store (docker run -v, a Kubernetes volume), or use --snapshotter native (UNPACK_SNAPSHOTTER), which copies',
+  );
 }
 
 async function native(): Promise<Check> {
@@ -41,14 +78,23 @@ async function native(): Promise<Check> {
   }
 }
 
-function space({ freeBytes, totalBytes, freeInodes }: FileSystemFacts): Check {
-  const inodes = freeInodes === undefined ? '' : `, ${freeInodes.toLocaleString('en-US')} inodes`;
-  const gib = (bytes: number) => `${(bytes / GIB).toFixed(1)} GiB`;
-  const finding = `${gib(freeBytes)} of ${gib(totalBytes)} free${inodes}`;
-  const little = freeBytes < LITTLE_SPACE || (freeInodes !== undefined && freeInodes < LITTLE_INODES);
-  return little
-    ? warn('Space', finding, 'free some (unpackd snapshots usage, rm, cleanup), or use a larger file system')
-    : ok('Space', finding);
+function space({ bytes, inodes }: Space, totalBytes?: number): Check {
+  const total = totalBytes === undefined ? '' : ` of ${bytesText(totalBytes)}`;
+  const nodes = inodes === undefined ? '' : `, ${inodes.toLocaleString('en-US')} inodes`;
+  const finding = `${bytesText(bytes)}${total} free${nodes}`;
+  if (bytes === 0 || inodes === 0) {
+    return fail('Space', `${finding}: ${bytes === 0 ? 'the file system is full' : 'no inode is left'}`, MAKE_ROOM);
+  }
+  const little = bytes < LITTLE_SPACE || (inodes !== undefined && inodes < LITTLE_INODES);
+  return little ? warn('Space', finding, MAKE_ROOM) : ok('Space', finding);
+}
+
+function spaceWithoutTrying(folder: string): Check[] {
+  try {
+    return [space(spaceOf(folder))];
+  } catch {
+    return []; // the store's own check has said what is wrong
+  }
 }
 
 function attributes({ type, trustedXattrs, userXattrs }: FileSystemFacts, ownership: Ownership): Check {
@@ -59,13 +105,13 @@ function attributes({ type, trustedXattrs, userXattrs }: FileSystemFacts, owners
     return warn(
       name,
       'trusted.* cannot be set, user.* can: layers are written for mounts with userxattr',
-      'run as root of the machine (CAP_SYS_ADMIN) if containerd is to use these snapshots',
+      `${asAdministrator()} if containerd is to use these snapshots`,
     );
   }
   return fail(
     name,
     `${type} keeps neither trusted.* nor user.* attributes here`,
-    'run as root (CAP_SYS_ADMIN), on ext4, XFS or Btrfs',
+    `put the store on ext4, XFS or Btrfs, or ${asAdministrator()}`,
   );
 }
 
@@ -84,19 +130,30 @@ function whiteouts({ type, whiteouts }: FileSystemFacts): Check {
   return fail(
     name,
     `this user can't make the device 0:0 on ${type}`,
-    'Linux 5.8 lets any user make it; before that, or where a sandbox forbids mknod, run as root or use --snapshotter native',
+    isRoot()
+      ? 'add CAP_MKNOD to the container, see whether a sandbox or security module forbids mknod, or use --snapshotter native'
+      : 'Linux 5.8 lets any user make it; before that, or where a sandbox forbids mknod, run as root or use --snapshotter native',
   );
+}
+
+const isRoot = (): boolean => process.geteuid?.() === 0;
+
+/** How to get the power over trusted.* attributes; whoever is root already lacks it in a container or namespace only. */
+function asAdministrator(): string {
+  return isRoot()
+    ? 'give this process CAP_SYS_ADMIN in the machine’s own user namespace (in a container: --cap-add SYS_ADMIN)'
+    : 'run as root of the machine (CAP_SYS_ADMIN)';
 }
 
 async function overlay(folder: string): Promise<Check> {
   const name = 'Overlay';
   const { mountable, reason, userXattrs } = await overlayFacts(folder);
   if (mountable) return ok(name, `mounted one${userXattrs ? ', with userxattr' : ''}`);
-  if (process.geteuid?.() !== 0) return overlayInUserNamespace(folder);
+  if (!isRoot()) return overlayInUserNamespace(folder);
   return fail(
     name,
     reason ?? 'cannot be mounted',
-    'see above; on a file system that cannot, use --snapshotter native (UNPACK_SNAPSHOTTER), which copies',
+    'where the file system can’t carry an overlay, use --snapshotter native (UNPACK_SNAPSHOTTER), which copies',
   );
 }
 

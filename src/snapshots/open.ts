@@ -115,6 +115,12 @@ async function requireOverlay(root: string, directories: SnapshotDirectories): P
       `its file system (${facts.type}) keeps neither trusted.* nor user.* attributes, and opaque directories need one of them`,
     );
   }
+  if (!facts.whiteouts && facts.type === 'overlay') {
+    throw refused(
+      root,
+      'it lies on an overlay, as the root file system of a container does, and overlays can’t be stacked there: mount a volume or a directory of the host at it, or use --snapshotter native, which copies',
+    );
+  }
   if (!facts.whiteouts) {
     throw refused(root, "this user can't make the character device 0:0 there, by which overlayfs deletes (Linux 5.8)");
   }
