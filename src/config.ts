@@ -97,7 +97,7 @@ export const SETTINGS = {
     '1MiB',
   ),
   UNPACK_MAX_LAYER_MEMORY: setting(
-    'most memory of one layer for what must be known until its last entry: times of directories, names of deletions',
+    'most memory of one layer for what must be known until its last entry (times of directories, names of deletions), and for the window of a zstd frame, which may have 512 MiB at most',
     bytes('1KiB', '1TiB'),
     '512MiB',
   ),

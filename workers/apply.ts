@@ -51,7 +51,7 @@ async function apply(task: ApplyTask): Promise<ApplyOutcome> {
       blob: task.blob,
       target: task.target,
       known: task.known,
-      algorithm: task.algorithm,
+      diffId: task.diffId,
       limits: task.limits,
       native: task.native,
       busy: () => Atomics.load(task.writing, 0) >= CORES,

@@ -2,64 +2,108 @@ import { UnpackError } from '../errors.ts';
 import type { Compression } from '../oci/media-type.ts';
 import { gunzip } from './gzip.ts';
 import { never } from './members.ts';
+import { BLOCK, parseTarHeader } from './tar-header.ts';
 import { unzstd } from './zstd.ts';
+import { isFrameMagic, MAX_WINDOW } from './zstd-frames.ts';
 
-/** Compression by its magic bytes; four are enough. */
-export function detectCompression(head: Buffer): Compression {
-  if (head[0] === 0x1f && head[1] === 0x8b) return 'gzip';
-  if (head.length < 4) return 'none';
-  const magic = head.readUInt32LE(0);
-  // a zstd frame, or one of the sixteen skippable ones (RFC 8878, 3.1)
-  return magic === 0xfd2fb528 || (magic & 0xfffffff0) >>> 0 === 0x184d2a50 ? 'zstd' : 'none';
+export interface DecompressOptions {
+  /**
+   * Whether the blob is known to be the tar itself, since its digest is the DiffID, or not to be. `undefined`: nothing is
+   * known, or the two digests are of different algorithms.
+   */
+  readonly isTar?: boolean | undefined;
+  /** Whether native code may be called directly: ISA-L for gzip, where it is installed, and Node's own zstd. Default: yes. */
+  readonly native?: boolean;
+  /** Whether every core has work already, asked for each piece; then native code runs on this thread. Default: no. */
+  readonly busy?: () => boolean;
+  /** Bytes of memory for what must be kept of the tar to inflate the rest. */
+  readonly memory?: number;
+  /** Told once what the blob is, before the first piece. */
+  readonly found?: (compression: Compression) => void;
 }
 
 /**
  * The tar inside a blob, in pieces of up to a megabyte. All members of a gzip blob and all frames of a zstd blob count.
  * The bytes of a piece stay valid until the next is asked for.
- * @param native whether native code may be called directly: ISA-L for gzip, where it is installed, and Node's own zstd
- * @param busy whether every core has work already, asked for each piece; then native code runs on this thread
- * @throws UnpackError LAYER_CORRUPT for malformed or truncated data and for bytes after its end; UNSUPPORTED_MEDIA_TYPE
- * where `promised`, the media type's compression, is not what the bytes are
+ *
+ * A blob that is its own DiffID is a tar, whatever it begins with: the first name in it may begin as gzip data do. Else its
+ * first bytes decide, as they do for containerd, and never its media type, which nobody can mend in a mirror.
+ * @throws UnpackError LAYER_CORRUPT for malformed or truncated data and for bytes after its end; LIMIT_EXCEEDED for zstd
+ * windows that are too large; DIFF_ID_MISMATCH for compressed data that should be their own tar
  */
 export async function* decompress(
   chunks: AsyncIterable<Buffer>,
-  promised: Compression,
-  native = true,
-  busy: () => boolean = never,
+  { isTar, native = true, busy = never, memory = MAX_WINDOW, found }: DecompressOptions = {},
 ): AsyncGenerator<Buffer> {
-  const input = chunks[Symbol.asyncIterator]();
+  const head = new Head(chunks[Symbol.asyncIterator]());
   try {
-    let head: Buffer = Buffer.alloc(0);
-    while (head.length < 4) {
-      const next = await input.next();
-      if (next.done) break;
-      // a chunk is valid until the next is asked for
-      head = head.length === 0 && next.value.length >= 4 ? next.value : Buffer.concat([head, next.value]);
-    }
-    const found = detectCompression(head);
-    if (found !== promised) {
-      throw new UnpackError(
-        'UNSUPPORTED_MEDIA_TYPE',
-        `the layer's media type promises ${describe(promised)}, but its bytes are ${describe(found)}; have it pushed with the right media type`,
-      );
-    }
-    const all = prepend(head, input);
-    if (found === 'gzip') yield* gunzip(all, native, busy);
-    else if (found === 'zstd') yield* unzstd(all, native, busy);
-    else yield* all;
+    const compression = await compressionOf(head, isTar);
+    found?.(compression);
+    if (compression === 'gzip') yield* gunzip(head.whole(), native, busy);
+    else if (compression === 'zstd') yield* unzstd(head.whole(), native, busy, memory);
+    else yield* head.whole();
   } finally {
-    await input.return?.();
+    await head.close();
   }
 }
 
-const describe = (compression: Compression): string =>
+async function compressionOf(head: Head, isTar: boolean | undefined): Promise<Compression> {
+  const compression = byMagic(await head.first(4));
+  if (compression === 'none' || isTar === false) return compression;
+  // no compressed data have the checksum of a tar's header by chance
+  const first = await head.first(BLOCK);
+  if (first.length >= BLOCK && typeof parseTarHeader(first.subarray(0, BLOCK)) !== 'string') return 'none';
+  if (isTar === undefined) return compression;
+  throw new UnpackError(
+    'DIFF_ID_MISMATCH',
+    `the image's config gives the digest of the blob as the DiffID of the layer, but the blob is ${describe(compression)} and not the tar itself; build the image again`,
+  );
+}
+
+/** Compression by its magic bytes; four are enough. */
+function byMagic(head: Buffer): Compression {
+  if (head[0] === 0x1f && head[1] === 0x8b) return 'gzip';
+  return head.length >= 4 && isFrameMagic(head.readUInt32LE(0)) ? 'zstd' : 'none';
+}
+
+/** For a sentence: `the blob is …`. */
+export const describe = (compression: Compression): string =>
   compression === 'none' ? 'an uncompressed tar' : `${compression} data`;
 
-async function* prepend(head: Buffer, rest: AsyncIterator<Buffer>): AsyncGenerator<Buffer> {
-  if (head.length > 0) yield head;
-  for (;;) {
-    const next = await rest.next();
-    if (next.done) return;
-    yield next.value;
+/** Chunks whose first bytes are looked at before they are read. */
+class Head {
+  private readonly chunks: AsyncIterator<Buffer>;
+  private bytes: Buffer = Buffer.alloc(0);
+  private ended = false;
+
+  constructor(chunks: AsyncIterator<Buffer>) {
+    this.chunks = chunks;
+  }
+
+  /** So many bytes from the start or more, fewer where there are no more; valid until this or `whole` is called again. */
+  async first(length: number): Promise<Buffer> {
+    while (this.bytes.length < length && !this.ended) {
+      // the bytes at hand may be a chunk, which is lent until the next is asked for
+      const copy = Buffer.from(this.bytes);
+      const next = await this.chunks.next();
+      this.ended = next.done === true;
+      if (next.done) this.bytes = copy;
+      else this.bytes = copy.length === 0 ? next.value : Buffer.concat([copy, next.value]);
+    }
+    return this.bytes;
+  }
+
+  /** All chunks, the first ones included. To be read once. */
+  async *whole(): AsyncGenerator<Buffer> {
+    if (this.bytes.length > 0) yield this.bytes;
+    while (!this.ended) {
+      const next = await this.chunks.next();
+      if (next.done) return;
+      yield next.value;
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.chunks.return?.();
   }
 }

@@ -1,5 +1,5 @@
 import { createHash, type Hash } from 'node:crypto';
-import { decompress, detectCompression } from '../archive/compression.ts';
+import { decompress } from '../archive/compression.ts';
 import type { EntrySink, TarEntry } from '../archive/entry.ts';
 import type { LayerLimits } from '../archive/limits.ts';
 import { TarReader } from '../archive/tar-reader.ts';
@@ -39,7 +39,7 @@ export interface ReadLayerOptions {
 
 /**
  * Reads a layer's blob entry by entry and writes nothing: some hundred entries at a time, so that memory stays what it
- * is however long the layer. Compression is found by its magic bytes.
+ * is however long the layer. Its first bytes say how it is compressed.
  * @returns totals, when the last entries have been read
  * @throws UnpackError LAYER_CORRUPT, LIMIT_EXCEEDED
  */
@@ -48,13 +48,20 @@ export async function* readLayer(
   { limits, algorithm, contents, signal }: ReadLayerOptions,
 ): AsyncGenerator<readonly ReadEntry[], LayerTotals, undefined> {
   const source = new CountedSource(blob, algorithm);
-  const compression = detectCompression(await source.head());
+  let compression: Compression = 'none';
   const tar = createHash(algorithm);
   const sink = new Collector(contents);
   const reader = new TarReader(sink, limits);
   let bytes = 0;
   // without ISA-L: what is checked by hand is checked by the plainest way there is
-  for await (const piece of decompress(source, compression, false)) {
+  const pieces = decompress(source, {
+    native: false,
+    memory: limits.rememberedBytes,
+    found: (found) => {
+      compression = found;
+    },
+  });
+  for await (const piece of pieces) {
     throwIfAborted(signal);
     bytes += piece.length;
     if (bytes > limits.uncompressedBytes) {
@@ -134,27 +141,17 @@ function whiteoutOf(name: Buffer): ReadEntry['whiteout'] {
   }
 }
 
-/** The blob's bytes, digested and counted on their way; its first ones can be looked at before. */
+/** The blob's bytes, digested and counted on their way. */
 class CountedSource implements AsyncIterable<Buffer> {
   private readonly chunks: AsyncIterator<Buffer>;
   private readonly hash: Hash;
   private readonly algorithm: DigestAlgorithm;
   private bytes = 0;
-  private first: Buffer = Buffer.alloc(0);
 
   constructor(blob: AsyncIterable<Buffer>, algorithm: DigestAlgorithm) {
     this.chunks = blob[Symbol.asyncIterator]();
     this.hash = createHash(algorithm);
     this.algorithm = algorithm;
-  }
-
-  async head(): Promise<Buffer> {
-    while (this.first.length < 4) {
-      const next = await this.chunks.next();
-      if (next.done) break;
-      this.first = Buffer.concat([this.first, next.value]);
-    }
-    return this.first;
   }
 
   totals(): LayerTotals['blob'] {
@@ -163,7 +160,6 @@ class CountedSource implements AsyncIterable<Buffer> {
 
   async *[Symbol.asyncIterator](): AsyncGenerator<Buffer> {
     try {
-      if (this.first.length > 0) yield this.counted(this.first);
       for (let next = await this.chunks.next(); !next.done; next = await this.chunks.next()) {
         yield this.counted(next.value);
       }

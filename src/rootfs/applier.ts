@@ -2,7 +2,7 @@ import type { DirectoryMode } from '../diff/directory-modes.ts';
 import type { Foreknowledge } from '../diff/foreknowledge.ts';
 import type { ImpliedDirectory } from '../diff/implied-directories.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
-import type { DiffId, DigestAlgorithm } from '../oci/digest.ts';
+import type { DiffId } from '../oci/digest.ts';
 import type { Mount } from '../snapshots/snapshotter.ts';
 
 /** Writes one layer's blob into a prepared snapshot. */
@@ -23,8 +23,8 @@ export interface ApplyOptions {
   readonly below: 'nothing' | 'parent' | 'later';
   /** What `AppliedDiff.foreknowledge` was when the layer was written before. */
   readonly known?: Foreknowledge | undefined;
-  /** How the tar is digested: as its DiffID is. */
-  readonly algorithm: DigestAlgorithm;
+  /** What the tar should be: it is digested as this is, and a blob with this digest is the tar itself. */
+  readonly diffId: DiffId;
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: ApplyProgress) => void) | undefined;
 }

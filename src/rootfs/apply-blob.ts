@@ -1,4 +1,4 @@
-import { decompress } from '../archive/compression.ts';
+import { decompress, describe } from '../archive/compression.ts';
 import type { LayerLimits } from '../archive/limits.ts';
 import { TarReader } from '../archive/tar-reader.ts';
 import type { Checkpoint } from '../diff/checkpoint.ts';
@@ -8,8 +8,8 @@ import { settleImpliedDirectories } from '../diff/settle.ts';
 import type { DiffTarget } from '../diff/target.ts';
 import { throwIfAborted, toUnpackError, UnpackError } from '../errors.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
-import type { DiffId, DigestAlgorithm } from '../oci/digest.ts';
-import { layerCompression } from '../oci/media-type.ts';
+import { algorithmOf, type DiffId } from '../oci/digest.ts';
+import { type Compression, layerCompression } from '../oci/media-type.ts';
 import type { BlobSource } from '../source/blob-source.ts';
 import { FetchStatistics, fetchBlob } from '../source/fetch.ts';
 import { type StreamHash, streamHash } from '../system/stream-hash.ts';
@@ -22,7 +22,8 @@ export interface BlobApplication {
   readonly target: DiffTarget;
   /** What the layer was found out to need when it was written before. */
   readonly known?: Foreknowledge | undefined;
-  readonly algorithm: DigestAlgorithm;
+  /** What the tar should be. It is digested as this is; the caller compares. */
+  readonly diffId: DiffId;
   readonly limits: LayerLimits;
   /** Call native decompressors directly. */
   readonly native: boolean;
@@ -35,7 +36,7 @@ export interface BlobApplication {
 }
 
 /** Failures that a corrupted download can look like. */
-const MAYBE_CORRUPTED = new Set(['LAYER_CORRUPT', 'LAYER_UNSAFE', 'LIMIT_EXCEEDED', 'UNSUPPORTED_MEDIA_TYPE']);
+const MAYBE_CORRUPTED = new Set(['LAYER_CORRUPT', 'LAYER_UNSAFE', 'LIMIT_EXCEEDED', 'DIFF_ID_MISMATCH']);
 
 /**
  * Streams one blob into a directory: fetch, decompress, digest, read, write, all at once and nothing kept in between.
@@ -46,7 +47,8 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
   const { source, blob, target, limits, signal } = work;
   const started = performance.now();
   const statistics = new FetchStatistics();
-  using digest = streamHash(work.algorithm, 'beside');
+  const algorithm = algorithmOf(work.diffId);
+  using digest = streamHash(algorithm, 'beside');
   using writer = new LayerWriter(target, {
     rememberedBytes: limits.rememberedBytes,
     known: work.known,
@@ -54,11 +56,21 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
   });
   const reader = new TarReader(writer, limits);
   const download = new Download(fetchBlob(source, blob, { signal, statistics, busy: work.busy }));
+  const promised = layerCompression(blob.mediaType);
+  let found: Compression = promised;
   let unpacked = 0;
   /** Milliseconds without a piece to write: for want of the blob's bytes, and while there were bytes to inflate. */
   let [fetchMs, decompressMs] = [0, 0];
   try {
-    const pieces = decompress(download, layerCompression(blob.mediaType), work.native, work.busy);
+    const pieces = decompress(download, {
+      isTar: algorithm === algorithmOf(blob.digest) ? blob.digest === (work.diffId as string) : undefined,
+      native: work.native,
+      busy: work.busy,
+      memory: limits.rememberedBytes,
+      found: (compression) => {
+        found = compression;
+      },
+    });
     try {
       for (;;) {
         const [asked, waited] = [performance.now(), statistics.waitMs];
@@ -105,7 +117,7 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
   }
   const totalMs = performance.now() - started;
   return {
-    digest: `${work.algorithm}:${digest.hex()}` as DiffId,
+    digest: `${algorithm}:${digest.hex()}` as DiffId,
     compressedBytes: statistics.bytes,
     uncompressedBytes: unpacked,
     entries: reader.entries,
@@ -114,8 +126,17 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
     directoryModes,
     again: writer.wroteIntoDeleted(foreknowledge) || (inherits && work.known === undefined),
     foreknowledge,
-    warnings: writer.leftOut(),
+    warnings: [...otherThanPromised(blob.mediaType, promised, found, statistics.bytes), ...writer.leftOut()],
   };
+}
+
+/** The label can't be mended without another digest, so the layer is unpacked as what it is, and whoever pushed it is told. */
+function otherThanPromised(mediaType: string, promised: Compression, found: Compression, bytes: number): string[] {
+  if (found === promised) return [];
+  const actual = bytes === 0 ? 'there are none, which is an empty tar' : `they are ${describe(found)}`;
+  return [
+    `its media type ${mediaType} promises that its bytes are ${describe(promised)}, but ${actual}; unpacked as such`,
+  ];
 }
 
 /** Digests a piece and writes it, at the same time unless every core has work. */

@@ -4,7 +4,7 @@ import { diffTarget } from '../diff/target.ts';
 import { throwIfAborted, toUnpackError, UnpackError } from '../errors.ts';
 import { chainIds } from '../oci/chain-id.ts';
 import type { Layer } from '../oci/descriptor.ts';
-import { algorithmOf, type ChainId, type DiffId, shortDigest } from '../oci/digest.ts';
+import { type ChainId, type DiffId, shortDigest } from '../oci/digest.ts';
 import { isSnapshotError } from '../snapshots/errors.ts';
 import { LABEL_DIFF_ID, LABEL_SNAPSHOT_REF, type Mount, type Snapshotter } from '../snapshots/snapshotter.ts';
 import type { AppliedDiff, Applier, ApplyOptions, ApplyProgress } from './applier.ts';
@@ -228,7 +228,7 @@ class Chain {
     }
     const diff = await this.applier.apply(layer.blob, mounts, {
       ...options,
-      algorithm: algorithmOf(layer.diff.digest),
+      diffId: layer.diff.digest,
       onProgress: (progress) => {
         observer?.phase(index, 'applying');
         observer?.progress(index, progress);

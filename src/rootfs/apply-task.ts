@@ -3,7 +3,7 @@ import type { Foreknowledge } from '../diff/foreknowledge.ts';
 import type { DiffTarget } from '../diff/target.ts';
 import type { SerializedUnpackError } from '../errors.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
-import type { DigestAlgorithm } from '../oci/digest.ts';
+import type { DiffId } from '../oci/digest.ts';
 import type { LentSpec } from '../source/source-spec.ts';
 import type { AppliedDiff, ApplyProgress } from './applier.ts';
 
@@ -15,7 +15,7 @@ export interface ApplyTask {
   readonly blob: Descriptor;
   readonly target: DiffTarget;
   readonly known: Foreknowledge | undefined;
-  readonly algorithm: DigestAlgorithm;
+  readonly diffId: DiffId;
   readonly limits: LayerLimits;
   /** How many layers this process is writing at the moment: one number, shared by all threads. */
   readonly writing: Int32Array<SharedArrayBuffer>;

@@ -69,7 +69,7 @@ export class ApplyPool {
     turn: Turn,
     blob: Descriptor,
     mounts: readonly Mount[],
-    { signal, onProgress, algorithm, below, known }: ApplyOptions,
+    { signal, onProgress, diffId, below, known }: ApplyOptions,
   ): Promise<AppliedDiff> {
     const target = diffTarget(mounts, below === 'parent' ? 'everything' : below, store);
     return this.#slots.run(turn, signal, async () => {
@@ -83,7 +83,7 @@ export class ApplyPool {
           blob,
           target,
           known,
-          algorithm,
+          diffId,
           limits,
           native: this.#native,
           writing: this.#writing,

@@ -59,7 +59,8 @@ for (const [name, native, busy] of [
 
     it('reads members that begin anywhere in a piece, the last bytes of it included', async () => {
       for (const flags of [0, 4, 8, 2 | 4 | 8 | 16]) {
-        const texts = ['first', 'second', '', 'last'].map((text) => Buffer.from(text));
+        // pieces of up to 128 bytes are copied anyway
+        const texts = [randomBytes(200), randomBytes(200), Buffer.alloc(0), Buffer.from('last')];
         const bytes = Buffer.concat([...texts.map((text) => memberWithFields(text, flags)), Buffer.alloc(3)]);
         const expected = createHash('sha256').update(Buffer.concat(texts)).digest('hex');
         let at = 0;

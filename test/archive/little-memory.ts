@@ -17,7 +17,7 @@ const frame = (window: number): Buffer =>
 
 async function text(blob: Buffer): Promise<string> {
   const pieces: string[] = [];
-  for await (const piece of decompress(lent(blob, blob.length), 'zstd', native)) pieces.push(piece.toString());
+  for await (const piece of decompress(lent(blob), { native })) pieces.push(piece.toString());
   return pieces.join('');
 }
 

@@ -4,9 +4,8 @@ import { describe, it } from 'node:test';
 import '../support/needs-root.ts';
 import { decompress } from '../../src/archive/compression.ts';
 import { UnpackError } from '../../src/errors.ts';
-import type { Compression } from '../../src/oci/media-type.ts';
 import { applyTar } from '../support/apply.ts';
-import { lent } from '../support/lent.ts';
+import { lent, readAll } from '../support/lent.ts';
 import { Sandbox } from '../support/sandbox.ts';
 import { digestOfOutput } from '../support/stream.ts';
 import { readTree } from '../support/tree.ts';
@@ -35,21 +34,16 @@ const BLOBS = {
   },
 } as const;
 
-async function inflate(blob: Buffer, compression: Compression, native: boolean): Promise<Buffer> {
-  const pieces: Buffer[] = [];
-  for await (const piece of decompress(lent(blob, blob.length), compression, native)) {
-    pieces.push(Buffer.from(piece));
-  }
-  return Buffer.concat(pieces);
-}
+const inflate = (blob: Buffer, native: boolean): Promise<Buffer> => readAll(decompress(lent(blob), { native }));
 
 /** What a damaged blob inflates to; `undefined` where it is refused. */
-async function ifTaken(blob: Buffer, compression: Compression, native: boolean): Promise<Buffer | undefined> {
+async function ifTaken(blob: Buffer, native: boolean): Promise<Buffer | undefined> {
   try {
-    return await inflate(blob, compression, native);
+    const bytes = await inflate(blob, native);
+    return bytes.equals(blob) ? undefined : bytes; // taken for a tar, which it is not
   } catch (error) {
     assert.ok(error instanceof UnpackError, String(error));
-    assert.ok(['LAYER_CORRUPT', 'UNSUPPORTED_MEDIA_TYPE', 'LIMIT_EXCEEDED'].includes(error.code), error.code);
+    assert.ok(['LAYER_CORRUPT', 'LIMIT_EXCEEDED'].includes(error.code), error.code);
     return undefined;
   }
 }
@@ -61,7 +55,7 @@ for (const [name, { compression, diffId, mtime, added, deleted }] of Object.entr
     it('is inflated whole, in pieces of any size', async () => {
       for (const native of WAYS) {
         for (const cut of [1, 7, 511, 4096, blob.length]) {
-          const digest = await digestOfOutput(decompress(lent(blob, cut), compression, native));
+          const digest = await digestOfOutput(decompress(lent(blob, cut), { native }));
           assert.equal(digest, diffId, `native ${native}, in pieces of ${cut}`);
         }
       }
@@ -69,7 +63,7 @@ for (const [name, { compression, diffId, mtime, added, deleted }] of Object.entr
 
     it('becomes the files that went into it', async () => {
       using box = new Sandbox();
-      applyTar(await inflate(blob, compression, true), { root: box.roots[0], whiteouts: 'overlay' });
+      applyTar(await inflate(blob, true), { root: box.roots[0], whiteouts: 'overlay' });
       const tree = readTree(box.roots[0]);
       const paths = [
         'dir',
@@ -93,22 +87,20 @@ for (const [name, { compression, diffId, mtime, added, deleted }] of Object.entr
     });
 
     it('is refused wherever it is cut, but between members or frames, where its size and digest tell', async () => {
-      const whole = await inflate(blob, compression, true);
+      const whole = await inflate(blob, true);
       for (let end = 1; end < blob.length; end += STEP) {
-        const [one, other] = await Promise.all(
-          WAYS.map((native) => ifTaken(blob.subarray(0, end), compression, native)),
-        );
+        const [one, other] = await Promise.all(WAYS.map((native) => ifTaken(blob.subarray(0, end), native)));
         assert.ok(one?.equals(whole.subarray(0, one.length)) ?? true, `cut at ${end}`);
         assert.equal(one?.length, other?.length, `cut at ${end}`);
       }
     });
 
     it('is refused, or read as it was, whichever byte has a wrong bit', async () => {
-      const whole = await inflate(blob, compression, true);
+      const whole = await inflate(blob, true);
       for (let at = 0; at < blob.length; at += STEP) {
         const damaged = Buffer.from(blob);
         damaged[at] = (blob[at] ?? 0) ^ (1 << (at % 8));
-        const results = await Promise.all(WAYS.map((native) => ifTaken(damaged, compression, native)));
+        const results = await Promise.all(WAYS.map((native) => ifTaken(damaged, native)));
         for (const result of results) assert.ok(result?.equals(whole) ?? true, `a wrong bit in byte ${at}`);
       }
     });

@@ -15,24 +15,24 @@ import { paths } from '../support/tree.ts';
 /** How a blob is inflated: by Node's streams, or by native code called directly. */
 const WAYS = [false, true];
 
-async function inflate(bytes: Buffer, compression: Compression, native: boolean, cut = bytes.length): Promise<Buffer> {
-  return readAll(decompress(lent(bytes, cut), compression, native));
+async function inflate(bytes: Buffer, native: boolean, cut = bytes.length): Promise<Buffer> {
+  return readAll(decompress(lent(bytes, cut), { native }));
 }
 
 /** A blob gives this archive, however it is inflated and cut. */
-async function gives(archive: Buffer, blob: Buffer, compression: Compression, cuts = [1, 7, 1000]): Promise<void> {
+async function gives(archive: Buffer, blob: Buffer, cuts = [1, 7, 1000]): Promise<void> {
   for (const native of WAYS) {
     for (const cut of [blob.length, ...cuts]) {
-      const result = await inflate(blob, compression, native, cut);
+      const result = await inflate(blob, native, cut);
       assert.ok(result.equals(archive), `native ${native}, in pieces of ${cut}: ${result.length} bytes`);
     }
   }
 }
 
 /** What reading a blob to its end comes to; anything but a refusal is thrown. */
-async function refusal(bytes: Buffer, compression: Compression, native: boolean): Promise<UnpackError | Buffer> {
+async function refusal(bytes: Buffer, native: boolean): Promise<UnpackError | Buffer> {
   try {
-    const archive = await inflate(bytes, compression, native);
+    const archive = await inflate(bytes, native);
     const reader = new TarReader({ entry() {}, data() {}, end() {} }, LIMITS);
     reader.write(archive);
     reader.finish();
@@ -76,7 +76,7 @@ describe('eStargz layers', () => {
     const blob = Buffer.concat([...members, gzipSync(tail), footer(offset)]);
     assert.equal(footer(offset).length, 51);
     const archive = Buffer.concat([...plain, tail]);
-    await gives(archive, blob, 'gzip', [1, 51, 511, 4096]);
+    await gives(archive, blob, [1, 51, 511, 4096]);
     using box = new Sandbox();
     applyTar(archive, { root: box.roots[0] });
     assert.deepEqual(paths(box.roots[0]), ['f0', 'f1', 'f2', 'f3', 'stargz.index.json']);
@@ -90,13 +90,13 @@ describe('gzip blobs', () => {
     const parts = Array.from({ length: Math.ceil(archive.length / 40) }, (_, i) =>
       gzipSync(archive.subarray(i * 40, i * 40 + 40)),
     );
-    await gives(archive, Buffer.concat(parts), 'gzip', [1000, 65_536]);
+    await gives(archive, Buffer.concat(parts), [1000, 65_536]);
   });
 
   it('with empty members anywhere are read whole', async () => {
     const [a, b] = [archive.subarray(0, 999), archive.subarray(999)];
     const empty = gzipSync('');
-    await gives(archive, Buffer.concat([empty, gzipSync(a), empty, empty, gzipSync(b), empty]), 'gzip');
+    await gives(archive, Buffer.concat([empty, gzipSync(a), empty, empty, gzipSync(b), empty]));
   });
 
   it('with every optional field of a header are read whole', async () => {
@@ -109,8 +109,8 @@ describe('gzip blobs', () => {
     trailer.writeUInt32LE(crc32(archive), 0);
     trailer.writeUInt32LE(archive.length, 4);
     const one = Buffer.concat([start, check, deflateRawSync(archive), trailer]);
-    await gives(archive, one, 'gzip');
-    await gives(Buffer.concat([archive, archive, archive]), Buffer.concat([one, one, one]), 'gzip', [1, 11, 29, 100]);
+    await gives(archive, one);
+    await gives(Buffer.concat([archive, archive, archive]), Buffer.concat([one, one, one]), [1, 11, 29, 100]);
   });
 
   it('with flags in a header that nobody knows are refused, in any member', async () => {
@@ -118,16 +118,16 @@ describe('gzip blobs', () => {
     odd[3] = 0x40;
     for (const native of WAYS) {
       for (const blob of [odd, Buffer.concat([gzipSync(archive), odd])]) {
-        await assert.rejects(inflate(blob, 'gzip', native, 1000), /unknown header flags/);
+        await assert.rejects(inflate(blob, native, 1000), /unknown header flags/);
       }
     }
   });
 
   it('may be padded with zeros, and with nothing else', async () => {
-    await gives(archive, Buffer.concat([gzipSync(archive), Buffer.alloc(5000)]), 'gzip', [100, 4096]);
+    await gives(archive, Buffer.concat([gzipSync(archive), Buffer.alloc(5000)]), [100, 4096]);
     for (const rest of ['x', '\0\0x', '\x1f', '\x1f\x8b', '\x1f\x8b\x08\0\0\0\0\0\0\0']) {
       for (const native of WAYS) {
-        const result = await refusal(Buffer.concat([gzipSync(archive), Buffer.from(rest, 'latin1')]), 'gzip', native);
+        const result = await refusal(Buffer.concat([gzipSync(archive), Buffer.from(rest, 'latin1')]), native);
         assert.ok(result instanceof UnpackError, `${JSON.stringify(rest)}, native ${native}`);
         assert.equal(result.code, 'LAYER_CORRUPT');
       }
@@ -150,7 +150,7 @@ describe('zstd blobs', () => {
       if (i % 3 === 0) parts.push(skippable('s'.repeat(i % 50), i % 16));
       parts.push(zstdCompressSync(archive.subarray(at, at + 40)));
     }
-    await gives(archive, Buffer.concat(parts), 'zstd', [13, 1000, 65_536]);
+    await gives(archive, Buffer.concat(parts), [13, 1000, 65_536]);
   });
 
   it('as zstd:chunked writes them, with the table of contents and the footer in skippable frames, are read whole', async () => {
@@ -162,21 +162,17 @@ describe('zstd blobs', () => {
     footer.writeBigUInt64LE(BigInt(frames.reduce((sum, { length }) => sum + length, 0)));
     footer.write('GNUlInUx', 56, 'latin1');
     const end = zstdCompressSync(Buffer.alloc(1024));
-    await gives(archive, Buffer.concat([...frames, end, toc, skippable(footer)]), 'zstd');
+    await gives(archive, Buffer.concat([...frames, end, toc, skippable(footer)]));
   });
 
   it('of skippable frames alone are an empty layer', async () => {
-    await gives(Buffer.alloc(0), skippable('nothing'), 'zstd');
+    await gives(Buffer.alloc(0), skippable('nothing'));
   });
 
   it('with bytes after them that are no frame are refused', async () => {
     for (const rest of ['x', '\0\0\0\0', '\x28\xb5\x2f', '\x50\x2a\x4d\x18', '\x50\x2a\x4d\x18\xff\xff\xff\xff']) {
       for (const native of WAYS) {
-        const result = await refusal(
-          Buffer.concat([zstdCompressSync(archive), Buffer.from(rest, 'latin1')]),
-          'zstd',
-          native,
-        );
+        const result = await refusal(Buffer.concat([zstdCompressSync(archive), Buffer.from(rest, 'latin1')]), native);
         assert.ok(result instanceof UnpackError, `${JSON.stringify(rest)}, native ${native}`);
         assert.equal(result.code, 'LAYER_CORRUPT');
       }
@@ -223,9 +219,9 @@ describe('a small blob', () => {
     const compression = name as Compression; // a key of the record above
     const what = name === 'none' ? 'a plain tar' : name;
     it(`of ${what} is refused wherever it is cut${name === 'none' ? ', but between entries' : ''}`, async () => {
-      for (let end = 0; end < blob.length; end++) {
+      for (let end = 1; end < blob.length; end++) {
         for (const native of compression === 'none' ? [false] : WAYS) {
-          const result = await refusal(blob.subarray(0, end), compression, native);
+          const result = await refusal(blob.subarray(0, end), native);
           if (result instanceof UnpackError) continue;
           // a plain tar may end after any entry: there its size and digest tell
           assert.equal(compression, 'none', `cut at ${end}`);
@@ -238,7 +234,7 @@ describe('a small blob', () => {
         const bytes = Buffer.from(blob);
         bytes[at] = (bytes[at] ?? 0) ^ (1 << (at % 8));
         for (const native of compression === 'none' ? [false] : WAYS) {
-          const result = await refusal(bytes, compression, native);
+          const result = await refusal(bytes, native);
           if (result instanceof UnpackError || compression === 'none') continue;
           assert.ok(result.equals(archive), `a flip in byte ${at} gives another archive, native ${native}`);
         }

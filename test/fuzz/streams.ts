@@ -64,15 +64,11 @@ export async function checkDecompressing(blob: Blob, cut: number): Promise<Buffe
 
 const codeOf = (outcome: Outcome): string => (outcome === 'ok' ? outcome : outcome.code);
 
-async function inflate(
-  { bytes, compression }: Blob,
-  cut: number,
-  native: boolean,
-): Promise<{ outcome: Outcome; bytes: Buffer }> {
+async function inflate({ bytes }: Blob, cut: number, native: boolean): Promise<{ outcome: Outcome; bytes: Buffer }> {
   const parts: Buffer[] = [];
   let length = 0;
   try {
-    for await (const piece of decompress(lent(bytes, cut), compression, native, inTurn())) {
+    for await (const piece of decompress(lent(bytes, cut), { native, busy: inTurn() })) {
       parts.push(Buffer.from(piece));
       length += piece.length;
       if (length > LIMITS.uncompressedBytes) break;

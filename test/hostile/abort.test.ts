@@ -30,7 +30,7 @@ async function atWork(signal?: AbortSignal) {
   const source = openSource({ kind: 'oci-layout', path: join(dir.path, 'layout') });
   const applier = pool.applier(source, LIMITS, { type: 'native', ownership: 'keep', overlayXattrs: 'trusted' });
   const mounts = [{ type: 'bind', source: target.path, options: ['rw'] }] as const;
-  const applied = applier.apply(layer.blob, mounts, { below: 'parent', algorithm: 'sha256', signal });
+  const applied = applier.apply(layer.blob, mounts, { below: 'parent', diffId: layer.diff.digest, signal });
   applied.catch(() => {});
   // a directory has a link from each directory in it
   while (lstatSync(old).nlink === FOLDERS + 2) await sleep(1);

@@ -43,7 +43,7 @@ async function timings(t: TestContext, layer: TestLayer, chunks: number) {
     source,
     blob: layer.blob,
     target: diffTarget({ root: folder(dir.path, 'root'), ownership: 'squash' }),
-    algorithm: 'sha256',
+    diffId: layer.diff.digest,
     limits: LIMITS,
     native: true,
     // asked before each piece is inflated

@@ -36,7 +36,7 @@ async function poolOf(size: number, options: ApplyPoolOptions = {}, stored: read
     applierOfAJob,
     /** Applies a layer to a new directory. @returns that directory */
     async apply(
-      { blob }: TestLayer,
+      { blob, diff }: TestLayer,
       options: Partial<Parameters<Applier['apply']>[2]> = {},
       applier = onlyJob,
     ): Promise<string> {
@@ -44,7 +44,7 @@ async function poolOf(size: number, options: ApplyPoolOptions = {}, stored: read
       mkdirSync(source);
       await applier.apply(blob, [{ type: 'bind', source, options: ['rw'] }], {
         below: 'nothing',
-        algorithm: 'sha256',
+        diffId: diff.digest,
         ...options,
       });
       return source;

@@ -1,0 +1,182 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { gzipSync, zstdCompressSync } from 'node:zlib';
+import { readLayer } from '../../src/diff/read-layer.ts';
+import { type BlobDigest, type DiffId, digestOf } from '../../src/oci/digest.ts';
+import type { AppliedDiff } from '../../src/rootfs/applier.ts';
+import { applyBlob } from '../../src/rootfs/apply-blob.ts';
+import type { BlobSource } from '../../src/source/blob-source.ts';
+import { diffTarget, folder, LIMITS } from '../support/apply.ts';
+import { fails } from '../support/fails.ts';
+import { lent } from '../support/lent.ts';
+import { scratch } from '../support/scratch.ts';
+import { file, tar } from '../support/tar.ts';
+import { paths } from '../support/tree.ts';
+
+const TYPES = {
+  'application/vnd.oci.image.layer.v1.tar': 'an uncompressed tar',
+  'application/vnd.oci.image.layer.v1.tar+gzip': 'gzip data',
+  'application/vnd.oci.image.layer.v1.tar+zstd': 'zstd data',
+  'application/vnd.docker.image.rootfs.diff.tar': 'an uncompressed tar',
+  'application/vnd.docker.image.rootfs.diff.tar.gzip': 'gzip data',
+  'application/vnd.docker.image.rootfs.diff.tar.zstd': 'zstd data',
+};
+
+interface Blob {
+  readonly bytes: Buffer;
+  readonly mediaType: string;
+  readonly diffId: DiffId;
+  readonly digest?: BlobDigest;
+  readonly cut?: number;
+}
+
+/** Applies a blob that a source lends in pieces. @returns what came of it, and the paths in the directory */
+async function apply({ bytes, mediaType, diffId, digest = digestOf(bytes), cut = bytes.length }: Blob) {
+  const source: BlobSource = {
+    name: 'test',
+    maxResumes: 0,
+    open: async () => ({ size: bytes.length, etag: undefined, offset: 0, chunks: lent(bytes, Math.max(1, cut)) }),
+    resolveTag: () => assert.fail('no tags here'),
+    lend: () => assert.fail('nothing to lend'),
+    close: () => {},
+  };
+  using dir = scratch();
+  const root = folder(dir.path, 'root');
+  const applied: AppliedDiff = await applyBlob({
+    source,
+    blob: { mediaType, digest, size: bytes.length },
+    target: diffTarget({ root, ownership: 'squash' }),
+    diffId,
+    limits: LIMITS,
+    native: true,
+    busy: () => true,
+    signal: new AbortController().signal,
+    checkpoint: () => {},
+    onProgress: () => {},
+  });
+  return { ...applied, paths: paths(root) };
+}
+
+const diffIdOf = (bytes: Buffer, algorithm: 'sha256' | 'sha512' = 'sha256') =>
+  digestOf(bytes, algorithm) as string as DiffId;
+const skippable = Buffer.from('5a2a4d18040000006e6f6e65', 'hex');
+
+describe('a layer is what its bytes are', () => {
+  const archive = tar(file('f', 'content'));
+  const blobs: readonly (readonly [string, Buffer])[] = [
+    ['an uncompressed tar', archive],
+    ['gzip data', gzipSync(archive)],
+    ['zstd data', zstdCompressSync(archive)],
+    ['zstd data', Buffer.concat([skippable, zstdCompressSync(archive)])],
+  ];
+  for (const [mediaType, promised] of Object.entries(TYPES)) {
+    it(`whatever ${mediaType} promises, and says once where that is something else`, async () => {
+      for (const [actual, bytes] of blobs) {
+        for (const algorithm of ['sha256', 'sha512'] as const) {
+          for (const cut of [3, bytes.length]) {
+            const applied = await apply({ bytes, mediaType, diffId: diffIdOf(archive, algorithm), cut });
+            assert.deepEqual(applied.paths, ['f']);
+            assert.equal(applied.digest, diffIdOf(archive, algorithm));
+            const [warning = '', ...more] = applied.warnings;
+            assert.deepEqual(more, []);
+            if (promised === actual) assert.equal(warning, '');
+            else {
+              assert.ok(warning.includes(`${mediaType} promises that its bytes are ${promised}`), warning);
+              assert.ok(warning.includes(`but they are ${actual}`), warning);
+            }
+          }
+        }
+      }
+    });
+  }
+
+  it('but a type that names no layer is refused before a byte is read', async () => {
+    for (const mediaType of ['application/vnd.oci.image.config.v1+json', 'text/html', 'application/octet-stream']) {
+      await fails('UNSUPPORTED_MEDIA_TYPE', apply({ bytes: archive, mediaType, diffId: diffIdOf(archive) }));
+    }
+  });
+});
+
+describe('a tar whose first name begins as compressed data do', () => {
+  const names = ['1f8b08', '1f8b', '1f8b00ff', '28b52ffd', '502a4d18', '5f2a4d18ffffffff'];
+  const archives = names.map((hex) => ({
+    hex,
+    archive: tar(file(Buffer.from(`${hex}41`, 'hex'), 'content'), file('g')),
+  }));
+
+  for (const mediaType of Object.keys(TYPES)) {
+    it(`is unpacked under ${mediaType}, also where its digest and its DiffID are of two algorithms`, async () => {
+      for (const { hex, archive } of archives) {
+        for (const [blob, diff] of [
+          ['sha256', 'sha256'],
+          ['sha512', 'sha512'],
+          ['sha512', 'sha256'],
+          ['sha256', 'sha512'],
+        ] as const) {
+          for (const cut of [7, archive.length]) {
+            const diffId = diffIdOf(archive, diff);
+            const applied = await apply({ bytes: archive, mediaType, diffId, digest: digestOf(archive, blob), cut });
+            assert.equal(applied.entries, 2, `${hex}, ${blob} and ${diff}`);
+            assert.equal(applied.digest, diffId);
+          }
+        }
+      }
+    });
+  }
+
+  it('is a tar to whoever looks into it, too', async () => {
+    for (const { hex, archive } of archives) {
+      const layer = readLayer(lent(archive, 100), { limits: LIMITS, algorithm: 'sha256', contents: false });
+      let entries = 0;
+      for (;;) {
+        const next = await layer.next();
+        if (next.done) {
+          assert.equal(next.value.compression, 'none', hex);
+          break;
+        }
+        entries += next.value.length;
+      }
+      assert.equal(entries, 2);
+    }
+  });
+});
+
+describe('a blob of no bytes', () => {
+  const nothing = Buffer.alloc(0);
+  it('is an empty tar under any type', async () => {
+    for (const [mediaType, promised] of Object.entries(TYPES)) {
+      const applied = await apply({ bytes: nothing, mediaType, diffId: diffIdOf(nothing) });
+      assert.deepEqual(applied.paths, []);
+      assert.equal(applied.digest, diffIdOf(nothing));
+      assert.equal(applied.warnings.length, promised === 'an uncompressed tar' ? 0 : 1, mediaType);
+      for (const warning of applied.warnings) assert.match(warning, /there are none, which is an empty tar/);
+    }
+  });
+
+  it('has the digest of an empty tar, which is what the caller compares, where the image promises another', async () => {
+    const mediaType = 'application/vnd.oci.image.layer.v1.tar+gzip';
+    const applied = await apply({ bytes: nothing, mediaType, diffId: diffIdOf(tar()) });
+    assert.equal(applied.digest, diffIdOf(nothing));
+  });
+});
+
+describe('compressed data whose digest the config gives as the DiffID', () => {
+  it('are refused, and it is said where the mistake is', async () => {
+    for (const bytes of [gzipSync(tar(file('f'))), zstdCompressSync(tar(file('f')))]) {
+      for (const mediaType of Object.keys(TYPES)) {
+        const error = await fails('DIFF_ID_MISMATCH', apply({ bytes, mediaType, diffId: diffIdOf(bytes) }));
+        assert.match(error.message, /the digest of the blob as the DiffID of the layer/);
+      }
+    }
+  });
+
+  it('are not blamed where the download brought other bytes', async () => {
+    const archive = tar(file('f'));
+    const mediaType = 'application/vnd.oci.image.layer.v1.tar';
+    const diffId = diffIdOf(archive);
+    await fails(
+      'BLOB_DIGEST_MISMATCH',
+      apply({ bytes: gzipSync(archive), mediaType, diffId, digest: digestOf(archive) }),
+    );
+  });
+});
