@@ -130,15 +130,22 @@ export function toUnpackError(thrown: unknown): UnpackError {
   return new UnpackError('INTERNAL', `unexpected error: ${String(thrown)}`, { cause: thrown });
 }
 
-/** Throws the signal's reason as an UnpackError (CANCELLED where the reason is none). Call it between steps. */
+/** Throws the signal's reason as an UnpackError, see `abortError`. Call it between steps. */
 export function throwIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw abortError(signal);
 }
 
-/** The error that an aborted signal stands for. */
+/**
+ * The error that an aborted signal stands for: what its reason says. `AbortSignal.timeout` means TIMED_OUT. A reason that
+ * says nothing is INTERNAL, which is retried: only who cancels a job may end it for good, and says so.
+ */
 export function abortError(signal: AbortSignal): UnpackError {
   const reason: unknown = signal.reason;
   if (reason instanceof UnpackError) return reason;
+  if (reason instanceof DOMException && reason.name === 'TimeoutError') {
+    return new UnpackError('TIMED_OUT', 'the work took longer than it may', { cause: reason });
+  }
+  if (reason instanceof Error && errnoOf(reason) !== undefined) return toUnpackError(reason);
   const why = reason instanceof Error ? reason.message : typeof reason === 'string' ? reason : 'no reason given';
-  return new UnpackError('CANCELLED', `the work was cancelled: ${why}`);
+  return new UnpackError('INTERNAL', `the work was given up: ${why}`, { cause: reason });
 }

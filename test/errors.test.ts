@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { toUnpackError, UnpackError } from '../src/errors.ts';
+import { abortError, toUnpackError, UnpackError } from '../src/errors.ts';
 import { applyTar } from './support/apply.ts';
 import { scratch } from './support/scratch.ts';
 import { file, tar } from './support/tar.ts';
@@ -31,5 +31,23 @@ describe('the message of a failure', () => {
   it('stays the same on its way between threads', () => {
     const error = new UnpackError('STORE_FULL', 'a\u001bb').with({}, 'layer\n');
     assert.equal(UnpackError.deserialize(error.serialize()).message, error.message);
+  });
+});
+
+describe('the end of work that was aborted', () => {
+  const aborted = (reason?: unknown) => abortError(AbortSignal.abort(reason));
+
+  it('is what the reason says', () => {
+    const reason = new UnpackError('CANCELLED', 'the job was cancelled on request');
+    assert.equal(aborted(reason), reason);
+    assert.equal(aborted(new DOMException('late', 'TimeoutError')).code, 'TIMED_OUT');
+    assert.equal(aborted(Object.assign(new Error('no space'), { code: 'ENOSPC' })).code, 'STORE_FULL');
+  });
+
+  it('is never CANCELLED, which is never retried, where the reason does not say so', () => {
+    for (const reason of [undefined, null, 'enough', 5, new Error('enough'), {}]) {
+      assert.equal(aborted(reason).retry, 'always');
+    }
+    assert.match(aborted(new Error('the lock is lost')).message, /the lock is lost/);
   });
 });

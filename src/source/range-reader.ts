@@ -138,7 +138,7 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
   }
 
   async return(): Promise<IteratorResult<Buffer, undefined>> {
-    this.#failure ??= new UnpackError('CANCELLED', `${this.#options.what}: the read was given up`);
+    this.#failure ??= new UnpackError('INTERNAL', `${this.#options.what}: the read was given up`);
     this.#close();
     this.#wake?.();
     return { done: true, value: undefined };

@@ -93,7 +93,7 @@ export function responseBody(body: Readable, options: ResponseBodyOptions): Asyn
       return { done: true, value: undefined };
     },
     async return() {
-      if (!ended) failure ??= new UnpackError('CANCELLED', `${what}: the read was given up`);
+      if (!ended) failure ??= new UnpackError('INTERNAL', `${what}: the read was given up`);
       row.length = 0;
       release();
       settle();

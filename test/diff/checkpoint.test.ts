@@ -3,6 +3,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import '../support/needs-root.ts';
+import { UnpackError } from '../../src/errors.ts';
 import { TarReader } from '../../src/archive/tar-reader.ts';
 import { LayerWriter } from '../../src/diff/layer-writer.ts';
 import { settleImpliedDirectories, settleInTurns } from '../../src/diff/settle.ts';
@@ -29,7 +30,7 @@ function apply(root: string, members: readonly (Member | Buffer)[], patience = N
   let asked = 0;
   const checkpoint = (): void => {
     asked++;
-    if (asked > patience) throw new Error('enough');
+    if (asked > patience) throw new UnpackError('TIMED_OUT', 'enough');
   };
   const target: DiffTarget = {
     root,
@@ -125,11 +126,11 @@ describe('directories that no entry names', () => {
     let turns = 0;
     const turn = (): void => {
       turns++;
-      if (turns === 2) abort.abort(new Error('enough'));
+      if (turns === 2) abort.abort(new UnpackError('TIMED_OUT', 'enough'));
       else setImmediate(turn);
     };
     setImmediate(turn);
-    await assert.rejects(settling, { code: 'CANCELLED' });
+    await assert.rejects(settling, { code: 'TIMED_OUT' });
     assert.equal(turns, 2);
     assert.equal(await settleInTurns(dir.path, implied.slice(0, 10), [dir.path], undefined, undefined), false);
   });

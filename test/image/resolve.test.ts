@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { UnpackError } from '../../src/errors.ts';
 import { resolveImages } from '../../src/image/resolve.ts';
 import type { Descriptor } from '../../src/oci/descriptor.ts';
 import { type BlobDigest, digestOf } from '../../src/oci/digest.ts';
@@ -295,8 +296,8 @@ describe('resolveImages', { timeout: 60_000 }, () => {
         const abort = new AbortController();
         const resolving = resolveImages(silent, { target: { kind: 'tag', tag: 'v1' } }, { signal: abort.signal });
         while (proxy.seen.length === 0) await sleep(5);
-        abort.abort();
-        await fails('CANCELLED', resolving);
+        abort.abort(new UnpackError('TIMED_OUT', 'enough'));
+        await fails('TIMED_OUT', resolving);
       } finally {
         silent.close();
         await proxy.close();

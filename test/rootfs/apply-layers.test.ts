@@ -422,6 +422,6 @@ describe('ChainLocks', () => {
     const id = chainIds([three()[0]?.diff.digest].filter((digest) => digest !== undefined))[0];
     assert.ok(id);
     using _lock = await locks.acquire(id);
-    await assert.rejects(locks.acquire(id, AbortSignal.timeout(30)), { code: 'CANCELLED' });
+    await assert.rejects(locks.acquire(id, AbortSignal.timeout(30)), { code: 'TIMED_OUT' });
   });
 });

@@ -88,7 +88,7 @@ describe('a layout folder', { timeout: 30_000 }, () => {
     const reading = fetchBlob(source, blob, { signal: abort.signal });
     await reading.next();
     abort.abort();
-    await fails('CANCELLED', reading.next());
+    await fails('INTERNAL', reading.next());
     assert.equal((await readdir('/proc/self/fd')).length, before);
   });
 });

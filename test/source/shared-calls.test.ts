@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { UnpackError } from '../../src/errors.ts';
 import { SharedCalls } from '../../src/source/shared-calls.ts';
 
 /** Work that ends when it is told to, and counts. */
@@ -67,8 +68,8 @@ test('one who gives up does not take the answer from the others', async () => {
   const stayer = calls.call('key', run);
   begun[0]?.resolve('old');
   await settled();
-  stop.abort(new Error('enough'));
-  await assert.rejects(leaver, { code: 'CANCELLED' });
+  stop.abort(new UnpackError('TIMED_OUT', 'enough'));
+  await assert.rejects(leaver, { code: 'TIMED_OUT' });
   assert.equal(begun[1]?.signal.aborted, false);
   begun[1]?.resolve('new');
   assert.equal(await stayer, 'new');
@@ -80,10 +81,10 @@ test('work that nobody waits for any more is stopped, or not begun', async () =>
   const [stop, stopNext] = [new AbortController(), new AbortController()];
   const first = calls.call('key', run, stop.signal);
   const second = calls.call('key', run, stopNext.signal);
-  stopNext.abort(new Error('enough'));
-  await assert.rejects(second, { code: 'CANCELLED' });
-  stop.abort(new Error('enough'));
-  await assert.rejects(first, { code: 'CANCELLED' });
+  stopNext.abort(new UnpackError('TIMED_OUT', 'enough'));
+  await assert.rejects(second, { code: 'TIMED_OUT' });
+  stop.abort(new UnpackError('TIMED_OUT', 'enough'));
+  await assert.rejects(first, { code: 'TIMED_OUT' });
   assert.equal(begun[0]?.signal.aborted, true);
   begun[0]?.reject(new Error('stopped'));
   await settled();
@@ -93,10 +94,45 @@ test('work that nobody waits for any more is stopped, or not begun', async () =>
   assert.equal(await later, 'again');
 });
 
+test('who calls after the last one who waited has left gets work of its own, whatever that one was ended by', async () => {
+  const calls = new SharedCalls<string>();
+  const { begun, run } = work();
+  const stop = new AbortController();
+  const first = calls.call('key', run);
+  // its turn comes next, and it is given up before it does
+  const leaver = calls.call('key', run, stop.signal);
+  stop.abort(new UnpackError('CANCELLED', 'enough'));
+  const later = calls.call('key', run);
+  await assert.rejects(leaver, { code: 'CANCELLED' });
+  const latest = calls.call('key', run);
+  begun[0]?.resolve('old');
+  await first;
+  await settled();
+  assert.equal(begun.length, 2);
+  assert.equal(begun[1]?.signal.aborted, false);
+  begun[1]?.resolve('new');
+  assert.deepEqual(await Promise.all([later, latest]), ['new', 'new']);
+});
+
+test('work that was given up and does not end holds nobody up', async () => {
+  const calls = new SharedCalls<string>();
+  const { begun, run } = work();
+  const stop = new AbortController();
+  const first = calls.call('key', run, stop.signal);
+  const second = calls.call('key', run);
+  stop.abort(new UnpackError('TIMED_OUT', 'enough'));
+  await assert.rejects(first, { code: 'TIMED_OUT' });
+  await settled();
+  assert.equal(begun.length, 2, 'the first work has not ended');
+  begun[0]?.reject(new Error('much later'));
+  begun[1]?.resolve('new');
+  assert.equal(await second, 'new');
+});
+
 test('a call that is aborted before it is made begins nothing', async () => {
   const calls = new SharedCalls<string>();
   const { begun, run } = work();
-  await assert.rejects(calls.call('key', run, AbortSignal.abort(new Error('no'))), { code: 'CANCELLED' });
+  await assert.rejects(calls.call('key', run, AbortSignal.abort(new UnpackError('TIMED_OUT', 'no'))), { code: 'TIMED_OUT' });
   await settled();
   assert.equal(begun.length, 0);
 });
