@@ -34,7 +34,7 @@ describe('Slots', () => {
             for (let turn = 0; turn < work.turns; turn++) await nextTurn();
             running--;
           });
-          runs.push(run.catch((error) => assert.equal(error.code, 'CANCELLED')));
+          runs.push(run.catch((error) => assert.equal(error.code, 'INTERNAL')));
           if (work.aborted === 0 && waiting.delete(work)) abort.abort();
           for (let turn = 0; turn < work.pause; turn++) await nextTurn();
         }
@@ -65,7 +65,7 @@ describe('Slots', () => {
     const abort = new AbortController();
     const second = slots.run(SAME, abort.signal, async () => assert.fail('it was stopped before'));
     abort.abort();
-    await assert.rejects(second, { code: 'CANCELLED' });
+    await assert.rejects(second, { code: 'INTERNAL' });
     resolve();
     await first;
     await slots.run(SAME, undefined, async () => {});
