@@ -132,7 +132,9 @@ test('work that was given up and does not end holds nobody up', async () => {
 test('a call that is aborted before it is made begins nothing', async () => {
   const calls = new SharedCalls<string>();
   const { begun, run } = work();
-  await assert.rejects(calls.call('key', run, AbortSignal.abort(new UnpackError('TIMED_OUT', 'no'))), { code: 'TIMED_OUT' });
+  await assert.rejects(calls.call('key', run, AbortSignal.abort(new UnpackError('TIMED_OUT', 'no'))), {
+    code: 'TIMED_OUT',
+  });
   await settled();
   assert.equal(begun.length, 0);
 });
