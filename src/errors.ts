@@ -109,7 +109,7 @@ const LONGEST = 2000;
 const CONTROLS = /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
 
 /** What is quoted in a message comes from archives, manifests and servers: it is shown, and steers nothing. Secrets are not. */
-function plain(message: string): string {
+export function plain(message: string): string {
   const escaped = maskSecrets(message).replace(CONTROLS, (sign) =>
     sign === '\n' ? ' ' : `\\u${sign.charCodeAt(0).toString(16).padStart(4, '0')}`,
   );

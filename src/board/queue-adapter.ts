@@ -43,9 +43,11 @@ export class UnpackQueueAdapter extends BullMQAdapter {
 }
 
 /** By the bytes that had to be fetched; by layers where nothing had to be. */
-function percentOf({ bytesFetched, bytesTotal, layersDone, layersTotal }: Progress): number {
+function percentOf({ phase, bytesFetched, bytesTotal, layersDone, layersTotal }: Progress): number {
   const [done, total] = bytesTotal > 0 ? [bytesFetched, bytesTotal] : [layersDone, layersTotal];
-  return total === 0 ? 0 : Math.floor((100 * done) / total);
+  // an image may have no layers
+  if (total === 0) return phase === 'completed' ? 100 : 0;
+  return Math.floor((100 * done) / total);
 }
 
 function shown(job: Job): Job {

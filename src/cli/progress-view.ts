@@ -13,7 +13,9 @@ export function progressLines(progress: Progress): string[] {
   return [
     sum,
     ...progress.images.flatMap((image) => [
-      ...(progress.images.length > 1 ? [`${image.platform ?? shortDigest(image.chainId)}`] : []),
+      ...(progress.images.length > 1
+        ? [`${image.platform ?? shortDigest(image.chainId ?? image.manifestDigest ?? 'image')}`]
+        : []),
       ...image.layers.map((layer, index) => {
         const fetched = layer.phase === 'existed' ? layer.size : layer.fetched;
         const number = String(index + 1).padStart(String(image.layers.length).length);

@@ -10,8 +10,9 @@ export function resultLines(result: UnpackResult): string[] {
   return [
     ...result.images.flatMap((image) => [
       `${[result.image, image.platform, image.manifestDigest && shortDigest(image.manifestDigest)].filter(Boolean).join('  ')}`,
-      ...layerTable(image).map((line) => `  ${line}`),
-      `  chain ID ${image.chainId}`,
+      ...(image.chainId === undefined
+        ? ['  no layers, so there is nothing to unpack and no chain ID']
+        : [...layerTable(image).map((line) => `  ${line}`), `  chain ID ${image.chainId}`]),
     ]),
     `done in ${durationText(result.durationMs)}${attempts} by ${result.worker.name}`,
     `store ${result.store.root} (${result.store.snapshotter})`,

@@ -69,7 +69,9 @@ function heading(result: UnpackResult): string[] {
   const applied = layers.filter(({ state }) => state === 'applied');
   const sum = (pick: (layer: Layer) => number) => bytesText(applied.reduce((total, layer) => total + pick(layer), 0));
   const facts = [
-    result.images.map((image) => image.platform ?? shortDigest(image.chainId)).join(', '),
+    result.images
+      .map((image) => image.platform ?? shortDigest(image.chainId ?? image.manifestDigest ?? 'image'))
+      .join(', '),
     `${applied.length} of ${layers.length} layers applied`,
     `${sum((layer) => layer.compressedBytes)} → ${sum((layer) => layer.uncompressedBytes ?? 0)}`,
     `${durationText(result.durationMs)} by ${result.worker.name}`,

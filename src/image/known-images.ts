@@ -39,11 +39,13 @@ export class KnownImages {
 }
 
 /** All that decides which images a document leads to; none of it has a line break. */
-function keyOf(source: string, { digest, mediaType, size }: TagTarget, platforms: ImageRequest['platforms']): string {
+function keyOf(source: string, top: TagTarget, platforms: ImageRequest['platforms']): string {
+  const { digest, mediaType, size, warnings = [], entries = [] } = top;
   const chosen = Array.isArray(platforms) ? JSON.stringify(platforms) : platforms;
-  return `${source}\n${digest}\n${mediaType}\n${size}\n${chosen}`;
+  const odd = warnings.length + entries.length === 0 ? '' : JSON.stringify([warnings, entries]);
+  return `${source}\n${digest}\n${mediaType}\n${size}\n${chosen}\n${odd}`;
 }
 
 function layersOf(images: readonly ResolvedImage[]): number {
-  return images.reduce((sum, { layers }) => sum + layers.length, 0);
+  return images.reduce((sum, { layers }) => sum + layers.length + 1, 0);
 }

@@ -25,6 +25,7 @@ export interface ImageState {
   readonly platform?: string;
   readonly manifestDigest?: string;
   readonly configDigest?: string;
-  readonly chainId: string;
+  /** Of the top layer; absent for an image without layers. */
+  readonly chainId?: string;
   readonly layers: LayerState[];
 }

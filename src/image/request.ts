@@ -24,4 +24,6 @@ export interface ResolvedImage {
   readonly configDigest?: BlobDigest;
   /** Bottom-most first. */
   readonly layers: readonly Layer[];
+  /** What its documents say otherwise than they should, and what they were taken for: one sentence each. */
+  readonly warnings: readonly string[];
 }

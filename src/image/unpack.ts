@@ -35,7 +35,7 @@ export interface Lookup {
 
 /** What one platform of a request became: the final states, with every layer applied or found. */
 export interface UnpackedImage extends ImageState {
-  /** What was left out and why, in sentences. */
+  /** What was left out and why, and what the documents say otherwise than they should, in sentences. */
   readonly warnings: readonly string[];
 }
 

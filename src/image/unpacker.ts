@@ -41,8 +41,8 @@ export interface UnpackerOptions {
 /** Failures after which something may be left in the store that could not be removed then. */
 const MAY_LEAVE_SOMETHING = new Set<FailureCode>(['STORE_FULL', 'STORE_FAILED', 'INTERNAL']);
 
-/** Of an image's state: the name of its top layer. */
-type OnTop = { readonly chainId: ChainId };
+/** Of an image's state: the name of its top layer, if it has any. */
+type OnTop = { readonly chainId?: ChainId };
 
 /** The whole way from a request to committed snapshots: resolve, apply what is missing, commit. */
 export function createUnpacker(options: UnpackerOptions): Unpacker {
@@ -70,10 +70,12 @@ export function createUnpacker(options: UnpackerOptions): Unpacker {
   async function ifThere(images: readonly ResolvedImage[]): Promise<readonly UnpackedImage[] | undefined> {
     let there = whenThere.get(images);
     if (there === undefined) {
-      there = images.map((image) => ({ ...stateOf(image, 'existed'), warnings: [] }));
+      there = images.map((image) => ({ ...stateOf(image, 'existed'), warnings: image.warnings }));
       whenThere.set(images, there);
     }
-    for (const { chainId } of there) if (!(await snapshotter.has(chainId))) return undefined;
+    for (const { chainId } of there) {
+      if (chainId !== undefined && !(await snapshotter.has(chainId))) return undefined;
+    }
     return there;
   }
 
@@ -112,7 +114,13 @@ export function createUnpacker(options: UnpackerOptions): Unpacker {
     for (const [index, image] of images.entries()) {
       const state = states[index];
       if (state === undefined) continue;
-      const warnings: string[] = [];
+      const warnings = [...image.warnings];
+      for (const warning of warnings) call.log?.('warn', warning);
+      if (image.layers.length === 0) {
+        call.log?.('info', 'the image has no layers, so there is nothing to unpack');
+        unpacked.push({ ...state, warnings });
+        continue;
+      }
       const now = () => performance.now() - began;
       const applying = applyLayers(image.layers, snapshotter, applier, {
         locks,
@@ -155,7 +163,6 @@ function whyMissing(error: unknown, layers: readonly Layer[]): unknown {
 function stateOf(image: ResolvedImage, phase: LayerPhase): ImageState & OnTop {
   const chain = chainIds(image.layers.map((layer) => layer.diff.digest));
   const top = chain.at(-1);
-  if (top === undefined) throw new UnpackError('MANIFEST_INVALID', 'an image without layers has nothing to unpack');
   const layers = image.layers.map(
     (layer, index): LayerState => ({
       diffId: layer.diff.digest,
@@ -169,7 +176,7 @@ function stateOf(image: ResolvedImage, phase: LayerPhase): ImageState & OnTop {
     }),
   );
   return {
-    chainId: top,
+    ...(top === undefined ? {} : { chainId: top }),
     layers,
     ...(image.platform === undefined ? {} : { platform: formatPlatform(image.platform) }),
     ...(image.manifestDigest === undefined ? {} : { manifestDigest: image.manifestDigest }),

@@ -1,19 +1,109 @@
-import type { BlobDigest, DiffId } from './digest.ts';
+import { algorithmOf, type BlobDigest, type DiffId, digestOf, isDigest } from './digest.ts';
+import { fieldNames, JsonFields, type JsonReading, shown } from './json-fields.ts';
 import type { Platform } from './platform.ts';
 
-/** OCI image spec, descriptor.md. `size` is in bytes, of the content as stored. */
-export interface Descriptor {
+/** What a descriptor says of the content besides which it is. */
+export interface DescriptorLabels {
+  /** Empty where the descriptor has none. */
   readonly mediaType: string;
-  readonly digest: BlobDigest;
-  readonly size: number;
-  readonly urls?: readonly string[];
   readonly annotations?: Readonly<Record<string, string>>;
   readonly platform?: Platform;
   readonly artifactType?: string;
+}
+
+/** OCI image spec, descriptor.md. */
+export interface Descriptor extends DescriptorLabels {
+  readonly digest: BlobDigest;
+  /** In bytes, of the content as stored. */
+  readonly size: number;
+  /** The content itself in base64, as it stands there: `embeddedContent` proves it. */
+  readonly data?: string;
 }
 
 /** One layer: the blob that transports it, and the digest of the tar inside. */
 export interface Layer {
   readonly diff: { readonly digest: DiffId };
   readonly blob: Descriptor;
+}
+
+const DESCRIPTOR = fieldNames('mediaType', 'digest', 'size', 'annotations', 'platform', 'artifactType', 'data');
+const PLATFORM = fieldNames('os', 'architecture', 'variant', 'os.features');
+
+/** The fields of a descriptor. @throws UnpackError MANIFEST_INVALID when it is no object */
+export function descriptorFields(value: unknown, reading: JsonReading, path: string): JsonFields {
+  return new JsonFields(value, DESCRIPTOR, reading, path);
+}
+
+/**
+ * A descriptor that is used: strict about digest and size, lenient about everything else.
+ * @throws UnpackError MANIFEST_INVALID
+ */
+export function readDescriptor(fields: JsonFields, labels = readLabels(fields)): Descriptor {
+  const digest = fields.get('digest');
+  if (typeof digest !== 'string' || !isDigest(digest)) {
+    throw fields.unexpected('digest', 'a digest (sha256 or sha512, in lower-case hexadecimal)');
+  }
+  const size = fields.get('size');
+  if (typeof size !== 'number' || !Number.isSafeInteger(size) || size < 0) {
+    throw fields.unexpected('size', 'a number of bytes');
+  }
+  const data = fields.get('data');
+  return {
+    ...labels,
+    digest: digest as string as BlobDigest, // checked above; a descriptor names stored bytes
+    size,
+    ...(typeof data === 'string' ? { data } : {}),
+  };
+}
+
+export function readLabels(fields: JsonFields): DescriptorLabels {
+  const mediaType = fields.label('mediaType') ?? '';
+  const annotations = readAnnotations(fields.get('annotations'));
+  const platform = readPlatform(fields.get('platform'), fields.reading, fields.path('platform'));
+  const artifactType = fields.label('artifactType');
+  return {
+    mediaType,
+    ...(annotations ? { annotations } : {}),
+    ...(platform ? { platform } : {}),
+    ...(artifactType ? { artifactType } : {}),
+  };
+}
+
+/** Annotations are read for two of them: what is no text is none of these. */
+function readAnnotations(value: unknown): Record<string, string> | undefined {
+  if (typeof value !== 'object' || value === null) return undefined;
+  return Object.fromEntries(Object.entries(value).filter(([, one]) => typeof one === 'string'));
+}
+
+/**
+ * The platform in a descriptor or, with the same fields, in a config. Without an operating system it is Linux, as in
+ * containerd on Linux; without an architecture it is none.
+ */
+export function readPlatform(value: unknown, reading: JsonReading, path: string): Platform | undefined {
+  if (value === undefined) return undefined;
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    reading.warn(`${path} is ${shown(value)}, which was taken for nothing`);
+    return undefined;
+  }
+  const fields = new JsonFields(value, PLATFORM, reading, path);
+  const architecture = fields.label('architecture');
+  if (!architecture) return undefined;
+  const os = fields.label('os');
+  if (!os) reading.warn(`${fields.path('os')} is ${os === '' ? 'empty' : 'missing'}, which was taken for linux`);
+  const variant = fields.label('variant');
+  const features = fields.get('os.features');
+  const osFeatures = Array.isArray(features) ? features.filter((one): one is string => typeof one === 'string') : [];
+  return {
+    os: os || 'linux',
+    architecture,
+    ...(variant ? { variant } : {}),
+    ...(osFeatures.length === 0 ? {} : { osFeatures }),
+  };
+}
+
+/** The content that a descriptor carries, if it is the one that it names. */
+export function embeddedContent({ data, size, digest }: Partial<Descriptor> & Pick<Descriptor, 'digest'>) {
+  if (data === undefined) return undefined;
+  const bytes = Buffer.from(data, 'base64');
+  return bytes.length === size && digestOf(bytes, algorithmOf(digest)) === digest ? bytes : undefined;
 }

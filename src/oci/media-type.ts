@@ -10,6 +10,8 @@ const OCI_LAYER = 'application/vnd.oci.image.layer.v1.tar';
 const DOCKER_LAYER = 'application/vnd.docker.image.rootfs.diff.tar';
 const DOCKER_SCHEMA_1 = /^application\/vnd\.docker\.distribution\.manifest\.v1\+(json|prettyjws)$/;
 
+const NAMES_NOTHING = new Set(['', 'application/octet-stream', 'binary/octet-stream', 'application/json']);
+
 export type Compression = 'gzip' | 'zstd' | 'none';
 
 /** The layer types of the OCI image spec (layer.md) and of Docker schema 2. */
@@ -54,6 +56,22 @@ export function documentKind(mediaType: string): DocumentKind | undefined {
   if (plain === OCI_INDEX || plain === DOCKER_LIST) return 'index';
   if (plain === OCI_MANIFEST || plain === DOCKER_MANIFEST) return 'manifest';
   return undefined;
+}
+
+/** Whether a config's media type says that it is the config of an image. */
+export function isConfigType(mediaType: string): boolean {
+  const plain = plainType(mediaType);
+  return plain === OCI_CONFIG || plain === DOCKER_CONFIG;
+}
+
+/**
+ * Whether a media type of a document tells nothing about it: none at all, or what a tool or a web server writes that does
+ * not know better. Docker's engine takes these for images, too (moby, distribution/registry.go, from
+ * distribution/distribution#1621).
+ */
+export function namesNothing(mediaType: string): boolean {
+  const plain = plainType(mediaType);
+  return NAMES_NOTHING.has(plain) || plain.startsWith('text/');
 }
 
 /**

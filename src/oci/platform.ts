@@ -5,6 +5,8 @@ export interface Platform {
   readonly os: string;
   readonly architecture: string;
   readonly variant?: string;
+  /** `os.features`: what the image needs besides. */
+  readonly osFeatures?: readonly string[];
 }
 
 const ARCHITECTURE: Readonly<Record<string, string>> = { x64: 'amd64', arm64: 'arm64', arm: 'arm', ia32: '386' };
@@ -13,6 +15,13 @@ const ARCHITECTURE: Readonly<Record<string, string>> = { x64: 'amd64', arm64: 'a
 export function formatPlatform(platform: Platform): string {
   const { os, architecture, variant } = normalized(platform);
   return variant === undefined ? `${os}/${architecture}` : `${os}/${architecture}/${variant}`;
+}
+
+/** As `formatPlatform`, with the features that keep it from being chosen: `linux(+nydus.remoteimage.v1)/amd64`. */
+export function describePlatform(platform: Platform): string {
+  const features = featuresOf(platform);
+  if (features.length === 0) return formatPlatform(platform);
+  return formatPlatform(platform).replace('/', `(${features.map((one) => `+${one}`).join('')})/`);
 }
 
 /** @throws UnpackError INVALID_JOB when `text` is not `os/architecture[/variant]`. */
@@ -33,44 +42,89 @@ export function hostPlatform(): Platform {
 }
 
 /**
- * The platforms whose images run on `platform`, best first: its own, then older variants of the same architecture, as
- * containerd's `platforms.Only` orders them (arm/v7, v6, v5; arm64/v9, v8; amd64/v3, v2, v1). Not taken from there:
- * 32-bit arm images on an arm64 host, which not every such processor runs.
+ * How well images run on a platform: 0 is best, `undefined` is not at all. An image that needs features of the operating
+ * system does not, because a platform is asked for without any; `win32k` never counted (containerd,
+ * platforms/platforms.go, `Match`).
+ */
+export function suitability(wanted: Platform): (platform: Platform) => number | undefined {
+  const ranks = new Map(runsOn(wanted).map((platform, rank) => [formatPlatform(platform), rank]));
+  return (platform) => (featuresOf(platform).length > 0 ? undefined : ranks.get(formatPlatform(platform)));
+}
+
+/**
+ * The platforms whose images run on `platform`, best first, as containerd's `platforms.Only` orders them: its own, older
+ * variants of its architecture, then the 32-bit architecture that such processors have, too.
  */
 export function runsOn(platform: Platform): Platform[] {
   const { os, architecture, variant } = normalized(platform);
-  const oldest = OLDEST_VARIANT[architecture];
-  const own = /^v(\d{1,2})(\.\d+)?$/.exec(variant ?? (architecture === 'amd64' ? 'v1' : ''));
-  const all: Platform[] = [normalized(platform)];
-  if (oldest === undefined || own === null) return all;
-  const major = Number(own[1]);
-  for (let older = own[2] === undefined ? major - 1 : major; older >= oldest; older -= 1) {
-    all.push(normalized({ os, architecture, variant: `v${older}` }));
+  const same = (variants: readonly string[]) => variants.map((one) => normalized({ os, architecture, variant: one }));
+  switch (architecture) {
+    case 'amd64':
+      return [...same(variantsDownTo(1, variant ?? 'v1')), { os, architecture: '386' }];
+    case 'arm':
+      return same(variantsDownTo(5, variant ?? 'v7'));
+    case 'arm64':
+      return [...same(armVariants(variant ?? 'v8')), ...runsOn({ os, architecture: 'arm', variant: 'v8' })];
+    default:
+      return [normalized(platform)];
   }
-  return all;
 }
 
-const OLDEST_VARIANT: Readonly<Record<string, number>> = { arm: 5, arm64: 8, amd64: 1 };
+/** `v3`, `v2`, `v1`. */
+function variantsDownTo(oldest: number, variant: string): string[] {
+  const major = Number(/^v(\d{1,2})$/.exec(variant)?.[1] ?? 0);
+  const older = Array.from({ length: Math.max(0, major - oldest) }, (_, index) => `v${major - 1 - index}`);
+  return [variant, ...older];
+}
+
+/** A 64-bit arm processor of v9.N has all that v8.(N+5) has (Arm Architecture Reference Manual, A2.1). */
+const NEWEST_V8 = 9;
+
+function armVariants(variant: string): string[] {
+  const [, major, minor] = /^v([89])(?:\.(\d))?$/.exec(variant) ?? [];
+  if (major === undefined) return [variant];
+  const from = (of: number, newest: number) =>
+    Array.from({ length: newest + 1 }, (_, index) => (index === newest ? `v${of}` : `v${of}.${newest - index}`));
+  const own = Number(minor ?? 0);
+  return major === '8' ? from(8, own) : [...from(9, own), ...from(8, Math.min(NEWEST_V8, own + 5))];
+}
 
 /** Other names of the same thing, as containerd's `platforms.Normalize` knows them. */
-const ALIAS: Readonly<Record<string, readonly [architecture: string, variant?: string]>> = {
-  aarch64: ['arm64'],
-  armhf: ['arm', 'v7'],
-  armel: ['arm', 'v6'],
-  i386: ['386'],
-  x86_64: ['amd64'],
-  'x86-64': ['amd64'],
-};
+const ALIAS = new Map<string, readonly [architecture: string, variant?: string]>([
+  ['aarch64', ['arm64']],
+  ['armhf', ['arm', 'v7']],
+  ['armel', ['arm', 'v6']],
+  ['i386', ['386', '']],
+  ['x86_64', ['amd64']],
+  ['x86-64', ['amd64']],
+]);
+
+const DEFAULT_VARIANT = new Map([
+  ['arm64', 'v8'],
+  ['arm', 'v7'],
+]);
 
 function normalized(platform: Platform): Platform {
-  const os = platform.os.toLowerCase();
   const named = platform.architecture.toLowerCase();
-  const [architecture, implied] = ALIAS[named] ?? [named];
-  const given = platform.variant?.toLowerCase().replace(/^(?=\d)/, 'v') || undefined;
-  const variant = given ?? implied;
-  const fallback = architecture === 'arm64' ? 'v8' : architecture === 'arm' ? 'v7' : undefined;
-  const settled = variant ?? fallback;
-  // amd64/v1 is the baseline that a missing variant means
-  if (settled === undefined || (architecture === 'amd64' && settled === 'v1')) return { os, architecture };
-  return { os, architecture, variant: settled };
+  const [architecture, implied] = ALIAS.get(named) ?? [named];
+  const { osFeatures } = platform;
+  const given =
+    platform.variant
+      ?.toLowerCase()
+      .replace(/^(?=\d)/, 'v')
+      .replace(/^(v\d+)\.0$/, '$1') || undefined;
+  const variant = (implied ?? given ?? DEFAULT_VARIANT.get(architecture)) || undefined;
+  const os = platform.os.toLowerCase();
+  return {
+    os: os === 'macos' ? 'darwin' : os,
+    architecture,
+    // amd64/v1 is the baseline that a missing variant means
+    ...(variant === undefined || (architecture === 'amd64' && variant === 'v1') ? {} : { variant }),
+    ...(osFeatures === undefined ? {} : { osFeatures }),
+  };
+}
+
+function featuresOf({ os, osFeatures = [] }: Platform): string[] {
+  const isWindows = os.toLowerCase() === 'windows';
+  return osFeatures.filter((feature) => feature !== '' && !(isWindows && feature === 'win32k'));
 }

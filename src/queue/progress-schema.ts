@@ -23,7 +23,8 @@ export const progressSchema = z.object({
     z.object({
       platform: z.string().optional(),
       manifestDigest: z.string().optional(),
-      chainId: z.string(),
+      /** Absent for an image without layers. */
+      chainId: z.string().optional(),
       layers: z.array(
         z.object({
           chainId: z.string(),

@@ -25,7 +25,7 @@ export function measure(
     images: states.map((state) => ({
       ...(state.platform === undefined ? {} : { platform: state.platform }),
       ...(state.manifestDigest === undefined ? {} : { manifestDigest: state.manifestDigest }),
-      chainId: state.chainId,
+      ...(state.chainId === undefined ? {} : { chainId: state.chainId }),
       layers: state.layers.map(({ chainId, phase, size, fetched, unpacked }) => ({
         chainId,
         phase,

@@ -12,12 +12,13 @@ import { bytesText, count, durationText } from './text.ts';
 /** What there is to say of it. */
 export function quietSentence({ images, attempts, worker, durationMs }: UnpackResult): string {
   const each = images.map(({ platform, manifestDigest, chainId, layers }) => {
-    const name = [...(platform === undefined ? [] : [platform]), shortDigest(manifestDigest ?? chainId)].join(', ');
+    const digest = manifestDigest ?? chainId;
+    const name = [platform, digest && shortDigest(digest)].filter((part) => part !== undefined).join(', ');
+    if (layers.length === 0) return `${name} has no layers, so there was nothing to unpack`;
     const size = bytesText(layers.reduce((sum, { compressedBytes }) => sum + compressedBytes, 0));
-    return `all ${count(layers.length, 'layer')} of ${name} (${size})`;
+    return `all ${count(layers.length, 'layer')} of ${name} (${size}) were there already`;
   });
-  const there = `${each.join(' and ')} were there already`;
-  return `completed in ${durationText(durationMs)}, attempt ${attempts} on ${worker.name}: ${there}`;
+  return `completed in ${durationText(durationMs)}, attempt ${attempts} on ${worker.name}: ${each.join(' and ')}`;
 }
 
 /** The one line that the log of a completed job without any would have. @returns `undefined` for what is no result */
@@ -48,7 +49,7 @@ function progressOf({ images, attempts, worker }: UnpackResult): Progress {
     images: images.map(({ platform, manifestDigest, chainId, layers }) => ({
       ...(platform === undefined ? {} : { platform }),
       ...(manifestDigest === undefined ? {} : { manifestDigest }),
-      chainId,
+      ...(chainId === undefined ? {} : { chainId }),
       layers: layers.map(({ chainId, compressedBytes }) => ({
         chainId,
         phase: 'existed' as const,

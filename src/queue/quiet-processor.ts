@@ -4,7 +4,7 @@ import type { CancelFlags } from './cancel-flags.ts';
 import type { Logger } from './log.ts';
 import { imageOf, type ParsedJob } from './parse.ts';
 import { quietSentence } from './quiet-job.ts';
-import { imageResults, type UnpackResult, type WorkerFacts } from './result.ts';
+import { imageResults, type UnpackResult, type WorkerFacts, warningsOf } from './result.ts';
 import type { RunningJobs } from './running-jobs.ts';
 
 export interface QuietOptions {
@@ -26,7 +26,7 @@ export interface QuietOptions {
 export function quietProcessor(options: QuietOptions): (job: Job) => Promise<UnpackResult | undefined> {
   const { unpacker, jobName, parse, facts, running, cancelFlags, log } = options;
   /** What is shared by all who find an image there is one result, too. */
-  const results = new WeakMap<readonly UnpackedImage[], UnpackResult['images']>();
+  const results = new WeakMap<readonly UnpackedImage[], Pick<UnpackResult, 'images' | 'warnings'>>();
 
   return async (job) => {
     const { id = '', data } = job;
@@ -36,21 +36,21 @@ export function quietProcessor(options: QuietOptions): (job: Job) => Promise<Unp
     if (parsed === undefined) return undefined;
     const there = await unpacker.recall(parsed.source, parsed.request);
     if (there === undefined || !cancelFlags.isUnset(id)) return undefined;
-    let images = results.get(there);
-    if (images === undefined) {
-      images = imageResults(there);
-      results.set(there, images);
+    let shared = results.get(there);
+    if (shared === undefined) {
+      shared = { images: imageResults(there), warnings: warningsOf(there) };
+      results.set(there, shared);
     }
     const result: UnpackResult = {
       version: 1,
       image: parsed.image,
-      images,
+      images: shared.images,
       worker: facts.worker,
       store: facts.store,
       startedAt: new Date(started).toISOString(),
       durationMs: Date.now() - started,
       attempts: 1,
-      warnings: [],
+      warnings: shared.warnings,
     };
     if (log.isLevelEnabled('info')) {
       log.info({ job: id, image: imageOf(data), durationMs: result.durationMs }, quietSentence(result));

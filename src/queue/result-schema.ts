@@ -62,10 +62,13 @@ export const resultSchema = z
             .meta({ description: 'os/architecture[/variant]; absent for explicit layers.' }),
           manifestDigest: z.string().optional().meta({ description: 'Absent for explicit layers.' }),
           configDigest: z.string().optional().meta({ description: 'Absent for explicit layers.' }),
-          chainId: z
-            .string()
-            .meta({ description: "Chain ID of the top layer: the snapshot to run the image's container on." }),
-          layers: z.array(layerResultSchema).meta({ description: 'Bottom-most first.' }),
+          chainId: z.string().optional().meta({
+            description:
+              "Chain ID of the top layer: the snapshot to run the image's container on. Absent for an image without layers, which has no snapshot.",
+          }),
+          layers: z
+            .array(layerResultSchema)
+            .meta({ description: 'Bottom-most first; empty for an image without layers.' }),
         }),
       )
       .meta({ description: 'One for each platform.' }),
@@ -80,7 +83,10 @@ export const resultSchema = z
     startedAt: z.iso.datetime().meta({ description: 'Start of the attempt that completed.' }),
     durationMs: milliseconds('Time that this attempt took'),
     attempts: z.number().int().min(1).meta({ description: 'Attempts that were made, this one included.' }),
-    warnings: z.array(z.string()).meta({ description: 'What was left out and why, in sentences.' }),
+    warnings: z.array(z.string()).meta({
+      description:
+        'What was left out and why, and what the documents of the image say otherwise than they should and what they were taken for: one sentence each. A second job for the image says the same of its documents.',
+    }),
   })
   .meta({ title: 'Result of an unpack job' });
 

@@ -24,8 +24,13 @@ export function resultOf(
     startedAt: new Date(attempt.started).toISOString(),
     durationMs: Date.now() - attempt.started,
     attempts: attempt.number,
-    warnings: [...new Set(images.flatMap((one) => one.warnings))],
+    warnings: warningsOf(images),
   };
+}
+
+/** The warnings of a result, each once: images for several platforms share documents. */
+export function warningsOf(images: readonly UnpackedImage[]): string[] {
+  return [...new Set(images.flatMap((one) => one.warnings))];
 }
 
 /** The images of a result, one for each platform. */
@@ -34,7 +39,7 @@ export function imageResults(images: readonly UnpackedImage[]): UnpackResult['im
     ...(platform === undefined ? {} : { platform }),
     ...(manifestDigest === undefined ? {} : { manifestDigest }),
     ...(configDigest === undefined ? {} : { configDigest }),
-    chainId,
+    ...(chainId === undefined ? {} : { chainId }),
     layers: layers.map(layerResult),
   }));
 }

@@ -1,5 +1,6 @@
 import type { Descriptor } from '../oci/descriptor.ts';
 import type { BlobDigest } from '../oci/digest.ts';
+import type { IndexEntry } from '../oci/image-index.ts';
 import type { LentSpec } from './source-spec.ts';
 
 export type { SourceSpec } from './source-spec.ts';
@@ -62,4 +63,10 @@ export interface TagTarget {
   readonly digest: BlobDigest;
   readonly mediaType?: string;
   readonly size?: number;
+  /** The content itself in base64, not believed. */
+  readonly data?: string;
+  /** What names the tag says otherwise than it should: for the warnings of a result. */
+  readonly warnings?: readonly string[];
+  /** All images that have the tag, where these are several: the platform decides, and not the digest above. */
+  readonly entries?: readonly IndexEntry[];
 }

@@ -46,7 +46,7 @@ async function openArchive(path: string, entry: ReadEntry, close: () => Promise<
     const { manifests } = parseIndex(await whole(index, `${path}: index.json`), `${path}: index.json`);
     return {
       path,
-      images: manifests,
+      images: manifests.flatMap(({ descriptor }) => descriptor ?? []),
       async blob(digest) {
         const blob = await entry(`blobs/${algorithmOf(digest)}/${hexOf(digest)}`);
         return blob ?? missing(path, digest);

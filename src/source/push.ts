@@ -1,7 +1,9 @@
 import { throwIfAborted, UnpackError } from '../errors.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import { type BlobDigest, shortDigest } from '../oci/digest.ts';
-import { DOCUMENT_LIMIT, parseIndex, parseJson, REF_NAME, references } from '../oci/manifest.ts';
+import { REF_NAME } from '../oci/image-index.ts';
+import { parseJson } from '../oci/json-fields.ts';
+import { DOCUMENT_LIMIT, parseIndex, references } from '../oci/manifest.ts';
 import { documentKind, OCI_INDEX } from '../oci/media-type.ts';
 import { type BucketKeys, bucketKeys, checkedBucket, checkedTag } from './bucket-layout.ts';
 import { type ImageArchive, openImageArchive } from './image-archive.ts';
@@ -193,6 +195,6 @@ function withImage(old: Buffer | undefined, key: string, image: Descriptor, tag:
   // checked as an index, and kept as it is: with fields that this program does not know
   const { manifests } = parseIndex(old, key);
   const raw = parseJson(old, key) as { readonly manifests: readonly unknown[] };
-  const kept = raw.manifests.filter((_, index) => manifests[index]?.annotations?.[REF_NAME] !== tag);
+  const kept = raw.manifests.filter((_, index) => manifests[index]?.labels.annotations?.[REF_NAME] !== tag);
   return { ...raw, manifests: [...kept, entry] };
 }

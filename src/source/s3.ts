@@ -3,7 +3,8 @@ import type { GetObjectCommand, GetObjectCommandOutput } from '@aws-sdk/client-s
 import { abortError, throwIfAborted, UnpackError } from '../errors.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import { type BlobDigest, isDigest } from '../oci/digest.ts';
-import { DOCUMENT_LIMIT, findTag, type ImageIndex, parseIndex } from '../oci/manifest.ts';
+import { findTag, type ImageIndex } from '../oci/image-index.ts';
+import { DOCUMENT_LIMIT, parseIndex } from '../oci/manifest.ts';
 import type { BlobSource, BlobStream, OpenOptions, TagTarget } from './blob-source.ts';
 import { type BucketKeys, bucketKeys, checkedBucket } from './bucket-layout.ts';
 import { responseBody } from './response-body.ts';

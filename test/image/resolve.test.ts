@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import fc from 'fast-check';
 import { UnpackError } from '../../src/errors.ts';
 import { resolveImages } from '../../src/image/resolve.ts';
 import type { Descriptor } from '../../src/oci/descriptor.ts';
@@ -15,6 +16,38 @@ import { startFaultyProxy } from '../support/faulty-s3.ts';
 import { buildImage, buildIndex, json, type PutBlob } from '../support/image-builder.ts';
 
 const platforms = (...names: string[]): Platform[] => names.map(parsePlatform);
+
+/** An entry that is not for linux/amd64, with any of its fields gone or anything else. */
+function deviation(entry: object): fc.Arbitrary<unknown> {
+  const anything = fc.oneof(fc.jsonValue({ maxDepth: 2 }), fc.constantFrom('sha384:00', -1, '7', '', 'text/html', {}));
+  const platform = fc.oneof(
+    fc.constantFrom(null, {}, { os: '', architecture: '' }, { architecture: 's390x' }, { os: 'linux' }, 'linux/amd64'),
+    fc.record({
+      os: fc.constantFrom('linux', 'windows', 5),
+      architecture: fc.constantFrom('arm64', '', 7, 'constructor'),
+    }),
+    fc.constant({ os: 'linux', architecture: 'amd64', 'os.features': ['x'] }),
+    fc.constant({ os: 'linux', architecture: 'amd64', variant: 'v9' }),
+  );
+  const fields = fc.dictionary(
+    fc.constantFrom(
+      'mediaType',
+      'digest',
+      'size',
+      'annotations',
+      'artifactType',
+      'urls',
+      'data',
+      'Digest',
+      '__proto__',
+    ),
+    fc.oneof(anything, fc.constant(undefined)),
+  );
+  return fc.oneof(
+    { weight: 1, arbitrary: anything },
+    { weight: 5, arbitrary: fc.tuple(platform, fields).map(([own, odd]) => ({ ...entry, platform: own, ...odd })) },
+  );
+}
 
 describe('resolveImages', { timeout: 60_000 }, () => {
   let bucket: TestBucket;
@@ -77,7 +110,7 @@ describe('resolveImages', { timeout: 60_000 }, () => {
         blob: { mediaType: 'application/vnd.oci.image.layer.v1.tar', digest: digestOf(Buffer.from('a')), size: 1 },
       },
     ];
-    assert.deepEqual(await resolveImages(source, { target: { kind: 'layers', layers } }), [{ layers }]);
+    assert.deepEqual(await resolveImages(source, { target: { kind: 'layers', layers } }), [{ layers, warnings: [] }]);
   });
 
   test('refuses explicit layers of unknown kinds, and no layers', async () => {
@@ -98,6 +131,103 @@ describe('resolveImages', { timeout: 60_000 }, () => {
     const [found] = await resolveImages(source, { target });
     assert.equal(found?.manifestDigest, built.digest);
     await fails('IMAGE_NOT_FOUND', resolveImages(source, { target: { kind: 'tag', tag: 'v2' } }));
+  });
+
+  test('follows a tag of several images to the one for the platform', async () => {
+    const [amd64, arm64] = [await image('linux/amd64'), await image('linux/arm64')];
+    const annotations = { 'org.opencontainers.image.ref.name': 'v1' };
+    const tagged = (...entries: object[]) =>
+      bucket.put(
+        'mirror/index.json',
+        json({ schemaVersion: 2, manifests: entries.map((one) => ({ ...one, annotations })) }),
+      );
+    const v1 = (wanted: readonly Platform[] | 'all') =>
+      resolveImages(source, { target: { kind: 'tag', tag: 'v1' }, platforms: wanted });
+
+    for (const platform of [{}, { platform: undefined }]) {
+      await tagged({ ...amd64, ...platform }, { ...arm64, ...platform });
+      assert.equal((await v1(platforms('linux/arm64')))[0]?.manifestDigest, arm64.digest);
+      assert.deepEqual(names(await v1('all')), ['linux/amd64', 'linux/arm64/v8']);
+      const error = await fails('PLATFORM_NOT_FOUND', v1(platforms('linux/s390x')));
+      assert.match(
+        error.message,
+        /the tag "v1" of s3:.* has no image for linux\/s390x; it has linux\/amd64, linux\/arm64/,
+      );
+    }
+    const other = await image('linux/amd64', { config: { author: 'another' } });
+    for (const platform of [{}, { platform: undefined }]) {
+      await tagged({ ...amd64, ...platform }, { ...other, ...platform });
+      const error = await fails('MANIFEST_INVALID', v1(platforms('linux/amd64')));
+      assert.match(error.message, /the tag "v1" of .* has 2 images for linux\/amd64; name one by its digest/);
+    }
+  });
+
+  test('gives an image without layers', async () => {
+    for (const [layers, diffIds] of [
+      [[], []],
+      [null, null],
+      [undefined, []],
+      [[], undefined],
+    ]) {
+      const rootfs = { type: 'layers', diff_ids: diffIds };
+      const [found, ...rest] = await resolve(await buildImage(put, { manifest: { layers }, config: { rootfs } }));
+      assert.deepEqual([found?.layers, rest], [[], []]);
+    }
+  });
+
+  test('leaves out blobs that are no layers where the config has DiffIDs for the others only', async () => {
+    const sbom = await put(Buffer.from('{}'), 'application/spdx+json');
+    const layer = await put(Buffer.from('a layer'), 'application/vnd.oci.image.layer.v1.tar');
+    const rootfs = (...diffIds: string[]) => ({ rootfs: { type: 'layers', diff_ids: diffIds } });
+    const layers = [layer, sbom];
+    const mixed = await buildImage(put, { manifest: { layers }, config: rootfs(layer.digest) });
+    const [found] = await resolve(mixed);
+    assert.deepEqual(
+      found?.layers.map(({ blob }) => blob.digest),
+      [layer.digest],
+    );
+    assert.match(found?.warnings.join() ?? '', /layer 2 of 2: .*is not a layer media type.*; it was left out/);
+    const meant = { manifest: { layers }, config: rootfs(layer.digest, sbom.digest) };
+    await fails('UNSUPPORTED_MEDIA_TYPE', resolve(await buildImage(put, meant)));
+    const alone = { manifest: { layers: [sbom] }, config: rootfs() };
+    await fails('UNSUPPORTED_MEDIA_TYPE', resolve(await buildImage(put, alone)));
+  });
+
+  test('takes a config or a manifest from the descriptor that carries it', async () => {
+    const bytes = json({ os: 'linux', architecture: 'amd64', rootfs: { type: 'layers', diff_ids: [] }, only: 'here' });
+    const config = { mediaType: OCI_CONFIG, digest: digestOf(bytes), size: bytes.length };
+    const data = bytes.toString('base64');
+    const [found] = await resolve(await buildImage(put, { manifest: { layers: [], config: { ...config, data } } }));
+    assert.equal(found?.configDigest, config.digest);
+    // what it carries is not believed: it is looked for in the bucket, and is not there
+    const wrong = Buffer.from(bytes)
+      .fill(0x20, bytes.length - 1)
+      .toString('base64');
+    for (const other of [wrong, 'no base64!', '', 5]) {
+      const manifest = { layers: [], config: { ...config, data: other } };
+      await fails('BLOB_NOT_FOUND', resolve(await buildImage(put, { manifest })));
+    }
+  });
+
+  test('tells in warnings of every document on the way what it was taken for', async () => {
+    const config = { rootfs: { diff_ids: [digestOf(Buffer.from('x'))] }, os: '' };
+    const parts = { layers: [Buffer.from('x')], config, manifest: { schemaVersion: undefined } };
+    const entry = { ...(await buildImage(put, parts)), mediaType: '', platform: { architecture: 'AMD64' } };
+    const index = await buildIndex(put, [entry], { schemaVersion: '2' });
+    const [found] = await resolve(index, platforms('linux/amd64'));
+    const said = found?.warnings ?? [];
+    for (const expected of [
+      /^document sha256:.*schemaVersion is "2", which was taken for 2$/,
+      /manifests\[0\]\.platform\.os is missing, which was taken for linux$/,
+      /the media type in its descriptor is ""; its fields say what it is$/,
+      /schemaVersion is missing, which was taken for 2$/,
+      /^config sha256:.*rootfs\.type is missing, which was taken for "layers"$/,
+      /^config sha256:.*os is empty, which was taken for linux$/,
+    ]) {
+      assert.equal(said.filter((warning) => expected.test(warning)).length, 1, `${expected}\n${said.join('\n')}`);
+    }
+    assert.equal(said.length, 6);
+    assert.deepEqual((await resolve(await image('linux/amd64')))[0]?.warnings, []);
   });
 
   describe('of an index', () => {
@@ -157,6 +287,85 @@ describe('resolveImages', { timeout: 60_000 }, () => {
       assert.deepEqual(names(await resolve(index, 'all')), ['linux/amd64', 'linux/arm64/v8']);
     });
 
+    test('for "all" leaves out what is wrong, with a warning, and nothing that is only missing', async () => {
+      const amd64 = await image('linux/amd64');
+      const wrong = { ...amd64, digest: 'blake3:00' };
+      const nydus = await image('linux/s390x', { layerType: 'application/vnd.oci.image.layer.nydus.blob.v1' });
+      const [found, ...rest] = await resolve(await buildIndex(put, [amd64, wrong, nydus]), 'all');
+      assert.deepEqual([found?.manifestDigest, rest], [amd64.digest, []]);
+      assert.match(found?.warnings[0] ?? '', /left out: .*manifests\[1\]\.digest must be a digest/);
+      assert.match(found?.warnings[1] ?? '', /left out: .*is not a layer media type/);
+      await fails('UNSUPPORTED_MEDIA_TYPE', resolve(await buildIndex(put, [nydus]), 'all'));
+      const missing = { ...amd64, digest: digestOf(Buffer.from('nowhere')) };
+      await fails('IMAGE_NOT_FOUND', resolve(await buildIndex(put, [amd64, missing]), 'all'));
+    });
+
+    test('takes no entry that needs features of the operating system', async () => {
+      const nydus = await image('linux/amd64', { layerType: 'application/vnd.oci.image.layer.nydus.blob.v1' });
+      const features = { ...nydus, platform: { ...nydus.platform, 'os.features': ['nydus.remoteimage.v1'] } };
+      const plain = await image('linux/amd64');
+      const [found] = await resolve(await buildIndex(put, [features, plain]), platforms('linux/amd64'));
+      assert.equal(found?.manifestDigest, plain.digest);
+      const error = await fails('PLATFORM_NOT_FOUND', resolve(await buildIndex(put, [features])));
+      assert.match(error.message, /it has linux\(\+nydus.remoteimage.v1\)\/amd64/);
+    });
+
+    test('takes a 32-bit image where nothing else runs, with a warning', async () => {
+      const index = await buildIndex(put, [await image('linux/386'), await image('linux/arm/v6')]);
+      const [x86] = await resolve(index, platforms('linux/amd64'));
+      assert.match(x86?.warnings.join() ?? '', /has no image for linux\/amd64; linux\/386 was taken/);
+      assert.deepEqual(names(await resolve(index, platforms('linux/arm64'))), ['linux/arm/v6']);
+    });
+
+    test('takes an artifact only where nothing else fits, and never one without a platform', async () => {
+      const artifactType = 'application/vnd.example.sbom';
+      const [first, second] = [await image('linux/amd64', { config: { a: 1 } }), await image('linux/amd64')];
+      const [found] = await resolve(await buildIndex(put, [{ ...first, artifactType }, second]));
+      assert.equal(found?.manifestDigest, second.digest);
+      assert.equal((await resolve(await buildIndex(put, [{ ...first, artifactType }]))).length, 1);
+      await fails('PLATFORM_NOT_FOUND', resolve(await buildIndex(put, [{ ...first, artifactType, platform: null }])));
+    });
+
+    test('reads entries without a platform only where none is named, and passes over what cannot be read', async () => {
+      const amd64 = await image('linux/amd64');
+      const absent = { ...amd64, digest: digestOf(Buffer.from('nowhere')), platform: {} };
+      const unnamed = { ...amd64, platform: { os: '', architecture: '' } };
+      const [found] = await resolve(await buildIndex(put, [absent, unnamed]), platforms('linux/amd64'));
+      assert.equal(found?.manifestDigest, amd64.digest);
+      const [named] = await resolve(await buildIndex(put, [absent, amd64]), platforms('linux/amd64'));
+      assert.equal(named?.manifestDigest, amd64.digest);
+      // it may be the one, and may come yet
+      await fails('IMAGE_NOT_FOUND', resolve(await buildIndex(put, [absent]), platforms('linux/amd64')));
+    });
+
+    test('says what is wrong with the chosen entry', async () => {
+      const amd64 = await image('linux/amd64');
+      for (const wrong of [{ digest: 'blake3:00' }, { size: -1 }, { size: '7' }, { digest: null }]) {
+        const index = await buildIndex(put, [{ ...amd64, ...wrong }, await image('linux/386')]);
+        const error = await fails('MANIFEST_INVALID', resolve(index, platforms('linux/amd64')));
+        assert.match(error.message, /manifests\[0\]\.(digest|size) /);
+      }
+    });
+
+    test('is not influenced by what other entries say, whatever it is', async () => {
+      const amd64 = await image('linux/amd64');
+      const nested = await buildIndex(put, [await image('linux/s390x')]);
+      await fc.assert(
+        fc.asyncProperty(
+          fc.array(deviation(amd64), { maxLength: 4 }),
+          fc.array(deviation(nested), { maxLength: 4 }),
+          async (before, after) => {
+            const index = await buildIndex(put, [...before, amd64, ...after]);
+            for (const wanted of [undefined, platforms('linux/amd64')]) {
+              const [found, ...rest] = await resolve(index, wanted);
+              assert.deepEqual([found?.manifestDigest, found?.warnings, rest], [amd64.digest, [], []]);
+            }
+          },
+        ),
+        { numRuns: 60 },
+      );
+    });
+
     test('lists the platforms there are when none fits', async () => {
       const index = await buildIndex(put, [await image('linux/amd64'), await image('linux/arm64')]);
       const error = await fails('PLATFORM_NOT_FOUND', resolve(index, platforms('linux/riscv64')));
@@ -207,12 +416,11 @@ describe('resolveImages', { timeout: 60_000 }, () => {
       await fails('BLOB_SIZE_MISMATCH', resolve(index, platforms('linux/amd64')));
     });
 
-    test('is refused when its entry promises another media type than the manifest has', async () => {
+    test('takes an entry of another brand than its manifest, with a warning', async () => {
       const entry = await image('linux/amd64');
-      const index = await buildIndex(put, [
-        { ...entry, mediaType: 'application/vnd.docker.distribution.manifest.v2+json' },
-      ]);
-      await fails('MANIFEST_INVALID', resolve(index, platforms('linux/amd64')));
+      const mediaType = 'application/vnd.docker.distribution.manifest.v2+json';
+      const [found] = await resolve(await buildIndex(put, [{ ...entry, mediaType }]), platforms('linux/amd64'));
+      assert.match(found?.warnings.join() ?? '', /taken for an image manifest/);
     });
   });
 
@@ -262,10 +470,6 @@ describe('resolveImages', { timeout: 60_000 }, () => {
       assert.match(error.message, /1 layers and its config 0 diff_ids/);
     });
 
-    test('with MANIFEST_INVALID when there are no layers', async () => {
-      await fails('MANIFEST_INVALID', resolve(await buildImage(put, { layers: [] })));
-    });
-
     test('with UNSUPPORTED_MEDIA_TYPE for what is no layer, before the config is read', async () => {
       const config = { mediaType: OCI_CONFIG, digest: digestOf(Buffer.from('nowhere')), size: 7 };
       for (const [layerType, says] of [
@@ -283,8 +487,19 @@ describe('resolveImages', { timeout: 60_000 }, () => {
     });
 
     test('with UNSUPPORTED_MEDIA_TYPE for an artifact', async () => {
-      const artifact = await buildImage(put, { manifest: { artifactType: 'application/vnd.example' } });
-      await fails('UNSUPPORTED_MEDIA_TYPE', resolve(artifact));
+      const config = (mediaType: string, value: unknown = {}) => put(json(value), mediaType);
+      const helm = 'application/vnd.cncf.helm.config.v1+json';
+      for (const manifest of [
+        { config: await config(helm) },
+        { config: await config('application/vnd.oci.empty.v1+json'), artifactType: 'application/vnd.example' },
+        { config: await config('application/vnd.wasm.config.v0+json', { os: 'wasip1', architecture: 'wasm' }) },
+        { config: await config('application/octet-stream', { name: 'a chart' }) },
+        { config: await put(Buffer.from('not JSON'), 'application/octet-stream') },
+        { artifactType: 'application/vnd.example', layers: [] },
+      ]) {
+        const error = await fails('UNSUPPORTED_MEDIA_TYPE', resolve(await buildImage(put, { manifest })));
+        assert.match(error.message, /artifact/);
+      }
     });
 
     test('at once when it is aborted', async () => {

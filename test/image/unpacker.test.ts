@@ -15,19 +15,19 @@ import { scratch } from '../support/scratch.ts';
 import { file, tar } from '../support/tar.ts';
 
 /** A store, and an unpacker of the image with these layers under the tag `app`. */
-async function bench(layers: readonly TestLayer[], limits: Partial<typeof LIMITS> = {}) {
+async function bench(layers: readonly TestLayer[], limits: Partial<typeof LIMITS> = {}, image = imageOf(layers)) {
   const dir = scratch();
   const path = join(dir.path, 'layout');
-  const image = imageOf(layers);
   await writeLayout(path, { app: image });
   const snapshotter = await openSnapshotter({ root: join(dir.path, 'store'), type: 'overlay' });
   const unpacker = createUnpacker({ snapshotter, threads: 2, limits: { ...LIMITS, ...limits }, durable: true });
-  const unpack = (options = {}) =>
-    unpacker.unpack({ kind: 'oci-layout', path }, { target: { kind: 'tag', tag: 'app' } }, options);
+  const source = { kind: 'oci-layout', path } as const;
+  const request = { target: { kind: 'tag', tag: 'app' } } as const;
   return {
     image,
     snapshotter,
-    unpack,
+    unpack: (options = {}) => unpacker.unpack(source, request, options),
+    look: () => unpacker.look(source, request),
     /** Puts other bytes where the blob of a layer is. */
     damage: (index: number, change: (bytes: Buffer) => Buffer) => {
       const layer = layers[index];
@@ -132,6 +132,35 @@ describe('unpacking an image', () => {
 });
 
 const FOREIGN = 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip';
+
+describe('an image without layers', () => {
+  it('completes without a chain ID, and is there from the start', async () => {
+    await using b = await bench([]);
+    const lines: string[] = [];
+    const [image] = await b.unpack({ log: (_: string, sentence: string) => lines.push(sentence) });
+    assert.ok(image);
+    assert.equal('chainId' in image, false);
+    assert.deepEqual(image.layers, []);
+    assert.match(lines.join(), /no layers/);
+    assert.deepEqual((await b.look()).there, [{ ...image }]);
+    assert.deepEqual(await b.snapshotter.walk(), []);
+  });
+});
+
+describe('a document that deviates', () => {
+  it('is named in the warnings, and again when the layers are there', async () => {
+    const odd = imageOf([layerOf(archive)], undefined, { schemaVersion: undefined });
+    await using b = await bench([layerOf(archive)], {}, odd);
+    const lines: string[] = [];
+    const [first] = await b.unpack({
+      log: (level: string, sentence: string) => level === 'warn' && lines.push(sentence),
+    });
+    assert.match(first?.warnings.join() ?? '', /^document sha256:.* schemaVersion is missing, which was taken for 2$/);
+    assert.deepEqual(lines, first?.warnings);
+    assert.deepEqual((await b.look()).there?.[0]?.warnings, first?.warnings);
+    assert.deepEqual((await b.unpack())[0]?.warnings, first?.warnings);
+  });
+});
 
 describe('a non-distributable layer', () => {
   it('is unpacked where its blob is there', async () => {

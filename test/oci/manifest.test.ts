@@ -3,7 +3,8 @@ import { describe, test } from 'node:test';
 import { type FailureCode, UnpackError } from '../../src/errors.ts';
 import { digestOf } from '../../src/oci/digest.ts';
 import { parseConfig } from '../../src/oci/image-config.ts';
-import { findTag, parseDocument, parseIndex, REF_NAME } from '../../src/oci/manifest.ts';
+import { findTag, REF_NAME } from '../../src/oci/image-index.ts';
+import { parseDocument, parseIndex } from '../../src/oci/manifest.ts';
 import {
   DOCKER_CONFIG,
   DOCKER_LIST,
@@ -34,7 +35,7 @@ function fails(code: FailureCode, action: () => unknown): UnpackError {
 
 describe('a manifest or index', () => {
   test('is read as OCI and as Docker schema 2', () => {
-    assert.deepEqual(parse(manifest), { kind: 'manifest', config, layers: [layer] });
+    assert.deepEqual(parse(manifest), { kind: 'manifest', config, layers: [layer], warnings: [] });
     const docker = { ...manifest, mediaType: DOCKER_MANIFEST, config: { ...config, mediaType: DOCKER_CONFIG } };
     assert.equal(parse(docker, DOCKER_MANIFEST).kind, 'manifest');
     assert.equal(parse(index).kind, 'index');
@@ -59,8 +60,91 @@ describe('a manifest or index', () => {
   test('whose media type contradicts its fields or its descriptor is refused', () => {
     fails('MANIFEST_INVALID', () => parse({ ...manifest, mediaType: OCI_INDEX }));
     fails('MANIFEST_INVALID', () => parse(manifest, OCI_INDEX));
-    fails('MANIFEST_INVALID', () => parse(manifest, DOCKER_MANIFEST));
+    fails('MANIFEST_INVALID', () => parse(manifest, DOCKER_LIST));
     fails('MANIFEST_INVALID', () => parse({ ...index, mediaType: undefined }, OCI_MANIFEST));
+  });
+
+  test('may be of another brand than its descriptor says, and of mixed brands', () => {
+    const mixed = {
+      ...manifest,
+      layers: [{ ...layer, mediaType: 'application/vnd.docker.image.rootfs.diff.tar.gzip' }],
+    };
+    const [warning, ...rest] = parse(mixed, DOCKER_MANIFEST).warnings;
+    assert.match(
+      warning ?? '',
+      /^it: its mediaType is .*oci.*, its descriptor says .*docker.*taken for an image manifest$/,
+    );
+    assert.deepEqual(rest, []);
+    assert.equal(parse(index, DOCKER_LIST).warnings.length, 1);
+  });
+
+  for (const [deviation, value, says] of [
+    ['without a schemaVersion', { ...manifest, schemaVersion: undefined }, /schemaVersion is missing, .* taken for 2/],
+    ['with a schemaVersion that is text', { ...manifest, schemaVersion: '2' }, /schemaVersion is "2", .* taken for 2/],
+    ['with another schemaVersion', { ...manifest, schemaVersion: 3 }, /schemaVersion is 3, .* taken for 2/],
+    ['without layers', { ...manifest, layers: undefined }, /layers is missing, .* taken for an empty list/],
+    ['with layers that are null', { ...manifest, layers: null }, /layers is null, .* taken for an empty list/],
+    ['with a list of manifests that is null', { ...index, manifests: null }, /manifests is null, .* empty list/],
+    ['with a media type of its own that is no text', { ...manifest, mediaType: 5 }, /mediaType is 5, .* for nothing/],
+    ['with an empty media type of its own', { ...manifest, mediaType: '' }, /its mediaType is ""; its fields say/],
+    ['of a web page, as its media type says', { ...manifest, mediaType: 'text/html' }, /text\/html"; its fields say/],
+    [
+      'of a media type in capitals',
+      { ...manifest, mediaType: OCI_MANIFEST.toUpperCase() },
+      /taken for application\/vnd.oci/,
+    ],
+    ['of a media type with a parameter', { ...manifest, mediaType: `${OCI_MANIFEST}; charset=utf-8` }, /taken for/],
+    ['whose config has no media type', { ...manifest, config: { digest, size: 3 } }, /config.mediaType is missing/],
+    ['whose config has an empty media type', { ...manifest, config: { ...config, mediaType: '' } }, /config.mediaType/],
+    ...['application/octet-stream', 'application/json', 'text/html', 'text/plain; charset=utf-8'].map(
+      (mediaType) =>
+        [
+          `whose config is of ${mediaType}`,
+          { ...manifest, config: { ...config, mediaType } },
+          /config.mediaType is ".*"; it was taken for the config of an image/,
+        ] as const,
+    ),
+    [
+      'of an artifact that is an image',
+      { ...manifest, artifactType: 'application/x' },
+      /artifactType is .* for an image/,
+    ],
+    [
+      'with names in capitals',
+      { SchemaVersion: 2, config, Layers: [layer] },
+      /SchemaVersion was taken for "schemaVersion"/,
+    ],
+  ] as const) {
+    test(`${deviation} is read, with a warning`, () => {
+      const { warnings } = parse(value);
+      assert.match(warnings.join('\n'), says);
+      for (const warning of warnings) assert.match(warning, /^it: /);
+    });
+  }
+
+  test('whose deviations say nothing about the image is read without a warning', () => {
+    for (const value of [
+      { ...manifest, mediaType: undefined },
+      { ...manifest, artifactType: '', subject: null, annotations: null },
+      { ...manifest, artifactType: OCI_CONFIG },
+      { ...manifest, annotations: { n: 1 }, subject: 5, unknown: [] },
+      { ...manifest, layers: [{ ...layer, annotations: { n: null }, urls: null, data: 7 }] },
+    ]) {
+      assert.deepEqual(parse(value).warnings, []);
+    }
+  });
+
+  test('that begins with a byte order mark or has a name in Latin-1 is read, with a warning', () => {
+    const marked = Buffer.concat([Buffer.from('efbbbf', 'hex'), Buffer.from(JSON.stringify(manifest))]);
+    assert.match(parseDocument(marked, 'it').warnings.join(), /byte order mark/);
+    const latin = Buffer.from(JSON.stringify({ ...manifest, annotations: { author: 'Jos\u00e9' } }), 'latin1');
+    assert.match(parseDocument(latin, 'it').warnings.join(), /no UTF-8/);
+  });
+
+  test('that has a field in two spellings with different values is refused', () => {
+    fails('MANIFEST_INVALID', () => parse({ ...manifest, Layers: [] }));
+    assert.equal(parse({ ...manifest, Layers: [layer] }).kind, 'manifest');
+    fails('MANIFEST_INVALID', () => parse({ ...manifest, Manifests: [] }));
   });
 
   test('of Docker schema 1 is unsupported, signed or not', () => {
@@ -74,15 +158,17 @@ describe('a manifest or index', () => {
   });
 
   test('of another media type is unsupported', () => {
-    fails('UNSUPPORTED_MEDIA_TYPE', () => parse({ ...manifest, mediaType: 'text/html' }));
-    fails('UNSUPPORTED_MEDIA_TYPE', () => parse({ ...manifest, mediaType: undefined }, 'text/html'));
+    const mediaType = 'application/vnd.oci.artifact.manifest.v1+json';
+    fails('UNSUPPORTED_MEDIA_TYPE', () => parse({ mediaType, blobs: [] }));
+    fails('UNSUPPORTED_MEDIA_TYPE', () => parse({ ...manifest, mediaType: undefined }, mediaType));
   });
 
   test('of an artifact is unsupported, in each of the forms that artifacts have', () => {
     const empty = { ...config, mediaType: 'application/vnd.oci.empty.v1+json' };
     for (const artifact of [
       { ...manifest, artifactType: 'application/vnd.example.sbom', config: empty },
-      { ...manifest, artifactType: 'application/vnd.example.sbom' },
+      { ...manifest, artifactType: 'application/vnd.example.sbom', layers: [] },
+      { ...manifest, artifactType: 'application/vnd.example.sbom', config: { ...config, mediaType: '' } },
       { ...manifest, config: { ...config, mediaType: 'application/vnd.cncf.helm.config.v1+json' } },
     ]) {
       const error = fails('UNSUPPORTED_MEDIA_TYPE', () => parse(artifact));
@@ -92,15 +178,18 @@ describe('a manifest or index', () => {
 
   test('with a wrong field is refused in a sentence that names the field', () => {
     for (const [wrong, field] of [
-      [{ ...manifest, layers: [{ ...layer, digest: 'sha256:abc' }] }, /layers\.0\.digest/],
-      [{ ...manifest, layers: [{ ...layer, digest: 'md5:abc' }] }, /layers\.0\.digest/],
-      [{ ...manifest, layers: [{ ...layer, size: -1 }] }, /layers\.0\.size/],
-      [{ ...manifest, layers: [{ ...layer, size: 1.5 }] }, /layers\.0\.size/],
-      [{ ...manifest, layers: [{ ...layer, size: 2 ** 60 }] }, /layers\.0\.size/],
-      [{ ...manifest, layers: {} }, /layers/],
-      [{ ...manifest, config: undefined }, /config/],
-      [{ ...manifest, schemaVersion: 3 }, /schemaVersion/],
-      [{ ...manifest, schemaVersion: undefined }, /schemaVersion/],
+      [
+        { ...manifest, layers: [{ ...layer, digest: 'sha256:abc' }] },
+        /layers\[0\]\.digest must be a digest .*, and is "sha256:abc"/,
+      ],
+      [{ ...manifest, layers: [{ ...layer, digest: 'md5:abc' }] }, /layers\[0\]\.digest/],
+      [{ ...manifest, layers: [{ ...layer, size: -1 }] }, /layers\[0\]\.size must be a number of bytes/],
+      [{ ...manifest, layers: [{ ...layer, size: 1.5 }] }, /layers\[0\]\.size must be a number of bytes/],
+      [{ ...manifest, layers: [{ ...layer, size: 2 ** 60 }] }, /layers\[0\]\.size must be a number of bytes/],
+      [{ ...manifest, layers: {} }, /layers must be a list, and is an object/],
+      [{ ...manifest, config: undefined }, /config is missing/],
+      [{ ...manifest, layers: [null] }, /layers\[0\] must be an object, and is null/],
+      [{ ...manifest, config: [] }, /config must be an object, and is a list/],
       [[], /it/],
       [null, /it/],
     ] as const) {
@@ -108,15 +197,15 @@ describe('a manifest or index', () => {
     }
   });
 
-  test('that is not JSON or not UTF-8 is refused', () => {
+  test('that is not JSON is refused', () => {
     fails('MANIFEST_INVALID', () => parseDocument(Buffer.from('{'), 'it'));
-    fails('MANIFEST_INVALID', () => parseDocument(Buffer.from([0x22, 0xff, 0x22]), 'it'));
+    fails('MANIFEST_INVALID', () => parseDocument(Buffer.from([0x7b, 0xff, 0x7d]), 'it'));
     fails('MANIFEST_INVALID', () => parseDocument(Buffer.alloc(0), 'it'));
   });
 
   test('with fields that null out, as Go writes empty ones, is read', () => {
     const sparse = { ...manifest, layers: [{ ...layer, urls: null, annotations: null, platform: null }] };
-    assert.deepEqual(parse(sparse), { kind: 'manifest', config, layers: [layer] });
+    assert.deepEqual(parse(sparse), { kind: 'manifest', config, layers: [layer], warnings: [] });
   });
 
   test('with hostile JSON does no harm', () => {
@@ -146,7 +235,7 @@ describe('a tag in an index', () => {
     size: 1,
     annotations: { [REF_NAME]: tag },
   });
-  const tagged = (...manifests: object[]) =>
+  const tagged = (...manifests: unknown[]) =>
     parseIndex(Buffer.from(JSON.stringify({ schemaVersion: 2, manifests })), 'index.json');
 
   test('is found by its annotation', () => {
@@ -155,12 +244,46 @@ describe('a tag in an index', () => {
 
   test('that is missing gives IMAGE_NOT_FOUND and the tags there are', () => {
     assert.match(fails('IMAGE_NOT_FOUND', () => findTag(tagged(entry('a')), 'c', 'it')).message, /its tags: a/);
-    fails('IMAGE_NOT_FOUND', () => findTag(tagged(), 'c', 'it'));
+    assert.match(fails('IMAGE_NOT_FOUND', () => findTag(tagged(), 'c', 'it')).message, /it has no images/);
   });
 
-  test('of several images is refused', () => {
-    fails('MANIFEST_INVALID', () => findTag(tagged(entry('a', '1'), entry('a', '2')), 'a', 'it'));
-    findTag(tagged(entry('a', '1'), entry('a', '1')), 'a', 'it');
+  test('in an index without tags gives the digests there are', () => {
+    const untagged = { ...entry('a'), annotations: null, platform: { os: 'linux', architecture: 's390x' } };
+    const { message } = fails('IMAGE_NOT_FOUND', () => findTag(tagged(untagged), 'c', 'it'));
+    assert.ok(
+      message.includes(`it has no tags; name an image by its digest: @${untagged.digest} (linux/s390x)`),
+      message,
+    );
+  });
+
+  test('of several images names them all', () => {
+    assert.equal(findTag(tagged(entry('a', '1'), entry('a', '2')), 'a', 'it').entries?.length, 2);
+    assert.equal(findTag(tagged(entry('a', '1'), entry('a', '1')), 'a', 'it').entries, undefined);
+  });
+
+  test('counts alone: no other entry has to be right', () => {
+    const others = [
+      null,
+      [],
+      'x',
+      {},
+      { digest: 'blake3:00' },
+      { ...entry('b'), size: -1 },
+      { ...entry('b'), size: '7' },
+      { ...entry('b'), platform: 'linux/amd64' },
+      { ...entry('b'), annotations: { [REF_NAME]: null } },
+      { ...entry('b'), Digest: 'another' },
+    ];
+    const found = findTag(tagged(...others, entry('a', '1'), ...others), 'a', 'it');
+    assert.equal(found.digest, digestOf(Buffer.from('1')));
+    assert.deepEqual(found.warnings, []);
+  });
+
+  test('must be on an entry that is right', () => {
+    for (const wrong of [{ digest: 'blake3:00' }, { size: -1 }, { digest: undefined }]) {
+      const error = fails('MANIFEST_INVALID', () => findTag(tagged({ ...entry('a'), ...wrong }), 'a', 'it'));
+      assert.match(error.message, /manifests\[0\]\.(digest|size) /);
+    }
   });
 
   test('is not looked for in a manifest', () => {
@@ -176,14 +299,58 @@ describe('an image config', () => {
     assert.deepEqual(parseIt({ os: 'linux', architecture: 'arm', variant: 'v6', rootfs }), {
       platform: { os: 'linux', architecture: 'arm', variant: 'v6' },
       diffIds: [digest],
+      hasRootfs: true,
+      warnings: [],
     });
-    assert.deepEqual(parseIt({ rootfs }), { diffIds: [digest] });
+    assert.deepEqual(parseIt({ rootfs }), { diffIds: [digest], hasRootfs: true, warnings: [] });
   });
 
-  test('without a root file system or with another kind is refused', () => {
-    for (const wrong of [{}, { rootfs: { type: 'squashfs', diff_ids: [] } }, { rootfs: { type: 'layers' } }, []]) {
-      fails('MANIFEST_INVALID', () => parseIt(wrong));
+  for (const [deviation, value, says] of [
+    ['without a rootfs.type', { rootfs: { diff_ids: [digest] } }, /rootfs.type is missing, .* taken for "layers"/],
+    ['with an empty rootfs.type', { rootfs: { type: '', diff_ids: [digest] } }, /rootfs.type is "", /],
+    [
+      'with another rootfs.type',
+      { rootfs: { type: 'layers+base', diff_ids: [digest] } },
+      /rootfs.type is "layers\+base"/,
+    ],
+    [
+      'with DiffIDs that are null',
+      { rootfs: { type: 'layers', diff_ids: null } },
+      /rootfs.diff_ids is null, .* empty list/,
+    ],
+    ['without DiffIDs', { rootfs: { type: 'layers' } }, /rootfs.diff_ids is missing, .* taken for an empty list/],
+    [
+      'without an operating system',
+      { architecture: 'arm', rootfs: { type: 'layers', diff_ids: [] } },
+      /os is missing, .* linux/,
+    ],
+    [
+      'with a list of operating systems',
+      { os: ['linux'], architecture: 'arm', rootfs: {} },
+      /os is a list, .* for nothing/,
+    ],
+  ] as const) {
+    test(`${deviation} is read, with a warning`, () => {
+      const { warnings } = parseIt(value);
+      assert.match(warnings.join('\n'), says);
+    });
+  }
+
+  test('is read whatever its history and its other fields are', () => {
+    const rootfs = { type: 'layers', diff_ids: [digest] };
+    const { warnings } = parseIt({ rootfs, history: 5, created: [], 'os.features': null, config: 'x', author: null });
+    assert.deepEqual(warnings, []);
+  });
+
+  test('with wrong DiffIDs is refused, in a sentence that names the field', () => {
+    for (const [wrong, says] of [
+      [[], /it must be an object, and is a list/],
+      [{ rootfs: [] }, /rootfs must be an object, and is a list/],
+      [{ rootfs: { type: 'layers', diff_ids: 'x' } }, /rootfs.diff_ids must be a list, and is "x"/],
+      [{ rootfs: { type: 'layers', diff_ids: [digest, 'sha256:0'] } }, /rootfs.diff_ids\[1\] must be a digest/],
+      [{ rootfs: { type: 'layers', diff_ids: [null] } }, /rootfs.diff_ids\[0\] must be a digest .*, and is null/],
+    ] as const) {
+      assert.match(fails('MANIFEST_INVALID', () => parseIt(wrong)).message, says);
     }
-    fails('MANIFEST_INVALID', () => parseIt({ rootfs: { type: 'layers', diff_ids: ['sha256:0'] } }));
   });
 });

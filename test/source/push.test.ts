@@ -8,7 +8,7 @@ import { create } from 'tar';
 import { resolveImages } from '../../src/image/resolve.ts';
 import type { Descriptor } from '../../src/oci/descriptor.ts';
 import { digestOf, hexOf } from '../../src/oci/digest.ts';
-import { REF_NAME } from '../../src/oci/manifest.ts';
+import { REF_NAME } from '../../src/oci/image-index.ts';
 import { readBlob } from '../../src/source/fetch.ts';
 import { openSource } from '../../src/source/open.ts';
 import { type PushOptions, type PushProgress, pushImage } from '../../src/source/push.ts';

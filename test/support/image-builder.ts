@@ -30,7 +30,7 @@ export async function buildImage(putBlob: PutBlob, parts: ImageParts = {}): Prom
 }
 
 /** Writes an index of descriptors. */
-export function buildIndex(putBlob: PutBlob, manifests: readonly object[], rest: object = {}): Promise<Descriptor> {
+export function buildIndex(putBlob: PutBlob, manifests: readonly unknown[], rest: object = {}): Promise<Descriptor> {
   return putBlob(json({ schemaVersion: 2, mediaType: OCI_INDEX, manifests, ...rest }), OCI_INDEX);
 }
 

@@ -29,6 +29,7 @@ export function layerOf(tar: Buffer, compression: TestCompression = 'gzip'): Tes
 
 export interface TestImage {
   readonly layers: readonly TestLayer[];
+  /** Of the top layer; to ask an image without layers for it is a mistake of the test. */
   readonly chainId: ChainId;
   readonly manifestDigest: BlobDigest;
   readonly configDigest: BlobDigest;
@@ -37,8 +38,12 @@ export interface TestImage {
   readonly manifest: { readonly mediaType: string; readonly digest: BlobDigest; readonly size: number };
 }
 
-/** An image of these layers, bottom-most first; nothing is written. */
-export function imageOf(layers: readonly TestLayer[], platform = { os: 'linux', architecture: 'amd64' }): TestImage {
+/** An image of these layers, bottom-most first; nothing is written. `more` is in its manifest besides or instead. */
+export function imageOf(
+  layers: readonly TestLayer[],
+  platform = { os: 'linux', architecture: 'amd64' },
+  more: Readonly<Record<string, unknown>> = {},
+): TestImage {
   const diffs = layers.map((layer) => layer.diff.digest);
   const config = Buffer.from(JSON.stringify({ ...platform, config: {}, rootfs: { type: 'layers', diff_ids: diffs } }));
   const configDigest = digestOf(config);
@@ -48,14 +53,17 @@ export function imageOf(layers: readonly TestLayer[], platform = { os: 'linux', 
       mediaType: 'application/vnd.oci.image.manifest.v1+json',
       config: { mediaType: 'application/vnd.oci.image.config.v1+json', digest: configDigest, size: config.length },
       layers: layers.map((layer) => layer.blob),
+      ...more,
     }),
   );
   const manifestDigest = digestOf(manifest);
   const chainId = chainIds(diffs).at(-1);
-  if (chainId === undefined) throw new Error('an image needs a layer');
   return {
     layers,
-    chainId,
+    get chainId() {
+      if (chainId === undefined) throw new Error('the image has no layers');
+      return chainId;
+    },
     manifestDigest,
     configDigest,
     blobs: new Map<BlobDigest, Buffer>([

@@ -1,0 +1,193 @@
+import { UnpackError } from '../errors.ts';
+import { type Descriptor, embeddedContent, type Layer } from '../oci/descriptor.ts';
+import { type BlobDigest, shortDigest } from '../oci/digest.ts';
+import { CONFIG_LIMIT, type ImageConfig, parseConfig } from '../oci/image-config.ts';
+import { DOCUMENT_LIMIT, type ImageDocument, type ImageManifest, parseDocument } from '../oci/manifest.ts';
+import { isConfigType, layerType, plainType } from '../oci/media-type.ts';
+import type { BlobSource } from '../source/blob-source.ts';
+import type { DocumentCache } from '../source/document-cache.ts';
+import { readBlob } from '../source/fetch.ts';
+import type { ResolvedImage } from './request.ts';
+
+/**
+ * Manifests and indexes that one request may read. A real image has one index and a manifest for each of some ten
+ * platforms; without a bound, indexes that list indexes could lead to any number of requests.
+ */
+const MOST_DOCUMENTS = 256;
+
+/** A document as a descriptor, a tag or a job names it. */
+export type DocumentRef = { readonly digest: BlobDigest } & Partial<Pick<Descriptor, 'mediaType' | 'size' | 'data'>>;
+
+export interface ReadOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** Manifests and configs that were verified before. */
+  readonly cache?: DocumentCache | undefined;
+}
+
+/** The manifests, indexes and configs of one request, read and verified. */
+export class Documents {
+  readonly source: BlobSource;
+  readonly #options: ReadOptions;
+  #count = 0;
+
+  constructor(source: BlobSource, options: ReadOptions) {
+    this.source = source;
+    this.#options = options;
+  }
+
+  /**
+   * A manifest or an index.
+   * @throws UnpackError IMAGE_NOT_FOUND when it is missing, LIMIT_EXCEEDED; and as `parseDocument` and `readBlob`
+   */
+  async read(ref: DocumentRef): Promise<ImageDocument> {
+    const { digest } = ref;
+    this.#count += 1;
+    if (this.#count > MOST_DOCUMENTS) {
+      throw new UnpackError('LIMIT_EXCEEDED', `the image leads to more than ${MOST_DOCUMENTS} manifests and indexes`);
+    }
+    let bytes: Buffer;
+    try {
+      bytes = await this.#bytes(ref, DOCUMENT_LIMIT);
+    } catch (error) {
+      if (!(error instanceof UnpackError) || error.code !== 'BLOB_NOT_FOUND') throw error;
+      throw new UnpackError('IMAGE_NOT_FOUND', error.message, { cause: error, details: error.details });
+    }
+    try {
+      return parseDocument(bytes, `document ${shortDigest(digest)} of ${this.source.name}`, ref.mediaType);
+    } catch (error) {
+      throw error instanceof UnpackError ? error.with({ digest }) : error;
+    }
+  }
+
+  /**
+   * The image that a manifest describes. Its layers are not read, but what is known to fail later fails here.
+   * @throws UnpackError UNSUPPORTED_MEDIA_TYPE, MANIFEST_INVALID, BLOB_NOT_FOUND (config missing); and as `readBlob`
+   */
+  async image(digest: BlobDigest, manifest: ImageManifest): Promise<ResolvedImage> {
+    const { name } = this.source;
+    const what = `manifest ${shortDigest(digest)} of ${name}`;
+    const warnings = [...manifest.warnings];
+    // before the config is read: what can't be unpacked needs no further request
+    const layers = new ManifestLayers(manifest, what, warnings);
+    const bytes = await this.#bytes(manifest.config, CONFIG_LIMIT);
+    const configName = `config ${shortDigest(manifest.config.digest)} of ${name}`;
+    const config = configOf(bytes, manifest, configName);
+    const pairs = layers.with(config, digest);
+    return {
+      ...(config.platform === undefined ? {} : { platform: config.platform }),
+      manifestDigest: digest,
+      configDigest: manifest.config.digest,
+      layers: pairs,
+      warnings: [...warnings, ...config.warnings],
+    };
+  }
+
+  async #bytes(ref: DocumentRef, limit: number): Promise<Buffer> {
+    const { digest, size } = ref;
+    const wanted = size === undefined ? digest : { digest, size };
+    return embeddedContent(ref) ?? readBlob(this.source, wanted, { ...this.#options, limit });
+  }
+}
+
+/** A config whose media type says nothing has to say itself that it is one. */
+function configOf(bytes: Uint8Array, { config: { digest, mediaType } }: ImageManifest, what: string): ImageConfig {
+  const isArtifact = (cause?: unknown) =>
+    new UnpackError(
+      'UNSUPPORTED_MEDIA_TYPE',
+      `${what} is not the config of an image: it has no rootfs, and its media type is ${JSON.stringify(mediaType)}; this is an artifact, with no root file system to unpack`,
+      { details: { digest }, cause },
+    );
+  let config: ImageConfig;
+  try {
+    config = parseConfig(bytes, what);
+  } catch (error) {
+    if (!(error instanceof UnpackError)) throw error;
+    throw isConfigType(mediaType) || looksLikeConfig(bytes) ? error.with({ digest }) : isArtifact(error);
+  }
+  if (!config.hasRootfs && !isConfigType(mediaType)) throw isArtifact();
+  return config;
+}
+
+const looksLikeConfig = (bytes: Uint8Array): boolean => Buffer.from(bytes).includes('"diff_ids"');
+
+/** The layers of a manifest, of which some may be no layers. */
+class ManifestLayers {
+  readonly #manifest: ImageManifest;
+  readonly #what: string;
+  readonly #warnings: string[];
+  /** Blobs that name a layer; the others, by why not. */
+  readonly #layers: Descriptor[] = [];
+  readonly #others: UnpackError[] = [];
+
+  /** @throws UnpackError UNSUPPORTED_MEDIA_TYPE when none of the layers can be one */
+  constructor(manifest: ImageManifest, what: string, warnings: string[]) {
+    this.#manifest = manifest;
+    this.#what = what;
+    this.#warnings = warnings;
+    const { layers } = manifest;
+    layers.forEach((blob, index) => {
+      try {
+        checkLayer(blob, index, layers.length, what, warnings);
+        this.#layers.push(blob);
+      } catch (error) {
+        if (!(error instanceof UnpackError)) throw error;
+        this.#others.push(error);
+        // an image's own blob in a form that only its own runtime reads: no DiffID can be meant for another
+        if (plainType(blob.mediaType).startsWith('application/vnd.oci.image.layer.')) throw error;
+      }
+    });
+    if (this.#layers.length === 0 && this.#others[0] !== undefined) throw this.#others[0];
+  }
+
+  /**
+   * Each with its DiffID. Blobs that name no layer are left out where the config has DiffIDs for the others only, as
+   * containerd does it (client/image.go, `getLayers`).
+   * @throws UnpackError MANIFEST_INVALID when they are not as many; UNSUPPORTED_MEDIA_TYPE
+   */
+  with({ diffIds, hasRootfs }: ImageConfig, digest: BlobDigest): Layer[] {
+    const { layers } = this.#manifest;
+    const counted = diffIds.length === this.#layers.length ? this.#layers : layers;
+    if (counted === layers && this.#others[0] !== undefined) throw this.#others[0];
+    if (counted.length !== diffIds.length) {
+      const counts = `${layers.length} layers and its config ${diffIds.length} diff_ids${hasRootfs ? '' : ' (it has no rootfs; this may be the config of an artifact)'}`;
+      throw new UnpackError('MANIFEST_INVALID', `${this.#what} has ${counts}; there must be one for each`, {
+        details: { digest, layerCount: layers.length },
+      });
+    }
+    for (const { message } of this.#others) {
+      this.#warnings.push(`${message}; it was left out, because the config has DiffIDs for the others only`);
+    }
+    return counted.flatMap((blob, index) => {
+      const diff = diffIds[index];
+      return diff === undefined ? [] : [{ blob: transported(blob), diff: { digest: diff } }];
+    });
+  }
+}
+
+/** What is needed of a layer's descriptor; its embedded data, say, would go to the thread that applies it. */
+function transported({ mediaType, digest, size }: Descriptor): Descriptor {
+  return { mediaType, digest, size };
+}
+
+/** The image of layers that a job names itself. @throws UnpackError INVALID_JOB, UNSUPPORTED_MEDIA_TYPE */
+export function imageOfLayers(layers: readonly Layer[]): ResolvedImage {
+  if (layers.length === 0) throw new UnpackError('INVALID_JOB', 'the job names no layers');
+  const warnings: string[] = [];
+  layers.forEach(({ blob }, index) => {
+    checkLayer(blob, index, layers.length, 'the job', warnings);
+  });
+  return { layers, warnings };
+}
+
+function checkLayer(blob: Descriptor, layerIndex: number, layerCount: number, what: string, warnings: string[]): void {
+  const which = `${what}, layer ${layerIndex + 1} of ${layerCount}`;
+  const { mediaType, digest } = blob;
+  try {
+    if (layerType(mediaType).exact) return;
+    const taken = 'which was taken for a layer; its bytes say how it is compressed';
+    warnings.push(`${which} (${shortDigest(digest)}): its media type is ${JSON.stringify(mediaType)}, ${taken}`);
+  } catch (error) {
+    if (!(error instanceof UnpackError)) throw error;
+    throw error.with({ layerIndex, layerCount, digest }, `${which}: `);
+  }
+}
