@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { startHealthServer } from '../src/board/health.ts';
+import { startHealthServer, type WhyNotReady } from '../src/board/health.ts';
 import { type Config, ConfigError, layerLimits, loadConfig, s3Connection, storeToWrite } from '../src/config.ts';
+import { errnoOf } from '../src/errno.ts';
 import { toUnpackError } from '../src/errors.ts';
 import { createUnpacker } from '../src/image/unpacker.ts';
 import { createLog, type Logger } from '../src/queue/log.ts';
@@ -13,43 +14,114 @@ import type { Snapshotter } from '../src/snapshots/snapshotter.ts';
 
 /** Milliseconds that the apply threads get to end after the jobs have. */
 const THREADS_LIMIT = 2000;
+/** Milliseconds between two tries to open a store whose disk has failed: the first pause, doubled up to the last. */
+const FIRST_PAUSE = 1000;
+const LAST_PAUSE = 30_000;
+/** What a disk, or a machine that lacks something, fails with: it may be mended while the worker waits. */
+const MAY_PASS = new Set([
+  'EIO',
+  'EROFS',
+  'EUCLEAN',
+  'EBADMSG',
+  'ENODEV',
+  'ENXIO',
+  'ESTALE',
+  'EMFILE',
+  'ENFILE',
+  'ENOMEM',
+]);
 
 /**
  * The worker process: opens the store, clears away what a crash has left there, takes jobs until `stop` is aborted, then
- * lets them finish or gives them back. Started by `unpackd worker`, or by `node workers/unpack.ts`.
- * @throws UnpackError STORE_FAILED when the store can't be used; Error when the health port is taken
+ * lets them finish or gives them back. Started by `unpackd worker`, or by `node workers/unpack.ts`. A store on a disk that
+ * has failed or is full is waited for.
+ * @throws UnpackError STORE_FAILED when the store is none that this worker may use; Error when the health port is taken
  */
 export async function runWorker(config: Config, stop: AbortSignal, log: Logger = createLog(config)): Promise<void> {
-  const snapshotter = await openSnapshotter(storeToWrite(config));
+  let whyNotReady: WhyNotReady = async () => 'the worker is starting';
+  const health = await startHealthServer(config, (timeout) => whyNotReady(timeout));
+  if (health !== undefined) log.info({ url: health.url }, `health at ${health.url}`);
   try {
-    await clearAway(snapshotter, log);
-    const unpacker = createUnpacker({
-      snapshotter,
-      threads: config.UNPACK_THREADS,
-      limits: layerLimits(config),
-      durable: config.UNPACK_DURABLE,
-      native: config.UNPACK_NATIVE_INFLATE,
-      resident: true,
+    const snapshotter = await openPatiently(config, stop, log, (reason) => {
+      whyNotReady = async () => reason;
     });
-    const store = { root: snapshotter.root, snapshotter: snapshotter.type };
-    const policy = { connection: s3Connection(config), buckets: config.UNPACK_BUCKETS };
-    const worker = new UnpackWorker({ settings: config, unpacker, policy, store, log });
-    const health = await startHealthServer(config, (timeout) => worker.isReady(timeout));
-    if (health !== undefined) log.info({ url: health.url }, `health at ${health.url}`);
+    if (snapshotter === undefined) return;
     try {
-      await until(stop, worker.start());
-      if (!stop.aborted)
-        log.info(readyFields(config), `ready: takes jobs from ${config.UNPACK_QUEUE}, unpacks into ${store.root}`);
-      await aborted(stop);
+      await workOn(snapshotter, config, stop, log, (worker) => {
+        whyNotReady = (timeout) => worker.whyNotReady(timeout);
+      });
     } finally {
-      await worker.close();
-      await health?.close();
-      await Promise.race([unpacker.close(), sleep(THREADS_LIMIT, undefined, { ref: false })]);
+      await snapshotter.close();
     }
   } finally {
-    await snapshotter.close();
+    await health?.close();
   }
   log.info('stopped');
+}
+
+async function workOn(
+  snapshotter: Snapshotter,
+  config: Config,
+  stop: AbortSignal,
+  log: Logger,
+  onMade: (worker: UnpackWorker) => void,
+): Promise<void> {
+  await clearAway(snapshotter, log);
+  const unpacker = createUnpacker({
+    snapshotter,
+    threads: config.UNPACK_THREADS,
+    limits: layerLimits(config),
+    durable: config.UNPACK_DURABLE,
+    native: config.UNPACK_NATIVE_INFLATE,
+    resident: true,
+  });
+  const store = { root: snapshotter.root, snapshotter: snapshotter.type };
+  const policy = { connection: s3Connection(config), buckets: config.UNPACK_BUCKETS };
+  const worker = new UnpackWorker({ settings: config, unpacker, keeper: unpacker.keeper, policy, store, log });
+  onMade(worker);
+  try {
+    await until(stop, worker.start());
+    if (!stop.aborted) {
+      const when = worker.storeFault === undefined ? '' : ' once the store can be written';
+      log.info(readyFields(config), `ready: takes jobs from ${config.UNPACK_QUEUE}${when}, unpacks into ${store.root}`);
+    }
+    await aborted(stop);
+  } finally {
+    await worker.close();
+    await Promise.race([unpacker.close(), sleep(THREADS_LIMIT, undefined, { ref: false })]);
+  }
+}
+
+/** The store, or `undefined` where `stop` came first. @throws UnpackError where waiting does not help */
+async function openPatiently(
+  config: Config,
+  stop: AbortSignal,
+  log: Logger,
+  onFailure: (reason: string) => void,
+): Promise<Snapshotter | undefined> {
+  let told = false;
+  for (let pause = FIRST_PAUSE; !stop.aborted; pause = Math.min(pause * 2, LAST_PAUSE)) {
+    try {
+      return await openSnapshotter(storeToWrite(config));
+    } catch (error) {
+      const { code, message } = toUnpackError(error);
+      if (code !== 'STORE_FULL' && !mayPass(error)) throw error;
+      if (!told) log.error({ code }, `takes no jobs until the store can be opened: ${message}`);
+      told = true;
+      onFailure(`takes no jobs until the store can be opened: ${message}`);
+    }
+    await sleep(pause, undefined, { signal: stop }).catch(() => {});
+  }
+  return undefined;
+}
+
+function mayPass(error: unknown): boolean {
+  for (let cause = error; cause instanceof Error; cause = cause.cause) {
+    if (MAY_PASS.has(errnoOf(cause) ?? '')) return true;
+    // SQLite's own codes: locked by a process that hangs, no memory, a failed disk, a full one
+    if ('errcode' in cause && [5, 6, 7, 10, 13].includes(Number(cause.errcode) & 0xff)) return true;
+  }
+  return false;
 }
 
 /** What dead workers have left and what cannot be removed now takes space, and keeps nobody from working. */

@@ -1,9 +1,8 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { createBullBoard } from '@bull-board/api';
 import { FastifyAdapter } from '@bull-board/fastify';
 import { Queue } from 'bullmq';
 import { type FastifyInstance, fastify } from 'fastify';
-import { impatientConnection, logOutages, type QueueSettings } from '../queue/connection.ts';
+import { answers, impatientConnection, logOutages, NO_REDIS, type QueueSettings } from '../queue/connection.ts';
 import type { Logger } from '../queue/log.ts';
 import { displayRedisUrl } from '../redis-address.ts';
 import { type AccessSettings, accessRule, OPEN_PATHS } from './access.ts';
@@ -53,14 +52,7 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
     // nobody else's page has a reason to show this one in a frame
     reply.header('x-frame-options', 'DENY');
   });
-  addHealthRoutes(app, async (timeout) => {
-    if (redis.status !== 'ready') return false;
-    const answer = redis.ping().then(
-      () => true,
-      () => false,
-    );
-    return Promise.race([answer, sleep(timeout, false, { ref: false })]);
-  });
+  addHealthRoutes(app, async (timeout) => ((await answers(redis, timeout)) ? undefined : NO_REDIS));
   app.get('/metrics', async (_request, reply) => {
     const text = await queue.exportPrometheusMetrics();
     return reply.type('text/plain; version=0.0.4; charset=utf-8').send(`${text}\n`);

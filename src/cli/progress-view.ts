@@ -1,12 +1,14 @@
 import { shortDigest } from '../oci/digest.ts';
-import type { Progress } from '../queue/progress.ts';
+import type { Progress, WaitingFor } from '../queue/progress.ts';
 import { bytesText } from '../queue/text.ts';
+import { waitingSentence } from '../queue/waiting.ts';
 
 const BAR = 24;
 
 /** A job's progress as lines for a terminal: a sum, then a line for each layer, bottom-most first. */
 export function progressLines(progress: Progress): string[] {
   const { attempt, attempts, layersDone, layersTotal, bytesFetched, bytesTotal } = progress;
+  if (progress.waiting !== undefined) return [waitingText(progress.waiting)];
   const tries = attempt > 1 ? `, attempt ${attempt} of ${attempts}` : '';
   if (progress.phase === 'resolving') return [`looking for the image${tries}`];
   const sum = `${layersDone} of ${layersTotal} layers, ${bytesText(bytesFetched)} of ${bytesText(bytesTotal)}${tries}`;
@@ -24,6 +26,12 @@ export function progressLines(progress: Progress): string[] {
       }),
     ]),
   ];
+}
+
+/** What a job that has given its slot back waits for, and since when. */
+export function waitingText(waiting: WaitingFor): string {
+  const [since, until] = [waiting.since, waiting.until].map((time) => new Date(time).toISOString());
+  return `${waitingSentence(waiting)}; it has waited since ${since}, and is looked at again at ${until} or when the layer is free`;
 }
 
 function bar(done: number, of: number): string {

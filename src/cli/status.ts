@@ -63,6 +63,8 @@ function lines({ id, state, image, cancelRequested, added, progress, result, fai
   );
   // BullMQ can fail a job by itself, and then this is all there is
   const last = failures.length === 0 && failedReason !== undefined ? [failedReason] : [];
-  const running = state === 'active' && progress !== undefined ? progressLines(progress) : [];
+  // a job that has come back since, and waits for a worker, has said what it waited for
+  const shows = state === 'active' || (state === 'delayed' && progress?.waiting !== undefined);
+  const running = shows && progress !== undefined ? progressLines(progress) : [];
   return [...head, ...running, ...failures, ...last];
 }

@@ -1,3 +1,6 @@
+import type { ChainId } from '../oci/digest.ts';
+import type { LockOwner, LockWait } from '../rootfs/lock-waits.ts';
+import type { Log } from '../rootfs/log.ts';
 import type { SourceSpec } from '../source/blob-source.ts';
 import type { ImageState } from './progress.ts';
 import type { ImageRequest, ResolvedImage } from './request.ts';
@@ -24,6 +27,17 @@ export interface Unpacker {
   close(): Promise<void>;
 }
 
+/** The store that is unpacked into, for who decides which work it gets. */
+export interface StoreKeeper {
+  /**
+   * Removes what failed layers have left, and tries whether a layer can be written now.
+   * @throws UnpackError STORE_FULL, STORE_FAILED
+   */
+  check(log?: Log): Promise<void>;
+  /** Whether another process has locked this layer now, and which. */
+  heldElsewhere(chainId: ChainId): LockWait | undefined;
+}
+
 /** What a look at the source and at the store has found. */
 export interface Lookup {
   readonly images: readonly ResolvedImage[];
@@ -45,6 +59,10 @@ export interface UnpackOptions {
   /** Kept on every snapshot that this call commits. */
   readonly labels?: Readonly<Record<string, string>>;
   readonly signal?: AbortSignal | undefined;
+  /** For whom it is done: told to other processes that wait for its layers. */
+  readonly owner?: LockOwner | undefined;
+  /** Called once when the call has done nothing for some seconds but wait for a layer that another process has locked. */
+  readonly onBlocked?: ((wait: LockWait) => void) | undefined;
   /** Called once with the live states of all images, as soon as they are known; they change until the call ends. */
   readonly onResolved?: ((images: readonly ImageState[]) => void) | undefined;
   /** A sentence for the operator: a layer done, a warning. */

@@ -9,7 +9,9 @@ import { applyLayers, type LayerObserver } from '../rootfs/apply-layers.ts';
 import type { ApplyThread } from '../rootfs/apply-thread.ts';
 import { ChainLocks } from '../rootfs/chain-locks.ts';
 import { StoreSync } from '../rootfs/durability.ts';
+import { LockWaits, lockWaitText } from '../rootfs/lock-waits.ts';
 import { removeOrphans } from '../rootfs/orphans.ts';
+import { StoreProbe } from '../rootfs/store-probe.ts';
 import { ApplyPool } from '../rootfs/thread-pool.ts';
 import { snapshotsDirectory } from '../snapshots/directories.ts';
 import type { Snapshotter } from '../snapshots/snapshotter.ts';
@@ -21,7 +23,7 @@ import type { ImageState, LayerPhase, LayerState } from './progress.ts';
 import type { ImageRequest, ResolvedImage } from './request.ts';
 import { recallImages, resolveImages } from './resolve.ts';
 import { TimelineRecorder } from './timeline.ts';
-import type { Lookup, UnpackedImage, Unpacker, UnpackOptions } from './unpack.ts';
+import type { Lookup, StoreKeeper, UnpackedImage, Unpacker, UnpackOptions } from './unpack.ts';
 
 export interface UnpackerOptions {
   readonly snapshotter: Snapshotter;
@@ -45,11 +47,12 @@ const MAY_LEAVE_SOMETHING = new Set<FailureCode>(['STORE_FULL', 'STORE_FAILED', 
 type OnTop = { readonly chainId?: ChainId };
 
 /** The whole way from a request to committed snapshots: resolve, apply what is missing, commit. */
-export function createUnpacker(options: UnpackerOptions): Unpacker {
+export function createUnpacker(options: UnpackerOptions): Unpacker & { readonly keeper: StoreKeeper } {
   const { snapshotter, limits } = options;
   const pool = new ApplyPool(options.threads, options);
   const locks = new ChainLocks(snapshotter.root);
   const storeSync = new StoreSync(snapshotsDirectory(snapshotter.root));
+  const probe = new StoreProbe(snapshotter);
   const sources = new OpenSources();
   const cache = new DocumentCache();
   const known = new KnownImages();
@@ -110,6 +113,9 @@ export function createUnpacker(options: UnpackerOptions): Unpacker {
     call.onResolved?.(states);
     const applier = pool.applier(source, limits, snapshotter);
     const unpacked: UnpackedImage[] = [];
+    const onBlocked: UnpackOptions['onBlocked'] =
+      call.onBlocked ?? ((wait) => call.log?.('info', `waits for ${lockWaitText(wait)}`));
+    using waits = new LockWaits({ owner: call.owner, onBlocked });
     // one platform after the other: they share little, and their layers run in parallel already
     for (const [index, image] of images.entries()) {
       const state = states[index];
@@ -124,6 +130,7 @@ export function createUnpacker(options: UnpackerOptions): Unpacker {
       const now = () => performance.now() - began;
       const applying = applyLayers(image.layers, snapshotter, applier, {
         locks,
+        waits,
         signal: call.signal,
         log: call.log,
         observer: observe(state, warnings, now, call.log),
@@ -140,6 +147,10 @@ export function createUnpacker(options: UnpackerOptions): Unpacker {
     recall,
     look,
     unpack,
+    keeper: {
+      check: (log) => probe.check(log),
+      heldElsewhere: (chainId) => locks.heldElsewhere(chainId),
+    },
     async close() {
       sources.close();
       await pool.close();

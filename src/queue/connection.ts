@@ -1,4 +1,5 @@
 import { readFileSync, statSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Redis } from 'ioredis';
 import { type Config, ConfigError } from '../config.ts';
 import { displayRedisUrl, readRedisUrl } from '../redis-address.ts';
@@ -127,6 +128,18 @@ const CONNECTION_CODES = new Set([
   'ENOTFOUND',
   'EAI_AGAIN',
 ]);
+
+export const NO_REDIS = 'Redis does not answer';
+
+/** Whether Redis answers within `timeout` milliseconds. */
+export async function answers(redis: Redis, timeout: number): Promise<boolean> {
+  if (redis.status !== 'ready') return false;
+  const answer = redis.ping().then(
+    () => true,
+    () => false,
+  );
+  return Promise.race([answer, sleep(timeout, false, { ref: false })]);
+}
 
 /**
  * Says once that Redis is gone and once that it is back, however many connections notice it how often.

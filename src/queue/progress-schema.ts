@@ -1,6 +1,33 @@
 import * as z from 'zod';
 import { failureSchema } from './failure.ts';
 
+/** What a job waits for that has given its slot back. */
+const waitingSchema = z.object({
+  /** The layer that another process has locked. */
+  chainId: z.string(),
+  /** Who has it; absent where the lock does not tell. */
+  holder: z
+    .object({
+      pid: z.number(),
+      host: z.string(),
+      worker: z.string().optional(),
+      job: z.string().optional(),
+      since: z.string(),
+    })
+    .optional(),
+  /** When the attempt began, less the time in which it was due and no worker took it; milliseconds, as the next. */
+  started: z.number(),
+  /** When it first gave its slot back, and when it is looked at again at the latest. */
+  since: z.number(),
+  until: z.number(),
+  /** How often it has given its slot back. */
+  times: z.number(),
+  /** Its place among the jobs that come back. */
+  place: z.number(),
+});
+
+export type WaitingFor = z.infer<typeof waitingSchema>;
+
 /**
  * A job's `progress`, version 1. It is written while the job runs and stays when it ends, with the failure if there was
  * one. Layers name only their chain ID: the object goes into Redis up to four times a second.
@@ -42,6 +69,10 @@ export const progressSchema = z.object({
   failures: z.array(failureSchema),
   /** Stalls that an earlier STALLED failure has counted already; a retry by hand starts from here. */
   stallsBefore: z.number(),
+  /** While the job waits, delayed, for a layer that another process has locked. */
+  waiting: waitingSchema.optional(),
+  /** How often the job went back without an attempt being counted, because its worker's store could not be written. */
+  storeFaults: z.number().optional(),
 });
 
 export type Progress = z.infer<typeof progressSchema>;

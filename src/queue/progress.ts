@@ -1,8 +1,8 @@
 import type { ImageState } from '../image/progress.ts';
 import type { Failure } from './failure.ts';
-import type { Progress } from './progress-schema.ts';
+import type { Progress, WaitingFor } from './progress-schema.ts';
 
-export type { Progress };
+export type { Progress, WaitingFor };
 
 const FAILURES_KEPT = 20;
 

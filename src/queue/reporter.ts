@@ -3,7 +3,7 @@ import type { ImageState } from '../image/progress.ts';
 import { isConnectionError } from './connection.ts';
 import type { Failure } from './failure.ts';
 import type { Logger } from './log.ts';
-import { measure, type Progress, withFailure } from './progress.ts';
+import { measure, type Progress, type WaitingFor, withFailure } from './progress.ts';
 
 /** Milliseconds between two writes of a job's progress. */
 const INTERVAL = 250;
@@ -12,6 +12,8 @@ export interface ReporterOptions {
   readonly attempt: number;
   readonly attempts: number;
   readonly worker: string;
+  /** What the attempt's first line adds to its number: that it goes on after a wait, and such. */
+  readonly opening?: string | undefined;
   readonly earlier: Progress | undefined;
   readonly log: Logger;
 }
@@ -20,8 +22,8 @@ export interface ReporterOptions {
  * Tells a person and a program how a job goes: its progress in Redis, four times a second at most and only when it has
  * changed, and its log lines, in the job's log and in the process's. Neither is worth failing a job for.
  *
- * Its life: *quiet* (what is said is kept) → `start` → *telling* → one of `completed`, `failed`, `handedBack` and
- * `abandon` → *over*. A job that finds everything there and has nothing else to tell is never anything but quiet.
+ * Its life: *quiet* → `start`, or the first line → *telling* → one of `completed`, `failed`, `handedBack` and `abandon` →
+ * *over*. A job that finds everything there and has nothing else to tell is never anything but quiet.
  */
 export class JobReporter {
   readonly #job: Job;
@@ -32,10 +34,10 @@ export class JobReporter {
   #failures: readonly Failure[];
   #failure: Failure | undefined;
   #stallsBefore: number;
+  #waiting: WaitingFor | undefined;
+  #storeFaults: number | undefined;
   #written = '';
   #writing: Promise<void> | undefined;
-  /** Lines that wait for `start`. */
-  #kept: string[] = [];
   #lines: Promise<unknown> = Promise.resolve();
   #over = false;
 
@@ -45,18 +47,16 @@ export class JobReporter {
     this.#failures = options.earlier?.failures ?? [];
     this.#failure = options.earlier?.failure;
     this.#stallsBefore = options.earlier?.stallsBefore ?? 0;
+    this.#storeFaults = options.earlier?.storeFaults;
   }
 
-  /** Tells from now on, and what was kept; a second call does nothing. */
+  /** Tells from now on; a second call does nothing. */
   start(): void {
     if (this.#timer !== undefined || this.#over) return;
-    const { attempt, attempts, worker } = this.#options;
-    const kept = this.#kept;
-    this.#kept = [];
+    const { attempt, attempts, worker, opening = '' } = this.#options;
     this.#timer = setInterval(() => this.#write(), INTERVAL);
     this.#write();
-    this.line('info', `attempt ${attempt} of ${attempts} on ${worker}`);
-    for (const line of kept) this.#append(line);
+    this.line('info', `attempt ${attempt} of ${attempts} on ${worker}${opening}`);
   }
 
   /** The layers are known; the states change until the end. */
@@ -65,18 +65,17 @@ export class JobReporter {
     this.#phase = 'unpacking';
   }
 
+  /** A line of both logs. The attempt's own line comes before it. */
   line(level: 'info' | 'warn' | 'error', sentence: string, fields: object = {}): void {
+    this.start();
     this.#options.log[level](fields, sentence);
-    if (this.#over) return;
     const mark = level === 'info' ? '' : `${level.toUpperCase()} `;
-    const line = `${new Date().toISOString()} ${mark}${sentence}`;
-    if (this.#timer === undefined) this.#kept.push(line);
-    else this.#append(line);
+    this.#append(`${new Date().toISOString()} ${mark}${sentence}`);
   }
 
   /** Whether there is nothing in Redis that would have to be brought up to date, and nothing that must be told. */
   get hasNothingToTell(): boolean {
-    return this.#timer === undefined && this.#options.earlier === undefined && this.#kept.length === 0;
+    return this.#timer === undefined && this.#options.earlier === undefined;
   }
 
   async completed(): Promise<void> {
@@ -94,13 +93,11 @@ export class JobReporter {
     await this.#end();
   }
 
-  /** The job goes on elsewhere: write what is left of the log. */
-  async handedBack(): Promise<void> {
-    this.start();
-    clearInterval(this.#timer);
-    await this.#writing;
-    await this.#lines;
-    this.#over = true;
+  /** The job goes on elsewhere, or later: write what is left of the log. */
+  async handedBack(more: { readonly waiting?: WaitingFor; readonly storeFaults?: number } = {}): Promise<void> {
+    this.#waiting = more.waiting;
+    this.#storeFaults = more.storeFaults ?? this.#storeFaults;
+    await this.#end();
   }
 
   /** The job is another worker's: write nothing more. */
@@ -152,6 +149,8 @@ export class JobReporter {
       ...(this.#failure === undefined ? {} : { failure: this.#failure }),
       failures: [...this.#failures],
       stallsBefore: this.#stallsBefore,
+      ...(this.#waiting === undefined ? {} : { waiting: this.#waiting }),
+      ...(this.#storeFaults === undefined ? {} : { storeFaults: this.#storeFaults }),
     };
   }
 

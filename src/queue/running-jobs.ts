@@ -1,21 +1,48 @@
 import type { UnpackError } from '../errors.ts';
+import type { HeldElsewhere } from './parked-jobs.ts';
 
 /** The lock on a job is gone, so the job belongs to another worker by now, or will soon. */
 export class LockLostError extends Error {
   override readonly name = 'LockLostError';
 }
 
-/** The jobs that this process works on, each with the switch that stops it. */
+/** One run of a job in this process, and the switch that stops it. */
+export class JobRun {
+  readonly id: string;
+  /** The token of BullMQ's lock on the job: each run has its own. */
+  readonly token: string | undefined;
+  readonly #controller = new AbortController();
+
+  constructor(id: string, token: string | undefined) {
+    this.id = id;
+    this.token = token;
+  }
+
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  /** The first reason stays. */
+  abort(reason: UnpackError | LockLostError | HeldElsewhere): void {
+    this.#controller.abort(reason);
+  }
+}
+
+/**
+ * The runs of jobs in this process. A job can have two at once: one that lost its lock and still unwinds, and a later one.
+ * So a run is stopped by itself or by its lock's token, and never by the job's ID: what was meant for the earlier one must
+ * not reach the later one.
+ */
 export class RunningJobs {
-  readonly #jobs = new Map<string, AbortController>();
+  readonly #runs = new Set<JobRun>();
   #closed: UnpackError | undefined;
 
   get size(): number {
-    return this.#jobs.size;
+    return this.#runs.size;
   }
 
   get ids(): string[] {
-    return [...this.#jobs.keys()];
+    return [...new Set([...this.#runs].map(({ id }) => id))];
   }
 
   /** Whether `abortAll` has been called. */
@@ -23,30 +50,33 @@ export class RunningJobs {
     return this.#closed !== undefined;
   }
 
-  has(id: string): boolean {
-    return this.#jobs.has(id);
+  /** Those that there are now, of these jobs, or of all. */
+  runs(ids?: readonly string[]): JobRun[] {
+    const all = [...this.#runs];
+    return ids === undefined ? all : all.filter(({ id }) => ids.includes(id));
   }
 
   /** Once all jobs have been stopped by `abortAll`, a job that still comes in starts out aborted. */
-  add(id: string): AbortSignal {
-    const controller = new AbortController();
-    this.#jobs.set(id, controller);
-    if (this.#closed !== undefined) controller.abort(this.#closed);
-    return controller.signal;
+  add(id: string, token: string | undefined): JobRun {
+    const run = new JobRun(id, token);
+    this.#runs.add(run);
+    if (this.#closed !== undefined) run.abort(this.#closed);
+    return run;
   }
 
-  remove(id: string, signal: AbortSignal): void {
-    // a job that was lost can have come back to this worker while its first run was still unwinding
-    if (this.#jobs.get(id)?.signal === signal) this.#jobs.delete(id);
+  remove(run: JobRun): void {
+    this.#runs.delete(run);
   }
 
-  /** The first reason stays. */
-  abort(id: string, reason: UnpackError | LockLostError): void {
-    this.#jobs.get(id)?.abort(reason);
+  /** The run that had this lock on the job has lost it. */
+  lost(id: string, token: string | undefined): void {
+    for (const run of this.#runs) {
+      if (run.id === id && run.token === token) run.abort(new LockLostError(`the lock on job ${id} is lost`));
+    }
   }
 
   abortAll(reason: UnpackError): void {
     this.#closed = reason;
-    for (const controller of this.#jobs.values()) controller.abort(reason);
+    for (const run of this.#runs) run.abort(reason);
   }
 }

@@ -1,19 +1,23 @@
 import { hostname } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Queue, Worker } from 'bullmq';
+import { Queue } from 'bullmq';
 import type { Redis } from 'ioredis';
 import type { Config } from '../config.ts';
 import { UnpackError } from '../errors.ts';
-import type { Unpacker } from '../image/unpack.ts';
+import type { StoreKeeper, Unpacker } from '../image/unpack.ts';
+import { BullWorker } from './bull-worker.ts';
 import { CancelFlags } from './cancel-flags.ts';
 import { cancelChannel, cancelledError, cancelReasons } from './cancellation.ts';
-import { logOutages, patientConnection } from './connection.ts';
+import { answers, logOutages, NO_REDIS, patientConnection } from './connection.ts';
 import type { Logger } from './log.ts';
+import { ParkedJobs } from './parked-jobs.ts';
 import type { SourcePolicy } from './parse.ts';
 import { createProcessor, type ProcessorSettings } from './processor.ts';
 import type { WorkerFacts } from './result.ts';
-import { LockLostError, RunningJobs } from './running-jobs.ts';
+import { RunningJobs } from './running-jobs.ts';
+import { StoreGuard } from './store-guard.ts';
 import { durationText } from './text.ts';
+import { after } from './timer.ts';
 import { type BullSettings, bullQueueOptions, bullWorkerOptions } from './worker-options.ts';
 
 export type WorkerSettings = BullSettings & ProcessorSettings & Pick<Config, 'UNPACK_GRACE'>;
@@ -21,6 +25,8 @@ export type WorkerSettings = BullSettings & ProcessorSettings & Pick<Config, 'UN
 export interface WorkerParts {
   readonly settings: WorkerSettings;
   readonly unpacker: Unpacker;
+  /** Absent: nothing is known about the store. */
+  readonly keeper?: StoreKeeper | undefined;
   readonly policy: SourcePolicy;
   readonly store: WorkerFacts['store'];
   readonly log: Logger;
@@ -30,11 +36,12 @@ export interface WorkerParts {
 const CANCEL_POLL = 2000;
 /** Milliseconds that giving jobs back and closing may take after the grace time: less than what supervisors add. */
 const LAST_RESORT = 4000;
+
 /**
  * Takes jobs from the queue and unpacks them, UNPACK_JOBS at a time.
  *
- * Its life: *made* (nothing happens yet) → `start` → *running*: takes jobs, waits for Redis when it is away → `close` →
- * *closing*: takes nothing new, lets jobs finish for UNPACK_GRACE, then stops them and gives them back → *closed*.
+ * Its life: *made* (nothing happens yet) → `start` → *running*: takes jobs, waits for Redis when it is away, and for its
+ * store while that can't be written → `close` → *closing*: takes nothing new, lets jobs finish for UNPACK_GRACE, then stops them and gives them back → *closed*.
  */
 export class UnpackWorker {
   readonly #settings: WorkerSettings;
@@ -42,13 +49,15 @@ export class UnpackWorker {
   readonly #running = new RunningJobs();
   readonly #redis: Redis;
   readonly #queue: Queue;
-  readonly #worker: Worker;
+  readonly #worker: BullWorker;
+  readonly #guard: StoreGuard;
+  readonly #parked: ParkedJobs;
   readonly #cancelFlags: CancelFlags;
   readonly #cancelRequests: Redis;
   #cancelTimer: NodeJS.Timeout | undefined;
   #closing: Promise<void> | undefined;
 
-  constructor({ settings, unpacker, policy, store, log }: WorkerParts) {
+  constructor({ settings, unpacker, keeper, policy, store, log }: WorkerParts) {
     this.#settings = settings;
     this.#log = log;
     this.#redis = patientConnection(settings);
@@ -57,8 +66,13 @@ export class UnpackWorker {
     // a connection that has subscribed to a channel can do nothing else
     this.#cancelRequests = this.#redis.duplicate({ lazyConnect: true });
     this.#cancelFlags = new CancelFlags(this.#redis, this.#queue);
+    this.#parked = new ParkedJobs(this.#redis, this.#queue, onError);
+    this.#guard = new StoreGuard({ keeper, log, onChange: (canWrite) => this.#takeJobs(canWrite) });
     const processor = createProcessor({
       unpacker,
+      keeper,
+      guard: this.#guard,
+      parked: this.#parked,
       settings,
       policy,
       facts: { worker: { name: settings.UNPACK_WORKER_NAME, host: hostname() }, store },
@@ -66,10 +80,8 @@ export class UnpackWorker {
       cancelFlags: this.#cancelFlags,
       log,
     });
-    this.#worker = new Worker(settings.UNPACK_QUEUE, processor, bullWorkerOptions(settings, this.#redis));
-    this.#worker.on('lockRenewalFailed', (ids) => {
-      for (const id of ids) this.#running.abort(id, new LockLostError(`the lock on job ${id} is lost`));
-    });
+    this.#worker = new BullWorker(settings.UNPACK_QUEUE, processor, bullWorkerOptions(settings, this.#redis));
+    this.#worker.onLockLost = (id, token) => this.#running.lost(id, token);
     const parts: NodeJS.EventEmitter[] = [this.#queue, this.#cancelRequests, this.#worker];
     for (const part of parts) part.on('error', onError);
   }
@@ -81,20 +93,26 @@ export class UnpackWorker {
       void this.#stopCancelled([jobId]);
     });
     this.#cancelRequests.subscribe(cancelChannel(this.#queue)).catch((error: unknown) => this.#failed(error));
-    this.#cancelTimer = setInterval(() => void this.#stopCancelled(this.#running.ids), CANCEL_POLL);
-    await Promise.all([this.#queue.waitUntilReady(), this.#worker.waitUntilReady()]);
+    this.#cancelTimer = setInterval(() => void this.#stopCancelled(), CANCEL_POLL);
+    const examined = this.#guard.examine();
+    await Promise.all([this.#queue.waitUntilReady(), this.#worker.waitUntilReady(), examined]);
     if (this.#closing !== undefined) return;
+    this.#parked.start();
+    // a paused one does nothing until it is resumed
     this.#worker.run().catch((error: unknown) => this.#failed(error));
   }
 
-  /** Whether Redis answers within `timeout` milliseconds. */
-  async isReady(timeout: number): Promise<boolean> {
-    if (this.#closing !== undefined || this.#redis.status !== 'ready') return false;
-    const answer = this.#redis.ping().then(
-      () => true,
-      () => false,
-    );
-    return Promise.race([answer, sleep(timeout, false, { ref: false })]);
+  /** Why its store can't be written, while it can't: no jobs are taken then. */
+  get storeFault(): UnpackError | undefined {
+    return this.#guard.fault;
+  }
+
+  /** Why it takes no jobs; `undefined`: it does, and Redis answers within `timeout` milliseconds. */
+  async whyNotReady(timeout: number): Promise<string | undefined> {
+    if (this.#closing !== undefined) return 'the worker shuts down';
+    const { fault } = this.#guard;
+    if (fault !== undefined) return `takes no jobs until the store can be written: ${fault.message}`;
+    return (await answers(this.#redis, timeout)) ? undefined : NO_REDIS;
   }
 
   /**
@@ -115,13 +133,20 @@ export class UnpackWorker {
       () => true,
       () => true,
     );
-    const giveBack = setTimeout(() => {
+    this.#guard.close();
+    const stopGivingBack = after(grace, () => {
       const reason = `the worker shuts down and the job did not finish within ${durationText(grace)} (UNPACK_GRACE)`;
       this.#running.abortAll(new UnpackError('SHUTTING_DOWN', reason));
-    }, grace);
-    const inTime = await Promise.race([closed, sleep(grace + LAST_RESORT, false, { ref: false })]);
-    clearTimeout(giveBack);
+    });
+    let stopWaiting = () => {};
+    const late = new Promise<boolean>((resolve) => {
+      stopWaiting = after(grace + LAST_RESORT, () => resolve(false));
+    });
+    const inTime = await Promise.race([closed, late]);
+    stopWaiting();
+    stopGivingBack();
     clearInterval(this.#cancelTimer);
+    this.#parked.close();
     if (!inTime) {
       this.#log.warn({ jobs: this.#running.ids }, 'not everything could be given back; what is left stalls');
       void this.#worker.disconnect().catch(() => {});
@@ -132,14 +157,26 @@ export class UnpackWorker {
     this.#redis.disconnect();
   }
 
-  async #stopCancelled(ids: readonly string[]): Promise<void> {
-    const mine = ids.filter((id) => this.#running.has(id));
-    if (mine.length === 0 || this.#redis.status !== 'ready') return;
+  #takeJobs(yes: boolean): void {
+    if (this.#closing !== undefined) return;
+    // what this worker has begun goes on
+    const changed = yes ? this.#worker.resume() : this.#worker.pause(true);
+    changed.catch((error: unknown) => this.#failed(error));
+  }
+
+  /** Stops those of the runs that there are now; what begins later looks for its flag itself. */
+  async #stopCancelled(ids?: readonly string[]): Promise<void> {
+    const runs = this.#running.runs(ids);
+    if (runs.length === 0 || this.#redis.status !== 'ready') return;
     try {
-      const reasons = await cancelReasons(this.#redis, this.#queue, mine);
-      for (const [index, id] of mine.entries()) {
+      const reasons = await cancelReasons(
+        this.#redis,
+        this.#queue,
+        runs.map(({ id }) => id),
+      );
+      for (const [index, run] of runs.entries()) {
         const reason = reasons[index];
-        if (typeof reason === 'string') this.#running.abort(id, cancelledError(reason));
+        if (typeof reason === 'string') run.abort(cancelledError(reason));
       }
     } catch (error) {
       this.#failed(error);

@@ -11,6 +11,7 @@ import type { AppliedDiff, Applier, ApplyOptions, ApplyProgress } from './applie
 import type { ChainLocks } from './chain-locks.ts';
 import { extractionKey, viewKey } from './extraction-key.ts';
 import { inPlace } from './in-place.ts';
+import { LockWaits } from './lock-waits.ts';
 import type { Log } from './log.ts';
 import { removeLeftovers } from './orphans.ts';
 
@@ -22,6 +23,8 @@ const MAX_WRITES = 8;
 
 export interface ApplyLayersOptions {
   readonly locks: ChainLocks;
+  /** Told what is waited for, and whose the locks are. */
+  readonly waits?: LockWaits | undefined;
   /** Kept on every snapshot that is committed. */
   readonly labels?: Readonly<Record<string, string>>;
   readonly signal?: AbortSignal | undefined;
@@ -95,6 +98,7 @@ class Chain {
   private readonly snapshotter: Snapshotter;
   private readonly applier: Applier;
   private readonly options: ApplyLayersOptions;
+  private readonly waits: LockWaits;
 
   constructor(layers: readonly PlacedLayer[], snapshotter: Snapshotter, applier: Applier, options: ApplyLayersOptions) {
     if (layers.length === 0) throw new UnpackError('MANIFEST_INVALID', 'an image without layers has nothing to unpack');
@@ -103,6 +107,7 @@ class Chain {
     this.snapshotter = snapshotter;
     this.applier = applier;
     this.options = options;
+    this.waits = options.waits ?? new LockWaits();
   }
 
   get top(): ChainId {
@@ -115,7 +120,7 @@ class Chain {
     try {
       if (await this.snapshotter.has(chainId)) return this.existed(index);
       observer?.phase(index, 'waiting');
-      using _lock = await locks.acquire(chainId, signal);
+      using _lock = await locks.acquire(chainId, signal, this.waits);
       // whoever held the lock before may have done it
       if (await this.snapshotter.has(chainId)) return this.existed(index);
       await removeLeftovers(this.snapshotter, chainId, log);
@@ -128,7 +133,7 @@ class Chain {
         try {
           known = await this.extract(index, extraction, known, signal);
           if (known === undefined) {
-            const committed = await this.commit(index, extraction, sync);
+            const committed = await this.waits.writing(() => this.commit(index, extraction, sync));
             if (committed) observer?.phase(index, 'applied');
             return committed ? 'applied' : this.existed(index);
           }
@@ -165,7 +170,7 @@ class Chain {
       throwIfAborted(signal);
       const key = extractionKey(chainId);
       try {
-        const mounts = await snapshotter.prepare(key, base, labels);
+        const mounts = await this.waits.writing(() => snapshotter.prepare(key, base, labels));
         const below = parent === '' ? 'nothing' : base === '' ? 'later' : 'parent';
         return { key, mounts, below };
       } catch (error) {
@@ -211,7 +216,8 @@ class Chain {
     });
     const [diff] = await Promise.all([applying, parentReady]);
     if (failures.length > 0 || diff === undefined) throw failures[0];
-    const again = below === 'later' ? await this.settle(index, mounts, diff, signal) : diff.again;
+    const again =
+      below === 'later' ? await this.waits.writing(() => this.settle(index, mounts, diff, signal)) : diff.again;
     return again ? diff.foreknowledge : undefined;
   }
 
@@ -226,14 +232,16 @@ class Chain {
     if (layer?.blob === undefined) {
       throw new UnpackError('STORE_FAILED', `the layer below, ${shortDigest(this.id(index))}, is not in the store`);
     }
-    const diff = await this.applier.apply(layer.blob, mounts, {
+    const { blob } = layer;
+    const applyOptions: ApplyOptions = {
       ...options,
       diffId: layer.diff.digest,
       onProgress: (progress) => {
         observer?.phase(index, 'applying');
         observer?.progress(index, progress);
       },
-    });
+    };
+    const diff = await this.waits.writing(() => this.applier.apply(blob, mounts, applyOptions));
     if (diff.digest !== layer.diff.digest) {
       throw new UnpackError(
         'DIFF_ID_MISMATCH',

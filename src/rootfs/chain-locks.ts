@@ -1,20 +1,28 @@
+import { readSync, writeSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { errnoOf } from '../errno.ts';
-import { abortError, throwIfAborted } from '../errors.ts';
+import { abortError, throwIfAborted, UnpackError } from '../errors.ts';
 import type { ChainId } from '../oci/digest.ts';
 import { storeGone } from '../snapshots/errors.ts';
 import { AT_FDCWD, close, cString, O, openAt, statAt, statFd, tryLock, unlinkAt } from '../system/files.ts';
+import { holderText, type LockHolder, type LockWait, LockWaits, parseHolder } from './lock-waits.ts';
 
 /** Milliseconds between two tries; the longer a layer has been waited for, the less often. */
 const FIRST_PAUSE = 5;
 const LAST_PAUSE = 100;
+/** Bytes of a lock's file that are read. */
+const HOLDER_BYTES = 2048;
+
+/** The locks that this process holds, by their paths, and for whom: what it waits for itself is another matter. */
+const held = new Map<string, LockWaits>();
 
 /**
  * At most one apply of a chain ID at a time, in all processes that share a store: an flock(2) on `ROOT/locks/CHAIN`.
  * Whoever waited finds the layer committed, or takes over where the one before has failed. The kernel ends the lock with
- * its process, so a dead worker holds nothing up and leaves no lease to run out.
+ * its process, so a dead worker holds nothing up and leaves no lease to run out. A process that was stopped and is not
+ * dead keeps its locks: so the file says whose the lock is, for those who wait to tell.
  *
  * A job takes the locks of its chain from the top down, and a chain has one parent a layer: no two jobs can wait for
  * each other.
@@ -27,34 +35,46 @@ export class ChainLocks {
     this.directory = join(root, 'locks');
   }
 
-  /** @throws the signal's reason as an UnpackError when it is aborted while another holds the lock */
-  async acquire(chainId: ChainId, signal?: AbortSignal): Promise<Disposable> {
+  /**
+   * @param waits is told while another process holds the lock
+   * @throws the signal's reason as an UnpackError when it is aborted while another holds the lock
+   */
+  async acquire(chainId: ChainId, signal?: AbortSignal, waits: LockWaits = new LockWaits()): Promise<Disposable> {
     throwIfAborted(signal);
-    for (let pause = FIRST_PAUSE; ; pause = Math.min(pause * 2, LAST_PAUSE)) {
-      const lock = await this.tryAcquire(chainId);
-      if (lock !== undefined) return lock;
-      try {
-        await sleep(pause, undefined, signal === undefined ? {} : { signal });
-      } catch (error) {
-        throw signal === undefined ? error : abortError(signal);
+    try {
+      for (let pause = FIRST_PAUSE; ; pause = Math.min(pause * 2, LAST_PAUSE)) {
+        const lock = await this.tryAcquire(chainId, waits);
+        if (lock !== undefined) return lock;
+        waits.waits(chainId, this.blocking(chainId));
+        try {
+          await sleep(pause, undefined, signal === undefined ? {} : { signal });
+        } catch (error) {
+          throw signal === undefined ? error : abortError(signal);
+        }
       }
+    } finally {
+      waits.waits(chainId, undefined);
     }
   }
 
   /** The lock, or `undefined` while another has it. */
-  async tryAcquire(chainId: ChainId): Promise<Disposable | undefined> {
+  async tryAcquire(chainId: ChainId, waits: LockWaits = new LockWaits()): Promise<Disposable | undefined> {
     await mkdir(this.directory, { mode: 0o700 }).catch((error: unknown) => {
       const errno = errnoOf(error);
       if (errno === 'ENOENT') throw storeGone(dirname(this.directory), error);
       if (errno !== 'EEXIST') throw error;
     });
-    const path = cString(join(this.directory, chainId.replace(':', '-')));
-    const fd = openAt(AT_FDCWD, path, O.RDWR | O.CREAT | O.NOFOLLOW, 0o600);
+    const name = this.path(chainId);
+    const path = cString(name);
+    const fd = this.open(name, O.RDWR | O.CREAT);
     try {
       // the one before removes the file with its lock; a lock on a removed file is no lock
       if (tryLock(fd) && statAt(AT_FDCWD, path)?.inode === statFd(fd).inode) {
+        held.set(name, waits);
+        sign(fd, waits);
         return {
           [Symbol.dispose]() {
+            held.delete(name);
             try {
               unlinkAt(AT_FDCWD, path);
             } catch {
@@ -72,4 +92,63 @@ export class ChainLocks {
     close(fd);
     return undefined;
   }
+
+  /** Whether another process has the lock now, and which. The lock is not touched where this process has it. */
+  heldElsewhere(chainId: ChainId): LockWait | undefined {
+    const name = this.path(chainId);
+    if (held.has(name)) return undefined;
+    let fd: number;
+    try {
+      fd = this.open(name, O.RDWR);
+    } catch {
+      // no file, no lock; and what else is wrong with it is told to who wants the lock
+      return undefined;
+    }
+    try {
+      return tryLock(fd) ? undefined : { chainId, holder: holderIn(fd) };
+    } catch {
+      return undefined;
+    } finally {
+      close(fd);
+    }
+  }
+
+  /** Which other process keeps a lock that could not be had just now. */
+  private blocking(chainId: ChainId): LockWait | undefined {
+    const own = held.get(this.path(chainId));
+    return own === undefined ? this.heldElsewhere(chainId) : own.blockedBy;
+  }
+
+  private open(path: string, flags: number): number {
+    try {
+      return openAt(AT_FDCWD, cString(path), flags | O.NOFOLLOW | O.NONBLOCK, 0o600);
+    } catch (error) {
+      const errno = errnoOf(error);
+      if (errno !== 'EISDIR' && errno !== 'ELOOP' && errno !== 'ENXIO') throw error;
+      throw new UnpackError('STORE_FAILED', `${path} is no lock file (${errno}): see what it is, and remove it`, {
+        cause: error,
+      });
+    }
+  }
+
+  private path(chainId: ChainId): string {
+    return join(this.directory, chainId.replace(':', '-'));
+  }
+}
+
+/** Says in the lock's file whose it is; the one before may have left it longer. */
+function sign(fd: number, { owner }: LockWaits): void {
+  try {
+    // padded, since a file that gets shorter in a step of its own could be read between the two
+    const text = Buffer.alloc(HOLDER_BYTES, ' ');
+    if (text.write(holderText(owner)) > 0) writeSync(fd, text, 0, text.length, 0);
+  } catch {
+    // a full disk: the lock holds without it
+  }
+}
+
+function holderIn(fd: number): LockHolder | undefined {
+  const bytes = Buffer.alloc(HOLDER_BYTES);
+  const length = readSync(fd, bytes, 0, bytes.length, 0);
+  return parseHolder(bytes.toString('utf8', 0, length));
 }

@@ -123,13 +123,13 @@ test('a Redis that hangs makes the board unready within its time limit', async (
 });
 
 test('a worker has probes where a port is set, and none where not', async () => {
-  assert.equal(await startHealthServer(loadConfig({}, {}), async () => true), undefined);
-  let ready = false;
-  const health = await startHealthServer(loadConfig({ UNPACK_HEALTH_PORT: '0' }, {}), async () => ready);
+  assert.equal(await startHealthServer(loadConfig({}, {}), async () => undefined), undefined);
+  let reason: string | undefined = 'the disk is gone';
+  const health = await startHealthServer(loadConfig({ UNPACK_HEALTH_PORT: '0' }, {}), async () => reason);
   assert.ok(health !== undefined);
   assert.equal((await get(`${health.url}/healthz`)).status, 200);
-  assert.equal((await get(`${health.url}/readyz`)).status, 503);
-  ready = true;
+  assert.deepEqual(await get(`${health.url}/readyz`), { status: 503, text: 'the disk is gone\n' });
+  reason = undefined;
   assert.equal((await get(`${health.url}/readyz`)).status, 200);
   await health.close();
 });
