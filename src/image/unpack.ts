@@ -29,10 +29,9 @@ export interface Unpacker {
 
 /** The store that is unpacked into, for who decides which work it gets. */
 export interface StoreKeeper {
-  /**
-   * Removes what failed layers have left, and tries whether a layer can be written now.
-   * @throws UnpackError STORE_FULL, STORE_FAILED
-   */
+  /** Removes what failed layers have left; what can't be removed is told and is no failure. */
+  tidy(log?: Log): Promise<void>;
+  /** Tries whether a layer can be written now. @throws UnpackError STORE_FULL, STORE_FAILED */
   check(log?: Log): Promise<void>;
   /** Whether another process has locked this layer now, and which. */
   heldElsewhere(chainId: ChainId): LockWait | undefined;

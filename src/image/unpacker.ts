@@ -148,6 +148,7 @@ export function createUnpacker(options: UnpackerOptions): Unpacker & { readonly 
     look,
     unpack,
     keeper: {
+      tidy: (log) => probe.tidy(log),
       check: (log) => probe.check(log),
       heldElsewhere: (chainId) => locks.heldElsewhere(chainId),
     },

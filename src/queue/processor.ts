@@ -207,7 +207,7 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
       throw new WaitingError('shutting down');
     }
     if (blamesStore(error)) {
-      const fault = await guard.examine();
+      const fault = await guard.examine(true);
       if (isLost(signal)) return lost(attempt);
       if (fault !== undefined && (earlier?.storeFaults ?? 0) < MAX_STORE_FAULTS) return giveBack(attempt, error, fault);
     }

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { toUnpackError, type UnpackError } from '../errors.ts';
 import type { StoreKeeper } from '../image/unpack.ts';
+import type { Log } from '../rootfs/log.ts';
 import type { Logger } from './log.ts';
 import { durationText } from './text.ts';
 
@@ -10,7 +11,7 @@ const LAST_PAUSE = 30_000;
 
 export interface StoreGuardOptions {
   /** Absent: a store that can't be probed is thought to be in order. */
-  readonly keeper: Pick<StoreKeeper, 'check'> | undefined;
+  readonly keeper: Pick<StoreKeeper, 'tidy' | 'check'> | undefined;
   /** Called when no more jobs are to be taken, and when they are again. */
   readonly onChange: (canWrite: boolean) => void;
   readonly log: Logger;
@@ -38,12 +39,13 @@ export class StoreGuard {
   }
 
   /**
-   * After a failure of the store: whether the machine is to blame. What the failed layer has left is removed first.
+   * Whether the machine is to blame for a failure of the store.
+   * @param leftovers whether a layer has failed and what it has left is to be removed first
    * @returns what is wrong with the store; `undefined`: it can be written
    */
-  async examine(): Promise<UnpackError | undefined> {
+  async examine(leftovers: boolean): Promise<UnpackError | undefined> {
     // one after the other: each must see the store after its own leftovers are gone
-    const mine = this.#last.then(() => this.#fault ?? this.#probe());
+    const mine = this.#last.then(() => this.#fault ?? this.#probe(leftovers, true));
     this.#last = mine;
     const fault = await mine;
     if (fault !== undefined && this.#fault === undefined && !this.#closing.signal.aborted) this.#close(fault);
@@ -55,10 +57,14 @@ export class StoreGuard {
     this.#closing.abort();
   }
 
-  async #probe(): Promise<UnpackError | undefined> {
-    const { keeper, log } = this.#options;
+  async #probe(leftovers: boolean, tells: boolean): Promise<UnpackError | undefined> {
+    const { keeper } = this.#options;
+    const log: Log = (level, sentence, fields = {}) => {
+      if (tells) this.#options.log[level](fields, sentence);
+    };
     try {
-      await keeper?.check((level, sentence, fields = {}) => log[level](fields, sentence));
+      if (leftovers) await keeper?.tidy(log);
+      await keeper?.check(log);
       return undefined;
     } catch (error) {
       return toUnpackError(error);
@@ -79,7 +85,7 @@ export class StoreGuard {
     const since = performance.now();
     for (let pause = FIRST_PAUSE; ; pause = Math.min(pause * 2, LAST_PAUSE)) {
       await sleep(pause, undefined, { signal });
-      const fault = await this.#probe();
+      const fault = await this.#probe(true, false);
       if (signal.aborted) return;
       if (fault === undefined) break;
       this.#fault = fault;

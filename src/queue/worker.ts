@@ -94,7 +94,7 @@ export class UnpackWorker {
     });
     this.#cancelRequests.subscribe(cancelChannel(this.#queue)).catch((error: unknown) => this.#failed(error));
     this.#cancelTimer = setInterval(() => void this.#stopCancelled(), CANCEL_POLL);
-    const examined = this.#guard.examine();
+    const examined = this.#guard.examine(false);
     await Promise.all([this.#queue.waitUntilReady(), this.#worker.waitUntilReady(), examined]);
     if (this.#closing !== undefined) return;
     this.#parked.start();

@@ -40,11 +40,8 @@ export class StoreProbe {
     this.#locks = new ChainLocks(snapshotter.root);
   }
 
-  /**
-   * Removes what failed layers have left, and then probes.
-   * @throws UnpackError STORE_FULL, STORE_FAILED: the store can't be written now
-   */
-  async check(log?: Log): Promise<void> {
+  /** Removes what failed layers have left, as long as that takes less than half a minute. */
+  async tidy(log?: Log): Promise<void> {
     this.#tidying ??= removeOrphans(this.#snapshotter, log)
       // what can't be removed is no reason to write nothing; if it is, the probe tells
       .catch((error: unknown) => log?.('warn', `not all leftovers can be removed: ${toUnpackError(error).message}`))
@@ -52,6 +49,10 @@ export class StoreProbe {
         this.#tidying = undefined;
       });
     await Promise.race([this.#tidying, sleep(TIDY_LIMIT, undefined, { ref: false })]);
+  }
+
+  /** @throws UnpackError STORE_FULL, STORE_FAILED: the store can't be written now */
+  async check(log?: Log): Promise<void> {
     this.#probing ??= this.#probe().finally(() => {
       this.#probing = undefined;
     });

@@ -4,8 +4,9 @@ import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { Queue } from 'bullmq';
 import { imageOf, layerOf, type TestImage } from '../support/layout.ts';
+import { referenceTrees } from '../support/store-trees.ts';
 import { file, type Member, tar } from '../support/tar.ts';
-import { chainOf, referenceTrees, type Stage, someImage, stage, until, type WorkerProcess } from './stage.ts';
+import { chainOf, type Stage, someImage, stage, until, type WorkerProcess } from './stage.ts';
 
 const LIMIT = 120_000;
 
@@ -93,7 +94,10 @@ describe('a worker that was stopped in the middle of a layer', () => {
     const all = await Promise.all([job, ...same.map(({ id }) => id)].map((id) => s.queue.wait(id, { timeout: LIMIT })));
     console.log(`7 jobs of the same image after it goes on: ${Math.round(performance.now() - waked)} ms`);
     for (const result of all) assert.equal(result.attempts, 1);
-    assert.deepEqual(await s.stored().then((trees) => trees[base.chainId]), (await referenceTrees(base))[base.chainId]);
+    assert.deepEqual(
+      await s.stored().then((trees) => trees[base.chainId]),
+      (await referenceTrees({ app: base }))[base.chainId],
+    );
     await s.assertClean([...others, base].flatMap(chainOf));
     assert.equal(healthy.child.exitCode, null);
   });

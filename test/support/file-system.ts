@@ -1,6 +1,7 @@
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, truncateSync, writeFileSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, truncateSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { libc } from '../../src/system/libc.ts';
 import { skipFor } from './present.ts';
 import { scratch } from './scratch.ts';
 
@@ -54,6 +55,32 @@ export function brittleExt4(bytes = 24 * MIB): Disk {
       run('umount', '--lazy', below); // it stays as long as the image is in use
     }
   });
+}
+
+const ioctl = libc.func('int ioctl(int, ulong, const void *)');
+/** _IOR('X', 125, __u32); the flag: without writing the journal. */
+const EXT4_IOC_SHUTDOWN = 0x8004587d;
+const NO_LOG_FLUSH = 2;
+
+/** From now on everything that touches the ext4 at `path` is EIO, as on a disk that is gone. */
+export function shutdown(path: string): void {
+  const fd = openSync(path, 'r');
+  try {
+    const flags = Buffer.alloc(4);
+    flags.writeUInt32LE(NO_LOG_FLUSH);
+    if (ioctl(fd, EXT4_IOC_SHUTDOWN, flags) < 0) throw new Error(`${path} can't be shut down`);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** A directory of a test that is made read-only and writable again, by a mount of itself. */
+export function readOnlySwitch(path: string): Disposable & { set(readOnly: boolean): void } {
+  run('mount', '--bind', path, path);
+  return {
+    set: (readOnly) => run('mount', '-o', `remount,bind,${readOnly ? 'ro' : 'rw'}`, path),
+    [Symbol.dispose]: () => run('umount', '--lazy', path),
+  };
 }
 
 function mounted(mount: (path: string, image: string) => void): Disk {
