@@ -1,4 +1,5 @@
 import { showName } from './entry.ts';
+import { parseDecimal } from './tar-numbers.ts';
 
 /** The records of a PAX extended header (POSIX pax, "pax Extended Header"): keys as latin1 text, values as bytes. */
 export type PaxRecords = Map<string, Buffer>;
@@ -20,14 +21,16 @@ export function parsePaxRecords(bytes: Buffer): PaxRecords | string {
   let rest = bytes;
   while (rest.length > 0) {
     const space = rest.indexOf(0x20);
-    if (space < 1 || space > 20) return 'a record without a length';
+    if (space < 1) return 'a record without a length';
     const digits = rest.toString('latin1', 0, space);
-    const length = /^[+-]?[0-9]+$/.test(digits) ? Number(digits) : Number.NaN;
-    if (!(length >= 5) || length > rest.length) return `a record with the length ${JSON.stringify(digits)}`;
+    const length = Number(parseDecimal(digits) ?? Number.NaN);
+    if (!(length >= 5) || length > rest.length)
+      return `a record with the length ${JSON.stringify(digits.slice(0, 40))}`;
     if (length - 1 < space + 1 || rest[length - 1] !== 0x0a) return 'a record that does not end with a newline';
     const record = rest.subarray(space + 1, length - 1);
     const equals = record.indexOf(0x3d);
     if (equals < 0) return 'a record without "="';
+    if (equals === 0) return 'a record without a key';
     const key = record.toString('latin1', 0, equals);
     const value = record.subarray(equals + 1);
     if (TEXT_KEYS.has(key) ? value.includes(0) : key.includes('\0')) return `a NUL in the record ${showKey(key)}`;
@@ -54,21 +57,21 @@ export interface PaxXattrs {
 /**
  * Extended attributes in PAX records: `SCHILY.xattr.NAME` holds the raw value; `LIBARCHIVE.xattr.NAME`, which libarchive
  * writes beside it, has a percent-encoded name and a base64 value and counts where the first is missing. Containerd reads
- * only the first, so one of the second that is malformed refuses no layer: it is passed over.
+ * only the first, so one of the second that is malformed refuses no layer: it is passed over. An empty value is a value.
  */
 export function paxXattrs(records: PaxRecords): PaxXattrs | undefined {
   const xattrs = new Map<string, Buffer>();
   const libarchiveOnly = new Set<string>();
   for (const [key, value] of records) {
-    if (key.startsWith(SCHILY) && value.length > 0) xattrs.set(key.slice(SCHILY.length), value);
+    if (key.startsWith(SCHILY)) xattrs.set(key.slice(SCHILY.length), value);
   }
   for (const [key, value] of records) {
-    if (!key.startsWith(LIBARCHIVE) || value.length === 0) continue;
+    if (!key.startsWith(LIBARCHIVE)) continue;
     const name = key
       .slice(LIBARCHIVE.length)
       .replace(/%([0-9a-fA-F]{2})/g, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)));
     const text = value.toString('latin1');
-    if (xattrs.has(name) || name.includes('\0') || !/^[A-Za-z0-9+/]*=*$/.test(text)) continue;
+    if (name === '' || xattrs.has(name) || name.includes('\0') || !/^[A-Za-z0-9+/]*=*$/.test(text)) continue;
     xattrs.set(name, Buffer.from(text, 'base64'));
     libarchiveOnly.add(name);
   }

@@ -32,14 +32,11 @@ export function sparseMapOfRecords(records: PaxRecords): SparseExtent[] | undefi
 
 /**
  * How many lines the map of format 1.0 has that begins with `blocks`: one with the number of extents, then offset and
- * length of each, decimal. `undefined` while the first line is not complete; a malformed one counts as the only one.
+ * length of each, decimal. The first line must be complete; a malformed one counts as the only one.
  */
-export function sparseMapLines(blocks: readonly Buffer[]): number | undefined {
+export function sparseMapLines(blocks: readonly Buffer[]): number {
   const bytes = Buffer.concat(blocks);
-  const newline = bytes.indexOf(0x0a);
-  // no number of 64 bits is longer than a block
-  if (newline < 0) return blocks.length > 1 ? 0 : undefined;
-  const count = parseDecimal(bytes.toString('latin1', 0, newline));
+  const count = parseDecimal(bytes.toString('latin1', 0, bytes.indexOf(0x0a)));
   return count === undefined || count < 0n ? 0 : 1 + 2 * Number(count);
 }
 

@@ -1,5 +1,5 @@
-import type { UnpackError } from '../errors.ts';
-import type { EntryType, TarEntry } from './entry.ts';
+import { UnpackError } from '../errors.ts';
+import { type EntryType, showName, type TarEntry } from './entry.ts';
 import { type PaxRecords, paxXattrs } from './pax.ts';
 import { boundTime, type TarHeader, type WideTime } from './tar-header.ts';
 import { parseDecimal, parsePaxTime } from './tar-numbers.ts';
@@ -81,12 +81,26 @@ export function entryOf(
   };
 }
 
-/** Bytes of content that a header announces. */
+/** Whether an entry of this type has no content, whatever its header gives as its size (Go, `isHeaderOnlyType`). */
+const hasNoContent = (typeFlag: number): boolean => typeFlag >= 0x31 && typeFlag <= 0x36;
+
+/**
+ * Go refuses a negative size in a header, whatever PAX records put in its place, unless the type has no content. An old
+ * directory, which is a file whose name ends with a slash, is none of those types.
+ */
+export function checkSize(header: TarHeader, corrupt: Corrupt): void {
+  if (header.size < 0 && !hasNoContent(header.typeFlag)) throw corrupt('a negative size', header.name);
+}
+
+/** Bytes of content that a header announces. @throws UnpackError LAYER_CORRUPT, LIMIT_EXCEEDED */
 export function sizeOf(header: TarHeader, corrupt: Corrupt): number {
   const size = Number(header.size);
   if (size < 0) throw corrupt('a negative size', header.name);
-  if (!Number.isSafeInteger(size)) throw corrupt('a size that no file can have', header.name);
-  return size;
+  if (Number.isSafeInteger(size)) return size;
+  throw new UnpackError(
+    'LIMIT_EXCEEDED',
+    `the entry ${showName(header.name)} has a size of ${header.size} bytes; the limit is ${Number.MAX_SAFE_INTEGER}, more than any file system holds`,
+  );
 }
 
 /** A decimal number of a PAX record. */

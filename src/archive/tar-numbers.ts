@@ -5,6 +5,7 @@
 
 const MAX_INT64 = 2n ** 63n - 1n;
 const MIN_INT64 = -(2n ** 63n);
+const MAX_DIGITS = 19;
 
 /**
  * An octal field, or a base-256 one when its first bit is set (GNU; two's complement, negative numbers too). The field is
@@ -46,10 +47,11 @@ export function parseOctal(block: Buffer, from: number, to: number): number | un
   return value;
 }
 
-/** A decimal integer of 64 bits with an optional sign, as PAX records hold them. */
+/** A decimal integer of 64 bits with an optional sign and any number of leading zeros, as PAX records hold them. */
 export function parseDecimal(text: string): bigint | undefined {
-  if (!/^[+-]?[0-9]+$/.test(text) || text.length > 40) return undefined;
-  const value = BigInt(text.startsWith('+') ? text.slice(1) : text);
+  const [, sign = '', digits] = /^([+-]?)0*([0-9]+)$/.exec(text) ?? [];
+  if (digits === undefined || digits.length > MAX_DIGITS) return undefined;
+  const value = sign === '-' ? -BigInt(digits) : BigInt(digits);
   return value > MAX_INT64 || value < MIN_INT64 ? undefined : value;
 }
 

@@ -12,7 +12,7 @@ import {
   sparseMapOfRecords,
   sparseVersion,
 } from './sparse.ts';
-import { decimal, entryOf, mergePax, sizeOf, typeOf } from './tar-entry.ts';
+import { checkSize, decimal, entryOf, mergePax, sizeOf, typeOf } from './tar-entry.ts';
 import { BLOCK, parseTarHeader, type TarHeader, textField } from './tar-header.ts';
 import { parseNumeric } from './tar-numbers.ts';
 
@@ -200,6 +200,7 @@ export class TarReader {
 
   private file(header: TarHeader, block: Buffer): void {
     const records = this.records;
+    checkSize(header, this.corrupt);
     if (records !== undefined) mergePax(header, records, this.corrupt);
     if (this.longName.length > 0) header.name = this.longName;
     if (this.longLink.length > 0) header.linkName = this.longLink;
@@ -220,8 +221,10 @@ export class TarReader {
         if (name.includes(0)) throw this.corrupt('a NUL in the name of a sparse file', header.name);
         header.name = Buffer.from(name);
       }
-      const size = records.get('GNU.sparse.size') ?? records.get('GNU.sparse.realsize');
-      if (size !== undefined && size.length > 0) {
+      const size = ['GNU.sparse.size', 'GNU.sparse.realsize']
+        .map((key) => records.get(key))
+        .find((value) => value?.length);
+      if (size !== undefined) {
         header.size = decimal(size, 'the size of a sparse file', header.name, this.corrupt);
       }
       if (type !== 'file') throw this.corrupt('a sparse map on an entry that is no file', header.name);
@@ -278,7 +281,7 @@ export class TarReader {
     this.mapBlocks.push(Buffer.from(block));
     const length = this.mapBlocks.length * BLOCK;
     if (length > this.limits.entryMetadataBytes) throw this.tooMuchMetadata(length);
-    this.mapLines ??= sparseMapLines(this.mapBlocks);
+    if (this.mapLines === undefined && block.includes(0x0a)) this.mapLines = sparseMapLines(this.mapBlocks);
     for (const byte of block) if (byte === 0x0a && this.mapLines !== undefined) this.mapLines--;
     if (this.mapLines !== undefined && this.mapLines <= 0) {
       const map = sparseMapOfData(Buffer.concat(this.mapBlocks));

@@ -162,6 +162,7 @@ function flat({ xattrs, ...fields }: ReturnType<typeof entryFields>): ReturnType
 
 function shown(value: string | number | object | undefined): string {
   if (value === undefined) return '(none)';
+  if (value === '') return '""';
   return typeof value === 'object' ? JSON.stringify(value) : String(value);
 }
 

@@ -24,6 +24,8 @@ export interface AttributeRules {
   readonly forbidden: readonly string[];
   /** Set where owners are not kept. */
   readonly squash: Squash | undefined;
+  /** The tree is copied to write the layers above: the kernel takes an empty file capability and lets nobody read it. */
+  readonly copied: boolean;
   readonly warnings: Warnings;
 }
 
@@ -93,6 +95,13 @@ function setXattrs(
       rules.warnings.add(`left out the extended attribute ${shown} of ${showName(entry.name)}: a layer may not set it`);
       continue;
     }
+    if (rules.copied && key === 'security.capability' && value.length === 0) {
+      rules.warnings.add(
+        `left out the extended attribute ${shown} of ${showName(entry.name)}: it has no value, and a native store could not copy it`,
+      );
+      continue;
+    }
+    if (key === '') throw new UnpackError('LAYER_CORRUPT', 'it has an extended attribute without a name');
     try {
       setFitting(rules.place, key, value, () => set(cString(Buffer.from(key, 'latin1')), value));
     } catch (error) {

@@ -3,23 +3,19 @@ import { errnoOf, systemMessage } from '../errno.ts';
 import { type FailureCode, toUnpackError, UnpackError } from '../errors.ts';
 
 /** How the kernel says that a name, a way, a target or a value cannot be, wherever it is written. */
-const CANNOT_BE = new Set([
-  'ENOENT',
-  'ENOTDIR',
-  'EISDIR',
-  'EEXIST',
-  'ELOOP',
-  'ENAMETOOLONG',
-  'EINVAL',
-  'EILSEQ',
-  'ERANGE',
-  'E2BIG',
-]);
+const CANNOT_BE = new Set(['ENOENT', 'ENOTDIR', 'EISDIR', 'EEXIST', 'ELOOP', 'EINVAL', 'EILSEQ']);
 
-/** What another file system may take: no attempt on this one can. */
+const TOO_LONG =
+  'has a name, a path, a target or the name of an extended attribute that is too long (255 bytes are the most of a name, 4095 of a path)';
+
+/** What is too large and not damaged: no attempt here can write it. Another file system may take some of it. */
 const TOO_MUCH: Readonly<Record<string, string>> = {
-  EFBIG: 'is longer than a file may be here, by the file system or by a limit of this process (ulimit -f)',
-  EMLINK: 'is one name more than a file can have here, or one directory more than a directory can hold (ext4: 65,000)',
+  ENAMETOOLONG: TOO_LONG,
+  ERANGE: TOO_LONG,
+  E2BIG: 'has more of something than the kernel takes at once',
+  EFBIG: 'is longer than a file may be on this file system, or by a limit of this process (ulimit -f)',
+  EMLINK:
+    'is one name more than a file can have here, or one directory more than a directory can hold (ext4: 65,000); another file system may do',
 };
 
 const NO_DEVICES =
@@ -27,7 +23,7 @@ const NO_DEVICES =
 
 /**
  * Whatever was thrown while an entry was written, as an UnpackError that names it: LAYER_CORRUPT where no file system
- * could do what it asks for, LIMIT_EXCEEDED where this one can't, and STORE_FULL or STORE_FAILED for all else that the
+ * could do what it asks for, LIMIT_EXCEEDED where it is too much for this one, and STORE_FULL or STORE_FAILED for all else that the
  * kernel says, since that is not the archive's fault.
  */
 export function entryError(error: unknown, entry: TarEntry | undefined): UnpackError {
@@ -44,7 +40,7 @@ export function entryError(error: unknown, entry: TarEntry | undefined): UnpackE
   if (errno === 'EPERM' && syscall === 'mknodat') return failure('STORE_FAILED', `: ${message}; ${NO_DEVICES}`);
   if (CANNOT_BE.has(errno)) return failure('LAYER_CORRUPT', ` asks for what cannot be done: ${message}`);
   const much = TOO_MUCH[errno];
-  if (much !== undefined) return failure('LIMIT_EXCEEDED', ` ${much}: ${message}; another file system may do`);
+  if (much !== undefined) return failure('LIMIT_EXCEEDED', ` ${much}: ${message}`);
   const host = toUnpackError(error);
   if (host.code !== 'INTERNAL') return failure(host.code, `: ${host.message}`);
   return failure('STORE_FAILED', `: ${message}; the kernel may log more (dmesg)`);

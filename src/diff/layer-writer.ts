@@ -101,6 +101,7 @@ export class LayerWriter implements EntrySink, Disposable {
     this.rules = {
       place: target.root,
       squash: this.squash,
+      copied: target.copied,
       forbidden: target.opaqueXattr.startsWith('user.') ? ['trusted.', 'user.overlay.'] : ['trusted.'],
       warnings: this.warnings,
     };

@@ -139,6 +139,18 @@ describe('tar headers', () => {
     assert.equal(only(tar(file('a', '', { uid: -1n }))).entry.uid, 0xffff_ffff);
   });
 
+  it('refuses a negative size where there may be content, also of an old directory, and nowhere else', () => {
+    for (const type of ['0', '\0', 'x', 'g', 'L', 'K', 'S']) {
+      refuses(tar({ name: 'a', type, size: -1n }), 'LAYER_CORRUPT', /negative size/);
+    }
+    refuses(tar({ name: 'd/', type: '\0', format: 'v7', size: -1n }), 'LAYER_CORRUPT', /negative size/);
+    refuses(tar(file('a', '', { size: -1n, pax: [['size', '0']] })), 'LAYER_CORRUPT', /negative size/);
+    for (const type of ['1', '2', '3', '4', '5', '6']) {
+      assert.equal(read(tar({ name: 'a', type, linkName: 'b', size: -1n }, file('b'))).length, 2, type);
+    }
+    assert.equal(only(tar({ name: 'd/', type: '\0', format: 'v7', pax: [['size', '-1']] })).entry.type, 'directory');
+  });
+
   it('accepts a checksum of signed bytes', () => {
     const block = headerBlock(file(Buffer.from([0xe4]), ''));
     block.write('      ', 148, 'latin1');
@@ -225,6 +237,27 @@ describe('PAX headers', () => {
     assert.equal(only(tar(file('a', '', { pax }))).entry.xattrs, undefined);
   });
 
+  it('have empty values for attributes, which count, in both forms', () => {
+    const { entry } = only(
+      tar(
+        file('f', '', {
+          pax: [
+            ['SCHILY.xattr.user.a', ''],
+            ['LIBARCHIVE.xattr.user.b', ''],
+            ['LIBARCHIVE.xattr.', ''],
+          ],
+        }),
+      ),
+    );
+    assert.deepEqual(
+      [...(entry.xattrs ?? [])],
+      [
+        ['user.a', Buffer.alloc(0)],
+        ['user.b', Buffer.alloc(0)],
+      ],
+    );
+  });
+
   it('leave a field as it is where their value is empty', () => {
     assert.equal(only(tar(file('kept', '', { pax: [['path', '']] }))).name, 'kept');
   });
@@ -264,6 +297,7 @@ describe('PAX headers', () => {
       ['9 path=xy', /newline/],
       ['8 pathx\n', /"="/],
       [' path=x\n', /without a length/],
+      ['5 =x\n', /without a key/],
     ];
     for (const [text, expected] of broken) {
       const block = headerBlock({ name: 'p', type: 'x', size: text.length });
@@ -272,6 +306,38 @@ describe('PAX headers', () => {
     refuses(tar(file('a', '', { pax: [['path', 'a\0b']] })), 'LAYER_CORRUPT', /NUL/);
     refuses(tar(file('a', '', { pax: [['mtime', 'noon']] })), 'LAYER_CORRUPT', /malformed mtime/);
     refuses(tar(file('a', '', { pax: [['size', '-4']] })), 'LAYER_CORRUPT', /negative size/);
+    for (const number of ['', ' 5', '5 ', '1_0', '+-5', '-', '0x5', '9223372036854775808', '-9223372036854775809']) {
+      const archive = tar(
+        file('a', '', {
+          pax: [
+            ['uid', number],
+            ['gid', ''],
+          ],
+        }),
+      );
+      if (number !== '') refuses(archive, 'LAYER_CORRUPT', /malformed uid/);
+    }
+  });
+
+  it('hold decimals, and lengths of their own, with any number of leading zeros', () => {
+    const text = `${'0'.repeat(58)}68 uid=77\n`;
+    const record = Buffer.concat([headerBlock({ name: 'p', type: 'x', size: text.length }), padded(Buffer.from(text))]);
+    assert.equal(only(tar(record, file('a'))).entry.uid, 77);
+    const { entry, content } = only(
+      tar(
+        file('a', 'abc', {
+          size: 0,
+          pax: [
+            ['size', `${'0'.repeat(59)}3`],
+            ['uid', `+${'0'.repeat(100)}5`],
+            ['mtime', `${'0'.repeat(70)}7.5`],
+          ],
+        }),
+      ),
+    );
+    assert.equal(content.toString(), 'abc');
+    assert.equal(entry.uid, 5);
+    assert.deepEqual(entry.mtime, { seconds: 7, nanoseconds: 500_000_000 });
   });
 });
 

@@ -55,6 +55,11 @@ describe('layer ls', () => {
       ['d 1777 0:0                    - 2020-09-13T12:26:40.000000000Z etc/'],
     ],
     [
+      'an extended attribute with an empty value',
+      file('f', '', { pax: [['SCHILY.xattr.user.empty', '']] }),
+      ['- 0644 0:0                    0 2020-09-13T12:26:40.000000000Z f', '    xattr user.empty=""'],
+    ],
+    [
       'a symbolic link',
       symlink('l', '../x y'),
       ['l 0777 0:0                    - 2020-09-13T12:26:40.000000000Z l -> ../x y'],
@@ -244,6 +249,13 @@ describe('layer diff', () => {
       '+ new',
       '5 entries differ',
     ]);
+  });
+
+  test('tells an attribute with an empty value from none', async () => {
+    const empty = tar(file('a', '', { pax: [['SCHILY.xattr.user.e', '']] }));
+    const { stdout } = await diff(empty, tar(file('a')));
+    assert.equal(stdout, '~ a: xattr user.e "" → (none)\n1 entry differs\n');
+    assert.equal((await diff(empty, empty)).status, 0);
   });
 
   test('compares the first of a name with the first, and the second with the second', async () => {

@@ -107,8 +107,11 @@ function xattrsOf(path: Buffer): Map<string, Buffer> {
     if (name === '') continue;
     const key = cString(Buffer.from(name, 'latin1'));
     const size = Number(lgetxattr(cPath, key, xattrBytes, xattrBytes.length));
-    if (size < 0) throw new Error(`the extended attribute ${name} of ${show(path)} can't be read`);
-    all.set(name, Buffer.from(xattrBytes.subarray(0, size)));
+    // an empty one can be set and not be read
+    if (size < 0 && name !== 'security.capability') {
+      throw new Error(`the extended attribute ${name} of ${show(path)} can't be read`);
+    }
+    all.set(name, Buffer.from(xattrBytes.subarray(0, Math.max(0, size))));
   }
   return all;
 }

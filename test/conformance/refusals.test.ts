@@ -1,6 +1,7 @@
 import {
   device,
   directory,
+  fifo,
   file,
   gnuLong,
   hardlink,
@@ -17,8 +18,9 @@ import { isSince } from './containerd.ts';
 
 const suite = await started();
 
-const pax = (text: string): Buffer =>
-  Buffer.concat([headerBlock({ name: 'p', type: 'x', size: text.length }), padded(Buffer.from(text)), tar(file('a'))]);
+const records = (text: string): Buffer =>
+  Buffer.concat([headerBlock({ name: 'p', type: 'x', size: text.length }), padded(Buffer.from(text))]);
+const pax = (text: string): Buffer => Buffer.concat([records(text), tar(file('a'))]);
 const sparse = (map: string, size = '20'): Buffer =>
   tar(
     file('f', 'abcd', {
@@ -48,6 +50,21 @@ bothRefuse(suite, 'malformed archives', {
   'a PAX record without a length': [pax(' path=x\n')],
   'a PAX record that is too long': [pax('12 path')],
   'a PAX record without an equals sign': [pax('8 pathx\n')],
+  'a PAX record without a key': [pax('5 =x\n')],
+  'a global PAX header with a record without a key': [Buffer.concat([paxHeader([['', 'x']], 'g'), tar(file('a'))])],
+  'a negative size of an old directory': [tar({ name: 'd/', type: '\0', format: 'v7', size: -1n })],
+  'a negative size that a PAX header replaces': [tar(file('a', '', { size: -1n, pax: [['size', '0']] }))],
+  'a negative size of an unknown type': [tar({ name: 'a', type: 'Z', size: -1n })],
+  'a PAX number with a space': [tar(file('a', '', { pax: [['uid', ' 5']] }))],
+  'a PAX number with an underscore': [tar(file('a', '', { pax: [['uid', '1_0']] }))],
+  'a PAX number of more than 64 bits': [tar(file('a', '', { pax: [['uid', '9223372036854775808']] }))],
+  'a PAX number of more digits than a sign': [tar(file('a', '', { pax: [['uid', '+-5']] }))],
+  'an octal number with a sign': [tar(file('a', '', { patch: (block) => block.write('+000005\0', 108, 'latin1') }))],
+  'a base-256 number of more than 64 bits': [
+    tar(file('a', '', { patch: (block) => block.fill('80ff', 124, 136, 'hex') })),
+  ],
+  'an extended attribute without a name': [tar(file('a', '', { pax: [['SCHILY.xattr.', 'x']] }))],
+  'an extended attribute without a name or a value': [tar(directory('a', { pax: [['SCHILY.xattr.', '']] }))],
   'a PAX record that ends in the middle': [pax('9 path=xy')],
   'a PAX length that is none': [pax('abc path=x\n')],
   'a NUL in a PAX path': [tar(file('a', '', { pax: [['path', 'a\0b']] }))],
@@ -124,6 +141,93 @@ bothAgree(suite, 'odd archives that both take', {
         ],
       }),
     ),
+  ],
+  'with negative sizes on what has no content': [
+    tar(
+      file('f', 'x'),
+      directory('d', { size: -1n }),
+      symlink('l', 'f', { size: -7n }),
+      hardlink('h', 'f', { size: -1n }),
+      device('c', 'c', 1, 3, { size: -1n }),
+      device('b', 'b', 1, 3, { size: -1n }),
+      fifo('p', { size: -(2n ** 63n) }),
+      directory('e', { pax: [['size', '-1']] }),
+      { name: 'old/', type: '\0', format: 'v7', pax: [['size', '-1']] },
+      { name: 'full/', type: '\0', format: 'v7', size: 600 },
+      file('after', 'y'),
+    ),
+  ],
+  'with decimals and record lengths of sixty digits': [
+    tar(
+      file('a', 'abc', { size: 0, pax: [['size', `${'0'.repeat(59)}3`]] }),
+      file('b', '', {
+        pax: [
+          ['uid', `+${'0'.repeat(70)}12`],
+          ['gid', '-1'],
+          ['mtime', `${'0'.repeat(60)}5.5`],
+        ],
+      }),
+      records(`${'0'.repeat(58)}68 uid=77\n`),
+      file('c'),
+    ),
+  ],
+  'with empty extended attributes': [
+    tar(
+      file('f', 'x', {
+        pax: [
+          ['SCHILY.xattr.user.empty', ''],
+          ['SCHILY.xattr.security.empty', ''],
+        ],
+      }),
+      directory('d', {
+        pax: [
+          ['SCHILY.xattr.user.empty', ''],
+          ['SCHILY.xattr.trusted.empty', ''],
+        ],
+      }),
+      symlink('l', 'f', {
+        pax: [
+          ['SCHILY.xattr.user.empty', ''],
+          ['SCHILY.xattr.security.empty', ''],
+        ],
+      }),
+      hardlink('h', 'f', { pax: [['SCHILY.xattr.user.other', '']] }),
+      fifo('p', { pax: [['SCHILY.xattr.user.empty', '']] }),
+      file('acl', '', { pax: [['SCHILY.xattr.system.posix_acl_access', '']] }),
+    ),
+    tar(
+      directory('d', {
+        pax: [
+          ['SCHILY.xattr.user.empty', 'full'],
+          ['SCHILY.xattr.user.new', ''],
+        ],
+      }),
+    ),
+  ],
+  'with a sparse map that begins with a number longer than a block, and an empty size beside a real one': [
+    tar(
+      file('s', Buffer.concat([padded(Buffer.from(`${'0'.repeat(700)}1\n2\n3\n`)), Buffer.from('abc')]), {
+        pax: [
+          ['GNU.sparse.major', '1'],
+          ['GNU.sparse.minor', '0'],
+          ['GNU.sparse.size', ''],
+          ['GNU.sparse.realsize', '20'],
+        ],
+      }),
+    ),
+  ],
+  'with a name that a sparse header makes end with a slash': [
+    tar({
+      name: 's',
+      type: '\0',
+      content: 'abc',
+      pax: [
+        ['GNU.sparse.map', '0,3'],
+        ['GNU.sparse.numblocks', '1'],
+        ['GNU.sparse.name', 'd/'],
+        ['GNU.sparse.size', '3'],
+      ],
+    }),
   ],
   'with PAX numbers of many digits': [
     tar(

@@ -23,7 +23,7 @@ import type { Outcome, StoredLayer } from './containerd.ts';
 export type Schedule = 'parallel' | 'sequential' | 'shuffled';
 
 /** Failures that are the archive's; any other is a failure of the test. */
-const REFUSALS = new Set(['LAYER_CORRUPT', 'LAYER_UNSAFE', 'UNSUPPORTED_MEDIA_TYPE']);
+const REFUSALS = new Set(['LAYER_CORRUPT', 'LAYER_UNSAFE', 'LIMIT_EXCEEDED', 'UNSUPPORTED_MEDIA_TYPE']);
 
 /** The code under test: one store for each type and schedule, all fed from one folder of blobs. */
 export class Unpackd implements AsyncDisposable {

@@ -30,8 +30,8 @@ const HOST: Readonly<Record<string, readonly [code: string, advice: RegExp]>> = 
   EACCES: ['STORE_FAILED', /unpackd doctor/],
   EPERM: ['STORE_FAILED', /unpackd doctor.*lsattr/],
 };
-const ARCHIVE = 'E2BIG EEXIST EILSEQ EINVAL EISDIR ELOOP ENAMETOOLONG ENOENT ENOTDIR ERANGE'.split(' ');
-const LIMITS = 'EFBIG EMLINK'.split(' ');
+const ARCHIVE = 'EEXIST EILSEQ EINVAL EISDIR ELOOP ENOENT ENOTDIR'.split(' ');
+const LIMITS = 'E2BIG EFBIG EMLINK ENAMETOOLONG ERANGE'.split(' ');
 
 describe('a call that the kernel refuses while an entry is written', () => {
   let refusals: readonly Refusal[] = [];
@@ -74,7 +74,7 @@ describe('a call that the kernel refuses while an entry is written', () => {
     }
   });
 
-  it('is LIMIT_EXCEEDED, and not tried again, where the file system takes no more of it', () => {
+  it('is LIMIT_EXCEEDED, and not tried again, where it is too large and not damaged', () => {
     for (const errno of LIMITS)
       for (const { code, message } of of(errno)) assert.equal(code, 'LIMIT_EXCEEDED', message);
   });

@@ -100,18 +100,41 @@ describe('extended attributes', () => {
 
   it('with no name, a NUL in it or one that is too long are refused', () => {
     const wrong = [
-      ['', /ERANGE|EINVAL|ENOTSUP/],
-      [`user.${'k'.repeat(300)}`, /ERANGE/],
-      ['user.a\0b', /NUL/],
+      ['', 'LAYER_CORRUPT', /"f".*an extended attribute without a name/],
+      [`user.${'k'.repeat(300)}`, 'LIMIT_EXCEEDED', /"f".*ERANGE/],
+      ['user.a\0b', 'LAYER_CORRUPT', /NUL/],
     ] as const;
-    for (const [name, text] of wrong) {
-      refused(tar(file('f', '', { pax: [[`SCHILY.xattr.${name}`, 'y']] })), 'LAYER_CORRUPT', text);
+    for (const [name, code, text] of wrong) {
+      for (const value of ['y', '']) {
+        refused(tar(file('f', '', { pax: [[`SCHILY.xattr.${name}`, value]] })), code, text);
+      }
+    }
+  });
+
+  it('without a value are set, but for a file capability where the tree is copied: nobody could read it again', () => {
+    const pax = [
+      ['SCHILY.xattr.user.empty', ''],
+      ['SCHILY.xattr.security.capability', ''],
+      ['LIBARCHIVE.xattr.user.other', ''],
+    ] as const;
+    for (const copied of [false, true]) {
+      using dir = scratch();
+      const archive = tar(directory('d', { pax }), file('f', 'x', { pax }), file('d/g'));
+      const { warnings } = applyTar(archive, { root: dir.path, copied });
+      const xattrs = { 'user.empty': '', ...(copied ? {} : { 'security.capability': '' }), 'user.other': '' };
+      for (const node of [readTree(dir.path).d, readTree(dir.path).f]) assert.deepEqual(node?.xattrs, xattrs);
+      assert.equal(warnings.length, copied ? 1 : 0);
+      // a directory that takes its attributes from this one
+      using above = scratch();
+      applyTar(tar(file('d/h')), { root: above.path, lowers: [dir.path], whiteouts: 'overlay' });
+      assert.deepEqual(readTree(above.path).d?.xattrs, xattrs);
     }
   });
 
   it('that containerd does not read are left out where they cannot be', () => {
     const pax = [
       ['LIBARCHIVE.xattr.user.a%00b', 'eQ'],
+      ['LIBARCHIVE.xattr.', 'eQ'],
       [`LIBARCHIVE.xattr.user.${'k'.repeat(300)}`, 'eQ'],
       ['LIBARCHIVE.xattr.security.capability', 'eQ'],
       ['LIBARCHIVE.xattr.user.fine', 'eQ'],
