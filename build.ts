@@ -11,7 +11,7 @@ import { LayoutWriter } from './src/demo/layout-writer.ts';
  *
  *     node build.ts [FOLDER]     into dist, which is emptied, or into another folder beside package.json
  */
-const PROGRAMS = ['src/cli/main', 'workers/apply'];
+const PROGRAMS = ['src/cli/main', 'workers/apply', 'workers/store'];
 
 /** Where Node finds programs compiled already, below the folder. */
 const COMPILED = 'compiled';

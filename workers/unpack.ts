@@ -9,8 +9,8 @@ import { stopSignal } from '../src/queue/stop-signal.ts';
 import { UnpackWorker } from '../src/queue/worker.ts';
 import { displayRedisUrl } from '../src/redis-address.ts';
 import { removeOrphans } from '../src/rootfs/orphans.ts';
-import { openSnapshotter } from '../src/snapshots/open.ts';
 import type { Snapshotter } from '../src/snapshots/snapshotter.ts';
+import { openStoreThread } from '../src/snapshots/store-thread.ts';
 
 /** Milliseconds that the apply threads get to end after the jobs have. */
 const THREADS_LIMIT = 2000;
@@ -102,7 +102,7 @@ async function openPatiently(
   let told = false;
   for (let pause = FIRST_PAUSE; !stop.aborted; pause = Math.min(pause * 2, LAST_PAUSE)) {
     try {
-      return await openSnapshotter(storeToWrite(config));
+      return await openStoreThread(storeToWrite(config));
     } catch (error) {
       const { code, message } = toUnpackError(error);
       if (code !== 'STORE_FULL' && !mayPass(error)) throw error;

@@ -1,4 +1,4 @@
-import { mkdir } from 'node:fs/promises';
+import { access, mkdir } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { toUnpackError, UnpackError } from '../errors.ts';
 import { fileSystemFacts, overlayKnowsIndex } from '../system/filesystem.ts';
@@ -6,6 +6,7 @@ import { privileges } from '../system/privileges.ts';
 import { requireExactCopier } from './copy-tree.ts';
 import { LOCK_TIMEOUT } from './database.ts';
 import { SnapshotDirectories, snapshotsDirectory } from './directories.ts';
+import { storeGone } from './errors.ts';
 import type { Layout } from './layout.ts';
 import { Metadata } from './metadata.ts';
 import { nativeLayout } from './native.ts';
@@ -24,9 +25,14 @@ export interface StoreOptions {
    * and a new one keeps them.
    */
   readonly ownership?: Ownership;
+  /** Whether it was open before: none is made then where there is none, since its disk may not be mounted any more. */
+  readonly again?: boolean;
   /** How long a call waits for other processes that change the store, in milliseconds; default 10 s. */
   readonly lockTimeout?: number;
 }
+
+/** The file that the metadata of a store at `root` are in. */
+export const metadataFile = (root: string): string => join(root, 'metadata.db');
 
 /**
  * Opens the snapshot store at `root`, or makes one there. Any number of processes and threads may have it open.
@@ -40,6 +46,7 @@ export async function openSnapshotter(options: StoreOptions): Promise<Snapshotte
   if (awkward !== null)
     throw refused(root, `its name has ${JSON.stringify(awkward[0])}, which no mount option can hold`);
   if (options.ownership === 'keep') requireOwners();
+  if (options.again === true) await access(metadataFile(root)).catch((error: unknown) => throwGone(root, error));
   // 0700: the files of an image, set-user-ID programs too, are nobody else's business
   await makeDirectories(snapshotsDirectory(root)).catch((error: unknown) => {
     throw refused(root, reason(error), error);
@@ -58,7 +65,7 @@ async function openIn(root: string, options: StoreOptions): Promise<Snapshotter>
   try {
     const { type, ownership } = options;
     const overlayXattrs = await (type === 'overlay' ? requireOverlay(root, directories) : requireNative());
-    const patience = { path: join(root, 'metadata.db'), limit: options.lockTimeout ?? LOCK_TIMEOUT };
+    const patience = { path: metadataFile(root), limit: options.lockTimeout ?? LOCK_TIMEOUT };
     metadata = await Metadata.open(patience, { type, ownership, overlayXattrs });
     const layout = await layoutOf(metadata.made);
     await forgetLost(metadata, directories, root);
@@ -157,6 +164,10 @@ async function forgetLost(metadata: Metadata, directories: SnapshotDirectories, 
 function refused(root: string, why: string, cause?: unknown): UnpackError {
   const code = toUnpackError(cause).code === 'STORE_FULL' ? 'STORE_FULL' : 'STORE_FAILED';
   return new UnpackError(code, `${root} can't be used as the snapshot store: ${why}`, { cause });
+}
+
+function throwGone(root: string, error: unknown): never {
+  throw toUnpackError(error).code === 'INTERNAL' ? storeGone(root, error) : refused(root, reason(error), error);
 }
 
 function reason(error: unknown): string {

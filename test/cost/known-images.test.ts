@@ -7,7 +7,7 @@ import { createUnpacker } from '../../src/image/unpacker.ts';
 import { createLog } from '../../src/queue/log.ts';
 import type { Payload } from '../../src/queue/payload.ts';
 import { UnpackWorker } from '../../src/queue/worker.ts';
-import { openSnapshotter } from '../../src/snapshots/open.ts';
+import { openStoreThread } from '../../src/snapshots/store-thread.ts';
 import { eventually, queueBench } from '../queue/bench.ts';
 import { LIMITS } from '../support/apply.ts';
 import { startTestBucket, type TestBucket } from '../support/bucket.ts';
@@ -59,7 +59,7 @@ async function costOf(target: Partial<Payload>): Promise<Cost> {
   for (const [path, bytes] of layoutFiles({ app: image })) await bucket.put(`app/${path}`, bytes);
   using place = scratch();
   const settings = redis.settings({ UNPACK_JOBS: String(JOBS_AT_ONCE), UNPACK_LOCK: '30s', UNPACK_LOG_LEVEL: 'warn' });
-  const snapshotter = await openSnapshotter({ root: place.path, type: 'overlay' });
+  const snapshotter = await openStoreThread({ root: place.path, type: 'overlay' });
   const unpacker = createUnpacker({ snapshotter, threads: 2, limits: LIMITS, durable: false });
   const worker = new UnpackWorker({
     settings,

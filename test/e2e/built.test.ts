@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
+import { once } from 'node:events';
 import { readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { before, describe, test } from 'node:test';
+import { Worker } from 'node:worker_threads';
 import { imageOf, layerOf, writeLayout } from '../support/layout.ts';
 import { scratch } from '../support/scratch.ts';
 import { file, tar } from '../support/tar.ts';
@@ -41,6 +43,18 @@ describe('what npm run build makes', () => {
     const args = ['apply', `${folder.path}/layout:app`, '--root', `${folder.path}/store`, '--json'];
     const result = JSON.parse(execFileSync(process.execPath, [main, ...args], { encoding: 'utf8' }));
     assert.equal(result.images[0].chainId, image.chainId);
+  });
+
+  test('opens a store on a thread of its own', async () => {
+    for (const name of ['store.cjs', 'store.js']) {
+      using folder = scratch();
+      const workerData = { root: join(folder.path, 'store'), type: 'overlay', ownership: 'squash' };
+      const thread = new Worker(join(dist.path, 'dist/workers', name), { workerData });
+      const [answer] = await once(thread, 'message');
+      assert.equal(answer.open?.root, workerData.root, `${name}: ${JSON.stringify(answer)}`);
+      thread.postMessage({ id: 0, method: 'close', args: [] });
+      assert.deepEqual(await once(thread, 'exit'), [0]);
+    }
   });
 
   test('has a public API that a producer can import', async () => {

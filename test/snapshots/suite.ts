@@ -7,10 +7,10 @@ import { openSnapshotter } from '../../src/snapshots/open.ts';
 import { LABEL_SNAPSHOT_REF, type Snapshotter } from '../../src/snapshots/snapshotter.ts';
 import { refused, type TemporaryStore, withStore } from './temporary-store.ts';
 
-/** What every store must do, whatever it looks like on disk. */
-export function snapshotterSuite(type: Snapshotter['type']): void {
+/** What every store must do, whatever it looks like on disk and whichever thread it is on. */
+export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshotter): void {
   const behaviour = (sentence: string, body: (context: TemporaryStore) => Promise<void>) =>
-    test(sentence, () => withStore(type, body));
+    test(sentence, () => withStore(type, body, open));
 
   describe(`${type} store: stat`, () => {
     behaviour('tells an active snapshot by its key, with parent, labels and times', async ({ store, layer }) => {

@@ -25,13 +25,14 @@ export interface TemporaryStore {
 export async function withStore(
   type: Snapshotter['type'],
   body: (context: TemporaryStore) => Promise<void>,
+  open = openSnapshotter,
 ): Promise<void> {
   const beside = await mkdtemp(join(tmpdir(), 'unpackd-store-'));
   const root = join(beside, 'root');
   const opened: Snapshotter[] = [];
   const targets: string[] = [];
   const reopen: TemporaryStore['reopen'] = async (options = {}) => {
-    const store = await openSnapshotter({ root, type, ...options });
+    const store = await open({ root, type, ...options });
     opened.push(store);
     return store;
   };

@@ -1,0 +1,29 @@
+import { DatabaseSync, type StatementSync } from 'node:sqlite';
+import { STATEMENTS } from './schema.ts';
+
+/**
+ * Looks up committed snapshots in metadata that another connection writes.
+ *
+ * A reader of a write-ahead log waits for no writer: it takes a lock in shared memory, sees whether anything was committed
+ * since it looked last, and only then reads pages again, which whoever wrote them has left in memory. It is open for
+ * reading only, so that it never writes the log back into the file, nor waits for who does.
+ */
+export class CommittedNames {
+  readonly #file: DatabaseSync;
+  readonly #committed: StatementSync;
+
+  /** @throws Error of SQLite, as `has` */
+  constructor(path: string) {
+    // it waits for nobody: who else locks the file is recovering it after a crash
+    this.#file = new DatabaseSync(path, { readOnly: true, timeout: 0 });
+    this.#committed = this.#file.prepare(STATEMENTS.committed);
+  }
+
+  has(name: string): boolean {
+    return this.#committed.get(name) !== undefined;
+  }
+
+  close(): void {
+    if (this.#file.isOpen) this.#file.close();
+  }
+}

@@ -1,0 +1,49 @@
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
+import { describe, test } from 'node:test';
+import '../support/needs-root.ts';
+import { openSnapshotter } from '../../src/snapshots/open.ts';
+import { startChild } from '../support/child.ts';
+import { skipWithout } from '../support/present.ts';
+import { scratch } from '../support/scratch.ts';
+
+const skip = skipWithout('strace') || (spawnSync('strace', ['-c', 'true']).status !== 0 && 'strace may not trace here');
+
+/** Milliseconds that the disk takes for each sync: far longer than a busy machine keeps a process waiting. */
+const SYNC = 2000;
+
+/** The report of slow-disk.ts on a disk that is slow. */
+async function workOn(where: 'thread' | 'here'): Promise<{ longest: number; looks: number }> {
+  using place = scratch();
+  const root = join(place.path, 'root');
+  const store = await openSnapshotter({ root, type: 'overlay' });
+  try {
+    await store.prepare('first', '');
+    await store.commit('base', 'first');
+    const inject = ['-f', '-qq', '-o', '/dev/null', '-e', 'trace=fsync,fdatasync'];
+    inject.push('-e', `inject=fsync,fdatasync:delay_enter=${SYNC * 1000}`);
+    const program = join(import.meta.dirname, 'slow-disk.ts');
+    await using child = startChild('strace', [...inject, process.execPath, program, root, where], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    assert.ok(child.stdout);
+    return JSON.parse(await text(child.stdout));
+  } finally {
+    await store.close(); // it was open so long because the last to close a database syncs it once more
+  }
+}
+
+describe('on a disk that takes seconds for a sync', { skip, concurrency: true }, () => {
+  test('a store on a thread of its own keeps nobody else, nor looks at what is there', async () => {
+    const { longest, looks } = await workOn('thread');
+    assert.ok(longest < SYNC / 2, `the event loop stood still for ${longest} ms`);
+    assert.ok(looks > 0, 'nobody could look while the commit waited');
+  });
+
+  test('a store on the same thread holds it up, which shows that the disk is slow', async () => {
+    const { longest } = await workOn('here');
+    assert.ok(longest >= SYNC, `${longest} ms`);
+  });
+});
