@@ -81,3 +81,17 @@ function importsOf(file: string): string[] {
   const matches = text.matchAll(/(?:\bfrom|^import|\bimport\()\s*'(\.{1,2}\/[^']+)'/gm);
   return [...new Set([...matches].map(([, path = '']) => normalize(join(dirname(file), path))))];
 }
+
+test('tests start processes by test/support/child.ts only, so that none outlives its test', () => {
+  // the one way itself, and a test of it that needs a process which is not in its care
+  const known = ['test/support/child.ts', 'test/runner/family.ts'];
+  const starting = globSync('test/**/*.ts', { cwd: root }).filter((file) => {
+    const [, names = ''] = /import (?:type )?\{([^}]*)\} from 'node:child_process'/.exec(read(file)) ?? [];
+    return names.split(',').some((name) => /^\s*(spawn|fork|exec|execFile)\s*$/.test(name));
+  });
+  assert.deepEqual(starting.sort(), known.sort(), 'start processes by startChild of test/support/child.ts');
+});
+
+function read(file: string): string {
+  return readFileSync(join(root, file), 'utf8');
+}

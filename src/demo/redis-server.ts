@@ -34,11 +34,11 @@ export interface LocalRedisOptions {
 const SERVERS = ['redis-server', 'valkey-server'];
 /** Debian, Ubuntu: the first that the machine's lists know. */
 const PACKAGES = ['redis-server', 'valkey-server'];
-const START_TIMEOUT = 10_000;
+const START_TIMEOUT = 60_000;
 
 /**
  * Starts a server on loopback. Its policy is `noeviction`, as BullMQ demands: an evicted key is a lost job.
- * @throws Error with a sentence when there is no server on the PATH, or it does not answer within 10 s
+ * @throws Error with a sentence when there is no server on the PATH, or it does not answer within a minute
  */
 export async function startRedis(options: LocalRedisOptions = {}): Promise<LocalRedis> {
   const program = await findRedis();

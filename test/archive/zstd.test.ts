@@ -1,5 +1,4 @@
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import { describe, it } from 'node:test';
 import { constants, zstdCompressSync } from 'node:zlib';
@@ -7,6 +6,7 @@ import { unzstd } from '../../src/archive/zstd.ts';
 import { MAX_WINDOW, windowLogOf } from '../../src/archive/zstd-frames.ts';
 import { zstdInflater } from '../../src/archive/zstd-native.ts';
 import { UnpackError } from '../../src/errors.ts';
+import { runChild } from '../support/child.ts';
 import { cutOnce, lent } from '../support/lent.ts';
 import { digestOfOutput, inTurn } from '../support/stream.ts';
 
@@ -152,7 +152,7 @@ describe('zstd data for which there is no memory', () => {
   for (const how of ['native', 'node']) {
     it(`is the machine’s failure, not the layer’s: ${how}`, () => {
       const script = new URL('little-memory.ts', import.meta.url).pathname;
-      const { stdout, stderr } = spawnSync(process.execPath, [script, how], { encoding: 'utf8' });
+      const { stdout, stderr } = runChild(process.execPath, [script, how]);
       const { before, code, message } = JSON.parse(stdout || JSON.stringify({ message: stderr }));
       assert.equal(before, 'hello', stderr);
       assert.equal(code, 'STORE_FAILED', message);

@@ -1,15 +1,14 @@
 import assert from 'node:assert/strict';
-import { execFile } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
-import { promisify } from 'node:util';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { digestOf } from '../../src/oci/digest.ts';
+import { startChild } from '../support/child.ts';
 import { imageOf, layerOf, writeLayout } from '../support/layout.ts';
 import { scratch } from '../support/scratch.ts';
 import { device, directory, file, hardlink, type Member, opaque, symlink, tar, whiteout } from '../support/tar.ts';
-import { MAIN, runCli } from './run-cli.ts';
+import { finished, MAIN, runCli } from './run-cli.ts';
 
 const SU = file('bin/su', 'x', {
   mode: 0o4755,
@@ -194,7 +193,8 @@ describe('layer ls', () => {
     const count = Math.floor(65_536 / (stdout.indexOf('\n') + 1));
     writeFileSync(path, layer(count));
     const slowly = ['-c', '"$@" | (sleep 1; cat)', 'sh', process.execPath, MAIN, 'layer', 'ls', path];
-    const { stdout: all } = await promisify(execFile)('sh', slowly);
+    await using child = startChild('sh', slowly, { stdio: ['ignore', 'pipe', 'pipe'] });
+    const { stdout: all } = await finished(child);
     assert.equal(all.split('\n').indexOf(''), count);
     assert.match(all.slice(-400), new RegExp(`${count} entries: ${count} files`));
   });

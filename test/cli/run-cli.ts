@@ -1,6 +1,7 @@
-import { type ChildProcess, spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
+import { startChild } from '../support/child.ts';
 
 export const MAIN = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url));
 
@@ -21,7 +22,7 @@ const BARE = { PATH: process.env.PATH ?? '', HOME: process.env.HOME ?? '/', AWS_
 
 /** Starts `unpackd ARGS` as a process of its own. */
 export function startCli(args: readonly string[], { env = {}, stdin }: RunOptions = {}): ChildProcess {
-  const child = spawn(process.execPath, [MAIN, ...args], {
+  const child = startChild(process.execPath, [MAIN, ...args], {
     env: { ...BARE, ...env },
     stdio: [stdin === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe'],
   });

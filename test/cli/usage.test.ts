@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
 import { describe, test } from 'node:test';
+import { startChild } from '../support/child.ts';
 import { finished, MAIN, runCli } from './run-cli.ts';
 
 const COMMANDS = [
@@ -164,7 +164,7 @@ describe('failures', () => {
 });
 
 test('a reader that leaves early is no failure', async () => {
-  const child = spawn('bash', ['-o', 'pipefail', '-c', `"${process.execPath}" "${MAIN}" settings | true`], {
+  await using child = startChild('bash', ['-o', 'pipefail', '-c', `"${process.execPath}" "${MAIN}" settings | true`], {
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   const { status, stderr } = await finished(child);

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { runChild } from '../support/child.ts';
 import { imageOf, layerOf, writeLayout } from '../support/layout.ts';
 import { scratch } from '../support/scratch.ts';
 import { file, tar } from '../support/tar.ts';
@@ -33,7 +33,7 @@ test('apply from a local layout loads no queue, no S3 client, no log and no serv
     } });`;
   const args = ['apply', `${layout}:app`, '--root', join(place.path, 'store'), '--ownership', 'squash', '--json'];
   const node = ['--import', `data:text/javascript,${encodeURIComponent(hook)}`, join(root, 'src/cli/main.ts')];
-  const { status, stderr } = spawnSync(process.execPath, [...node, ...args], { encoding: 'utf8' });
+  const { status, stderr } = runChild(process.execPath, [...node, ...args]);
   assert.equal(status, 0, stderr);
   const loaded = readFileSync(list, 'utf8').split('\n');
   const by = (thread: string) => packages(loaded.filter((line) => line.startsWith(thread)));
@@ -44,6 +44,6 @@ test('apply from a local layout loads no queue, no S3 client, no log and no serv
 test('an apply thread starts without Node’s fetch and without HTTP', () => {
   const script = `await import(${JSON.stringify(join(root, 'workers/apply.ts'))});
     console.log(process.moduleLoadList.filter((name) => /undici|_http_|NativeModule tls/.test(name)).join('\\n'));`;
-  const { stdout, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', script], { encoding: 'utf8' });
+  const { stdout, stderr } = runChild(process.execPath, ['--input-type=module', '-e', script]);
   assert.deepEqual([stdout.trim(), stderr], ['', '']);
 });

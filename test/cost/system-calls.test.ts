@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { runChild } from '../support/child.ts';
 import '../support/needs-root.ts';
 import { imageOf, layerOf, writeLayout } from '../support/layout.ts';
 import { skipWithout } from '../support/present.ts';
@@ -13,7 +13,7 @@ import { directory, file, hardlink, type Member, symlink, tar } from '../support
  * What an entry costs in system calls: counted with strace in two sizes, so that the start of the process is in both
  * and falls out. Time would say the same only on a quiet machine.
  */
-const skip = skipWithout('strace') || (spawnSync('strace', ['-c', 'true']).status !== 0 && 'strace may not trace here');
+const skip = skipWithout('strace') || (runChild('strace', ['-c', 'true']).status !== 0 && 'strace may not trace here');
 const FEW = 200;
 const MANY = 1200;
 /** What one thread does now and then for all entries together: pieces of the blob, messages, memory. */
@@ -33,7 +33,7 @@ async function callsFor(place: string, name: string, members: readonly Member[])
   const cli = join(import.meta.dirname, '../../src/cli/main.ts');
   const apply = [cli, 'apply', `${layout}:app`, '--root', join(place, `${name}-store`), '--durable', 'false'];
   const strace = ['-f', '-qq', '-c', '-U', 'calls,name', '-o', counts, process.execPath, ...apply];
-  const { status, stderr } = spawnSync('strace', strace, { encoding: 'utf8' });
+  const { status, stderr } = runChild('strace', strace);
   assert.equal(status, 0, stderr);
   let sum = 0;
   for (const line of readFileSync(counts, 'utf8').split('\n')) {

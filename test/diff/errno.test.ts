@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
 import { before, describe, it } from 'node:test';
 import { errnoOf, systemMessage } from '../../src/errno.ts';
 import { toUnpackError } from '../../src/errors.ts';
+import { runChild } from '../support/child.ts';
 import { scratch } from '../support/scratch.ts';
 
 interface Refusal {
@@ -40,7 +40,7 @@ describe('a call that the kernel refuses while an entry is written', () => {
   before(() => {
     using dir = scratch();
     const script = new URL('refusing-kernel.ts', import.meta.url).pathname;
-    const { status, stdout, stderr } = spawnSync(process.execPath, [script, dir.path], { encoding: 'utf8' });
+    const { status, stdout, stderr } = runChild(process.execPath, [script, dir.path]);
     assert.equal(status, 0, stderr);
     refusals = JSON.parse(stdout) as Refusal[]; // the script is our own
   });

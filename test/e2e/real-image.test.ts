@@ -1,18 +1,19 @@
 import assert from 'node:assert/strict';
-import { execFile, execFileSync } from 'node:child_process';
+import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { promisify } from 'node:util';
 import { chainIds } from '../../src/oci/chain-id.ts';
 import { diffId } from '../../src/oci/digest.ts';
 import type { Payload } from '../../src/queue/payload.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
 import { pushImage } from '../../src/source/push.ts';
 import { mountSnapshot, unmountSnapshot } from '../../src/system/mount.ts';
+import { finished } from '../cli/run-cli.ts';
 import { BUCKET } from '../support/bucket.ts';
+import { startChild } from '../support/child.ts';
 import { skipWithout } from '../support/present.ts';
 import { startRegistry } from '../support/registry.ts';
 import { type Node, readTree } from '../support/tree.ts';
@@ -28,7 +29,6 @@ const skip =
     ? 'REAL_IMAGE names no folder with the OCI layouts gzip and zstd'
     : skipWithout('umoci', 'docker-registry');
 
-const run = promisify(execFile);
 const LIMIT = 120_000;
 
 for (const variant of ['gzip', 'zstd'] as const) {
@@ -72,11 +72,13 @@ for (const variant of ['gzip', 'zstd'] as const) {
         const target = `docker://${registry.origin.slice('http://'.length)}/team/app:app`;
         const { AWS_CA_BUNDLE: _, ...env } = process.env;
         // not the synchronous call: the S3 server is in this process
-        await run(
+        await using copy = startChild(
           'skopeo',
           ['copy', '-q', '--insecure-policy', '--dest-tls-verify=false', `oci:${layout}:app`, target],
-          { env },
+          { env, stdio: ['ignore', 'pipe', 'pipe'] },
         );
+        const { status, stderr } = await finished(copy);
+        assert.equal(status, 0, stderr);
         await registry.close();
         return { bucket: BUCKET, prefix: 'real', layout: 'distribution', repository: 'team/app' };
       },

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { readdirSync, rmSync } from 'node:fs';
 import { mkdtemp } from 'node:fs/promises';
@@ -13,13 +13,15 @@ import type { Payload } from '../../src/queue/payload.ts';
 import { UnpackQueue } from '../../src/queue/producer.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
 import { BUCKET, startTestBucket, type TestBucket } from '../support/bucket.ts';
+import { endChild, startChild } from '../support/child.ts';
 import { type FaultyProxy, startFaultyProxy } from '../support/faulty-s3.ts';
 import { imageOf, layerOf, layoutFiles, type TestImage, type TestLayer } from '../support/layout.ts';
 import { type StoreTrees, treesOf } from '../support/store-trees.ts';
 import { directory, file, type Member, tar } from '../support/tar.ts';
 
 const WORKER = new URL('../../workers/unpack.ts', import.meta.url).pathname;
-const START_LIMIT = 30_000;
+/** Milliseconds that only end a hang, on a machine however busy. */
+const PATIENCE = 120_000;
 
 /** One worker process. */
 export interface WorkerProcess {
@@ -93,13 +95,10 @@ export async function stage(options: StageOptions = {}): Promise<Stage> {
         AWS_SECRET_ACCESS_KEY: bucket.server.secretAccessKey,
         ...env,
       });
-      stack.defer(async () => {
-        started.kill('SIGKILL');
-        await started.ended;
-      });
+      stack.defer(() => endChild(started.child));
       await until(
         () => started.log().includes('ready: takes jobs'),
-        START_LIMIT,
+        PATIENCE,
         () => started.log(),
       );
       return started;
@@ -133,7 +132,7 @@ export async function stage(options: StageOptions = {}): Promise<Stage> {
         assert.deepEqual(all.sort(), [...names].sort());
         // a worker goes on deleting what is out of the way already when its job has its failure
         const folders = () => readdirSync(join(root, 'snapshots'));
-        for (let waited = 0; folders().length > names.length && waited < 10_000; waited += 50) await sleep(50);
+        await until(() => folders().length <= names.length, PATIENCE, folders);
         assert.equal(folders().length, names.length, 'nothing is left, without any cleanup');
         assert.equal(await snapshotter.cleanup(), 0);
       } finally {
@@ -167,13 +166,13 @@ export async function stage(options: StageOptions = {}): Promise<Stage> {
 }
 
 function startWorker(settings: Readonly<Record<string, string>>): WorkerProcess {
-  const child = spawn(process.execPath, [WORKER], {
+  const child = startChild(process.execPath, [WORKER], {
     env: { PATH: process.env.PATH ?? '', ...settings },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   let log = '';
   for (const stream of [child.stdout, child.stderr]) {
-    stream.setEncoding('utf8').on('data', (text: string) => {
+    stream?.setEncoding('utf8').on('data', (text: string) => {
       log += text;
     });
   }
@@ -186,7 +185,7 @@ function startWorker(settings: Readonly<Record<string, string>>): WorkerProcess 
 /** Waits for something to become true; fails, with what is known, when it does not. */
 export async function until(
   condition: () => boolean | Promise<boolean>,
-  limit = 20_000,
+  limit = PATIENCE,
   known: () => unknown = () => '',
 ): Promise<void> {
   const end = Date.now() + limit;

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
 import { describe, it } from 'node:test';
+import { runChild } from '../support/child.ts';
 import '../support/needs-root.ts';
 import { TarReader } from '../../src/archive/tar-reader.ts';
 import { LayerWriter } from '../../src/diff/layer-writer.ts';
@@ -13,7 +13,7 @@ import { directory, file, type Member, tar } from '../support/tar.ts';
 function peak(name: string, count: number): number {
   using box = new Sandbox();
   const script = new URL('appetite.ts', import.meta.url).pathname;
-  const child = spawnSync(process.execPath, [script, name, box.roots[0], String(count)], { encoding: 'utf8' });
+  const child = runChild(process.execPath, [script, name, box.roots[0], String(count)]);
   assert.equal(child.status, 0, child.stderr);
   // what the script prints
   const { outcome, peak } = JSON.parse(child.stdout) as { outcome: string; peak: number };

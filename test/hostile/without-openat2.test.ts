@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
 import { describe, it } from 'node:test';
+import { runChild } from '../support/child.ts';
 import '../support/needs-root.ts';
 import { scratch } from '../support/scratch.ts';
 import { paths } from '../support/tree.ts';
@@ -12,7 +12,7 @@ describe('where openat2 is forbidden', () => {
     it(`with ${name}, paths are walked instead`, () => {
       using dir = scratch();
       const script = new URL('without-openat2.ts', import.meta.url).pathname;
-      const { status, stderr } = spawnSync(process.execPath, [script, dir.path, String(errno)], { encoding: 'utf8' });
+      const { status, stderr } = runChild(process.execPath, [script, dir.path, String(errno)]);
       assert.equal(status, 0, stderr);
       assert.deepEqual(paths(dir.path), ['d', 'd/e', 'd/e/f', 'd/e/h', 'd/g', 'i', 'l', 'o']);
     });

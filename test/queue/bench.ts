@@ -108,16 +108,19 @@ export function payload(bucket: string, more: Partial<Payload> = {}): Payload {
   return { ...base, ...target, ...more };
 }
 
-/** Waits for a condition, ten seconds at most. */
+/** Milliseconds that only end a hang, on a machine however busy. */
+const PATIENCE = 120_000;
+
+/** Waits for a condition. */
 export async function eventually<T>(
   what: string,
   look: () => Promise<T | undefined | false> | T | undefined | false,
 ): Promise<T> {
-  const deadline = Date.now() + 10_000;
+  const deadline = Date.now() + PATIENCE;
   while (true) {
     const found = await look();
     if (found !== undefined && found !== false) return found;
-    if (Date.now() > deadline) throw new Error(`not within ten seconds: ${what}`);
+    if (Date.now() > deadline) throw new Error(`not within ${PATIENCE / 1000} s: ${what}`);
     await sleep(15);
   }
 }

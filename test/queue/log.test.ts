@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict';
-import { spawn, spawnSync } from 'node:child_process';
 import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { runChild, startChild } from '../support/child.ts';
 import { tmpfs, unavailable } from '../support/file-system.ts';
 
 const SCRIPT = `
@@ -27,7 +27,7 @@ describe('a log on a disk that is full', { skip: unavailable(() => tmpfs('size=1
       const ballast = join(disk.path, 'ballast');
       assert.throws(() => writeFileSync(ballast, Buffer.alloc(2 << 20)), { code: 'ENOSPC' });
       const file = openSync(path, 'w');
-      const child = spawn(process.execPath, ['--input-type=module', '-e', SCRIPT, format], {
+      await using child = startChild(process.execPath, ['--input-type=module', '-e', SCRIPT, format], {
         stdio: ['ignore', file, 'inherit'],
       });
       closeSync(file);
@@ -62,9 +62,7 @@ describe('a log’s lines', () => {
       const script = `${SCRIPT.split('setInterval')[0]}
         for (; n < 3; n++) log.info({}, 'line ' + n + 'x');
         setTimeout(() => { for (; n < 6; n++) log.info({}, 'line ' + n + 'x'); ${code} }, 20);`;
-      const { stdout } = spawnSync(process.execPath, ['--input-type=module', '-e', script, 'json'], {
-        encoding: 'utf8',
-      });
+      const { stdout } = runChild(process.execPath, ['--input-type=module', '-e', script, 'json']);
       assert.deepEqual(
         [...stdout.matchAll(/line (\d)x/g)].map(([, number]) => Number(number)),
         [0, 1, 2, 3, 4, 5],

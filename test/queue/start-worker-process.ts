@@ -1,8 +1,9 @@
-import { type ChildProcess, spawn } from 'node:child_process';
+import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import type { Config } from '../../src/config.ts';
+import { endChild, startChild } from '../support/child.ts';
 import { eventually } from './bench.ts';
 
 const PROGRAM = fileURLToPath(new URL('worker-process.ts', import.meta.url));
@@ -20,7 +21,7 @@ export interface WorkerProcess extends AsyncDisposable {
 export async function startWorkerProcess(settings: Config, name = 'worker-process'): Promise<WorkerProcess> {
   const given = Object.entries(settings).filter(([, value]) => typeof value === 'string');
   const times = ['UNPACK_LOCK', 'UNPACK_GRACE', 'UNPACK_BACKOFF'] as const;
-  const child: ChildProcess = spawn(process.execPath, [PROGRAM], {
+  const child = startChild(process.execPath, [PROGRAM], {
     env: {
       ...process.env,
       ...Object.fromEntries(given),
@@ -35,7 +36,13 @@ export async function startWorkerProcess(settings: Config, name = 'worker-proces
   if (child.stdout !== null) {
     createInterface(child.stdout).on('line', (line) => messages.push(String(JSON.parse(line).msg)));
   }
-  await eventually('the worker process is ready', () => messages.includes('ready'));
+  try {
+    await eventually('the worker process is ready', () => messages.includes('ready') || child.exitCode !== null);
+    assert.ok(messages.includes('ready'), `the worker process has ended with ${child.exitCode}`);
+  } catch (error) {
+    await endChild(child);
+    throw error;
+  }
   return {
     get exitCode() {
       return child.exitCode;
@@ -46,9 +53,6 @@ export async function startWorkerProcess(settings: Config, name = 'worker-proces
       await exit;
       return child.exitCode;
     },
-    async [Symbol.asyncDispose]() {
-      child.kill('SIGKILL');
-      await exit;
-    },
+    [Symbol.asyncDispose]: () => endChild(child),
   };
 }

@@ -1,8 +1,9 @@
-import { type ChildProcess, type SpawnOptions, spawn, spawnSync } from 'node:child_process';
+import { type ChildProcess, type SpawnOptions, spawnSync } from 'node:child_process';
 import { chmodSync, chownSync, mkdtempSync, rmdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type Finished, finished, MAIN } from '../cli/run-cli.ts';
+import { startChild } from '../support/child.ts';
 import { type TestImage, writeLayout } from '../support/layout.ts';
 
 /** Nobody: a user who owns nothing on this machine. */
@@ -55,10 +56,10 @@ export function startAsUser(
     env: { PATH: process.env.PATH ?? '', HOME: '/nonexistent', AWS_EC2_METADATA_DISABLED: 'true', ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   };
-  if (project === ROOT) return spawn(command, args, { ...options, uid: USER, gid: USER });
+  if (project === ROOT) return startChild(command, args, { ...options, uid: USER, gid: USER });
   const become = `exec setpriv --reuid=${USER} --regid=${USER} --clear-groups "$@"`;
   const script = `mount --bind '${ROOT}' '${project}' && ${become}`;
-  return spawn('unshare', ['--mount', 'sh', '-c', script, 'sh', command, ...args], options);
+  return startChild('unshare', ['--mount', 'sh', '-c', script, 'sh', command, ...args], options);
 }
 
 /** A command as that user, to its end. */

@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Finished, finished, MAIN } from '../cli/run-cli.ts';
+import { startChild } from '../support/child.ts';
 import { imageOf, layerOf, writeLayout } from '../support/layout.ts';
 import { skipWithoutUserNamespaces } from '../support/present.ts';
 import { scratch } from '../support/scratch.ts';
@@ -16,7 +16,9 @@ const skip = process.getuid?.() === 0 ? skipWithoutUserNamespaces() : 'giving a 
 /** `unpackd ARGS` as root of a user namespace that has users and groups 0 to 999. */
 async function unpackdInNamespace(...args: readonly string[]): Promise<Finished> {
   const inside = ['--user', 'sh', '-c', 'read _ && exec "$0" "$@"'];
-  const child = spawn('unshare', [...inside, process.execPath, MAIN, ...args], { stdio: ['pipe', 'pipe', 'pipe'] });
+  const child = startChild('unshare', [...inside, process.execPath, MAIN, ...args], {
+    stdio: ['pipe', 'pipe', 'pipe'],
+  });
   const end = finished(child);
   await once(child, 'spawn');
   // the parent's map is the default of a namespace that has not been made yet
@@ -30,7 +32,7 @@ async function unpackdInNamespace(...args: readonly string[]): Promise<Finished>
       await sleep(20);
     }
   }
-  child.stdin.end('\n');
+  child.stdin?.end('\n');
   return end;
 }
 

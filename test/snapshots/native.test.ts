@@ -1,11 +1,12 @@
 import assert from 'node:assert/strict';
-import { execFileSync, spawn } from 'node:child_process';
+import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readdirSync, writeFileSync } from 'node:fs';
 import { chmod, chown, link, lutimes, mkdir, open, readdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { startChild } from '../support/child.ts';
 import '../support/needs-root.ts';
 import { toUnpackError } from '../../src/errors.ts';
 import {
@@ -99,7 +100,9 @@ describe('native store', () => {
     const { store, layer, root } = context;
     await layer('base', '', (directory) => makeFiles(directory, 3000));
     const script = join(import.meta.dirname, 'prepare-once.ts');
-    const child = spawn(process.execPath, [script, root, 'key', 'base'], { stdio: ['ignore', 'ignore', 'inherit'] });
+    await using child = startChild(process.execPath, [script, root, 'key', 'base'], {
+      stdio: ['ignore', 'ignore', 'inherit'],
+    });
     await copying(root);
     child.kill('SIGKILL');
     await once(child, 'exit');

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
 import { access, chown, lstat, mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
+import { runChild } from '../support/child.ts';
 import '../support/needs-root.ts';
 import { cString, makeDevice, mknodAt, S_IFCHR, setXattrFd } from '../../src/system/files.ts';
 import { skipWithoutUserNamespaces } from '../support/present.ts';
@@ -111,8 +111,7 @@ describe('overlay store: in a user namespace', { skip: skipWithoutUserNamespaces
       await store.close();
       console.log(JSON.stringify(mounts));`;
     const command = [process.execPath, '--input-type=module', '--eval', script, beside];
-    const options = { encoding: 'utf8', timeout: 20_000 } as const;
-    const { stdout, stderr } = spawnSync('unshare', ['--user', '--map-root-user', '--mount', ...command], options);
+    const { stdout, stderr } = runChild('unshare', ['--user', '--map-root-user', '--mount', ...command]);
     assert.match(stdout, /"userxattr"/, stderr);
   });
 });

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { access, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -8,6 +8,7 @@ import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { toUnpackError } from '../../src/errors.ts';
 import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
+import { startChild } from '../support/child.ts';
 import { type TemporaryStore, withStore } from './temporary-store.ts';
 
 const HAMMER = join(import.meta.dirname, 'hammer.ts');
@@ -105,9 +106,8 @@ async function checkStore({ store, root }: Pick<TemporaryStore, 'store' | 'root'
 }
 
 function hammer(root: string, type: Snapshotter['type'], seed: number, rounds: number): ChildProcess {
-  const child = spawn(process.execPath, [HAMMER, root, type, String(seed), String(rounds)], {
+  const child = startChild(process.execPath, [HAMMER, root, type, String(seed), String(rounds)], {
     stdio: ['ignore', 'pipe', 'inherit'],
-    timeout: 60_000,
   });
   return child;
 }

@@ -1,5 +1,4 @@
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
 import { after, before, describe, test } from 'node:test';
 import type { FailureCode, UnpackError } from '../../src/errors.ts';
 import { digestOf } from '../../src/oci/digest.ts';
@@ -7,6 +6,7 @@ import { readBlob } from '../../src/source/fetch.ts';
 import { openSource } from '../../src/source/open.ts';
 import type { BucketLayout, S3SourceSpec } from '../../src/source/source-spec.ts';
 import { startTestBucket, type TestBucket } from '../support/bucket.ts';
+import { runChild } from '../support/child.ts';
 import { fails } from '../support/fails.ts';
 import { type Fault, startFaultyProxy } from '../support/faulty-s3.ts';
 import { buildImage } from '../support/image-builder.ts';
@@ -265,8 +265,6 @@ describe('a bucket', { timeout: 60_000 }, () => {
 
 test('the SDK that could not be loaded for want of open files is loaded the next time', () => {
   const script = new URL('little-room.ts', import.meta.url).pathname;
-  const asked = spawnSync('sh', ['-c', 'ulimit -n 60 && exec "$0" "$1"', process.execPath, script], {
-    encoding: 'utf8',
-  });
+  const asked = runChild('sh', ['-c', 'ulimit -n 60 && exec "$0" "$1"', process.execPath, script]);
   assert.equal(asked.stdout, 'none, a client', asked.stderr);
 });

@@ -1,4 +1,4 @@
-import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process';
+import { type ChildProcess, type SpawnOptions, type SpawnSyncReturns, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { after } from 'node:test';
 
@@ -32,6 +32,19 @@ export async function endChild(child: ChildProcess): Promise<void> {
   if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
   living.delete(child.pid);
   Guard.tell(`gone ${child.pid}`);
+}
+
+/** Milliseconds that a program may take which a test waits for, on a machine however busy. */
+const RUN_LIMIT = 240_000;
+
+/** Runs a program to its end while the test's process does nothing else. It dies with that process, if need be. */
+export function runChild(
+  program: string,
+  args: readonly string[],
+  env: NodeJS.ProcessEnv = process.env,
+): SpawnSyncReturns<string> {
+  const options = { env, encoding: 'utf8', timeout: RUN_LIMIT, killSignal: 'SIGKILL', maxBuffer: 1 << 30 } as const;
+  return spawnSync('setpriv', ['--pdeathsig', 'KILL', program, ...args], options);
 }
 
 /**

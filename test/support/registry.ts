@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { S3Server } from '../../src/demo/s3-server.ts';
+import { endChild, startChild } from './child.ts';
 
 /** The CNCF Distribution registry itself, with its S3 driver. */
 export interface Registry {
@@ -37,14 +37,14 @@ export async function startRegistry(server: S3Server, bucket: string, prefix: st
   await writeFile(join(folder, 'config.yml'), JSON.stringify(config)); // JSON is YAML
   // its S3 client refuses to start where a CA bundle is set
   const { AWS_CA_BUNDLE: _, ...env } = process.env;
-  const registry = spawn('docker-registry', ['serve', join(folder, 'config.yml')], { env, stdio: 'ignore' });
+  const registry = startChild('docker-registry', ['serve', join(folder, 'config.yml')], { env, stdio: 'ignore' });
   const close = async (): Promise<void> => {
-    registry.kill();
+    await endChild(registry);
     await rm(folder, { recursive: true, force: true });
   };
   try {
     for (let tries = 0; (await fetch(`${origin}/v2/`).catch(() => undefined))?.status !== 200; tries += 1) {
-      assert.ok(tries < 100 && registry.exitCode === null, 'the registry did not start');
+      assert.ok(tries < 1200 && registry.exitCode === null, 'the registry did not start');
       await sleep(100);
     }
   } catch (error) {

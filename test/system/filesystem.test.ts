@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
 import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
+import { runChild } from '../support/child.ts';
 import '../support/needs-root.ts';
 import { fileSystemFacts, overlayFacts, overlayKnowsIndex } from '../../src/system/filesystem.ts';
 import { skipWithoutUserNamespaces } from '../support/present.ts';
@@ -81,7 +81,7 @@ function askingIn(directory: string): string[] {
 }
 
 function run(command: string, ...args: string[]): string {
-  const { status, stdout, stderr } = spawnSync(command, args, { encoding: 'utf8', timeout: 20_000 });
+  const { status, stdout, stderr } = runChild(command, args);
   assert.equal(status, 0, stderr);
   return stdout;
 }

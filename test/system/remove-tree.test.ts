@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { execFileSync, spawn } from 'node:child_process';
+import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import {
   chmodSync,
@@ -18,6 +18,7 @@ import { describe, test } from 'node:test';
 import { UnpackError } from '../../src/errors.ts';
 import { close, cString, O, openAt } from '../../src/system/files.ts';
 import { emptyTree, removeDirectoryAt, removeTree, removeTreeSync } from '../../src/system/remove-tree.ts';
+import { startChild } from '../support/child.ts';
 import { inDirectory, makeDeep } from '../support/deep-tree.ts';
 import { ext4, tmpfs, unavailable } from '../support/file-system.ts';
 import { Sandbox } from '../support/sandbox.ts';
@@ -118,28 +119,23 @@ for (const [how, remove] of Object.entries(REMOVERS)) {
       const tree = join(root, 'tree');
       const swapper = new URL('../hostile/swapper.ts', import.meta.url).pathname;
       const names = [join(tree, 'd'), join(tree, 'l')];
-      const child = spawn(process.execPath, [swapper, ...names], { stdio: ['ignore', 'pipe', 'inherit'] });
-      try {
-        await once(child.stdout, 'data');
-        child.stdout.resume();
-        for (let round = 0; round < 300; round += 1) {
-          const next = join(building, `${round}`);
-          for (const name of ['d/sub', 'd/canary']) mkdirSync(join(next, name), { recursive: true });
-          for (let index = 0; index < 50; index += 1) writeFileSync(join(next, `d/f${index}`), '');
-          for (const name of ['d/sub/canary', 'd/sub/inner']) writeFileSync(join(next, name), '');
-          symlinkSync(box.outside, join(next, 'l'));
-          renameSync(next, tree);
-          for (let attempt = 0; existsSync(tree); attempt += 1) {
-            assert.ok(attempt < 100, 'it is not to be removed');
-            // an exchange at every step may be too much for one attempt
-            await remove(tree).catch((error) => assert.match(String(error), /ENOTEMPTY|ENOTDIR|EISDIR|still changes/));
-            box.check();
-          }
+      await using child = startChild(process.execPath, [swapper, ...names], { stdio: ['ignore', 'pipe', 'inherit'] });
+      assert.ok(child.stdout !== null);
+      await once(child.stdout, 'data');
+      child.stdout.resume();
+      for (let round = 0; round < 300; round += 1) {
+        const next = join(building, `${round}`);
+        for (const name of ['d/sub', 'd/canary']) mkdirSync(join(next, name), { recursive: true });
+        for (let index = 0; index < 50; index += 1) writeFileSync(join(next, `d/f${index}`), '');
+        for (const name of ['d/sub/canary', 'd/sub/inner']) writeFileSync(join(next, name), '');
+        symlinkSync(box.outside, join(next, 'l'));
+        renameSync(next, tree);
+        for (let attempt = 0; existsSync(tree); attempt += 1) {
+          assert.ok(attempt < 100, 'it is not to be removed');
+          // an exchange at every step may be too much for one attempt
+          await remove(tree).catch((error) => assert.match(String(error), /ENOTEMPTY|ENOTDIR|EISDIR|still changes/));
+          box.check();
         }
-      } finally {
-        const ended = once(child, 'exit');
-        child.kill('SIGKILL');
-        await ended;
       }
     });
   });
