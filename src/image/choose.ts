@@ -118,9 +118,13 @@ class Candidate {
     this.#depth = depth;
   }
 
-  /** Whether the index says that it is one. For an image some tools put its config's media type here. */
+  /**
+   * Whether the index says that it is one: by its type, where some tools put an image's config's media type, or as an
+   * attestation of BuildKit.
+   */
   get isArtifact(): boolean {
-    const { artifactType } = this.#entry.labels;
+    const { artifactType, annotations } = this.#entry.labels;
+    if (annotations?.['vnd.docker.reference.type'] !== undefined) return true;
     return artifactType !== undefined && !isConfigType(artifactType);
   }
 
@@ -171,10 +175,9 @@ class Candidate {
 /** What of a listing may be an image: not attestations (BuildKit's have no platform) nor other documents. */
 function candidatesOf(listing: Listing, documents: Documents, depth: number, outer?: Platform): Candidate[] {
   return listing.entries
-    .filter(({ labels: { mediaType, platform, annotations } }) => {
+    .filter(({ labels: { mediaType, platform } }) => {
       if (documentKind(mediaType) === undefined && !namesNothing(mediaType)) return false;
-      if (platform?.os === 'unknown' || platform?.architecture === 'unknown') return false;
-      return annotations?.['vnd.docker.reference.type'] === undefined;
+      return platform?.os !== 'unknown' && platform?.architecture !== 'unknown';
     })
     .map((entry) => new Candidate(entry, listing, documents, depth, outer));
 }

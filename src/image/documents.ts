@@ -69,9 +69,9 @@ export class Documents {
     const warnings = [...manifest.warnings];
     // before the config is read: what can't be unpacked needs no further request
     const layers = new ManifestLayers(manifest, what, warnings);
-    const bytes = await this.#bytes(manifest.config, CONFIG_LIMIT);
     const configName = `config ${shortDigest(manifest.config.digest)} of ${name}`;
-    const config = configOf(bytes, manifest, configName);
+    const config = configOf(await this.#bytes(manifest.config, CONFIG_LIMIT), manifest, configName);
+    if (manifest.artifactType !== undefined && manifest.layers.length === 0) throw artifactError(what, manifest);
     const pairs = layers.with(config, digest);
     return {
       ...(config.platform === undefined ? {} : { platform: config.platform }),
@@ -89,26 +89,28 @@ export class Documents {
   }
 }
 
-/** A config whose media type says nothing has to say itself that it is one. */
-function configOf(bytes: Uint8Array, { config: { digest, mediaType } }: ImageManifest, what: string): ImageConfig {
-  const isArtifact = (cause?: unknown) =>
-    new UnpackError(
-      'UNSUPPORTED_MEDIA_TYPE',
-      `${what} is not the config of an image: it has no rootfs, and its media type is ${JSON.stringify(mediaType)}; this is an artifact, with no root file system to unpack`,
-      { details: { digest }, cause },
-    );
-  let config: ImageConfig;
+/** A config whose media type does not say that it is the config of an image has to show it. */
+function configOf(bytes: Uint8Array, manifest: ImageManifest, what: string): ImageConfig {
+  const { digest, mediaType } = manifest.config;
+  const typed = isConfigType(mediaType);
   try {
-    config = parseConfig(bytes, what);
+    const config = parseConfig(bytes, what);
+    if (config.hasRootfs || typed) return config;
   } catch (error) {
     if (!(error instanceof UnpackError)) throw error;
-    throw isConfigType(mediaType) || looksLikeConfig(bytes) ? error.with({ digest }) : isArtifact(error);
+    if (typed || Buffer.from(bytes).includes('"diff_ids"')) throw error.with({ digest });
   }
-  if (!config.hasRootfs && !isConfigType(mediaType)) throw isArtifact();
-  return config;
+  throw artifactError(what, manifest);
 }
 
-const looksLikeConfig = (bytes: Uint8Array): boolean => Buffer.from(bytes).includes('"diff_ids"');
+function artifactError(what: string, { artifactType, config: { digest, mediaType } }: ImageManifest): UnpackError {
+  const type = artifactType ?? (mediaType === '' ? 'without a media type' : mediaType);
+  return new UnpackError(
+    'UNSUPPORTED_MEDIA_TYPE',
+    `${what} is that of an artifact (${type}), not of an image: it names no root file system to unpack`,
+    { details: { digest } },
+  );
+}
 
 /** The layers of a manifest, of which some may be no layers. */
 class ManifestLayers {
@@ -136,7 +138,8 @@ class ManifestLayers {
         if (plainType(blob.mediaType).startsWith('application/vnd.oci.image.layer.')) throw error;
       }
     });
-    if (this.#layers.length === 0 && this.#others[0] !== undefined) throw this.#others[0];
+    if (this.#layers.length > 0 || this.#others[0] === undefined) return;
+    throw isConfigType(manifest.config.mediaType) ? this.#others[0] : artifactError(what, manifest);
   }
 
   /**

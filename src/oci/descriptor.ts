@@ -88,8 +88,11 @@ export function readPlatform(value: unknown, reading: JsonReading, path: string)
   const fields = new JsonFields(value, PLATFORM, reading, path);
   const architecture = fields.label('architecture');
   if (!architecture) return undefined;
-  const os = fields.label('os');
-  if (!os) reading.warn(`${fields.path('os')} is ${os === '' ? 'empty' : 'missing'}, which was taken for linux`);
+  const os = fields.text('os');
+  if (!os) {
+    const found = os === '' ? 'empty' : fields.get('os') === undefined ? 'missing' : 'no text';
+    reading.warn(`${fields.path('os')} is ${found}, which was taken for linux`);
+  }
   const variant = fields.label('variant');
   const features = fields.get('os.features');
   const osFeatures = Array.isArray(features) ? features.filter((one): one is string => typeof one === 'string') : [];

@@ -2,7 +2,15 @@ import { UnpackError } from '../errors.ts';
 import { type Descriptor, descriptorFields, readDescriptor } from './descriptor.ts';
 import { type ImageIndex, readEntries } from './image-index.ts';
 import { fieldNames, JsonFields, JsonReading, readJson, shown } from './json-fields.ts';
-import { type DocumentKind, documentKind, isConfigType, isSchema1, namesNothing, plainType } from './media-type.ts';
+import {
+  type DocumentKind,
+  documentKind,
+  isArtifactConfig,
+  isConfigType,
+  isSchema1,
+  namesNothing,
+  plainType,
+} from './media-type.ts';
 
 /** Most bytes of a manifest or an index: what registries take (distribution spec, "Pushing Manifests"). */
 export const DOCUMENT_LIMIT = 4 * 1024 * 1024;
@@ -44,7 +52,7 @@ export function parseDocument(bytes: Uint8Array, what: string, promised?: string
   const config = descriptorOf(fields.get('config'), reading, 'config');
   const layers = fields.list('layers').map((layer, index) => descriptorOf(layer, reading, `layers[${index}]`));
   const artifactType = fields.label('artifactType') || undefined;
-  refuseArtifact(artifactType, config, layers.length, reading);
+  checkConfigType(artifactType, config, reading);
   return { kind, config, layers, ...(artifactType === undefined ? {} : { artifactType }), warnings };
 }
 
@@ -102,8 +110,8 @@ function kindOf(fields: JsonFields, promised: string | undefined): DocumentKind 
     ...(promised ? [`its descriptor says ${promised}`] : []),
   ].join(', ');
   if (kinds.size > 1) throw reading.wrong(`its fields and media types contradict each other: ${says}`);
-  if (own && promised && plainType(own) !== plainType(promised))
-    reading.warn(`${says}; it was taken for an ${NAME[kind]}`);
+  const named = own && promised && documentKind(own) && documentKind(promised);
+  if (named && plainType(own) !== plainType(promised)) reading.warn(`${says}; it was taken for an ${NAME[kind]}`);
   return kind;
 }
 
@@ -139,34 +147,26 @@ function typesOf(
 const NAME: Readonly<Record<DocumentKind, string>> = { index: 'image index', manifest: 'image manifest' };
 
 /**
- * An image has the config of an image (image spec, manifest.md#guidelines-for-artifact-usage). A media type that says
- * nothing of the config, which some registries and tools write, leaves it to the config itself.
+ * Refuses the config of what is known to be no image. Whether another one is the config of an image, it says itself: some
+ * registries and tools write media types that say nothing, and containerd does not look at them.
  */
-function refuseArtifact(
-  artifactType: string | undefined,
-  config: Descriptor,
-  layers: number,
-  reading: JsonReading,
-): void {
+function checkConfigType(artifactType: string | undefined, config: Descriptor, reading: JsonReading): void {
   const { mediaType } = config;
-  const imageConfig = isConfigType(mediaType);
-  if (!(imageConfig || namesNothing(mediaType)) || (artifactType !== undefined && (!imageConfig || layers === 0))) {
+  if (isArtifactConfig(mediaType)) {
     throw unsupported(
       reading,
       `is an artifact (${artifactType ?? mediaType}), not an image: it has no root file system to unpack`,
       config,
     );
   }
-  if (!imageConfig) {
-    const found = mediaType === '' ? 'is missing or empty' : `is ${shown(mediaType)}`;
-    reading.warn(`config.mediaType ${found}; it was taken for the config of an image`);
+  if (!isConfigType(mediaType)) {
+    const found = mediaType === '' ? 'missing or empty' : shown(mediaType);
+    reading.warn(`config.mediaType is ${found}; it was taken for the config of an image`);
   } else if (mediaType !== plainType(mediaType)) {
     reading.warn(`config.mediaType is ${shown(mediaType)}, which was taken for ${plainType(mediaType)}`);
   }
   if (artifactType !== undefined && !isConfigType(artifactType)) {
-    reading.warn(
-      `artifactType is ${shown(artifactType)}, but the config is that of an image; it was taken for an image`,
-    );
+    reading.warn(`artifactType is ${shown(artifactType)}; it was taken for an image, because its config lists layers`);
   }
 }
 

@@ -10,6 +10,8 @@ const OCI_LAYER = 'application/vnd.oci.image.layer.v1.tar';
 const DOCKER_LAYER = 'application/vnd.docker.image.rootfs.diff.tar';
 const DOCKER_SCHEMA_1 = /^application\/vnd\.docker\.distribution\.manifest\.v1\+(json|prettyjws)$/;
 
+const ARTIFACT_CONFIG = /^application\/vnd\.(?:oci\.empty|cncf|wasm)\./;
+
 const NAMES_NOTHING = new Set(['', 'application/octet-stream', 'binary/octet-stream', 'application/json']);
 
 export type Compression = 'gzip' | 'zstd' | 'none';
@@ -62,6 +64,11 @@ export function documentKind(mediaType: string): DocumentKind | undefined {
 export function isConfigType(mediaType: string): boolean {
   const plain = plainType(mediaType);
   return plain === OCI_CONFIG || plain === DOCKER_CONFIG;
+}
+
+/** Whether a config's media type is that of something else than an image: nothing, Helm, WebAssembly. */
+export function isArtifactConfig(mediaType: string): boolean {
+  return ARTIFACT_CONFIG.test(plainType(mediaType));
 }
 
 /**

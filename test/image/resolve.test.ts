@@ -193,6 +193,17 @@ describe('resolveImages', { timeout: 60_000 }, () => {
     await fails('UNSUPPORTED_MEDIA_TYPE', resolve(await buildImage(put, alone)));
   });
 
+  test('takes what has the config of an image for one, whatever it is called, with a warning', async () => {
+    const rootfs = { type: 'layers', diff_ids: [digestOf(Buffer.from('x'))] };
+    const config = await put(json({ rootfs }), 'application/vnd.example.config.v1+json');
+    const artifactType = 'application/vnd.example';
+    const [found] = await resolve(
+      await buildImage(put, { layers: [Buffer.from('x')], manifest: { config, artifactType } }),
+    );
+    assert.equal(found?.layers.length, 1);
+    assert.match(found?.warnings.join() ?? '', /config.mediaType is .*; it was taken for the config.*artifactType is/);
+  });
+
   test('takes a config or a manifest from the descriptor that carries it', async () => {
     const bytes = json({ os: 'linux', architecture: 'amd64', rootfs: { type: 'layers', diff_ids: [] }, only: 'here' });
     const config = { mediaType: OCI_CONFIG, digest: digestOf(bytes), size: bytes.length };
@@ -494,6 +505,7 @@ describe('resolveImages', { timeout: 60_000 }, () => {
         { config: await config('application/vnd.oci.empty.v1+json'), artifactType: 'application/vnd.example' },
         { config: await config('application/vnd.wasm.config.v0+json', { os: 'wasip1', architecture: 'wasm' }) },
         { config: await config('application/octet-stream', { name: 'a chart' }) },
+        { config: await config('application/vnd.example.config.v1+json', { name: 'a model' }) },
         { config: await put(Buffer.from('not JSON'), 'application/octet-stream') },
         { artifactType: 'application/vnd.example', layers: [] },
       ]) {

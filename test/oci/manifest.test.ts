@@ -167,8 +167,6 @@ describe('a manifest or index', () => {
     const empty = { ...config, mediaType: 'application/vnd.oci.empty.v1+json' };
     for (const artifact of [
       { ...manifest, artifactType: 'application/vnd.example.sbom', config: empty },
-      { ...manifest, artifactType: 'application/vnd.example.sbom', layers: [] },
-      { ...manifest, artifactType: 'application/vnd.example.sbom', config: { ...config, mediaType: '' } },
       { ...manifest, config: { ...config, mediaType: 'application/vnd.cncf.helm.config.v1+json' } },
     ]) {
       const error = fails('UNSUPPORTED_MEDIA_TYPE', () => parse(artifact));
@@ -324,11 +322,7 @@ describe('an image config', () => {
       { architecture: 'arm', rootfs: { type: 'layers', diff_ids: [] } },
       /os is missing, .* linux/,
     ],
-    [
-      'with a list of operating systems',
-      { os: ['linux'], architecture: 'arm', rootfs: {} },
-      /os is a list, .* for nothing/,
-    ],
+    ['with a list of operating systems', { os: ['linux'], architecture: 'arm', rootfs: {} }, /os is no text, .* linux/],
   ] as const) {
     test(`${deviation} is read, with a warning`, () => {
       const { warnings } = parseIt(value);
