@@ -30,6 +30,9 @@ const LOCK_POLL = 250;
  * queue; before that, any worker puts it to the front.
  */
 const MARGIN = 5000;
+/** Microseconds between two places: as fine as the scores of prioritized jobs can tell them apart. */
+const STEP = 100;
+
 /** Parked jobs that are looked at at once, and waiting ones that a returning job is compared with. */
 const MOST = 1000;
 const WINDOW = 256;
@@ -63,7 +66,7 @@ const UNPARK = `
   local function toFront(id, place)
     local priority = tonumber(redis.call('HGET', prefix .. id, 'priority') or '0') or 0
     if priority > 0 then
-      local below = 0x40000000 - math.floor(place / 100) % 0x40000000
+      local below = 0x40000000 - math.floor(place / ${STEP}) % 0x40000000
       redis.call('ZADD', prioritized, priority * 0x100000000 - below, id)
       return
     end
@@ -111,7 +114,7 @@ let lastPlace = 0;
 
 /** Where a job stands among those that come back: microseconds, each one later than the one before. */
 export function nextPlace(): number {
-  lastPlace = Math.max(lastPlace + 1, Date.now() * 1000);
+  lastPlace = Math.max(lastPlace + STEP, Date.now() * 1000);
   return lastPlace;
 }
 

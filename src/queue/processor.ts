@@ -48,6 +48,8 @@ const LOG_LINES_KEPT = 1000;
 /** Milliseconds that a job may look for its image before it shows: as long as between two writes of its progress. */
 const QUIET = 250;
 
+const NOT_WRITTEN = 'the progress of a job could not be written';
+
 /** One attempt of one job, from when it was taken to what it comes to. */
 interface Attempt {
   readonly job: Job;
@@ -238,7 +240,7 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
     if (earlier !== undefined && waited !== undefined && isSameWait(waited, wait)) {
       // nothing has changed since the job has told so
       reporter.abandon();
-      await job.updateProgress({ ...earlier, waiting });
+      await job.updateProgress({ ...earlier, waiting }).catch((error) => log.warn({ err: error }, NOT_WRITTEN));
     } else {
       const pause = `gives its slot back, is looked at again in ${durationText(delay)} or when the layer is free`;
       reporter.line('warn', `${waitingSentence(waiting)}; ${pause}`, { holder: wait.holder });

@@ -7,6 +7,7 @@ import { type JobStatus, jobError } from './job-status.ts';
 import { type Progress, readProgress } from './progress-schema.ts';
 import type { UnpackResult } from './result.ts';
 import { durationText } from './text.ts';
+import { after } from './timer.ts';
 
 export interface WaitOptions {
   /** Milliseconds; default: as long as it takes. */
@@ -47,6 +48,7 @@ export class JobWaiter {
     signal?.throwIfAborted();
     const { promise, resolve, reject } = Promise.withResolvers<UnpackResult>();
     const timers = new Set<NodeJS.Timeout>();
+    let cancelTimeout = () => {};
     let seen = false;
     let over = false;
 
@@ -96,7 +98,7 @@ export class JobWaiter {
     this.#closing.signal.addEventListener('abort', onClose);
     if (timeout !== undefined) {
       const late = `job ${jobId} did not end within ${durationText(timeout)}; it goes on`;
-      timers.add(setTimeout(() => reject(new WaitTimeoutError(late)), timeout));
+      cancelTimeout = after(timeout, () => reject(new WaitTimeoutError(late)));
     }
     timers.add(setInterval(() => void look(), POLL));
     void look();
@@ -105,6 +107,7 @@ export class JobWaiter {
       return await promise;
     } finally {
       for (const timer of timers) clearTimeout(timer);
+      cancelTimeout();
       over = true;
       detach();
       signal?.removeEventListener('abort', onAbort);

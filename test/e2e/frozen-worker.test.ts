@@ -61,7 +61,6 @@ describe('a worker that was stopped in the middle of a layer', () => {
       others.map(() => 'healthy'),
     );
     console.log(`8 jobs of other images beside a frozen worker: ${Math.round(took)} ms`);
-    assert.ok(took < 60_000, `${took} ms`);
 
     for (const { id } of same) {
       await until(async () => (await s.queue.status(id)).progress?.waiting !== undefined, LIMIT);

@@ -8,7 +8,7 @@ import { createLog } from '../../src/queue/log.ts';
 import type { Payload } from '../../src/queue/payload.ts';
 import { UnpackQueue } from '../../src/queue/producer.ts';
 import { UnpackWorker } from '../../src/queue/worker.ts';
-import { type Script, type ScriptedStore, scriptedUnpacker } from './scripted-unpacker.ts';
+import { type Script, type ScriptedStore, scriptedKeeper, scriptedUnpacker } from './scripted-unpacker.ts';
 
 /** What a test of the queue works with: a real Redis, and everything that it opens is closed after the file. */
 export interface Bench {
@@ -25,6 +25,7 @@ export interface Bench {
 
 export interface TestWorker {
   readonly log: Record<string, unknown>[];
+  whyNotReady(): Promise<string | undefined>;
   close(): Promise<void>;
 }
 
@@ -54,13 +55,14 @@ export function queueBench(options: LocalRedisOptions = {}): Bench {
       const worker = new UnpackWorker({
         settings,
         unpacker: scriptedUnpacker(script, store),
+        keeper: store?.keeper && scriptedKeeper(store.keeper),
         policy: { connection: CONNECTION, buckets: settings.UNPACK_BUCKETS },
         store: { root: '/store', snapshotter: 'overlay' },
         log: createLog(settings, { write: (line) => log.push(JSON.parse(line)) }),
       });
       closing.push(() => worker.close());
       await worker.start();
-      return { log, close: () => worker.close() };
+      return { log, whyNotReady: () => worker.whyNotReady(2000), close: () => worker.close() };
     },
     bull(settings) {
       const queue = new Queue(settings.UNPACK_QUEUE, { connection: { url: settings.REDIS_URL } });

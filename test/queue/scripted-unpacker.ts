@@ -1,6 +1,6 @@
 import { abortError } from '../../src/errors.ts';
 import type { ImageState, LayerPhase, LayerState } from '../../src/image/progress.ts';
-import type { UnpackedImage, Unpacker, UnpackOptions } from '../../src/image/unpack.ts';
+import type { StoreKeeper, UnpackedImage, Unpacker, UnpackOptions } from '../../src/image/unpack.ts';
 
 /** One call of an unpacker, as a script sees it. */
 export interface Call extends UnpackOptions {
@@ -15,6 +15,8 @@ export type Script = (call: Call) => Promise<UnpackedImage[]> | UnpackedImage[];
 export interface ScriptedStore {
   /** Without asking the source. */
   readonly recall?: Unpacker['recall'];
+  /** What the worker asks about its store; default: nothing. */
+  readonly keeper?: Partial<StoreKeeper>;
   readonly look?: (signal: AbortSignal | undefined) => Promise<readonly UnpackedImage[] | undefined>;
 }
 
@@ -77,4 +79,9 @@ export function untilAborted(
     if (signal.aborted) onAbort();
     else signal.addEventListener('abort', onAbort, { once: true });
   });
+}
+
+/** A store that can be written and in which nothing is locked, but for what a test says. */
+export function scriptedKeeper(keeper: Partial<StoreKeeper>): StoreKeeper {
+  return { tidy: async () => {}, check: async () => {}, heldElsewhere: () => undefined, ...keeper };
 }
