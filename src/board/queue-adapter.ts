@@ -37,8 +37,7 @@ export class UnpackQueueAdapter extends BullMQAdapter {
     const lines = await super.getJobLogs(id);
     if (lines.length > 0) return lines;
     const job = await super.getJob(id);
-    const line = job?.finishedOn === undefined ? undefined : quietLog(job.returnvalue, new Date(job.finishedOn));
-    return line === undefined ? [] : [line];
+    return job?.finishedOn === undefined ? [] : quietLog(job.returnvalue, new Date(job.finishedOn));
   }
 }
 

@@ -21,10 +21,12 @@ export function quietSentence({ images, attempts, worker, durationMs }: UnpackRe
   return `completed in ${durationText(durationMs)}, attempt ${attempts} on ${worker.name}: ${each.join(' and ')}`;
 }
 
-/** The one line that the log of a completed job without any would have. @returns `undefined` for what is no result */
-export function quietLog(returnvalue: unknown, finished: Date): string | undefined {
+/** The lines that the log of a completed job without any would have; none for what is no result. */
+export function quietLog(returnvalue: unknown, finished: Date): string[] {
   const { data: result } = resultSchema.safeParse(returnvalue);
-  return result && `${finished.toISOString()} ${quietSentence(result)}`;
+  if (result === undefined) return [];
+  const sentences = [...result.warnings.map((warning) => `WARN ${warning}`), quietSentence(result)];
+  return sentences.map((sentence) => `${finished.toISOString()} ${sentence}`);
 }
 
 /** The progress that a completed job without any would have. @returns `undefined` for what is no result */

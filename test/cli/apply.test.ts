@@ -43,6 +43,22 @@ describe('apply', root, () => {
     );
   });
 
+  test('an image without layers completes, with no chain ID', async () => {
+    using folder = scratch();
+    await writeLayout(join(folder.path, 'layout'), { app: imageOf([], undefined, { layers: null }) });
+    const place = ['--root', join(folder.path, 'store'), '--timeline', join(folder.path, 'timeline.svg')];
+    const shown = await runCli(['apply', `${folder.path}/layout:app`, ...place]);
+    assert.deepEqual([shown.status, shown.stderr], [0, '']);
+    assert.match(shown.stdout, /no layers, so there is nothing to unpack and no chain ID\n/);
+    assert.match(
+      shown.stdout,
+      /warning: document sha256:\S+ of \S+: layers is null, which was taken for an empty list\n/,
+    );
+    const { stdout } = await runCli(['apply', `${folder.path}/layout:app`, ...place, '--json']);
+    const { images, warnings } = JSON.parse(stdout);
+    assert.deepEqual([images[0].layers, 'chainId' in images[0], warnings.length], [[], false, 1]);
+  });
+
   test('--timeline draws where the time went; a name that no viewer would open is refused before any work', async () => {
     using folder = scratch();
     await writeLayout(join(folder.path, 'layout'), { app: image });

@@ -109,7 +109,11 @@ describe('jobs', () => {
   test('push, worker and enqueue --watch go together', { skip: workerNeedsRoot }, async () => {
     using folder = scratch();
     const image = imageOf([layerOf(tar(file('hello', 'world')))]);
-    await writeLayout(join(folder.path, 'layout'), { app: image });
+    await writeLayout(join(folder.path, 'layout'), {
+      app: image,
+      bare: imageOf([]),
+      odd: imageOf([layerOf(tar(file('odd')))], undefined, { schemaVersion: undefined }),
+    });
     const s3 = await startS3Server({ directory: join(folder.path, 's3'), buckets: ['images'] });
     const env = {
       REDIS_URL: redis.url,
@@ -133,6 +137,25 @@ describe('jobs', () => {
       const drawn = await run('status', JSON.parse(done.stdout).id, '--queue', 'together', '--timeline', drawing);
       assert.equal(drawn.status, 0, drawn.stderr);
       assert.match(readFileSync(drawing, 'utf8'), /1 of 1 layers applied/);
+
+      for (const [tag, state] of [
+        ['bare', /no layers, so there is nothing to unpack and no chain ID/],
+        ['odd', /warning: document sha256:\S+ of s3:\/\/images\/team\/app: schemaVersion is missing/],
+      ] as const) {
+        const { status, stderr } = await runCli(
+          ['push', `${folder.path}/layout:${tag}`, `s3://images/team/app:${tag}`],
+          {
+            env,
+          },
+        );
+        assert.equal(status, 0, stderr);
+        const watched = await runCli(['enqueue', `s3://images/team/app:${tag}`, '--watch', '--json'], { env });
+        assert.equal(watched.status, 0, watched.stderr);
+        const { id, result } = JSON.parse(watched.stdout);
+        assert.equal('chainId' in result.images[0], tag === 'odd');
+        const { stdout } = await run('status', id, '--queue', 'together');
+        assert.match(stdout, state);
+      }
 
       const missing = await runCli(['enqueue', 's3://images/team/app:2.0', '--watch', '--attempts', '1', '--json'], {
         env,

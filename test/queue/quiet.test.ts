@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { abortError } from '../../src/errors.ts';
 import type { UnpackedImage } from '../../src/image/unpack.ts';
 import type { Progress } from '../../src/queue/progress.ts';
+import { quietLog } from '../../src/queue/quiet-job.ts';
 import { payload, queueBench } from './bench.ts';
 import { image, type ScriptedStore } from './scripted-unpacker.ts';
 
@@ -115,6 +116,40 @@ for (const [how, store] of Object.entries(WAYS)) {
       logs.some((line) => line.includes('WARN taken over from a worker that went silent')),
       logs.join('\n'),
     );
+  });
+}
+
+for (const [how, store] of Object.entries(WAYS)) {
+  /** The same for either way. The first job of a worker never takes the shorter one. */
+  const found = (images: readonly UnpackedImage[]): ScriptedStore =>
+    Object.fromEntries(Object.keys(store).map((way) => [way, async () => images]));
+
+  test(`a job whose image ${how} says the same of its documents as the first one`, async () => {
+    const settings = bench.settings();
+    const queue = bench.producer(settings);
+    const warnings = ['document sha256:1: schemaVersion is missing, which was taken for 2'];
+    const images = [image('existed'), image('existed')].map((one) => ({ ...one, warnings }));
+    await bench.worker(settings, neverCalled, found(images));
+    await queue.wait(await queue.add(payload('one')));
+    const result = await queue.wait(await queue.add(payload('two')));
+    assert.deepEqual(result.warnings, warnings);
+    const [warned, said, ...rest] = quietLog(result, new Date(0));
+    assert.deepEqual([warned, rest], [`1970-01-01T00:00:00.000Z WARN ${warnings[0]}`, []]);
+    assert.match(said ?? '', /were there already$/);
+  });
+
+  test(`a job whose image ${how} completes without layers and chain ID, too`, async () => {
+    const settings = bench.settings();
+    const queue = bench.producer(settings);
+    const { chainId: _, ...bare } = image();
+    await bench.worker(settings, neverCalled, found([bare]));
+    await queue.wait(await queue.add(payload('one')));
+    const job = await queue.add(payload('two'));
+    const [one] = (await queue.wait(job)).images;
+    assert.deepEqual([one?.layers, one && 'chainId' in one], [[], false]);
+    const { progress, result } = await queue.status(job.id);
+    assert.deepEqual([progress?.phase, progress?.layersTotal, progress?.images[0]?.layers], ['completed', 0, []]);
+    assert.match(quietLog(result, new Date(0)).join(), /has no layers, so there was nothing to unpack$/);
   });
 }
 
