@@ -84,7 +84,10 @@ const layerSchema = z.strictObject({
     .meta({ description: 'The uncompressed layer.' }),
   blob: z
     .strictObject({
-      mediaType: z.string().min(1, 'is empty').meta({ description: 'Layer media type, which tells the compression.' }),
+      mediaType: z
+        .string()
+        .min(1, 'is empty')
+        .meta({ description: 'Layer media type. It has to name a layer; how the blob is compressed, its bytes say.' }),
       digest: digest.meta({ description: 'Digest of the blob as stored.' }),
       size: z.number().int().min(0).meta({ description: 'Bytes of the blob as stored.' }),
       annotations: z.record(z.string(), z.string()).optional().meta({ description: 'Not used.' }),
@@ -149,7 +152,10 @@ export const payloadSchema = z
         'must be "all" or a list of platforms such as ["linux/arm64/v8"]',
       )
       .optional()
-      .meta({ description: 'For an index: which of its images. Default: the platform of the worker.' }),
+      .meta({
+        description:
+          'For an index, or for a tag that several images have: which of them. An image that is made for an older variant, or for the 32-bit architecture that the platform runs, too, is taken where there is no better one. `all`: every image; what is no image is left out. Default: the platform of the worker.',
+      }),
     labels: labelsSchema.optional(),
   })
   .superRefine((payload, context) => {
