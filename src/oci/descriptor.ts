@@ -77,7 +77,7 @@ function readAnnotations(value: unknown): Record<string, string> | undefined {
 
 /**
  * The platform in a descriptor or, with the same fields, in a config. Without an operating system it is Linux, as in
- * containerd on Linux; without an architecture it is none.
+ * containerd on Linux; without an architecture, or with fields that can't be, it is none.
  */
 export function readPlatform(value: unknown, reading: JsonReading, path: string): Platform | undefined {
   if (value === undefined) return undefined;
@@ -86,23 +86,30 @@ export function readPlatform(value: unknown, reading: JsonReading, path: string)
     return undefined;
   }
   const fields = new JsonFields(value, PLATFORM, reading, path);
-  const architecture = fields.label('architecture');
-  if (!architecture) return undefined;
-  const os = fields.text('os');
-  if (!os) {
-    const found = os === '' ? 'empty' : fields.get('os') === undefined ? 'missing' : 'no text';
-    reading.warn(`${fields.path('os')} is ${found}, which was taken for linux`);
+  const [os, architecture, variant] = [fields.get('os'), fields.get('architecture'), fields.get('variant')];
+  const features = fields.get('os.features') ?? [];
+  for (const [name, one, right] of [
+    ['os', os, isText(os ?? '')],
+    ['architecture', architecture, isText(architecture ?? '')],
+    ['variant', variant, isText(variant ?? '')],
+    ['os.features', features, Array.isArray(features) && features.every(isText)],
+  ] as const) {
+    if (right) continue;
+    reading.warn(`${fields.path(name)} is ${shown(one)}, so that no platform was read there`);
+    return undefined;
   }
-  const variant = fields.label('variant');
-  const features = fields.get('os.features');
-  const osFeatures = Array.isArray(features) ? features.filter((one): one is string => typeof one === 'string') : [];
+  if (!isText(architecture) || architecture === '') return undefined;
+  if (!os) reading.warn(`${fields.path('os')} is ${os === '' ? 'empty' : 'missing'}, which was taken for linux`);
+  const osFeatures = Array.isArray(features) ? features.filter(isText) : [];
   return {
-    os: os || 'linux',
+    os: isText(os) && os !== '' ? os : 'linux',
     architecture,
-    ...(variant ? { variant } : {}),
+    ...(isText(variant) && variant !== '' ? { variant } : {}),
     ...(osFeatures.length === 0 ? {} : { osFeatures }),
   };
 }
+
+const isText = (value: unknown): value is string => typeof value === 'string';
 
 /** The content that a descriptor carries, if it is the one that it names. */
 export function embeddedContent({ data, size, digest }: Partial<Descriptor> & Pick<Descriptor, 'digest'>) {

@@ -116,12 +116,6 @@ export class JsonFields {
     return this.reading.unexpected(this.path(name), expected, this.#values.get(name));
   }
 
-  /** `undefined` for what is no text. */
-  text(name: string): string | undefined {
-    const value = this.get(name);
-    return typeof value === 'string' ? value : undefined;
-  }
-
   /** Text that only labels: what is no text is as good as nothing, with a warning. */
   label(name: string): string | undefined {
     const value = this.get(name);

@@ -23,9 +23,18 @@ function deviation(entry: object): fc.Arbitrary<unknown> {
   const platform = fc.oneof(
     fc.constantFrom(null, {}, { os: '', architecture: '' }, { architecture: 's390x' }, { os: 'linux' }, 'linux/amd64'),
     fc.record({
-      os: fc.constantFrom('linux', 'windows', 5),
+      os: fc.constantFrom('linux', 'windows'),
       architecture: fc.constantFrom('arm64', '', 7, 'constructor'),
     }),
+    fc.record({
+      os: fc.constantFrom(5, ['linux'], {}),
+      architecture: fc.constant('amd64'),
+    }),
+    fc.constantFrom(
+      { os: 'linux', architecture: 'amd64', variant: 1 },
+      { os: 'linux', architecture: 'amd64', 'os.features': 'x' },
+      { os: 'linux', architecture: ['amd64'] },
+    ),
     fc.constant({ os: 'linux', architecture: 'amd64', 'os.features': ['x'] }),
     fc.constant({ os: 'linux', architecture: 'amd64', variant: 'v9' }),
   );

@@ -322,7 +322,11 @@ describe('an image config', () => {
       { architecture: 'arm', rootfs: { type: 'layers', diff_ids: [] } },
       /os is missing, .* linux/,
     ],
-    ['with a list of operating systems', { os: ['linux'], architecture: 'arm', rootfs: {} }, /os is no text, .* linux/],
+    [
+      'with a list of operating systems',
+      { os: ['linux'], architecture: 'arm', rootfs: {} },
+      /os is a list, so that no platform was read/,
+    ],
   ] as const) {
     test(`${deviation} is read, with a warning`, () => {
       const { warnings } = parseIt(value);
