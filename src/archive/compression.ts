@@ -61,7 +61,7 @@ async function compressionOf(head: Head, isTar: boolean | undefined): Promise<Co
 }
 
 /** Compression by its magic bytes; four are enough. */
-function byMagic(head: Buffer): Compression {
+export function byMagic(head: Buffer): Compression {
   if (head[0] === 0x1f && head[1] === 0x8b) return 'gzip';
   return head.length >= 4 && isFrameMagic(head.readUInt32LE(0)) ? 'zstd' : 'none';
 }

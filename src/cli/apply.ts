@@ -2,7 +2,7 @@ import { hostname } from 'node:os';
 import { Command } from 'commander';
 import { type Config, layerLimits, s3Connection, storeToWrite } from '../config.ts';
 import type { ImageState } from '../image/progress.ts';
-import type { ImageRequest } from '../image/request.ts';
+import type { ImageRequest, ImageTarget } from '../image/request.ts';
 import { measure } from '../queue/progress.ts';
 import { resultOf } from '../queue/result.ts';
 import type { ApplyThread } from '../rootfs/apply-thread.ts';
@@ -10,6 +10,7 @@ import type { SourceSpec } from '../source/blob-source.ts';
 import type { Cli } from './context.ts';
 import { type ImageOptions, parseImageArgument, payloadOf, requestOf, takesImageOptions } from './image-argument.ts';
 import { LiveRegion } from './live-region.ts';
+import { requireLayout } from './local-image.ts';
 import { progressLines } from './progress-view.ts';
 import { resultLines } from './result-view.ts';
 import { APPLY_SETTINGS, configOf, S3_SETTINGS, STORE_SETTINGS, takesSettings } from './settings.ts';
@@ -30,7 +31,7 @@ export function applyCommand({ signal, out }: Cli, thread: ApplyThread): Command
   const command = new Command('apply')
     .description(
       'Unpacks an image into the store of this machine. IMAGE is s3://BUCKET/PREFIX or a folder with an OCI image layout, ' +
-        'then :TAG or @DIGEST.\nThe result has the form of a job’s (schemas/result.schema.json).',
+        'then :TAG or @DIGEST; a folder with one image needs neither.\nThe result has the form of a job’s (schemas/result.schema.json).',
     )
     .argument('<image>')
     .option('--json', 'the result as one JSON document');
@@ -86,6 +87,21 @@ export function applyCommand({ signal, out }: Cli, thread: ApplyThread): Command
   });
 }
 
+/** Where the argument names only the layout. @throws UnpackError IMAGE_NOT_FOUND that lists its images */
+async function onlyImage(path: string): Promise<ImageTarget> {
+  const { openImageArchive } = await import('../source/image-archive.ts');
+  const { chooseImage } = await import('../source/image-names.ts');
+  const archive = await openImageArchive(path);
+  try {
+    const { descriptor, name, made } = await chooseImage(archive, undefined, undefined);
+    // several manifests with one name: the platform decides
+    if (made !== undefined && name !== undefined) return { kind: 'tag', tag: name };
+    return { kind: 'manifest', digest: descriptor.digest };
+  } finally {
+    await archive.close();
+  }
+}
+
 interface LocalJob {
   readonly image: string;
   readonly source: SourceSpec;
@@ -94,16 +110,17 @@ interface LocalJob {
 }
 
 async function jobOf(argument: string, options: ImageOptions, config: Config): Promise<LocalJob> {
-  const { place } = parseImageArgument(argument);
+  const { place, target } = parseImageArgument(argument);
   if (place.kind === 's3') {
     const { parsePayload } = await import('../queue/parse.ts');
     // by the same way as a job's payload, so that both mean the same; UNPACK_BUCKETS limits jobs, not the person here
     return parsePayload(payloadOf(argument, options), { connection: s3Connection(config), buckets: [] });
   }
+  requireLayout(place.path, argument);
   return {
     image: options.image ?? argument,
     source: { kind: 'oci-layout', path: place.path },
-    request: requestOf(argument, options),
+    request: requestOf(target ?? (await onlyImage(place.path)), options),
     labels: options.label ?? {},
   };
 }

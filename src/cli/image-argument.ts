@@ -1,54 +1,43 @@
-import { resolve } from 'node:path';
+import { existsSync } from 'node:fs';
 import { type Command, Option } from 'commander';
 import type { ImageRequest, ImageTarget } from '../image/request.ts';
 import { blobDigest, isDigest } from '../oci/digest.ts';
 import { parsePlatform } from '../oci/platform.ts';
 import type { Payload } from '../queue/payload.ts';
 import { CliError } from './failure.ts';
-
-/** Where an image is and which it is, as the command line names it. */
-export interface ImageArgument {
-  readonly place:
-    | { readonly kind: 's3'; readonly bucket: string; readonly prefix: string }
-    | { readonly kind: 'folder'; readonly path: string };
-  /** Absent where the argument names only a place. */
-  readonly target?: Exclude<ImageTarget, { readonly kind: 'layers' }>;
-}
+import { type ImageArgument, parseLocalArgument, registryAdvice } from './local-image.ts';
 
 /**
- * Reads `s3://BUCKET[/PREFIX]` or a folder, then `:TAG` or `@DIGEST`.
+ * Reads `s3://BUCKET[/PREFIX]` or a path, then `:TAG` or `@DIGEST`.
  * @throws CliError USAGE
  */
 export function parseImageArgument(text: string): ImageArgument {
-  const at = text.lastIndexOf('@');
-  const suffix = at === -1 ? '' : text.slice(at + 1);
-  if (at !== -1 && !isDigest(suffix)) {
-    throw new CliError(
-      'USAGE',
-      `${JSON.stringify(suffix)} in ${JSON.stringify(text)} is not a digest: write @sha256:…`,
-    );
-  }
-  if (at !== -1)
-    return { place: placeOf(text.slice(0, at), text), target: { kind: 'manifest', digest: blobDigest(suffix) } };
-  const colon = /:([^:/]*)$/.exec(text);
-  if (colon === null) return { place: placeOf(text, text) };
-  const tag = colon[1] ?? '';
-  if (tag === '') throw new CliError('USAGE', `there is no tag after the colon of ${JSON.stringify(text)}`);
-  return { place: placeOf(text.slice(0, colon.index), text), target: { kind: 'tag', tag } };
-}
-
-function placeOf(text: string, whole: string): ImageArgument['place'] {
   const scheme = /^([a-z0-9+.-]+):\/\//i.exec(text)?.[1];
-  if (scheme === undefined) {
-    if (text === '') throw new CliError('USAGE', `there is no folder in ${JSON.stringify(whole)}: write PATH:TAG`);
-    return { kind: 'folder', path: resolve(text) };
-  }
+  if (scheme === undefined) return parseLocalArgument(text);
   if (scheme.toLowerCase() !== 's3') {
     throw new CliError(
       'USAGE',
-      `images come from s3://BUCKET/PREFIX:TAG or from a folder with an OCI layout, not from ${scheme}:// (${JSON.stringify(whole)})`,
+      `images come from s3://BUCKET/PREFIX:TAG or from a folder with an OCI layout, not from ${scheme}:// (${JSON.stringify(text)})`,
     );
   }
+  const at = text.lastIndexOf('@');
+  if (at !== -1) {
+    const digest = text.slice(at + 1);
+    if (isDigest(digest))
+      return { place: bucketOf(text.slice(0, at), text), target: { kind: 'manifest', digest: blobDigest(digest) } };
+    throw new CliError(
+      'USAGE',
+      `${JSON.stringify(digest)} in ${JSON.stringify(text)} is not a digest: write @sha256:…`,
+    );
+  }
+  const colon = /:([^:/]*)$/.exec(text);
+  if (colon === null) return { place: bucketOf(text, text) };
+  const tag = colon[1] ?? '';
+  if (tag === '') throw new CliError('USAGE', `there is no tag after the colon of ${JSON.stringify(text)}`);
+  return { place: bucketOf(text.slice(0, colon.index), text), target: { kind: 'tag', tag } };
+}
+
+function bucketOf(text: string, whole: string): ImageArgument['place'] {
   const [bucket = '', ...prefix] = text.slice('s3://'.length).split('/');
   if (bucket === '') throw new CliError('USAGE', `there is no bucket in ${JSON.stringify(whole)}`);
   return { kind: 's3', bucket, prefix: prefix.join('/') };
@@ -92,7 +81,8 @@ export function payloadOf(argument: string, options: ImageOptions): Payload {
   if (place.kind !== 's3') {
     throw new CliError(
       'USAGE',
-      `workers read from buckets only: push ${JSON.stringify(argument)} to one first (unpackd push), or unpack it here (unpackd apply)`,
+      (existsSync(place.path) ? undefined : registryAdvice(argument)) ??
+        `workers read from buckets only: push ${JSON.stringify(argument)} to one first (unpackd push), or unpack it here (unpackd apply)`,
     );
   }
   if (target === undefined)
@@ -114,10 +104,7 @@ export function payloadOf(argument: string, options: ImageOptions): Payload {
 }
 
 /** The request for an image in a local folder. @throws CliError USAGE */
-export function requestOf(argument: string, options: ImageOptions): ImageRequest {
-  const { target } = parseImageArgument(argument);
-  if (target === undefined)
-    throw new CliError('USAGE', `which image of ${argument}? Write ${argument}:TAG or ${argument}@sha256:…`);
+export function requestOf(target: ImageTarget, options: ImageOptions): ImageRequest {
   const platforms = options.platform === undefined ? undefined : platformsOf(options.platform);
   return {
     target,
@@ -125,7 +112,8 @@ export function requestOf(argument: string, options: ImageOptions): ImageRequest
   };
 }
 
-function platformsOf(names: readonly string[]): 'all' | string[] {
+/** @throws CliError USAGE */
+export function platformsOf(names: readonly string[]): 'all' | string[] {
   if (!names.includes('all')) return [...names];
   if (names.length > 1) throw new CliError('USAGE', '--platform all goes with no other platform');
   return 'all';

@@ -1,14 +1,16 @@
-import { stat } from 'node:fs/promises';
-import { resolve } from 'node:path';
+import { existsSync } from 'node:fs';
 import { Command } from 'commander';
 import { s3Connection } from '../config.ts';
 import { shortDigest } from '../oci/digest.ts';
+import { type Platform, parsePlatform } from '../oci/platform.ts';
+import { listed } from '../oci/similar.ts';
 import { bytesText, durationText } from '../queue/text.ts';
 import type { BucketLayout } from '../source/s3.ts';
 import type { Cli } from './context.ts';
 import { CliError } from './failure.ts';
-import { layoutOption, parseImageArgument } from './image-argument.ts';
+import { layoutOption, parseImageArgument, platformsOf } from './image-argument.ts';
 import { LiveRegion } from './live-region.ts';
+import { registryAdvice } from './local-image.ts';
 import { configOf, S3_SETTINGS, takesSettings } from './settings.ts';
 
 const EXAMPLES = `
@@ -23,6 +25,7 @@ interface PushFlags {
   readonly repository?: string;
   readonly template?: string;
   readonly image?: string;
+  readonly platform?: readonly string[];
 }
 
 /** `unpackd push`. */
@@ -31,20 +34,24 @@ export function pushCommand({ out, signal }: Cli): Command {
     .description(
       'Copies an image into a bucket, its tag last, so that a reader never finds half an image. Blobs that are there are not ' +
         'sent again.\nSOURCE is an OCI image layout (a folder or a tar) or what docker save has written, and :NAME where it has ' +
-        'several images. TARGET is s3://BUCKET/PREFIX[:TAG].',
+        'several images, or @DIGEST. A tar may be packed with gzip, zstd or xz. TARGET is s3://BUCKET/PREFIX[:TAG].',
     )
     .argument('<source>')
     .argument('<target>')
     .addOption(layoutOption())
     .option('--repository <name>', 'for --layout distribution: where the tag goes, as in library/alpine')
     .option('--template <key>', 'for --layout keys: where a blob goes, as in blobs/{algorithm}/{hex}')
-    .option('--image <name>', 'which image of SOURCE, where its name has a slash or a colon')
+    .option('--image <name>', 'which image of SOURCE, by its name, tag or digest: the same as SOURCE:NAME')
+    .option(
+      '--platform <platform...>',
+      'os/architecture[/variant]: only these of an index, which stays as it is; default: all',
+    )
     .option('--json', 'one JSON document')
     .addHelpText('after', EXAMPLES);
   takesSettings(command, S3_SETTINGS);
   return command.action(async (source: string, target: string, flags: PushFlags) => {
     const config = configOf(command);
-    const { path, name } = await sourceOf(source);
+    const { path, name } = sourceOf(source);
     const { place, target: named } = parseImageArgument(target);
     if (place.kind !== 's3')
       throw new CliError('USAGE', `push goes to s3://BUCKET/PREFIX[:TAG], not to ${JSON.stringify(target)}`);
@@ -60,27 +67,34 @@ export function pushCommand({ out, signal }: Cli): Command {
       prefix: place.prefix,
       layout: layoutOf(flags),
       tag: named?.tag,
+      platforms: platformsFor(flags.platform),
       connection: s3Connection(config),
       signal,
       onProgress: ({ sent, skipped, total }) => region.draw([`${bytesText(sent + skipped)} of ${bytesText(total)}`]),
     }).finally(() => region.clear());
-    const { tag, digest, uploaded, skipped } = pushed;
+    const { tag, digest, uploaded, skipped, leftOut } = pushed;
     const address = `s3://${place.bucket}${place.prefix === '' ? '' : `/${place.prefix}`}`;
     out.result({ bucket: place.bucket, prefix: place.prefix, layout: flags.layout, ...pushed }, () => [
       `${address}${tag === undefined ? `@${digest}` : `:${tag}  ${shortDigest(digest)}`}`,
       `sent ${uploaded.count} blobs (${bytesText(uploaded.bytes)}) in ${durationText(performance.now() - started)}, ${skipped.count} were there`,
+      ...(leftOut.length === 0 ? [] : [`left out, though the image lists it: ${listed(leftOut)}`]),
     ]);
   });
 }
 
-async function sourceOf(text: string): Promise<{ path: string; name?: string }> {
-  // a file whose name has a colon is still a file
-  if ((await stat(text).catch(() => undefined)) !== undefined) return { path: resolve(text) };
+function sourceOf(text: string): { path: string; name?: string } {
   const { place, target } = parseImageArgument(text);
   if (place.kind !== 'folder')
     throw new CliError('USAGE', `push reads from a folder or a file, not from ${JSON.stringify(text)}`);
-  if (target?.kind === 'manifest') throw new CliError('USAGE', `${text}: name the image by its tag`);
-  return target === undefined ? { path: place.path } : { path: place.path, name: target.tag };
+  const registry = existsSync(place.path) ? undefined : registryAdvice(text);
+  if (registry !== undefined) throw new CliError('USAGE', registry);
+  if (target === undefined) return { path: place.path };
+  return { path: place.path, name: target.kind === 'tag' ? target.tag : target.digest };
+}
+
+function platformsFor(names: readonly string[] | undefined): Platform[] | undefined {
+  const platforms = names === undefined ? 'all' : platformsOf(names);
+  return platforms === 'all' ? undefined : platforms.map(parsePlatform);
 }
 
 function layoutOf({ layout, repository, template }: PushFlags): BucketLayout {

@@ -2,12 +2,10 @@ import { UnpackError } from '../errors.ts';
 import { type Descriptor, type DescriptorLabels, descriptorFields, readDescriptor, readLabels } from './descriptor.ts';
 import { JsonReading } from './json-fields.ts';
 import { describePlatform } from './platform.ts';
+import { listed } from './similar.ts';
 
 /** OCI image spec, image-layout.md: the annotation by which an index names its images. */
 export const REF_NAME = 'org.opencontainers.image.ref.name';
-
-/** Tags and digests that a failure names. */
-const SHOWN = 10;
 
 /**
  * One entry of an index. Only the entry that is chosen has to be right: a mirror cannot mend the others without changing
@@ -72,13 +70,11 @@ function notTagged(index: ImageIndex, tag: string, where: string): UnpackError {
   const known = index.manifests.flatMap(({ descriptor }) => descriptor ?? []);
   const tags = [...new Set(known.flatMap(({ annotations }) => annotations?.[REF_NAME] ?? []))];
   const digests = [...new Set(known.map(nameOf))];
-  const list = (names: readonly string[]) =>
-    names.slice(0, SHOWN).join(', ') + (names.length > SHOWN ? `, and ${names.length - SHOWN} more` : '');
   const has =
     tags.length > 0
-      ? `its tags: ${list(tags)}`
+      ? `its tags: ${listed(tags, tag)}`
       : digests.length > 0
-        ? `it has no tags; name an image by its digest: ${list(digests)}`
+        ? `it has no tags; name an image by its digest: ${listed(digests)}`
         : 'it has no images';
   return new UnpackError('IMAGE_NOT_FOUND', `${where} has no image with the tag ${JSON.stringify(tag)}; ${has}`);
 }

@@ -63,22 +63,6 @@ export function parseIndex(bytes: Uint8Array, what: string): ImageIndex {
   throw new JsonReading(what).wrong('it is a manifest where an index belongs');
 }
 
-/**
- * Everything that a manifest or index of any kind names, artifacts included: what must be copied with it.
- * @throws UnpackError MANIFEST_INVALID
- */
-export function references(bytes: Uint8Array, what: string): Descriptor[] {
-  const reading = new JsonReading(what);
-  const fields = new JsonFields(readJson(bytes, reading), DOCUMENT, reading);
-  const config = fields.get('config');
-  return [
-    ...(['manifests', 'layers'] as const).flatMap((name) =>
-      fields.list(name).map((one, index) => descriptorOf(one, reading, `${name}[${index}]`)),
-    ),
-    ...(config === undefined ? [] : [descriptorOf(config, reading, 'config')]),
-  ];
-}
-
 function descriptorOf(value: unknown, reading: JsonReading, path: string): Descriptor {
   return readDescriptor(descriptorFields(value, reading, path));
 }

@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import * as z from 'zod';
+import { byMagic } from '../archive/compression.ts';
 import { UnpackError } from '../errors.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import { type BlobDigest, digestOf } from '../oci/digest.ts';
@@ -39,20 +40,20 @@ export async function dockerSaveImages(
     });
   }
   const blobs = new Map<BlobDigest, StoredBlob>();
-  const described = new Map<string, Descriptor>(); // images of one archive share layers
+  const described = new Map<string, StoredLayer>(); // images of one archive share layers
   const need = async (name: string): Promise<StoredBlob> => {
     const blob = await entry(name);
     if (blob !== undefined) return blob;
     throw new UnpackError('BLOB_NOT_FOUND', `${path} lacks ${name}, which its manifest.json names`);
   };
-  const layerOf = async (name: string): Promise<Descriptor> => {
+  const layerOf = async (name: string): Promise<StoredLayer> => {
     const known = described.get(name);
     if (known !== undefined) return known;
     const blob = await need(name);
-    const descriptor = await describeLayer(blob);
-    described.set(name, descriptor);
-    blobs.set(descriptor.digest, blob);
-    return descriptor;
+    const layer = await storedLayer(blob);
+    described.set(name, layer);
+    blobs.set(layer.digest, blob);
+    return layer;
   };
 
   const images: Descriptor[] = [];
@@ -62,10 +63,10 @@ export async function dockerSaveImages(
     const bytes = await whole(blob, what, CONFIG_LIMIT);
     const config = { mediaType: OCI_CONFIG, digest: digestOf(bytes), size: bytes.length };
     blobs.set(config.digest, blob);
-    const layers: Descriptor[] = [];
-    for (const name of Layers ?? []) layers.push(await layerOf(name));
+    const stored: StoredLayer[] = [];
+    for (const name of Layers ?? []) stored.push(await layerOf(name));
     const { diffIds, platform } = parseConfig(bytes, what);
-    compare(layers, diffIds, path);
+    const layers = describeLayers(stored, diffIds, path);
     const manifest = Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: OCI_MANIFEST, config, layers }));
     const descriptor = { mediaType: OCI_MANIFEST, digest: digestOf(manifest), size: manifest.length };
     blobs.set(descriptor.digest, madeBlob(manifest));
@@ -80,34 +81,46 @@ function named(descriptor: Descriptor, platform: Platform | undefined, tags: rea
   return tags.map((tag) => ({ ...whole, annotations: { [REF_NAME]: tag } }));
 }
 
-async function describeLayer(blob: StoredBlob): Promise<Descriptor> {
-  const hash = createHash('sha256');
-  let gzip = false;
-  for (let offset = 0; offset < blob.size; offset += READ) {
-    const bytes = await blob.read(offset, Math.min(READ, blob.size - offset));
-    if (offset === 0) gzip = bytes.length > 1 && bytes.readUInt16BE(0) === 0x1f8b;
-    hash.update(bytes);
-  }
-  return {
-    mediaType: `application/vnd.oci.image.layer.v1.tar${gzip ? '+gzip' : ''}`,
-    digest: `sha256:${hash.digest('hex')}` as BlobDigest, // just computed
-    size: blob.size,
-  };
+/** A layer as it lies in the archive. */
+interface StoredLayer {
+  readonly digest: BlobDigest;
+  readonly size: number;
+  /** Its first bytes. */
+  readonly head: Buffer;
 }
 
-function compare(layers: readonly Descriptor[], diffIds: readonly string[], path: string): void {
+async function storedLayer(blob: StoredBlob): Promise<StoredLayer> {
+  const hash = createHash('sha256');
+  let head = Buffer.alloc(0);
+  for (let offset = 0; offset < blob.size; offset += READ) {
+    const bytes = await blob.read(offset, Math.min(READ, blob.size - offset));
+    if (offset === 0) head = Buffer.from(bytes.subarray(0, 4));
+    hash.update(bytes);
+  }
+  // `as`: just computed
+  return { digest: `sha256:${hash.digest('hex')}` as BlobDigest, size: blob.size, head };
+}
+
+/**
+ * Layers lie there as tars, or compressed: go-containerregistry's tools write gzip, others zstd. What has the digest that
+ * the config gives the tar is the tar, whatever its first bytes are.
+ */
+function describeLayers(layers: readonly StoredLayer[], diffIds: readonly string[], path: string): Descriptor[] {
   if (layers.length !== diffIds.length) {
     throw new UnpackError(
       'MANIFEST_INVALID',
       `${path} has ${layers.length} layers and its config ${diffIds.length} diff_ids; there must be one for each`,
     );
   }
-  layers.forEach(({ digest, mediaType }, layerIndex) => {
+  return layers.map(({ digest, size, head }, layerIndex) => {
     const expected = diffIds[layerIndex];
-    if (mediaType.endsWith('.tar') && digest !== expected) {
+    const compression = digest === expected ? 'none' : byMagic(head);
+    if (compression === 'none' && digest !== expected) {
       throw new UnpackError('BLOB_DIGEST_MISMATCH', `layer ${layerIndex + 1} in ${path} is not the one of its config`, {
         details: { layerIndex, layerCount: layers.length, actual: digest, ...(expected ? { expected } : {}) },
       });
     }
+    const suffix = compression === 'none' ? '' : `+${compression}`;
+    return { mediaType: `application/vnd.oci.image.layer.v1.tar${suffix}`, digest, size };
   });
 }

@@ -1,10 +1,11 @@
 import { type FileHandle, open, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { join, posix } from 'node:path';
 import { UnpackError } from '../errors.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
-import { algorithmOf, type BlobDigest, hexOf, shortDigest } from '../oci/digest.ts';
-import { parseIndex } from '../oci/manifest.ts';
+import { algorithmOf, type BlobDigest, hexOf } from '../oci/digest.ts';
 import { dockerSaveImages } from './docker-save.ts';
+import { readLayoutIndex } from './layout-index.ts';
+import { openUnpacked } from './packed-archive.ts';
 import { fileBlob, type StoredBlob, whole } from './stored-blob.ts';
 import { tarIndex } from './tar-index.ts';
 
@@ -13,8 +14,8 @@ export interface ImageArchive {
   readonly path: string;
   /** One for each image, with its name in the annotation `org.opencontainers.image.ref.name` where it has one. */
   readonly images: readonly Descriptor[];
-  /** @throws UnpackError BLOB_NOT_FOUND */
-  blob(digest: BlobDigest): Promise<StoredBlob>;
+  /** `undefined` where it has none of that digest. */
+  find(digest: BlobDigest): Promise<StoredBlob | undefined>;
   close(): Promise<void>;
 }
 
@@ -22,16 +23,26 @@ export interface ImageArchive {
 export type ReadEntry = (name: string) => Promise<StoredBlob | undefined>;
 
 /**
- * Opens an OCI layout folder, a tar of one, or what `docker save` wrote. An archive that is both, as newer Docker
- * versions write it, is read as an OCI layout.
- * @throws UnpackError IMAGE_NOT_FOUND when there is nothing, MANIFEST_INVALID when it is none of these
+ * Opens an OCI layout folder, a tar of one, or what `docker save` wrote; tars may be packed as a whole. An archive that is
+ * both, as newer Docker versions write it, is read as an OCI layout.
+ * @throws UnpackError IMAGE_NOT_FOUND when there is nothing, MANIFEST_INVALID when it is none of these; as openUnpacked
  */
-export async function openImageArchive(path: string): Promise<ImageArchive> {
+export async function openImageArchive(path: string, signal?: AbortSignal): Promise<ImageArchive> {
   const found = await stat(path).catch((cause: unknown) => {
-    throw new UnpackError('IMAGE_NOT_FOUND', `${path} can't be opened: ${(cause as Error).message}`, { cause });
+    const { code, message } = cause as NodeJS.ErrnoException;
+    const gone = code === 'ENOENT' || code === 'ENOTDIR';
+    throw new UnpackError('IMAGE_NOT_FOUND', gone ? `there is no ${path}` : `${path} can't be opened: ${message}`, {
+      cause,
+    });
   });
   if (found.isDirectory()) return openArchive(path, folderEntries(path), async () => {});
-  const file = await open(path);
+  if (!found.isFile()) {
+    throw new UnpackError(
+      'MANIFEST_INVALID',
+      `${path} is neither a folder nor a file: save the archive to a file first`,
+    );
+  }
+  const file = await openUnpacked(path, signal);
   try {
     return await openArchive(path, await tarEntries(file, path), () => file.close());
   } catch (error) {
@@ -41,32 +52,42 @@ export async function openImageArchive(path: string): Promise<ImageArchive> {
 }
 
 async function openArchive(path: string, entry: ReadEntry, close: () => Promise<void>): Promise<ImageArchive> {
-  const index = await entry('index.json');
+  const [index, list] = [await entry('index.json'), await entry('manifest.json')];
   if (index !== undefined) {
-    const { manifests } = parseIndex(await whole(index, `${path}: index.json`), `${path}: index.json`);
-    return {
-      path,
-      images: manifests.flatMap(({ descriptor }) => descriptor ?? []),
-      async blob(digest) {
-        const blob = await entry(`blobs/${algorithmOf(digest)}/${hexOf(digest)}`);
-        return blob ?? missing(path, digest);
-      },
-      close,
-    };
+    const { images } = readLayoutIndex(await whole(index, `${path}: index.json`), `${path}: index.json`);
+    if (images.length > 0 || list === undefined) {
+      const find = (digest: BlobDigest) => entry(`blobs/${algorithmOf(digest)}/${hexOf(digest)}`);
+      return { path, images, find, close };
+    }
   }
-  const list = await entry('manifest.json');
-  if (list === undefined) {
-    throw new UnpackError(
+  if (list === undefined) throw await unknownArchive(path, entry);
+  const { images, blobs } = await dockerSaveImages(await whole(list, `${path}: manifest.json`), entry, path);
+  return { path, images, find: async (digest) => blobs.get(digest), close };
+}
+
+async function unknownArchive(path: string, entry: ReadEntry): Promise<UnpackError> {
+  if ((await entry('repositories')) !== undefined) {
+    return new UnpackError(
       'MANIFEST_INVALID',
-      `${path} has neither index.json (an OCI layout) nor manifest.json (docker save)`,
+      `${path} is what docker save wrote before Docker 1.10, without digests: docker load it and save it again with a newer version`,
     );
   }
-  const { images, blobs } = await dockerSaveImages(await whole(list, `${path}: manifest.json`), entry, path);
-  return { path, images, blob: async (digest) => blobs.get(digest) ?? missing(path, digest), close };
+  return new UnpackError(
+    'MANIFEST_INVALID',
+    `${path} has neither index.json (an OCI layout) nor manifest.json (docker save)`,
+  );
+}
+
+/** The name in the archive that a name in its documents means. `undefined` for what would lead out of it. */
+function inside(name: string): string | undefined {
+  const normal = posix.normalize(name).replace(/^\/+/, '');
+  return normal === '..' || normal.startsWith('../') ? undefined : normal;
 }
 
 function folderEntries(folder: string): ReadEntry {
-  return async (name) => {
+  return async (given) => {
+    const name = inside(given);
+    if (name === undefined) return undefined;
     const path = join(folder, name);
     try {
       const found = await stat(path);
@@ -89,14 +110,19 @@ function folderEntries(folder: string): ReadEntry {
 
 async function tarEntries(file: FileHandle, path: string): Promise<ReadEntry> {
   const files = await tarIndex(file, path);
-  return async (name) => {
-    const found = files.get(name);
+  const folder = onlyFolder(files);
+  return async (given) => {
+    const name = inside(given);
+    const found = name === undefined ? undefined : files.get(`${folder}${name}`);
     return found === undefined ? undefined : fileBlob(file, found.offset, found.size, `${path}: ${name}`);
   };
 }
 
-function missing(path: string, digest: BlobDigest): never {
-  throw new UnpackError('BLOB_NOT_FOUND', `${path} lacks the blob ${shortDigest(digest)}; the image is not complete`, {
-    details: { digest },
-  });
+/** The folder that the whole archive lies in, where somebody packed the folder and not what is in it; else nothing. */
+function onlyFolder(files: ReadonlyMap<string, unknown>): string {
+  if (files.has('index.json') || files.has('manifest.json')) return '';
+  const folders = new Set<string>();
+  for (const name of files.keys()) folders.add(name.slice(0, name.indexOf('/') + 1));
+  const [folder = ''] = folders;
+  return folders.size === 1 ? folder : '';
 }

@@ -6,6 +6,8 @@ import { findTag } from '../oci/image-index.ts';
 import { DOCUMENT_LIMIT, parseIndex } from '../oci/manifest.ts';
 import type { BlobSource } from './blob-source.ts';
 import { fileError, openFileBlob } from './file-blob.ts';
+import { nameLike } from './image-names.ts';
+import { readLayoutIndex } from './layout-index.ts';
 import type { OciLayoutSpec } from './source-spec.ts';
 
 export type { OciLayoutSpec } from './source-spec.ts';
@@ -27,7 +29,9 @@ export function openOciLayout(spec: OciLayoutSpec): BlobSource {
       if (length > DOCUMENT_LIMIT) {
         throw new UnpackError('LIMIT_EXCEEDED', `${path} has ${length} bytes; an index may have ${DOCUMENT_LIMIT}`);
       }
-      return findTag(parseIndex(await readFile(path), path), tag, path);
+      const bytes = await readFile(path);
+      const name = nameLike(readLayoutIndex(bytes, path).images, tag) ?? tag;
+      return findTag(parseIndex(bytes, path), name, path);
     },
     close() {},
   };

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { promisify } from 'node:util';
 import { gunzip } from '../archive/gzip.ts';
+import { parseTarHeader } from '../archive/tar-header.ts';
 import { unzstd } from '../archive/zstd.ts';
 import { errnoOf } from '../errno.ts';
 import { abortError, throwIfAborted, UnpackError } from '../errors.ts';
@@ -70,21 +71,13 @@ async function packingOf(file: FileHandle, path: string): Promise<Packing | unde
   const { buffer, bytesRead } = await file.read(Buffer.alloc(HEAD), 0, HEAD, 0);
   const head = buffer.subarray(0, bytesRead);
   // a tar may begin with any name
-  if (isTarHeader(head)) return undefined;
+  if (head.length === HEAD && typeof parseTarHeader(head) !== 'string') return undefined;
   const packing = MARKS.find(([, bytes]) => bytes.every((byte, index) => head[index] === byte))?.[0];
   if (packing === undefined || packing === 'gzip' || packing === 'zstd' || packing === 'xz') return packing;
   throw new UnpackError(
     'UNSUPPORTED_MEDIA_TYPE',
     `${path} is packed with ${packing}: unpack it first; archives may be plain, or packed with gzip, zstd or xz`,
   );
-}
-
-/** POSIX ustar: the checksum counts its own eight bytes as spaces. */
-function isTarHeader(head: Buffer): boolean {
-  if (head.length < HEAD) return false;
-  const told = /^ *([0-7]+)[ \0]/.exec(head.toString('latin1', 148, 156))?.[1];
-  const sum = head.reduce((total, byte, index) => total + (index >= 148 && index < 156 ? 0x20 : byte), 0);
-  return told !== undefined && Number.parseInt(told, 8) === sum;
 }
 
 async function unpacked(

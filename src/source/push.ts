@@ -2,13 +2,16 @@ import { throwIfAborted, UnpackError } from '../errors.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import { type BlobDigest, shortDigest } from '../oci/digest.ts';
 import { REF_NAME } from '../oci/image-index.ts';
-import { parseJson } from '../oci/json-fields.ts';
-import { DOCUMENT_LIMIT, parseIndex, references } from '../oci/manifest.ts';
-import { documentKind, OCI_INDEX } from '../oci/media-type.ts';
+import { DOCUMENT_LIMIT } from '../oci/manifest.ts';
+import { OCI_INDEX } from '../oci/media-type.ts';
+import type { Platform } from '../oci/platform.ts';
 import { type BucketKeys, bucketKeys, checkedBucket, checkedTag } from './bucket-layout.ts';
-import { type ImageArchive, openImageArchive } from './image-archive.ts';
+import { openImageArchive } from './image-archive.ts';
+import { type FindBlob, type ImageContents, imageContents } from './image-contents.ts';
+import { type ChosenImage, chooseImage } from './image-names.ts';
+import { descriptorJson, readLayoutIndex } from './layout-index.ts';
 import type { BucketLayout, S3Connection } from './source-spec.ts';
-import { whole } from './stored-blob.ts';
+import type { StoredBlob } from './stored-blob.ts';
 import { openUploader, type Uploader } from './uploader.ts';
 
 /** Tries to change `index.json` while others change it too. */
@@ -17,7 +20,7 @@ const INDEX_TRIES = 10;
 export interface PushOptions {
   /** An OCI layout folder, a tar of one, or what `docker save` wrote. */
   readonly path: string;
-  /** Which of its images, by name; default: the one called `tag`, or the only one. */
+  /** Which of its images, by name, tag or digest; default: the one called `tag`, or the only one. */
   readonly image?: string | undefined;
   readonly bucket: string;
   readonly prefix: string;
@@ -27,6 +30,8 @@ export interface PushOptions {
   readonly repository?: string | undefined;
   /** Default: the tag that the image has, else `latest`. The layout `keys` has no tags. */
   readonly tag?: string | undefined;
+  /** Of an index: only the images for these, and the index as it is. Default: all that it lists. */
+  readonly platforms?: readonly Platform[] | undefined;
   readonly connection: S3Connection;
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: PushProgress) => void) | undefined;
@@ -48,6 +53,8 @@ export interface PushedImage {
   /** Blobs, manifests and indexes that were uploaded, and those that were there. */
   readonly uploaded: { readonly count: number; readonly bytes: number };
   readonly skipped: { readonly count: number; readonly bytes: number };
+  /** What the image's index lists and was not copied, in words. */
+  readonly leftOut: readonly string[];
 }
 
 /**
@@ -55,18 +62,21 @@ export interface PushedImage {
  * come before the manifests that name them and the tag comes last, so that a reader never finds half an image. Blobs
  * that are there with the right size are not sent again; the bytes of the others are verified on their way.
  * @throws UnpackError IMAGE_NOT_FOUND, BLOB_NOT_FOUND, BLOB_DIGEST_MISMATCH, MANIFEST_INVALID, INVALID_JOB (tag, prefix,
- *   bucket, layout), SOURCE_DENIED, SOURCE_UNAVAILABLE
+ *   bucket, layout), PLATFORM_NOT_FOUND, UNSUPPORTED_MEDIA_TYPE (of the packing), SOURCE_DENIED, SOURCE_UNAVAILABLE
  */
 export async function pushImage(options: PushOptions): Promise<PushedImage> {
   const { signal, onProgress } = options;
   throwIfAborted(signal);
   const keys = bucketKeys(withRepository(options.layout ?? { kind: 'oci' }, options.repository), options.prefix);
   const bucket = checkedBucket(options.bucket);
-  const archive = await openImageArchive(options.path);
+  const archive = await openImageArchive(options.path, signal);
   try {
-    const image = chooseImage(archive, options.image, options.tag);
-    const tag = keys.layout.kind === 'keys' ? undefined : checkedTag(options.tag ?? tagOf(image) ?? 'latest');
-    const all = await contents(archive, image);
+    const chosen = await chooseImage(archive, options.image, options.tag, options.platforms);
+    const tag = keys.layout.kind === 'keys' ? undefined : tagFor(options.tag, chosen, archive.path);
+    const find: FindBlob = async (digest) => chosen.made?.get(digest) ?? archive.find(digest);
+    const contents = await imageContents(chosen.descriptor, find, archive.path, options.platforms);
+    const image = { ...chosen.descriptor, mediaType: contents.mediaType };
+    const all = contents.blobs.map((blob) => (blob.digest === image.digest ? image : blob));
     const total = all.reduce((sum, { size }) => sum + size, 0);
     let sent = 0;
     let skippedBytes = 0;
@@ -87,16 +97,17 @@ export async function pushImage(options: PushOptions): Promise<PushedImage> {
           skippedBytes += descriptor.size;
           report();
         } else {
-          await uploader.putBlob(key, descriptor, await archive.blob(descriptor.digest));
+          await uploader.putBlob(key, descriptor, await need(find, contents, descriptor, archive.path));
         }
       }
-      await announce(uploader, keys, all, image, tag);
+      await announce(uploader, keys, contents, image, tag);
       return {
         digest: image.digest,
         mediaType: image.mediaType,
         ...(tag === undefined ? {} : { tag }),
         uploaded: { count: all.length - skippedCount, bytes: sent },
         skipped: { count: skippedCount, bytes: skippedBytes },
+        leftOut: contents.leftOut,
       };
     } finally {
       uploader.close();
@@ -110,50 +121,38 @@ function withRepository(layout: BucketLayout, repository: string | undefined): B
   return layout.kind === 'distribution' && repository !== undefined ? { ...layout, repository } : layout;
 }
 
-function chooseImage(archive: ImageArchive, name: string | undefined, tag: string | undefined): Descriptor {
-  const { images, path } = archive;
-  const called = (wanted: string) =>
-    images.find(({ annotations }) => annotations?.[REF_NAME] === wanted) ??
-    images.find((image) => tagOf(image) === wanted);
-  const found = name !== undefined ? called(name) : ((tag === undefined ? undefined : called(tag)) ?? onlyOne(images));
-  if (found !== undefined) return found;
-  const names = images.map((image) => image.annotations?.[REF_NAME] ?? shortDigest(image.digest));
-  const which = name === undefined ? `${images.length} images; say which one` : `no image ${JSON.stringify(name)}`;
-  throw new UnpackError('IMAGE_NOT_FOUND', `${path} has ${which}${names.length === 0 ? '' : `: ${names.join(', ')}`}`);
+/** @throws UnpackError INVALID_JOB where neither the caller nor the image gives one that can be */
+function tagFor(given: string | undefined, { tag }: ChosenImage, path: string): string {
+  if (given !== undefined || tag === undefined) return checkedTag(given ?? 'latest');
+  try {
+    return checkedTag(tag);
+  } catch (cause) {
+    throw new UnpackError(
+      'INVALID_JOB',
+      `the image in ${path} is called ${JSON.stringify(tag)}, which is no tag: write one at the end of the target`,
+      { cause },
+    );
+  }
 }
 
-function onlyOne(images: readonly Descriptor[]): Descriptor | undefined {
-  const [first] = images;
-  return images.every(({ digest }) => digest === first?.digest) ? first : undefined;
-}
-
-/** The tag in an image's name: all of `v1`, the end of `example.com/app:v1`. */
-function tagOf(image: Descriptor): string | undefined {
-  const name = image.annotations?.[REF_NAME];
-  return name === undefined ? undefined : (/:([^/:]+)$/.exec(name)?.[1] ?? (name.includes('/') ? undefined : name));
-}
-
-/** Everything that makes up the image, each once, what is named before what names it. */
-async function contents(archive: ImageArchive, image: Descriptor): Promise<Descriptor[]> {
-  const found = new Map<BlobDigest, Descriptor>();
-  const visit = async (descriptor: Descriptor): Promise<void> => {
-    if (found.has(descriptor.digest)) return;
-    if (documentKind(descriptor.mediaType) !== undefined) {
-      const what = `${archive.path}: manifest ${shortDigest(descriptor.digest)}`;
-      const bytes = await whole(await archive.blob(descriptor.digest), what);
-      for (const child of references(bytes, what)) await visit(child);
-    }
-    found.set(descriptor.digest, descriptor);
-  };
-  await visit(image);
-  return [...found.values()];
+async function need(
+  find: FindBlob,
+  { embedded }: ImageContents,
+  { digest }: Descriptor,
+  path: string,
+): Promise<StoredBlob> {
+  const blob = (await find(digest)) ?? embedded.get(digest);
+  if (blob !== undefined) return blob;
+  throw new UnpackError('BLOB_NOT_FOUND', `${path} lost the blob ${shortDigest(digest)} while it was read`, {
+    details: { digest },
+  });
 }
 
 /** Makes the image known under its tag, as the layout does it. */
 async function announce(
   uploader: Uploader,
   keys: BucketKeys,
-  all: readonly Descriptor[],
+  { blobs, documents }: ImageContents,
   image: Descriptor,
   tag: string | undefined,
 ): Promise<void> {
@@ -165,8 +164,8 @@ async function announce(
   }
   const link = (key: string, digest: BlobDigest) =>
     uploader.putFile(key, Buffer.from(digest), 'application/octet-stream');
-  for (const { digest, mediaType } of all) {
-    const kind = documentKind(mediaType) === undefined ? '_layers' : '_manifests/revisions';
+  for (const { digest } of blobs) {
+    const kind = documents.has(digest) ? '_manifests/revisions' : '_layers';
     await link(keys.repositoryLink(kind, digest), digest);
   }
   await link(keys.tagHistoryLink(tag, image.digest), image.digest);
@@ -190,11 +189,18 @@ async function addToIndex(uploader: Uploader, key: string, image: Descriptor, ta
 }
 
 function withImage(old: Buffer | undefined, key: string, image: Descriptor, tag: string): Record<string, unknown> {
-  const entry = { ...image, annotations: { ...image.annotations, [REF_NAME]: tag } };
+  const entry = descriptorJson({ ...image, annotations: { ...image.annotations, [REF_NAME]: tag } });
   if (old === undefined) return { schemaVersion: 2, mediaType: OCI_INDEX, manifests: [entry] };
-  // checked as an index, and kept as it is: with fields that this program does not know
-  const { manifests } = parseIndex(old, key);
-  const raw = parseJson(old, key) as { readonly manifests: readonly unknown[] };
-  const kept = raw.manifests.filter((_, index) => manifests[index]?.labels.annotations?.[REF_NAME] !== tag);
-  return { ...raw, manifests: [...kept, entry] };
+  // kept as it is, with entries and fields that this program does not know
+  const { fields } = readLayoutIndex(old, key);
+  const listed: readonly unknown[] = Array.isArray(fields.manifests) ? fields.manifests : [];
+  const kept = listed.filter((one) => refNameOf(one) !== tag);
+  return { ...fields, manifests: [...kept, entry] };
+}
+
+function refNameOf(entry: unknown): unknown {
+  if (typeof entry !== 'object' || entry === null || !('annotations' in entry)) return undefined;
+  const { annotations } = entry;
+  if (typeof annotations !== 'object' || annotations === null) return undefined;
+  return REF_NAME in annotations ? annotations[REF_NAME] : undefined;
 }

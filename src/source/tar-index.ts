@@ -10,6 +10,13 @@ const LONGEST_METADATA = 1024 * 1024;
 /** Links in a row; `docker save` writes one. */
 const LONGEST_CHAIN = 8;
 
+const METADATA: ReadonlySet<string> = new Set([
+  'ExtendedHeader',
+  'NextFileHasLongPath',
+  'NextFileHasLongLinkpath',
+  'OldGnuLongPath',
+]);
+
 /** Where the bytes of a file lie in an archive. */
 export interface TarExtent {
   readonly offset: number;
@@ -23,6 +30,7 @@ export interface TarExtent {
  */
 export async function tarIndex(file: FileHandle, path: string): Promise<ReadonlyMap<string, TarExtent>> {
   const { size: end } = await file.stat();
+  if (end === 0) throw noTar(path, 'it is empty');
   const files = new Map<string, TarExtent>();
   const links = new Map<string, string>();
   let local: HeaderData | undefined;
@@ -36,21 +44,25 @@ export async function tarIndex(file: FileHandle, path: string): Promise<Readonly
     position = offset + Math.ceil(size / BLOCK) * BLOCK;
     if (offset + size > end) throw noTar(path, `${header.path} runs past its end; it is not complete`);
     const { type } = header;
-    if (type === 'ExtendedHeader' || type === 'NextFileHasLongPath' || type === 'OldGnuLongPath') {
+    if (METADATA.has(type)) {
       if (size > LONGEST_METADATA) throw noTar(path, `the metadata at byte ${offset} is ${size} bytes long`);
       const text = (await read(file, offset, size)).toString();
       local = {
         ...local,
-        ...(type === 'ExtendedHeader' ? given(Pax.parse(text)) : { path: text.replace(/\0.*/s, '') }),
+        ...(type === 'ExtendedHeader'
+          ? given(Pax.parse(text))
+          : { [type === 'NextFileHasLongLinkpath' ? 'linkpath' : 'path']: text.replace(/\0.*/s, '') }),
       };
       continue;
     }
+    // the decoder prefers the header's own link and prefix to what came before it
+    const { path: named = header.path ?? '', linkpath = header.linkpath ?? '' } = local ?? {};
     local = undefined;
-    const name = posix.normalize(header.path ?? '');
+    const name = posix.normalize(named);
     if (type === 'File' || type === 'OldFile' || type === 'ContiguousFile') files.set(name, { offset, size });
     // a symbolic link is relative to its folder, a hard link to the archive
-    if (type === 'SymbolicLink') links.set(name, posix.join(posix.dirname(name), header.linkpath ?? ''));
-    if (type === 'Link') links.set(name, posix.normalize(header.linkpath ?? ''));
+    if (type === 'SymbolicLink') links.set(name, posix.join(posix.dirname(name), linkpath));
+    if (type === 'Link') links.set(name, posix.normalize(linkpath));
   }
   for (const [name, first] of links) {
     let target = first;
@@ -84,5 +96,8 @@ function given(pax: HeaderData): HeaderData {
 }
 
 function noTar(path: string, why: string): UnpackError {
-  return new UnpackError('MANIFEST_INVALID', `${path} is not an image archive (an uncompressed tar): ${why}`);
+  return new UnpackError(
+    'MANIFEST_INVALID',
+    `${path} is not an image archive (a tar, or one packed with gzip, zstd or xz): ${why}`,
+  );
 }

@@ -133,7 +133,7 @@ async function putWhole(
 ): Promise<void> {
   const bytes = await blob.read(0, blob.size);
   verify(descriptor, createHash(algorithmOf(descriptor.digest)).update(bytes).digest('hex'), blob.size);
-  const object = { Bucket: bucket, Key: key, Body: bytes, ContentType: descriptor.mediaType };
+  const object = { Bucket: bucket, Key: key, Body: bytes, ContentType: contentType(descriptor) };
   await client.send(new PutObjectCommand(object), sending);
   onBytes?.(bytes.length);
 }
@@ -147,7 +147,7 @@ async function putParts(
   signal: AbortSignal | undefined,
 ): Promise<void> {
   const object = { Bucket: bucket, Key: key };
-  const create = new CreateMultipartUploadCommand({ ...object, ContentType: descriptor.mediaType });
+  const create = new CreateMultipartUploadCommand({ ...object, ContentType: contentType(descriptor) });
   const { UploadId } = await client.send(create, sending);
   const length = Math.max(PART, Math.ceil(blob.size / MOST_PARTS));
   const hash = createHash(algorithmOf(descriptor.digest));
@@ -200,6 +200,10 @@ async function putParts(
     await client.send(new AbortMultipartUploadCommand({ ...object, UploadId }), briefly).catch(() => undefined);
     throw error;
   }
+}
+
+function contentType({ mediaType }: Descriptor): string {
+  return mediaType || 'application/octet-stream';
 }
 
 function verify(descriptor: Descriptor, hex: string, size: number): void {

@@ -119,6 +119,61 @@ describe('apply', root, () => {
     assert.equal(status, 1);
   });
 
+  test('names that are whole references, and a layout with one image, need no more than that', async () => {
+    using folder = scratch();
+    const layout = join(folder.path, 'layout');
+    await writeLayout(layout, { 'registry.example.com/team/app:v1': image });
+    const store = join(folder.path, 'store');
+    for (const argument of [`${layout}:registry.example.com/team/app:v1`, `${layout}:v1`, layout]) {
+      const { status, stderr, stdout } = await runCli(['apply', argument, '--root', store, '--json']);
+      assert.equal(status, 0, stderr);
+      assert.equal(JSON.parse(stdout).images[0].chainId, image.chainId);
+    }
+    const other = imageOf([lower]);
+    await writeLayout(layout, { 'app:v1': image, 'app:v2': other });
+    const { stderr } = await runCli(['apply', layout, '--root', store]);
+    assert.match(stderr, /^unpackd: \[IMAGE_NOT_FOUND\] [^\n]*2 images; say which one: app:v1, app:v2\n$/);
+  });
+
+  describe('says what it was given instead of an image:', () => {
+    const folder = scratch();
+    process.once('exit', () => folder[Symbol.dispose]());
+    const at = (name: string) => join(folder.path, name);
+    before(async () => {
+      await writeLayout(at('nested/layout'), { app: image });
+      for (const name of ['empty', 'saved', 'other']) mkdirSync(at(name));
+      writeFileSync(at('saved/manifest.json'), '[]');
+      writeFileSync(at('other/file'), '');
+      writeFileSync(at('image.tar'), tar(file('manifest.json', '[]')));
+    });
+    const cases: readonly (readonly [argument: string, status: number, sentence: RegExp])[] = [
+      ['docker.io/library/alpine:3.20', 2, /name of an image in a registry.*skopeo copy.*docker:\/\/docker\.io/],
+      ['alpine:3.20', 2, /name of an image in a registry/],
+      ['localhost:5000/app', 2, /name of an image in a registry/],
+      ['ghcr.io/org/app@sha256:12', 2, /not a digest/],
+      ['./alpine:3.20', 1, /there is no \S+\/alpine:/],
+      [at('image.tar'), 2, /is a file, .*unpackd push/],
+      [`${at('image.tar')}:latest`, 2, /image\.tar is a file, .*unpackd push/],
+      [at('nothing'), 1, /there is no \S+\/nothing:/],
+      [`${at('nothing')}:v1`, 1, /there is no \S+\/nothing:/],
+      ['/dev/null', 2, /neither a folder nor a file/],
+      [at('empty'), 1, /empty is an empty folder/],
+      [`${at('empty')}:v1`, 1, /empty is an empty folder/],
+      [at('saved'), 1, /docker save writes, unpacked: .*unpackd push/],
+      [at('nested'), 1, /its folder layout is one/],
+      [at('other'), 1, /has no index\.json/],
+    ];
+    for (const [argument, status, sentence] of cases) {
+      test(argument.replace(folder.path, 'PATH'), async () => {
+        const result = await runCli(['apply', argument, '--root', at('store')]);
+        assert.match(result.stderr, /^unpackd: \[(USAGE|IMAGE_NOT_FOUND)\] [^\n]+\n$/);
+        assert.match(result.stderr, sentence);
+        assert.equal(result.status, status);
+        assert.equal(existsSync(at('store')), false, 'a store was made for it');
+      });
+    }
+  });
+
   test('SIGINT ends it with 130 and leaves nothing unfinished', async () => {
     using folder = scratch();
     const big = imageOf([layerOf(tar(...Array.from({ length: 60_000 }, (_, at) => file(`f${at}`, 'x'))), 'none')]);

@@ -1,0 +1,36 @@
+/** Names that a sentence lists. */
+const SHOWN = 10;
+
+/**
+ * `a, b, c`, or the first few of many and how many more there are. Where somebody meant one of them, those that are
+ * written most like it come first.
+ */
+export function listed(names: readonly string[], meant?: string): string {
+  const ordered =
+    meant === undefined || names.length <= SHOWN
+      ? names
+      : names
+          .map((name) => ({ name, changes: changes(name, meant) }))
+          .sort((one, other) => one.changes - other.changes)
+          .map(({ name }) => name);
+  const more = names.length - SHOWN;
+  return ordered.slice(0, SHOWN).join(', ') + (more > 0 ? `, and ${more} more` : '');
+}
+
+/** Names beyond this length are compared by their beginnings: the work grows with the square. */
+const COMPARED = 128;
+
+/** How many letters must be added, left out or replaced to make one of the other (Levenshtein). */
+function changes(one: string, other: string): number {
+  const [from, to] = [one.slice(0, COMPARED), other.slice(0, COMPARED)];
+  let above = Array.from({ length: to.length + 1 }, (_, column) => column);
+  for (let row = 1; row <= from.length; row += 1) {
+    const line = [row];
+    for (let column = 1; column <= to.length; column += 1) {
+      const replaced = (above[column - 1] ?? 0) + (from[row - 1] === to[column - 1] ? 0 : 1);
+      line.push(Math.min(replaced, (above[column] ?? 0) + 1, (line[column - 1] ?? 0) + 1));
+    }
+    above = line;
+  }
+  return above[to.length] ?? 0;
+}

@@ -1,0 +1,167 @@
+import { UnpackError } from '../errors.ts';
+import type { Descriptor } from '../oci/descriptor.ts';
+import { type BlobDigest, digestOf, isDigest, shortDigest } from '../oci/digest.ts';
+import { REF_NAME } from '../oci/image-index.ts';
+import { OCI_INDEX } from '../oci/media-type.ts';
+import { formatPlatform, type Platform } from '../oci/platform.ts';
+import { listed } from '../oci/similar.ts';
+import type { ImageArchive } from './image-archive.ts';
+import { bestOf, descriptorJson } from './layout-index.ts';
+import { madeBlob, type StoredBlob } from './stored-blob.ts';
+
+/** The whole name that containerd and Docker write beside the tag (containerd, core/images/annotations.go). */
+const IMAGE_NAME = 'io.containerd.image.name';
+
+/** What is to be pushed. */
+export interface ChosenImage {
+  readonly descriptor: Descriptor;
+  /** The tag in its name, as the archive has it; it may be no tag that a bucket takes. */
+  readonly tag: string | undefined;
+  /** As the archive calls it (`org.opencontainers.image.ref.name`). */
+  readonly name?: string;
+  /** An index that was made of several images with one name; it is in no archive. */
+  readonly made?: ReadonlyMap<BlobDigest, StoredBlob>;
+}
+
+/**
+ * The image that is meant: by a name of its own, by the tag in it, or by digest; without a name the one with the tag
+ * `tag`, or the only one. Several manifests under one name, each for another platform, are one image: an index is made of
+ * them, or the one for `platforms` is taken.
+ * @throws UnpackError IMAGE_NOT_FOUND that lists what there is
+ */
+export async function chooseImage(
+  archive: ImageArchive,
+  name: string | undefined,
+  tag: string | undefined,
+  platforms?: readonly Platform[],
+): Promise<ChosenImage> {
+  const { images, path } = archive;
+  if (name !== undefined && isDigest(name.replace(/^@/, ''))) return byDigest(archive, name.replace(/^@/, ''));
+  const found = name !== undefined ? called(images, name) : tag === undefined ? [] : called(images, tag);
+  if (found.length > 0) return oneOf(found, archive, name ?? tag, platforms);
+  if (name === undefined && images.length > 0 && (distinct(images).length === 1 || haveOneName(images))) {
+    return oneOf(images, archive, undefined, platforms);
+  }
+  const which =
+    name === undefined ? `${distinct(images).length} images; say which one` : `no image ${JSON.stringify(name)}`;
+  const names = [...new Set(images.map(shown))];
+  const how = images.every((image) => namesOf(image).length === 0) ? ' (no names; by digest)' : '';
+  throw new UnpackError(
+    'IMAGE_NOT_FOUND',
+    `${path} has ${which}${how}${names.length === 0 ? '' : `: ${listed(names, name)}`}`,
+  );
+}
+
+/** One that the archive lists, or any other manifest or index in it. */
+async function byDigest(archive: ImageArchive, text: string): Promise<ChosenImage> {
+  const digest = text as BlobDigest; // checked by who calls
+  const image = archive.images.find((one) => one.digest === digest);
+  if (image !== undefined) return { descriptor: image, tag: tagOf(image) };
+  const blob = await archive.find(digest);
+  if (blob === undefined) {
+    const names = [...new Set(archive.images.map(({ digest }) => digest))];
+    throw new UnpackError(
+      'IMAGE_NOT_FOUND',
+      `${archive.path} has no image ${shortDigest(digest)}; those it lists: ${listed(names, digest)}`,
+    );
+  }
+  return { descriptor: { mediaType: '', digest, size: blob.size }, tag: undefined };
+}
+
+function called(images: readonly Descriptor[], wanted: string): Descriptor[] {
+  const whole = familiar(wanted);
+  const exact = images.filter((image) => namesOf(image).includes(wanted));
+  if (exact.length > 0) return exact;
+  const alike = images.filter((image) => namesOf(image).some((name) => familiar(name) === whole));
+  return alike.length > 0 ? alike : images.filter((image) => tagOf(image) === wanted);
+}
+
+function oneOf(
+  found: readonly Descriptor[],
+  archive: ImageArchive,
+  wanted: string | undefined,
+  platforms: readonly Platform[] | undefined,
+): ChosenImage {
+  const all = distinct(found);
+  const suitable = haveOneName(all)
+    ? distinct((platforms ?? []).flatMap((wanted) => bestOf(all, wanted, platformsOf)))
+    : [];
+  const images = suitable.length > 0 ? suitable : all;
+  const [first] = images;
+  if (first !== undefined && images.length === 1) return { descriptor: first, tag: tagOf(first) };
+  const own = images.map(({ platform }) => (platform === undefined ? undefined : formatPlatform(platform)));
+  if (haveOneName(images) && !own.includes(undefined) && new Set(own).size === images.length) {
+    const manifests = images.map(({ mediaType, digest, size, platform }) =>
+      descriptorJson({ mediaType, digest, size, ...(platform === undefined ? {} : { platform }) }),
+    );
+    const bytes = Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: OCI_INDEX, manifests }));
+    const annotations = first?.annotations;
+    const descriptor: Descriptor = {
+      mediaType: OCI_INDEX,
+      digest: digestOf(bytes),
+      size: bytes.length,
+      ...(annotations === undefined ? {} : { annotations }),
+    };
+    const name = annotations?.[REF_NAME];
+    const tag = first === undefined ? undefined : tagOf(first);
+    return {
+      descriptor,
+      tag,
+      made: new Map([[descriptor.digest, madeBlob(bytes)]]),
+      ...(name === undefined ? {} : { name }),
+    };
+  }
+  const names = images.map((image) => `${shown(image)}${namesOf(image).length === 0 ? '' : ` (@${image.digest})`}`);
+  throw new UnpackError(
+    'IMAGE_NOT_FOUND',
+    `${archive.path} has ${images.length} images${wanted === undefined ? '' : ` called ${JSON.stringify(wanted)}`}; say which one, by its whole name or its digest: ${listed(names)}`,
+  );
+}
+
+const platformsOf = ({ platform }: Descriptor): readonly Platform[] => (platform === undefined ? [] : [platform]);
+
+function distinct(images: readonly Descriptor[]): Descriptor[] {
+  return [...new Map(images.map((image) => [image.digest, image])).values()];
+}
+
+function haveOneName(images: readonly Descriptor[]): boolean {
+  const names = images.map((image) => namesOf(image)[0]);
+  return names[0] !== undefined && names.every((name) => name === names[0]);
+}
+
+/** The whole name first. */
+function namesOf({ annotations }: Descriptor): string[] {
+  return [annotations?.[IMAGE_NAME], annotations?.[REF_NAME]].flatMap((name) => name || []);
+}
+
+function shown(image: Descriptor): string {
+  const platform = image.platform === undefined ? '' : ` (${formatPlatform(image.platform)})`;
+  return namesOf(image)[0] ?? `@${image.digest}${platform}`;
+}
+
+/**
+ * The name in a layout that `wanted` means: itself, the same in Docker's short form, or the only one that ends with that
+ * tag; `undefined` where there is none.
+ */
+export function nameLike(images: readonly Descriptor[], wanted: string): string | undefined {
+  const names = new Set(called(images, wanted).map(({ annotations }) => annotations?.[REF_NAME]));
+  const [name] = names;
+  return names.size === 1 ? name : undefined;
+}
+
+/** As Docker says it: `docker.io/library/app:1` is `app:1`, and so is `app` with the tag that a missing one means. */
+function familiar(name: string): string {
+  const short = name.replace(/^(index\.)?docker\.io\/(library\/)?/, '');
+  return /[:@][^/]*$/.test(short) || !name.includes('/') ? short : `${short}:latest`;
+}
+
+/** The tag in an image's name: all of `v1`, the end of `example.com:5000/app:v1`, none in `example.com/app@sha256:…`. */
+function tagOf(image: Descriptor): string | undefined {
+  for (const name of [image.annotations?.[REF_NAME], image.annotations?.[IMAGE_NAME]]) {
+    const undigested = name?.replace(/@[^/]*$/, '');
+    if (!undigested) continue;
+    const tag = /:([^/:]+)$/.exec(undigested)?.[1] ?? (/[/@]/.test(name ?? '') ? undefined : undigested);
+    if (tag !== undefined) return tag;
+  }
+  return undefined;
+}
