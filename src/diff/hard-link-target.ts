@@ -1,6 +1,6 @@
 import { showName } from '../archive/entry.ts';
 import { UnpackError } from '../errors.ts';
-import { cString, S_IFDIR, S_IFMT } from '../system/files.ts';
+import { cString, linkAt, S_IFDIR, S_IFMT } from '../system/files.ts';
 import { SLASH, splitPath } from './paths.ts';
 import type { Place, Root } from './root.ts';
 
@@ -18,6 +18,22 @@ export function hardLinkTarget(root: Root, linkName: Buffer): Pick<Place, 'paren
   if (place !== undefined && (place.status.mode & S_IFMT) !== S_IFDIR) return place;
   const to = place === undefined && text !== '..' ? 'nothing that this layer holds' : 'a directory';
   throw new UnpackError('LAYER_CORRUPT', `it is a hard link to ${to}, ${showName(linkName)}`);
+}
+
+/**
+ * Makes `name` in an open directory a hard link.
+ * @throws UnpackError LAYER_CORRUPT where there is nothing that can be linked to; system errors
+ */
+export function makeHardLink(root: Root, linkName: Buffer, parent: number, name: Buffer): void {
+  try {
+    const target = hardLinkTarget(root, linkName);
+    linkAt(target.parent, target.name, parent, name);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code !== 'ENOENT' && code !== 'EPERM' && code !== 'ENOTDIR') throw error;
+    const why = code === 'EPERM' ? 'which cannot be linked to' : 'which this layer does not hold';
+    throw new UnpackError('LAYER_CORRUPT', `it is a hard link to ${showName(linkName)}, ${why}`);
+  }
 }
 
 function stripSlashes(path: Buffer): Buffer {

@@ -1,8 +1,10 @@
-import { chmodPathFd, close, type FileStatus, O, openAt, statFd } from '../system/files.ts';
+import { chmodPathFd, close, cString, type FileStatus, O, openAt, statFd } from '../system/files.ts';
 import type { Checkpoint } from './checkpoint.ts';
 import type { DirectoryTimes } from './directory-times.ts';
 import type { Foreknowledge } from './foreknowledge.ts';
+import { HollowDirectories } from './hollow-directories.ts';
 import { copyAttributes, Models } from './models.ts';
+import { splitPath } from './paths.ts';
 import type { Remembered } from './remembered.ts';
 import { isOverlayWhiteout, type MissingDirectories, type Root } from './root.ts';
 import type { Squash } from './squash.ts';
@@ -43,6 +45,7 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
   private readonly deletedPaths = new Set<string>();
   /** Inodes of devices 0:0 that are the archive's own, by their real paths. */
   private readonly ownDevices = new Map<string, bigint>();
+  private readonly hollow = new HollowDirectories();
   private readonly keepsWhiteouts: boolean;
   private readonly whiteouts: Whiteouts;
   private readonly squash: Squash | undefined;
@@ -85,9 +88,41 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
    * A whiteout of this same layer makes room for a directory: what it hides stays hidden. A device 0:0 of the archive's
    * own is a device like any other, and none.
    */
-  replaces(path: string, status: FileStatus): boolean {
-    if (!this.keepsWhiteouts || !isOverlayWhiteout(status) || !this.deletedPaths.has(path)) return false;
-    return this.ownDevices.get(path) !== status.inode;
+  allows(path: string, status: FileStatus | undefined): 'make' | 'refuse' {
+    if (status === undefined) return 'make';
+    if (!this.keepsWhiteouts || !isOverlayWhiteout(status) || !this.deletedPaths.has(path)) return 'refuse';
+    return this.ownDevices.get(path) === status.inode ? 'refuse' : 'make';
+  }
+
+  /**
+   * The same for a whiteout or an opaque marker, which has nothing to hide in a directory that the layer deletes. One that
+   * it needs otherwise is hollow until something is written in it.
+   */
+  readonly forDeletions: MissingDirectories = {
+    allows: (path, status) => {
+      const allowed = this.allows(path, status);
+      return allowed === 'make' && this.isDeletedBelow(path) ? 'nothing' : allowed;
+    },
+    making: (path, parent) => this.making(path, parent),
+    made: (path, parent, name) => {
+      this.add(path, parent, name);
+      this.hollow.add(path);
+      this.whiteouts.needed(path);
+      this.whiteouts.made(path);
+    },
+  };
+
+  /** Something is written at `name` in an open directory, and directories on the way are needed for that. */
+  fill(root: Root, parent: number, name: Buffer): void {
+    if (this.hollow.count > 0) this.hollow.fill(root.realPathOf(parent, name));
+  }
+
+  /** The layer deletes a real path: directories there that it needed only for deletions go. */
+  removeHollow(root: Root, path: string): void {
+    for (const hollow of this.hollow.take(path)) {
+      const { parent, name } = splitPath(Buffer.from(hollow, 'latin1'));
+      root.removeAll(root.directory(parent), cString(name), this.gone);
+    }
   }
 
   /** An entry is a device 0:0, which looks like a whiteout, at this real path. */
@@ -96,6 +131,12 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
   }
 
   made(path: string, parent: number, name: Buffer): void {
+    this.add(path, parent, name);
+    this.whiteouts.wrote(path);
+    this.whiteouts.made(path);
+  }
+
+  private add(path: string, parent: number, name: Buffer): void {
     const fd = openAt(parent, name, O.PATH | O.DIRECTORY | O.NOFOLLOW);
     let status: FileStatus;
     try {
@@ -112,8 +153,6 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
     this.remembered.path(path, IMPLIED_BYTES);
     this.byInode.set(inode, { path, inode, given: undefined, inUnnamed, timed: false, deleted: false });
     if (this.models !== undefined) this.copyModel(this.models, path, parent, name);
-    this.whiteouts.wrote(path);
-    this.whiteouts.made(path);
   }
 
   private copyModel(models: Models, path: string, parent: number, name: Buffer): void {
@@ -138,7 +177,10 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
 
   /** A directory was removed. */
   readonly gone = (inode: bigint): void => {
+    const implied = this.byInode.get(inode);
+    if (implied === undefined) return;
     this.byInode.delete(inode);
+    this.hollow.remove(implied.path);
   };
 
   /** The layer deletes what the layers below have at this real path. */

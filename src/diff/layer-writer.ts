@@ -1,10 +1,9 @@
 import { ftruncateSync, writeSync } from 'node:fs';
-import { type EntrySink, showName, type TarEntry } from '../archive/entry.ts';
+import type { EntrySink, TarEntry } from '../archive/entry.ts';
 import { UnpackError } from '../errors.ts';
 import {
   close,
   cString,
-  linkAt,
   makeDevice,
   mkdirAt,
   mknodAt,
@@ -22,12 +21,13 @@ import {
   utimensAt,
 } from '../system/files.ts';
 import { type AttributeRules, HAS_NOTHING, type Has, setFileAttributes, setNodeAttributes } from './attributes.ts';
+import { Bookkeeping, bookkeepingOf } from './bookkeeping.ts';
 import { type Checkpoint, GO_ON } from './checkpoint.ts';
 import { type DirectoryMode, OWNER_RIGHTS } from './directory-modes.ts';
 import { DirectoryTimes } from './directory-times.ts';
 import { entryError } from './entry-error.ts';
 import type { Foreknowledge } from './foreknowledge.ts';
-import { hardLinkTarget } from './hard-link-target.ts';
+import { hardLinkTarget, makeHardLink } from './hard-link-target.ts';
 import { ImpliedDirectories, type ImpliedDirectory } from './implied-directories.ts';
 import { LateDeletions } from './late-deletions.ts';
 import { NewNodes } from './new-nodes.ts';
@@ -37,7 +37,7 @@ import { leadsNowhere, Root } from './root.ts';
 import { Squash } from './squash.ts';
 import type { DiffTarget } from './target.ts';
 import { Warnings } from './warnings.ts';
-import { isInsideBookkeeping, parseWhiteout, type Whiteouts, whiteouts } from './whiteouts.ts';
+import { parseWhiteout, type WhiteoutName, type Whiteouts, whiteouts } from './whiteouts.ts';
 
 const MAX_UINT32 = 0xffffffff;
 
@@ -80,6 +80,8 @@ export class LayerWriter implements EntrySink, Disposable {
   private readonly newNodes: NewNodes;
   private readonly checkpoint: Checkpoint;
 
+  private readonly bookkeeping: Bookkeeping;
+
   /** The file that is being written, and its directory; -1 while its content is passed over. */
   private file = -1;
   private fileParent = -1;
@@ -90,6 +92,7 @@ export class LayerWriter implements EntrySink, Disposable {
     this.root = new Root(target.root, options);
     const remembered = new Remembered(options.rememberedBytes ?? Number.POSITIVE_INFINITY);
     this.directoryTimes = new DirectoryTimes(remembered);
+    this.bookkeeping = new Bookkeeping(this.root, remembered);
     this.late = new LateDeletions(remembered, options.known);
     const { directoryTimes: times, checkpoint } = this;
     this.whiteouts = whiteouts(target, this.root, { remembered, times, checkpoint });
@@ -145,11 +148,12 @@ export class LayerWriter implements EntrySink, Disposable {
   }
 
   /**
-   * Everything is written: sets the times of directories. Call it once, before `impliedDirectories` and `foreknowledge`
+   * Everything is written: removes what is only there to be linked to, and sets the times of directories. Call it once, before `impliedDirectories` and `foreknowledge`
    * are asked.
    * @throws UnpackError
    */
   finish(): void {
+    this.bookkeeping.removeAll(this.implied.gone);
     this.directoryTimes.apply(this.root, this.checkpoint, (inode) => this.implied.timed(inode));
   }
 
@@ -196,25 +200,19 @@ export class LayerWriter implements EntrySink, Disposable {
     const path = cleanPath(entry.name);
     if (path.length === 0) return; // the root itself
     const { parent: parentPath, name } = splitPath(path);
-    const whiteout = parseWhiteout(name);
-    if (whiteout?.kind === 'ignored' || isInsideBookkeeping(parentPath)) return;
+    const whiteout = parseWhiteout(name, parentPath);
+    const bookkeeping = bookkeepingOf(parentPath);
+    if (whiteout?.kind === 'ignored' || (whiteout !== undefined && bookkeeping !== undefined)) return;
+    if (bookkeeping !== undefined) this.bookkeeping.add(bookkeeping);
+    if (whiteout !== undefined) {
+      this.hide(whiteout, parentPath, entry);
+      return;
+    }
     const parent = this.root.directory(parentPath, this.implied);
     const key = path.toString('latin1');
     if (this.removing) this.enterOldDirectory(parent, parentPath);
-
-    if (whiteout !== undefined) {
-      this.whiteouts.wrote(this.realParent); // the directory is needed, whether it was there or not
-      if (whiteout.kind === 'opaque') {
-        this.whiteouts.opaque(parent, this.realParent);
-        return;
-      }
-      const deletion = this.whiteouts.delete(parent, this.realParent, whiteout.name, entry);
-      const deleted = this.root.realPathOf(parent, cString(whiteout.name));
-      this.implied.deleted(deleted);
-      this.late.deleted(deletion, deleted, parentPath);
-      return;
-    }
     const cName = cString(name);
+    this.implied.fill(this.root, parent, cName);
     if (this.removing) this.whiteouts.wrote(this.realPathOf(cName));
     switch (entry.type) {
       case 'file':
@@ -244,6 +242,23 @@ export class LayerWriter implements EntrySink, Disposable {
       default:
         this.device(parent, cName, entry);
     }
+  }
+
+  /** A whiteout or an opaque marker. */
+  private hide(whiteout: Exclude<WhiteoutName, { kind: 'ignored' }>, parentPath: Buffer, entry: TarEntry): void {
+    const parent = this.root.neededDirectory(parentPath, this.implied.forDeletions);
+    if (parent === undefined) return; // it is in what the layer deletes
+    if (this.removing) this.enterOldDirectory(parent, parentPath);
+    this.whiteouts.needed(this.realParent);
+    if (whiteout.kind === 'opaque') {
+      this.whiteouts.opaque(parent, this.realParent);
+      return;
+    }
+    const deleted = this.root.realPathOf(parent, cString(whiteout.name));
+    this.implied.removeHollow(this.root, deleted);
+    const deletion = this.whiteouts.delete(parent, this.realParent, whiteout.name, entry);
+    this.implied.deleted(deleted);
+    this.late.deleted(deletion, deleted, parentPath);
   }
 
   /** What the entry itself is called without links. @param name a C string */
@@ -308,18 +323,7 @@ export class LayerWriter implements EntrySink, Disposable {
       }
     }
     // looked up again once what is in the way is gone: the way to the target may have led through it
-    const link = (): void => {
-      const target = hardLinkTarget(this.root, linkName);
-      linkAt(target.parent, target.name, parent, name);
-    };
-    try {
-      this.create(parent, name, link);
-    } catch (error) {
-      const { code } = error as NodeJS.ErrnoException;
-      if (code !== 'ENOENT' && code !== 'EPERM' && code !== 'ENOTDIR') throw error;
-      const why = code === 'EPERM' ? 'which cannot be linked to' : 'which this layer does not hold';
-      throw new UnpackError('LAYER_CORRUPT', `it is a hard link to ${showName(linkName)}, ${why}`);
-    }
+    this.create(parent, name, () => makeHardLink(this.root, linkName, parent, name));
     const status = statAt(parent, name);
     const type = (status?.mode ?? S_IFREG) & S_IFMT;
     const kind = type === S_IFLNK ? 'link' : type === S_IFREG ? 'file' : 'special';

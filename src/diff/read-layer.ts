@@ -6,8 +6,9 @@ import { TarReader } from '../archive/tar-reader.ts';
 import { throwIfAborted, UnpackError } from '../errors.ts';
 import type { DigestAlgorithm } from '../oci/digest.ts';
 import type { Compression } from '../oci/media-type.ts';
+import { bookkeepingOf } from './bookkeeping.ts';
 import { cleanPath, splitPath } from './paths.ts';
-import { isInsideBookkeeping, parseWhiteout, type WhiteoutName } from './whiteouts.ts';
+import { parseWhiteout, type WhiteoutName } from './whiteouts.ts';
 
 /** An entry of a layer that is only looked at. */
 export interface ReadEntry {
@@ -133,9 +134,9 @@ class Collector implements EntrySink {
 
 function whiteoutOf(name: Buffer): ReadEntry['whiteout'] {
   const { parent, name: last } = splitPath(cleanPath(name));
-  if (isInsideBookkeeping(parent)) return { kind: 'ignored' };
+  if (bookkeepingOf(parent) !== undefined) return { kind: 'ignored' };
   try {
-    return parseWhiteout(last);
+    return parseWhiteout(last, parent);
   } catch {
     return { kind: 'invalid' };
   }

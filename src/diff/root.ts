@@ -42,8 +42,11 @@ const MAX_PATH = 4095;
 
 /** What `Root` asks when something that is no directory stands where a directory is needed. */
 export interface MissingDirectories {
-  /** Whether what is at the real path `path`, which is `status`, may be removed to make room for a directory. */
-  replaces(path: string, status: FileStatus): boolean;
+  /**
+   * Whether a directory is made at the real path `path`, where nothing is or what `status` says, which is removed then;
+   * `nothing`: the entry needs none, since it has nothing to say there.
+   */
+  allows(path: string, status: FileStatus | undefined): 'make' | 'refuse' | 'nothing';
   /** A directory is about to be made in the directory `parent`, which is at the real path `path`. */
   making(path: string, parent: number): void;
   /** A directory was made at the real path `path`, which is `name` in `parent`, for an entry inside it. */
@@ -133,6 +136,13 @@ export class Root {
    * @throws a system error ENOENT, ENOTDIR, ELOOP, ENAMETOOLONG…
    */
   directory(path: Buffer, missing?: MissingDirectories): number {
+    const fd = this.neededDirectory(path, missing);
+    if (fd === undefined) throw systemFailure('ENOENT', 'not a directory', path);
+    return fd;
+  }
+
+  /** The same; `undefined` where `missing` says that nothing is needed. */
+  neededDirectory(path: Buffer, missing: MissingDirectories | undefined): number | undefined {
     if (path.length === 0) return this.fd;
     if (this.lastPath?.equals(path)) return this.lastFd;
     const key = path.toString('latin1');
@@ -140,6 +150,7 @@ export class Root {
     if (fd === undefined) {
       if (this.cache.size >= MAX_OPEN) this.forget();
       fd = this.open(path, missing);
+      if (fd === undefined) return undefined;
       this.cache.set(key, fd);
     }
     this.lastPath = Buffer.from(path);
@@ -183,14 +194,14 @@ export class Root {
     }
   }
 
-  private open(path: Buffer, missing: MissingDirectories | undefined): number {
+  private open(path: Buffer, missing: MissingDirectories | undefined): number | undefined {
     if (this.useOpenat2 && this.isReachable(path.length)) {
       try {
         const fd = openDirectoryInRoot(this.fd, cString(path));
         if (fd !== undefined) return fd;
       } catch (error) {
         const { code } = error as NodeJS.ErrnoException;
-        if (missing === undefined || (code !== 'ENOENT' && code !== 'ENOTDIR')) throw error;
+        if (code !== 'ENOENT' && code !== 'ENOTDIR') throw error;
       }
     }
     return this.walk(path, missing);
@@ -198,12 +209,15 @@ export class Root {
 
   /**
    * The same resolution a step at a time: for paths through links, of which the kernel follows fewer, for paths that are
-   * to be made, and for kernels without openat2.
+   * to be made, and for kernels without openat2. Other than for the kernel, `..` takes away the name before it where
+   * that is missing, or a file (a link's target may say so), as it does for containerd.
    */
-  private walk(path: Buffer, missing: MissingDirectories | undefined): number {
+  private walk(path: Buffer, missing: MissingDirectories | undefined): number | undefined {
     const open: number[] = [];
     const names: string[] = [];
-    /** Of the real path so far. */
+    /** What follows `names` and is not there: a name that is missing or no directory, and names that would be in it. */
+    const absent: Absent[] = [];
+    /** Of the real path so far, with what is absent. */
     let length = 0;
     /** What is still to be walked, next part last. */
     const rest = components(path).reverse();
@@ -215,14 +229,22 @@ export class Root {
         this.checkpoint();
         if (steps > MAX_STEPS) throw systemFailure('ELOOP', 'too many directories on the way', path);
         if (name.equals(DOT_DOT)) {
-          length -= (names.pop()?.length ?? -1) + 1;
-          const left = open.pop();
+          const absentName = absent.pop()?.name;
+          const left = absentName === undefined ? open.pop() : undefined;
           if (left !== undefined) close(left);
+          length -= ((absentName ?? names.pop())?.length ?? -1) + 1;
           continue;
         }
         const parent = open.at(-1) ?? this.fd;
         const cName = cString(name);
-        const status = statAt(parent, cName);
+        const [first] = absent;
+        if (
+          first?.status !== undefined &&
+          (missing?.allows(joined(names, first.name), first.status) ?? 'refuse') === 'refuse'
+        ) {
+          throw systemFailure('ENOTDIR', 'a file is in the way of a directory', path);
+        }
+        const status = first === undefined ? statAt(parent, cName) : undefined;
         if (status !== undefined && (status.mode & S_IFMT) === S_IFLNK) {
           links++;
           if (links > MAX_LINKS) throw systemFailure('ELOOP', 'too many links on the way', path);
@@ -238,15 +260,21 @@ export class Root {
         length += name.length + 1;
         if (!this.isReachable(length - 1)) throw systemFailure('ENAMETOOLONG', 'the whole path is too long', path);
         if (status === undefined || (status.mode & S_IFMT) !== S_IFDIR) {
-          if (missing === undefined) {
-            throw systemFailure(status === undefined ? 'ENOENT' : 'ENOTDIR', 'not a directory', path);
-          }
-          missing.making(names.join('/'), parent);
-          const real = [...names, name.toString('latin1')].join('/');
-          this.make(parent, cName, status, real, missing);
+          absent.push({ name: name.toString('latin1'), status });
+          continue;
         }
         open.push(openAt(parent, cName, O.PATH | O.DIRECTORY | O.NOFOLLOW));
         names.push(name.toString('latin1'));
+      }
+      for (const { name, status } of absent) {
+        if (missing === undefined) {
+          throw systemFailure(status === undefined ? 'ENOENT' : 'ENOTDIR', 'not a directory', path);
+        }
+        const parent = open.at(-1) ?? this.fd;
+        const cName = cString(Buffer.from(name, 'latin1'));
+        if (!this.make(parent, cName, status, names, missing)) return undefined;
+        open.push(openAt(parent, cName, O.PATH | O.DIRECTORY | O.NOFOLLOW));
+        names.push(name);
       }
       // the root itself is cached under its path like the others, and closed like them
       return open.pop() ?? openAt(this.fd, cString('.'), O.PATH | O.DIRECTORY);
@@ -255,21 +283,25 @@ export class Root {
     }
   }
 
+  /** Makes a directory in the one that is at the real path `above`. @returns whether it is needed */
   private make(
     parent: number,
     name: Buffer,
     status: FileStatus | undefined,
-    real: string,
+    above: readonly string[],
     missing: MissingDirectories,
-  ): void {
-    if (status !== undefined) {
-      if (!missing.replaces(real, status)) {
-        throw systemFailure('ENOTDIR', 'a file is in the way of a directory', Buffer.from(real, 'latin1'));
-      }
-      unlinkAt(parent, name);
+  ): boolean {
+    const real = joined(above, name.toString('latin1', 0, name.length - 1));
+    const allowed = missing.allows(real, status);
+    if (allowed === 'nothing') return false;
+    if (allowed === 'refuse') {
+      throw systemFailure('ENOTDIR', 'a file is in the way of a directory', Buffer.from(real, 'latin1'));
     }
+    missing.making(above.join('/'), parent);
+    if (status !== undefined) unlinkAt(parent, name);
     mkdirAt(parent, name, 0o755);
     missing.made(real, parent, name);
+    return true;
   }
 
   /**
@@ -293,6 +325,13 @@ export class Root {
     return namesIn(fd, this.checkpoint).map(({ name }) => name);
   }
 }
+
+interface Absent {
+  readonly name: string;
+  readonly status: FileStatus | undefined;
+}
+
+const joined = (names: readonly string[], last: string): string => [...names, last].join('/');
 
 /** The character device 0:0 that stands for a deleted name in an overlay's upper directory. */
 export function isOverlayWhiteout(status: FileStatus): boolean {

@@ -14,6 +14,7 @@ import {
   statAt,
 } from '../system/files.ts';
 import { setFitting } from './attributes.ts';
+import { META_PREFIX } from './bookkeeping.ts';
 import type { Checkpoint } from './checkpoint.ts';
 import type { DirectoryTimes } from './directory-times.ts';
 import type { Remembered } from './remembered.ts';
@@ -21,7 +22,6 @@ import { isOverlayWhiteout, type Root } from './root.ts';
 import type { DiffTarget } from './target.ts';
 
 const PREFIX = Buffer.from('.wh.');
-const META_PREFIX = Buffer.from('.wh..wh.');
 const OPAQUE = Buffer.from('.wh..wh..opq');
 const YES = Buffer.from('y');
 const SELF = cString('.');
@@ -33,22 +33,16 @@ export type WhiteoutName =
   /** Bookkeeping of AUFS, which means nothing here. */
   | { readonly kind: 'ignored' };
 
-/** Whether a path leads through a directory of AUFS's own, whose content means nothing either. */
-export function isInsideBookkeeping(parent: Buffer): boolean {
-  for (let at = parent.indexOf(META_PREFIX); at >= 0; at = parent.indexOf(META_PREFIX, at + 1)) {
-    if (at === 0 || parent[at - 1] === 0x2f) return true;
-  }
-  return false;
-}
-
 /**
+ * What the last name of a clean path says. AUFS's bookkeeping is in the root and nowhere else: elsewhere such a name is the
+ * whiteout of a name that begins with `.wh.`.
  * @returns `undefined` for an ordinary name
  * @throws UnpackError LAYER_UNSAFE for a whiteout of nothing, of the directory itself or of the one above
  */
-export function parseWhiteout(name: Buffer): WhiteoutName | undefined {
+export function parseWhiteout(name: Buffer, parent: Buffer): WhiteoutName | undefined {
   if (name[0] !== 0x2e || !name.subarray(0, 4).equals(PREFIX)) return undefined;
   if (name.equals(OPAQUE)) return { kind: 'opaque' };
-  if (name.subarray(0, 8).equals(META_PREFIX)) return { kind: 'ignored' };
+  if (parent.length === 0 && name.subarray(0, 8).equals(META_PREFIX)) return { kind: 'ignored' };
   const deleted = name.subarray(4);
   const text = deleted.toString('latin1');
   if (text === '' || text === '.' || text === '..') {
@@ -76,8 +70,10 @@ export interface Whiteouts {
   opaque(parent: number, path: string): void;
   /** A directory was made at `name`, a C string, which the layer deletes too. */
   deletedDirectory(parent: number, name: Buffer): void;
-  /** Something was written at the real path `path`, or needs the directory there. */
+  /** Something was written at the real path `path`, or in the directory there. */
   wrote(path: string): void;
+  /** A deletion needs the directory at the real path `path`. */
+  needed(path: string): void;
   /** That is a directory which the layer made. */
   made(path: string): void;
 }
@@ -137,6 +133,8 @@ class OverlayWhiteouts implements Whiteouts {
 
   wrote(): void {}
 
+  needed(): void {}
+
   made(): void {}
 
   private makeOpaque(parent: number, name: Buffer): void {
@@ -146,15 +144,18 @@ class OverlayWhiteouts implements Whiteouts {
 }
 
 /**
+ * `written`: the layer wrote this, or something inside. `needed`: a deletion inside needs the directory, or one did. `made`:
+ * the layer made the directory, so that nothing in it is from the layers below.
+ */
+const MARK = { written: 1, needed: 2, made: 4 } as const;
+
+/**
  * The directory holds a copy of the layers below: deleted names are removed, unless this layer wrote them. A directory of
  * the layers below that it wrote into must be as new when it is deleted, which it only can be from the start.
  */
 class Removals implements Whiteouts {
-  /**
-   * Everything that this layer wrote, and the directories above; `true` where it is a directory that this layer made, so
-   * that nothing in it is from the layers below.
-   */
-  private readonly written = new Map<string, boolean>();
+  /** What this layer has to do with a path, several of `MARK` added up. */
+  private readonly marks = new Map<string, number>();
   private readonly root: Root;
   private readonly remembered: Remembered;
   private readonly times: DirectoryTimes;
@@ -169,14 +170,15 @@ class Removals implements Whiteouts {
 
   delete(parent: number, path: string, name: Buffer): Deletion {
     const whole = join(path, name);
-    const done = this.removeOld(parent, cString(name), whole);
-    return done === 'late' && this.written.get(whole) !== false ? 'nothing' : done;
+    const done = this.removeOld(parent, cString(name), whole, MARK.written);
+    return done === 'late' && this.has(whole, MARK.made) ? 'nothing' : done;
   }
 
   opaque(parent: number, path: string): void {
     const fd = openAt(parent, SELF, O.RDONLY | O.DIRECTORY);
     try {
-      this.removeOldInside(fd, path);
+      // a marker hides what is below, not the directories that other deletions in there need
+      this.removeOldInside(fd, path, MARK.written | MARK.needed);
     } finally {
       close(fd);
     }
@@ -185,35 +187,60 @@ class Removals implements Whiteouts {
   deletedDirectory(): void {}
 
   made(path: string): void {
-    this.written.set(path, true);
+    this.mark(path, MARK.made);
   }
 
   wrote(path: string): void {
-    for (let at = path; at !== '' && !this.written.has(at); at = at.slice(0, Math.max(0, at.lastIndexOf('/')))) {
-      this.written.set(this.remembered.path(at), false);
+    this.markUpwards(path, MARK.written);
+  }
+
+  needed(path: string): void {
+    this.markUpwards(path, MARK.needed);
+  }
+
+  private has(path: string, mark: number): boolean {
+    return ((this.marks.get(path) ?? 0) & mark) !== 0;
+  }
+
+  private mark(path: string, mark: number): void {
+    const marks = this.marks.get(path);
+    this.marks.set(marks === undefined ? this.remembered.path(path) : path, (marks ?? 0) | mark);
+  }
+
+  /** The directories above have the mark where the path has it. */
+  private markUpwards(path: string, mark: number): void {
+    for (let at = path; at !== '' && !this.has(at, mark); at = at.slice(0, Math.max(0, at.lastIndexOf('/')))) {
+      this.mark(at, mark);
     }
   }
 
-  private removeOld(parent: number, name: Buffer, path: string): Deletion {
-    if (!this.written.has(path)) return this.root.removeAll(parent, name) ? 'removed' : 'nothing';
+  private removeOld(parent: number, name: Buffer, path: string, kept: number): Deletion {
+    if (!this.has(path, kept)) return this.root.removeAll(parent, name) ? 'removed' : 'nothing';
     const status = statAt(parent, name);
     if (status === undefined || (status.mode & S_IFMT) !== S_IFDIR) return 'nothing';
     const fd = openAt(parent, name, O.RDONLY | O.DIRECTORY | O.NOFOLLOW);
     try {
-      this.removeOldInside(fd, path);
+      this.removeOldInside(fd, path, kept);
     } finally {
       close(fd);
     }
     return 'late';
   }
 
-  private removeOldInside(fd: number, path: string): void {
+  private removeOldInside(fd: number, path: string, kept: number): void {
     this.times.keep(fd, path);
     for (const name of this.root.list(fd)) {
       this.checkpoint();
-      this.removeOld(fd, name, join(path, name.subarray(0, -1)));
+      this.removeOld(fd, name, join(path, name.subarray(0, -1)), kept);
     }
   }
 }
 
-const NOTHING_BELOW: Whiteouts = { delete: () => 'nothing', opaque() {}, deletedDirectory() {}, wrote() {}, made() {} };
+const NOTHING_BELOW: Whiteouts = {
+  delete: () => 'nothing',
+  opaque() {},
+  deletedDirectory() {},
+  wrote() {},
+  needed() {},
+  made() {},
+};

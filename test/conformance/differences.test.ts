@@ -1,4 +1,4 @@
-import { directory, file, opaque, paxHeader, symlink, tar, whiteout } from '../support/tar.ts';
+import { directory, file, hardlink, opaque, paxHeader, symlink, tar, whiteout } from '../support/tar.ts';
 import { differOnPurpose, started } from './agreement.ts';
 
 const suite = await started();
@@ -35,10 +35,19 @@ differOnPurpose(suite, {
     image: [tar(paxHeader([['comment', 'x']], 'g'), file('a'))],
     equivalent: [tar(file('a'))],
   },
-  'other names that begin with .wh..wh. are ignored, and so is what is needed for them': {
-    image: [tar(file('d/a')), tar(file('.wh..wh.plnk', ''), file('new/.wh..wh.aufs', ''), file('b'))],
+  'names in the root that begin with .wh..wh. are ignored, and so is what is needed for them': {
+    image: [tar(file('d/a')), tar(file('.wh..wh.aufs', ''), file('.wh..wh.orph/1/2', ''), file('b'))],
     equivalent: [tar(file('d/a')), tar(file('b'))],
-    stores: ['overlay'],
+  },
+  'hard links into .wh..wh.plnk are links to each other, and that is gone': {
+    image: [
+      tar(
+        file('.wh..wh.plnk/1.2', 'x', { mode: 0o755 }),
+        hardlink('bin/x', '/.wh..wh.plnk/1.2', { uid: 3 }),
+        hardlink('bin/y', '.wh..wh.plnk/1.2', { uid: 4 }),
+      ),
+    ],
+    equivalent: [tar(file('bin/x', 'x', { uid: 3 }), hardlink('bin/y', 'bin/x', { uid: 4 }))],
   },
   'a directory that a layer deletes and then makes is opaque': {
     image: [BASE, tar(whiteout('d'), directory('d', { mtime: 7 }), file('d/new'))],

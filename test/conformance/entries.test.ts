@@ -300,6 +300,45 @@ bothAgree(suite, 'whiteouts', {
   'through a link of the same layer': [BASE, tar(directory('d'), symlink('k', 'd'), whiteout('k/g'))],
 });
 
+/** A link to `real`, a file in it by way of the link, and what the way there leads over. */
+const wayOver = (target: string, link = 'l'): Buffer =>
+  tar(
+    directory('real', { mtime: 5 }),
+    file('file', 'x'),
+    directory('deep/er', { mtime: 6 }),
+    symlink(link, target),
+    file(`${link}/f`, 'y'),
+    directory(`${link}/d/`, { mtime: 7 }),
+    hardlink('h', `${link}/f`),
+    whiteout(`${link}/gone`),
+  );
+
+bothAgree(suite, '`..` in the target of a link', {
+  'takes away a name that is missing': [wayOver('missing/../real')],
+  'takes away a name that is missing, from the root': [wayOver('/missing/../real')],
+  'takes away several that are missing': [wayOver('a/b/../../real')],
+  'takes away a file': [wayOver('file/../real')],
+  'takes away a file after others': [wayOver('real/x/../../file/../real')],
+  'makes what is missing in the end': [wayOver('a/b/../new/er')],
+  'from a directory below': [wayOver('../missing/../../real', 'deep/l'), wayOver('missing/../../real', 'deep/l')],
+  'from a directory below that the link takes itself': [
+    wayOver('missing/..', 'deep/er/l'),
+    wayOver('../file/..', 'deep/l'),
+  ],
+});
+
+bothAgree(suite, 'whiteouts of names that begin with .wh.', {
+  'are like any other, but in the root': [
+    tar(directory('d'), file('d/x'), file('d/y')),
+    tar(
+      file('d/.wh..wh.x', ''),
+      file('d/.wh..wh.', ''),
+      file('d/.wh..wh.plnk/1.2', 'x'),
+      hardlink('h', 'd/.wh..wh.plnk/1.2'),
+    ),
+  ],
+});
+
 bothAgree(suite, 'layers on layers', {
   'change files, links and directories into each other': [
     BASE,

@@ -7,6 +7,7 @@ import {
   hardlink,
   headerBlock,
   member,
+  opaque,
   padded,
   paxHeader,
   symlink,
@@ -277,6 +278,19 @@ onlyContainerdRefuses(suite, {
   'a whiteout twice': {
     image: [tar(file('a')), tar(whiteout('a'), whiteout('a'))],
     equivalent: [tar(file('a')), tar(whiteout('a'))],
+    stores: ['overlay'],
+  },
+  'a directory for whiteouts alone that the layer deletes, whichever of the two comes first: it is gone': {
+    image: [
+      tar(directory('d', { uid: 5 }), directory('d/e'), file('d/e/g'), directory('c'), directory('b')),
+      tar(whiteout('d/e/g'), whiteout('d/e'), whiteout('c'), whiteout('c/x'), whiteout('b/x/y/z'), opaque('b/x')),
+      tar(opaque('b/x'), whiteout('b'), whiteout('d'), whiteout('d/e/x/y')),
+    ],
+    equivalent: [
+      tar(directory('d', { uid: 5 }), directory('d/e'), file('d/e/g'), directory('c'), directory('b')),
+      tar(whiteout('d/e'), whiteout('c'), whiteout('b/x/y/z'), opaque('b/x')),
+      tar(whiteout('b'), whiteout('d')),
+    ],
     stores: ['overlay'],
   },
   'an old-GNU sparse file, type S': {

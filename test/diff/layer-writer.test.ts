@@ -330,10 +330,61 @@ describe('whiteouts in an overlay', () => {
     }
   });
 
-  it('with names of AUFS’s own are ignored', () => {
-    assert.deepEqual(
-      treeOf(tar(file('.wh..wh.plnk/1.2'), directory('.wh..wh.orph'), file('.wh..wh.aufs')), 'overlay'),
-      {},
+  it('with names of AUFS’s own in the root are ignored, whatever lies in them', () => {
+    for (const whiteouts of ['overlay', 'remove', 'none'] as const) {
+      const entries = [
+        directory('.wh..wh.plnk/'),
+        file('.wh..wh.plnk/1.2', 'x'),
+        directory('./.wh..wh.orph'),
+        file('.wh..wh.aufs'),
+        file('.wh..wh.'),
+        directory('.wh..wh.orph/a/b', { mtime: 5 }),
+        file('/.wh..wh.orph/a/b/c'),
+        whiteout('.wh..wh.orph/a/x'),
+        opaque('.wh..wh.orph/a'),
+        symlink('.wh..wh.plnk/l', '1.2'),
+      ];
+      assert.deepEqual(treeOf(tar(...entries), whiteouts), {});
+    }
+  });
+
+  it('with such names anywhere else delete names that begin with .wh.', () => {
+    assert.deepEqual(Object.keys(treeOf(tar(file('d/.wh..wh.plnk'), file('d/.wh..wh.')), 'overlay')), [
+      'd',
+      'd/.wh.',
+      'd/.wh.plnk',
+    ]);
+    assert.deepEqual(Object.keys(treeOf(tar(file('d/.wh..wh.plnk/f')), 'overlay')), [
+      'd',
+      'd/.wh..wh.plnk',
+      'd/.wh..wh.plnk/f',
+    ]);
+  });
+
+  it('leave hard links into AUFS’s own directories what they are links to', () => {
+    for (const whiteouts of ['overlay', 'remove', 'none'] as const) {
+      const tree = treeOf(
+        tar(
+          directory('.wh..wh.plnk/'),
+          file('.wh..wh.plnk/123.456', 'data', { mode: 0o755, pax: [['SCHILY.xattr.user.x', 'y']] }),
+          hardlink('bin/x', '/.wh..wh.plnk/123.456', { mode: 0o755 }),
+          hardlink('bin/y', '.wh..wh.plnk/123.456', { mode: 0o755 }),
+          hardlink('.wh..wh.plnk/7', 'bin/x'),
+          hardlink('bin/z', './.wh..wh.plnk/7'),
+        ),
+        whiteouts,
+      );
+      assert.deepEqual(Object.keys(tree), ['bin', 'bin/x', 'bin/y', 'bin/z']);
+      for (const name of ['bin/x', 'bin/y', 'bin/z']) {
+        assert.equal(tree[name]?.content, 'data');
+        assert.equal(tree[name]?.linkedTo, name === 'bin/x' ? undefined : 'bin/x');
+        assert.deepEqual(tree[name]?.xattrs, { 'user.x': 'y' });
+      }
+    }
+    refuses(
+      tar(file('.wh..wh.aufs', 'x'), hardlink('a', '.wh..wh.aufs')),
+      'LAYER_CORRUPT',
+      /which this layer does not hold/,
     );
   });
 

@@ -1,0 +1,181 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import '../support/needs-root.ts';
+import { HollowDirectories } from '../../src/diff/hollow-directories.ts';
+import { applyTar, folder } from '../support/apply.ts';
+import { scratch } from '../support/scratch.ts';
+import { directory, file, type Member, opaque, symlink, tar, whiteout } from '../support/tar.ts';
+import { readTree } from '../support/tree.ts';
+
+const below = tar(
+  directory('usr'),
+  directory('usr/etc'),
+  file('usr/etc/f'),
+  file('usr/etc/g'),
+  directory('usr/etc/sub'),
+  file('usr/etc/sub/h'),
+);
+
+/** What each kind of store shows where the layer comes on the one below; of an overlay, what its upper directory holds. */
+function trees(members: readonly Member[]): Record<'overlay' | 'copy' | 'bottom', string[]> {
+  using dir = scratch();
+  const archive = tar(...members);
+  const overlay = folder(dir.path, 'overlay');
+  const lower = folder(dir.path, 'lower');
+  applyTar(below, { root: lower });
+  applyTar(archive, { root: overlay, lowers: [lower], whiteouts: 'overlay' });
+  let copy = folder(dir.path, 'copy');
+  applyTar(below, { root: copy });
+  const { again: known } = applyTar(archive, { root: copy, whiteouts: 'remove' });
+  if (known !== undefined) {
+    copy = folder(dir.path, 'second copy');
+    applyTar(below, { root: copy });
+    assert.equal(applyTar(archive, { root: copy, whiteouts: 'remove' }, { known }).again, undefined);
+  }
+  const bottom = folder(dir.path, 'bottom');
+  applyTar(archive, { root: bottom });
+  return { overlay: look(overlay), copy: look(copy), bottom: look(bottom) };
+}
+
+/** Paths in order; a whiteout with a minus before it, an opaque directory with a plus after it. */
+function look(root: string): string[] {
+  return Object.entries(readTree(root)).map(([path, node]) =>
+    node.type === 'character' ? `-${path}` : node.xattrs?.['trusted.overlay.opaque'] === 'y' ? `${path}+` : path,
+  );
+}
+
+/** All orders of a few entries. */
+function orders(members: readonly Member[]): Member[][] {
+  if (members.length < 2) return [[...members]];
+  return members.flatMap((member, index) =>
+    orders([...members.slice(0, index), ...members.slice(index + 1)]).map((rest) => [member, ...rest]),
+  );
+}
+
+const untouched = ['usr', 'usr/etc', 'usr/etc/f', 'usr/etc/g', 'usr/etc/sub', 'usr/etc/sub/h'];
+
+describe('a directory that a layer needs only for whiteouts', () => {
+  it('is gone where the layer deletes it, in whichever order', () => {
+    for (const members of orders([whiteout('usr/etc/g'), whiteout('usr/etc')])) {
+      assert.deepEqual(trees(members), { overlay: ['usr', '-usr/etc'], copy: ['usr'], bottom: ['usr'] });
+    }
+  });
+
+  it('is gone with what it holds, markers and directories for other whiteouts among it', () => {
+    for (const members of orders([
+      whiteout('usr/etc/sub/deep/x'),
+      opaque('usr/etc/sub'),
+      whiteout('usr/etc/g'),
+      whiteout('usr/etc'),
+    ])) {
+      assert.deepEqual(trees(members), { overlay: ['usr', '-usr/etc'], copy: ['usr'], bottom: ['usr'] });
+    }
+  });
+
+  it('is gone where a directory above it is deleted, or both are', () => {
+    for (const members of orders([whiteout('usr/etc/sub/x'), whiteout('usr/etc'), whiteout('usr')])) {
+      assert.deepEqual(trees(members), { overlay: ['-usr'], copy: [], bottom: [] });
+    }
+  });
+
+  it('is gone where links lead to it', () => {
+    for (const members of orders([whiteout('l/etc/g'), whiteout('usr/etc')])) {
+      const { overlay, bottom } = trees([directory('usr'), symlink('l', 'usr'), ...members]);
+      assert.deepEqual(overlay, ['l', 'usr', '-usr/etc']);
+      assert.deepEqual(bottom, ['l', 'usr']);
+    }
+  });
+
+  it('stays where the layer does not delete it', () => {
+    for (const members of orders([whiteout('usr/etc/g'), whiteout('usr/other')])) {
+      const { overlay, copy, bottom } = trees(members);
+      assert.deepEqual(overlay, ['usr', 'usr/etc', '-usr/etc/g', '-usr/other']);
+      assert.deepEqual(
+        copy,
+        untouched.filter((path) => path !== 'usr/etc/g'),
+      );
+      assert.deepEqual(bottom, ['usr', 'usr/etc']);
+    }
+  });
+
+  it('stays in a directory that a marker makes opaque, as in containerd', () => {
+    for (const members of orders([whiteout('usr/etc/sub/x'), opaque('usr/etc')])) {
+      const { overlay, copy } = trees(members);
+      assert.deepEqual(overlay, ['usr', 'usr/etc+', 'usr/etc/sub', '-usr/etc/sub/x']);
+      assert.deepEqual(copy, ['usr', 'usr/etc', 'usr/etc/sub']);
+    }
+  });
+});
+
+describe('a directory that a layer deletes and writes into', () => {
+  it('is as new, and directories for whiteouts in it are gone', () => {
+    for (const [index, members] of orders([
+      whiteout('usr/etc/sub/x'),
+      whiteout('usr/etc'),
+      file('usr/etc/new'),
+      whiteout('usr/etc/g'),
+    ]).entries()) {
+      const { overlay, copy, bottom } = trees(members);
+      const visible = ['usr', 'usr/etc', 'usr/etc/new'];
+      // a whiteout in an opaque directory hides nothing
+      assert.deepEqual(
+        overlay.filter((path) => path !== '-usr/etc/g'),
+        ['usr', 'usr/etc+', 'usr/etc/new'],
+        `order ${index}`,
+      );
+      assert.deepEqual(copy, visible, `order ${index}`);
+      assert.deepEqual(bottom, visible, `order ${index}`);
+    }
+  });
+
+  it('is as new where its own entry makes it', () => {
+    for (const members of orders([whiteout('usr/etc/g'), whiteout('usr/etc'), directory('usr/etc')])) {
+      const { overlay, copy, bottom } = trees(members);
+      assert.deepEqual(
+        overlay.filter((path) => path !== '-usr/etc/g'),
+        ['usr', 'usr/etc+'],
+      );
+      assert.deepEqual(copy, ['usr', 'usr/etc']);
+      assert.deepEqual(bottom, ['usr', 'usr/etc']);
+    }
+  });
+
+  it('is itself where the layer makes a file of that name', () => {
+    for (const members of [
+      [whiteout('usr/etc/g'), whiteout('usr/etc'), file('usr/etc')],
+      [whiteout('usr/etc/g'), file('usr/etc'), whiteout('usr/etc')],
+      [whiteout('usr/etc'), whiteout('usr/etc/g'), file('usr/etc')],
+    ]) {
+      assert.deepEqual(trees(members), {
+        overlay: ['usr', 'usr/etc'],
+        copy: ['usr', 'usr/etc'],
+        bottom: ['usr', 'usr/etc'],
+      });
+    }
+  });
+});
+
+describe('hollow directories', () => {
+  it('are counted whatever happens to them', () => {
+    const hollow = new HollowDirectories();
+    for (const path of ['a', 'a/b', 'a/b/c', 'd', 'd/e', 'd/f']) hollow.add(path);
+    assert.equal(hollow.count, 6);
+    hollow.fill('a/b/file');
+    assert.equal(hollow.count, 4);
+    assert.deepEqual(hollow.take('a'), ['a/b/c']);
+    assert.deepEqual(hollow.take('a'), []);
+    hollow.remove('d/e');
+    assert.equal(hollow.count, 2);
+    assert.deepEqual(hollow.take('d'), ['d']);
+    assert.equal(hollow.count, 0);
+    assert.deepEqual(hollow.take('nothing/there'), []);
+  });
+
+  it('may lie as deep as a path can be long', () => {
+    const hollow = new HollowDirectories();
+    const names = Array.from({ length: 2047 }, () => 'd');
+    for (let depth = 1; depth <= names.length; depth++) hollow.add(names.slice(0, depth).join('/'));
+    assert.deepEqual(hollow.take('d'), ['d']);
+    assert.equal(hollow.count, 0);
+  });
+});
