@@ -21,8 +21,8 @@ const SEPARATE = ['e2e', 'conformance']; // they take minutes and need container
 const AT_ONCE = 2;
 /** Minutes. They only end what hangs: a run takes a tenth of them, but machines are busy at times. */
 const DEFAULT_LIMITS = { file: 10, run: 30 };
-/** Milliseconds that a single test may take, which ends a hang with the name of the test and not just of the file. */
-const TEST_LIMIT = 300_000;
+/** What part of a file's limit one test may take, so that a hang has the name of the test and not just of the file. */
+const TEST_PART = 0.9;
 /** Milliseconds in which the output of a file ends after its process. */
 const OUTPUT_LIMIT = 60_000;
 const MINUTE = 60_000;
@@ -79,7 +79,7 @@ summary();
 process.exit();
 
 async function runFile(file: string): Promise<void> {
-  const flags = ['--test-reporter=spec', `--test-timeout=${TEST_LIMIT}`];
+  const flags = ['--test-reporter=spec', `--test-timeout=${Math.ceil(limits.file * MINUTE * TEST_PART)}`];
   // as a file of a `node --test`, it would write what only that understands
   const { NODE_TEST_CONTEXT: _, ...env } = process.env;
   if (process.stdout.isTTY) env.FORCE_COLOR ??= '1';

@@ -58,7 +58,11 @@ export class CancelFlags {
   #looks = 0;
   readonly #forgotten = new Set<string>();
 
-  constructor(redis: Redis, queue: Pick<Queue, 'toKey'>) {
+  readonly #now: () => number;
+
+  /** @param now milliseconds of a clock that only goes forward */
+  constructor(redis: Redis, queue: Pick<Queue, 'toKey'>, now = () => performance.now()) {
+    this.#now = now;
     this.#redis = redis;
     this.#queue = queue;
     redis.defineCommand('unpackdCancelFlags', { numberOfKeys: 3, lua: SCRIPT });
@@ -66,7 +70,7 @@ export class CancelFlags {
 
   /** Whether a job that has just been taken is known to have no flag. Says so once: a job that comes back is looked at. */
   isUnset(jobId: string): boolean {
-    const unset = this.#unflagged.delete(jobId) && performance.now() < this.#until;
+    const unset = this.#unflagged.delete(jobId) && this.#now() < this.#until;
     if (unset && this.#unflagged.size < LOW && this.#hasMore && this.#looks === 0) this.#look(jobId).catch(() => {});
     return unset;
   }
@@ -77,7 +81,7 @@ export class CancelFlags {
   }
 
   async #look(jobId: string): Promise<string | null> {
-    const until = performance.now() + AHEAD_COUNTS;
+    const until = this.#now() + AHEAD_COUNTS;
     const keys = [cancelKey(this.#queue, jobId), this.#queue.toKey('wait'), this.#queue.toKey('prioritized')];
     this.#looks += 1;
     try {

@@ -2,8 +2,10 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import { Redis } from 'ioredis';
 import { type LocalRedis, startRedis } from '../../src/demo/redis-server.ts';
 import { startS3Server } from '../../src/demo/s3-server.ts';
+import { eventually } from '../support/eventually.ts';
 import { imageOf, layerOf, writeLayout } from '../support/layout.ts';
 import { scratch } from '../support/scratch.ts';
 import { file, tar } from '../support/tar.ts';
@@ -77,7 +79,10 @@ describe('jobs', () => {
   test('an interrupt ends the watching, says that the job goes on, and exits with 130', async () => {
     const child = startCli(['enqueue', 's3://bucket/watched:1', '--watch'], { env: { REDIS_URL: redis.url } });
     const end = finished(child);
-    await new Promise((resolve) => setTimeout(resolve, 1500));
+    const client = new Redis(redis.url);
+    // it reads the events of the queue once it waits for the job
+    await eventually('it watches', async () => String(await client.client('LIST')).includes('cmd=xread'));
+    client.disconnect();
     child.kill('SIGINT');
     const { status, stderr } = await end;
     assert.match(stderr, /job [0-9a-f-]{36} goes on without being watched/);

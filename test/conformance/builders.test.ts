@@ -15,7 +15,6 @@ import { mountsBelow, type StoredLayer } from './containerd.ts';
 
 const running = await started();
 const began = Date.now();
-const LIMIT = 120_000;
 
 /** Makes an image out of changes to a tree; returns OCI layouts in `folder`, by the name of the form that they hold it in. */
 type Build = (folder: string) => Record<string, string>;
@@ -31,7 +30,7 @@ const BUILDERS: Readonly<Record<string, { readonly program: string; readonly bui
 
 for (const [name, { program, build }] of Object.entries(BUILDERS)) {
   const skip = running.skip || skipWithout(program, 'setfattr', 'setfacl', 'mknod', 'mkfifo');
-  describe(`layers that ${name} makes`, { skip, timeout: LIMIT }, () => {
+  describe(`layers that ${name} makes`, { skip }, () => {
     let folder = '';
     let layouts: Record<string, string> = {};
     before(async () => {

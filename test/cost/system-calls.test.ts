@@ -73,7 +73,7 @@ const KINDS: readonly [string, number, (index: number) => Member, string][] = [
 ];
 
 for (const [what, most, member, calls] of KINDS) {
-  test(`${what} takes ${most} system calls: ${calls}`, { skip, timeout: 110_000 }, async () => {
+  test(`${what} takes ${most} system calls: ${calls}`, { skip }, async () => {
     const count = await callsAnEntry(member, [directory('srv'), file('srv/first', 'x')]);
     assert.ok(count <= most + SLACK, `${count} calls`);
   });

@@ -21,7 +21,7 @@ import { s3Client } from '../../src/source/s3-client.ts';
 
 const Bucket = 'images';
 
-describe('the embedded S3 server', { timeout: 30_000 }, () => {
+describe('the embedded S3 server', () => {
   let server: S3Server;
   let client: S3Client;
   before(async () => {

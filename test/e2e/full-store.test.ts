@@ -32,7 +32,7 @@ function leaveInodes(folder: string, inodes: number): void {
 
 /** The failure of the job's first attempt, while it waits for the next. */
 async function firstFailure(s: Stage, id: string): Promise<Failure> {
-  await until(async () => (await s.queue.status(id)).state === 'delayed', 60_000);
+  await until(async () => (await s.queue.status(id)).state === 'delayed', 120_000);
   const { failure } = await s.queue.status(id);
   assert.ok(failure);
   return failure;
@@ -55,7 +55,7 @@ for (const [type, make] of Object.entries(DISKS)) {
         await s.push('below', { app: imageOf([small]) });
         const worker = await s.worker(PATIENT);
         // both layers at once would race for the room that is left
-        await s.queue.wait(await s.queue.add(s.payload('below')), { timeout: 60_000 });
+        await s.queue.wait(await s.queue.add(s.payload('below')), { timeout: 120_000 });
         const ballast = join(disk.path, 'ballast');
         mkdirSync(ballast);
         leave(ballast);
@@ -78,7 +78,7 @@ for (const [type, make] of Object.entries(DISKS)) {
         assert.deepEqual(readdirSync(join(s.root, 'locks')), []);
 
         rmSync(ballast, { recursive: true });
-        const result = await s.queue.wait(job, { timeout: 60_000 });
+        const result = await s.queue.wait(job, { timeout: 120_000 });
         assert.deepEqual(
           result.images[0]?.layers.map(({ state }) => state),
           ['existed', 'applied'],

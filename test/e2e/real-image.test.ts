@@ -32,7 +32,7 @@ const skip =
 const LIMIT = 120_000;
 
 for (const variant of ['gzip', 'zstd'] as const) {
-  describe(`a real image with ${variant} layers`, { skip, timeout: 300_000 }, () => {
+  describe(`a real image with ${variant} layers`, { skip }, () => {
     const layout = join(layouts ?? '', variant);
     let folder: string;
     let expected: Record<string, Node>;

@@ -10,7 +10,7 @@ import { chainOf, someImage, stage, until } from './stage.ts';
 
 const skip = skipWithout('strace') || (spawnSync('strace', ['-c', 'true']).status !== 0 && 'strace may not trace here');
 
-test('a disk that stands still for longer than a lock holds loses no job', { skip, timeout: 300_000 }, async () => {
+test('a disk that stands still for longer than a lock holds loses no job', { skip }, async () => {
   await using s = await stage();
   const env = { UNPACK_LOCK: '3s' };
   const image = someImage('slow', 1);

@@ -78,11 +78,9 @@ export async function stage(options: StageOptions = {}): Promise<Stage> {
       AWS_REGION: bucket.server.region,
       UNPACK_ROOT: root,
       UNPACK_SNAPSHOTTER: type,
-      UNPACK_LOCK: '2s',
+      UNPACK_LOCK: '30s',
       UNPACK_BACKOFF: '100ms',
       UNPACK_LOG_FORMAT: 'json',
-      UNPACK_S3_IDLE_TIMEOUT: '1s',
-      UNPACK_S3_CONNECT_TIMEOUT: '1s',
       UNPACK_DURABLE: 'false',
     };
     const queue = new UnpackQueue(loadConfig(settings, {}));

@@ -33,7 +33,7 @@ describe('a worker that may not open more files', { skip: skipWithout('prlimit')
         assert.match(message, /too many open files|EMFILE/);
         assert.ok(retryable);
       }
-      const result = await s.queue.wait(job, { timeout: 60_000 });
+      const result = await s.queue.wait(job, { timeout: 120_000 });
       assert.equal(result.images[0]?.chainId, image.chainId);
     }
     assert.equal(worker.child.exitCode, null);

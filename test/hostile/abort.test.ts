@@ -46,19 +46,40 @@ async function atWork(signal?: AbortSignal) {
   };
 }
 
+/** A thread that has the processor for itself may have removed all before this one says anything: then once more. */
+async function inTheMiddle(once: () => Promise<boolean>): Promise<void> {
+  for (let tries = 0; tries < 10; tries++) if (await once()) return;
+  assert.fail('all was removed first');
+}
+
+/** What work has failed with; nothing, if it was done. */
+async function failure(work: Promise<unknown>): Promise<UnpackError | undefined> {
+  const error: unknown = await work.then(
+    () => undefined,
+    (thrown) => thrown,
+  );
+  assert.ok(error === undefined || error instanceof UnpackError, String(error));
+  return error;
+}
+
 describe('an entry that means long work', () => {
   it('is given up in the middle when its job is, for the job’s reason', async () => {
-    const abort = new AbortController();
-    await using work = await atWork(abort.signal);
-    abort.abort(new UnpackError('TIMED_OUT', 'it took too long'));
-    await assert.rejects(work.applied, { code: 'TIMED_OUT', message: 'it took too long' });
-    assert.ok(work.left() > 0, 'all was removed first');
+    await inTheMiddle(async () => {
+      const abort = new AbortController();
+      await using work = await atWork(abort.signal);
+      abort.abort(new UnpackError('TIMED_OUT', 'it took too long'));
+      const error = await failure(work.applied);
+      if (error === undefined) return false;
+      assert.deepEqual([error.code, error.message], ['TIMED_OUT', 'it took too long']);
+      return work.left() > 0;
+    });
   });
 
   it('does not keep a worker from ending', async () => {
-    await using work = await atWork();
-    await work.pool.close();
-    await assert.rejects(work.applied);
-    assert.ok(work.left() > 0, 'all was removed first');
+    await inTheMiddle(async () => {
+      await using work = await atWork();
+      await work.pool.close();
+      return (await failure(work.applied)) !== undefined && work.left() > 0;
+    });
   });
 });

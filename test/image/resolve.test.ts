@@ -58,7 +58,7 @@ function deviation(entry: object): fc.Arbitrary<unknown> {
   );
 }
 
-describe('resolveImages', { timeout: 60_000 }, () => {
+describe('resolveImages', () => {
   let bucket: TestBucket;
   let source: BlobSource;
   let put: PutBlob;

@@ -1,6 +1,5 @@
 import { randomUUID } from 'node:crypto';
 import { after, before } from 'node:test';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { Queue } from 'bullmq';
 import { type Config, loadConfig } from '../../src/config.ts';
 import { type LocalRedis, type LocalRedisOptions, startRedis } from '../../src/demo/redis-server.ts';
@@ -13,7 +12,7 @@ import { type Script, type ScriptedStore, scriptedKeeper, scriptedUnpacker } fro
 /** What a test of the queue works with: a real Redis, and everything that it opens is closed after the file. */
 export interface Bench {
   readonly redis: LocalRedis;
-  /** Settings with short times and, for each call, a queue of its own. */
+  /** Settings with a short backoff and grace and, for each call, a queue of its own. */
   settings(overrides?: Record<string, string>): Config;
   producer(settings: Config, timeout?: number): UnpackQueue;
   worker(settings: Config, script: Script, store?: ScriptedStore): Promise<TestWorker>;
@@ -45,7 +44,7 @@ export function queueBench(options: LocalRedisOptions = {}): Bench {
       return redis;
     },
     settings: (overrides = {}) => testSettings(bench.redis.url, overrides),
-    producer(settings, timeout) {
+    producer(settings, timeout = 60_000) {
       const producer = new UnpackQueue(settings, timeout);
       closing.push(() => producer.close());
       return producer;
@@ -89,7 +88,7 @@ export function testSettings(url: string, overrides: Record<string, string> = {}
       REDIS_URL: url,
       UNPACK_QUEUE: `test-${randomUUID()}`,
       UNPACK_BACKOFF: '10ms',
-      UNPACK_LOCK: '1s',
+      UNPACK_LOCK: '30s',
       UNPACK_GRACE: '300ms',
       UNPACK_WORKER_NAME: 'worker-1',
       UNPACK_LOG_FORMAT: 'json',
@@ -110,19 +109,4 @@ export function payload(bucket: string, more: Partial<Payload> = {}): Payload {
   return { ...base, ...target, ...more };
 }
 
-/** Milliseconds that only end a hang, on a machine however busy. */
-const PATIENCE = 120_000;
-
-/** Waits for a condition. */
-export async function eventually<T>(
-  what: string,
-  look: () => Promise<T | undefined | false> | T | undefined | false,
-): Promise<T> {
-  const deadline = Date.now() + PATIENCE;
-  while (true) {
-    const found = await look();
-    if (found !== undefined && found !== false) return found;
-    if (Date.now() > deadline) throw new Error(`not within ${PATIENCE / 1000} s: ${what}`);
-    await sleep(15);
-  }
-}
+export { eventually } from '../support/eventually.ts';

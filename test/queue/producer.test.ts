@@ -13,9 +13,11 @@ test('the result says what was done, where and by whom', async () => {
   const settings = bench.settings();
   const queue = bench.producer(settings);
   await bench.worker(settings, () => [{ ...image('existed', 'applied'), warnings: ['1 socket was left out'] }]);
+  const before = Date.now();
   const result = await queue.wait(await queue.add(payload('one')));
+  const took = Date.now() - before;
   const { startedAt, durationMs, worker, ...rest } = result;
-  assert.ok(Date.now() - Date.parse(startedAt) < 10_000 && durationMs < 10_000);
+  assert.ok(Date.parse(startedAt) >= before && durationMs <= took + 1, `${startedAt}, ${durationMs} of ${took} ms`);
   assert.equal(worker.name, 'worker-1');
   const [existed, applied] = rest.images[0]?.layers ?? [];
   assert.equal(existed?.state, 'existed');
@@ -98,26 +100,31 @@ test('jobs run by priority, and those without one first', async () => {
 test('a delayed job waits for its time', async () => {
   const settings = bench.settings();
   const queue = bench.producer(settings);
-  await bench.worker(settings, () => [image('existed')]);
   const before = Date.now();
   const job = await queue.add(payload('later'), { delay: 300 });
+  // without a worker it stays so
   assert.equal((await queue.status(job.id)).state, 'delayed');
+  await bench.worker(settings, () => [image('existed')]);
   await queue.wait(job);
   assert.ok(Date.now() - before >= 300);
 });
 
 test('waiting tells how the job goes', async () => {
+  const told = Promise.withResolvers<void>();
   const settings = bench.settings();
   const queue = bench.producer(settings);
   await bench.worker(settings, async ({ onResolved }) => {
     const state = image('applied', 'applying');
     onResolved?.([state]);
-    await sleep(400);
+    await told.promise;
     return [image('applied', 'applied')];
   });
   const seen: string[] = [];
   await queue.wait(await queue.add(payload('one')), {
-    onProgress: ({ phase, layersDone, layersTotal }) => seen.push(`${phase} ${layersDone}/${layersTotal}`),
+    onProgress: ({ phase, layersDone, layersTotal }) => {
+      seen.push(`${phase} ${layersDone}/${layersTotal}`);
+      if (phase === 'unpacking') told.resolve();
+    },
   });
   assert.ok(seen.includes('unpacking 1/2'), seen.join());
 });
@@ -149,12 +156,11 @@ test('a job that is removed as soon as it ends is still waited for', async () =>
   await assert.rejects(queue.wait(await queue.add(payload('bad'), { attempts: 1 })), { code: 'INTERNAL' });
 });
 
-test('without Redis every call fails within its time limit', async () => {
+test('without Redis every call fails, and none waits for it', async () => {
   // nothing listens on the port of a server that has ended
   const gone = await startRedis();
   await gone.stop();
   const queue = new UnpackQueue(testSettings(gone.url), 300);
-  const started = Date.now();
   await assert.rejects(queue.add(payload('one')), {
     name: 'QueueUnavailableError',
     message: /^Redis at redis:\/\/127\.0\.0\.1:\d+ is not available: /,
@@ -162,19 +168,18 @@ test('without Redis every call fails within its time limit', async () => {
   await assert.rejects(queue.status('1'), QueueUnavailableError);
   await assert.rejects(queue.wait('1'), QueueUnavailableError);
   await assert.rejects(queue.cancel('1'), QueueUnavailableError);
-  assert.ok(Date.now() - started < 3000);
   await queue.close();
 });
 
 test('a Redis that accepts connections and never answers is found out too', async () => {
   const redis = await startRedis();
+  const patient = new UnpackQueue(testSettings(redis.url), 60_000);
+  const job = await patient.add(payload('one'));
+  await patient.close();
   const queue = new UnpackQueue(testSettings(redis.url), 400);
-  const job = await queue.add(payload('one'));
   process.kill(redis.pid, 'SIGSTOP');
-  const started = Date.now();
   await assert.rejects(queue.add(payload('two')), QueueUnavailableError);
   await assert.rejects(queue.wait(job), QueueUnavailableError);
-  assert.ok(Date.now() - started < 3000);
   process.kill(redis.pid, 'SIGCONT');
   await queue.close();
   await redis.stop();
@@ -182,10 +187,12 @@ test('a Redis that accepts connections and never answers is found out too', asyn
 
 test('a job whose adding failed for want of Redis does not turn up later', async () => {
   const redis = await startRedis({ persistent: true });
-  const queue = new UnpackQueue(testSettings(redis.url), 300);
+  const settings = testSettings(redis.url);
+  const queue = new UnpackQueue(settings, 60_000);
   await queue.add(payload('one'));
   await redis.kill();
-  await assert.rejects(queue.add(payload('two')), QueueUnavailableError);
+  const hasty = new UnpackQueue(settings, 300);
+  await assert.rejects(hasty.add(payload('two')), QueueUnavailableError);
   await redis.restart();
   await eventually('Redis answers again', () =>
     queue.counts().then(
@@ -194,6 +201,7 @@ test('a job whose adding failed for want of Redis does not turn up later', async
     ),
   );
   assert.equal((await queue.counts()).waiting, 1);
+  await hasty.close();
   await queue.close();
   await redis.stop();
 });

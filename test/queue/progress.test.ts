@@ -27,7 +27,7 @@ test('progress is written four times a second at most', async () => {
   await bench.worker(settings, async ({ onResolved }) => {
     const state = image('applying');
     onResolved?.([state]);
-    for (let step = 0; step < 100; step++) {
+    for (let step = 0; step < 100 || seen.length < 4; step++) {
       for (const layer of state.layers) layer.fetched += 10;
       await sleep(10);
     }

@@ -1,6 +1,5 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { abortError } from '../../src/errors.ts';
 import type { UnpackedImage } from '../../src/image/unpack.ts';
 import type { Progress } from '../../src/queue/progress.ts';
@@ -154,17 +153,23 @@ for (const [how, store] of Object.entries(WAYS)) {
 }
 
 test('a job that looks for longer than a quarter of a second shows that it does', async () => {
+  const shown = Promise.withResolvers<void>();
   const settings = bench.settings();
   const queue = bench.producer(settings);
   await bench.worker(settings, () => [...there], {
     look: async () => {
-      await sleep(600);
+      await shown.promise;
       return there;
     },
   });
   const job = await queue.add(payload('one'));
   const phases: string[] = [];
-  await queue.wait(job, { onProgress: ({ phase }) => phases.push(phase) });
+  await queue.wait(job, {
+    onProgress: ({ phase }) => {
+      phases.push(phase);
+      shown.resolve();
+    },
+  });
   assert.equal(phases[0], 'resolving');
   assert.equal(phases.at(-1), 'completed');
 });

@@ -1,12 +1,13 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readdirSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, openSync, writeFileSync } from 'node:fs';
 import { chmod, chown, link, lutimes, mkdir, open, readdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { startChild } from '../support/child.ts';
+import { eventually } from '../support/eventually.ts';
+import { scratch } from '../support/scratch.ts';
 import '../support/needs-root.ts';
 import { toUnpackError } from '../../src/errors.ts';
 import {
@@ -69,63 +70,94 @@ describe('native store', () => {
 
   behaviour('a copy that is under way when the store closes is ended, and nothing is left of it', async (context) => {
     const { store, layer, root } = context;
-    await layer('base', '', (directory) => makeFiles(directory, 3000));
+    await layer('base', '', (directory) => makeFiles(directory, 20));
+    using copier = new HeldCopier();
     const preparing = store.prepare('key', 'base');
     const failed = assert.rejects(preparing, (error) => toUnpackError(error).code === 'SHUTTING_DOWN');
-    await copying(root);
+    await copier.begins();
     await store.close();
     await failed;
     assert.deepEqual(await readdir(join(root, 'snapshots')), ['1']);
   });
 
   behaviour('a parent that is removed while it is copied is NotFound', async ({ store, layer, root }) => {
-    await layer('base', '', (directory) => makeFiles(directory, 3000));
+    await layer('base', '', (directory) => makeFiles(directory, 20));
+    using copier = new HeldCopier();
     const preparing = refused(store.prepare('key', 'base'), 'NotFound');
-    await copying(root);
+    await copier.begins();
     await store.remove('base');
+    copier.go();
     await preparing;
     await store.cleanup();
     assert.deepEqual(await readdir(join(root, 'snapshots')), []);
   });
 
-  behaviour('a copy that is under way is not taken for a stray', async ({ store, layer, root, reopen, mounted }) => {
-    await layer('base', '', (directory) => makeFiles(directory, 2000));
+  behaviour('a copy that is under way is not taken for a stray', async ({ store, layer, reopen, mounted }) => {
+    await layer('base', '', (directory) => makeFiles(directory, 20));
     const other = await reopen();
+    using copier = new HeldCopier();
     const preparing = store.prepare('key', 'base');
-    await copying(root);
+    await copier.begins();
     assert.equal(await other.cleanup(), 0);
-    await mounted(await preparing, async (directory) => assert.equal((await readdir(directory)).length, 2000));
+    copier.go();
+    await mounted(await preparing, async (directory) => assert.equal((await readdir(directory)).length, 20));
   });
   behaviour('a copier that outlives its killed process keeps its directory until it ends', async (context) => {
     const { store, layer, root } = context;
-    await layer('base', '', (directory) => makeFiles(directory, 3000));
+    await layer('base', '', (directory) => makeFiles(directory, 20));
+    using copier = new HeldCopier();
     const script = join(import.meta.dirname, 'prepare-once.ts');
     await using child = startChild(process.execPath, [script, root, 'key', 'base'], {
       stdio: ['ignore', 'ignore', 'inherit'],
     });
-    await copying(root);
+    await copier.begins();
     child.kill('SIGKILL');
     await once(child, 'exit');
-    const deadline = performance.now() + 10_000;
-    while ((await readdir(join(root, 'snapshots'))).length > 1) {
-      assert.ok(performance.now() < deadline, 'the copier has not ended');
+    await store.cleanup();
+    assert.equal((await readdir(join(root, 'snapshots'))).length, 2, 'the copier still writes there');
+    copier.go();
+    await eventually('the copier has ended', async () => {
       await store.cleanup();
-      await sleep(10);
-    }
+      return (await readdir(join(root, 'snapshots'))).length === 1;
+    });
     await refused(store.stat('key'), 'NotFound');
   });
 });
 
-/** Waits until a copy is under way. It looks no further than it must: in memory a copy takes milliseconds. */
-async function copying(root: string): Promise<void> {
-  const snapshots = join(root, 'snapshots');
-  const deadline = performance.now() + 10_000;
-  for (;;) {
-    const unfinished = readdirSync(snapshots).filter((name) => name.startsWith('new-'));
-    const trees = unfinished.map((name) => join(snapshots, name, 'fs')).filter((tree) => existsSync(tree));
-    if (trees.some((tree) => readdirSync(tree).length > 0)) return;
-    assert.ok(performance.now() < deadline, 'nothing is copied');
-    await sleep(1);
+/** A cp for the copies of this process and its children that says when it begins, and waits until it may. */
+class HeldCopier implements Disposable {
+  private readonly place = scratch();
+  private readonly path = process.env.PATH;
+  private readonly fifo = join(this.place.path, 'go');
+  private readonly begun = join(this.place.path, 'begun');
+  private fd: number | undefined;
+
+  constructor() {
+    const real = execFileSync('sh', ['-c', 'command -v cp'], { encoding: 'utf8' }).trim();
+    execFileSync('mkfifo', [this.fifo]);
+    // a shell that opens a FIFO waits in that call: there is no other process to hold what it has inherited
+    const script = `#!/bin/sh
+      case "$*" in *--version*) exec ${real} "$@" ;; esac
+      : >${this.begun}
+      : <${this.fifo}
+      exec ${real} "$@"\n`;
+    writeFileSync(join(this.place.path, 'cp'), script, { mode: 0o755 });
+    process.env.PATH = `${this.place.path}:${this.path}`;
+  }
+
+  async begins(): Promise<void> {
+    await eventually('a copy is under way', () => existsSync(this.begun));
+  }
+
+  go(): void {
+    this.fd ??= openSync(this.fifo, 'r+'); // with O_RDWR it does not wait for a reader
+  }
+
+  [Symbol.dispose](): void {
+    process.env.PATH = this.path;
+    this.go();
+    if (this.fd !== undefined) closeSync(this.fd);
+    this.place[Symbol.dispose]();
   }
 }
 

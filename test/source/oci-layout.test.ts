@@ -14,7 +14,7 @@ import { fails } from '../support/fails.ts';
 
 const LIMIT = 8 * 1024 * 1024;
 
-describe('a layout folder', { timeout: 30_000 }, () => {
+describe('a layout folder', () => {
   const content = randomBytes(1_000_000);
   let folder: string;
   let source: BlobSource;

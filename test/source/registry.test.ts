@@ -18,7 +18,7 @@ import { type Registry, startRegistry } from '../support/registry.ts';
 const MiB = 1024 * 1024;
 
 /** The CNCF Distribution registry itself, with its S3 driver, in front of the same bucket. */
-describe('a real registry', { timeout: 90_000, skip: skipWithout('docker-registry') }, () => {
+describe('a real registry', { skip: skipWithout('docker-registry') }, () => {
   let bucket: TestBucket;
   let folder: string;
   let registry: Registry;

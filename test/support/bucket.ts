@@ -10,7 +10,7 @@ export const BUCKET = 'images';
 /** A real S3 server with one bucket, and what a test does with it. */
 export interface TestBucket {
   readonly server: S3Server;
-  /** Connection settings for the server, or for a proxy in front of it. Times are short. */
+  /** Connection settings for the server, or for a proxy in front of it.  */
   connection(overrides?: Partial<S3Connection>): S3Connection;
   /** The bucket as a source: layout `oci` under the prefix `mirror` unless said otherwise. */
   spec(overrides?: Partial<S3SourceSpec>): S3SourceSpec;
@@ -27,8 +27,9 @@ export async function startTestBucket(): Promise<TestBucket> {
     region: server.region,
     forcePathStyle: true,
     credentials: { accessKeyId: server.accessKeyId, secretAccessKey: server.secretAccessKey },
-    connectTimeout: 2000,
-    idleTimeout: 2000,
+    // long, so that only what does not come at all takes so long: a machine may be busy
+    connectTimeout: 60_000,
+    idleTimeout: 60_000,
     maxResumes: 3,
     ...overrides,
   });

@@ -120,7 +120,8 @@ describe('unmountSnapshot', () => {
       await mountSnapshot([{ type: 'bind', source, options: ['rbind', 'rw'] }], target);
       const file = await open(join(target, 'file'), 'w');
       const unmounting = unmountSnapshot(target);
-      setTimeout(() => file.close(), 100);
+      // it has found the file open by now: its first attempt comes before it waits
+      await file.close();
       await unmounting;
     }));
 
