@@ -22,7 +22,8 @@ const BUCKET = 'images';
 const LAYERS = 4;
 /** Jobs handed over in one go. */
 const BULK = 500;
-const GOAL = 0.8;
+/** Shares of an empty processor’s jobs a second. A tag may have moved, so that somebody must look. */
+const GOALS: Readonly<Record<string, number>> = { digest: 0.8, layers: 0.8, tag: 0.6 };
 const PATIENCE = 120_000;
 /** Rounds that do not count: jobs are so short that compiled code is all, and V8 takes ten thousands of them to settle. */
 const WARM_UP = 2;
@@ -95,14 +96,15 @@ async function targetsOf(image: BenchImage): Promise<Readonly<Record<string, Par
 
 /** The median of the rounds' ratios; the rates are medians, too. */
 function goalOf(result: RaceResult, kind: string, count: number): GoalResult {
-  const goal = `jobs whose image is there, by ${kind}: at least ${GOAL * 100} % of an empty processor’s jobs/s`;
+  const least = GOALS[kind] ?? 1;
+  const goal = `jobs whose image is there, by ${kind}: at least ${least * 100} % of an empty processor’s jobs/s`;
   const [mine, theirs] = [ours(kind), empty(kind)].map((name) =>
     rowOf(result, name)?.samples.map(({ seconds }) => seconds),
   );
   if (mine === undefined || theirs === undefined) return { goal, measured: 'one of both did not run', met: undefined };
   const share = medianRatio(theirs, mine);
   const [rate, full] = [mine, theirs].map((seconds) => Math.round(count / median(seconds)));
-  return { goal, measured: `${rate} of ${full} jobs/s, ${Math.round(share * 100)} %`, met: share >= GOAL };
+  return { goal, measured: `${rate} of ${full} jobs/s, ${Math.round(share * 100)} %`, met: share >= least };
 }
 
 interface OurParts {

@@ -13,7 +13,7 @@ import { HeldElsewhere, nextPlace, type ParkedJobs } from './parked-jobs.ts';
 import { imageOf, payloadParser, type SourcePolicy } from './parse.ts';
 import { type Progress, readProgress, type WaitingFor } from './progress-schema.ts';
 import { quietSentence } from './quiet-job.ts';
-import { quietProcessor } from './quiet-processor.ts';
+import { type Looking, QUIET, quietProcessor } from './quiet-processor.ts';
 import { JobReporter } from './reporter.ts';
 import { resultOf, type UnpackResult, type WorkerFacts } from './result.ts';
 import { type JobRun, LockLostError, type RunningJobs } from './running-jobs.ts';
@@ -45,8 +45,6 @@ export const MAX_STORE_FAULTS = 3;
 /** Milliseconds that aborted work gets to unwind before its job is given up anyway. */
 const UNWIND_LIMIT = 30_000;
 const LOG_LINES_KEPT = 1000;
-/** Milliseconds that a job may look for its image before it shows: as long as between two writes of its progress. */
-const QUIET = 250;
 
 const NOT_WRITTEN = 'the progress of a job could not be written';
 
@@ -88,7 +86,8 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
     // first of all, because BullMQ can fail a job by itself, too
     settleAttempts(job.opts, settings);
     if (guard.fault !== undefined) return untouched(job, token);
-    return (await quietly(job)) ?? thoroughly(job, token);
+    const quiet = await quietly(job);
+    return 'result' in quiet ? quiet.result : thoroughly(job, token, quiet.looking);
   };
 
   /** A job that was on its way here when the worker stopped to take jobs. */
@@ -101,7 +100,7 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
     throw new DelayedError('the store can not be written');
   }
 
-  async function thoroughly(job: Job, token: string | undefined): Promise<UnpackResult> {
+  async function thoroughly(job: Job, token: string | undefined, looking: Looking | undefined): Promise<UnpackResult> {
     const id = job.id ?? '';
     job.opts.keepLogs ??= LOG_LINES_KEPT;
     const earlier = readProgress(job.progress);
@@ -116,7 +115,7 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
       waited && `, which goes on after ${durationText(Math.max(0, Date.now() - waited.since))} of waiting`;
     const names = { attempt: number, attempts: of, worker: facts.worker.name };
     const reporter = new JobReporter(job, { ...names, opening, earlier, log });
-    const started = startOf(waited, Date.now());
+    const started = startOf(waited, looking?.since ?? Date.now());
     const place = waited?.place ?? nextPlace();
     const attempt: Attempt = { job, token, run, reporter, earlier, number, of, started, waited, place, log };
     // a flag that was set while the job waited counts more than what its attempt comes to; whoever waits for it is told
@@ -126,7 +125,7 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
     flagSeen.catch(() => {});
     const timers: (() => void)[] = [];
     try {
-      return await work(attempt, flagSeen, timers);
+      return await work(attempt, looking, flagSeen, timers);
     } catch (thrown) {
       if (!run.signal.aborted) await flagSeen.catch(() => {});
       return await failed(attempt, thrown);
@@ -136,9 +135,15 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
     }
   }
 
-  async function work(attempt: Attempt, flagSeen: Promise<void>, timers: (() => void)[]): Promise<UnpackResult> {
+  async function work(
+    attempt: Attempt,
+    looking: Looking | undefined,
+    flagSeen: Promise<void>,
+    timers: (() => void)[],
+  ): Promise<UnpackResult> {
     const { job, run, reporter, earlier, waited, log } = attempt;
     const { signal } = run;
+    looking?.stopWith(signal);
     throwIfAborted(signal);
     checkStalls(job, earlier?.stallsBefore ?? 0, reporter);
     if (job.name !== settings.UNPACK_JOB) {
@@ -148,13 +153,14 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
       );
     }
     const parsed = parse(job.data);
+    const quietLeft = looking === undefined ? QUIET : Math.max(0, QUIET - (Date.now() - looking.since));
     const left = Math.max(0, settings.UNPACK_JOB_TIMEOUT - (Date.now() - attempt.started));
     timers.push(
       after(left, () => run.abort(timedOut(settings.UNPACK_JOB_TIMEOUT, waited))),
       // one that goes on waiting has told so before
-      after(waited === undefined ? QUIET : 4 * QUIET, () => reporter.start()),
+      after(waited === undefined ? quietLeft : 4 * QUIET, () => reporter.start()),
     );
-    const found = await unpacker.look(parsed.source, parsed.request, signal);
+    const found = await (looking?.found ?? unpacker.look(parsed.source, parsed.request, signal));
     await flagSeen;
     throwIfAborted(signal);
     if (found.there !== undefined && reporter.hasNothingToTell) {

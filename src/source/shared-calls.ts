@@ -1,15 +1,33 @@
 import { abortError, throwIfAborted, UnpackError } from '../errors.ts';
 
+/** Milliseconds that work waits for those who took part in the last, so that they are not left to the next. */
+const GATHERING = 1;
+/** Keys of which it is remembered how many call at the same time. */
+const MOST_LINES = 1000;
+
+/** What comes next for one key, and who is expected to take part in it. */
+interface Line<T> {
+  next: Turn<T> | undefined;
+  /** How many had the last work, or waited for the next when it ended. */
+  party: number;
+  /** Work is running or about to. */
+  busy: boolean;
+  /** Told of each who joins while others are waited for. */
+  onJoin: (() => void) | undefined;
+}
+
 /**
  * Lets calls for the same thing share their work where each must be answered by work that began after the call was
  * made: while one piece of work runs, all who come wait for the next, and have that together.
  *
  *     call a ─▶ work 1 ─────▶ a
  *       call b, call c ─────▶ work 2 ─────▶ b, c
+ *
+ * Callers that come again and again, as the slots of a worker do, would be split in two halves for ever, each waiting for the
+ * work of the other. So the next work waits for as many as there were before, for a millisecond at most.
  */
 export class SharedCalls<T> {
-  /** For each key with work in progress: what comes after it. */
-  readonly #lines = new Map<string, { next: Turn<T> | undefined }>();
+  readonly #lines = new Map<string, Line<T>>();
 
   /**
    * What `work` comes to. Its signal is aborted when nobody waits for it any more; who calls then gets work of its own,
@@ -17,26 +35,50 @@ export class SharedCalls<T> {
    * @throws what the work throws; what the caller's own signal says, and then the others wait on
    */
   call(key: string, work: (signal: AbortSignal) => Promise<T>, signal?: AbortSignal): Promise<T> {
-    const line = this.#lines.get(key);
-    if (line !== undefined) {
-      if (line.next === undefined || line.next.abandoned) line.next = new Turn(work);
-      return line.next.join(signal);
-    }
-    const first = new Turn(work);
-    const joined = first.join(signal);
-    void this.#serve(key, first);
+    const line = this.#lines.get(key) ?? this.#begin(key);
+    if (line.next === undefined || line.next.abandoned) line.next = new Turn(work);
+    const joined = line.next.join(signal);
+    if (line.busy) line.onJoin?.();
+    else void this.#serve(line);
     return joined;
   }
 
-  async #serve(key: string, first: Turn<T>): Promise<void> {
-    const line: { next: Turn<T> | undefined } = { next: undefined };
+  #begin(key: string): Line<T> {
+    if (this.#lines.size >= MOST_LINES) {
+      for (const [other, { busy }] of this.#lines) if (!busy) this.#lines.delete(other);
+    }
+    const line: Line<T> = { next: undefined, party: 1, busy: false, onJoin: undefined };
     this.#lines.set(key, line);
-    for (let turn: Turn<T> | undefined = first; turn !== undefined; turn = line.next) {
+    return line;
+  }
+
+  async #serve(line: Line<T>): Promise<void> {
+    line.busy = true;
+    while (line.next !== undefined) {
+      if (line.next.party < line.party) await gathered(line);
+      const turn = line.next;
       line.next = undefined;
       await turn.run();
+      // changed meanwhile, which the compiler does not see
+      const waiting: Turn<T> | undefined = (line as Line<T>).next;
+      line.party = turn.party + (waiting?.party ?? 0);
     }
-    this.#lines.delete(key);
+    line.busy = false;
   }
+}
+
+function gathered<T>(line: Line<T>): Promise<void> {
+  return new Promise((resolve) => {
+    const end = (): void => {
+      clearTimeout(limit);
+      line.onJoin = undefined;
+      resolve();
+    };
+    const limit = setTimeout(end, GATHERING);
+    line.onJoin = () => {
+      if ((line.next?.party ?? 0) >= line.party) end();
+    };
+  });
 }
 
 /** One piece of work and those who wait for it. Wanted → over, or wanted → abandoned: then nobody can join any more. */
@@ -56,6 +98,11 @@ class Turn<T> {
   /** All who waited for it have left. */
   get abandoned(): boolean {
     return this.#unwanted.signal.aborted;
+  }
+
+  /** How many wait for it or have had it. */
+  get party(): number {
+    return this.#waiting;
   }
 
   async join(signal: AbortSignal | undefined): Promise<T> {

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { abortError } from '../../src/errors.ts';
 import type { UnpackedImage } from '../../src/image/unpack.ts';
+import type { Payload } from '../../src/queue/payload.ts';
 import type { Progress } from '../../src/queue/progress.ts';
 import { quietLog } from '../../src/queue/quiet-job.ts';
 import { payload, queueBench } from './bench.ts';
@@ -13,18 +14,19 @@ const neverCalled = (): never => {
   throw new Error('nothing was to be unpacked');
 };
 
-/** The two ways on which a job can find its image there: known without asking the source, or after a look. */
-const WAYS: Readonly<Record<string, ScriptedStore>> = {
-  'is known to be there': { recall: async () => there, look: async () => there },
-  'turns out to be there': { look: async () => there },
+/** The ways on which a job can find its image there: known without asking the source, after a look, or by its tag. */
+const WAYS: Readonly<Record<string, { readonly store: ScriptedStore; readonly more?: Partial<Payload> }>> = {
+  'is known to be there': { store: { recall: async () => there, look: async () => there } },
+  'turns out to be there': { store: { look: async () => there } },
+  'is what its tag names': { store: { look: async () => there }, more: { tag: 'v1' } },
 };
 
-for (const [how, store] of Object.entries(WAYS)) {
+for (const [how, { store, more }] of Object.entries(WAYS)) {
   test(`a job whose image ${how} writes nothing but its result, and all of the rest follows from that`, async () => {
     const settings = bench.settings();
     const queue = bench.producer(settings);
     // the first job of a worker looks at its cancel flag alone; those after it are looked at ahead
-    const jobs = await queue.addBulk(['one', 'two', 'three'].map((name) => ({ payload: payload(name) })));
+    const jobs = await queue.addBulk(['one', 'two', 'three'].map((name) => ({ payload: payload(name, more) })));
     const worker = await bench.worker(settings, neverCalled, store);
     for (const [index, { id }] of jobs.entries()) {
       const seen: Progress[] = [];
@@ -58,7 +60,7 @@ for (const [how, store] of Object.entries(WAYS)) {
     const settings = bench.settings({ UNPACK_JOBS: '1' });
     const queue = bench.producer(settings);
     const jobs = await queue.addBulk(
-      Array.from({ length: 30 }, (_, index) => ({ payload: payload(`bucket-${index}`) })),
+      Array.from({ length: 30 }, (_, index) => ({ payload: payload(`bucket-${index}`, more) })),
     );
     const cancelled = new Set([jobs[0]?.id, jobs[7]?.id, jobs[29]?.id].map(String));
     for (const id of cancelled) await queue.cancel(id);
@@ -89,7 +91,7 @@ for (const [how, store] of Object.entries(WAYS)) {
       },
       later,
     );
-    const job = await queue.add(payload('one'));
+    const job = await queue.add(payload('one', more));
     assert.equal((await queue.wait(job)).attempts, 2);
     const { progress, failure } = await queue.status(job.id);
     assert.deepEqual([progress?.phase, failure, progress?.failures.length], ['completed', undefined, 1]);
@@ -104,7 +106,7 @@ for (const [how, store] of Object.entries(WAYS)) {
   test(`a job that went silent says so in its log when its image ${how}`, async () => {
     const settings = bench.settings();
     const queue = bench.producer(settings);
-    const job = await queue.add(payload('one'));
+    const job = await queue.add(payload('one', more));
     const bull = bench.bull(settings);
     const client = await bull.getBackend().client;
     await client.hset(bull.toKey(job.id), { stc: '1' });
@@ -118,8 +120,8 @@ for (const [how, store] of Object.entries(WAYS)) {
   });
 }
 
-for (const [how, store] of Object.entries(WAYS)) {
-  /** The same for either way. The first job of a worker never takes the shorter one. */
+for (const [how, { store, more }] of Object.entries(WAYS)) {
+  /** The same for each way. The first job of a worker never takes the shorter one. */
   const found = (images: readonly UnpackedImage[]): ScriptedStore =>
     Object.fromEntries(Object.keys(store).map((way) => [way, async () => images]));
 
@@ -129,8 +131,8 @@ for (const [how, store] of Object.entries(WAYS)) {
     const warnings = ['document sha256:1: schemaVersion is missing, which was taken for 2'];
     const images = [image('existed'), image('existed')].map((one) => ({ ...one, warnings }));
     await bench.worker(settings, neverCalled, found(images));
-    await queue.wait(await queue.add(payload('one')));
-    const result = await queue.wait(await queue.add(payload('two')));
+    await queue.wait(await queue.add(payload('one', more)));
+    const result = await queue.wait(await queue.add(payload('two', more)));
     assert.deepEqual(result.warnings, warnings);
     const [warned, said, ...rest] = quietLog(result, new Date(0));
     assert.deepEqual([warned, rest], [`1970-01-01T00:00:00.000Z WARN ${warnings[0]}`, []]);
@@ -142,8 +144,8 @@ for (const [how, store] of Object.entries(WAYS)) {
     const queue = bench.producer(settings);
     const { chainId: _, ...bare } = image();
     await bench.worker(settings, neverCalled, found([bare]));
-    await queue.wait(await queue.add(payload('one')));
-    const job = await queue.add(payload('two'));
+    await queue.wait(await queue.add(payload('one', more)));
+    const job = await queue.add(payload('two', more));
     const [one] = (await queue.wait(job)).images;
     assert.deepEqual([one?.layers, one && 'chainId' in one], [[], false]);
     const { progress, result } = await queue.status(job.id);
@@ -152,51 +154,56 @@ for (const [how, store] of Object.entries(WAYS)) {
   });
 }
 
-test('a job that looks for longer than a quarter of a second shows that it does', async () => {
-  const shown = Promise.withResolvers<void>();
-  const settings = bench.settings();
-  const queue = bench.producer(settings);
-  await bench.worker(settings, () => [...there], {
-    look: async () => {
-      await shown.promise;
-      return there;
-    },
+for (const [how, more] of Object.entries({ digest: {}, tag: { tag: 'v1' } })) {
+  test(`a job that looks for longer than a quarter of a second shows that it does, by ${how}`, async () => {
+    const shown = Promise.withResolvers<void>();
+    const settings = bench.settings();
+    const queue = bench.producer(settings);
+    let looks = 0;
+    await bench.worker(settings, () => [...there], {
+      look: async () => {
+        looks++;
+        await shown.promise;
+        return there;
+      },
+    });
+    const job = await queue.add(payload('one', more));
+    const phases: string[] = [];
+    await queue.wait(job, {
+      onProgress: ({ phase }) => {
+        phases.push(phase);
+        shown.resolve();
+      },
+    });
+    assert.equal(phases[0], 'resolving');
+    assert.equal(phases.at(-1), 'completed');
+    assert.equal(looks, 1, 'what has begun is waited for, and not begun once more');
   });
-  const job = await queue.add(payload('one'));
-  const phases: string[] = [];
-  await queue.wait(job, {
-    onProgress: ({ phase }) => {
-      phases.push(phase);
-      shown.resolve();
-    },
-  });
-  assert.equal(phases[0], 'resolving');
-  assert.equal(phases.at(-1), 'completed');
-});
 
-test('a job that was cancelled while it waited ends as cancelled, also when what it looks for fails', async () => {
-  const settings = bench.settings();
-  const queue = bench.producer(settings);
-  const job = await queue.add(payload('one'));
-  await queue.cancel(job.id, 'not wanted');
-  await bench.worker(settings, neverCalled, {
-    look: async () => {
-      throw new Error('S3 is away');
-    },
+  test(`a job that was cancelled while it waited ends as cancelled, also when what it looks for fails, by ${how}`, async () => {
+    const settings = bench.settings();
+    const queue = bench.producer(settings);
+    const job = await queue.add(payload('one', more));
+    await queue.cancel(job.id, 'not wanted');
+    await bench.worker(settings, neverCalled, {
+      look: async () => {
+        throw new Error('S3 is away');
+      },
+    });
+    await assert.rejects(queue.wait(job), { code: 'CANCELLED', message: /not wanted/ });
+    assert.equal((await queue.status(job.id)).attemptsMade, 1);
   });
-  await assert.rejects(queue.wait(job), { code: 'CANCELLED', message: /not wanted/ });
-  assert.equal((await queue.status(job.id)).attemptsMade, 1);
-});
 
-test('a look is stopped when its job takes too long', async () => {
-  const settings = bench.settings({ UNPACK_JOB_TIMEOUT: '200ms' });
-  const queue = bench.producer(settings);
-  await bench.worker(settings, neverCalled, {
-    look: (signal) =>
-      new Promise((_, reject) => {
-        signal?.addEventListener('abort', () => reject(abortError(signal)), { once: true });
-      }),
+  test(`a look is stopped when its job takes too long, by ${how}`, async () => {
+    const settings = bench.settings({ UNPACK_JOB_TIMEOUT: '400ms' });
+    const queue = bench.producer(settings);
+    await bench.worker(settings, neverCalled, {
+      look: (signal) =>
+        new Promise((_, reject) => {
+          signal?.addEventListener('abort', () => reject(abortError(signal)), { once: true });
+        }),
+    });
+    const slow = await queue.add(payload('slow', more), { attempts: 1 });
+    await assert.rejects(queue.wait(slow), { code: 'TIMED_OUT' });
   });
-  const slow = await queue.add(payload('slow'), { attempts: 1 });
-  await assert.rejects(queue.wait(slow), { code: 'TIMED_OUT' });
-});
+}

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { UnpackError } from '../../src/errors.ts';
 import { SharedCalls } from '../../src/source/shared-calls.ts';
 
@@ -14,8 +15,8 @@ function work() {
   return { begun, run };
 }
 
-/** Lets everything go on that waits for nothing but its turn. */
-const settled = () => new Promise((resolve) => setImmediate(resolve));
+/** Lets everything go on that waits for nothing but its turn, and for others to take part: timers end in their order. */
+const settled = () => sleep(5);
 
 test('who calls while work runs is answered by the next, together with all who came meanwhile', async () => {
   const calls = new SharedCalls<string>();
@@ -137,4 +138,42 @@ test('a call that is aborted before it is made begins nothing', async () => {
   });
   await settled();
   assert.equal(begun.length, 0);
+});
+
+test('callers that come again and again share all of their work, and are not split in two halves', async () => {
+  const calls = new SharedCalls<string>();
+  let works = 0;
+  const work = async () => {
+    works++;
+    await sleep(1);
+    return '';
+  };
+  const caller = async () => {
+    for (let times = 0; times < 50; times++) {
+      await calls.call('key', work);
+      await nextTurn();
+    }
+  };
+  await Promise.all([caller(), caller(), caller(), caller()]);
+  // the first call comes alone, and on a busy machine somebody may be late now and then; two halves would take 100
+  assert.ok(works >= 50 && works < 75, `${works} pieces of work for 4 times 50 calls`);
+});
+
+test('one who comes alone waits for nobody who came before', async () => {
+  const calls = new SharedCalls<string>();
+  const { begun, run } = work();
+  const [first, second, third] = [calls.call('key', run), calls.call('key', run), calls.call('key', run)];
+  begun[0]?.resolve('');
+  await first;
+  await settled();
+  begun[1]?.resolve('');
+  await Promise.all([second, third]);
+  const alone = calls.call('key', run);
+  assert.equal(begun.length, 2, 'two others may come');
+  await settled();
+  assert.equal(begun.length, 3);
+  begun[2]?.resolve('');
+  await alone;
+  void calls.call('key', run);
+  assert.equal(begun.length, 4, 'nobody else is expected any more');
 });
