@@ -1,4 +1,3 @@
-import { mkdir } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { Command, Option } from 'commander';
 import { bytesText } from '../queue/text.ts';
@@ -6,8 +5,8 @@ import { isSnapshotError } from '../snapshots/errors.ts';
 import type { SnapshotFilter, SnapshotInfo, SnapshotKind, Snapshotter, Usage } from '../snapshots/snapshotter.ts';
 import type { Cli } from './context.ts';
 import { CliError } from './failure.ts';
-
 import { configOf, STORE_SETTINGS, takesSettings } from './settings.ts';
+import { describe, mountAt, unmountAt } from './snapshot-mount.ts';
 import { type Cell, columns } from './table.ts';
 
 const EXAMPLES = `
@@ -57,12 +56,27 @@ export function snapshotsCommand(cli: Cli): Command {
     .argument('<folder>')
     .option('--writable', 'with a writable layer on top, thrown away by umount')
     .action((key: string, folder: string, options: { readonly writable?: true }) =>
-      withStore(mount, (store) => mountAt(store, key, resolve(folder), options.writable === true, cli)),
+      withStore(mount, async (store) => {
+        const info = await find(store, key);
+        const [at, writable] = [resolve(folder), options.writable === true];
+        await mountAt(store, info, at, writable);
+        cli.out.result({ key: info.name, folder: at, writable }, () => [
+          `${info.name} is at ${at}${writable ? ', writable' : ''}`,
+        ]);
+      }),
     );
 
   const umount = add('umount', 'Unmount what mount has mounted.')
     .argument('<folder>')
-    .action((folder: string) => withStore(umount, (store) => unmount(store, resolve(folder), cli)));
+    .action((argument: string) =>
+      withStore(umount, async (store) => {
+        const folder = resolve(argument);
+        const left = await unmountAt(store, folder);
+        const still =
+          left === undefined ? 'nothing is mounted at' : `${describe(left)}, which is not the store's, stays at`;
+        cli.out.result({ folder }, () => [`${still} ${folder}${left === undefined ? ' any more' : ''}`]);
+      }),
+    );
 
   const rm = add('rm', 'Remove snapshots; one that others are built on stays.')
     .argument('<key...>')
@@ -96,8 +110,9 @@ async function list(store: Snapshotter, { kind, parent }: ListOptions, { out }: 
     ...(parent === undefined ? {} : { parent: (await find(store, parent)).name }),
   };
   const snapshots = await store.walk(filter);
+  const none = snapshots.length === 0 ? await nothingOf(store, kind, parent) : '';
   out.result({ root: store.root, type: store.type, snapshots }, () => {
-    if (snapshots.length === 0) return [`no snapshots in ${store.root}`];
+    if (snapshots.length === 0) return [none];
     const rows = snapshots.map(({ name, kind, parent, created }): Cell[] => [
       kind,
       ago(created),
@@ -106,6 +121,15 @@ async function list(store: Snapshotter, { kind, parent }: ListOptions, { out }: 
     ]);
     return columns(['KIND', 'CREATED', 'KEY', 'PARENT'], rows);
   });
+}
+
+/** What a filter left out, so that nobody takes the store for empty. */
+async function nothingOf(store: Snapshotter, kind?: SnapshotKind, parent?: string): Promise<string> {
+  const which = `${kind === undefined ? '' : `${kind} `}snapshots${parent === undefined ? '' : ` on ${short(parent)}`}`;
+  const counts = new Map<SnapshotKind, number>();
+  for (const { kind } of await store.walk()) counts.set(kind, (counts.get(kind) ?? 0) + 1);
+  const others = [...counts].map(([kind, count]) => `${count} ${kind}`).join(', ');
+  return `no ${which} in ${store.root}${others === '' ? '' : `; there are others: ${others}`}`;
 }
 
 async function show(store: Snapshotter, key: string, { out }: Cli): Promise<void> {
@@ -141,52 +165,6 @@ async function disk(store: Snapshotter, keys: readonly string[], { out, signal }
     ]);
     return columns(['SIZE', 'INODES', 'KEY'], rows, ['SIZE', 'INODES']);
   });
-}
-
-/** The key of the snapshot that stands for a mount: found again by the folder alone. */
-const mountKey = (folder: string) => `unpackd-mount ${folder}`;
-
-async function mountAt(
-  store: Snapshotter,
-  key: string,
-  folder: string,
-  writable: boolean,
-  { out }: Cli,
-): Promise<void> {
-  const { mountSnapshot } = await import('../system/mount.ts');
-  const info = await find(store, key);
-  await mkdir(folder, { recursive: true });
-  const own = mountKey(folder);
-  const committed = info.kind === 'committed';
-  if (writable && !committed)
-    throw new CliError('USAGE', `--writable is for a committed snapshot; ${info.name} is ${info.kind}`);
-  if (committed) {
-    await (writable ? store.prepare(own, info.name) : store.view(own, info.name)).catch((error: unknown) => {
-      if (!isSnapshotError(error, 'AlreadyExists')) throw error;
-      throw new CliError(
-        'SNAPSHOT_EXISTS',
-        `something is mounted at ${folder} already: unpackd snapshots umount ${folder}`,
-      );
-    });
-  }
-  try {
-    await mountSnapshot(await store.mounts(committed ? own : info.name), folder);
-  } catch (error) {
-    if (committed) await store.remove(own);
-    throw error;
-  }
-  out.result({ key: info.name, folder, writable }, () => [
-    `${info.name} is at ${folder}${writable ? ', writable' : ''}`,
-  ]);
-}
-
-async function unmount(store: Snapshotter, folder: string, { out }: Cli): Promise<void> {
-  const { unmountSnapshot } = await import('../system/mount.ts');
-  await unmountSnapshot(folder);
-  await store.remove(mountKey(folder)).catch((error: unknown) => {
-    if (!isSnapshotError(error, 'NotFound')) throw error; // an active snapshot was mounted as it is
-  });
-  out.result({ folder }, () => [`nothing is mounted at ${folder} any more`]);
 }
 
 async function remove(

@@ -1,10 +1,11 @@
-import { constants, readFileSync } from 'node:fs';
-import { access, mkdir, mkdtemp, open, realpath, statfs, writeFile } from 'node:fs/promises';
+import { constants } from 'node:fs';
+import { access, mkdir, mkdtemp, open, statfs, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import koffi from 'koffi';
 import { cString, mknodAt, S_IFCHR, setXattrFd } from './files.ts';
 import { libc, systemError } from './libc.ts';
 import { mountSnapshot, unmountSnapshot } from './mount.ts';
+import { mountOf } from './mount-table.ts';
 import { removeTree } from './remove-tree.ts';
 
 /** What a directory's file system is and can do. */
@@ -95,20 +96,8 @@ export async function overlayKnowsIndex(): Promise<boolean> {
   );
 }
 
-/** The type of the mount that a path lies on, from proc(5) mountinfo: the last one that is nearest. */
 async function fileSystemType(path: string): Promise<string> {
-  const real = await realpath(path);
-  const mounts = readFileSync('/proc/self/mountinfo', 'utf8');
-  let best = { point: '', type: 'unknown' };
-  for (const line of mounts.split('\n')) {
-    const [before = '', after = ''] = line.split(' - ');
-    const point = (before.split(' ')[4] ?? '').replace(/\\([0-7]{3})/g, (_, octal: string) =>
-      String.fromCharCode(Number.parseInt(octal, 8)),
-    );
-    const holds = point === '/' || real === point || real.startsWith(`${point}/`);
-    if (point !== '' && holds && point.length >= best.point.length) best = { point, type: after.split(' ')[0] ?? '' };
-  }
-  return best.type;
+  return (await mountOf(path))?.type ?? 'unknown';
 }
 
 async function inProbe<T>(directory: string, body: (probe: string) => Promise<T>): Promise<T> {

@@ -41,11 +41,16 @@ export async function mountSnapshot(mounts: readonly MountRequest[], target: str
  * @throws UnpackError STORE_FAILED
  */
 export async function unmountSnapshot(target: string): Promise<void> {
+  while (await unmountTop(target)); // there may be another below
+}
+
+/** As `unmountSnapshot`, but only the topmost mount. @returns whether there was one */
+export async function unmountTop(target: string): Promise<boolean> {
   const deadline = performance.now() + BUSY_LIMIT;
   for (;;) {
-    if (umount2(target, UMOUNT_NOFOLLOW) === 0) continue; // there may be another below
+    if (umount2(target, UMOUNT_NOFOLLOW) === 0) return true;
     const error = systemError('umount2', target);
-    if (error.code === 'EINVAL' || error.code === 'ENOENT') return;
+    if (error.code === 'EINVAL' || error.code === 'ENOENT') return false;
     if (error.code !== 'EBUSY' || performance.now() >= deadline) {
       const advice = error.code === 'EBUSY' ? 'a process still uses it: fuser -vm shows which' : error.message;
       throw new UnpackError('STORE_FAILED', `${target} can't be unmounted: ${advice}`, { cause: error });

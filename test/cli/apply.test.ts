@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
-import { existsSync, globSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { existsSync, globSync, mkdirSync, readFileSync, rmdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -274,6 +275,101 @@ describe('snapshots', root, () => {
     } finally {
       await run('umount', at);
     }
+  });
+
+  test('ls says what its filter left out', async () => {
+    const { stdout } = await run('ls', '--kind', 'active');
+    assert.equal(stdout, `no active snapshots in ${store}; there are others: 2 committed\n`);
+    const onTop = await run('ls', '--parent', chain(1));
+    assert.match(onTop.stdout, /^no snapshots on sha256:[0-9a-f]{12} in \S+; there are others: 2 committed\n$/);
+    assert.deepEqual(JSON.parse((await run('ls', '--kind', 'view', '--json')).stdout).snapshots, []);
+  });
+
+  describe('umount', () => {
+    const mount = (...args: string[]) => execFileSync('mount', args);
+    const at = join(folder.path, 'at');
+    const overlayOf = (lowers: string) => ['-t', 'overlay', 'overlay', '-o', `lowerdir=${lowers}`];
+    const refused = async (sentence: RegExp) => {
+      const { status, stderr } = await run('umount', at);
+      assert.match(stderr, /^unpackd: \[USAGE\] [^\n]+\n$/);
+      assert.match(stderr, sentence);
+      assert.equal(status, 2);
+    };
+    const isMounted = () => readFileSync('/proc/self/mountinfo', 'utf8').includes(` ${at} `);
+    const trees = () => globSync(`${store}/snapshots/*/fs`);
+    before(() => mkdirSync(at));
+
+    test('refuses a folder where nothing is mounted', async () => {
+      await refused(/is no mount/);
+      const { stderr } = await run('umount', join(folder.path, 'nowhere'));
+      assert.match(stderr, /^unpackd: \[USAGE\] [^\n]*is no mount/);
+    });
+
+    test('refuses mounts of others, and leaves them', async () => {
+      for (const name of ['low1', 'low2', 'fake/7/fs', 'fake/8/fs']) {
+        mkdirSync(join(folder.path, name), { recursive: true });
+      }
+      const others = [
+        { args: ['-t', 'tmpfs', 'tmpfs'], sentence: /a tmpfs mounted, not a snapshot/ },
+        { args: ['--bind', join(folder.path, 'low1')], sentence: /mounted, not a snapshot/ },
+        { args: ['--bind', store], sentence: /mounted, not a snapshot/ },
+        { args: overlayOf(`${folder.path}/low1:${folder.path}/low2`), sentence: /an overlay mounted, not a snapshot/ },
+        // named as a store's are, in another folder
+        { args: overlayOf(`${folder.path}/fake/7/fs:${folder.path}/fake/8/fs`), sentence: /an overlay mounted/ },
+      ];
+      for (const { args, sentence } of others) {
+        mount(...args, at);
+        try {
+          await refused(sentence);
+          assert.ok(isMounted());
+        } finally {
+          execFileSync('umount', [at]);
+        }
+      }
+    });
+
+    test('takes its own away, from under another path of the store too, and leaves what was there below', async () => {
+      const alias = join(folder.path, 'alias');
+      mkdirSync(alias);
+      mount('--bind', store, alias);
+      mount('-t', 'tmpfs', 'tmpfs', at);
+      try {
+        const [one = '', two = ''] = trees().map((path) => path.replace(store, alias));
+        for (const args of [overlayOf(`${one}:${two}`), ['--bind', one], ['--bind', trees()[0] ?? '']]) {
+          mount(...args, at);
+          const { status, stdout, stderr } = await run('umount', at);
+          assert.equal(status, 0, stderr);
+          assert.match(stdout, /a tmpfs, which is not the store's, stays at/);
+          assert.ok(isMounted());
+        }
+      } finally {
+        execFileSync('umount', [at]);
+        execFileSync('umount', [alias]);
+      }
+    });
+
+    test('takes away a tree that was removed meanwhile', async () => {
+      const tree = join(store, 'snapshots/4712/fs');
+      mkdirSync(tree, { recursive: true });
+      mount('--bind', tree, at);
+      rmdirSync(tree);
+      const { status, stderr } = await run('umount', at);
+      assert.equal(status, 0, stderr);
+      assert.equal(isMounted(), false);
+      rmdirSync(join(store, 'snapshots/4712'));
+    });
+
+    test('finds a mount that is named by a link, and forgets one that a restart took away', async () => {
+      const link = join(folder.path, 'link');
+      symlinkSync(at, link);
+      await run('mount', chain(1), at);
+      assert.equal((await run('umount', link)).status, 0);
+      assert.equal(isMounted(), false);
+      await run('mount', chain(1), at);
+      execFileSync('umount', [at]);
+      assert.equal((await run('umount', at)).status, 0);
+      assert.equal(JSON.parse((await run('ls', '--json')).stdout).snapshots.length, 2);
+    });
   });
 
   test('rm refuses a snapshot that another stands on', async () => {
