@@ -17,7 +17,7 @@ import type {
   Snapshotter,
   Usage,
 } from './snapshotter.ts';
-import { measureTree, syncDirectory } from './tree.ts';
+import { measureTree, syncDirectory, syncDirectoryNow } from './tree.ts';
 
 /** How long `close` waits for deletions, in milliseconds; what is left then is for the next cleanup. */
 export const CLOSE_LIMIT = 30_000;
@@ -95,7 +95,9 @@ export class SnapshotStore implements Snapshotter {
         if (!this.rebase) {
           throw new SnapshotError('InvalidArgument', `a ${this.type} store can't give ${key} a parent at its commit`);
         }
-        this.#takeOwner(this.#directories.tree(id), parentId);
+        // after whoever wrote the layer has flushed it, and so flushed here
+        const tree = this.#directories.tree(id);
+        if (this.#takeOwner(tree, parentId)) syncDirectoryNow(tree);
       });
       await removeTree(this.#directories.work(committed)).catch(() => {}); // else the next cleanup does it
     });
@@ -228,9 +230,13 @@ export class SnapshotStore implements Snapshotter {
     }
   }
 
-  #takeOwner(tree: string, parentId: number): void {
+  /** @returns whether it had another */
+  #takeOwner(tree: string, parentId: number): boolean {
     const { uid, gid } = lstatSync(this.#directories.tree(parentId));
+    const own = lstatSync(tree);
+    if (own.uid === uid && own.gid === gid) return false;
     lchownSync(tree, uid, gid);
+    return true;
   }
 }
 
