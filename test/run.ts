@@ -20,7 +20,7 @@ const SEPARATE = ['e2e', 'conformance']; // they take minutes and need container
 /** Two at a time: some need a core for themselves and a gigabyte of memory. */
 const AT_ONCE = 2;
 /** Minutes. They only end what hangs: a run takes a tenth of them, but machines are busy at times. */
-const DEFAULT_LIMITS = { file: 10, run: 30 };
+const DEFAULT_LIMITS = { file: 15, run: 60 };
 /** What part of a file's limit one test may take, so that a hang has the name of the test and not just of the file. */
 const TEST_PART = 0.9;
 /** Milliseconds in which the output of a file ends after its process. */
@@ -107,17 +107,19 @@ async function runFile(file: string): Promise<void> {
     : isOpen
       ? 'has left a process behind that keeps its output open'
       : undefined;
-  report(file, output, exit, why);
+  report(me, output, exit, why);
 }
 
 /** Writes what a file's tests have written, without their count, which goes to the total. */
-function report(file: string, output: string, exit: string, why: string | undefined): void {
+function report({ file, began }: Running, output: string, exit: string, why: string | undefined): void {
   const lines = output.split('\n');
   const isCount = (line: string): boolean => /^ℹ (\w+) [\d.]+$/.test(stripVTControlCharacters(line));
   const first = lines.findLastIndex((line) => /^ℹ tests \d+$/.test(stripVTControlCharacters(line)));
   const body = first < 0 ? lines : lines.slice(0, first);
   const rest = first < 0 ? [] : lines.slice(first).filter((line) => !isCount(line));
-  process.stdout.write(`${file}\n${body.join('\n').trimEnd()}\n`);
+  process.stdout.write(
+    `${file} (${((performance.now() - began) / 1000).toFixed(1)} s)\n${body.join('\n').trimEnd()}\n`,
+  );
   if (first >= 0) {
     for (const line of lines.slice(first)) {
       const [, what = '', count = ''] = /^ℹ (\w+) (\d+)$/.exec(stripVTControlCharacters(line)) ?? [];

@@ -185,7 +185,7 @@ try {
 } catch (error) {
   const isUsage = error instanceof Usage || (error as NodeJS.ErrnoException).code?.startsWith('ERR_PARSE_ARGS');
   if (!isUsage) throw error;
-  console.error(`prove: ${(error as Error).message}`); // both are
+  console.error(`prove: ${(error as Error).message.replaceAll('\n', ' ')}`); // both are
   process.exitCode = 2;
 }
 // what a proof has lost must not keep the process
