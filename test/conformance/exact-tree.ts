@@ -39,8 +39,11 @@ const TYPES: Readonly<Record<number, NodeType>> = {
   [S_IFIFO]: 'fifo',
 };
 
-/** Reads a snapshot's folder, its root included. Access times first: listing and reading may change them. */
-export function readExactTree(root: string): ExactTree {
+/**
+ * Reads a snapshot's folder, its root included. Access times first: listing and reading may change them.
+ * @param leftOut names in the root that are passed over
+ */
+export function readExactTree(root: string, leftOut?: RegExp): ExactTree {
   const tree = new Map<string, ExactNode>();
   const groups = new Map<bigint, string>();
   const visit = (path: Buffer, shown: string): void => {
@@ -49,6 +52,7 @@ export function readExactTree(root: string): ExactTree {
     tree.set(shown, node);
     if (node.type !== 'directory') return;
     for (const name of readdirSync(path, { encoding: 'buffer' }).sort(Buffer.compare)) {
+      if (shown === '.' && leftOut?.test(name.toString('latin1'))) continue;
       visit(Buffer.concat([path, Buffer.from('/'), name]), shown === '.' ? show(name) : `${shown}/${show(name)}`);
     }
   };

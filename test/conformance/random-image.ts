@@ -13,6 +13,8 @@ export interface RandomEntry {
   readonly after: string;
   readonly target: string;
   readonly content: string;
+  /** Of a directory: as archives of before 1988 have it, a name that ends with a slash and no type. */
+  readonly old?: boolean;
   readonly fields: Pick<Member, 'mode' | 'uid' | 'gid' | 'mtime' | 'pax' | 'devMajor' | 'devMinor'>;
 }
 
@@ -36,7 +38,10 @@ const ODD_NAMES = [
   Buffer.from('new\nline ü'),
   Buffer.from('n'.repeat(101)),
   Buffer.from('...'),
+  // a first name of an archive that begins as gzip data do
+  Buffer.from('1f8b0861', 'hex'),
 ];
+const PLNK = Buffer.from('.wh..wh.plnk');
 /** Deleted beside links, and given to nothing else in such a layer: see `layerWithLinks`. */
 const DELETED = Buffer.from('x');
 
@@ -54,8 +59,12 @@ const pax = fc.oneof(
   mtime.map((seconds) => [['mtime', `${seconds}.123456789`] as const]),
   mtime.map((seconds) => [['atime', `${seconds}.5`] as const]),
   fc
-    .constantFrom('user.one', 'user.two', 'security.conformance', 'trusted.no')
-    .map((key) => [[`SCHILY.xattr.${key}`, 'value'] as const]),
+    .tuple(
+      fc.constantFrom('user.one', 'user.two', 'security.conformance', 'trusted.no'),
+      fc.constantFrom('value', 'value', ''),
+    )
+    .map(([key, value]) => [[`SCHILY.xattr.${key}`, value] as const]),
+  fc.constant([['uid', `${'0'.repeat(60)}7`] as const]),
 );
 /** Of directories: what is made in them has it too. */
 const inherited = fc.option(
@@ -78,10 +87,15 @@ const fields = fc
   })
   .map(({ pax: records, ...rest }) => (records === undefined ? rest : { ...rest, pax: records }));
 
-/** `..` only in front: further on, containerd takes it away with the name before it, whatever link that is (README.md). */
+/** What is not there, and `..` after it, which means nothing. */
+const DETOURS = ['missing/../', 'missing/too/../../'];
+/**
+ * `..` only in front, or after what nothing is called: after a link, containerd takes it away with the name before it, whatever
+ * that leads to (README.md).
+ */
 const target = fc
   .tuple(
-    usually('', '/', '../', './', '../../'),
+    usually('', '/', '../', './', '../../', ...DETOURS, `/${DETOURS[0]}`),
     fc.array(fc.constantFrom(...NAMES), { minLength: 1, maxLength: 2 }),
     usually('', '/', '/.'),
   )
@@ -96,28 +110,47 @@ function entry(...kinds: RandomEntry['kind'][]): fc.Arbitrary<RandomEntry> {
       after: fc.constantFrom('', '', '', '/'),
       target,
       content: fc.constantFrom('', 'x', 'longer content'),
+      old: usually(false, true),
       fields,
       acl: inherited,
     })
-    .map(({ acl, ...one }): RandomEntry => {
+    .map(({ acl, old, ...plain }): RandomEntry => {
+      const one = old && plain.kind === 'directory' ? { ...plain, old } : plain;
       const given: RandomEntry['fields'] = one.fields;
       if (acl === undefined || one.kind !== 'directory') return one;
       return { ...one, fields: { ...given, pax: [...(given.pax ?? []), defaultAcl(acl)] } };
     });
 }
 
+/** A file as AUFS kept it, and a hard link to it, together as AUFS's own archives have them. */
+const linkedByAufs: fc.Arbitrary<RandomEntry[]> = fc
+  .tuple(entry('file', 'file', 'fifo'), entry('hardlink'), fc.constantFrom('', '/', './'), fc.constantFrom(...NAMES))
+  .map(([kept, link, before, last]) => [
+    { ...kept, path: [PLNK, last], before: '' },
+    { ...link, target: `${before}${key([PLNK, last])}` },
+  ]);
+const withLinksOfAufs = (entries: fc.Arbitrary<RandomEntry>, most: number): fc.Arbitrary<RandomEntry[]> =>
+  fc
+    .array(fc.oneof({ arbitrary: entries.map((one) => [one]), weight: 30 }, { arbitrary: linkedByAufs, weight: 1 }), {
+      minLength: 1,
+      maxLength: most,
+    })
+    .map((parts) => parts.flat());
+
 /** Deletions in any order, of anything, also of what the layer itself makes; no links, so that a name means one place. */
-const layerWithDeletions = fc.array(
+const layerWithDeletions = withLinksOfAufs(
   entry('file', 'file', 'directory', 'directory', 'hardlink', 'device', 'fifo', 'whiteout', 'whiteout', 'opaque'),
-  { minLength: 1, maxLength: 9 },
+  9,
 );
+/** Directories that are needed for whiteouts, and often for nothing else, deleted before and after. */
+const layerWithWhiteouts = fc.array(entry('whiteout', 'whiteout', 'whiteout', 'opaque', 'file', 'directory'), {
+  minLength: 2,
+  maxLength: 7,
+});
 /** Links, also where folders are wanted, and deletions of a name that nothing else in the layer has. */
 const layerWithLinks = fc
   .tuple(
-    fc.array(entry('file', 'file', 'directory', 'directory', 'symlink', 'symlink', 'hardlink', 'fifo'), {
-      minLength: 1,
-      maxLength: 9,
-    }),
+    withLinksOfAufs(entry('file', 'file', 'directory', 'directory', 'symlink', 'symlink', 'hardlink', 'fifo'), 9),
     fc.option(
       entry('whiteout').map((one) => ({ ...one, path: [...one.path.slice(0, -1), DELETED] })),
       { nil: undefined },
@@ -133,7 +166,10 @@ const layerWithFiles = fc
 
 export const withoutLinks: fc.Arbitrary<RandomImage> = fc.array(layerWithDeletions, { minLength: 1, maxLength: 6 });
 export const anyImage: fc.Arbitrary<RandomImage> = fc.array(
-  fc.oneof(layerWithDeletions, layerWithLinks, layerWithFiles),
+  fc.oneof(
+    { arbitrary: fc.oneof(layerWithDeletions, layerWithLinks, layerWithFiles, layerWithWhiteouts), weight: 30 },
+    { arbitrary: fc.constant([]), weight: 1 },
+  ),
   {
     minLength: 1,
     maxLength: 6,
@@ -157,8 +193,7 @@ function withParentsOnce(layer: RandomLayer): RandomLayer {
     const parents = above.filter((each) => !named.has(key(each)));
     if (above.some((each) => (named.get(key(each)) ?? 'directory') !== 'directory')) return [];
     if (!deletes && named.has(key(one.path))) return [];
-    const linked = one.target.split('/').filter((part) => !['', '.', '..'].includes(part));
-    if (one.kind === 'hardlink' && named.get(linked.join('/')) !== 'file') return [];
+    if (one.kind === 'hardlink' && named.get(linkedPath(one.target)) !== 'file') return [];
     for (const each of parents) named.set(key(each), 'directory');
     if (!deletes) named.set(key(one.path), one.kind);
     const { pax: _, ...rest } = one.fields;
@@ -206,8 +241,7 @@ function withoutParents(layer: RandomLayer): RandomLayer {
     const above = one.path.slice(0, -1).map((_, index) => key(one.path.slice(0, index + 1)));
     const own = key(one.path);
     if (above.some((each) => (seen.get(each) ?? 'directory') !== 'directory')) return [];
-    const linked = one.target.split('/').filter((part) => !['', '.', '..'].includes(part));
-    if (one.kind === 'hardlink' && seen.get(linked.join('/')) !== 'file') return [];
+    if (one.kind === 'hardlink' && seen.get(linkedPath(one.target)) !== 'file') return [];
     for (const each of above) if (!seen.has(each)) seen.set(each, 'directory');
     if (one.kind !== 'whiteout') {
       if (seen.has(own)) return [];
@@ -234,18 +268,23 @@ export const withoutAcls = (image: RandomImage): RandomImage =>
 
 export const key = (names: readonly Buffer[]): string => names.map((each) => each.toString('latin1')).join('/');
 
-/** The layer's archive. */
-export const archiveOf = (layer: RandomLayer): Buffer => tar(...layer.map(membersOf));
+/** The layer's archive; of no entries, no bytes at all. */
+export const archiveOf = (layer: RandomLayer): Buffer =>
+  layer.length === 0 ? Buffer.alloc(0) : tar(...layer.map(membersOf));
 
-function membersOf({ kind, path: names, before, after, target: link, content, fields: given }: RandomEntry): Buffer {
+function membersOf(entry: RandomEntry): Buffer {
+  const { kind, path: names, before, after, target: link, content, old = false, fields: given } = entry;
+  const name = joined(namesInArchive(kind, names));
+  const isOld = old && kind === 'directory' && before.length + name.length < 100;
   const plain = Buffer.concat([
     Buffer.from(before),
-    joined(namesInArchive(kind, names)),
-    Buffer.from(kind === 'directory' ? after : ''),
+    name,
+    Buffer.from(isOld ? '/' : kind === 'directory' ? after : ''),
   ]);
   const one: Member = {
     name: plain,
-    type: TYPE[kind],
+    type: isOld ? '\0' : TYPE[kind],
+    ...(isOld ? { format: 'v7' } : {}),
     ...(kind === 'file' ? { content } : {}),
     ...(kind === 'symlink' || kind === 'hardlink' ? { linkName: link } : {}),
     ...given,
@@ -265,15 +304,24 @@ function namesInArchive(kind: RandomEntry['kind'], names: readonly Buffer[]): Bu
 
 const joined = (names: readonly Buffer[]): Buffer => Buffer.from(key(names), 'latin1');
 
+/** The path that a link names, without what means nothing in it. */
+export function linkedPath(target: string): string {
+  const plain = DETOURS.reduce((text, detour) => text.replace(detour, ''), target);
+  return plain
+    .split('/')
+    .filter((part) => !['', '.', '..'].includes(part))
+    .join('/');
+}
+
 /** The image as a person reads it. */
 export function describeImage(image: RandomImage): string {
   return image
     .map((layer, index) => {
       const lines = layer.map(
-        ({ kind, path: names, before, after, target: link, fields: { pax: records, ...given } }) => {
+        ({ kind, path: names, before, after, target: link, old, fields: { pax: records, ...given } }) => {
           const shown = `${before}${show(joined(namesInArchive(kind, names)))}${kind === 'directory' ? after : ''}`;
           const to = kind === 'symlink' || kind === 'hardlink' ? ` -> ${link}` : '';
-          return `    ${kind} ${shown}${to} ${JSON.stringify({ ...given, mode: given.mode?.toString(8) })} ${records ?? ''}`;
+          return `    ${old ? 'old ' : ''}${kind} ${shown}${to} ${JSON.stringify({ ...given, mode: given.mode?.toString(8) })} ${records ?? ''}`;
         },
       );
       return `  layer ${index + 1}\n${lines.join('\n')}`;

@@ -1,5 +1,5 @@
 import type { StoreType } from './conformance.ts';
-import { key, type RandomEntry, type RandomImage, type RandomLayer } from './random-image.ts';
+import { key, linkedPath, type RandomEntry, type RandomImage, type RandomLayer } from './random-image.ts';
 
 /**
  * The image that makes containerd leave what the specification asks for.
@@ -14,8 +14,10 @@ import { key, type RandomEntry, type RandomImage, type RandomLayer } from './ran
  */
 export function whiteoutsForContainerd(image: RandomImage, type: StoreType): RandomImage | undefined {
   const layers: RandomLayer[] = [];
-  for (const [index, layer] of image.entries()) {
-    if (layer.some(({ kind }) => kind === 'symlink')) layers.push(layer);
+  for (const [index, each] of image.entries()) {
+    const hasLinks = each.some(({ kind }) => kind === 'symlink');
+    const layer = hasLinks ? each : withoutHollow(each);
+    if (hasLinks) layers.push(layer);
     else if (index === 0) layers.push(layer.map(deletesNothing));
     else {
       const lowers = image.slice(0, index);
@@ -65,6 +67,42 @@ export const withOpaqueMarkersFirst = (image: RandomImage): RandomImage =>
   image.map((layer) =>
     layer.some(({ kind }) => kind === 'symlink') ? layer : firstOf(layer, ({ kind }) => kind === 'opaque'),
   );
+
+/**
+ * The layer without the deletions that are in what it deletes, where nothing else needs their directories: they add nothing,
+ * and containerd would keep those directories.
+ */
+function withoutHollow(layer: RandomLayer): RandomLayer {
+  const there = new Map<string, 'hollow' | 'filled'>();
+  const deleted = new Set<string>();
+  const dropped = new Set<RandomEntry>();
+  const inHollow: { entry: RandomEntry; directory: string }[] = [];
+  for (const entry of layer) {
+    const directories = prefixes(isDeletion(entry) ? directoryOf(entry) : entry.path.slice(0, -1));
+    const own = key(entry.path);
+    if (!isDeletion(entry)) {
+      for (const path of [...directories, own]) there.set(path, 'filled');
+      if (entry.kind !== 'directory')
+        for (const path of there.keys()) if (path.startsWith(`${own}/`)) there.delete(path);
+      continue;
+    }
+    const missing = directories.filter((path) => !there.has(path));
+    if (missing.some((path) => prefixesOf(path).some((above) => deleted.has(above)))) {
+      dropped.add(entry);
+      continue;
+    }
+    for (const path of missing) there.set(path, 'hollow');
+    inHollow.push({ entry, directory: directories.at(-1) ?? '' });
+    if (entry.kind !== 'whiteout') continue;
+    deleted.add(own);
+    for (const [path, what] of there) {
+      if (what !== 'hollow' || !isAtOrAbove(own, path)) continue;
+      there.delete(path);
+      for (const inside of inHollow) if (isAtOrAbove(path, inside.directory)) dropped.add(inside.entry);
+    }
+  }
+  return layer.filter((entry) => !dropped.has(entry));
+}
 
 const isDeletion = ({ kind }: RandomEntry): boolean => kind === 'whiteout' || kind === 'opaque';
 
@@ -196,11 +234,7 @@ function forOverlay(layer: RandomLayer, lowers: RandomImage): RandomLayer | unde
 }
 
 /** The path that a hard link names. */
-const linked = ({ target }: RandomEntry): string =>
-  target
-    .split('/')
-    .filter((part) => !['', '.', '..'].includes(part))
-    .join('/');
+const linked = ({ target }: RandomEntry): string => linkedPath(target);
 
 /** An entry for a directory as it is made where it is needed; the time counts as the applier's own. */
 function unnamedDirectory(path: string, gid: number): RandomEntry {

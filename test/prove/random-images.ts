@@ -1,6 +1,7 @@
 import fc from 'fast-check';
-import { compareImage, layersOf, STORES, type StoreType, type Suite, startSuite } from '../conformance/conformance.ts';
+import { compareImage, STORES, type StoreType, type Suite, startSuite } from '../conformance/conformance.ts';
 import { missingContainerd } from '../conformance/containerd.ts';
+import { labelled, truly } from '../conformance/labels.ts';
 import { anyImage, archiveOf, describeImage, type RandomImage, withoutAcls } from '../conformance/random-image.ts';
 import {
   hasUntoldLinks,
@@ -74,16 +75,23 @@ async function compare(
 ): Promise<string[]> {
   // containerd's own copies pass default ACLs on to what they copy
   const image = type === 'native' ? withoutAcls(withOpaqueMarkersFirst(drawn)) : drawn;
-  const layers = layersOf(image.map(archiveOf));
+  const layers = image.map((layer) => labelled(archiveOf(layer)));
   const toContainerd = whiteoutsForContainerd(image, type);
   if (toContainerd === undefined) {
     count(`${type}: left out, unclear what containerd makes of it`);
     return [];
   }
-  const equivalent = layersOf(toContainerd.map(archiveOf));
+  const equivalent = toContainerd.map((layer) => truly(archiveOf(layer)));
   const lines = await compareImage(suite, layers, type, equivalent);
   const [refusal = ''] = lines;
-  if (refusal.startsWith('only unpackd refuses')) return compareImage(suite, layers, type);
+  if (refusal.startsWith('only unpackd refuses')) {
+    return compareImage(
+      suite,
+      layers,
+      type,
+      image.map((layer) => truly(archiveOf(layer))),
+    );
+  }
   for (const [reason, text] of Object.entries(CONTAINERD_REFUSES)) {
     if (!refusal.startsWith('only containerd refuses') || !text.test(refusal)) continue;
     count(`${type}: only containerd refuses: ${reason}`);
