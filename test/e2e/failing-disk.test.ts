@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { type AddressInfo, createServer } from 'node:net';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { brittleExt4, type Disk, ext4, readOnlySwitch, shutdown, unavailable } from '../support/file-system.ts';
@@ -10,6 +12,14 @@ import { file, type Member, tar } from '../support/tar.ts';
 import { chainOf, type Stage, someImage, someLayer, stage, until, type WorkerProcess } from './stage.ts';
 
 const LIMIT = 120_000;
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo; // it listens on a port, not on a path
+  server.close();
+  return port;
+}
 
 /** Where a worker's /readyz is, by its log. */
 const health = (worker: WorkerProcess): string => /health at (http:[^"]+)/.exec(worker.log())?.[1] ?? '';
@@ -111,6 +121,35 @@ describe('something in the store that cannot be removed', { skip: unavailable(()
     } finally {
       execFileSync('chattr', ['-i', join(stuck, 'file')]);
     }
+  });
+});
+
+describe('a worker that starts on a disk that can only be read', { skip: unavailable(() => ext4()) }, () => {
+  it('waits for it, says so, and goes on by itself', async () => {
+    using disk = ext4();
+    using stack = new DisposableStack();
+    await using s = await stage({ root: join(disk.path, 'store') });
+    const image = someImage('early', 1);
+    await s.push('early', { app: image });
+    const before = await s.worker();
+    before.kill('SIGTERM');
+    await before.ended;
+    const readOnly = stack.use(readOnlySwitch(join(s.root, 'snapshots')));
+    readOnly.set(true);
+    const port = await freePort();
+    const starting = s.worker({ UNPACK_HEALTH_PORT: String(port) });
+    const reason = async () =>
+      fetch(`http://127.0.0.1:${port}/readyz`).then(
+        async (answer) => `${answer.status} ${await answer.text()}`,
+        () => '',
+      );
+    await until(async () => /^503 takes no jobs until the store can be opened: .*EROFS/.test(await reason()), LIMIT);
+    const job = await s.queue.add(s.payload('early'), { attempts: 1 });
+    readOnly.set(false);
+    assert.equal((await s.queue.wait(job, { timeout: LIMIT })).attempts, 1);
+    await starting;
+    assert.match(await reason(), /^200 ready/);
+    await s.assertClean(chainOf(image));
   });
 });
 

@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Redis } from 'ioredis';
 import type { ChainId } from '../../src/oci/digest.ts';
 import type { LockWait } from '../../src/rootfs/lock-waits.ts';
+import { runCli } from '../cli/run-cli.ts';
 import { eventually, payload, queueBench } from './bench.ts';
 import { type Call, digest, image, type ScriptedStore, untilAborted } from './scripted-unpacker.ts';
 
@@ -49,6 +50,12 @@ test('a job that waits for a layer of another process gives its slot back, and c
     assert.deepEqual(status.progress?.waiting?.holder, holder);
     assert.equal((await queue.add(payload(`base-${waiting.findIndex((job) => job.id === id) + 1}`))).id, id);
   }
+  const env = { REDIS_URL: settings.REDIS_URL, UNPACK_QUEUE: settings.UNPACK_QUEUE };
+  const { stdout } = await runCli(['status', waiting[0]?.id ?? ''], { env });
+  assert.match(
+    stdout,
+    /state {2}delayed\n.*\nwaits for the layer of chain ID sha256:\w+….*: process 4711 on elsewhere \(worker frozen, job j\) has locked it since 2026-01-01\S+; it has waited since \S+, and is looked at again at \S+ or when the layer is free\n/,
+  );
   const later = await queue.addBulk(['later-1', 'later-2', 'later-3'].map((name) => ({ payload: payload(name) })));
   free();
   const results = await Promise.all([...waiting, ...later].map((job) => queue.wait(job, { timeout: 60_000 })));
