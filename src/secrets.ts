@@ -22,6 +22,8 @@ export function addSecret(secret: string | undefined): void {
 const URLS = /\b([a-z][a-z0-9+.-]*:\/\/)((?:[^\s"'<>\\]|\\.)+)/gi;
 /** The end of a user and password: an `@`, unless it begins a digest (`s3://images/app@sha256:…`). */
 const AT = /@(?!sha\d+:)/g;
+/** What this project's own sentences say to write. */
+const EXAMPLE = /^\[?(user)?:password$/;
 const QUEUE_SCHEME = /^(rediss?|valkeys?)/i;
 const PLAIN_HOST = /^(\[[0-9a-f:.]*\]|[\w.-]*)(:\d*)?$/i;
 
@@ -47,6 +49,7 @@ export function maskSecrets(text: string): string {
 function maskUserInfo(scheme: string, rest: string): string {
   const last = [...rest.matchAll(AT)].at(-1)?.index;
   if (last === undefined) return rest;
+  if (EXAMPLE.test(rest.slice(0, last))) return rest;
   const authority = /^[^/?#]*/.exec(rest)?.[0] ?? '';
   if (!QUEUE_SCHEME.test(scheme) && PLAIN_HOST.test(authority)) return rest;
   // with `s3://bucket/…@tag` there is no user either

@@ -4,7 +4,7 @@ import { type Config, ConfigError, layerLimits, loadConfig, s3Connection, storeT
 import { errnoOf } from '../src/errno.ts';
 import { toUnpackError } from '../src/errors.ts';
 import { createUnpacker } from '../src/image/unpacker.ts';
-import { createLog, type Logger } from '../src/queue/log.ts';
+import { consoleToLog, createLog, type Logger } from '../src/queue/log.ts';
 import { stopSignal } from '../src/queue/stop-signal.ts';
 import { UnpackWorker } from '../src/queue/worker.ts';
 import { displayRedisUrl } from '../src/redis-address.ts';
@@ -38,6 +38,7 @@ const MAY_PASS = new Set([
  * @throws UnpackError STORE_FAILED when the store is none that this worker may use; Error when the health port is taken
  */
 export async function runWorker(config: Config, stop: AbortSignal, log: Logger = createLog(config)): Promise<void> {
+  const restoreConsole = consoleToLog(log);
   let whyNotReady: WhyNotReady = async () => 'the worker is starting';
   const health = await startHealthServer(config, (timeout) => whyNotReady(timeout));
   if (health !== undefined) log.info({ url: health.url }, `health at ${health.url}`);
@@ -55,6 +56,7 @@ export async function runWorker(config: Config, stop: AbortSignal, log: Logger =
     }
   } finally {
     await health?.close();
+    restoreConsole();
   }
   log.info('stopped');
 }

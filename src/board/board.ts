@@ -2,8 +2,10 @@ import { createBullBoard } from '@bull-board/api';
 import { FastifyAdapter } from '@bull-board/fastify';
 import { Queue } from 'bullmq';
 import { type FastifyInstance, fastify } from 'fastify';
-import { answers, impatientConnection, logOutages, NO_REDIS, type QueueSettings } from '../queue/connection.ts';
+import { impatientConnection, type QueueSettings } from '../queue/connection.ts';
 import type { Logger } from '../queue/log.ts';
+import { Outages } from '../queue/outages.ts';
+import { redisTrouble } from '../queue/redis-trouble.ts';
 import { displayRedisUrl } from '../redis-address.ts';
 import { type AccessSettings, accessRule, OPEN_PATHS } from './access.ts';
 import { addHealthRoutes } from './health.ts';
@@ -27,13 +29,24 @@ const REDIS_TIMEOUT = 5000;
 export async function startBoard(settings: BoardSettings, log: Logger): Promise<Board> {
   const refusal = accessRule(settings);
   const redis = impatientConnection(settings, REDIS_TIMEOUT);
-  const onError = logOutages(redis, settings.REDIS_URL, log);
   const queue = new Queue(settings.UNPACK_QUEUE, {
     connection: redis,
     prefix: settings.UNPACK_REDIS_PREFIX,
     skipMetasUpdate: true,
+    // what it finds it prints to the console
+    skipVersionCheck: true,
   });
-  queue.on('error', onError);
+  const where = `Redis at ${displayRedisUrl(settings.REDIS_URL)}`;
+  const outages = new Outages({
+    redis,
+    settings,
+    log,
+    meanwhile: 'the pages say so until it is back',
+    key: queue.toKey('unpackd-probe'),
+  });
+  // a page can be opened while nothing works yet, so that nothing is hopeless here
+  outages.worked();
+  queue.on('error', outages.notice);
 
   const app = fastify({ logger: false, forceCloseConnections: true });
   app.addHook('onRequest', async (request, reply) => {
@@ -47,17 +60,31 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
       return reply
         .status(503)
         .type('text/plain')
-        .send(`Redis at ${displayRedisUrl(settings.REDIS_URL)} does not answer.\n`);
+        .send(`${where} ${outages.trouble ?? 'does not answer'}.\n`);
     }
     // nobody else's page has a reason to show this one in a frame
     reply.header('x-frame-options', 'DENY');
   });
-  addHealthRoutes(app, async (timeout) => ((await answers(redis, timeout)) ? undefined : NO_REDIS));
+  addHealthRoutes(app, (timeout) => outages.whyNotReady(timeout));
   app.get('/metrics', async (_request, reply) => {
     const text = await queue.exportPrometheusMetrics();
     return reply.type('text/plain; version=0.0.4; charset=utf-8').send(`${text}\n`);
   });
-  await addBullBoard(app, queue);
+  const told = (error: unknown): unknown => {
+    const trouble = redisTrouble(error);
+    if (trouble === undefined) return error;
+    outages.notice(error);
+    return Object.assign(new Error(`${where} ${trouble.sentence}.`), { statusCode: 503 });
+  };
+  app.setErrorHandler((error, _request, reply) => {
+    const plain = told(error);
+    if (plain === error) throw error;
+    return reply
+      .status(503)
+      .type('text/plain')
+      .send(`${plain instanceof Error ? plain.message : ''}\n`);
+  });
+  await addBullBoard(app, queue, told);
 
   const url = await app.listen({ host: settings.UNPACK_BOARD_HOST, port: settings.UNPACK_BOARD_PORT });
   log.info({ url, queue: settings.UNPACK_QUEUE, redis: displayRedisUrl(settings.REDIS_URL) }, `board at ${url}`);
@@ -67,6 +94,7 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
     close() {
       closed ??= (async () => {
         await app.close();
+        outages.close();
         redis.disconnect();
       })();
       return closed;
@@ -74,8 +102,22 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
   };
 }
 
-async function addBullBoard(app: FastifyInstance, queue: Queue): Promise<void> {
-  const server = new FastifyAdapter();
+/** Bull Board's own adapter, with sentences for what Redis answers. */
+class TellingAdapter extends FastifyAdapter {
+  readonly #told: (error: unknown) => unknown;
+
+  constructor(told: (error: unknown) => unknown) {
+    super();
+    this.#told = told;
+  }
+
+  override setErrorHandler(handler: Parameters<FastifyAdapter['setErrorHandler']>[0]): this {
+    return super.setErrorHandler((error) => handler(this.#told(error) as typeof error)); // an error again
+  }
+}
+
+async function addBullBoard(app: FastifyInstance, queue: Queue, told: (error: unknown) => unknown): Promise<void> {
+  const server = new TellingAdapter(told);
   createBullBoard({
     queues: [new UnpackQueueAdapter(queue)],
     serverAdapter: server,

@@ -28,9 +28,11 @@ export function boardCommand({ signal }: Cli): Command {
   ]);
   return command.action(async () => {
     const config = configOf(command);
-    const { createLog } = await import('../queue/log.ts');
+    const { consoleToLog, createLog } = await import('../queue/log.ts');
     const { startBoard } = await import('../board/board.ts');
-    const board = await startBoard(config, createLog(config));
+    const log = createLog(config);
+    consoleToLog(log);
+    const board = await startBoard(config, log);
     if (!signal.aborted) await once(signal, 'abort');
     await board.close();
   });

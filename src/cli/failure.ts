@@ -50,7 +50,8 @@ export function explain(thrown: unknown): Failure {
   if (thrown instanceof JobNotFoundError) return failure('JOB_NOT_FOUND', thrown.message);
   if (thrown instanceof WaitTimeoutError) return failure('TIMED_OUT', thrown.message);
   if (thrown instanceof QueueUnavailableError) {
-    return failure('REDIS_UNAVAILABLE', `${thrown.message} (is REDIS_URL right? unpackd doctor looks closer)`);
+    const hint = / is not available: /.test(thrown.message) ? ' (is REDIS_URL right? unpackd doctor looks closer)' : '';
+    return failure('REDIS_UNAVAILABLE', `${thrown.message}${hint}`);
   }
   if (thrown instanceof SnapshotError) return failure(SNAPSHOT_CODES[thrown.kind], thrown.message);
   if (thrown instanceof CommanderError && thrown.code === 'commander.help') {

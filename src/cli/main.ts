@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 import { constants } from 'node:os';
+import { format } from 'node:util';
 import { Command, CommanderError } from 'commander';
 import { UnpackError } from '../errors.ts';
 import { maskSecrets } from '../secrets.ts';
@@ -120,6 +121,13 @@ for (const stream of [process.stdout, process.stderr]) {
     if (error.code !== 'EPIPE') throw error;
   });
 }
+// libraries print what they find to the console, and once is enough
+const printed = new Set<string>();
+console.warn = console.error = (...parts: unknown[]) => {
+  const text = maskSecrets(format(...parts).split('\n')[0] ?? '');
+  if (!printed.has(text)) out.note(`unpackd: ${text}`);
+  printed.add(text);
+};
 for (const name of ['SIGINT', 'SIGTERM'] as const) {
   process.on(name, () => {
     // the second one does not wait for the cleaning up

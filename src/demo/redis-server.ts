@@ -29,6 +29,8 @@ export interface LocalRedisOptions {
    * (docker-compose.yml). Default: not at all.
    */
   readonly persistent?: boolean | 'every-second';
+  /** More of the server's own flags, for a state that a test wants; they come last, and so win. */
+  readonly flags?: readonly string[];
 }
 
 const SERVERS = ['redis-server', 'valkey-server'];
@@ -56,7 +58,7 @@ export async function startRedis(options: LocalRedisOptions = {}): Promise<Local
   let child: ChildProcess;
   let guard: ChildProcess | undefined;
   const start = async () => {
-    child = spawn(program, [...flags, '--maxmemory-policy', 'noeviction', ...persistence], {
+    child = spawn(program, [...flags, '--maxmemory-policy', 'noeviction', ...persistence, ...(options.flags ?? [])], {
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     guard?.kill('SIGKILL');
@@ -219,7 +221,8 @@ function unref(stream: object): void {
   if ('unref' in stream && typeof stream.unref === 'function') stream.unref();
 }
 
-function freePort(): Promise<number> {
+/** A port of loopback that nobody listens on now. */
+export function freePort(): Promise<number> {
   return new Promise((resolve, reject) => {
     const server = createServer();
     server.once('error', reject);

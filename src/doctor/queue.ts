@@ -22,7 +22,7 @@ export async function checkQueue(
         connection.once('ready', resolve).once('error', reject).once('end', reject);
       });
     }
-    queue = new Queue(name, { connection, prefix, skipMetasUpdate: true });
+    queue = new Queue(name, { connection, prefix, skipMetasUpdate: true, skipVersionCheck: true });
     queue.on('error', () => {});
     const workers = await workersOf(queue);
     const { jobs, held } = await jobsOf(queue, name);

@@ -1,5 +1,7 @@
-import { Redis } from 'ioredis';
-import { addressOptions, type RedisSettings } from '../queue/connection.ts';
+import type { Redis } from 'ioredis';
+import { type QueueSettings, type RedisSettings, singleConnection } from '../queue/connection.ts';
+import { probeRedis } from '../queue/redis-probe.ts';
+import { type RedisTrouble, redisTrouble, whyNotReady } from '../queue/redis-trouble.ts';
 import { displayRedisUrl } from '../redis-address.ts';
 import { type Check, fail, ok, reason, warn } from './check.ts';
 
@@ -7,41 +9,51 @@ const TIMEOUT = 3000;
 /** What BullMQ asks for (docs.bullmq.io, "Compatibility"). */
 const OLDEST = 5;
 const ADVISED = 6.2;
+const START = 'start Redis or Valkey, or correct REDIS_URL';
 
-/** Whether the server is there and will keep jobs. */
-export async function checkRedis(settings: RedisSettings): Promise<Check[]> {
-  let options: ReturnType<typeof addressOptions>;
+/** What a queue does all the time: a script that writes two of its keys, which vanish by themselves. */
+const TRY_WRITES = "for _, key in ipairs(KEYS) do redis.call('SET', key, '', 'PX', 1000) end";
+
+/** Whether the server is there, does what a queue asks of it, and will keep jobs. */
+export async function checkRedis(
+  settings: RedisSettings & Pick<QueueSettings, 'UNPACK_QUEUE' | 'UNPACK_REDIS_PREFIX'>,
+): Promise<Check[]> {
+  let redis: Redis;
   try {
-    options = addressOptions(settings);
+    redis = singleConnection(settings, TIMEOUT);
   } catch (error) {
-    return [fail('Redis', reason(error), 'correct the setting')];
+    return [fail('Redis', reason(error), 'correct that setting')];
   }
-  const redis = new Redis({
-    ...options,
-    lazyConnect: true,
-    connectTimeout: TIMEOUT,
-    commandTimeout: TIMEOUT,
-    maxRetriesPerRequest: 0,
-    retryStrategy: () => null,
-  });
   // the failure that explains is this event's; the rejected promise only says that the connection is closed
   let failure: unknown;
   redis.on('error', (error) => {
-    failure = error;
+    failure ??= error;
   });
+  // a server that is silent, or loads its data, keeps a connection waiting for as long as it likes
+  let unready: RedisTrouble | undefined;
+  const late = setTimeout(async () => {
+    if (redis.status === 'connect') unready = await whyNotReady(redis);
+    if (redis.status !== 'ready') redis.disconnect();
+  }, TIMEOUT);
   const where = displayRedisUrl(settings.REDIS_URL);
   try {
     await redis.connect();
+    if (failure !== undefined) throw failure;
     const info = fieldsOf(await redis.info());
+    const { UNPACK_REDIS_PREFIX: prefix, UNPACK_QUEUE: queue } = settings;
+    const keys = [1, 2].map((number) => `${prefix}:${queue}:unpackd-probe-${number}`);
+    await redis.eval(TRY_WRITES, keys.length, ...keys);
     return [version(info, where), policy(info), persistence(info)];
   } catch (error) {
-    const why = reason(failure ?? error);
-    const denied = /NOAUTH|WRONGPASS|NOPERM/.test(why);
-    const advice = denied
-      ? 'put user and password into REDIS_URL: redis://user:password@host:port'
-      : 'start Redis or Valkey, or correct REDIS_URL';
-    return [fail('Redis', `${where} does not answer: ${why}`, advice)];
+    const trouble = unready ?? redisTrouble(failure ?? error);
+    const found = trouble !== undefined && trouble.kind !== 'away' ? undefined : await probeRedis(settings.REDIS_URL);
+    const sentence = (found ?? trouble)?.sentence ?? `does not answer: ${reason(failure ?? error)}`;
+    const advice = found === undefined && trouble?.kind === 'away' ? START : undefined;
+    const colon = sentence.indexOf(': ');
+    if (advice !== undefined || colon === -1) return [fail('Redis', `${where} ${sentence}`, advice ?? START)];
+    return [fail('Redis', `${where} ${sentence.slice(0, colon)}`, sentence.slice(colon + 2))];
   } finally {
+    clearTimeout(late);
     redis.disconnect();
   }
 }

@@ -1,10 +1,10 @@
 import { readFileSync, statSync } from 'node:fs';
-import { setTimeout as sleep } from 'node:timers/promises';
-import { Redis } from 'ioredis';
+import { createConnection } from 'node:net';
+import { connect as connectTls } from 'node:tls';
+import { AbstractConnector, Redis } from 'ioredis';
 import { type Config, ConfigError } from '../config.ts';
-import { displayRedisUrl, readRedisUrl } from '../redis-address.ts';
+import { type RedisAddress, readRedisUrl } from '../redis-address.ts';
 import { addSecret } from '../secrets.ts';
-import type { Logger } from './log.ts';
 
 /** What it takes to reach Redis. */
 export interface RedisSettings extends Pick<Config, 'REDIS_URL'> {
@@ -16,6 +16,8 @@ export type QueueSettings = RedisSettings & Pick<Config, 'UNPACK_QUEUE' | 'UNPAC
 
 /** Longest pause between two tries to connect, in milliseconds. */
 const MAX_RECONNECT_DELAY = 2000;
+/** Milliseconds that one try to connect may take. */
+const CONNECT_TIMEOUT = 5000;
 
 /**
  * A connection for a process that outlives Redis: commands wait while it is away and are sent when it is back.
@@ -23,7 +25,9 @@ const MAX_RECONNECT_DELAY = 2000;
  * @throws ConfigError
  */
 export function patientConnection(settings: RedisSettings): Redis {
-  return new Redis({ ...addressOptions(settings), ...shared, maxRetriesPerRequest: null });
+  return rightDatabase(
+    new Redis({ ...addressOptions(settings), ...shared, connectTimeout: CONNECT_TIMEOUT, maxRetriesPerRequest: null }),
+  );
 }
 
 /**
@@ -33,13 +37,38 @@ export function patientConnection(settings: RedisSettings): Redis {
  * @throws ConfigError
  */
 export function impatientConnection(settings: RedisSettings, timeout: number): Redis {
+  return rightDatabase(
+    new Redis({
+      ...addressOptions(settings),
+      ...shared,
+      maxRetriesPerRequest: 0,
+      enableOfflineQueue: false,
+      commandTimeout: timeout,
+      connectTimeout: timeout,
+    }),
+  );
+}
+
+/** ioredis goes on in database 0 where there is none with the number that was asked for. */
+function rightDatabase(redis: Redis): Redis {
+  redis.on('error', (error: Error) => {
+    if (/DB index|SELECT is not allowed/.test(error.message)) redis.disconnect();
+  });
+  return redis;
+}
+
+/**
+ * A connection for one look: it is made by `connect()`, once, and every command has `timeout` milliseconds.
+ * @throws ConfigError
+ */
+export function singleConnection(settings: RedisSettings, timeout: number): Redis {
   return new Redis({
     ...addressOptions(settings),
-    ...shared,
-    maxRetriesPerRequest: 0,
-    enableOfflineQueue: false,
-    commandTimeout: timeout,
+    lazyConnect: true,
     connectTimeout: timeout,
+    commandTimeout: timeout,
+    maxRetriesPerRequest: 0,
+    retryStrategy: () => null,
   });
 }
 
@@ -70,7 +99,37 @@ export function addressOptions({ REDIS_URL, REDIS_PASSWORD_FILE: file }: RedisSe
     ...(tls ? { tls: {} } : {}),
     ...(username === undefined ? {} : { username }),
     ...(password === undefined ? {} : { password }),
+    Connector: LastingConnector,
   };
+}
+
+/** Milliseconds that a connection gets to end in order, as ioredis has it. */
+const DISCONNECT_TIMEOUT = 2000;
+
+type SocketOptions = Pick<RedisAddress, 'host' | 'port' | 'family'> & { readonly tls?: object };
+
+/**
+ * Connects as ioredis's own connector does. That one hears only the first error of a stream, and a second one ends the
+ * process: one of TLS has two where a certificate is refused and the server answers to that.
+ */
+class LastingConnector extends AbstractConnector {
+  readonly #options: SocketOptions;
+
+  constructor(options: unknown) {
+    super(DISCONNECT_TIMEOUT);
+    this.#options = options as SocketOptions; // ioredis gives what addressOptions has made
+  }
+
+  override async connect(): Promise<AbstractConnector['stream']> {
+    const { host, port, family, tls } = this.#options;
+    this.connecting = true;
+    const address = { host, port, family };
+    this.stream = tls === undefined ? createConnection(address) : connectTls({ ...address, ...tls });
+    this.stream.on('error', (error: Error) => {
+      this.firstError = error;
+    });
+    return this.stream;
+  }
 }
 
 /** The password in REDIS_PASSWORD_FILE, without the end of its line. @throws ConfigError */
@@ -101,73 +160,4 @@ function statOfFile(file: string) {
   if (stats.isFile()) return stats;
   const kind = stats.isDirectory() ? 'a folder' : 'no regular file';
   throw new ConfigError(`REDIS_PASSWORD_FILE=${JSON.stringify(file)}: it is ${kind}, not a file with a password`);
-}
-
-/** Whether an error is about the way to Redis and not about what was asked of it. */
-export function isConnectionError(error: unknown): boolean {
-  if (!(error instanceof Error)) return false;
-  const code = 'code' in error ? error.code : undefined;
-  if (typeof code === 'string' && CONNECTION_CODES.has(code)) return true;
-  if (error instanceof AggregateError) return error.errors.every(isConnectionError);
-  // ioredis and BullMQ have no codes for these
-  return (
-    /^(Connection is closed|Command timed out|Stream isn't writeable|connect |read E|LOADING |MASTERDOWN )/.test(
-      error.message,
-    ) || error.name === 'MaxRetriesPerRequestError'
-  );
-}
-
-const CONNECTION_CODES = new Set([
-  'ECONNREFUSED',
-  'ECONNRESET',
-  'ECONNABORTED',
-  'EPIPE',
-  'ETIMEDOUT',
-  'EHOSTUNREACH',
-  'ENETUNREACH',
-  'ENOTFOUND',
-  'EAI_AGAIN',
-]);
-
-export const NO_REDIS = 'Redis does not answer';
-
-/** Whether Redis answers within `timeout` milliseconds. */
-export async function answers(redis: Redis, timeout: number): Promise<boolean> {
-  if (redis.status !== 'ready') return false;
-  const answer = redis.ping().then(
-    () => true,
-    () => false,
-  );
-  return Promise.race([answer, sleep(timeout, false, { ref: false })]);
-}
-
-/**
- * Says once that Redis is gone and once that it is back, however many connections notice it how often.
- * @returns the handler for `error` events of the connection's users
- */
-export function logOutages(connection: Redis, url: string, log: Logger): (error: unknown) => void {
-  let down = false;
-  let since = 0;
-  const gone = (why: string) => {
-    if (down) return;
-    down = true;
-    since = Date.now();
-    log.warn({ redis: displayRedisUrl(url), why }, 'Redis is unreachable; running jobs go on, new ones wait for it');
-  };
-  connection.on('ready', () => {
-    if (!down) return;
-    down = false;
-    log.info({ redis: displayRedisUrl(url), seconds: Math.round((Date.now() - since) / 1000) }, 'Redis is back');
-  });
-  const onError = (error: unknown) => {
-    const text = error instanceof Error ? error.message || error.name : String(error);
-    if (isConnectionError(error)) gone(text);
-    else log.error({ err: error }, `queue error: ${text}`);
-  };
-  connection.on('error', onError);
-  return (error) => {
-    // other connections may still be noticing what this one has recovered from
-    if (isConnectionError(error) && connection.status === 'ready') return;
-    onError(error);
-  };
 }

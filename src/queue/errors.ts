@@ -1,4 +1,7 @@
-/** Redis did not answer in time, or cannot be reached. Nothing was waited for longer than the queue's time limit. */
+/**
+ * Redis did not answer in time, cannot be reached, or refuses what it is asked in the state that it is in. `message` says
+ * which, and what to do. Nothing was waited for longer than the queue's time limit.
+ */
 export class QueueUnavailableError extends Error {
   override readonly name = 'QueueUnavailableError';
 }

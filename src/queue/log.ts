@@ -1,7 +1,9 @@
+import { format } from 'node:util';
 import { type DestinationStream, type Logger, pino, stdTimeFunctions } from 'pino';
 import { prettyFactory } from 'pino-pretty';
 import type { Config } from '../config.ts';
 import { maskSecrets } from '../secrets.ts';
+import { redisTrouble } from './redis-trouble.ts';
 
 export type { Logger } from 'pino';
 
@@ -34,6 +36,25 @@ export function createLog(settings: LogSettings, destination?: DestinationStream
 }
 
 /**
+ * Libraries print what they find to the console, BullMQ for each of its connections: here it is a line of the log, once.
+ * @returns what puts the console back
+ */
+export function consoleToLog(log: Logger): () => void {
+  const { warn, error } = console;
+  const told = new Set<string>();
+  const tell = (...parts: unknown[]): void => {
+    const text = format(...parts).split('\n')[0] ?? '';
+    if (told.has(text)) return;
+    told.add(text);
+    const policy = /Eviction policy is ([\w-]+)/.exec(text)?.[1];
+    const jobsVanish = `Redis may throw jobs away when its memory runs short: maxmemory-policy is ${policy}, set noeviction`;
+    log.warn(policy === undefined ? text : jobsVanish);
+  };
+  Object.assign(console, { warn: tell, error: tell });
+  return () => void Object.assign(console, { warn, error });
+}
+
+/**
  * An error without what it carries besides: ioredis hangs the command that failed on it, and AUTH has the password, and the
  * AWS SDK the whole answer.
  */
@@ -43,7 +64,8 @@ function plainError(error: unknown): object {
   return {
     type: name,
     message,
-    stack,
+    // where the program was when Redis refused something says nothing about why
+    ...(redisTrouble(error) === undefined ? { stack } : {}),
     ...(cause instanceof Error ? { cause: `${cause.name}: ${cause.message}` } : {}),
   };
 }

@@ -2,7 +2,6 @@ import type { Job, Queue } from 'bullmq';
 import type { Redis, Result } from 'ioredis';
 import type { LockWait } from '../rootfs/lock-waits.ts';
 import { cancelKey } from './cancellation.ts';
-import { isConnectionError } from './connection.ts';
 
 declare module 'ioredis' {
   interface RedisCommander<Context> {
@@ -180,7 +179,7 @@ export class ParkedJobs {
     try {
       await this.#unpark([]);
     } catch (error) {
-      if (!isConnectionError(error)) this.#onError(error);
+      this.#onError(error);
     } finally {
       this.#looking = false;
     }
@@ -193,7 +192,7 @@ export class ParkedJobs {
     for (const id of free) this.#watched.delete(id);
     this.#unpark(free).catch((error: unknown) => {
       // it comes back in time, then
-      if (!isConnectionError(error)) this.#onError(error);
+      this.#onError(error);
     });
   }
 

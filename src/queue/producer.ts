@@ -2,14 +2,16 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Job, type JobsOptions, Queue } from 'bullmq';
 import type { Redis } from 'ioredis';
-import { displayRedisUrl } from '../redis-address.ts';
 import { CANCEL_FLAG_LIFE, cancelChannel, cancelKey, DEFAULT_CANCEL_REASON } from './cancellation.ts';
-import { impatientConnection, isConnectionError, type QueueSettings } from './connection.ts';
+import { impatientConnection, type QueueSettings } from './connection.ts';
 import { deduplicationId } from './deduplication.ts';
 import { JobNotFoundError, QueueUnavailableError } from './errors.ts';
 import { JOB_STATES, type JobState, type JobStatus, statusOf } from './job-status.ts';
+import { unavailable } from './outages.ts';
 import { checkPayload } from './parse.ts';
 import type { Payload } from './payload.ts';
+import { probeRedis } from './redis-probe.ts';
+import { redisTrouble, whyNotReady } from './redis-trouble.ts';
 import type { UnpackResult } from './result.ts';
 import { JobWaiter, type WaitOptions } from './wait.ts';
 
@@ -43,6 +45,8 @@ export class UnpackQueue {
   readonly #redis: Redis;
   readonly #queue: Queue;
   #waiter: JobWaiter | undefined;
+  /** The last error of the connection, since it was made or could not be. */
+  #last: unknown;
   #closed = false;
 
   /**
@@ -54,9 +58,20 @@ export class UnpackQueue {
     this.#timeout = timeout;
     this.#redis = impatientConnection(settings, timeout);
     // each call reports what it meets; an event has nobody to go to
-    this.#redis.on('error', () => {});
-    const shared = { connection: this.#redis, prefix: settings.UNPACK_REDIS_PREFIX, skipMetasUpdate: true };
-    this.#queue = new Queue(settings.UNPACK_QUEUE, shared);
+    this.#redis.on('error', (error) => {
+      // what follows from a wrong setting says less than it
+      if (redisTrouble(this.#last)?.kind !== 'settings') this.#last = error;
+    });
+    this.#redis.on('connect', () => {
+      this.#last = undefined;
+    });
+    this.#queue = new Queue(settings.UNPACK_QUEUE, {
+      connection: this.#redis,
+      prefix: settings.UNPACK_REDIS_PREFIX,
+      skipMetasUpdate: true,
+      // what it finds it prints to the console
+      skipVersionCheck: true,
+    });
     this.#queue.on('error', () => {});
   }
 
@@ -89,7 +104,11 @@ export class UnpackQueue {
    */
   async wait(job: string | JobHandle, options: WaitOptions = {}): Promise<UnpackResult> {
     this.#waiter ??= new JobWaiter(this.#settings, (id) => this.status(id));
-    return this.#waiter.wait(typeof job === 'string' ? job : job.id, options);
+    try {
+      return await this.#waiter.wait(typeof job === 'string' ? job : job.id, options);
+    } catch (error) {
+      throw this.#explained(error);
+    }
   }
 
   /**
@@ -106,10 +125,12 @@ export class UnpackQueue {
       await this.#redis.set(cancelKey(this.#queue, jobId), reason, 'PX', CANCEL_FLAG_LIFE);
       await job.removeDeduplicationKey();
       // whose Redis user may not use channels is heard two seconds later
-      await this.#redis.publish(cancelChannel(this.#queue), jobId).catch(ignoreUnlessConnection);
+      await this.#redis.publish(cancelChannel(this.#queue), jobId).catch((error: unknown) => {
+        if (redisTrouble(error)?.kind === 'away') throw error;
+      });
       // a worker may take it between these calls, and then finds the flag
-      if (state === 'delayed') await job.promote().catch(ignoreUnlessConnection);
-      if (state !== 'active') await job.changePriority({ priority: 0, lifo: true }).catch(ignoreUnlessConnection);
+      if (state === 'delayed') await job.promote().catch(ignoreUnlessTrouble);
+      if (state !== 'active') await job.changePriority({ priority: 0, lifo: true }).catch(ignoreUnlessTrouble);
       return true;
     });
   }
@@ -158,42 +179,46 @@ export class UnpackQueue {
     const timer = new AbortController();
     const late = sleep(Math.max(1, deadline - Date.now()), undefined, { signal: timer.signal }).then(
       () => {
-        throw this.#unavailable('it did not answer');
+        throw unavailable(this.#settings, 'is not available: it did not answer');
       },
       () => new Promise<never>(() => {}),
     );
     try {
       return await Promise.race([work(), late]);
     } catch (error) {
-      if (isConnectionError(error)) throw this.#unavailable(error instanceof Error ? error.message : '', error);
-      throw error;
+      throw this.#explained(error);
     } finally {
       timer.abort();
     }
   }
 
+  /** What Redis answered, as an error of this queue; any other error as it is. */
+  #explained(error: unknown): unknown {
+    const trouble = redisTrouble(error);
+    return trouble === undefined ? error : unavailable(this.#settings, trouble.sentence, error);
+  }
+
   /** Waits for a connection before anything is sent, so that a call which failed does not happen after all. */
   async #connected(deadline: number): Promise<void> {
-    let why = 'it cannot be reached';
-    const onError = (error: Error) => {
-      why = error.message || error.name;
-    };
-    this.#redis.on('error', onError);
-    try {
-      while (this.#redis.status !== 'ready') {
-        if (Date.now() >= deadline) throw this.#unavailable(why);
-        await sleep(20);
-      }
-    } finally {
-      this.#redis.off('error', onError);
+    while (true) {
+      const trouble = redisTrouble(this.#last);
+      // no wait mends a setting
+      if (trouble?.kind === 'settings') throw unavailable(this.#settings, trouble.sentence, this.#last);
+      if (this.#redis.status === 'ready') return;
+      if (Date.now() >= deadline || this.#redis.status === 'end') throw await this.#whyNotConnected();
+      await sleep(20);
     }
   }
 
-  #unavailable(why: string, cause?: unknown): QueueUnavailableError {
-    const where = displayRedisUrl(this.#settings.REDIS_URL);
-    return new QueueUnavailableError(
-      `Redis at ${where} is not available: ${why}`,
-      cause === undefined ? {} : { cause },
+  async #whyNotConnected(): Promise<QueueUnavailableError> {
+    const asked = this.#redis.status === 'connect' ? await whyNotReady(this.#redis) : undefined;
+    const trouble = asked ?? redisTrouble(this.#last);
+    const found =
+      trouble !== undefined && trouble.kind !== 'away' ? undefined : await probeRedis(this.#settings.REDIS_URL);
+    return unavailable(
+      this.#settings,
+      (found ?? trouble)?.sentence ?? 'is not available: it cannot be reached',
+      this.#last,
     );
   }
 }
@@ -213,6 +238,6 @@ function jobOptions(
 }
 
 /** A job that is no longer where it was found has been taken by a worker, which looks for the flag. */
-function ignoreUnlessConnection(error: unknown): void {
-  if (isConnectionError(error)) throw error;
+function ignoreUnlessTrouble(error: unknown): void {
+  if (redisTrouble(error) !== undefined) throw error;
 }

@@ -1,9 +1,9 @@
 import type { Job } from 'bullmq';
 import type { ImageState } from '../image/progress.ts';
-import { isConnectionError } from './connection.ts';
 import type { Failure } from './failure.ts';
 import type { Logger } from './log.ts';
 import { measure, type Progress, type WaitingFor, withFailure } from './progress.ts';
+import { redisTrouble } from './redis-trouble.ts';
 
 /** Milliseconds between two writes of a job's progress. */
 const INTERVAL = 250;
@@ -155,6 +155,8 @@ export class JobReporter {
   }
 
   #ignore(error: unknown): void {
-    if (!isConnectionError(error)) this.#options.log.warn({ err: error }, 'the progress of a job could not be written');
+    // the state of Redis is told once, for all jobs
+    if (redisTrouble(error) === undefined)
+      this.#options.log.warn({ err: error }, 'the progress of a job could not be written');
   }
 }

@@ -123,6 +123,8 @@ export class JobWaiter {
       connection: this.#connection,
       prefix,
       lastEventId: newest?.[0] ?? '0-0',
+      // what it finds it prints to the console
+      skipVersionCheck: true,
     });
     events.on('error', () => {});
     this.#open = events;

@@ -8,11 +8,13 @@ import type { StoreKeeper, Unpacker } from '../image/unpack.ts';
 import { BullWorker } from './bull-worker.ts';
 import { CancelFlags } from './cancel-flags.ts';
 import { cancelChannel, cancelledError, cancelReasons } from './cancellation.ts';
-import { answers, logOutages, NO_REDIS, patientConnection } from './connection.ts';
+import { patientConnection } from './connection.ts';
 import type { Logger } from './log.ts';
+import { Outages, unavailable } from './outages.ts';
 import { ParkedJobs } from './parked-jobs.ts';
 import type { SourcePolicy } from './parse.ts';
 import { createProcessor, type ProcessorSettings } from './processor.ts';
+import { redisTrouble } from './redis-trouble.ts';
 import type { WorkerFacts } from './result.ts';
 import { RunningJobs } from './running-jobs.ts';
 import { StoreGuard } from './store-guard.ts';
@@ -52,6 +54,7 @@ export class UnpackWorker {
   readonly #worker: BullWorker;
   readonly #guard: StoreGuard;
   readonly #parked: ParkedJobs;
+  readonly #outages: Outages;
   readonly #cancelFlags: CancelFlags;
   readonly #cancelRequests: Redis;
   #cancelTimer: NodeJS.Timeout | undefined;
@@ -61,12 +64,18 @@ export class UnpackWorker {
     this.#settings = settings;
     this.#log = log;
     this.#redis = patientConnection(settings);
-    const onError = logOutages(this.#redis, settings.REDIS_URL, log);
     this.#queue = new Queue(settings.UNPACK_QUEUE, bullQueueOptions(settings, this.#redis));
+    this.#outages = new Outages({
+      redis: this.#redis,
+      settings,
+      log,
+      meanwhile: 'running jobs go on, new ones wait for it',
+      key: this.#queue.toKey('unpackd-probe'),
+    });
     // a connection that has subscribed to a channel can do nothing else
     this.#cancelRequests = this.#redis.duplicate({ lazyConnect: true });
     this.#cancelFlags = new CancelFlags(this.#redis, this.#queue);
-    this.#parked = new ParkedJobs(this.#redis, this.#queue, onError);
+    this.#parked = new ParkedJobs(this.#redis, this.#queue, this.#outages.notice);
     this.#guard = new StoreGuard({ keeper, log, onChange: (canWrite) => this.#takeJobs(canWrite) });
     const processor = createProcessor({
       unpacker,
@@ -83,10 +92,13 @@ export class UnpackWorker {
     this.#worker = new BullWorker(settings.UNPACK_QUEUE, processor, bullWorkerOptions(settings, this.#redis));
     this.#worker.onLockLost = (id, token) => this.#running.lost(id, token);
     const parts: NodeJS.EventEmitter[] = [this.#queue, this.#cancelRequests, this.#worker];
-    for (const part of parts) part.on('error', onError);
+    for (const part of parts) part.on('error', this.#outages.notice);
   }
 
-  /** Begins to take jobs; resolves when Redis has answered for the first time, however long that takes. */
+  /**
+   * Begins to take jobs; resolves when Redis has answered for the first time, however long that takes.
+   * @throws QueueUnavailableError where waiting would not help: a wrong password, a cluster, missing rights
+   */
   async start(): Promise<void> {
     this.#cancelRequests.on('message', (_channel, jobId) => {
       this.#cancelFlags.forget(jobId);
@@ -95,11 +107,28 @@ export class UnpackWorker {
     this.#cancelRequests.subscribe(cancelChannel(this.#queue)).catch((error: unknown) => this.#failed(error));
     this.#cancelTimer = setInterval(() => void this.#stopCancelled(), CANCEL_POLL);
     const examined = this.#guard.examine(false);
-    await Promise.all([this.#queue.waitUntilReady(), this.#worker.waitUntilReady(), examined]);
+    const ready = Promise.all([this.#queue.waitUntilReady(), this.#worker.waitUntilReady(), examined]);
+    ready.catch(() => {});
+    await Promise.race([ready, this.#outages.hopeless]);
+    await this.#tryWrites();
+    this.#outages.worked();
     if (this.#closing !== undefined) return;
     this.#parked.start();
     // a paused one does nothing until it is resumed
     this.#worker.run().catch((error: unknown) => this.#failed(error));
+  }
+
+  /** What the queue does all the time, done once: a script that writes two of its keys, which vanish by themselves. */
+  async #tryWrites(): Promise<void> {
+    const keys = ['unpackd-probe', 'unpackd-probe-2'].map((name) => this.#queue.toKey(name));
+    const script = "for _, key in ipairs(KEYS) do redis.call('SET', key, '', 'PX', 1000) end";
+    try {
+      await this.#redis.eval(script, keys.length, ...keys);
+    } catch (error) {
+      const trouble = redisTrouble(error);
+      if (trouble?.kind === 'settings') throw unavailable(this.#settings, trouble.sentence, error);
+      this.#outages.notice(error);
+    }
   }
 
   /** Why its store can't be written, while it can't: no jobs are taken then. */
@@ -112,7 +141,7 @@ export class UnpackWorker {
     if (this.#closing !== undefined) return 'the worker shuts down';
     const { fault } = this.#guard;
     if (fault !== undefined) return `takes no jobs until the store can be written: ${fault.message}`;
-    return (await answers(this.#redis, timeout)) ? undefined : NO_REDIS;
+    return this.#outages.whyNotReady(timeout);
   }
 
   /**
@@ -147,6 +176,7 @@ export class UnpackWorker {
     stopGivingBack();
     clearInterval(this.#cancelTimer);
     this.#parked.close();
+    this.#outages.close();
     if (!inTime) {
       this.#log.warn({ jobs: this.#running.ids }, 'not everything could be given back; what is left stalls');
       void this.#worker.disconnect().catch(() => {});

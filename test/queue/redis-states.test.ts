@@ -1,0 +1,327 @@
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, describe, test } from 'node:test';
+import { Redis } from 'ioredis';
+import { startBoard } from '../../src/board/board.ts';
+import type { LocalRedis } from '../../src/demo/redis-server.ts';
+import { freePort, startRedis } from '../../src/demo/redis-server.ts';
+import { checkRedis } from '../../src/doctor/redis.ts';
+import { JobNotFoundError, QueueUnavailableError } from '../../src/queue/errors.ts';
+import { createLog } from '../../src/queue/log.ts';
+import { UnpackQueue } from '../../src/queue/producer.ts';
+import { UnpackWorker } from '../../src/queue/worker.ts';
+import { scratch } from '../support/scratch.ts';
+import { CONNECTION, eventually, payload, testSettings } from './bench.ts';
+import { image, scriptedUnpacker } from './scripted-unpacker.ts';
+
+/**
+ * Every state of a real server in which it does not do what a queue asks: the producer, the worker, doctor and the board
+ * each say which it is and what to do, and nobody calls it a mistake of this program.
+ */
+interface State {
+  readonly title: string;
+  readonly flags?: readonly string[];
+  /** From the server's own URL; default: that. */
+  readonly url?: (url: string) => string;
+  readonly prepare?: (redis: Redis) => Promise<unknown>;
+  readonly says: RegExp;
+  /** Whether a worker waits for the end of it, or ends its start. */
+  readonly worker: 'waits' | 'ends';
+}
+
+const folder = scratch();
+const closing: (() => Promise<unknown> | unknown)[] = [];
+async function closeAll(): Promise<void> {
+  for (let close = closing.pop(); close !== undefined; close = closing.pop()) await close();
+}
+after(async () => {
+  await closeAll();
+  folder[Symbol.dispose]();
+});
+
+const file = (name: string, text = '') => {
+  if (text !== '') writeFileSync(join(folder.path, name), text);
+  return join(folder.path, name);
+};
+const acl = file(
+  'users.acl',
+  'user default on nopass ~* &* +@all\nuser other on >pw ~other:* &* +@all\nuser noscript on >pw ~* &* +@all -@scripting\n',
+);
+const makeCertificate = () => {
+  const args = ['req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '2', '-subj', '/CN=localhost'];
+  execFileSync('openssl', [...args, '-keyout', file('key.pem'), '-out', file('cert.pem')], { stdio: 'ignore' });
+};
+const withUser = (user: string) => (url: string) => url.replace('://', `://${user}@`);
+const fill = (redis: Redis) =>
+  redis
+    .eval("for i = 1, 20000 do redis.call('SET', 'k' .. i, string.rep('x', 100)) end", 0)
+    .then(() => redis.config('SET', 'maxmemory', '1mb'));
+
+const STATES: readonly State[] = [
+  {
+    title: 'a password that is not given (NOAUTH)',
+    prepare: (redis) => redis.config('SET', 'requirepass', 's3cr3t-one'),
+    says: /wants a password: put it in REDIS_URL .*percent-encoded.* or in the file that REDIS_PASSWORD_FILE names/,
+    worker: 'ends',
+  },
+  {
+    title: 'another password (WRONGPASS)',
+    prepare: (redis) => redis.config('SET', 'requirepass', 's3cr3t-one'),
+    url: withUser(':s3cr3t-two'),
+    says: /refuses this user and password: correct them in REDIS_URL/,
+    worker: 'ends',
+  },
+  {
+    title: 'a user without rights on the keys (NOPERM)',
+    flags: ['--aclfile', acl],
+    url: withUser('other:pw'),
+    says: /does not let this user do what the queue needs: .*ACL SETUSER/,
+    worker: 'ends',
+  },
+  {
+    title: 'a user without rights on scripts (NOPERM)',
+    flags: ['--aclfile', acl],
+    url: withUser('noscript:pw'),
+    says: /does not let this user do what the queue needs: .*ACL SETUSER/,
+    worker: 'ends',
+  },
+  {
+    title: 'a cluster without slots (CLUSTERDOWN)',
+    flags: ['--cluster-enabled', 'yes'],
+    says: /is a cluster that serves nothing \(CLUSTERDOWN\): /,
+    worker: 'waits',
+  },
+  {
+    title: 'a cluster (CROSSSLOT)',
+    flags: ['--cluster-enabled', 'yes'],
+    prepare: (redis) =>
+      redis
+        .cluster('ADDSLOTSRANGE', 0, 16383)
+        .then(() =>
+          eventually('the cluster serves', async () => (await redis.cluster('INFO')).includes('cluster_state:ok')),
+        ),
+    says: /is a cluster, over which a queue cannot be spread: .*UNPACK_REDIS_PREFIX=\{bull\}/,
+    worker: 'ends',
+  },
+  {
+    title: 'a replica (READONLY)',
+    prepare: (redis) => redis.replicaof('127.0.0.1', 1),
+    says: /takes no writes, because it is a replica: name the primary/,
+    worker: 'waits',
+  },
+  {
+    title: 'a replica that lost its primary (MASTERDOWN)',
+    prepare: async (redis) => {
+      await redis.config('SET', 'replica-serve-stale-data', 'no');
+      await redis.replicaof('127.0.0.1', 1);
+    },
+    says: /is a replica that has lost its primary: |takes no writes, because it is a replica: /,
+    worker: 'waits',
+  },
+  {
+    title: 'a full memory (OOM)',
+    prepare: fill,
+    says: /has used up its memory \(maxmemory\): give it more/,
+    worker: 'waits',
+  },
+  {
+    title: 'a disk that takes no snapshot (MISCONF)',
+    flags: ['--dir', folder.path, '--dbfilename', 'is-a-folder', '--save', '3600 1'],
+    prepare: async (redis) => {
+      mkdirSync(join(folder.path, 'is-a-folder'));
+      await redis.set('some', 'change');
+      await redis.bgsave();
+      await eventually('the snapshot has failed', async () =>
+        (await redis.info('persistence')).includes('rdb_last_bgsave_status:err'),
+      );
+    },
+    says: /takes no writes, because it cannot save its data to disk: /,
+    worker: 'waits',
+  },
+  {
+    title: 'too few replicas (NOREPLICAS)',
+    flags: ['--min-replicas-to-write', '1'],
+    says: /takes no writes, because too few replicas follow it/,
+    worker: 'waits',
+  },
+  {
+    title: 'no scripts (unknown command)',
+    flags: ['--rename-command', 'EVALSHA', '', '--rename-command', 'EVAL', ''],
+    says: /does not know a command that the queue needs/,
+    worker: 'ends',
+  },
+  {
+    title: 'a database that is not there',
+    url: (url) => `${url}/99`,
+    says: /has no database with the number that REDIS_URL ends in/,
+    worker: 'ends',
+  },
+  {
+    title: 'TLS spoken to a server without',
+    url: (url) => url.replace('redis:', 'rediss:'),
+    says: /speaks no TLS: write redis:\/\//,
+    worker: 'ends',
+  },
+];
+
+for (const state of STATES) {
+  describe(state.title, () => {
+    after(closeAll);
+    let redis: Promise<LocalRedis> | undefined;
+    const settings = async () => {
+      redis ??= serverIn(state);
+      return testSettings((state.url ?? ((url) => url))((await redis).url));
+    };
+
+    test('the producer says so, as QueueUnavailableError', async () => {
+      const queue = new UnpackQueue(await settings());
+      closing.push(() => queue.close());
+      await assert.rejects(queue.add(payload('one')), refused(state.says));
+      // these may be allowed what adding is not
+      const typed = (error: unknown) => error instanceof QueueUnavailableError || error instanceof JobNotFoundError;
+      await assert.rejects(queue.status('x'), typed);
+      await assert.rejects(queue.cancel('x'), typed);
+    });
+
+    test(`a worker ${state.worker === 'waits' ? 'says so in one line, is not ready, and waits' : 'ends its start with it'}`, async () => {
+      const { worker, lines } = makeWorker(await settings());
+      if (state.worker === 'ends') return assert.rejects(worker.start(), refused(state.says));
+      await worker.start();
+      await eventually('it has said so', () => lines.some(({ msg }) => state.says.test(String(msg))));
+      assert.match((await worker.whyNotReady(1000)) ?? '', state.says);
+      // every connection of the worker meets it, and several times
+      await new Promise((resolve) => setTimeout(resolve, 1500));
+      assert.equal(lines.length, 1, JSON.stringify(lines));
+      assert.doesNotMatch(JSON.stringify(lines), /\\n +at |stack/);
+    });
+
+    test('doctor says so', async () => {
+      const [check] = await checkRedis(await settings());
+      assert.equal(check?.status, 'fail');
+      assert.match(`${check.finding}: ${check.advice}`, state.says);
+    });
+
+    test('the board lives, and has no other answer', async () => {
+      const board = await startBoard(
+        { ...(await settings()), UNPACK_BOARD_PORT: 0 },
+        createLog(await settings(), { write: () => {} }),
+      );
+      closing.push(() => board.close());
+      const answer = await fetch(`${board.url}/api/queues`);
+      const text = await answer.text();
+      if (answer.status !== 200) {
+        assert.equal(answer.status, 503);
+        assert.match(text, /Redis at rediss?:/);
+      }
+      assert.doesNotMatch(text, /node_modules|\\n +at /);
+    });
+  });
+}
+
+test('a worker goes on by itself when the memory is enough again, and says so once', async () => {
+  const server = await serverIn({ title: '', prepare: fill, says: /x/, worker: 'waits' });
+  const settings = testSettings(server.url);
+  const { worker, lines } = makeWorker(settings);
+  await worker.start();
+  await eventually('it waits', () => lines.length === 1);
+  const admin = new Redis(server.url);
+  closing.push(() => admin.disconnect());
+  await admin.config('SET', 'maxmemory', '0');
+  const queue = new UnpackQueue(settings);
+  closing.push(() => queue.close());
+  await queue.wait(await queue.add(payload('one')));
+  await eventually('it has said so', () => lines.some(({ msg }) => msg === 'Redis is back'));
+  assert.equal(await worker.whyNotReady(1000), undefined);
+  assert.equal(lines.filter(({ msg }) => /^Redis /.test(String(msg))).length, 2);
+});
+
+test('a server that speaks TLS only is told from one that is away, and its certificate is named', async () => {
+  makeCertificate();
+  const port = await freePort();
+  const own = [file('cert.pem'), file('key.pem'), file('cert.pem')];
+  const names = ['--tls-cert-file', '--tls-key-file', '--tls-ca-cert-file'];
+  // its ordinary port is what it is started by
+  const flags = ['--tls-port', String(port), ...names.flatMap((name, index) => [name, own[index] ?? ''])];
+  const server = await startRedis({ flags });
+  closing.push(() => server.stop());
+  for (const [scheme, says] of [
+    ['redis', /speaks TLS: write rediss:\/\//],
+    ['rediss', /has a certificate that this machine does not trust .*NODE_EXTRA_CA_CERTS/],
+  ] as const) {
+    const settings = testSettings(`${scheme}://127.0.0.1:${port}`);
+    const queue = new UnpackQueue(settings);
+    closing.push(() => queue.close());
+    await assert.rejects(queue.add(payload('one')), refused(says));
+    const { worker } = makeWorker(settings);
+    await assert.rejects(worker.start(), refused(says));
+    const [check] = await checkRedis(settings);
+    assert.match(`${check?.finding}: ${check?.advice}`, says);
+  }
+});
+
+test('a server that loads its data is waited for by a worker, and told by the producer (LOADING)', async () => {
+  const server = await startRedis({ flags: ['--appendonly', 'yes', '--enable-debug-command', 'local'] });
+  closing.push(() => server.stop());
+  const admin = new Redis(server.url);
+  closing.push(() => admin.disconnect());
+  admin.on('error', () => {});
+  await admin.eval("for i = 1, 60000 do redis.call('SET', 'k' .. i, 'x') end", 0);
+  await admin.config('SET', 'key-load-delay', '200');
+  // microseconds for each key; other clients are heard after every thousand
+  const loading = admin.call('DEBUG', 'LOADAOF').catch(() => {});
+  await eventually('it loads', async () => {
+    const look = new Redis(server.url, { enableReadyCheck: false });
+    look.on('error', () => {});
+    const info = await look.info('persistence').catch(() => '');
+    look.disconnect();
+    return info.includes('loading:1');
+  });
+  const settings = testSettings(server.url);
+  const queue = new UnpackQueue(settings, 1000);
+  closing.push(() => queue.close());
+  await assert.rejects(queue.add(payload('one')), refused(/is still loading its data from disk: wait until it has/));
+  const [check] = await checkRedis(settings);
+  assert.match(`${check?.finding}: ${check?.advice}`, /is still loading its data from disk/);
+  const { worker, lines } = makeWorker(settings);
+  void worker.start().catch(() => {});
+  await eventually('it has said so', () => lines.some(({ msg }) => /is still loading its data/.test(String(msg))));
+  assert.equal(lines.length, 1);
+  void loading;
+});
+
+async function serverIn(state: State): Promise<LocalRedis> {
+  const server = await startRedis({ flags: state.flags ?? [] });
+  closing.push(() => server.stop());
+  if (state.prepare !== undefined) {
+    const redis = new Redis(server.url);
+    await state.prepare(redis);
+    redis.disconnect();
+  }
+  return server;
+}
+
+function makeWorker(settings: ReturnType<typeof testSettings>) {
+  const lines: Record<string, unknown>[] = [];
+  const worker = new UnpackWorker({
+    settings,
+    unpacker: scriptedUnpacker(async () => [image('applied')]),
+    policy: { connection: CONNECTION, buckets: [] },
+    store: { root: '/store', snapshotter: 'overlay' },
+    log: createLog(settings, { write: (line) => lines.push(JSON.parse(line)) }),
+  });
+  closing.push(() => worker.close());
+  return { worker, lines };
+}
+
+/** One sentence with the server's address, and nothing of a password. */
+function refused(says: RegExp): (error: unknown) => boolean {
+  return (error) => {
+    assert.ok(error instanceof QueueUnavailableError, String(error));
+    assert.match(error.message, /^Redis at rediss?:\/\/127\.0\.0\.1:\d+(\/\d+)? [^\n]+$/);
+    assert.match(error.message, says);
+    assert.doesNotMatch(error.message, /s3cr3t/);
+    return true;
+  };
+}
