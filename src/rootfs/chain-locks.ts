@@ -1,7 +1,8 @@
-import { readSync, writeSync } from 'node:fs';
+import { open, readSync, write } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
 import { errnoOf } from '../errno.ts';
 import { abortError, throwIfAborted, UnpackError } from '../errors.ts';
 import type { ChainId } from '../oci/digest.ts';
@@ -14,6 +15,10 @@ const FIRST_PAUSE = 5;
 const LAST_PAUSE = 100;
 /** Bytes of a lock's file that are read. */
 const HOLDER_BYTES = 2048;
+
+// node:fs/promises has no plain descriptors, and a lock's must be closed in the same turn in which the lock ends
+const openFile = promisify(open);
+const writeFile = promisify(write);
 
 /** The locks that this process holds, by their paths, and for whom: what it waits for itself is another matter. */
 const held = new Map<string, LockWaits>();
@@ -66,12 +71,15 @@ export class ChainLocks {
     });
     const name = this.path(chainId);
     const path = cString(name);
-    const fd = this.open(name, O.RDWR | O.CREAT);
+    // a disk that hangs must not stop the thread that renews the locks on jobs
+    const fd = await openFile(name, O.RDWR | O.CREAT | O.NOFOLLOW | O.NONBLOCK, 0o600).catch((error: unknown) => {
+      throw noLockFile(name, error);
+    });
     try {
       // the one before removes the file with its lock; a lock on a removed file is no lock
       if (tryLock(fd) && statAt(AT_FDCWD, path)?.inode === statFd(fd).inode) {
         held.set(name, waits);
-        sign(fd, waits);
+        await sign(fd, waits);
         return {
           [Symbol.dispose]() {
             held.delete(name);
@@ -86,6 +94,7 @@ export class ChainLocks {
         };
       }
     } catch (error) {
+      held.delete(name);
       close(fd);
       throw error;
     }
@@ -99,7 +108,7 @@ export class ChainLocks {
     if (held.has(name)) return undefined;
     let fd: number;
     try {
-      fd = this.open(name, O.RDWR);
+      fd = openAt(AT_FDCWD, cString(name), O.RDWR | O.NOFOLLOW | O.NONBLOCK);
     } catch {
       // no file, no lock; and what else is wrong with it is told to who wants the lock
       return undefined;
@@ -119,32 +128,27 @@ export class ChainLocks {
     return own === undefined ? this.heldElsewhere(chainId) : own.blockedBy;
   }
 
-  private open(path: string, flags: number): number {
-    try {
-      return openAt(AT_FDCWD, cString(path), flags | O.NOFOLLOW | O.NONBLOCK, 0o600);
-    } catch (error) {
-      const errno = errnoOf(error);
-      if (errno !== 'EISDIR' && errno !== 'ELOOP' && errno !== 'ENXIO') throw error;
-      throw new UnpackError('STORE_FAILED', `${path} is no lock file (${errno}): see what it is, and remove it`, {
-        cause: error,
-      });
-    }
-  }
-
   private path(chainId: ChainId): string {
     return join(this.directory, chainId.replace(':', '-'));
   }
 }
 
-/** Says in the lock's file whose it is; the one before may have left it longer. */
-function sign(fd: number, { owner }: LockWaits): void {
-  try {
-    // padded, since a file that gets shorter in a step of its own could be read between the two
-    const text = Buffer.alloc(HOLDER_BYTES, ' ');
-    if (text.write(holderText(owner)) > 0) writeSync(fd, text, 0, text.length, 0);
-  } catch {
-    // a full disk: the lock holds without it
-  }
+/** Says in the lock's file whose it is. */
+async function sign(fd: number, { owner }: LockWaits): Promise<void> {
+  // padded, since a file that gets shorter in a step of its own could be read between the two
+  const text = Buffer.alloc(HOLDER_BYTES, ' ');
+  text.write(holderText(owner));
+  // a full disk: the lock holds without it
+  await writeFile(fd, text, 0, text.length, 0).catch(() => {});
+}
+
+/** What is in the place of a lock's file and is none, as an UnpackError; other errors as they are. */
+function noLockFile(path: string, error: unknown): unknown {
+  const errno = errnoOf(error);
+  if (errno !== 'EISDIR' && errno !== 'ELOOP' && errno !== 'ENXIO') return error;
+  return new UnpackError('STORE_FAILED', `${path} is no lock file (${errno}): see what it is, and remove it`, {
+    cause: error,
+  });
 }
 
 function holderIn(fd: number): LockHolder | undefined {

@@ -1,11 +1,13 @@
 import { randomBytes } from 'node:crypto';
-import { open, unlink } from 'node:fs/promises';
+import { mkdtemp, open, rmdir, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { diffTarget } from '../diff/target.ts';
+import { errnoOf } from '../errno.ts';
 import { toUnpackError, UnpackError } from '../errors.ts';
 import type { ChainId } from '../oci/digest.ts';
 import { digestOf } from '../oci/digest.ts';
+import { snapshotsDirectory } from '../snapshots/directories.ts';
 import type { Snapshotter } from '../snapshots/snapshotter.ts';
 import { ChainLocks } from './chain-locks.ts';
 import { extractionKey } from './extraction-key.ts';
@@ -77,6 +79,11 @@ export class StoreProbe {
 
   async #probe(): Promise<void> {
     const snapshotter = this.#snapshotter;
+    // first what a disk that hangs keeps no thread for that others need; by its name the store's cleanup knows it
+    const directory = await mkdtemp(join(snapshotsDirectory(snapshotter.root), 'new-'));
+    await rmdir(directory).catch((error: unknown) => {
+      if (errnoOf(error) !== 'ENOENT') throw error;
+    });
     using lock = await this.#locks.tryAcquire(this.#chainId);
     if (lock === undefined) return;
     const key = extractionKey(this.#chainId);

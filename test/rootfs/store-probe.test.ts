@@ -1,0 +1,88 @@
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { appendFileSync, readdirSync, rmSync, statfsSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import '../support/needs-root.ts';
+import { StoreProbe } from '../../src/rootfs/store-probe.ts';
+import { openSnapshotter } from '../../src/snapshots/open.ts';
+import { ext4, readOnlySwitch, shutdown, tmpfs, unavailable } from '../support/file-system.ts';
+
+const env = { ...process.env, PATH: `${process.env.PATH ?? ''}:/usr/sbin:/sbin` };
+const noFreeze = (): string | false => {
+  try {
+    execFileSync('fsfreeze', ['--version'], { env, stdio: 'ignore' });
+    return unavailable(() => ext4());
+  } catch {
+    return 'fsfreeze (util-linux) is not installed';
+  }
+};
+
+describe('the probe of a store', { skip: unavailable(() => ext4()) }, () => {
+  it('passes a store that can be written, and leaves nothing there', async () => {
+    using disk = ext4();
+    const root = join(disk.path, 'store');
+    await using stack = new AsyncDisposableStack();
+    const snapshotter = await openSnapshotter({ root, type: 'overlay' });
+    stack.defer(() => snapshotter.close());
+    const probe = new StoreProbe(snapshotter);
+    await Promise.all([probe.check(), new StoreProbe(snapshotter).check(), probe.check()]);
+    await probe.tidy();
+    assert.deepEqual(await snapshotter.walk(), []);
+    assert.deepEqual([readdirSync(join(root, 'snapshots')), readdirSync(join(root, 'locks'))], [[], []]);
+  });
+
+  it('refuses a store that is read-only or whose disk is gone, and says why', async () => {
+    using disk = ext4();
+    const root = join(disk.path, 'store');
+    await using stack = new AsyncDisposableStack();
+    const snapshotter = await openSnapshotter({ root, type: 'overlay' });
+    stack.defer(() => snapshotter.close());
+    const probe = new StoreProbe(snapshotter);
+    using readOnly = readOnlySwitch(join(root, 'snapshots'));
+    readOnly.set(true);
+    await assert.rejects(probe.check(), { code: 'STORE_FAILED', message: /EROFS/ });
+    readOnly.set(false);
+    await probe.check();
+    shutdown(disk.path);
+    await assert.rejects(probe.check(), { code: 'STORE_FAILED', message: /EIO|EUCLEAN/ });
+    await probe.tidy();
+  });
+
+  it('refuses a store that hangs after ten seconds, and holds up nothing else', { skip: noFreeze() }, async () => {
+    using disk = ext4();
+    await using stack = new AsyncDisposableStack();
+    const snapshotter = await openSnapshotter({ root: join(disk.path, 'store'), type: 'overlay' });
+    stack.defer(() => snapshotter.close());
+    const probe = new StoreProbe(snapshotter);
+    execFileSync('fsfreeze', ['-f', disk.path], { env });
+    try {
+      let turns = 0;
+      const ticking = setInterval(() => turns++, 10);
+      await assert.rejects(probe.check(), { code: 'STORE_FAILED', message: /within 10 s: the disk hangs/ });
+      clearInterval(ticking);
+      assert.ok(turns > 50, `${turns} turns of the event loop`);
+    } finally {
+      execFileSync('fsfreeze', ['-u', disk.path], { env });
+    }
+    await probe.check();
+  });
+});
+
+describe('the probe of a full store', { skip: unavailable(() => tmpfs('size=16m')) }, () => {
+  it('asks for room for a megabyte, and passes as soon as there is', async () => {
+    using disk = tmpfs('size=16m');
+    await using stack = new AsyncDisposableStack();
+    const root = join(disk.path, 'store');
+    const snapshotter = await openSnapshotter({ root, type: 'overlay' });
+    stack.defer(() => snapshotter.close());
+    const probe = new StoreProbe(snapshotter);
+    const ballast = join(disk.path, 'ballast');
+    const { bavail, bsize } = statfsSync(disk.path);
+    appendFileSync(ballast, Buffer.alloc(bavail * bsize - (700 << 10)));
+    await assert.rejects(probe.check(), { code: 'STORE_FULL', message: /\d+ bytes and \d+ inodes free/ });
+    assert.deepEqual(await snapshotter.walk(), []);
+    rmSync(ballast);
+    await probe.check();
+  });
+});
