@@ -104,11 +104,22 @@ export const SETTINGS = {
   UNPACK_BUCKETS: setting('buckets that jobs may name, separated by commas; empty: any', list, ''),
   S3_ENDPOINT: optional('S3-compatible endpoint; unset: AWS', httpUrl),
   S3_FORCE_PATH_STYLE: optional('bucket in the path, not in the host name; default: true with S3_ENDPOINT', flag),
+  AWS_CA_BUNDLE: optional('file with the certificates (PEM) of CAs to believe in besides the known ones', path),
   AWS_REGION: optional('region', line),
   AWS_DEFAULT_REGION: optional('region where AWS_REGION is unset', line),
   UNPACK_S3_CONNECT_TIMEOUT: setting('longest wait for a connection to S3', duration('10ms', '10m'), '5s'),
   UNPACK_S3_IDLE_TIMEOUT: setting('longest silence on an S3 connection', duration('10ms', '1h'), '30s'),
-  UNPACK_S3_RESUMES: setting('times that one download continues after a broken connection', count(0, 100), '5'),
+  UNPACK_S3_RESUMES: setting(
+    'times in a row that one download continues after a broken connection without a new byte',
+    count(0, 100),
+    '5',
+  ),
+  UNPACK_S3_MIN_SPEED: setting(
+    'bytes a second that an S3 connection must bring while it is waited for; a slower one counts as broken; 0: any',
+    bytes('0', '1GiB'),
+    '16KiB',
+  ),
+  UNPACK_S3_MIN_SPEED_TIME: setting('waiting after which that speed is looked at', duration('10ms', '1h'), '30s'),
   UNPACK_BOARD_HOST: setting('address of the board', line, '127.0.0.1'),
   UNPACK_BOARD_PORT: setting('port of the board', count(0, 65_535), '3000'),
   UNPACK_BOARD_USER: optional('user of the board', line),
@@ -197,8 +208,15 @@ function contradictions({ REDIS_URL: url, REDIS_PASSWORD_FILE: file }: Config): 
   return [`REDIS_URL has a password, and REDIS_PASSWORD_FILE=${file} is to have one too: leave one of them out`];
 }
 
-/** The worker's S3 settings as a source wants them. */
-export function s3Connection(config: Config): S3Connection {
+/**
+ * The worker's S3 settings as a source wants them.
+ * @param env where a proxy would be named, which S3 connections don't use
+ */
+export function s3Connection(
+  config: Config,
+  env: Readonly<Record<string, string | undefined>> = process.env,
+): S3Connection {
+  const unusedProxy = proxyVariable(config.S3_ENDPOINT ?? 'https://s3.amazonaws.com', env);
   return {
     ...(config.S3_ENDPOINT === undefined ? {} : { endpoint: config.S3_ENDPOINT }),
     region: config.AWS_REGION ?? config.AWS_DEFAULT_REGION ?? 'us-east-1',
@@ -206,7 +224,19 @@ export function s3Connection(config: Config): S3Connection {
     connectTimeout: config.UNPACK_S3_CONNECT_TIMEOUT,
     idleTimeout: config.UNPACK_S3_IDLE_TIMEOUT,
     maxResumes: config.UNPACK_S3_RESUMES,
+    minimumSpeed: { bytesPerSecond: config.UNPACK_S3_MIN_SPEED, over: config.UNPACK_S3_MIN_SPEED_TIME },
+    ...(config.AWS_CA_BUNDLE === undefined ? {} : { caBundle: config.AWS_CA_BUNDLE }),
+    ...(unusedProxy === undefined ? {} : { unusedProxy }),
   };
+}
+
+/** The variable by which other programs would reach `url` through a proxy, as curl has it; never its value, a password may be in it. */
+function proxyVariable(url: string, env: Readonly<Record<string, string | undefined>>): string | undefined {
+  const { protocol, hostname } = new URL(url);
+  const except = (env.NO_PROXY ?? env.no_proxy ?? '').split(',').map((one) => one.trim().replace(/^\*?\./, ''));
+  if (except.some((one) => one === '*' || (one !== '' && `.${hostname}`.endsWith(`.${one}`)))) return undefined;
+  const names = protocol === 'https:' ? ['HTTPS_PROXY', 'https_proxy'] : ['HTTP_PROXY', 'http_proxy'];
+  return [...names, 'ALL_PROXY', 'all_proxy'].find((name) => (env[name] ?? '') !== '');
 }
 
 /** The snapshot store as one that layers are written to. */

@@ -6,6 +6,7 @@ import { applyBlob } from '../src/rootfs/apply-blob.ts';
 import type { ApplyMessage, ApplyOutcome, ApplyReport, ApplyTask } from '../src/rootfs/apply-task.ts';
 import { openLent } from '../src/source/open-lent.ts';
 import { windowOf } from '../src/source/range-reader.ts';
+import type { HttpRequestSpec, SignatureRefusal } from '../src/source/source-spec.ts';
 
 const CORES = availableParallelism();
 
@@ -18,10 +19,14 @@ const urgent = workerData as Int32Array<SharedArrayBuffer>; // src/rootfs/apply-
 /** The apply thread: one layer at a time, as src/rootfs/apply-thread.ts tells it. */
 let running = new AbortController();
 
+/** Who waits for another permission to read the blob. */
+let renewing: ((renewed: Extract<ApplyMessage, { renewed: unknown }>['renewed']) => void) | undefined;
+
 parentPort?.on('message', take);
 
 function take(message: ApplyMessage): void {
   if ('end' in message) end();
+  else if ('renewed' in message) renewing?.(message.renewed);
   else if ('abort' in message) running.abort(UnpackError.deserialize(message.abort));
   else void apply(message.task).then((outcome) => report({ outcome }));
 }
@@ -47,7 +52,7 @@ async function apply(task: ApplyTask): Promise<ApplyOutcome> {
   let reported = 0;
   try {
     const diff = await applyBlob({
-      source: openLent(task.source, () => windowOf(Atomics.load(task.writing, 0))),
+      source: openLent(task.source, () => windowOf(Atomics.load(task.writing, 0)), renew),
       blob: task.blob,
       target: task.target,
       known: task.known,
@@ -69,6 +74,18 @@ async function apply(task: ApplyTask): Promise<ApplyOutcome> {
     // a class does not survive the way between threads
     return { error: toUnpackError(error).serialize() };
   }
+}
+
+/** Another permission from the main thread, which has the credentials. */
+function renew(refused: SignatureRefusal): Promise<HttpRequestSpec> {
+  return new Promise((resolve, reject) => {
+    renewing = (renewed) => {
+      renewing = undefined;
+      if ('spec' in renewed) resolve(renewed.spec);
+      else reject(UnpackError.deserialize(renewed.error));
+    };
+    report({ refused });
+  });
 }
 
 function report(message: ApplyReport): void {

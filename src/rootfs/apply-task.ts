@@ -4,7 +4,7 @@ import type { DiffTarget } from '../diff/target.ts';
 import type { SerializedUnpackError } from '../errors.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import type { DiffId } from '../oci/digest.ts';
-import type { LentSpec } from '../source/source-spec.ts';
+import type { HttpRequestSpec, LentSpec, SignatureRefusal } from '../source/source-spec.ts';
 import type { AppliedDiff, ApplyProgress } from './applier.ts';
 
 /** One layer for an apply thread. */
@@ -21,13 +21,17 @@ export interface ApplyTask {
   readonly writing: Int32Array<SharedArrayBuffer>;
 }
 
-/** What an apply thread is told: a task when it has none, to give up the one it has, or to end. */
+/** What an apply thread is told: a task when it has none, another permission for it, to give it up, or to end. */
 export type ApplyMessage =
   | { readonly task: ApplyTask }
+  | { readonly renewed: { readonly spec: HttpRequestSpec } | { readonly error: SerializedUnpackError } }
   | { readonly abort: SerializedUnpackError }
   | { readonly end: true };
 
-/** What it tells: progress now and then, and one outcome a task. */
-export type ApplyReport = { readonly progress: ApplyProgress } | { readonly outcome: ApplyOutcome };
+/** What it tells: progress now and then, that what it was lent is refused, and one outcome a task. */
+export type ApplyReport =
+  | { readonly progress: ApplyProgress }
+  | { readonly refused: SignatureRefusal }
+  | { readonly outcome: ApplyOutcome };
 
 export type ApplyOutcome = { readonly diff: AppliedDiff } | { readonly error: SerializedUnpackError };

@@ -1,6 +1,7 @@
 import { extname, join } from 'node:path';
 import { Worker } from 'node:worker_threads';
-import { abortError, UnpackError } from '../errors.ts';
+import { abortError, toUnpackError, UnpackError } from '../errors.ts';
+import type { LentSpec, SignatureRefusal } from '../source/source-spec.ts';
 import type { AppliedDiff, ApplyProgress } from './applier.ts';
 import type { ApplyMessage, ApplyReport, ApplyTask } from './apply-task.ts';
 
@@ -12,7 +13,11 @@ interface Caller {
   readonly resolve: (diff: AppliedDiff) => void;
   readonly reject: (error: unknown) => void;
   readonly onProgress: ((progress: ApplyProgress) => void) | undefined;
+  readonly renew: Renew;
 }
+
+/** Gets another permission for the blob that was lent. @throws UnpackError */
+type Renew = (refused: SignatureRefusal) => Promise<LentSpec>;
 
 /**
  * A thread that applies layers, one after the other (workers/apply.ts). It starts when it is made and is ready after some
@@ -52,14 +57,14 @@ export class ApplyThread {
    */
   async run(
     task: ApplyTask,
-    { signal, onProgress }: { readonly signal: AbortSignal | undefined; readonly onProgress: Caller['onProgress'] },
+    { signal, onProgress, renew }: { readonly signal: AbortSignal | undefined } & Pick<Caller, 'onProgress' | 'renew'>,
   ): Promise<AppliedDiff> {
     const { promise, resolve, reject } = Promise.withResolvers<AppliedDiff>();
     const abort = (): void => {
       if (signal !== undefined) this.#tell({ abort: abortError(signal).serialize() });
     };
     if (this.#ended !== undefined) throw this.#ended;
-    this.#caller = { resolve, reject, onProgress };
+    this.#caller = { resolve, reject, onProgress, renew };
     this.#worker.ref();
     this.#tell({ task });
     // the thread reads its messages in order: an abort never reaches the task after the one that it is meant for
@@ -101,10 +106,27 @@ export class ApplyThread {
       return;
     }
     const caller = this.#caller;
+    if ('refused' in report) {
+      if (caller !== undefined) void this.#renew(caller, report.refused);
+      return;
+    }
     this.#caller = undefined;
     const { outcome } = report;
     if ('error' in outcome) caller?.reject(UnpackError.deserialize(outcome.error));
     else caller?.resolve(outcome.diff);
+  }
+
+  async #renew(caller: Caller, refused: SignatureRefusal): Promise<void> {
+    let renewed: Extract<ApplyMessage, { renewed: unknown }>['renewed'];
+    try {
+      const spec = await caller.renew(refused);
+      if (spec.kind !== 'http-blob') throw new TypeError('only URLs can be refused');
+      renewed = { spec };
+    } catch (error) {
+      renewed = { error: toUnpackError(error).serialize() };
+    }
+    // not to the task after the one that has asked
+    if (this.#caller === caller) this.#tell({ renewed });
   }
 
   #lose(error: unknown): void {

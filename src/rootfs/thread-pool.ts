@@ -88,7 +88,7 @@ export class ApplyPool {
           native: this.#native,
           writing: this.#writing,
         };
-        return await thread.run(task, { signal, onProgress });
+        return await thread.run(task, { signal, onProgress, renew: (refused) => source.lend(blob, refused) });
       } catch (error) {
         throw toUnpackError(error);
       } finally {

@@ -1,7 +1,7 @@
 import type { Descriptor } from '../oci/descriptor.ts';
 import type { BlobDigest } from '../oci/digest.ts';
 import type { IndexEntry } from '../oci/image-index.ts';
-import type { LentSpec } from './source-spec.ts';
+import type { LentSpec, SignatureRefusal } from './source-spec.ts';
 
 export type { SourceSpec } from './source-spec.ts';
 
@@ -34,9 +34,10 @@ export interface BlobSource {
 
   /**
    * What another thread needs to read this one blob, without credentials and for some hours. Nothing is looked up yet.
-   * @throws UnpackError SOURCE_DENIED when there are no credentials to lend from
+   * @param refused what was lent before was refused so: another permission may help
+   * @throws UnpackError SOURCE_DENIED when there are no credentials to lend from, or nothing can help
    */
-  lend(blob: Pick<Descriptor, 'digest' | 'size'>): Promise<LentSpec>;
+  lend(blob: Pick<Descriptor, 'digest' | 'size'>, refused?: SignatureRefusal): Promise<LentSpec>;
 
   /** Closes connections; a second call does nothing. */
   close(): void;
@@ -53,6 +54,9 @@ export interface BlobStream {
   /** Bytes of the whole blob as the source says, `undefined` where it does not say. */
   readonly size: number | undefined;
   readonly etag: string | undefined;
+  readonly contentType?: string | undefined;
+  /** What the source says it has done to the stored bytes: the answer is not what is stored. */
+  readonly altered?: string | undefined;
   /** Where the bytes begin: the offset asked for, or 0 from a source that ignored it. */
   readonly offset: number;
   /** To be read once; stopping early closes the connection. A chunk is valid until the next is asked for. */

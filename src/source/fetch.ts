@@ -2,12 +2,14 @@ import { throwIfAborted, toUnpackError, UnpackError } from '../errors.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import { algorithmOf, type BlobDigest, shortDigest } from '../oci/digest.ts';
 import { type StreamHash, streamHash } from '../system/stream-hash.ts';
-import type { BlobSource } from './blob-source.ts';
+import type { BlobSource, BlobStream } from './blob-source.ts';
 import type { DocumentCache } from './document-cache.ts';
+import { looksLikeErrorPage } from './error-page.ts';
+import { sameTag } from './response-head.ts';
 import { backOff, gaveUp } from './retry.ts';
 
-/** Bytes that a connection must bring to count as progress, which makes the count of resumes start again. */
-const PROGRESS = 8 * 1024 * 1024;
+/** Bytes of an answer that ends early from which on the rest is asked for at once. */
+const WORTH_GOING_ON = 64 * 1024;
 
 /** What a download has done so far; the caller owns it and may read it at any time. Counts only grow. */
 export class FetchStatistics {
@@ -42,8 +44,8 @@ export class FetchStatistics {
 export interface FetchOptions {
   readonly signal?: AbortSignal | undefined;
   /**
-   * How often in a row the download continues without progress (8 MiB or more since it last broke). A long download
-   * over a poor line may so break any number of times, a source that gives nothing is left soon. Default: the source's.
+   * How often in a row the download continues without a byte that is new. A long download over a poor line may so break
+   * any number of times, a source that gives nothing is left soon. Default: the source's.
    */
   readonly maxResumes?: number | undefined;
   /** Milliseconds before the first resume; doubles while there is no progress. */
@@ -121,11 +123,18 @@ class Download {
   #hashing: Promise<void> | undefined;
   #size: number | undefined;
   #etag: string | undefined;
+  /** What makes a wrong digest or size understandable. */
+  #hint = '';
+  #isTar = false;
+  /** Of the answer that is being read, until its first bytes have been looked at. */
+  #answer: BlobStream | undefined;
   #chunks: AsyncIterator<Buffer> | undefined;
   #received = 0;
   /** Bytes that are still to come a second time, from a source that began at 0 again. */
   #toSkip = 0;
   #resumes = 0;
+  /** What had been received when the last connection was opened, and when it broke. */
+  #openedAt = 0;
   #brokenAt = 0;
 
   constructor(
@@ -192,10 +201,15 @@ class Download {
       try {
         this.#chunks ??= await this.#open();
         const read = await this.#chunks.next();
-        if (read.done === true) return this.#ended();
+        if (read.done === true) {
+          if (this.#ended()) return undefined;
+          await this.close();
+          continue;
+        }
+        this.#lookAt(read.value);
         const chunk = this.#skip(read.value);
         if (chunk.length === 0) continue;
-        this.#refuseExcess(chunk.length);
+        this.#refuseExcess(chunk);
         return chunk;
       } catch (thrown) {
         await this.close();
@@ -216,9 +230,12 @@ class Download {
       if (stream.size !== undefined && this.#limit !== undefined && stream.size > this.#limit) {
         throw tooLong(this.#source, this.#digest, stream.size, this.#limit);
       }
-      this.#size ??= stream.size;
-      if (stream.size !== undefined && stream.size !== this.#size) throw this.#wrongSize(`holds ${stream.size}`);
-      if (this.#etag !== undefined && stream.etag !== undefined && stream.etag !== this.#etag) throw this.#replaced();
+      if (stream.size !== undefined && stream.size !== (this.#size ?? stream.size)) {
+        this.#noteAlteration(stream);
+        const { value } = await chunks.next();
+        if (looksLikeErrorPage(value ?? Buffer.alloc(0), stream.contentType)) throw this.#errorPage();
+        throw this.#wrongSize(`holds ${stream.size}`, value);
+      }
       if (stream.offset > this.#received) {
         const asked = `${this.#what} answered with bytes from ${stream.offset} on when asked from ${this.#received} on`;
         throw new UnpackError('SOURCE_UNAVAILABLE', asked, { details: { digest: this.#digest } });
@@ -227,9 +244,41 @@ class Download {
       await chunks.return?.();
       throw error;
     }
-    this.#etag ??= stream.etag;
+    this.#noteAlteration(stream);
+    this.#answer = stream;
+    this.#openedAt = this.#received;
     this.#toSkip = this.#received - stream.offset;
     return chunks;
+  }
+
+  #noteAlteration({ altered, etag }: BlobStream): void {
+    // the digest will tell: servers make other ETags of the same object, too
+    if (this.#etag !== undefined && etag !== undefined && !sameTag(this.#etag, etag)) {
+      this.#hint = ' (its ETag has changed: it was replaced while it was read)';
+    }
+    this.#etag ??= etag;
+    if (altered !== undefined) this.#hint = ` (the server says that it has unzipped it: ${altered})`;
+  }
+
+  /** The first bytes of an answer, before they are believed to be the blob's. */
+  #lookAt(begin: Buffer): void {
+    const answer = this.#answer;
+    if (answer === undefined) return;
+    this.#answer = undefined;
+    if (answer.offset !== 0) return;
+    this.#isTar = isTar(begin);
+    if (answer.size !== undefined && this.#size !== undefined) return;
+    // who says nothing of the size, or is asked by the digest alone
+    if (looksLikeErrorPage(begin, answer.contentType)) throw this.#errorPage();
+    this.#size ??= answer.size;
+  }
+
+  #errorPage(): UnpackError {
+    return new UnpackError(
+      'SOURCE_UNAVAILABLE',
+      `${this.#what}: the answer is an error page (HTML or XML) with the status of success`,
+      { details: { digest: this.#digest } },
+    );
   }
 
   #skip(chunk: Buffer): Buffer {
@@ -239,20 +288,28 @@ class Download {
     return chunk.subarray(skipped);
   }
 
-  #ended(): undefined {
+  /** @returns whether all is there; otherwise the rest is asked for at once, since what came is right as far as it goes */
+  #ended(): boolean {
+    this.#size ??= this.#answer?.size;
     if (this.#size !== undefined && this.#received < this.#size) {
+      if (this.#received - this.#openedAt >= WORTH_GOING_ON) {
+        this.#statistics.resumes += 1;
+        return false;
+      }
       throw new UnpackError(
         'SOURCE_UNAVAILABLE',
         `${this.#what} ended after ${this.#received} of ${this.#size} bytes`,
         { details: { digest: this.#digest } },
       );
     }
-    return undefined;
+    return true;
   }
 
-  #refuseExcess(length: number): void {
-    const total = this.#received + length;
-    if (this.#size !== undefined && total > this.#size) throw this.#wrongSize(`sends more than that`);
+  #refuseExcess(chunk: Buffer): void {
+    const total = this.#received + chunk.length;
+    if (this.#size !== undefined && total > this.#size) {
+      throw this.#wrongSize('sends more than that', this.#received === 0 ? chunk : undefined);
+    }
     if (this.#limit !== undefined && total > this.#limit) {
       throw tooLong(this.#source, this.#digest, total, this.#limit);
     }
@@ -260,7 +317,7 @@ class Download {
 
   async #recover(error: UnpackError): Promise<void> {
     if (error.code !== 'SOURCE_UNAVAILABLE') throw error;
-    if (this.#received - this.#brokenAt >= PROGRESS) this.#resumes = 0;
+    if (this.#received > this.#brokenAt) this.#resumes = 0;
     this.#brokenAt = this.#received;
     const most = this.#options.maxResumes ?? this.#source.maxResumes;
     if (this.#resumes >= most) throw gaveUp(error.with({ digest: this.#digest }), this.#resumes);
@@ -274,28 +331,31 @@ class Download {
     if (actual === this.#digest) return;
     throw new UnpackError(
       'BLOB_DIGEST_MISMATCH',
-      `${this.#what} holds other bytes: they have the digest ${actual}; upload the blob again`,
+      `${this.#what} holds other bytes: they have the digest ${actual}${this.#hint}; upload the blob again`,
       { details: { digest: this.#digest, expected: this.#digest, actual } },
     );
   }
 
-  #wrongSize(fact: string): UnpackError {
+  /** @param begin the first bytes of the blob, where these are known */
+  #wrongSize(fact: string, begin?: Buffer): UnpackError {
+    if (this.#hint === '' && (this.#isTar || (begin !== undefined && isTar(begin)))) {
+      this.#hint = ' (a plain tar: if the blob is a compressed one, the server or a proxy has unzipped it)';
+    }
     return new UnpackError(
       'BLOB_SIZE_MISMATCH',
-      `${this.#what} should be ${this.#size} bytes and the source ${fact}; upload the blob again`,
+      `${this.#what} should be ${this.#size} bytes and the source ${fact}${this.#hint}; upload the blob again`,
       { details: { digest: this.#digest, expected: String(this.#size) } },
     );
-  }
-
-  #replaced(): UnpackError {
-    return new UnpackError('BLOB_DIGEST_MISMATCH', `${this.#what} was replaced while it was read`, {
-      details: { digest: this.#digest },
-    });
   }
 
   get #what(): string {
     return `blob ${shortDigest(this.#digest)} of ${this.#source.name}`;
   }
+}
+
+/** The magic of POSIX and GNU archives. */
+function isTar(begin: Buffer): boolean {
+  return begin.toString('latin1', 257, 262) === 'ustar';
 }
 
 function tooLong(source: BlobSource, digest: BlobDigest, size: number, limit: number): UnpackError {

@@ -1,250 +1,274 @@
-import { throwIfAborted, UnpackError } from '../errors.ts';
+import { throwIfAborted, toUnpackError, UnpackError } from '../errors.ts';
 import { SpareBuffers } from '../system/spare-buffers.ts';
 import type { BlobSource, BlobStream, OpenOptions } from './blob-source.ts';
-import { HttpClient, type Question, type Transfer } from './http-client.ts';
-import type { Body, Exchange } from './http-connection.ts';
+import { HttpAnswer } from './http-answer.ts';
+import { HttpClient, type Question } from './http-client.ts';
 import { LONGEST_SEGMENT, RangeReader, WINDOW } from './range-reader.ts';
-import { NonsenseError, type ResponseHead } from './response-head.ts';
-import { s3Error, s3Location, s3Refusal } from './s3-errors.ts';
-import { PIECE, type Range, type Segment } from './segment.ts';
-import { watchSilence } from './silence.ts';
-import type { HttpBlobSpec, HttpRequestSpec } from './source-spec.ts';
+import { contentRange, isStrong, NonsenseError, type ResponseHead, sameTag } from './response-head.ts';
+import { refusalOf, s3Location, s3Refusal } from './s3-errors.ts';
+import { PIECE, type Segment, type SegmentTransfer } from './segment.ts';
+import type { HttpBlobSpec, HttpRequestSpec, SignatureRefusal } from './source-spec.ts';
 
 /** Connections and memory, kept for the next blob; shared by all that this thread reads. */
 const CLIENT = new HttpClient();
 const PIECES = new SpareBuffers(PIECE);
 
-/** Longest answer to a refused request that is read for its reason, and milliseconds of silence until it is given up. */
-const REASON_LIMIT = 64 * 1024;
-const REASON_PATIENCE = 1000;
+/** Buckets in which ranges were no gain, and until when that is believed (`performance.now()`). */
+const NO_GAIN = new Map<string, number>();
+const NO_GAIN_FOR = 10 * 60_000;
+const MOST_NO_GAIN = 1000;
+
+/** How often in a row another URL is asked for. A region and a redirection within it take two. */
+const MOST_RENEWALS = 3;
+
+/** Bytes between two breaks of a download, below which the rest is asked for in one request. */
+const GOOD_PROGRESS = 8 * 1024 * 1024;
+
+/** Gets another URL for the same object. @throws UnpackError */
+export type Renew = (refused: SignatureRefusal) => Promise<HttpRequestSpec>;
 
 /**
  * One blob under a URL that carries its own permission, as the S3 source lends it to another thread. A bare HTTP client
- * reads it: the AWS SDK costs a thread half a second and 40 MB before its first byte, and Node's own client three times
- * the work of the download (measured). A chunk is valid until the next is asked for.
+ * reads it: the AWS SDK costs a thread half a second and 40 MB before its first byte, and other clients three times the
+ * work of the download (measured, see README.md). A chunk is valid until the next is asked for.
  * @param window bytes that a download may hold now
  */
-export function openHttpBlob(spec: HttpBlobSpec, window: () => number = () => WINDOW): BlobSource {
+export function openHttpBlob(spec: HttpBlobSpec, window: () => number = () => WINDOW, renew?: Renew): BlobSource {
   const only = (): never => {
     throw new UnpackError('INTERNAL', `${spec.name} was lent for one blob alone`);
   };
+  const object = new HttpObject(spec, { size: spec.size, window, renew });
   return {
     name: spec.name,
     maxResumes: spec.maxResumes,
-    open: (_digest, options) => open(spec, spec.size, window, options),
+    open: (_digest, options) => object.open(options),
     lend: async () => spec,
     resolveTag: only,
     close: () => {},
   };
 }
 
-/** The whole object of a URL, whatever its size, by one request. @throws UnpackError as `BlobSource.open` */
-export function openWhole(spec: HttpRequestSpec, signal: AbortSignal | undefined): Promise<BlobStream> {
-  return open(spec, undefined, () => WINDOW, { signal });
+/** The object of a URL, whatever its size, by one request. @throws UnpackError as `BlobSource.open` */
+export function openWhole(spec: HttpRequestSpec, options: OpenOptions, renew?: Renew): Promise<BlobStream> {
+  return new HttpObject(spec, { size: undefined, window: () => WINDOW, renew }).open(options);
 }
 
-/** What the first answer says of the blob. */
+/** What the first answer says of the object. */
 type Told = Omit<BlobStream, 'chunks'>;
 
-async function open(
-  spec: HttpRequestSpec,
-  size: number | undefined,
-  window: () => number,
-  { offset = 0, etag, signal }: OpenOptions,
-): Promise<BlobStream> {
-  throwIfAborted(signal);
-  const { idleTimeout, request } = spec;
-  const left = size === undefined ? Number.POSITIVE_INFINITY : size - offset;
-  const alone = size === undefined || left <= LONGEST_SEGMENT;
-  let told: Told | undefined;
-  const reader: RangeReader = new RangeReader({
-    offset,
-    end: offset + left,
-    alone,
-    window,
-    pieces: PIECES,
-    what: s3Location(request),
-    idleTimeout,
-    signal,
-    ask: (segment) => {
-      const { from, to } = segment.range;
-      const range = alone ? { from, to: undefined } : { from, to };
-      const question = questionOf(spec, alone && offset === 0 ? undefined : range, told?.etag ?? etag);
-      const answer = new Answer(spec.request, segment, (head) => {
-        if (told !== undefined) return checkFurther(head, segment.range, size);
-        told = toldBy(head);
-        // a server that knows no ranges sends everything, and one of another size will be refused
-        if (!isPart(head, segment.range, size)) reader.askNoMore();
-      });
-      return answer.asked(CLIENT.get(question, answer));
-    },
-  });
-  await reader.begin();
-  if (told === undefined) throw new TypeError('an answer has begun and said nothing');
-  return { ...told, chunks: reader };
+/** One reading of the object from some byte on. */
+interface Reading {
+  readonly offset: number;
+  /** Of an earlier answer. */
+  readonly etag: string | undefined;
+  told: Told | undefined;
 }
 
-/** To the end where `to` is left out. */
-interface AskedRange {
-  readonly from: number;
-  readonly to: number | undefined;
+/**
+ * An object that is read by one request or by ranges. What answers say of it are hints, since the digest proves the bytes:
+ * a range that cannot be used as it is described is asked for in another way.
+ *
+ *     many (the first request and ranges beside it) ─▶ one (the rest in one request) ─▶ none (everything from byte 0 on)
+ */
+class HttpObject {
+  #spec: HttpRequestSpec;
+  readonly #size: number | undefined;
+  readonly #window: () => number;
+  readonly #renew: Renew | undefined;
+  #ranges: 'many' | 'one' | 'none' = 'many';
+  /** `If-Match` has not been refused. */
+  #conditional = true;
+  /** `If-Match` was refused because the object is another, as the server says. */
+  #changed = false;
+  /** One that all segments wait for, and how many there were since the last answer. */
+  #renewing: Promise<void> | undefined;
+  #renewals = 0;
+  #openedAt: number | undefined;
+
+  constructor(
+    spec: HttpRequestSpec,
+    more: { size: number | undefined; window: () => number; renew: Renew | undefined },
+  ) {
+    this.#spec = spec;
+    this.#size = more.size;
+    this.#window = more.window;
+    this.#renew = more.renew;
+  }
+
+  async open({ offset = 0, etag, signal }: OpenOptions): Promise<BlobStream> {
+    throwIfAborted(signal);
+    const { idleTimeout, minimumSpeed, request } = this.#spec;
+    const before = this.#openedAt;
+    if (before !== undefined && offset - before < GOOD_PROGRESS && this.#ranges === 'many') this.#ranges = 'one';
+    this.#openedAt = offset;
+    const size = this.#size ?? Number.POSITIVE_INFINITY;
+    const key = `${request.endpoint}/${request.bucket}`;
+    const small = this.#size === undefined || size - offset <= LONGEST_SEGMENT;
+    const reading: Reading = { offset, etag, told: undefined };
+    const reader = new RangeReader({
+      offset,
+      end: size,
+      alone: small || this.#ranges !== 'many' || (NO_GAIN.get(key) ?? 0) > performance.now(),
+      window: this.#window,
+      pieces: PIECES,
+      what: s3Location(request),
+      idleTimeout,
+      minimumSpeed,
+      signal,
+      onNoGain: () => {
+        if (NO_GAIN.size >= MOST_NO_GAIN) NO_GAIN.clear();
+        NO_GAIN.set(key, performance.now() + NO_GAIN_FOR);
+      },
+      ask: (segment, first) => this.#ask(reading, segment, first),
+    });
+    await reader.begin();
+    if (reading.told === undefined) throw new TypeError('an answer has begun and said nothing');
+    return { ...reading.told, chunks: reader };
+  }
+
+  #ask(reading: Reading, segment: Segment, first: boolean): SegmentTransfer {
+    const { from, to } = segment.range;
+    const ranged = !first || (from > 0 && this.#ranges !== 'none');
+    const etag = ranged && this.#conditional ? (reading.told?.etag ?? reading.etag) : undefined;
+    const condition = isStrong(etag) ? etag : undefined;
+    const range = ranged ? `${from}-${first ? '' : to - 1}` : undefined;
+    const again = (): void => {
+      if (!segment.dropped) segment.transfer = this.#ask(reading, segment, first);
+    };
+    const answer = new HttpAnswer(this.#spec.request, segment, {
+      begin: (head) => {
+        this.#renewals = 0;
+        this.#refuseOther(head, reading);
+        if (!first) return this.#checkRange(head, segment);
+        const told = toldBy(head, ranged ? from : undefined, this.#size);
+        if (told !== undefined) {
+          reading.told = told;
+          return told.offset;
+        }
+        if (!ranged) throw new NonsenseError(`has a part (${rangeOf(head)}) where all was asked for`);
+        this.#ranges = 'none';
+        again();
+        return undefined;
+      },
+      refused: (refused) => {
+        const { status } = refused;
+        if (condition !== undefined && (status === 412 || status === 501)) {
+          this.#conditional = false;
+          this.#changed ||= status === 412;
+          return again();
+        }
+        const refusal = refusalOf(refused, reading.told !== undefined || reading.offset > 0);
+        if (refusal !== undefined && this.#renew !== undefined && this.#renewals < MOST_RENEWALS) {
+          this.#renewed(refusal, this.#renew).then(again, (error) => segment.fail(toUnpackError(error)));
+          return;
+        }
+        const failure = s3Refusal(refused, this.#spec.request);
+        const ofRange =
+          ranged && (status === 501 || (REFUSES_RANGES.has(status) && failure.code !== 'SOURCE_UNAVAILABLE'));
+        if (!ofRange) return segment.fail(failure);
+        if (!first) return this.#withoutRange(segment, `a range was refused (${status} ${refused.reason})`);
+        // what is wrong with the whole object is told when all of it is asked for
+        this.#ranges = 'none';
+        again();
+      },
+    });
+    return answer.asked(CLIENT.get(questionOf(this.#spec, range, condition), answer));
+  }
+
+  /** @throws UnpackError where `If-Match` has failed and the object is another: the ETag alone may be a server's fault */
+  #refuseOther(head: ResponseHead, { etag, told }: Reading): void {
+    const [before, now] = [told?.etag ?? etag, head.headers.get('etag')];
+    if (!this.#changed || !isStrong(before) || !isStrong(now) || sameTag(before, now)) return;
+    throw new UnpackError('BLOB_DIGEST_MISMATCH', `${s3Location(this.#spec.request)} was replaced while it was read`);
+  }
+
+  /** @returns where its bytes begin */
+  #checkRange(head: ResponseHead, segment: Segment): number | undefined {
+    const { from } = segment.range;
+    const range = contentRange(head);
+    const isPart = range?.from === from && (range.size ?? this.#size) === this.#size;
+    if (isPart) return from;
+    this.#withoutRange(segment, `the answer to a request for bytes from ${from} on has ${rangeOf(head)}`);
+    return undefined;
+  }
+
+  /** A range that cannot be used: all that is left is asked for in one request. */
+  #withoutRange(segment: Segment, why: string): void {
+    this.#ranges = 'one';
+    segment.fail(new UnpackError('SOURCE_UNAVAILABLE', `${s3Location(this.#spec.request)}: ${why}`));
+  }
+
+  /** Another URL, once for all who wait for it. */
+  #renewed(refusal: SignatureRefusal, renew: Renew): Promise<void> {
+    this.#renewing ??= (async () => {
+      this.#renewals += 1;
+      try {
+        this.#spec = await renew(refusal);
+      } finally {
+        this.#renewing = undefined;
+      }
+    })();
+    return this.#renewing;
+  }
 }
 
-function questionOf(spec: HttpRequestSpec, range: AskedRange | undefined, etag: string | undefined): Question {
+/** Statuses with which servers answer that know no ranges, or not this one. */
+const REFUSES_RANGES = new Set([400, 405, 416]);
+
+/**
+ * What the first answer says.
+ * @param asked where the bytes were asked for from; `undefined`: everything was
+ * @returns `undefined` where it cannot be known which bytes these are. Only an answer with everything is believed where
+ *   it contradicts the size.
+ */
+function toldBy(head: ResponseHead, asked: number | undefined, size: number | undefined): Told | undefined {
+  const range = contentRange(head);
+  const length = typeof head.body === 'number' ? head.body : undefined;
+  const more = {
+    etag: head.headers.get('etag'),
+    contentType: head.headers.get('content-type'),
+    altered: alterationOf(head),
+  };
+  if (head.status === 206 || (asked !== undefined && range !== undefined)) {
+    if (range?.from !== (asked ?? 0)) return undefined;
+    if (asked !== undefined && size !== undefined && (range.size ?? size) !== size) return undefined;
+    return { ...more, size: asked === undefined ? range.size : (size ?? range.size), offset: range.from };
+  }
+  if (asked !== undefined && size !== undefined && (length ?? size) !== size) return undefined;
+  return { ...more, size: length, offset: 0 };
+}
+
+/** What a server tells of having changed the bytes on their way (RFC 7234, 5.5.6; decompressive transcoding of GCS). */
+function alterationOf({ headers }: ResponseHead): string | undefined {
+  const warning = headers.get('warning');
+  if (warning?.startsWith('214') === true) return `Warning: ${warning}`;
+  const stored = headers.get('x-goog-stored-content-encoding');
+  const unzipped = stored !== undefined && stored !== 'identity' && headers.get('content-encoding') === undefined;
+  return unzipped ? `X-Goog-Stored-Content-Encoding: ${stored}` : undefined;
+}
+
+const rangeOf = (head: ResponseHead): string =>
+  head.headers.get('content-range') ?? `status ${head.status} and no range`;
+
+/** @param range bytes, as in `0-99` or `100-` */
+function questionOf(spec: HttpRequestSpec, range: string | undefined, etag: string | undefined): Question {
   const url = new URL(spec.url);
   const secure = url.protocol === 'https:';
   const lines = [
     `GET ${url.pathname}${url.search} HTTP/1.1`,
     `Host: ${url.host}`,
     'Connection: keep-alive',
-    ...(range === undefined ? [] : [`Range: bytes=${range.from}-${range.to === undefined ? '' : range.to - 1}`]),
-    ...(range === undefined || etag === undefined ? [] : [`If-Match: ${etag}`]),
+    ...(range === undefined ? [] : [`Range: bytes=${range}`]),
+    ...(etag === undefined ? [] : [`If-Match: ${etag}`]),
   ];
   return {
     origin: {
       secure,
       host: url.hostname.replace(/^\[(.*)\]$/, '$1'),
       port: url.port === '' ? (secure ? 443 : 80) : Number(url.port),
+      caBundle: spec.caBundle,
     },
     request: `${lines.join('\r\n')}\r\n\r\n`,
     connectTimeout: spec.connectTimeout,
   };
-}
-
-interface ContentRange {
-  readonly from: number;
-  /** Bytes of the whole object, where it is known. */
-  readonly size: number | undefined;
-}
-
-function contentRange(head: ResponseHead): ContentRange | undefined {
-  const [, from, size] =
-    /^bytes (\d{1,15})-\d{1,15}\/(\d{1,15}|\*)$/.exec(head.headers.get('content-range') ?? '') ?? [];
-  if (from === undefined) return undefined;
-  return { from: Number(from), size: size === '*' ? undefined : Number(size) };
-}
-
-function toldBy(head: ResponseHead): Told {
-  const range = contentRange(head);
-  const length = typeof head.body === 'number' ? head.body : undefined;
-  return {
-    size: range === undefined ? length : range.size,
-    etag: head.headers.get('etag'),
-    offset: range?.from ?? 0,
-  };
-}
-
-/** Whether an answer is the range that was asked for, of an object of the right size. */
-function isPart(head: ResponseHead, { from, to }: Range, size: number | undefined): boolean {
-  const range = contentRange(head);
-  return range !== undefined && range.from === from && range.size === size && head.body === to - from;
-}
-
-/** @throws NonsenseError */
-function checkFurther(head: ResponseHead, range: Range, size: number | undefined): void {
-  if (isPart(head, range, size)) return;
-  const found = head.headers.get('content-range') ?? 'no range';
-  throw new NonsenseError(
-    `to a request for bytes from ${range.from} of ${size} on has ${found} and ${head.body} bytes`,
-  );
-}
-
-/** The answer for a segment: its bytes, or why there are none. */
-class Answer implements Exchange, Body {
-  readonly #request;
-  readonly #segment: Segment;
-  readonly #check: (head: ResponseHead) => void;
-  #transfer: Transfer | undefined;
-
-  /** @param check throws NonsenseError for an answer that is none */
-  constructor(request: HttpBlobSpec['request'], segment: Segment, check: (head: ResponseHead) => void) {
-    this.#request = request;
-    this.#segment = segment;
-    this.#check = check;
-  }
-
-  asked(transfer: Transfer): Transfer {
-    this.#transfer = transfer;
-    return transfer;
-  }
-
-  begin(head: ResponseHead): Body | undefined {
-    if (head.status !== 200 && head.status !== 206) {
-      return new Refusal((reason) => {
-        this.#transfer?.cancel();
-        this.#segment.fail(s3Refusal(head.status, head.reason, reason, this.#request));
-      });
-    }
-    try {
-      this.#check(head);
-    } catch (error) {
-      if (!(error instanceof NonsenseError)) throw error;
-      this.#segment.fail(this.#unavailable(error));
-      return undefined;
-    }
-    this.#segment.answer();
-    return this;
-  }
-
-  room(): Buffer {
-    return this.#segment.room();
-  }
-
-  filled(count: number): boolean {
-    return this.#segment.filled(count);
-  }
-
-  end(): void {
-    this.#segment.end();
-  }
-
-  fail(cause: Error): void {
-    this.#segment.fail(this.#unavailable(cause));
-  }
-
-  #unavailable(cause: Error): UnpackError {
-    const where = s3Location(this.#request);
-    if (cause instanceof NonsenseError) {
-      return new UnpackError('SOURCE_UNAVAILABLE', `${where}: the answer ${cause.message}`, { cause });
-    }
-    if (!this.#segment.answered) return s3Error(cause, this.#request);
-    return new UnpackError('SOURCE_UNAVAILABLE', `${where}: the connection broke (${cause.message})`, { cause });
-  }
-}
-
-/** Reads what a refused request says of itself, as far as it comes. */
-class Refusal implements Body {
-  readonly #bytes = Buffer.allocUnsafe(REASON_LIMIT);
-  readonly #silence;
-  readonly #tell: (reason: string) => void;
-  #length = 0;
-  #told = false;
-
-  constructor(tell: (reason: string) => void) {
-    this.#tell = tell;
-    this.#silence = watchSilence(REASON_PATIENCE, () => this.end());
-    this.#silence.arm();
-  }
-
-  room(): Buffer {
-    return this.#bytes.subarray(this.#length % REASON_LIMIT);
-  }
-
-  filled(count: number): boolean {
-    this.#length += count;
-    if (this.#length === REASON_LIMIT) this.end();
-    return !this.#told;
-  }
-
-  end(): void {
-    if (this.#told) return;
-    this.#told = true;
-    this.#silence.disarm();
-    this.#tell(this.#bytes.toString('latin1', 0, this.#length));
-  }
-
-  /** The status alone must do. */
-  fail(): void {
-    this.end();
-  }
 }

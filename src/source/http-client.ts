@@ -44,8 +44,8 @@ export class HttpClient {
     return connection;
   }
 
-  #rowOf({ secure, host, port }: Origin): HttpConnection[] {
-    const key = `${secure} ${host} ${port}`;
+  #rowOf({ secure, host, port, caBundle }: Origin): HttpConnection[] {
+    const key = `${secure} ${host} ${port} ${caBundle}`;
     const row = this.#idle.get(key) ?? [];
     this.#idle.set(key, row);
     return row;

@@ -2,9 +2,10 @@ import { connect, isIP, type Socket } from 'node:net';
 import { ChunkedDecoder } from './chunked.ts';
 import { NonsenseError, parseResponseHead, type ResponseHead } from './response-head.ts';
 import { watchSilence } from './silence.ts';
+import { contextOf, nodeTls } from './trusted-cas.ts';
 
 /** Bytes that status line and header fields of one answer may have, and of those that are told before it (1xx). */
-const HEAD_LIMIT = 16 * 1024;
+const HEAD_LIMIT = 64 * 1024;
 
 /** Who asked for something. */
 export interface Exchange {
@@ -37,6 +38,8 @@ export interface Origin {
   readonly secure: boolean;
   readonly host: string;
   readonly port: number;
+  /** A file with the certificates (PEM) of further CAs that are believed. */
+  readonly caBundle?: string | undefined;
 }
 
 /**
@@ -66,7 +69,7 @@ export class HttpConnection {
   /** @param connectTimeout milliseconds until a connection must be there, TLS included */
   constructor(origin: Origin, connectTimeout: number, onClose: () => void) {
     this.#onClose = onClose;
-    const { secure, host, port } = origin;
+    const { secure, host, port, caBundle } = origin;
     const options = {
       host,
       port,
@@ -74,8 +77,12 @@ export class HttpConnection {
       keepAlive: true,
       onread: { buffer: () => this.#room(), callback: (count: number) => this.#read(count) },
     };
-    const secured = { ALPNProtocols: ['http/1.1'], ...(isIP(host) === 0 ? { servername: host } : {}) };
-    this.#socket = secure ? nodeTls().connect({ ...options, ...secured }) : connect(options);
+    const secured = () => ({
+      ALPNProtocols: ['http/1.1'],
+      ...(isIP(host) === 0 ? { servername: host } : {}),
+      ...(caBundle === undefined ? {} : { secureContext: contextOf(caBundle) }),
+    });
+    this.#socket = secure ? nodeTls().connect({ ...options, ...secured() }) : connect(options);
     const connecting = watchSilence(connectTimeout, () => {
       this.#close(timeoutError(`no connection came about within ${connectTimeout / 1000} s`));
     });
@@ -158,17 +165,17 @@ export class HttpConnection {
   #parse(searched: number): boolean {
     for (let from = searched; ; from = 0) {
       const bytes = this.#own.subarray(0, this.#headLength);
-      const end = bytes.indexOf('\r\n\r\n', from, 'latin1');
-      if (end < 0) {
+      const end = endOfHead(bytes, from);
+      if (end === undefined) {
         if (this.#headLength === HEAD_LIMIT) throw new NonsenseError(`has more than ${HEAD_LIMIT} bytes of headers`);
         return true;
       }
-      const head = parseResponseHead(bytes.toString('latin1', 0, end));
+      const head = parseResponseHead(bytes.toString('latin1', 0, end.fields));
       if (head.status === 101) throw new NonsenseError('changes the protocol');
-      if (head.status >= 200) return this.#begin(head, bytes.subarray(end + 4));
+      if (head.status >= 200) return this.#begin(head, bytes.subarray(end.body));
       // one that announces another
-      bytes.copyWithin(0, end + 4);
-      this.#headLength -= end + 4;
+      bytes.copyWithin(0, end.body);
+      this.#headLength -= end.body;
     }
   }
 
@@ -245,8 +252,14 @@ export class HttpConnection {
   }
 }
 
-/** Fetched when it is first used: a thread that needs no TLS starts sooner. */
-const nodeTls = (): typeof import('node:tls') => process.getBuiltinModule('node:tls');
+/** Where the last field ends and the body begins, behind an empty line. Lines that end with LF alone are found here and refused. */
+function endOfHead(bytes: Buffer, from: number): { readonly fields: number; readonly body: number } | undefined {
+  for (let at = bytes.indexOf(0x0a, from); at >= 0; at = bytes.indexOf(0x0a, at + 1)) {
+    const empty = bytes[at + 1] === 0x0d ? at + 2 : at + 1;
+    if (bytes[empty] === 0x0a) return { fields: bytes[at - 1] === 0x0d ? at - 1 : at, body: empty + 1 };
+  }
+  return undefined;
+}
 
 /** Shaped as what Node's sockets fail with. */
 function timeoutError(sentence: string): NodeJS.ErrnoException {

@@ -1,7 +1,7 @@
 import { abortError, UnpackError } from '../errors.ts';
 import type { SpareBuffers } from '../system/spare-buffers.ts';
 import { PIECE, Segment, type SegmentTransfer } from './segment.ts';
-import { watchSilence } from './silence.ts';
+import { type MinimumSpeed, watchSilence, watchSpeed } from './silence.ts';
 
 const MiB = 1024 * 1024;
 
@@ -36,46 +36,71 @@ const TURN = MiB / 2;
 /** Milliseconds that are looked at to see whether more connections would help. */
 const LOOK = 8;
 
+/** Ranges are asked for where all connections together should bring so many times what one does. */
+const WORTH = 1.3;
+
+/** How often the first connection may come to a range before that has an answer, until ranges are left alone. */
+const MOST_OVERTAKEN = 3;
+
 export interface RangeReaderOptions {
   /** Of the blob, where reading begins. */
   readonly offset: number;
-  /** Of the blob, too, or infinite where it is not known and everything is asked for in one request. */
+  /** Of the blob, too, or infinite where it is not known. */
   readonly end: number;
   /** Bytes that may be held now, but for a piece a connection and the one that is being read. */
   readonly window: () => number;
-  /** Everything is asked for in one request. */
+  /** Everything comes by the first request. */
   readonly alone: boolean;
   /** Memory for what arrives, PIECE long. */
   readonly pieces: SpareBuffers;
-  /** Asks for the range of a segment, and tells the segment what comes of it. */
-  readonly ask: (segment: Segment) => SegmentTransfer;
+  /** Asks for a segment: the first, which is to bring everything from `offset` on, or a range. It is told what comes of it. */
+  readonly ask: (segment: Segment, first: boolean) => SegmentTransfer;
+  /** Ranges were found to be no gain here. */
+  readonly onNoGain?: (() => void) | undefined;
   /** What is being read, for messages. */
   readonly what: string;
   /** Longest time in milliseconds that a read waits for bytes; the time the reader is busy does not count. */
   readonly idleTimeout: number;
+  readonly minimumSpeed?: MinimumSpeed | undefined;
   readonly signal: AbortSignal | undefined;
 }
 
 /**
- * A blob in order, over as many connections as the reader can use: one at first, and up to eight while it waits more than
- * it works. S3 gives a connection some tens of megabytes a second however fast the machine is; a source that is fast
- * enough is not asked for more than it takes. The first segments are shorter, each by an eighth, so that they end one
- * after the other and not all at once.
+ * A blob in order, over as many connections as the reader can use. The first request asks for everything. While the reader
+ * waits more than it works, ranges further on are asked for beside it, over up to eight connections: S3 gives each some
+ * tens of megabytes a second however fast the machine is.
  *
+ *     first    ├──────────────▶│ ends here once the range there has an answer
+ *     ranges                   ├──────┤├──────┤├──────┤…
+ *
+ * Where the first request comes to a range before its answer, it goes on, and the range is dropped. Where a range takes so
+ * long to its first byte that all together would bring no more than one connection, or is refused, there are none. So a
+ * download is never slower than one request, whatever the server makes of ranges.
+ *
+ * The first ranges are shorter, each by an eighth, so that they end one after the other and not all at once.
  * A chunk is valid until the next is asked for. At most `window` bytes are held.
  */
 export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
   readonly #options: RangeReaderOptions;
   readonly #silence;
+  readonly #speed;
   readonly #onAbort: () => void;
   /** Asked for and not yet read to the end, in order. */
   readonly #row: Segment[] = [];
+  /** The first request, while it brings bytes. */
+  #first: Segment | undefined;
+  /** No (further) ranges. */
+  #single: boolean;
   #connections = 1;
+  /** How many there will be once the range that tries it has shown that they help. */
+  #wanted = 1;
+  #tried: Segment | undefined;
+  #overtaken = 0;
   /** Segments that are still arriving. */
   #active = 0;
-  #asked = 0;
-  /** Where the next segment begins, and the end of all. */
-  #next: number;
+  #ranges = 0;
+  /** Where the next range begins, and the end of all. */
+  #next = Number.POSITIVE_INFINITY;
   #end: number;
   /** What ends all of it: an abort, silence. What befalls one segment is told when its turn comes. */
   #failure: UnpackError | undefined;
@@ -84,6 +109,12 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
   /** When the last look was, from the first chunk on, and milliseconds of waiting since. */
   #lookedAt = Number.NaN;
   #waited = 0;
+  #waitedEver = 0;
+  #waitingSince: number | undefined;
+  /** Milliseconds that one connection takes for a range, as the first request showed. */
+  #transfer = 0;
+  /** The next range is all that is left. */
+  #restAtOnce = false;
   /** No look before this one is answered: it was asked for when connections were last added. */
   #awaited: Segment | undefined;
   #sinceTurn = 0;
@@ -92,9 +123,10 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
 
   constructor(options: RangeReaderOptions) {
     this.#options = options;
-    this.#next = options.offset;
     this.#end = options.end;
+    this.#single = options.alone;
     this.#silence = watchSilence(options.idleTimeout, () => this.#beSilent());
+    this.#speed = watchSpeed(options.minimumSpeed, (sentence) => this.#drip(sentence));
     const { signal } = options;
     this.#onAbort = () => {
       if (signal !== undefined) this.#fail(abortError(signal));
@@ -103,22 +135,17 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
   }
 
   /**
-   * Asks for the first bytes and waits for the answer's beginning.
-   * @throws UnpackError what the segment was refused with; SOURCE_UNAVAILABLE for silence; what the signal's reason says
+   * Asks for everything and waits for the answer's beginning.
+   * @throws UnpackError what the request was refused with; SOURCE_UNAVAILABLE for silence; what the signal's reason says
    */
   async begin(): Promise<void> {
-    this.#askAhead();
-    const [first] = this.#row;
-    while (this.#failure === undefined && first !== undefined && !first.settled) await this.#wait();
-    const failure = this.#failure ?? (first?.answered === true ? undefined : first?.failure);
+    const first = this.#ask(this.#options.offset, this.#end, true);
+    this.#first = first;
+    while (this.#failure === undefined && !first.settled) await this.#wait();
+    const failure = this.#failure ?? (first.answered ? undefined : first.failure);
     if (failure === undefined) return;
     this.#close();
     throw failure;
-  }
-
-  /** Nothing more will be asked for: what the first answer brings is all. */
-  askNoMore(): void {
-    this.#end = this.#next;
   }
 
   async next(): Promise<IteratorResult<Buffer, undefined>> {
@@ -159,6 +186,7 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
         this.#fail(segment.failure);
       } else if (segment.ended) {
         this.#row.shift();
+        this.#speed.again();
         this.#askAhead();
       } else {
         await this.#wait();
@@ -169,38 +197,61 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
   /** Until something comes for the first segment of the row. */
   async #wait(): Promise<void> {
     const began = performance.now();
+    this.#waitingSince = began;
     this.#silence.arm();
+    this.#speed.arm();
     await new Promise<void>((resolve) => {
       this.#wake = resolve;
     });
     this.#wake = undefined;
     this.#silence.disarm();
-    this.#waited += performance.now() - began;
+    this.#speed.disarm();
+    const waited = performance.now() - began;
+    this.#waitingSince = undefined;
+    this.#waited += waited;
+    this.#waitedEver += waited;
+  }
+
+  #ask(from: number, to: number, first: boolean): Segment {
+    const segment: Segment = new Segment({ from, to }, this.#options.pieces, {
+      arrived: (count) => this.#arrived(segment, count),
+      over: () => this.#over(segment),
+    });
+    this.#active += 1;
+    this.#row.push(segment);
+    segment.askedAt = this.#clock();
+    segment.transfer = this.#options.ask(segment, first);
+    return segment;
   }
 
   #askAhead(): void {
-    while (this.#active < this.#connections && !this.#closed && (this.#next < this.#end || this.#asked === 0)) {
+    while (this.#active < this.#connections && !this.#single && !this.#closed && this.#next < this.#end) {
       if (this.#ready >= this.#options.window()) return;
+      const from = this.#next;
       const length = this.#nextLength();
-      const range = { from: this.#next, to: this.#next + length };
-      const segment: Segment = new Segment(range, this.#options.pieces, {
-        arrived: (count) => this.#arrived(segment, count),
-        over: () => this.#over(segment),
-      });
-      this.#active += 1;
-      this.#asked += 1;
       this.#next += length;
-      this.#row.push(segment);
-      segment.transfer = this.#options.ask(segment);
+      this.#ranges += 1;
+      this.#ask(from, from + length, false);
     }
   }
 
   /** @returns whether more of the segment may arrive by itself */
   #arrived(segment: Segment, count: number): boolean {
+    if (segment.dropped) return false;
     this.#ready += count;
     this.#sinceTurn = 0;
-    if (this.#row[0] === segment) this.#wake?.();
-    return this.#mayArrive(segment, READY);
+    if (count === 0 && segment.latency === undefined) {
+      segment.latency = this.#clock() - segment.askedAt;
+      if (segment === this.#tried) this.#judge(segment.latency);
+      else if (segment !== this.#first) this.#judgeAgain(segment.latency);
+    }
+    if (segment === this.#first) this.#meetRanges(segment);
+    else if (segment.place > segment.range.to) this.#ready -= segment.cut(segment.range.to);
+    if (this.#row[0] === segment) {
+      this.#speed.came(count);
+      this.#wake?.();
+    }
+    return !segment.ended && this.#mayArrive(segment, READY);
   }
 
   #mayArrive(segment: Segment, most: number): boolean {
@@ -211,16 +262,108 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
 
   #over(segment: Segment): void {
     this.#active -= 1;
-    // what follows a failure will be asked for anew
-    if (segment.failure !== undefined) this.askNoMore();
+    if (segment === this.#first) {
+      this.#first = undefined;
+      if (segment.place >= this.#end) this.#single = true;
+    } else if (this.#first !== undefined && segment.failure !== undefined) {
+      // the first request brings what this one did not
+      this.#dropRanges();
+    }
+    // what follows a failure, or a segment that ends early, will be asked for anew
+    if (segment.failure !== undefined || segment.place < segment.range.to) this.#endAfter(segment);
     this.#askAhead();
     if (this.#row[0] === segment) this.#wake?.();
   }
 
+  #endAfter(segment: Segment): void {
+    const at = this.#row.indexOf(segment);
+    if (at < 0) return;
+    this.#single = true;
+    for (const later of this.#row.splice(at + 1)) this.#drop(later);
+  }
+
+  #drop(segment: Segment): void {
+    if (!segment.ended && segment.failure === undefined) this.#active -= 1;
+    this.#ready -= segment.ready;
+    segment.drop();
+  }
+
+  /** Everything comes by the first request after all. */
+  #dropRanges(): void {
+    this.#single = true;
+    this.#connections = 1;
+    this.#tried = undefined;
+    for (const range of this.#row.splice(1)) this.#drop(range);
+    if (this.#first?.stopped && this.#mayArrive(this.#first, READY)) this.#first.resume();
+  }
+
+  /** The first request ends where a range has begun to arrive, and goes on where one has not. */
+  #meetRanges(first: Segment): void {
+    for (let next = this.#row[1]; next !== undefined && first.place >= next.range.from; next = this.#row[1]) {
+      if (next.answered) {
+        this.#ready -= first.cut(next.range.from);
+        return;
+      }
+      this.#row.splice(1, 1);
+      this.#drop(next);
+      this.#overtaken += 1;
+      if (this.#overtaken >= MOST_OVERTAKEN) {
+        this.#dropRanges();
+        this.#options.onNoGain?.();
+      } else if (this.#row.length === 1) {
+        // the next one is tried further on
+        this.#next = Number.POSITIVE_INFINITY;
+        this.#connections = 1;
+        this.#tried = undefined;
+        this.#awaited = undefined;
+      }
+    }
+  }
+
+  /** More connections, if a range that was tried had its first byte soon enough. */
+  #judge(latency: number): void {
+    this.#tried = undefined;
+    this.#transfer = this.#longest() / this.#speedOfFirst();
+    if ((this.#wanted * this.#transfer) / (latency + this.#transfer) < WORTH) {
+      this.#dropRanges();
+      this.#options.onNoGain?.();
+      return;
+    }
+    this.#connections = this.#wanted;
+    this.#askAhead();
+    this.#awaited = this.#row.at(-1);
+  }
+
+  /** The rest in one request, if all ranges at once have become slower than one connection was. */
+  #judgeAgain(latency: number): void {
+    if (this.#transfer === 0 || (this.#connections * this.#transfer) / (latency + this.#transfer) >= 1) return;
+    this.#restAtOnce = true;
+    this.#options.onNoGain?.();
+  }
+
+  /**
+   * Milliseconds that the reader has waited. Latencies are taken by this clock: while the thread writes a file, nobody sees
+   * that an answer has come.
+   */
+  #clock(): number {
+    return this.#waitedEver + (this.#waitingSince === undefined ? 0 : performance.now() - this.#waitingSince);
+  }
+
+  /** Bytes a millisecond that the first request has brought; at least one. */
+  #speedOfFirst(): number {
+    const first = this.#first;
+    if (first?.answeredAt === undefined) return 1;
+    return Math.max(1, first.received / Math.max(1, performance.now() - first.answeredAt));
+  }
+
+  #longest(): number {
+    return Math.min(LONGEST_SEGMENT, Math.max(SHORTEST_SEGMENT, this.#options.window() / SEGMENTS_AHEAD));
+  }
+
   #nextLength(): number {
-    if (this.#options.alone) return this.#end - this.#next;
-    const share = Math.min(LONGEST_SEGMENT, Math.max(SHORTEST_SEGMENT, this.#options.window() / SEGMENTS_AHEAD));
-    const growing = Math.min(share, (share / MOST_CONNECTIONS) * (this.#asked + 1));
+    if (this.#restAtOnce) return this.#end - this.#next;
+    const share = this.#longest();
+    const growing = Math.min(share, (share / MOST_CONNECTIONS) * (this.#ranges + 2));
     return Math.min(Math.ceil(growing / PIECE) * PIECE, this.#end - this.#next);
   }
 
@@ -230,12 +373,31 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
     const passed = now - this.#lookedAt;
     if (passed < LOOK) return;
     const worked = Math.max(passed - this.#waited, LOOK / MOST_CONNECTIONS);
-    if (this.#waited > worked && this.#connections < MOST_CONNECTIONS && this.#awaited?.settled !== false) {
-      this.#connections = Math.min(MOST_CONNECTIONS, Math.ceil((this.#connections * passed) / worked));
-      this.#askAhead();
-      this.#awaited = this.#row.at(-1);
+    const mayGrow = !this.#single && this.#connections < MOST_CONNECTIONS && this.#awaited?.settled !== false;
+    if (this.#waited > worked && mayGrow) {
+      const wanted = Math.min(MOST_CONNECTIONS, Math.ceil((this.#connections * passed) / worked));
+      if (this.#connections === 1 && this.#first !== undefined) this.#try(this.#first, wanted);
+      else {
+        this.#connections = wanted;
+        this.#askAhead();
+        this.#awaited = this.#row.at(-1);
+      }
     }
     this.#lookAgain(now);
+  }
+
+  /** Asks for one range, so far ahead that its answer should come before the first request is there. */
+  #try(first: Segment, wanted: number): void {
+    const latency = first.latency ?? 0;
+    const ahead = Math.max(SHORTEST_SEGMENT, 2 * latency * this.#speedOfFirst()) * 4 ** this.#overtaken;
+    const from = Math.ceil((first.place + ahead) / PIECE) * PIECE;
+    if (from + SHORTEST_SEGMENT > this.#end) return;
+    this.#next = from;
+    this.#wanted = wanted;
+    this.#connections = 2;
+    this.#askAhead();
+    this.#tried = this.#row.at(-1);
+    this.#awaited = this.#tried;
   }
 
   #lookAgain(now = performance.now()): void {
@@ -250,6 +412,10 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
     this.#fail(new UnpackError('SOURCE_UNAVAILABLE', sentence));
   }
 
+  #drip(sentence: string): void {
+    this.#fail(new UnpackError('SOURCE_UNAVAILABLE', `${this.#options.what}: ${sentence}`));
+  }
+
   #fail(failure: UnpackError): void {
     if (this.#closed) return;
     this.#failure ??= failure;
@@ -261,6 +427,7 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
     if (this.#closed) return;
     this.#closed = true;
     this.#silence.disarm();
+    this.#speed.disarm();
     this.#options.signal?.removeEventListener('abort', this.#onAbort);
     for (const segment of this.#row) segment.drop();
     this.#row.length = 0;

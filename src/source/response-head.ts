@@ -22,7 +22,7 @@ const LENGTH = /^\d{1,15}$/;
 
 /**
  * @param text status line and fields as latin1, without the empty line that ends them
- * @throws NonsenseError for whatever the grammar does not allow, folded lines and repeated lengths included: an answer
+ * @throws NonsenseError for whatever the grammar does not allow, folded lines and two lengths included: an answer
  *   that two readers could understand differently is no answer
  */
 export function parseResponseHead(text: string): ResponseHead {
@@ -51,12 +51,43 @@ export function parseResponseHead(text: string): ResponseHead {
 /** RFC 9112, 6.3, for answers to GET. */
 function bodyOf(status: number, headers: ReadonlyMap<string, string>): ResponseHead['body'] {
   if (status === 204 || status === 304) return 0;
-  const length = headers.get('content-length');
-  if (length !== undefined && !LENGTH.test(length)) throw new NonsenseError('has a malformed Content-Length');
-  const coding = headers.get('transfer-encoding');
-  if (coding !== undefined) {
+  // the same length twice is one (RFC 9110, 8.6)
+  const [length, ...again] = headers.get('content-length')?.split(/\s*,\s*/) ?? [];
+  if (length !== undefined && (!LENGTH.test(length) || again.some((other) => other !== length))) {
+    throw new NonsenseError('has a malformed Content-Length');
+  }
+  const coding = headers.get('transfer-encoding')?.toLowerCase();
+  // `identity` is an old name for none (RFC 2616, 3.6)
+  if (coding !== undefined && coding !== 'identity') {
     if (length !== undefined) throw new NonsenseError('has both a Content-Length and a Transfer-Encoding');
-    return coding.toLowerCase() === 'chunked' ? 'chunked' : 'until-close';
+    return coding === 'chunked' ? 'chunked' : 'until-close';
   }
   return length === undefined ? 'until-close' : Number(length);
+}
+
+/** Which bytes an answer has. */
+export interface ContentRange {
+  readonly from: number;
+  /** Bytes of the whole object, where it is known. */
+  readonly size: number | undefined;
+}
+
+/** RFC 9110, 14.4, and how some servers write it: `Bytes 0-4/5`, `bytes=0-4/5`. */
+export function contentRange(head: ResponseHead): ContentRange | undefined {
+  const [, from, size] =
+    /^bytes\s*[ =:]\s*(\d{1,15})\s*-\s*\d{1,15}\s*\/\s*(\d{1,15}|\*)$/i.exec(head.headers.get('content-range') ?? '') ??
+    [];
+  if (from === undefined) return undefined;
+  return { from: Number(from), size: size === '*' ? undefined : Number(size) };
+}
+
+/** Whether an ETag may be compared by `If-Match` (RFC 9110, 8.8.3 and 13.1.1), without which nothing is sent. */
+export function isStrong(etag: string | undefined): etag is string {
+  return etag !== undefined && /^"[\x21\x23-\x7e\x80-\xff]*"$/.test(etag);
+}
+
+/** Whether two ETags name the same object, quoted or not. */
+export function sameTag(one: string, other: string): boolean {
+  const bare = (etag: string): string => etag.replace(/^W\//, '').replaceAll('"', '');
+  return bare(one) === bare(other);
 }

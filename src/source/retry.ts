@@ -1,16 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { abortError, throwIfAborted, toUnpackError, type UnpackError } from '../errors.ts';
+import { abortError, type UnpackError } from '../errors.ts';
 
 /** Milliseconds before the first further try; it doubles each time. */
 export const FIRST_DELAY = 200;
 const LONGEST_DELAY = 10_000;
-
-export interface RetryOptions {
-  /** Further tries after the first. */
-  readonly maxResumes: number;
-  readonly firstDelay?: number | undefined;
-  readonly signal?: AbortSignal | undefined;
-}
 
 /**
  * Waits before try `attempt` (the first further one is 1): exponentially longer, half of it random, so that the threads
@@ -23,25 +16,6 @@ export async function backOff(attempt: number, firstDelay = FIRST_DELAY, signal?
     await sleep(longest * (0.5 + Math.random() / 2), undefined, signal === undefined ? {} : { signal });
   } catch (error) {
     throw signal?.aborted ? abortError(signal) : error;
-  }
-}
-
-/**
- * The result of `action`, tried again while it fails with SOURCE_UNAVAILABLE. For requests whose answer is small; big
- * ones continue where they broke, see `fetchBlob`.
- * @throws UnpackError of the last try
- */
-export async function retrying<T>(action: () => Promise<T>, options: RetryOptions): Promise<T> {
-  for (let attempt = 1; ; attempt += 1) {
-    throwIfAborted(options.signal);
-    try {
-      return await action();
-    } catch (thrown) {
-      const error = toUnpackError(thrown);
-      if (error.code !== 'SOURCE_UNAVAILABLE') throw error;
-      if (attempt > options.maxResumes) throw gaveUp(error, options.maxResumes);
-    }
-    await backOff(attempt, options.firstDelay, options.signal);
   }
 }
 

@@ -1,8 +1,9 @@
 import { GetObjectCommand, S3Client } from '@aws-sdk/client-s3';
-import { getSignedUrl } from '@aws-sdk/s3-request-presigner';
+import { getSignedUrl, S3RequestPresigner } from '@aws-sdk/s3-request-presigner';
 import { NodeHttpHandler } from '@smithy/node-http-handler';
 import { nodeHttp, nodeHttps } from './node-http.ts';
 import type { S3Connection } from './source-spec.ts';
+import { trustedCas } from './trusted-cas.ts';
 
 /**
  * A client for `connection`, as readers of this project want it; who sends small or repeatable requests can have more
@@ -12,7 +13,8 @@ export function s3Client(
   connection: S3Connection,
   { maxAttempts = 1, socketTimeout = 0 }: { readonly maxAttempts?: number; readonly socketTimeout?: number } = {},
 ): S3Client {
-  const agent = { keepAlive: true };
+  const { caBundle } = connection;
+  const agent = { keepAlive: true, ...(caBundle === undefined ? {} : { ca: trustedCas(caBundle) }) };
   const { Agent: HttpAgent } = nodeHttp();
   const { Agent: HttpsAgent } = nodeHttps();
   return new S3Client({
@@ -36,17 +38,48 @@ export function s3Client(
   });
 }
 
-/** Asks for an object, or for its bytes from `offset` on as long as it is the one of `etag`. */
-export function getObject(bucket: string, key: string, offset = 0, etag?: string): GetObjectCommand {
-  return new GetObjectCommand({
-    Bucket: bucket,
-    Key: key,
-    ...(offset === 0 ? {} : { Range: `bytes=${offset}-` }),
-    ...(offset === 0 || etag === undefined ? {} : { IfMatch: etag }),
-  });
+/** How a URL is signed. */
+export interface Signing {
+  /** Seconds that it holds. */
+  readonly seconds: number;
+  /** Milliseconds that the server's clock is ahead of this machine's. */
+  readonly clockOffset?: number;
+  /** Signed instead of the object's own URL: where the server redirects to. */
+  readonly location?: URL | undefined;
 }
 
-/** A URL that lets its holder read one object for some seconds. It needs no request. */
-export function signedUrl(client: S3Client, bucket: string, key: string, seconds: number): Promise<string> {
-  return getSignedUrl(client, getObject(bucket, key), { expiresIn: seconds });
+/** A URL that lets its holder read one object. It needs no request. */
+export function signedUrl(client: S3Client, bucket: string, key: string, signing: Signing): Promise<string> {
+  const { seconds, clockOffset = 0, location } = signing;
+  const options = { expiresIn: seconds, signingDate: new Date(Date.now() + clockOffset) };
+  if (location === undefined) return getSignedUrl(client, new GetObjectCommand({ Bucket: bucket, Key: key }), options);
+  return signedLocation(client, location, options);
+}
+
+async function signedLocation(
+  client: S3Client,
+  location: URL,
+  options: { readonly expiresIn: number; readonly signingDate: Date },
+): Promise<string> {
+  const { protocol, hostname, port, pathname, host } = location;
+  const { query = {} } = await new S3RequestPresigner({ ...client.config }).presign(
+    {
+      method: 'GET',
+      protocol,
+      hostname,
+      ...(port === '' ? {} : { port: Number(port) }),
+      path: pathname,
+      query: {},
+      headers: { host },
+    },
+    options,
+  );
+  const url = new URL(pathname, location);
+  for (const [name, value] of Object.entries(query)) url.searchParams.set(name, String(value));
+  return url.href;
+}
+
+/** Has credentials looked up again that were looked up before. Those of settings stay as they are. */
+export async function refreshCredentials(client: S3Client): Promise<void> {
+  await client.config.credentials({ forceRefresh: true });
 }

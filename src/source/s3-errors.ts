@@ -1,4 +1,5 @@
 import { type FailureCode, type FailureDetails, UnpackError } from '../errors.ts';
+import type { SignatureRefusal } from './source-spec.ts';
 
 /** What was asked for when a request failed. */
 export interface S3Request {
@@ -9,6 +10,17 @@ export interface S3Request {
   /** What a missing key means: a blob, or what names an image (a tag's link, an index). */
   readonly missing: 'BLOB_NOT_FOUND' | 'IMAGE_NOT_FOUND';
   readonly digest?: string;
+  /** Name of the environment variable with a proxy, which is not used. */
+  readonly unusedProxy?: string | undefined;
+}
+
+/** An answer that is none. */
+export interface Refused {
+  readonly status: number;
+  readonly reason: string;
+  /** An error document of S3, or anything. */
+  readonly text: string;
+  readonly headers: ReadonlyMap<string, string>;
 }
 
 /** S3's error codes that mean "try again", whatever their status (S3 API reference, "Error responses"). */
@@ -32,7 +44,21 @@ const NETWORK: Readonly<Record<string, string>> = {
   ENOTFOUND: 'its name does not resolve',
   EPIPE: 'the connection was closed',
   ETIMEDOUT: 'it did not answer in time',
+  EPROTO: 'it does not speak TLS there; is S3_ENDPOINT to begin with http:// instead of https://?',
+  ERR_TLS_CERT_ALTNAME_INVALID:
+    'its certificate is for another name; correct S3_ENDPOINT, or set S3_FORCE_PATH_STYLE=true if the bucket in the host name is what the certificate lacks',
+  CERT_HAS_EXPIRED: 'its certificate has expired',
 };
+const UNTRUSTED =
+  'its certificate is signed by a CA that this machine does not know; set NODE_EXTRA_CA_CERTS or AWS_CA_BUNDLE to a file with the certificate of the CA (PEM), and start again';
+/** OpenSSL's reasons, by Node's names, for a certificate that no known CA has signed. */
+const UNTRUSTED_CODES = new Set([
+  'DEPTH_ZERO_SELF_SIGNED_CERT',
+  'SELF_SIGNED_CERT_IN_CHAIN',
+  'UNABLE_TO_GET_ISSUER_CERT',
+  'UNABLE_TO_GET_ISSUER_CERT_LOCALLY',
+  'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
+]);
 
 /** Where an S3 request went, as messages say it: `s3://bucket/key`, with the endpoint unless it is Amazon's. */
 export function s3Location(request: Pick<S3Request, 'bucket' | 'key' | 'endpoint'>): string {
@@ -70,8 +96,8 @@ export function s3Error(thrown: unknown, request: S3Request): UnpackError {
       `${where}: S3 denied the access (${status} ${name}: ${message}); it says so too for a missing key when the worker may not list the bucket`,
     );
   }
-  if (status === 301 || status === 307) {
-    return failure('SOURCE_DENIED', `${where}: the bucket is in another region (${status} ${name}); set AWS_REGION`);
+  if (status !== undefined && status >= 300 && status < 400 && status !== 304) {
+    return movedError(request, { answer: `${status} ${name}`.trim() }, thrown);
   }
   if (status !== undefined && status >= 400) {
     return failure('SOURCE_DENIED', `${where}: S3 refused the request (${status} ${name}: ${message})`);
@@ -79,18 +105,98 @@ export function s3Error(thrown: unknown, request: S3Request): UnpackError {
   if (name === 'CredentialsProviderError' || name === 'TokenProviderError') {
     return failure('SOURCE_DENIED', `${where}: no credentials for S3 (${message}); set AWS_ACCESS_KEY_ID or a role`);
   }
-  const why = NETWORK[errno ?? ''] ?? message;
-  return failure('SOURCE_UNAVAILABLE', `${where}: S3 can't be reached: ${why}`);
+  if (status !== undefined) {
+    return failure(
+      'SOURCE_UNAVAILABLE',
+      `${where}: S3 answered ${status} ${name}, which is no answer to a read (${message})`,
+    );
+  }
+  const why = UNTRUSTED_CODES.has(errno ?? '') ? UNTRUSTED : (NETWORK[errno ?? ''] ?? message);
+  const { unusedProxy } = request;
+  const proxy =
+    unusedProxy === undefined ? '' : `; ${unusedProxy} is set, but unpackd uses no proxy: it connects directly`;
+  return failure('SOURCE_UNAVAILABLE', `${where}: S3 can't be reached: ${why}${proxy}`);
+}
+
+/** A redirection that is not followed, with the advice that makes it needless. */
+export function movedError(
+  request: S3Request,
+  { answer, location, region }: Pick<SignatureRefusal, 'answer' | 'location' | 'region'>,
+  cause?: unknown,
+): UnpackError {
+  const where = s3Location(request);
+  const details: FailureDetails = request.digest === undefined ? {} : { digest: request.digest };
+  // a portal or a proxy may answer so for a while; 301, 307 and 308 are what S3 itself says of a bucket's place
+  const code = /^30[23]/.test(answer) ? 'SOURCE_UNAVAILABLE' : 'SOURCE_DENIED';
+  const fail = (sentence: string) => new UnpackError(code, `${where}: ${sentence}`, { cause, details });
+  if (region !== undefined) {
+    return fail(`the bucket is in the region ${region} (${answer}); set AWS_REGION=${region}`);
+  }
+  if (location !== undefined) {
+    const host = URL.canParse(location) ? new URL(location).host : location;
+    return fail(
+      `S3 redirects to ${host} (${answer}), where no signed request is sent; set S3_ENDPOINT or AWS_REGION if the bucket is there`,
+    );
+  }
+  return fail(
+    /^30[17]/.test(answer)
+      ? `the bucket is in another region (${answer}); set AWS_REGION`
+      : `S3 redirects and does not say where to (${answer}); check S3_ENDPOINT and AWS_REGION`,
+  );
 }
 
 /** A refused request without the SDK, by its status and what its answer says (an error document of S3, or anything). */
-export function s3Refusal(status: number, reason: string, text: string, request: S3Request): UnpackError {
-  const tag = (name: string): string | undefined => new RegExp(`<${name}>([^<]{0,500})</${name}>`).exec(text)?.[1];
-  const thrown = Object.assign(new Error(tag('Message') ?? (reason === '' ? 'no reason given' : reason)), {
-    name: tag('Code') ?? '',
+export function s3Refusal(refused: Refused, request: S3Request): UnpackError {
+  const { status, reason, text } = refused;
+  const moved = refusalOf(refused, false);
+  if (moved?.why === 'moved') return movedError(request, moved);
+  const message = tagIn(text, 'Message') ?? (reason === '' ? 'no reason given' : reason);
+  const thrown = Object.assign(new Error(message), {
+    name: tagIn(text, 'Code') ?? '',
     $metadata: { httpStatusCode: status },
   });
   return s3Error(thrown, request);
+}
+
+/** S3's codes for a request that was signed for another region. */
+const ELSEWHERE = new Set([
+  'AuthorizationHeaderMalformed',
+  'AuthorizationQueryParametersError',
+  'IllegalLocationConstraintException',
+]);
+/** S3's codes for a permission or credentials that have ended, or a clock that is wrong. */
+const ENDED = new Set([
+  'ExpiredToken',
+  'InvalidAccessKeyId',
+  'InvalidToken',
+  'RequestExpired',
+  'RequestTimeTooSkewed',
+  'SignatureDoesNotMatch',
+  'TokenRefreshRequired',
+]);
+
+/**
+ * Whether another signature may help, and what it has to be.
+ * @param read whether the object could be read before: then it is not the job that lacks the permission
+ */
+export function refusalOf({ status, text, headers }: Refused, read: boolean): SignatureRefusal | undefined {
+  const code = tagIn(text, 'Code') ?? '';
+  const region = headers.get('x-amz-bucket-region') ?? tagIn(text, 'Region');
+  const location = headers.get('location');
+  const answer = `${status} ${code}`.trim();
+  const redirects = status >= 300 && status < 400 && status !== 304;
+  if ((redirects && (location ?? region) !== undefined) || (ELSEWHERE.has(code) && region !== undefined)) {
+    return { why: 'moved', answer, location, region };
+  }
+  const expired = /expired/i.test(tagIn(text, 'Message') ?? '');
+  if (status !== 400 && status !== 401 && status !== 403) return undefined;
+  if (!ENDED.has(code) && !expired && !(read && status !== 400)) return undefined;
+  const date = code === 'RequestTimeTooSkewed' ? Date.parse(headers.get('date') ?? '') : Number.NaN;
+  return { why: 'denied', answer, ...(Number.isNaN(date) ? {} : { date }) };
+}
+
+function tagIn(text: string, name: string): string | undefined {
+  return new RegExp(`<${name}>([^<]{0,500})</${name}>`).exec(text)?.[1];
 }
 
 function facts(thrown: unknown): {

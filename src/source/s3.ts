@@ -1,22 +1,19 @@
-import { Readable } from 'node:stream';
-import type { GetObjectCommand, GetObjectCommandOutput } from '@aws-sdk/client-s3';
 import { abortError, throwIfAborted, UnpackError } from '../errors.ts';
-import type { Descriptor } from '../oci/descriptor.ts';
 import { type BlobDigest, isDigest } from '../oci/digest.ts';
 import { findTag, type ImageIndex } from '../oci/image-index.ts';
 import { DOCUMENT_LIMIT, parseIndex } from '../oci/manifest.ts';
 import type { BlobSource, BlobStream, OpenOptions, TagTarget } from './blob-source.ts';
 import { type BucketKeys, bucketKeys, checkedBucket } from './bucket-layout.ts';
-import { responseBody } from './response-body.ts';
+import { openWhole } from './http-blob.ts';
 import { S3Clients, sdk } from './s3-clients.ts';
-import { type S3Request, s3Error, s3Location } from './s3-errors.ts';
+import { movedError, type S3Request, s3Error, s3Location } from './s3-errors.ts';
 import { watchSilence } from './silence.ts';
 import { type Asking, SIGNED_FOR, SmallObjects } from './small-objects.ts';
-import type { HttpRequestSpec, LentSpec, S3Connection, S3SourceSpec } from './source-spec.ts';
+import type { HttpRequestSpec, LentSpec, S3Connection, S3SourceSpec, SignatureRefusal } from './source-spec.ts';
 
 export type { BucketLayout, S3Connection, S3SourceSpec } from './source-spec.ts';
 
-/** Seconds; longer than any layer takes. Credentials that end before end the permission too. */
+/** Seconds; longer than most layers take. Credentials that end before end the permission too, and it is asked for anew. */
 const LENT_FOR = 12 * 3600;
 
 /** Bytes of an index that is kept: with hundreds of open sources they must stay small. */
@@ -34,28 +31,64 @@ export function openS3Source(spec: S3SourceSpec, shared?: S3Clients): BlobSource
   const clients = shared ?? new S3Clients();
   const bucket = checkedBucket(spec.bucket);
   const keys = bucketKeys(spec.layout, spec.prefix);
-  const reader = new ObjectReader(spec.connection, bucket, clients);
+  const signer = new ObjectSigner(spec.connection, bucket, clients);
   const { maxResumes } = spec.connection;
   const asking: Asking = {
-    sign: (key) => reader.sign(key, 'IMAGE_NOT_FOUND', SIGNED_FOR),
-    open: (key, signal) => reader.open(key, 'IMAGE_NOT_FOUND', { signal }),
+    sign: (key, refused) => signer.sign(key, { missing: 'IMAGE_NOT_FOUND', seconds: SIGNED_FOR, refused }),
     maxResumes,
   };
   const tags = new Tags(keys, new SmallObjects(asking));
   return {
     name: `s3://${bucket}${keys.prefix === '' ? '' : `/${keys.prefix.slice(0, -1)}`}`,
     maxResumes,
-    open: async (digest, options) => reader.open(keys.blob(digest), 'BLOB_NOT_FOUND', options, digest),
-    lend: (blob) => reader.lend(keys.blob(blob.digest), blob, `s3://${bucket}`),
+    open: async (digest, options) => openBlob(signer, keys.blob(digest), digest, options),
+    lend: async ({ digest, size }, refused): Promise<LentSpec> => {
+      const url = { missing: 'BLOB_NOT_FOUND', seconds: LENT_FOR, digest, refused } as const;
+      return {
+        kind: 'http-blob',
+        name: `s3://${bucket}`,
+        size,
+        maxResumes,
+        ...(await signer.sign(keys.blob(digest), url)),
+      };
+    },
     resolveTag: (tag, signal) => tags.resolve(tag, signal),
     close: () => (shared === undefined ? clients.close() : undefined),
   };
 }
 
-class ObjectReader {
+async function openBlob(
+  signer: ObjectSigner,
+  key: string,
+  digest: BlobDigest,
+  options: OpenOptions,
+): Promise<BlobStream> {
+  const { signal } = options;
+  const sign = (refused?: SignatureRefusal) =>
+    signer.sign(key, { missing: 'BLOB_NOT_FOUND', seconds: SIGNED_FOR, digest, signal, refused });
+  return openWhole(await sign(), options, sign);
+}
+
+/** What a URL is signed for. */
+interface Wanted {
+  readonly missing: S3Request['missing'];
+  /** That it holds. */
+  readonly seconds: number;
+  readonly digest?: BlobDigest | undefined;
+  readonly signal?: AbortSignal | undefined;
+  /** How the last one was refused. */
+  readonly refused?: SignatureRefusal | undefined;
+}
+
+/** Signs URLs for the objects of a bucket. What refusals have taught it holds for all that come later. */
+class ObjectSigner {
   readonly #connection: S3Connection;
   readonly #bucket: string;
   readonly #clients: S3Clients;
+  /** Where the bucket is, as the server says. */
+  #region: string | undefined;
+  /** Milliseconds that the server's clock is ahead. */
+  #clockOffset = 0;
 
   constructor(connection: S3Connection, bucket: string, clients: S3Clients) {
     this.#connection = connection;
@@ -63,89 +96,86 @@ class ObjectReader {
     this.#clients = clients;
   }
 
-  async open(
-    key: string,
-    missing: S3Request['missing'],
-    { offset = 0, etag, signal }: OpenOptions,
-    digest?: BlobDigest,
-  ): Promise<BlobStream> {
-    const { idleTimeout } = this.#connection;
-    const request = this.#request(key, missing, digest);
-    const { getObject } = await sdk();
-    const command = getObject(this.#bucket, key, offset, etag);
-    const response = await this.#send(command, request, signal);
-    const body: unknown = response.Body;
-    if (!(body instanceof Readable)) throw new TypeError('the S3 client gave no Node stream');
+  /**
+   * A URL signed for one object. It needs no request but those for credentials: what it names may not exist.
+   * @throws UnpackError SOURCE_DENIED without credentials, or where no signature helps; SOURCE_UNAVAILABLE when
+   *   credentials don't come within the idle timeout; what the signal's reason says
+   */
+  async sign(key: string, wanted: Wanted): Promise<HttpRequestSpec> {
+    const { connectTimeout, idleTimeout, minimumSpeed, caBundle } = this.#connection;
+    const { missing, digest, signal, refused } = wanted;
+    const { endpoint, unusedProxy } = this.#connection;
+    const request: S3Request = {
+      bucket: this.#bucket,
+      key,
+      endpoint,
+      missing,
+      ...(digest === undefined ? {} : { digest }),
+      ...(unusedProxy === undefined ? {} : { unusedProxy }),
+    };
+    const location = refused?.why === 'moved' ? this.#follow(refused, request) : undefined;
+    const url = await this.#inTime(this.#url(key, wanted, location), request, signal);
     return {
-      ...extent(response),
-      etag: response.ETag,
-      chunks: responseBody(body, { what: s3Location(request), idleTimeout, signal }),
+      url,
+      request,
+      connectTimeout,
+      idleTimeout,
+      ...(minimumSpeed === undefined ? {} : { minimumSpeed }),
+      ...(caBundle === undefined ? {} : { caBundle }),
     };
   }
 
-  async lend(key: string, { digest, size }: Pick<Descriptor, 'digest' | 'size'>, name: string): Promise<LentSpec> {
-    const { maxResumes } = this.#connection;
-    return { kind: 'http-blob', name, size, maxResumes, ...(await this.sign(key, 'BLOB_NOT_FOUND', LENT_FOR, digest)) };
+  async #url(key: string, { seconds, refused }: Wanted, location: URL | undefined): Promise<string> {
+    const { signedUrl, refreshCredentials } = await sdk();
+    const region = this.#region ?? this.#connection.region;
+    const client = await this.#clients.get({ ...this.#connection, region });
+    if (refused?.why === 'denied') await refreshCredentials(client);
+    if (refused?.date !== undefined) this.#clockOffset = refused.date - Date.now();
+    return signedUrl(client, this.#bucket, key, { seconds, clockOffset: this.#clockOffset, location });
   }
 
-  /** A URL signed for one object, for some seconds. It needs no request: what it names may not exist. */
-  async sign(
-    key: string,
-    missing: S3Request['missing'],
-    seconds: number,
-    digest?: BlobDigest,
-  ): Promise<HttpRequestSpec> {
-    const { connectTimeout, idleTimeout } = this.#connection;
-    const request = this.#request(key, missing, digest);
-    try {
-      const { signedUrl } = await sdk();
-      const url = await signedUrl(await this.#clients.get(this.#connection), this.#bucket, key, seconds);
-      return { url, request, connectTimeout, idleTimeout };
-    } catch (thrown) {
-      throw s3Error(thrown, request);
-    }
+  /**
+   * Another region is signed for from now on. A redirection is followed to where this worker is meant to send its
+   * signatures, and nowhere else.
+   * @throws UnpackError that says where it leads
+   */
+  #follow(refused: SignatureRefusal, request: S3Request): URL | undefined {
+    const { region, location } = refused;
+    const isNewRegion = region !== undefined && region !== (this.#region ?? this.#connection.region);
+    if (isNewRegion) this.#region = region;
+    const to = location !== undefined && URL.canParse(location) ? new URL(location) : undefined;
+    if (to !== undefined && this.#isOurs(to)) return to;
+    // S3 redirects to the region's own name, which is what the SDK makes of the region
+    if (isNewRegion) return undefined;
+    throw movedError(request, refused);
   }
 
-  #request(key: string, missing: S3Request['missing'], digest: BlobDigest | undefined): S3Request {
+  #isOurs(to: URL): boolean {
     const { endpoint } = this.#connection;
-    return { bucket: this.#bucket, key, endpoint, missing, ...(digest === undefined ? {} : { digest }) };
+    if (endpoint === undefined) return to.protocol === 'https:' && /\.amazonaws\.com(\.cn)?$/.test(to.hostname);
+    const { protocol, hostname, port } = new URL(endpoint);
+    const isSameHost = to.hostname === hostname || to.hostname.endsWith(`.${hostname}`);
+    return to.protocol === protocol && to.port === port && isSameHost;
   }
 
-  /** Sends, and stops at once on abort or silence: the SDK alone would first finish looking for credentials. */
-  async #send(
-    command: GetObjectCommand,
-    request: S3Request,
-    signal: AbortSignal | undefined,
-  ): Promise<GetObjectCommandOutput> {
+  /** Stops at once on abort, and after the idle timeout: looking for credentials may take long. */
+  async #inTime<T>(signing: Promise<T>, request: S3Request, signal: AbortSignal | undefined): Promise<T> {
     throwIfAborted(signal);
-    const stop = new AbortController();
-    const stopped = Promise.withResolvers<never>();
-    const end = (error: UnpackError) => {
-      stopped.reject(error);
-      stop.abort();
-    };
     const { idleTimeout } = this.#connection;
+    const stopped = Promise.withResolvers<never>();
     const silence = watchSilence(idleTimeout, () => {
-      const sentence = `${s3Location(request)}: no answer came for ${idleTimeout / 1000} s`;
-      end(new UnpackError('SOURCE_UNAVAILABLE', sentence, { details: detailsOf(request) }));
+      const sentence = `${s3Location(request)}: credentials did not come within ${idleTimeout / 1000} s`;
+      stopped.reject(new UnpackError('SOURCE_UNAVAILABLE', sentence));
     });
     const onAbort = () => {
-      if (signal !== undefined) end(abortError(signal));
+      if (signal !== undefined) stopped.reject(abortError(signal));
     };
     signal?.addEventListener('abort', onAbort, { once: true });
     silence.arm();
-    const sending = this.#clients
-      .get(this.#connection)
-      .then((client) => client.send(command, { abortSignal: stop.signal }));
     try {
-      return await Promise.race([sending, stopped.promise]);
+      return await Promise.race([signing, stopped.promise]);
     } catch (thrown) {
-      if (thrown instanceof UnpackError) {
-        // an answer that still comes is not wanted; its connection must not stay
-        sending.then(({ Body: body }) => body instanceof Readable && body.destroy()).catch(() => undefined);
-        throw thrown;
-      }
-      throw s3Error(thrown, request);
+      throw thrown instanceof UnpackError ? thrown : s3Error(thrown, request);
     } finally {
       silence.disarm();
       signal?.removeEventListener('abort', onAbort);
@@ -169,13 +199,12 @@ class Tags {
     const { layout } = this.#keys;
     if (layout.kind === 'oci') {
       const key = this.#keys.file('index.json');
-      return findTag(this.#parsed(await this.#objects.read(key, DOCUMENT_LIMIT, signal), key), tag, key);
+      const index = await this.#objects.read(key, DOCUMENT_LIMIT, (bytes) => this.#parsed(bytes, key), signal);
+      return findTag(index, tag, key);
     }
     if (layout.kind === 'distribution') {
       const key = this.#keys.tagLink(tag);
-      const text = (await this.#objects.read(key, LINK_LIMIT, signal)).toString('latin1').trim();
-      if (isDigest(text)) return { digest: text as BlobDigest }; // a registry's link names a stored manifest
-      throw new UnpackError('MANIFEST_INVALID', `${key} should hold a digest and holds ${JSON.stringify(text)}`);
+      return this.#objects.read(key, LINK_LIMIT, (bytes) => parseLink(bytes, key), signal);
     }
     throw new UnpackError('INVALID_JOB', 'the layout "keys" has no tags: name the manifest by its digest');
   }
@@ -188,11 +217,9 @@ class Tags {
   }
 }
 
-/** Size of the whole object and where the bytes begin: a server that ignores Range answers 200 with all of it. */
-function extent(response: GetObjectCommandOutput): Pick<BlobStream, 'offset' | 'size'> {
-  const range = /^bytes (\d+)-\d+\/(\d+|\*)$/.exec(response.ContentRange ?? '');
-  if (range === null) return { offset: 0, size: response.ContentLength };
-  return { offset: Number(range[1]), size: range[2] === '*' ? undefined : Number(range[2]) };
+/** @throws UnpackError MANIFEST_INVALID */
+function parseLink(bytes: Buffer, key: string): TagTarget {
+  const text = bytes.toString('latin1').trim();
+  if (isDigest(text)) return { digest: text as BlobDigest }; // a registry's link names a stored manifest
+  throw new UnpackError('MANIFEST_INVALID', `${key} should hold a digest and holds ${JSON.stringify(text)}`);
 }
-
-const detailsOf = ({ digest }: S3Request) => (digest === undefined ? {} : { digest });

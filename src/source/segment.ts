@@ -4,7 +4,7 @@ import type { SpareBuffers } from '../system/spare-buffers.ts';
 /** Bytes of one piece: few enough to stay in the processor's cache until they are digested and inflated. */
 export const PIECE = 256 * 1024;
 
-/** `to` is the first byte that no longer belongs to it. */
+/** `to` is the first byte that no longer belongs to it; infinite where the end is not known. */
 export interface Range {
   readonly from: number;
   readonly to: number;
@@ -20,7 +20,7 @@ export interface SegmentTransfer {
 interface SegmentReader {
   /** @returns whether more may come by itself; otherwise it is waited for `resume` */
   arrived(count: number): boolean;
-  /** It is there whole, or has failed. */
+  /** It is there, as far as it comes, or has failed. */
   over(): void;
 }
 
@@ -30,26 +30,45 @@ interface Piece {
   taken: number;
 }
 
-/** One range on its way: what has arrived and was not read. */
+/** One range on its way: what has arrived and was not read. Asked → answered → ended; a failure or `drop` ends it at any time. */
 export class Segment {
-  readonly range: Range;
+  /** By the reader's clock: when it was asked for, and milliseconds from then until its answer began. */
+  askedAt = 0;
+  latency: number | undefined;
   transfer: SegmentTransfer | undefined;
-  /** Its answer has begun. */
-  answered = false;
+  /** When its answer began, by `performance.now()`; `undefined` before. */
+  answeredAt: number | undefined;
   ended = false;
   failure: UnpackError | undefined;
-  /** Bytes that were not taken yet. */
+  /** Bytes that have arrived, and those of them that were not taken yet. */
+  received = 0;
   ready = 0;
   /** Reading goes on when it is told to. */
   stopped = false;
+  /** Nobody wants it any more. */
+  dropped = false;
+  #range: Range;
   readonly #memory: SpareBuffers;
   readonly #reader: SegmentReader;
   readonly #pieces: Piece[] = [];
 
   constructor(range: Range, memory: SpareBuffers, reader: SegmentReader) {
-    this.range = range;
+    this.#range = range;
     this.#memory = memory;
     this.#reader = reader;
+  }
+
+  get range(): Range {
+    return this.#range;
+  }
+
+  /** Of the blob: where its next byte belongs. */
+  get place(): number {
+    return this.#range.from + this.received;
+  }
+
+  get answered(): boolean {
+    return this.answeredAt !== undefined;
   }
 
   /** Its answer has begun, or will not. */
@@ -57,8 +76,10 @@ export class Segment {
     return this.answered || this.failure !== undefined;
   }
 
-  answer(): void {
-    this.answered = true;
+  /** @param from where its bytes begin, if that is not where they were asked for */
+  answer(from = this.#range.from): void {
+    this.#range = { from, to: this.#range.to };
+    this.answeredAt = performance.now();
     this.#reader.arrived(0);
   }
 
@@ -76,6 +97,7 @@ export class Segment {
   filled(count: number): boolean {
     const last = this.#pieces.at(-1);
     if (last !== undefined) last.filled += count;
+    this.received += count;
     this.ready += count;
     this.stopped = !this.#reader.arrived(count);
     return !this.stopped;
@@ -86,13 +108,40 @@ export class Segment {
     this.transfer?.resume();
   }
 
-  /** It is there whole. */
+  /** It is there, as far as it comes. */
   end(): void {
+    if (this.ended) return;
     this.ended = true;
     this.#reader.over();
   }
 
+  /**
+   * Nothing from `to` on is wanted: what has come of that is forgotten, which no one may have taken yet, and the segment
+   * has ended. @returns how many bytes were forgotten
+   */
+  cut(to: number): number {
+    const excess = this.place - to;
+    this.#range = { from: this.#range.from, to };
+    for (let left = excess; left > 0; ) {
+      const last = this.#pieces.findLast(({ filled, taken }) => filled > taken);
+      if (last === undefined) throw new Error('bytes that were taken cannot be forgotten');
+      const count = Math.min(left, last.filled - last.taken);
+      last.filled -= count;
+      left -= count;
+    }
+    this.received -= excess;
+    this.ready -= excess;
+    this.transfer?.cancel();
+    for (let last = this.#pieces.at(-1); last?.filled === 0; last = this.#pieces.at(-1)) {
+      this.#pieces.pop();
+      this.#memory.give(last.bytes);
+    }
+    this.end();
+    return excess;
+  }
+
   fail(failure: UnpackError): void {
+    if (this.dropped) return;
     this.failure = failure;
     this.#reader.over();
   }
@@ -117,6 +166,7 @@ export class Segment {
 
   /** Ends the transfer and gives the memory back. */
   drop(): void {
+    this.dropped = true;
     this.transfer?.cancel();
     for (const piece of this.#pieces.splice(0)) this.#memory.give(piece.bytes);
   }

@@ -31,3 +31,78 @@ export function watchSilence(limit: number, onSilence: () => void): SilenceWatch
     },
   };
 }
+
+/** What a connection must bring at least: so many bytes a second, over so many milliseconds of waiting for it. */
+export interface MinimumSpeed {
+  readonly bytesPerSecond: number;
+  readonly over: number;
+}
+
+/** Tells when too few bytes come, counting only the time between `arm` and `disarm`. */
+export interface SpeedWatch extends SilenceWatch {
+  came(bytes: number): void;
+  /** Counting begins anew: with another connection. */
+  again(): void;
+}
+
+/** Parts of the time that is looked at. One in which the thread was busy with something else counts as no more than a part. */
+const TICKS = 30;
+
+/**
+ * A read may wait while its thread writes files synchronously, and the bytes lie in the kernel's buffer. Time is therefore
+ * counted in ticks: a thread that stands still for longer than one has waited for one.
+ */
+export function watchSpeed(minimum: MinimumSpeed | undefined, onSlow: (sentence: string) => void): SpeedWatch {
+  if (minimum === undefined || minimum.bytesPerSecond === 0) {
+    return { arm() {}, disarm() {}, came() {}, again() {} };
+  }
+  const { bytesPerSecond, over } = minimum;
+  const tick = over / TICKS;
+  const least = (bytesPerSecond * over) / 1000;
+  let waited = 0;
+  let bytes = 0;
+  let since: number | undefined;
+  let timer: NodeJS.Timeout | undefined;
+  let check: NodeJS.Immediate | undefined;
+  const again = () => {
+    waited = 0;
+    bytes = 0;
+  };
+  const count = () => {
+    if (since === undefined) return;
+    const now = performance.now();
+    waited += Math.min(now - since, tick);
+    since = now;
+  };
+  const judge = () => {
+    if (waited < over) return;
+    const came = bytes;
+    again();
+    if (came < least) onSlow(`${came} bytes came in ${over / 1000} s, which is too slow for a connection to be kept`);
+  };
+  const due = () => {
+    // the sockets have their turn before anything is believed, as for silence
+    check = setImmediate(() => {
+      count();
+      timer = setTimeout(due, tick);
+      judge();
+    });
+  };
+  return {
+    again,
+    came(more) {
+      bytes += more;
+    },
+    arm() {
+      since = performance.now();
+      timer = setTimeout(due, tick);
+    },
+    disarm() {
+      clearTimeout(timer);
+      clearImmediate(check);
+      count();
+      since = undefined;
+      judge();
+    },
+  };
+}

@@ -1,4 +1,5 @@
 import type { S3Request } from './s3-errors.ts';
+import type { MinimumSpeed } from './silence.ts';
 
 /**
  * Where an image's bytes are: everything needed to open the source again, on another thread too (plain data that
@@ -23,6 +24,22 @@ export interface HttpRequestSpec {
   readonly request: S3Request;
   readonly connectTimeout: number;
   readonly idleTimeout: number;
+  readonly minimumSpeed?: MinimumSpeed | undefined;
+  /** A file with the certificates (PEM) of further CAs that are believed. */
+  readonly caBundle?: string | undefined;
+}
+
+/** Why a signed URL was refused, as far as it matters for another one. */
+export interface SignatureRefusal {
+  /** `moved`: to another URL or region. `denied`: the permission, or the credentials behind it, have ended. */
+  readonly why: 'moved' | 'denied';
+  /** What the answer says, for messages: `307 TemporaryRedirect`. */
+  readonly answer: string;
+  /** An absolute URL. */
+  readonly location?: string | undefined;
+  readonly region?: string | undefined;
+  /** The server's clock, in milliseconds since 1970. */
+  readonly date?: number | undefined;
 }
 
 /** One blob under a URL that carries its own permission for some hours. */
@@ -67,6 +84,12 @@ export interface S3Connection {
   readonly idleTimeout: number;
   /** How often in a row one download continues after a broken connection or a 5xx before it fails. */
   readonly maxResumes: number;
+  /** A slower connection counts as broken. */
+  readonly minimumSpeed?: MinimumSpeed | undefined;
+  /** A file with the certificates (PEM) of further CAs that are believed. */
+  readonly caBundle?: string | undefined;
+  /** Name of the environment variable with a proxy, which is not used: for messages. */
+  readonly unusedProxy?: string | undefined;
 }
 
 /** A local OCI image layout folder (image spec, image-layout.md). */

@@ -81,23 +81,12 @@ test('who looks for a tag at the same time shares a request that began after all
   assert.deepEqual(asked, ['tags/index.json', 'tags/index.json'], 'one for the first, one for all who came after it');
 });
 
-test('a large blob is fetched in segments that grow, and no byte of it twice', async () => {
-  const MiB = 2 ** 20;
-  const layer = layerOf(tar(file('random.bin', randomBytes(12 * MiB + 12_345))), 'none');
+test('a large blob is fetched by one request from a bucket that is fast enough', async () => {
+  const layer = layerOf(tar(file('random.bin', randomBytes(12 * 2 ** 20 + 12_345))), 'none');
   await using s = await stage('large', [layer]);
   await s.unpack();
   const [requests = []] = askedFor('large', s.image);
-  const ends = requests
-    .map((range) => /^bytes=(\d+)-(\d+)$/.exec(range ?? ''))
-    .map((match) => [Number(match?.[1]), Number(match?.[2])] as const)
-    .sort(([a], [b]) => a - b);
-  // 1 + 2 + 3 + 4 MiB, and what is left
-  const last = layer.blob.size - 1;
-  assert.deepEqual(ends, [
-    [0, MiB - 1],
-    [MiB, 3 * MiB - 1],
-    [3 * MiB, 6 * MiB - 1],
-    [6 * MiB, 10 * MiB - 1],
-    [10 * MiB, last],
-  ]);
+  // ranges beside it, if its reader has waited; never a second one for everything
+  assert.equal(requests[0], undefined);
+  for (const range of requests.slice(1)) assert.match(range ?? '', /^bytes=\d+-\d+$/);
 });

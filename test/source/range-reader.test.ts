@@ -76,17 +76,17 @@ class Download {
     for (const sending of sendings) {
       const { segment } = sending;
       if (!segment.answered) segment.answer();
-      for (let room = most; room > 0 && sending.left > 0 && !sending.stopped; ) {
+      for (let room = most; room > 0 && sending.left > 0 && !sending.stopped && !sending.cancelled; ) {
         const bytes = segment.room();
         const count = Math.min(bytes.length, room, sending.left, 64 * 1024);
-        const place = segment.range.to - sending.left;
+        const { place } = segment;
         for (let at = 0; at < count; at += 4) bytes.writeUInt32LE(place + at, at);
         sending.left -= count;
         sending.stopped = !segment.filled(count);
         room -= count;
         sent += count;
       }
-      if (sending.left === 0) segment.end();
+      if (sending.left === 0 && !sending.cancelled) segment.end();
     }
     return sent;
   }
@@ -122,6 +122,7 @@ async function starve(download: Download, ranges: number): Promise<number> {
     assert.ok(steps < 100, `${download.active.length} ranges at once`);
     const reading = readOne(download, got);
     await sleep(3);
+    for (const { segment } of download.active) if (!segment.answered) segment.answer();
     download.send(64 * 1024, download.active.slice(0, 1));
     got += await reading;
   }
@@ -163,9 +164,13 @@ describe('a blob in ranges', () => {
     assert.equal(await reading, 300 * MiB);
     assert.equal(most, 8);
     assert.deepEqual(
-      download.sendings.slice(0, 10).map(({ segment: { range } }) => (range.to - range.from) / MiB),
-      [1, 2, 3, 4, 5, 6, 7, 8, 8, 8],
+      download.sendings.slice(1, 10).map(({ segment: { range } }) => (range.to - range.from) / MiB),
+      [2, 3, 4, 5, 6, 7, 8, 8, 8],
     );
+    // the first request was for everything, and has ended where the first range begins
+    const [first, second] = download.sendings;
+    assert.equal(first?.segment.range.to, second?.segment.range.from);
+    assert.equal(first?.cancelled, true);
     // of eight that end one after the other half is there
     assert.ok(download.pieces.mostHeld * PIECE <= WINDOW, `${download.pieces.mostHeld} pieces`);
   });
@@ -211,30 +216,144 @@ describe('a blob in ranges', () => {
     assert.ok(turns >= 20, `${turns} turns`);
   });
 
+  test('goes on by the first request alone where a range fails beside it', async () => {
+    const download = await begun(30 * MiB);
+    const got = await starve(download, 3);
+    download.sendings[2]?.segment.fail(new UnpackError('SOURCE_UNAVAILABLE', 'made up by the test'));
+    assert.equal(download.active.length, 1);
+    const asked = download.sendings.length;
+    const reading = readAll(download, got);
+    while (download.active.length > 0) {
+      download.send(MiB);
+      await turn();
+    }
+    assert.equal(await reading, 30 * MiB);
+    assert.equal(download.sendings.length, asked);
+    assert.equal(download.pieces.held, 0);
+  });
+
   test('tells a failed range when its turn comes, and asks for nothing after it', async () => {
     const download = await begun(100 * MiB);
-    const got = await starve(download, 3);
+    let end = await starve(download, 4);
+    const [first, second, third] = download.sendings;
+    assert.ok(first !== undefined && second !== undefined && third !== undefined);
+    while (!first.segment.ended) {
+      download.send(64 * 1024, [first]);
+      end += await readOne(download, end);
+    }
     const asked = download.sendings.length;
-    const { segment } = download.sendings[2] ?? assert.fail();
-    segment.fail(new UnpackError('SOURCE_UNAVAILABLE', 'made up by the test'));
-    download.send(8 * MiB, download.sendings.slice(0, 2));
-    let end = got;
-    const reading = (async () => {
-      for (;;) end += await readOne(download, end);
-    })();
+    third.segment.fail(new UnpackError('SOURCE_UNAVAILABLE', 'made up by the test'));
+    assert.deepEqual(download.active, [second, third], 'nobody waits for what comes after it');
     await assert.rejects(
       async () => {
         for (;;) {
-          download.send(8 * MiB, download.sendings.slice(0, 2));
-          await Promise.race([reading, turn()]);
+          download.send(8 * MiB, [second]);
+          end += await readOne(download, end);
         }
       },
       { code: 'SOURCE_UNAVAILABLE', message: 'made up by the test' },
     );
-    assert.equal(end, segment.range.from);
+    assert.equal(end, third.segment.range.from);
     assert.equal(download.sendings.length, asked);
     assert.equal(download.pieces.held, 0);
-    assert.equal(download.active.filter((sending) => sending.segment !== segment).length, 0);
+  });
+
+  /** A server that gives one request so many bytes a millisecond, and a range so only after so many milliseconds. */
+  async function serve(download: Download, speed: number, latency: number): Promise<number> {
+    const asked = new Map<Sending, number>();
+    const reading = readAll(download, await readOne(download, 0));
+    for (let before = performance.now(); download.active.length > 0; ) {
+      await sleep(1);
+      const now = performance.now();
+      const most = Math.ceil(((now - before) * speed) / 4) * 4;
+      before = now;
+      for (const sending of download.active) {
+        if (!asked.has(sending)) asked.set(sending, now);
+        const isFirst = sending === download.sendings[0];
+        if (isFirst || now - (asked.get(sending) ?? now) >= latency) download.send(most, [sending]);
+      }
+    }
+    return reading;
+  }
+
+  test('leaves ranges alone where each takes longer to its first byte than they save', async () => {
+    let noGain = 0;
+    const download = await begun(100 * MiB, { onNoGain: () => noGain++ });
+    assert.equal(await serve(download, 200_000, 300), 100 * MiB);
+    const [first, ...ranges] = download.sendings;
+    assert.equal(first?.cancelled, false, 'the first request has brought everything');
+    assert.ok(ranges.length <= 3, `${ranges.length} ranges were asked for`);
+    assert.equal(download.pieces.held, 0);
+  });
+
+  test('goes on past a range that has no answer yet', async () => {
+    const download = await begun(20 * MiB);
+    let got = await readOne(download, 0);
+    for (let steps = 0; download.active.length < 2; steps++) {
+      assert.ok(steps < 100);
+      const reading = readOne(download, got);
+      await sleep(3);
+      download.send(64 * 1024, download.active.slice(0, 1));
+      got += await reading;
+    }
+    const [first, range] = download.sendings;
+    assert.ok(first !== undefined && range !== undefined);
+    const reading = readAll(download, got);
+    while (first.left > 0) {
+      download.send(MiB, [first]);
+      await turn();
+    }
+    assert.equal(await reading, 20 * MiB);
+    assert.equal(range.cancelled, true);
+    assert.equal(first.cancelled, false);
+  });
+
+  test('takes what a range brings beyond its end for nothing, and one that ends early as far as it goes', async () => {
+    const download = await begun(100 * MiB);
+    let end = await starve(download, 4);
+    const [first, second, third] = download.sendings;
+    assert.ok(first !== undefined && second !== undefined && third !== undefined);
+    // more than was asked for, as a server does that does not look at a range's end
+    second.left += 4 * MiB;
+    third.left = MiB;
+    const reading = readAll(download, end);
+    while (download.active.length > 0) {
+      download.send(
+        MiB,
+        [first, second, third].filter(({ cancelled, left }) => left > 0 && !cancelled),
+      );
+      await turn();
+    }
+    end = await reading;
+    assert.equal(end, third.segment.range.from + MiB);
+    assert.equal(download.pieces.held, 0);
+  });
+
+  test('is given up where too few bytes come while it is waited for, and not while its reader is busy', async () => {
+    const minimumSpeed = { bytesPerSecond: 1_000_000, over: 60 };
+    const dripping = await begun(100 * MiB, { minimumSpeed });
+    const got = await readOne(dripping, 0);
+    const reading = readAll(dripping, got);
+    const drip = setInterval(() => dripping.send(4), 5);
+    await assert.rejects(reading, { code: 'SOURCE_UNAVAILABLE', message: /the blob: \d+ bytes came in 0\.06 s/ });
+    clearInterval(drip);
+    assert.ok(dripping.sendings.every(({ cancelled }) => cancelled));
+
+    const busy = await begun(MiB, { minimumSpeed });
+    let place = 0;
+    while (place < MiB) {
+      place += await readOne(busy, place);
+      // its thread writes to a slow disk
+      await sleep(100);
+      busy.send(128 * 1024);
+    }
+    // a read that waits while its thread stands still
+    const blocked = await begun(2 * 64 * 1024, { minimumSpeed });
+    const start = await readOne(blocked, 0);
+    const last = readOne(blocked, start);
+    setTimeout(() => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 300), 1);
+    setTimeout(() => blocked.send(64 * 1024), 2);
+    assert.equal(await last, 64 * 1024);
   });
 
   test('says what did not come: an answer, or bytes', async () => {

@@ -31,6 +31,8 @@ describe('the head of an answer', () => {
     const bodyOf = (...lines: string[]) => head('HTTP/1.1 200 OK', ...lines).body;
     assert.equal(bodyOf('Content-Length: 12'), 12);
     assert.equal(bodyOf('Content-Length: 0'), 0);
+    assert.equal(bodyOf('Content-Length: 5', 'Content-Length: 5'), 5);
+    assert.equal(bodyOf('Content-Length: 5', 'Transfer-Encoding: identity'), 5);
     assert.equal(bodyOf('Transfer-Encoding: Chunked'), 'chunked');
     assert.equal(bodyOf('Transfer-Encoding: gzip, chunked'), 'until-close');
     assert.equal(bodyOf(), 'until-close');
@@ -69,7 +71,8 @@ describe('the head of an answer', () => {
     ['HTTP/1.1 200 OK', 'Content-Length: 1.0'],
     ['HTTP/1.1 200 OK', 'Content-Length:'],
     ['HTTP/1.1 200 OK', 'Content-Length: 9999999999999999'],
-    ['HTTP/1.1 200 OK', 'Content-Length: 5', 'Content-Length: 5'],
+    ['HTTP/1.1 200 OK', 'Content-Length: 5', 'Content-Length: 6'],
+    ['HTTP/1.1 200 OK', 'Content-Length: 5, 6'],
     ['HTTP/1.1 200 OK', 'Content-Length: 5', 'Transfer-Encoding: chunked'],
   ]) {
     test(`is not ${JSON.stringify(lines.join('\r\n'))}`, () => {
