@@ -257,7 +257,9 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
   #mayArrive(segment: Segment, most: number): boolean {
     // one connection alone is fast enough for the reader: what it brings is to stay in the processor's cache
     if (this.#connections === 1) return this.#ready < most;
-    return this.#row[0] === segment ? segment.ready < most : this.#ready < this.#options.window();
+    if (this.#ready < this.#options.window()) return this.#row[0] !== segment || segment.ready < most;
+    // what is read next must come, however much there is of what is not
+    return this.#row[0] === segment && segment.ready === 0;
   }
 
   #over(segment: Segment): void {
