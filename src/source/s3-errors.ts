@@ -1,5 +1,4 @@
 import { type FailureCode, type FailureDetails, UnpackError } from '../errors.ts';
-import type { SignatureRefusal } from './source-spec.ts';
 
 /** What was asked for when a request failed. */
 export interface S3Request {
@@ -12,6 +11,19 @@ export interface S3Request {
   readonly digest?: string;
   /** Name of the environment variable with a proxy, which is not used. */
   readonly unusedProxy?: string | undefined;
+}
+
+/** Why a signed URL was refused, as far as it matters for another one. */
+export interface SignatureRefusal {
+  /** `moved`: to another URL or region. `denied`: the permission, or the credentials behind it, have ended. */
+  readonly why: 'moved' | 'denied';
+  /** What the answer says, for messages: `307 TemporaryRedirect`. */
+  readonly answer: string;
+  /** An absolute URL. */
+  readonly location?: string | undefined;
+  readonly region?: string | undefined;
+  /** The server's clock, in milliseconds since 1970. */
+  readonly date?: number | undefined;
 }
 
 /** An answer that is none. */

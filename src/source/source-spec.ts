@@ -1,6 +1,8 @@
 import type { S3Request } from './s3-errors.ts';
 import type { MinimumSpeed } from './silence.ts';
 
+export type { SignatureRefusal } from './s3-errors.ts';
+
 /**
  * Where an image's bytes are: everything needed to open the source again, on another thread too (plain data that
  * survives structured clone).
@@ -27,19 +29,6 @@ export interface HttpRequestSpec {
   readonly minimumSpeed?: MinimumSpeed | undefined;
   /** A file with the certificates (PEM) of further CAs that are believed. */
   readonly caBundle?: string | undefined;
-}
-
-/** Why a signed URL was refused, as far as it matters for another one. */
-export interface SignatureRefusal {
-  /** `moved`: to another URL or region. `denied`: the permission, or the credentials behind it, have ended. */
-  readonly why: 'moved' | 'denied';
-  /** What the answer says, for messages: `307 TemporaryRedirect`. */
-  readonly answer: string;
-  /** An absolute URL. */
-  readonly location?: string | undefined;
-  readonly region?: string | undefined;
-  /** The server's clock, in milliseconds since 1970. */
-  readonly date?: number | undefined;
 }
 
 /** One blob under a URL that carries its own permission for some hours. */
