@@ -125,11 +125,10 @@ for (const [kind, target] of Object.entries(TARGETS)) {
     assert.ok(scripts(cost) <= 2 * JOBS + JOBS_AT_ONCE, `${scripts(cost)} scripts for ${JOBS} jobs`);
     assert.ok(cost.statements <= 2 * JOBS, `${cost.statements} statements`);
     const { rpush = 0, xread = 0, publish = 0, hset = 0 } = cost.commands;
-    assert.deepEqual(
-      { rpush, xread, publish, hset },
-      { rpush: 0, xread: 0, publish: 0, hset: JOBS },
-      'no log, no progress',
-    );
+    // a job that nobody serves for a quarter of a second shows what it does: one write of progress, three lines of log
+    const shown = hset - JOBS;
+    assert.ok(shown < JOBS / 2, `${shown} of ${JOBS} jobs wrote progress`);
+    assert.deepEqual({ rpush, xread, publish }, { rpush: 3 * shown, xread: 0, publish: 0 }, 'no log, no progress');
     if (kind === 'tag') assert.ok(cost.requests <= JOBS && cost.requests >= JOBS / JOBS_AT_ONCE, `${cost.requests}`);
     else assert.equal(cost.requests, 0);
   });

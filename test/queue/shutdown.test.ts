@@ -10,11 +10,12 @@ test('SIGTERM lets a job finish within the grace time, and the worker ends with 
   const settings = bench.settings({ UNPACK_GRACE: '5m' });
   const queue = bench.producer(settings);
   await using worker = await startWorkerProcess(settings);
-  const job = await queue.add(payload('after-500'));
+  const job = await queue.add(payload('until-told'));
   await eventually('the job runs', async () => (await queue.status(job.id)).state === 'active');
   worker.kill('SIGTERM');
   await eventually('it has heard', () => worker.messages.some((line) => line.startsWith('SIGTERM')));
   const another = await queue.add(payload('quick'));
+  worker.kill('SIGUSR2');
   assert.equal((await queue.wait(job)).attempts, 1);
   assert.equal(await worker.ended(), 0);
   assert.equal((await queue.status(another.id)).state, 'waiting');

@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { loadConfig } from '../../src/config.ts';
 import { createLog } from '../../src/queue/log.ts';
 import { stopSignal } from '../../src/queue/stop-signal.ts';
@@ -7,18 +6,19 @@ import { image, scriptedUnpacker, untilAborted } from './scripted-unpacker.ts';
 
 /**
  * A worker process for tests to stop and kill, made as workers/unpack.ts is but for the unpacking: bucket `quick` is done
- * at once, `after-500` after 500 ms whatever happens, anything else when it is aborted.
+ * at once, `until-told` when the process gets SIGUSR2, whatever else happens, anything else when it is aborted.
  */
 const config = loadConfig();
 const log = createLog(config);
+const told = Promise.withResolvers<void>();
+process.on('SIGUSR2', () => told.resolve());
 const worker = new UnpackWorker({
   settings: config,
   unpacker: scriptedUnpacker(async (call) => {
     if (call.bucket === 'quick') return [image('applied')];
-    const [, milliseconds] = /^after-(\d+)$/.exec(call.bucket) ?? [];
-    if (milliseconds === undefined) return untilAborted(call);
+    if (call.bucket !== 'until-told') return untilAborted(call);
     call.onResolved?.([image('applying')]);
-    await sleep(Number(milliseconds));
+    await told.promise;
     return [image('applied')];
   }),
   policy: {
