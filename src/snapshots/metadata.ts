@@ -2,7 +2,7 @@ import type { DatabaseSync } from 'node:sqlite';
 import { UnpackError } from '../errors.ts';
 import { Database, type OnRollback, type Patience } from './database.ts';
 import { SnapshotError } from './errors.ts';
-import { type Entry, entry, kind, number, type Traits, traits } from './rows.ts';
+import { type Entry, entry, keysIn, kind, number, type Traits, traits } from './rows.ts';
 import { APPLICATION_ID, SCHEMA, SCHEMA_VERSION, STATEMENTS } from './schema.ts';
 import type { CommitOptions, Ownership, SnapshotFilter, SnapshotInfo, SnapshotKind, Usage } from './snapshotter.ts';
 
@@ -70,8 +70,7 @@ export class Metadata {
 
   /** The keys of active snapshots and views that begin so. @param prefix ASCII, not empty */
   keys(prefix: string): Promise<string[]> {
-    const after = prefix.slice(0, -1) + String.fromCharCode(prefix.charCodeAt(prefix.length - 1) + 1);
-    return this.#database.read((statements) => statements.keys.all(prefix, after).map(({ key }) => String(key)));
+    return this.#database.read((statements) => keysIn(statements.keys, prefix));
   }
 
   /** @throws NotFound */

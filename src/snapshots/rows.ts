@@ -1,4 +1,4 @@
-import type { SQLOutputValue } from 'node:sqlite';
+import type { SQLOutputValue, StatementSync } from 'node:sqlite';
 import type { OverlayXattrs, Ownership, SnapshotInfo, SnapshotKind, Snapshotter, Usage } from './snapshotter.ts';
 
 /** What holds for all snapshots of a store, from the first one on. */
@@ -34,6 +34,12 @@ export function entry(row: Record<string, SQLOutputValue>): Entry {
     parentId: row.parent_id === null ? undefined : number(row.parent_id),
     usage,
   };
+}
+
+/** The keys of active snapshots and views that begin so. @param statement `keys` @param prefix ASCII, not empty */
+export function keysIn(statement: StatementSync, prefix: string): string[] {
+  const after = prefix.slice(0, -1) + String.fromCharCode(prefix.charCodeAt(prefix.length - 1) + 1);
+  return statement.all(prefix, after).map(({ key }) => text(key));
 }
 
 export function traits(row: Record<string, SQLOutputValue>): Traits {

@@ -1,7 +1,7 @@
 import { extname, join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { UnpackError } from '../errors.ts';
-import { CommittedNames } from './committed-names.ts';
+import { NameReader } from './name-reader.ts';
 import { metadataFile, type StoreOptions } from './open.ts';
 import type { SnapshotInfo, Snapshotter } from './snapshotter.ts';
 import { CLOSE_LIMIT } from './store.ts';
@@ -32,8 +32,8 @@ export async function openStoreThread(options: StoreOptions): Promise<Snapshotte
 }
 
 /**
- * Only the look at a committed name is done here, as long as the thread answers in time: it is most of what a job costs
- * whose image is there, and a message to the thread and back would cost more.
+ * Only looks at names are done here, as long as the thread answers in time: they are most of what a job costs whose image
+ * is there, and a message to the thread and back would cost more.
  *
  * A thread that dies fails the calls that it has; the next call starts another one.
  */
@@ -44,7 +44,7 @@ class StoreOnThread implements Snapshotter {
   readonly ownership: Snapshotter['ownership'];
   readonly overlayXattrs: Snapshotter['overlayXattrs'];
   readonly #options: StoreOptions;
-  readonly #names: CommittedNames | undefined;
+  readonly #names: NameReader | undefined;
   #channel: Channel;
   #closed: Promise<void> | undefined;
 
@@ -64,18 +64,11 @@ class StoreOnThread implements Snapshotter {
   }
 
   async has(name: string): Promise<boolean> {
-    if (this.#names !== undefined && this.#closed === undefined && this.#channel.waited < SLOW) {
-      try {
-        return this.#names.has(name);
-      } catch {
-        // the thread waits for who locks the file, and knows what to say of a damaged one
-      }
-    }
-    return this.#ask('has', name);
+    return this.#lookUp((names) => names.has(name)) ?? this.#ask('has', name);
   }
 
-  keys(...args: Parameters<Snapshotter['keys']>) {
-    return this.#ask('keys', ...args);
+  async keys(prefix: string): Promise<string[]> {
+    return this.#lookUp((names) => names.keys(prefix)) ?? this.#ask('keys', prefix);
   }
 
   prepare(...args: Parameters<Snapshotter['prepare']>) {
@@ -119,6 +112,17 @@ class StoreOnThread implements Snapshotter {
     return this.#closed;
   }
 
+  /** `undefined` where the thread is to be asked. */
+  #lookUp<T>(look: (names: NameReader) => T): T | undefined {
+    if (this.#names === undefined || this.#closed !== undefined || this.#channel.waited >= SLOW) return undefined;
+    try {
+      return look(this.#names);
+    } catch {
+      // the thread waits for who locks the file, and knows what to say of a damaged one
+      return undefined;
+    }
+  }
+
   async #ask<Method extends StoreMethod>(
     method: Method,
     ...args: Parameters<Snapshotter[Method]>
@@ -140,9 +144,9 @@ class StoreOnThread implements Snapshotter {
 }
 
 /** `undefined` where it can't be read here: the thread is asked then. */
-function namesOf(root: string): CommittedNames | undefined {
+function namesOf(root: string): NameReader | undefined {
   try {
-    return new CommittedNames(metadataFile(root));
+    return new NameReader(metadataFile(root));
   } catch {
     return undefined;
   }
