@@ -21,6 +21,7 @@ export function whiteoutsForContainerd(image: RandomImage, type: StoreType): Ran
     else if (index === 0) layers.push(layer.map(deletesNothing));
     else {
       const lowers = image.slice(0, index);
+      if (type === 'native' && mayBeHollowByLink(layer, lowers)) return undefined;
       const equivalent = type === 'native' ? deletionsFirst(layer, lowers) : forOverlay(layer, lowers);
       if (equivalent === undefined) return undefined;
       layers.push(equivalent);
@@ -103,6 +104,11 @@ function withoutHollow(layer: RandomLayer): RandomLayer {
   }
   return layer.filter((entry) => !dropped.has(entry));
 }
+
+/** Whether a deletion in a full copy leads through a link below, perhaps into what the layer deletes. */
+const mayBeHollowByLink = (layer: RandomLayer, lowers: RandomImage): boolean =>
+  layer.some(({ kind }) => kind === 'whiteout') &&
+  layer.some((entry) => isDeletion(entry) && leadsThroughLink(lowers, entry));
 
 const isDeletion = ({ kind }: RandomEntry): boolean => kind === 'whiteout' || kind === 'opaque';
 
