@@ -28,6 +28,8 @@ export interface ProcessorOptions {
   readonly unpacker: Unpacker;
   readonly keeper: Pick<StoreKeeper, 'heldElsewhere'> | undefined;
   readonly guard: Pick<StoreGuard, 'fault' | 'examine'>;
+  /** Whether the worker takes no more jobs because it shuts down. */
+  readonly isStopping: () => boolean;
   readonly parked: Pick<ParkedJobs, 'park'>;
   readonly settings: ProcessorSettings;
   readonly policy: SourcePolicy;
@@ -85,19 +87,19 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
   return async (job, token) => {
     // first of all, because BullMQ can fail a job by itself, too
     settleAttempts(job.opts, settings);
-    if (guard.fault !== undefined) return untouched(job, token);
+    if (options.isStopping() || guard.fault !== undefined) return untouched(job, token);
     const quiet = await quietly(job);
     return 'result' in quiet ? quiet.result : thoroughly(job, token, quiet.looking);
   };
 
-  /** A job that was on its way here when the worker stopped to take jobs. */
+  /** A job that was on its way here when the worker stopped to take jobs: BullMQ may take one more then. */
   async function untouched(job: Job, token: string | undefined): Promise<never> {
     const back = { delay: 0, place: nextPlace() };
     // if that fails the job stalls, and comes back a little later
     await parked
       .park(job, token, back)
       .catch((error) => options.log.warn({ err: error }, 'a job could not be given back'));
-    throw new DelayedError('the store can not be written');
+    throw new DelayedError('the worker takes no jobs');
   }
 
   async function thoroughly(job: Job, token: string | undefined, looking: Looking | undefined): Promise<UnpackResult> {

@@ -81,6 +81,7 @@ export class UnpackWorker {
       unpacker,
       keeper,
       guard: this.#guard,
+      isStopping: () => this.#closing !== undefined,
       parked: this.#parked,
       settings,
       policy,
