@@ -1,0 +1,74 @@
+import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, test } from 'node:test';
+import { Redis } from 'ioredis';
+import { type LocalRedis, startRedis } from '../../src/demo/redis-server.ts';
+import { scratch } from '../support/scratch.ts';
+import { runCli } from './run-cli.ts';
+
+/** A word that is in every secret here, so that a piece of one is found too. */
+const WORD = 'zq7vw';
+const PASSWORD = `${WORD}@/?#% ${WORD}`;
+const folder = scratch();
+let redis: LocalRedis;
+before(async () => {
+  redis = await startRedis();
+  const admin = new Redis(redis.url);
+  await admin.config('SET', 'requirepass', PASSWORD);
+  admin.disconnect();
+  writeFileSync(join(folder.path, 'password'), `${PASSWORD}\n`);
+  writeFileSync(join(folder.path, 'wrong'), `${PASSWORD}-wrong\n`);
+});
+after(async () => {
+  await redis.stop();
+  folder[Symbol.dispose]();
+});
+
+test('a secret is in nothing that a command prints, wherever in the settings it is, right or wrong', async () => {
+  const host = redis.url.replace('redis://', '');
+  const others = {
+    UNPACK_BOARD_USER: 'ann',
+    UNPACK_BOARD_PASSWORD: PASSWORD,
+    AWS_ACCESS_KEY_ID: 'AKIA',
+    AWS_SECRET_ACCESS_KEY: PASSWORD,
+    AWS_SESSION_TOKEN: PASSWORD,
+    UNPACK_LOG_LEVEL: 'debug',
+  };
+  const environments: readonly Record<string, string>[] = [
+    { REDIS_URL: `redis://:${PASSWORD}@${host}` },
+    { REDIS_URL: `redis://user:${encodeURIComponent(PASSWORD)}@${host}` },
+    { REDIS_URL: `redis://:${encodeURIComponent(PASSWORD)}@127.0.0.1:1` },
+    { REDIS_URL: `redis://${WORD}@${host}` },
+    { REDIS_URL: `redis://${host}?password=${WORD}` },
+    { REDIS_URL: redis.url, REDIS_PASSWORD_FILE: join(folder.path, 'wrong') },
+    { REDIS_URL: redis.url, S3_ENDPOINT: `http://key:${WORD}/${WORD}@s3.example` },
+    { UNPACK_ROOT: `redis://:${PASSWORD}@host`, UNPACK_GRACE: `redis://:${WORD}/${WORD}@host` },
+  ];
+  const commands = [
+    ['settings', '--json'],
+    ['enqueue', 's3://bucket/app:1'],
+    ['doctor', '--root', '/proc/nowhere'],
+  ];
+  for (const env of environments) {
+    for (const args of commands) {
+      const { stdout, stderr } = await runCli(args, { env: { ...others, ...env } });
+      assert.doesNotMatch(`${stdout}${stderr}`, new RegExp(WORD), `${JSON.stringify(env)} ${args.join(' ')}`);
+    }
+  }
+});
+
+test('a password file takes any characters, and the job has nothing of it', async () => {
+  const env = { REDIS_URL: redis.url, REDIS_PASSWORD_FILE: join(folder.path, 'password') };
+  const { status, stderr } = await runCli(['enqueue', 's3://bucket/app:1'], { env });
+  assert.equal(status, 0, stderr);
+  const admin = new Redis(redis.url, { password: PASSWORD });
+  try {
+    for (const key of await admin.keys('*')) {
+      if ((await admin.type(key)) !== 'hash') continue;
+      assert.doesNotMatch(JSON.stringify(await admin.hgetall(key)), new RegExp(WORD));
+    }
+  } finally {
+    admin.disconnect();
+  }
+});
