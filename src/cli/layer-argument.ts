@@ -32,6 +32,10 @@ async function requireFile(path: string, text: string): Promise<void> {
   const found = await stat(path).catch((cause: unknown) => {
     throw new UnpackError('BLOB_NOT_FOUND', `there is no layer ${text}: ${path} is not there`, { cause });
   });
+  // one that nobody writes to would be waited for without end; what a shell passes (/dev/stdin, /dev/fd/63) has a writer
+  if (found.isFIFO() && !/^\/(dev|proc)\//.test(path)) {
+    throw new CliError('USAGE', `${text} is a named pipe: give a file, or /dev/stdin`);
+  }
   await access(path, constants.R_OK).catch((cause: unknown) => {
     throw new UnpackError('SOURCE_DENIED', `the layer ${text} can't be read by this user`, { cause });
   });

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
@@ -181,6 +182,14 @@ describe('layer ls', () => {
     const nothing = await runCli(['layer', 'ls', '/nowhere/layer']);
     assert.equal(nothing.status, 1);
     assert.match(nothing.stderr, /^unpackd: \[BLOB_NOT_FOUND\] [^\n]+\n$/);
+  });
+
+  test('a named pipe, which might be waited for without end, is wrong use', async () => {
+    using folder = scratch();
+    execFileSync('mkfifo', [join(folder.path, 'pipe')]);
+    const { status, stderr } = await runCli(['layer', 'ls', join(folder.path, 'pipe')]);
+    assert.match(stderr, /^unpackd: \[USAGE\] \S+ is a named pipe: give a file, or \/dev\/stdin\n$/);
+    assert.equal(status, 2);
   });
 
   test('a slow reader gets all of it', async () => {
