@@ -1,0 +1,95 @@
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { createServer } from 'node:https';
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { loadConfig, s3Connection } from '../../src/config.ts';
+import { digestOf } from '../../src/oci/digest.ts';
+import { readBlob } from '../../src/source/fetch.ts';
+import { openSource } from '../../src/source/open.ts';
+import { openLent } from '../../src/source/open-lent.ts';
+import { fails } from '../support/fails.ts';
+import { skipWithout } from '../support/present.ts';
+import { scratch } from '../support/scratch.ts';
+
+describe('an endpoint with a certificate of a private CA', { timeout: 120_000, skip: skipWithout('openssl') }, () => {
+  const content = Buffer.from('content');
+  const digest = digestOf(content);
+  const place = scratch();
+  const certificate = join(place.path, 'ca.pem');
+  let endpoint = '';
+  let close = (): void => {};
+
+  before(async () => {
+    const key = join(place.path, 'key.pem');
+    const names = 'subjectAltName=DNS:localhost,IP:127.0.0.1';
+    const options = ['-newkey', 'rsa:2048', '-nodes', '-days', '2', '-subj', '/CN=private CA', '-addext', names];
+    execFileSync('openssl', ['req', '-x509', ...options, '-keyout', key, '-out', certificate], { stdio: 'ignore' });
+    const server = createServer({ key: readFileSync(key), cert: readFileSync(certificate) }, (_request, response) => {
+      response.writeHead(200, { 'content-length': content.length }).end(content);
+    });
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    endpoint = `https://127.0.0.1:${(server.address() as AddressInfo).port}`; // a TCP server's address is never a string
+    close = () => {
+      server.close();
+      server.closeAllConnections();
+    };
+  });
+  after(() => {
+    close();
+    place[Symbol.dispose]();
+  });
+
+  const open = (env: Record<string, string>) => {
+    const config = loadConfig({}, { S3_ENDPOINT: endpoint, UNPACK_S3_RESUMES: '0', ...env });
+    const credentials = { accessKeyId: 'key', secretAccessKey: 'secret' };
+    const connection = { ...s3Connection(config, env), credentials };
+    return openSource({ kind: 's3', bucket: 'images', prefix: '', layout: { kind: 'oci' }, connection });
+  };
+  const read = async (env: Record<string, string>) => {
+    const source = open(env);
+    const lent = openLent(await source.lend({ digest, size: content.length }));
+    for (const one of [source, lent]) assert.equal(String(await readBlob(one, digest, { limit: 100 })), 'content');
+    source.close();
+  };
+
+  test('is read where AWS_CA_BUNDLE names it', () => read({ AWS_CA_BUNDLE: certificate }));
+
+  test('is refused with the names of the settings that help', async () => {
+    const error = await fails('SOURCE_UNAVAILABLE', read({}));
+    assert.match(error.message, /NODE_EXTRA_CA_CERTS or AWS_CA_BUNDLE/);
+    assert.doesNotMatch(error.message, /proxy/);
+  });
+
+  test('is refused with the name of the file where that is none', async () => {
+    const missing = join(place.path, 'missing.pem');
+    assert.match((await fails('SOURCE_DENIED', read({ AWS_CA_BUNDLE: missing }))).message, /missing\.pem/);
+  });
+});
+
+describe('a proxy that is set and not used', { timeout: 60_000 }, () => {
+  const failing = async (env: Record<string, string>) => {
+    const config = loadConfig({}, { S3_ENDPOINT: 'http://127.0.0.1:1', UNPACK_S3_RESUMES: '0' });
+    const credentials = { accessKeyId: 'key', secretAccessKey: 'secret' };
+    const connection = { ...s3Connection(config, env), credentials };
+    const source = openSource({ kind: 's3', bucket: 'images', prefix: '', layout: { kind: 'oci' }, connection });
+    return (await fails('SOURCE_UNAVAILABLE', source.resolveTag('v1'))).message;
+  };
+
+  test('is named where S3 cannot be reached, without what it says', async () => {
+    for (const name of ['HTTP_PROXY', 'http_proxy', 'ALL_PROXY']) {
+      const message = await failing({ [name]: 'http://user:secret@proxy.example:3128' });
+      assert.match(message, new RegExp(`${name} is set, but unpackd uses no proxy`));
+      assert.doesNotMatch(message, /secret/);
+    }
+  });
+
+  test('is not named where it would not be used', async () => {
+    const proxy = 'http://proxy.example:3128';
+    for (const env of [{}, { HTTPS_PROXY: proxy }, { HTTP_PROXY: proxy, NO_PROXY: 'example.org, 127.0.0.1' }]) {
+      assert.doesNotMatch(await failing(env), /proxy/i);
+    }
+  });
+});
