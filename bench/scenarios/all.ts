@@ -4,7 +4,7 @@ import { knownImagesScenario } from './known-images.ts';
 import { localScenario } from './local.ts';
 import { memoryScenario } from './memory.ts';
 import { pullScenario } from './pull.ts';
-import { s3Scenario } from './s3-in-life.ts';
+import { s3Scenarios } from './s3-in-life.ts';
 import type { Scenario } from './scenario.ts';
 import { shapeScenarios } from './shapes.ts';
 
@@ -14,7 +14,7 @@ export const SCENARIOS: readonly Scenario[] = [
   localScenario('zstd'),
   pullScenario,
   ...shapeScenarios,
-  s3Scenario,
+  ...s3Scenarios,
   knownImagesScenario,
   ...diskScenarios,
   memoryScenario,

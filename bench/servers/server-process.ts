@@ -19,6 +19,8 @@ export interface ServerProcess {
 export interface Throttle {
   readonly firstByteMs: number;
   readonly bytesPerSecond: number;
+  /** Besides, before each range; default: none. */
+  readonly rangeMs?: number;
 }
 
 /** What has been asked of a bucket. */
@@ -30,7 +32,8 @@ export interface BucketStatistics {
 
 /** Serves `folder` as S3: its folders are the buckets. */
 export async function startBucket(folder: string, throttle?: Throttle): Promise<ServerProcess> {
-  const limits = throttle === undefined ? [] : [String(throttle.firstByteMs), String(throttle.bytesPerSecond)];
+  const limits =
+    throttle === undefined ? [] : [throttle.firstByteMs, throttle.bytesPerSecond, throttle.rangeMs ?? 0].map(String);
   const program = join(import.meta.dirname, 'static-s3.ts');
   const child = spawn(process.execPath, [program, folder, ...limits], { stdio: ['pipe', 'pipe', 'inherit'] });
   const { value: port } = await createInterface({ input: child.stdout })[Symbol.asyncIterator]().next();

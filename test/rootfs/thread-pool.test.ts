@@ -10,8 +10,10 @@ import type { Applier } from '../../src/rootfs/applier.ts';
 import { ApplyThread } from '../../src/rootfs/apply-thread.ts';
 import { ApplyPool, type ApplyPoolOptions } from '../../src/rootfs/thread-pool.ts';
 import { openSource } from '../../src/source/open.ts';
+import type { SourceSpec } from '../../src/source/source-spec.ts';
 import { LIMITS } from '../support/apply.ts';
 import { imageOf, layerOf, type TestLayer, writeLayout } from '../support/layout.ts';
+import { refuse, startOddS3 } from '../support/odd-s3.ts';
 import { scratch } from '../support/scratch.ts';
 import { file, tar } from '../support/tar.ts';
 
@@ -28,7 +30,8 @@ async function poolOf(size: number, options: ApplyPoolOptions = {}, stored: read
   const pool = new ApplyPool(size, options);
   await nextTurn(); // Node tells of new threads in the turn after
   const store = { type: 'overlay', ownership: 'squash', overlayXattrs: 'user' } as const;
-  const applierOfAJob = () => pool.applier(openSource({ kind: 'oci-layout', path }), LIMITS, store);
+  const applierOfAJob = (source: SourceSpec = { kind: 'oci-layout', path }) =>
+    pool.applier(openSource(source), LIMITS, store);
   const onlyJob = applierOfAJob();
   let targets = 0;
   return {
@@ -154,6 +157,40 @@ describe('the apply threads', () => {
     await assert.rejects(aborted, { code: 'CANCELLED', message: 'enough' });
     assert.equal(readFileSync(join(await b.apply(first), 'name'), 'utf8'), '1');
     assert.equal(threads.length, 1);
+  });
+
+  it('go on with a URL of their own process where the one they have expires in the middle of a layer', async () => {
+    const content = randomBytes(3 * 1024 * 1024);
+    const layer = layerOf(tar(file('name', content)), 'none');
+    const refused: string[] = [];
+    const server = await startOddS3(
+      new Map([[`blobs/${layer.blob.digest.replace(':', '/')}`, layer.bytes]]),
+      (request, answer) => {
+        if (request.before === 0) answer.endAfter = 1024 * 1024;
+        if (request.before !== 1) return;
+        refused.push(request.query.get('X-Amz-Signature') ?? '');
+        refuse(answer, '400 Bad Request', 'ExpiredToken');
+      },
+    );
+    await using b = await poolOf(1);
+    const connection = {
+      endpoint: server.endpoint,
+      region: 'us-east-1',
+      forcePathStyle: true,
+      credentials: { accessKeyId: 'key', secretAccessKey: 'secret' },
+      connectTimeout: 60_000,
+      idleTimeout: 60_000,
+      maxResumes: 1,
+    };
+    const source = { kind: 's3', bucket: 'images', prefix: '', layout: { kind: 'oci' }, connection } as const;
+    const directory = await b.apply(layer, {}, b.applierOfAJob(source));
+    assert.ok(readFileSync(join(directory, 'name')).equals(content));
+    assert.equal(refused.length, 1);
+    assert.deepEqual(
+      server.seen.map(({ range }) => range?.from ?? 0),
+      [0, 1024 * 1024, 1024 * 1024],
+    );
+    server.close();
   });
 
   it('fail what they have when the pool is closed, and start nothing more', async () => {
