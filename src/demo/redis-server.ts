@@ -37,6 +37,8 @@ const SERVERS = ['redis-server', 'valkey-server'];
 /** Debian, Ubuntu: the first that the machine's lists know. */
 const PACKAGES = ['redis-server', 'valkey-server'];
 const START_TIMEOUT = 60_000;
+/** Milliseconds that a server gets to save its data: one that cannot save it refuses to end. */
+const STOP_TIMEOUT = 10_000;
 
 /**
  * Starts a server on loopback. Its policy is `noeviction`, as BullMQ demands: an evicted key is a lost job.
@@ -92,7 +94,8 @@ export async function startRedis(options: LocalRedisOptions = {}): Promise<Local
     stop() {
       stopped ??= (async () => {
         process.off('exit', onExit);
-        await kill('SIGTERM');
+        // there is nothing to save of what is removed
+        await kill(temporary ? 'SIGKILL' : 'SIGTERM');
         guard?.kill('SIGKILL');
         if (temporary) await removeTree(directory);
       })();
@@ -211,7 +214,11 @@ function ended(child: ChildProcess, signal: NodeJS.Signals): Promise<void> {
   if (child.exitCode !== null || child.signalCode !== null) return Promise.resolve();
   return new Promise((resolve) => {
     child.ref();
-    child.once('exit', () => resolve());
+    const late = setTimeout(() => child.kill('SIGKILL'), STOP_TIMEOUT);
+    child.once('exit', () => {
+      clearTimeout(late);
+      resolve();
+    });
     child.kill(signal);
   });
 }

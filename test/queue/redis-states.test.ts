@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, describe, test } from 'node:test';
+import { after, describe, type TestContext, test } from 'node:test';
 import { Redis } from 'ioredis';
 import { startBoard } from '../../src/board/board.ts';
 import type { LocalRedis } from '../../src/demo/redis-server.ts';
@@ -31,15 +31,21 @@ interface State {
   readonly worker: 'waits' | 'ends';
 }
 
-const folder = scratch();
-const closing: (() => Promise<unknown> | unknown)[] = [];
-async function closeAll(): Promise<void> {
-  for (let close = closing.pop(); close !== undefined; close = closing.pop()) await close();
+/** What has been opened, and is closed in the other order. */
+class Opened {
+  readonly #closing: (() => Promise<unknown> | unknown)[] = [];
+
+  push(close: () => Promise<unknown> | unknown): void {
+    this.#closing.push(close);
+  }
+
+  async close(): Promise<void> {
+    for (let close = this.#closing.pop(); close !== undefined; close = this.#closing.pop()) await close();
+  }
 }
-after(async () => {
-  await closeAll();
-  folder[Symbol.dispose]();
-});
+
+const folder = scratch();
+after(() => folder[Symbol.dispose]());
 
 const file = (name: string, text = '') => {
   if (text !== '') writeFileSync(join(folder.path, name), text);
@@ -166,134 +172,157 @@ const STATES: readonly State[] = [
   },
 ];
 
-for (const state of STATES) {
-  describe(state.title, () => {
-    after(closeAll);
-    let redis: Promise<LocalRedis> | undefined;
-    const settings = async () => {
-      redis ??= serverIn(state);
-      return testSettings((state.url ?? ((url) => url))((await redis).url));
-    };
+// much of it is waiting, for a server or for what a worker says next
+describe('states of Redis', { concurrency: 4 }, () => {
+  for (const state of STATES) describe(state.title, () => states(state));
 
-    test('the producer says so, as QueueUnavailableError', async () => {
-      const queue = new UnpackQueue(await settings());
-      closing.push(() => queue.close());
-      await assert.rejects(queue.add(payload('one')), refused(state.says));
-      // these may be allowed what adding is not
-      const typed = (error: unknown) => error instanceof QueueUnavailableError || error instanceof JobNotFoundError;
-      await assert.rejects(queue.status('x'), typed);
-      await assert.rejects(queue.cancel('x'), typed);
-    });
+  test('a worker goes on by itself when the memory is enough again, and says so once', async (t) => {
+    const opened = openedBy(t);
+    const server = await serverIn({ title: '', prepare: fill, says: /x/, worker: 'waits' }, opened);
+    const settings = testSettings(server.url);
+    const { worker, lines } = makeWorker(settings, opened);
+    await worker.start();
+    await eventually('it waits', () => lines.length === 1);
+    const admin = new Redis(server.url);
+    opened.push(() => admin.disconnect());
+    await admin.config('SET', 'maxmemory', '0');
+    const queue = new UnpackQueue(settings);
+    opened.push(() => queue.close());
+    await queue.wait(await queue.add(payload('one')));
+    await eventually('it has said so', () => lines.some(({ msg }) => msg === 'Redis is back'));
+    assert.equal(await worker.whyNotReady(60_000), undefined);
+    assert.equal(lines.filter(({ msg }) => /^Redis /.test(String(msg))).length, 2);
+  });
 
-    test(`a worker ${state.worker === 'waits' ? 'says so in one line, is not ready, and waits' : 'ends its start with it'}`, async () => {
-      const { worker, lines } = makeWorker(await settings());
-      if (state.worker === 'ends') return assert.rejects(worker.start(), refused(state.says));
-      await worker.start();
-      await eventually('it has said so', () => lines.some(({ msg }) => state.says.test(String(msg))));
-      assert.match((await worker.whyNotReady(1000)) ?? '', state.says);
-      // every connection of the worker meets it, and several times
-      await new Promise((resolve) => setTimeout(resolve, 1500));
-      assert.equal(lines.length, 1, JSON.stringify(lines));
-      assert.doesNotMatch(JSON.stringify(lines), /\\n +at |stack/);
-    });
+  test('a server that speaks TLS only is told from one that is away, and its certificate is named', async (t) => {
+    const opened = openedBy(t);
+    makeCertificate();
+    const port = await freePort();
+    const own = [file('cert.pem'), file('key.pem'), file('cert.pem')];
+    const names = ['--tls-cert-file', '--tls-key-file', '--tls-ca-cert-file'];
+    // its ordinary port is what it is started by
+    const flags = ['--tls-port', String(port), ...names.flatMap((name, index) => [name, own[index] ?? ''])];
+    const server = await startRedis({ flags });
+    opened.push(() => server.stop());
+    for (const [scheme, says] of [
+      ['redis', /speaks TLS: write rediss:\/\//],
+      ['rediss', /has a certificate that this machine does not trust .*NODE_EXTRA_CA_CERTS/],
+    ] as const) {
+      const settings = testSettings(`${scheme}://127.0.0.1:${port}`);
+      const queue = new UnpackQueue(settings);
+      opened.push(() => queue.close());
+      await assert.rejects(queue.add(payload('one')), refused(says));
+      const { worker } = makeWorker(settings, opened);
+      await assert.rejects(worker.start(), refused(says));
+      const [check] = await checkRedis(settings);
+      assert.match(`${check?.finding}: ${check?.advice}`, says);
+    }
+  });
 
-    test('doctor says so', async () => {
-      const [check] = await checkRedis(await settings());
-      assert.equal(check?.status, 'fail');
-      assert.match(`${check.finding}: ${check.advice}`, state.says);
+  test('a server that loads its data is waited for by a worker, and told by the producer (LOADING)', async (t) => {
+    const opened = openedBy(t);
+    const server = await startRedis({ flags: ['--appendonly', 'yes', '--enable-debug-command', 'local'] });
+    opened.push(() => server.stop());
+    const admin = new Redis(server.url);
+    opened.push(() => admin.disconnect());
+    admin.on('error', () => {});
+    await admin.eval("for i = 1, 60000 do redis.call('SET', 'k' .. i, 'x') end", 0);
+    await admin.config('SET', 'key-load-delay', '200');
+    // microseconds for each key; other clients are heard after every thousand
+    const loading = admin.call('DEBUG', 'LOADAOF').catch(() => {});
+    await eventually('it loads', async () => {
+      const look = new Redis(server.url, { enableReadyCheck: false });
+      look.on('error', () => {});
+      const info = await look.info('persistence').catch(() => '');
+      look.disconnect();
+      return info.includes('loading:1');
     });
+    const settings = testSettings(server.url);
+    const queue = new UnpackQueue(settings, 1000);
+    opened.push(() => queue.close());
+    await assert.rejects(queue.add(payload('one')), refused(/is still loading its data from disk: wait until it has/));
+    const [check] = await checkRedis(settings);
+    assert.match(`${check?.finding}: ${check?.advice}`, /is still loading its data from disk/);
+    const { worker, lines } = makeWorker(settings, opened);
+    void worker.start().catch(() => {});
+    await eventually('it has said so', () => lines.some(({ msg }) => /is still loading its data/.test(String(msg))));
+    assert.equal(lines.length, 1);
+    void loading;
+  });
+});
 
-    test('the board lives, and has no other answer', async () => {
-      const board = await startBoard(
-        { ...(await settings()), UNPACK_BOARD_PORT: 0 },
-        createLog(await settings(), { write: () => {} }),
-      );
-      closing.push(() => board.close());
-      const answer = await fetch(`${board.url}/api/queues`);
-      const text = await answer.text();
-      if (answer.status !== 200) {
-        assert.equal(answer.status, 503);
-        assert.match(text, /Redis at rediss?:/);
-      }
-      assert.doesNotMatch(text, /node_modules|\\n +at /);
-    });
+function openedBy(t: TestContext): Opened {
+  const opened = new Opened();
+  t.after(() => opened.close());
+  return opened;
+}
+
+function states(state: State): void {
+  const opened = new Opened();
+  after(() => opened.close());
+  let redis: Promise<LocalRedis> | undefined;
+  const server = () => {
+    redis ??= serverIn(state, opened);
+    return redis;
+  };
+  const settings = async () => testSettings((state.url ?? ((url) => url))((await server()).url));
+
+  test('the producer says so, as QueueUnavailableError', async () => {
+    const queue = new UnpackQueue(await settings());
+    opened.push(() => queue.close());
+    await assert.rejects(queue.add(payload('one')), refused(state.says));
+    // these may be allowed what adding is not
+    const typed = (error: unknown) => error instanceof QueueUnavailableError || error instanceof JobNotFoundError;
+    await assert.rejects(queue.status('x'), typed);
+    await assert.rejects(queue.cancel('x'), typed);
+  });
+
+  test(`a worker ${state.worker === 'waits' ? 'says so in one line, is not ready, and waits' : 'ends its start with it'}`, async () => {
+    const { worker, lines } = makeWorker(await settings(), opened);
+    if (state.worker === 'ends') return assert.rejects(worker.start(), refused(state.says));
+    await worker.start();
+    await eventually('it has said so', () => lines.some(({ msg }) => state.says.test(String(msg))));
+    assert.match((await worker.whyNotReady(1000)) ?? '', state.says);
+    // every connection of the worker meets it, and several times
+    const admin = new Redis((await server()).url);
+    opened.push(() => admin.disconnect());
+    const before = await refusals(admin);
+    await eventually('it was refused again and again', async () => (await refusals(admin)) >= before + 5);
+    assert.equal(lines.length, 1, JSON.stringify(lines));
+    assert.doesNotMatch(JSON.stringify(lines), /\\n +at |stack/);
+  });
+
+  test('doctor says so', async () => {
+    const [check] = await checkRedis(await settings());
+    assert.equal(check?.status, 'fail');
+    assert.match(`${check.finding}: ${check.advice}`, state.says);
+  });
+
+  test('the board lives, and has no other answer', async () => {
+    const board = await startBoard(
+      { ...(await settings()), UNPACK_BOARD_PORT: 0 },
+      createLog(await settings(), { write: () => {} }),
+    );
+    opened.push(() => board.close());
+    const answer = await fetch(`${board.url}/api/queues`);
+    const text = await answer.text();
+    if (answer.status !== 200) {
+      assert.equal(answer.status, 503);
+      assert.match(text, /Redis at rediss?:/);
+    }
+    assert.doesNotMatch(text, /node_modules|\\n +at /);
   });
 }
 
-test('a worker goes on by itself when the memory is enough again, and says so once', async () => {
-  const server = await serverIn({ title: '', prepare: fill, says: /x/, worker: 'waits' });
-  const settings = testSettings(server.url);
-  const { worker, lines } = makeWorker(settings);
-  await worker.start();
-  await eventually('it waits', () => lines.length === 1);
-  const admin = new Redis(server.url);
-  closing.push(() => admin.disconnect());
-  await admin.config('SET', 'maxmemory', '0');
-  const queue = new UnpackQueue(settings);
-  closing.push(() => queue.close());
-  await queue.wait(await queue.add(payload('one')));
-  await eventually('it has said so', () => lines.some(({ msg }) => msg === 'Redis is back'));
-  assert.equal(await worker.whyNotReady(1000), undefined);
-  assert.equal(lines.filter(({ msg }) => /^Redis /.test(String(msg))).length, 2);
-});
+/** Commands that the server has refused. */
+async function refusals(redis: Redis): Promise<number> {
+  const counts = (await redis.info('errorstats')).matchAll(/^errorstat_\w+:count=(\d+)/gm);
+  return [...counts].reduce((sum, [, count]) => sum + Number(count), 0);
+}
 
-test('a server that speaks TLS only is told from one that is away, and its certificate is named', async () => {
-  makeCertificate();
-  const port = await freePort();
-  const own = [file('cert.pem'), file('key.pem'), file('cert.pem')];
-  const names = ['--tls-cert-file', '--tls-key-file', '--tls-ca-cert-file'];
-  // its ordinary port is what it is started by
-  const flags = ['--tls-port', String(port), ...names.flatMap((name, index) => [name, own[index] ?? ''])];
-  const server = await startRedis({ flags });
-  closing.push(() => server.stop());
-  for (const [scheme, says] of [
-    ['redis', /speaks TLS: write rediss:\/\//],
-    ['rediss', /has a certificate that this machine does not trust .*NODE_EXTRA_CA_CERTS/],
-  ] as const) {
-    const settings = testSettings(`${scheme}://127.0.0.1:${port}`);
-    const queue = new UnpackQueue(settings);
-    closing.push(() => queue.close());
-    await assert.rejects(queue.add(payload('one')), refused(says));
-    const { worker } = makeWorker(settings);
-    await assert.rejects(worker.start(), refused(says));
-    const [check] = await checkRedis(settings);
-    assert.match(`${check?.finding}: ${check?.advice}`, says);
-  }
-});
-
-test('a server that loads its data is waited for by a worker, and told by the producer (LOADING)', async () => {
-  const server = await startRedis({ flags: ['--appendonly', 'yes', '--enable-debug-command', 'local'] });
-  closing.push(() => server.stop());
-  const admin = new Redis(server.url);
-  closing.push(() => admin.disconnect());
-  admin.on('error', () => {});
-  await admin.eval("for i = 1, 60000 do redis.call('SET', 'k' .. i, 'x') end", 0);
-  await admin.config('SET', 'key-load-delay', '200');
-  // microseconds for each key; other clients are heard after every thousand
-  const loading = admin.call('DEBUG', 'LOADAOF').catch(() => {});
-  await eventually('it loads', async () => {
-    const look = new Redis(server.url, { enableReadyCheck: false });
-    look.on('error', () => {});
-    const info = await look.info('persistence').catch(() => '');
-    look.disconnect();
-    return info.includes('loading:1');
-  });
-  const settings = testSettings(server.url);
-  const queue = new UnpackQueue(settings, 1000);
-  closing.push(() => queue.close());
-  await assert.rejects(queue.add(payload('one')), refused(/is still loading its data from disk: wait until it has/));
-  const [check] = await checkRedis(settings);
-  assert.match(`${check?.finding}: ${check?.advice}`, /is still loading its data from disk/);
-  const { worker, lines } = makeWorker(settings);
-  void worker.start().catch(() => {});
-  await eventually('it has said so', () => lines.some(({ msg }) => /is still loading its data/.test(String(msg))));
-  assert.equal(lines.length, 1);
-  void loading;
-});
-
-async function serverIn(state: State): Promise<LocalRedis> {
+async function serverIn(state: State, opened: Opened): Promise<LocalRedis> {
   const server = await startRedis({ flags: state.flags ?? [] });
-  closing.push(() => server.stop());
+  opened.push(() => server.stop());
   if (state.prepare !== undefined) {
     const redis = new Redis(server.url);
     await state.prepare(redis);
@@ -302,7 +331,7 @@ async function serverIn(state: State): Promise<LocalRedis> {
   return server;
 }
 
-function makeWorker(settings: ReturnType<typeof testSettings>) {
+function makeWorker(settings: ReturnType<typeof testSettings>, opened: Opened) {
   const lines: Record<string, unknown>[] = [];
   const worker = new UnpackWorker({
     settings,
@@ -311,7 +340,7 @@ function makeWorker(settings: ReturnType<typeof testSettings>) {
     store: { root: '/store', snapshotter: 'overlay' },
     log: createLog(settings, { write: (line) => lines.push(JSON.parse(line)) }),
   });
-  closing.push(() => worker.close());
+  opened.push(() => worker.close());
   return { worker, lines };
 }
 
