@@ -1,9 +1,9 @@
 import { UnrecoverableError } from 'bullmq';
 import type { UnpackError } from '../errors.ts';
 import type { ImageState } from '../image/progress.ts';
-import type { UnpackedImage } from '../image/unpack.ts';
 import { shortDigest } from '../oci/digest.ts';
 import { type Failure, failedReason } from './failure.ts';
+import type { UnpackResult } from './result-schema.ts';
 import { bytesText, count, durationText } from './text.ts';
 
 /** What an attempt came to: in sentences for the logs, and as the error by which BullMQ is told. */
@@ -33,10 +33,10 @@ export function resolvedSentence({ platform, manifestDigest, layers }: ImageStat
   return `image resolved${what.length === 0 ? '' : ` (${what.join(', ')})`}: ${count(layers.length, 'layer')}, ${size}`;
 }
 
-export function completedSentence(images: readonly UnpackedImage[], duration: number): string {
+export function completedSentence({ images, durationMs }: UnpackResult): string {
   const layers = images.flatMap((image) => image.layers);
-  const applied = layers.filter((layer) => layer.phase === 'applied').length;
-  return `completed in ${durationText(duration)}: ${count(applied, 'layer')} applied, ${layers.length - applied} existed`;
+  const applied = layers.filter((layer) => layer.state === 'applied').length;
+  return `completed in ${durationText(durationMs)}: ${count(applied, 'layer')} applied, ${layers.length - applied} existed`;
 }
 
 export function failedSentence(failure: Failure, last: boolean): string {

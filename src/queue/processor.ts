@@ -11,7 +11,8 @@ import type { Logger } from './log.ts';
 import { completedSentence, failedLevel, failedSentence, resolvedSentence, thrownFor } from './outcome.ts';
 import { HeldElsewhere, nextPlace, type ParkedJobs } from './parked-jobs.ts';
 import { imageOf, payloadParser, type SourcePolicy } from './parse.ts';
-import { type Progress, readProgress, type WaitingFor } from './progress-schema.ts';
+import { appliedBefore } from './progress.ts';
+import { type AppliedLayer, type Progress, readProgress, type WaitingFor } from './progress-schema.ts';
 import { quietSentence } from './quiet-job.ts';
 import { type Looking, QUIET, quietProcessor } from './quiet-processor.ts';
 import { JobReporter } from './reporter.ts';
@@ -63,6 +64,8 @@ interface Attempt {
   readonly started: number;
   /** What it gave its slot back for. */
   readonly waited: WaitingFor | undefined;
+  /** What its earlier runs have applied. */
+  readonly applied: readonly AppliedLayer[];
   /** Its place among the jobs that come back. */
   readonly place: number;
   readonly log: Logger;
@@ -119,7 +122,8 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
     const reporter = new JobReporter(job, { ...names, opening, earlier, log });
     const started = startOf(waited, looking?.since ?? Date.now());
     const place = waited?.place ?? nextPlace();
-    const attempt: Attempt = { job, token, run, reporter, earlier, number, of, started, waited, place, log };
+    const applied = appliedBefore(earlier, number);
+    const attempt: Attempt = { job, token, run, reporter, earlier, number, of, started, waited, applied, place, log };
     // a flag that was set while the job waited counts more than what its attempt comes to; whoever waits for it is told
     const flagSeen = cancelFlags.reason(id).then((reason) => {
       if (reason !== null) run.abort(cancelledError(reason));
@@ -190,7 +194,7 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
     );
     if (isLost(signal)) throw abortError(signal);
     const result = resultOf(parsed.image, images, facts, attempt);
-    reporter.line('info', completedSentence(images, result.durationMs), { durationMs: result.durationMs });
+    reporter.line('info', completedSentence(result), { durationMs: result.durationMs });
     await reporter.completed();
     await cancelFlags.clear(run.id);
     return result;
@@ -245,7 +249,7 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
     const { job, token, reporter, earlier, waited, started, place, log } = attempt;
     const facts = { wait, before: waited, started, place, limit: settings.UNPACK_JOB_TIMEOUT };
     const { waiting, delay } = nextWait(facts, Date.now());
-    if (earlier !== undefined && waited !== undefined && isSameWait(waited, wait)) {
+    if (earlier !== undefined && waited !== undefined && isSameWait(waited, wait) && !reporter.hasApplied) {
       // nothing has changed since the job has told so
       reporter.abandon();
       await job.updateProgress({ ...earlier, waiting }).catch((error) => log.warn({ err: error }, NOT_WRITTEN));

@@ -28,6 +28,18 @@ const waitingSchema = z.object({
 
 export type WaitingFor = z.infer<typeof waitingSchema>;
 
+/** A layer that an attempt has applied before it gave its job back; what a result says of it. */
+const appliedLayerSchema = z.object({
+  chainId: z.string(),
+  uncompressedBytes: z.number(),
+  entries: z.number(),
+  timings: z
+    .object({ fetchMs: z.number(), decompressMs: z.number(), writeMs: z.number(), totalMs: z.number() })
+    .optional(),
+});
+
+export type AppliedLayer = z.infer<typeof appliedLayerSchema>;
+
 /**
  * A job's `progress`, version 1. It is written while the job runs and stays when it ends, with the failure if there was
  * one. Layers name only their chain ID: the object goes into Redis up to four times a second.
@@ -73,6 +85,8 @@ export const progressSchema = z.object({
   waiting: waitingSchema.optional(),
   /** How often the job went back without an attempt being counted, because its worker's store could not be written. */
   storeFaults: z.number().optional(),
+  /** Layers that this attempt has applied before it gave the job back: they count as applied in its result. */
+  applied: z.array(appliedLayerSchema).optional(),
 });
 
 export type Progress = z.infer<typeof progressSchema>;

@@ -1,13 +1,34 @@
 import type { ImageState } from '../image/progress.ts';
 import type { Failure } from './failure.ts';
-import type { Progress, WaitingFor } from './progress-schema.ts';
+import type { AppliedLayer, Progress, WaitingFor } from './progress-schema.ts';
 
-export type { Progress, WaitingFor };
+export type { AppliedLayer, Progress, WaitingFor };
 
 const FAILURES_KEPT = 20;
 
 export function withFailure(failures: readonly Failure[], failure: Failure): Failure[] {
   return [...failures, failure].slice(-FAILURES_KEPT);
+}
+
+/** The layers that the attempt `number` has applied in earlier runs, which gave the job back. */
+export function appliedBefore(earlier: Progress | undefined, number: number): readonly AppliedLayer[] {
+  return isSameAttempt(earlier, number) ? (earlier.applied ?? []) : [];
+}
+
+/** Whether `earlier` was written by another run of the attempt `number`: giving a job back counts no attempt. */
+export function isSameAttempt(earlier: Progress | undefined, number: number): earlier is Progress {
+  return earlier !== undefined && earlier.attempt === number && earlier.phase !== 'failed';
+}
+
+/** Those of `before`, and what has been applied since: a layer that was removed and applied again counts once. */
+export function withApplied(before: readonly AppliedLayer[], states: readonly ImageState[]): AppliedLayer[] {
+  const applied = new Map(before.map((layer) => [layer.chainId, layer]));
+  for (const { chainId, phase, unpacked, entries, timings } of states.flatMap((state) => state.layers)) {
+    if (phase !== 'applied') continue;
+    const measured = timings === undefined ? {} : { timings };
+    applied.set(chainId, { chainId, uncompressedBytes: unpacked, entries, ...measured });
+  }
+  return [...applied.values()];
 }
 
 /** Sums and states of the images as they are now. */

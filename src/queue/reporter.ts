@@ -2,7 +2,15 @@ import type { Job } from 'bullmq';
 import type { ImageState } from '../image/progress.ts';
 import type { Failure } from './failure.ts';
 import type { Logger } from './log.ts';
-import { measure, type Progress, type WaitingFor, withFailure } from './progress.ts';
+import {
+  type AppliedLayer,
+  appliedBefore,
+  measure,
+  type Progress,
+  type WaitingFor,
+  withApplied,
+  withFailure,
+} from './progress.ts';
 import { redisTrouble } from './redis-trouble.ts';
 
 /** Milliseconds between two writes of a job's progress. */
@@ -36,6 +44,7 @@ export class JobReporter {
   #stallsBefore: number;
   #waiting: WaitingFor | undefined;
   #storeFaults: number | undefined;
+  #applied: readonly AppliedLayer[];
   #written = '';
   #writing: Promise<void> | undefined;
   #lines: Promise<unknown> = Promise.resolve();
@@ -48,6 +57,7 @@ export class JobReporter {
     this.#failure = options.earlier?.failure;
     this.#stallsBefore = options.earlier?.stallsBefore ?? 0;
     this.#storeFaults = options.earlier?.storeFaults;
+    this.#applied = appliedBefore(options.earlier, options.attempt);
   }
 
   /** Tells from now on; a second call does nothing. */
@@ -78,8 +88,14 @@ export class JobReporter {
     return this.#timer === undefined && this.#options.earlier === undefined;
   }
 
+  /** Whether a layer has been applied in this run. */
+  get hasApplied(): boolean {
+    return this.#states.some(({ layers }) => layers.some(({ phase }) => phase === 'applied'));
+  }
+
   async completed(): Promise<void> {
     this.#phase = 'completed';
+    this.#applied = [];
     this.#failure = undefined;
     await this.#end();
   }
@@ -89,6 +105,7 @@ export class JobReporter {
     this.#phase = 'failed';
     this.#failure = failure;
     this.#failures = withFailure(this.#failures, failure);
+    this.#applied = [];
     this.#stallsBefore = stalls;
     await this.#end();
   }
@@ -97,6 +114,7 @@ export class JobReporter {
   async handedBack(more: { readonly waiting?: WaitingFor; readonly storeFaults?: number } = {}): Promise<void> {
     this.#waiting = more.waiting;
     this.#storeFaults = more.storeFaults ?? this.#storeFaults;
+    this.#applied = withApplied(this.#applied, this.#states);
     await this.#end();
   }
 
@@ -151,6 +169,7 @@ export class JobReporter {
       stallsBefore: this.#stallsBefore,
       ...(this.#waiting === undefined ? {} : { waiting: this.#waiting }),
       ...(this.#storeFaults === undefined ? {} : { storeFaults: this.#storeFaults }),
+      ...(this.#applied.length === 0 ? {} : { applied: [...this.#applied] }),
     };
   }
 

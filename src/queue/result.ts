@@ -1,5 +1,6 @@
 import type { LayerState } from '../image/progress.ts';
 import type { UnpackedImage } from '../image/unpack.ts';
+import type { AppliedLayer } from './progress-schema.ts';
 import type { UnpackResult } from './result-schema.ts';
 
 export type { UnpackResult };
@@ -14,12 +15,12 @@ export function resultOf(
   image: string,
   images: readonly UnpackedImage[],
   facts: WorkerFacts,
-  attempt: { readonly started: number; readonly number: number },
+  attempt: { readonly started: number; readonly number: number; readonly applied?: readonly AppliedLayer[] },
 ): UnpackResult {
   return {
     version: 1,
     image,
-    images: imageResults(images),
+    images: imageResults(images, attempt.applied),
     ...facts,
     startedAt: new Date(attempt.started).toISOString(),
     durationMs: Date.now() - attempt.started,
@@ -33,21 +34,31 @@ export function warningsOf(images: readonly UnpackedImage[]): string[] {
   return [...new Set(images.flatMap((one) => one.warnings))];
 }
 
-/** The images of a result, one for each platform. */
-export function imageResults(images: readonly UnpackedImage[]): UnpackResult['images'] {
+/**
+ * The images of a result, one for each platform.
+ * @param applied layers that earlier runs of the attempt have applied: the last one found them there
+ */
+export function imageResults(
+  images: readonly UnpackedImage[],
+  applied: readonly AppliedLayer[] = [],
+): UnpackResult['images'] {
+  const before = new Map(applied.map((layer) => [layer.chainId, layer]));
   return images.map(({ platform, manifestDigest, configDigest, chainId, layers }) => ({
     ...(platform === undefined ? {} : { platform }),
     ...(manifestDigest === undefined ? {} : { manifestDigest }),
     ...(configDigest === undefined ? {} : { configDigest }),
     ...(chainId === undefined ? {} : { chainId }),
-    layers: layers.map(layerResult),
+    layers: layers.map((layer) => layerResult(layer, before.get(layer.chainId))),
   }));
 }
 
-function layerResult(layer: LayerState): UnpackResult['images'][number]['layers'][number] {
+function layerResult(
+  layer: LayerState,
+  before: AppliedLayer | undefined,
+): UnpackResult['images'][number]['layers'][number] {
   const { diffId, chainId, blobDigest, size, phase, unpacked, entries, timings, timeline } = layer;
   const same = { diffId, chainId, blobDigest, compressedBytes: size };
-  if (phase !== 'applied') return { ...same, state: 'existed' };
+  if (phase !== 'applied') return before === undefined ? { ...same, state: 'existed' } : appliedEarlier(same, before);
   return {
     ...same,
     state: 'applied',
@@ -56,4 +67,12 @@ function layerResult(layer: LayerState): UnpackResult['images'][number]['layers'
     ...(timings === undefined ? {} : { timings }),
     ...(timeline === undefined ? {} : { timeline }),
   };
+}
+
+function appliedEarlier(
+  same: Pick<UnpackResult['images'][number]['layers'][number], 'diffId' | 'chainId' | 'blobDigest' | 'compressedBytes'>,
+  { uncompressedBytes, entries, timings }: AppliedLayer,
+): UnpackResult['images'][number]['layers'][number] {
+  const measured = timings === undefined ? {} : { timings };
+  return { ...same, state: 'applied', uncompressedBytes, entries, ...measured };
 }

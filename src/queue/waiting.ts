@@ -1,5 +1,6 @@
 import { type ChainId, isDigest, shortDigest } from '../oci/digest.ts';
 import { holderName, type LockWait } from '../rootfs/lock-waits.ts';
+import { isSameAttempt } from './progress.ts';
 import type { Progress, WaitingFor } from './progress-schema.ts';
 import { durationText } from './text.ts';
 
@@ -9,9 +10,7 @@ const LAST_DELAY = 60_000;
 
 /** What the attempt `number` has waited for when it gave its slot back; `undefined`: it has not. */
 export function waitedBefore(earlier: Progress | undefined, number: number): WaitingFor | undefined {
-  return earlier !== undefined && earlier.attempt === number && earlier.phase !== 'failed'
-    ? earlier.waiting
-    : undefined;
+  return isSameAttempt(earlier, number) ? earlier.waiting : undefined;
 }
 
 /** The layer that it has waited for. */

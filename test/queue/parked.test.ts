@@ -107,6 +107,38 @@ for (const priority of [undefined, 7]) {
   });
 }
 
+test('layers that a job applied before it gave its slot back count as applied in its result', async () => {
+  const settings = bench.settings();
+  const queue = bench.producer(settings);
+  const lock = { chainId: digest(102) as ChainId, holder };
+  let locked = true;
+  const script = (call: Call) => {
+    const layers = (phases: Parameters<typeof image>) => {
+      const one = image(...phases);
+      call.onResolved?.([one]);
+      return one;
+    };
+    if (call.number === 1) {
+      layers(['existed', 'applied', 'waiting']);
+      call.onBlocked?.(lock);
+      return untilAborted(call, [image('existed', 'applied', 'waiting')]) as Promise<never>;
+    }
+    return [layers(['existed', 'existed', 'applied'])] as unknown as Promise<never>;
+  };
+  const store = { keeper: { heldElsewhere: () => (locked ? lock : undefined) } };
+  const job = await queue.add(payload('base'));
+  await bench.worker(settings, script, store);
+  await eventually('it is parked', async () => (await queue.status(job.id)).state === 'delayed');
+  locked = false;
+  const result = await queue.wait(job, { timeout: 60_000 });
+  const states = result.images[0]?.layers.map(({ state, entries }) => [state, entries]);
+  assert.deepEqual(states, [
+    ['existed', undefined],
+    ['applied', 7],
+    ['applied', 7],
+  ]);
+});
+
 test('a parked job is cancelled at once', async () => {
   const settings = bench.settings();
   const queue = bench.producer(settings);
