@@ -37,7 +37,7 @@ async function commands(): Promise<Command[]> {
 }
 
 /** Any text is a path, or a list. */
-const ANY_TEXT: readonly SettingName[] = ['UNPACK_ROOT', 'REDIS_PASSWORD_FILE', 'UNPACK_BUCKETS'];
+const ANY_TEXT: readonly SettingName[] = ['UNPACK_ROOT', 'REDIS_PASSWORD_FILE', 'AWS_CA_BUNDLE', 'UNPACK_BUCKETS'];
 
 /** Files of a command that read settings, and so which it must take. */
 const READERS: Readonly<Record<string, readonly string[]>> = {

@@ -14,6 +14,7 @@ import { type TemporaryStore, withStore } from './temporary-store.ts';
 
 /** Of the moments at which processes are killed: `KILL_SEED=N npm test test/snapshots/processes.test.ts` has them again. */
 const SEED = Number(process.env.KILL_SEED ?? Math.floor(Math.random() * 2 ** 31));
+console.log(`KILL_SEED=${SEED}`);
 const HAMMER = join(import.meta.dirname, 'hammer.ts');
 
 for (const type of ['overlay', 'native'] as const) {
