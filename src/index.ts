@@ -4,7 +4,7 @@
 export { type Config, ConfigError, loadConfig } from './config.ts';
 export { FAILURE_CODES, type FailureCode, type FailureDetails, UnpackError } from './errors.ts';
 export { deduplicationId, deduplicationText } from './queue/deduplication.ts';
-export { JobNotFoundError, QueueUnavailableError, WaitTimeoutError } from './queue/errors.ts';
+export { JobNotFoundError, QueueUnavailableError, UnreadableJobError, WaitTimeoutError } from './queue/errors.ts';
 export type { Failure } from './queue/failure.ts';
 export type { JobState, JobStatus } from './queue/job-status.ts';
 export { checkPayload } from './queue/parse.ts';

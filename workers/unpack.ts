@@ -35,7 +35,7 @@ const MAY_PASS = new Set([
  * The worker process: opens the store, clears away what a crash has left there, takes jobs until `stop` is aborted, then
  * lets them finish or gives them back. Started by `unpackd worker`, or by `node workers/unpack.ts`. A store on a disk that
  * has failed or is full is waited for.
- * @throws UnpackError STORE_FAILED when the store is none that this worker may use; Error when the health port is taken
+ * @throws UnpackError STORE_FAILED when the store is none that this worker may use; ListenError when the health port can't be had
  */
 export async function runWorker(config: Config, stop: AbortSignal, log: Logger = createLog(config)): Promise<void> {
   const restoreConsole = consoleToLog(log);

@@ -9,6 +9,7 @@ import { redisTrouble } from '../queue/redis-trouble.ts';
 import { displayRedisUrl } from '../redis-address.ts';
 import { type AccessSettings, accessRule, OPEN_PATHS } from './access.ts';
 import { addHealthRoutes } from './health.ts';
+import { listen } from './listen.ts';
 import { UnpackQueueAdapter } from './queue-adapter.ts';
 
 export type BoardSettings = AccessSettings & QueueSettings;
@@ -24,7 +25,7 @@ const REDIS_TIMEOUT = 5000;
 /**
  * Serves the queue to a person (Bull Board: look, retry, promote, clean), to a supervisor (`/healthz`, `/readyz`) and to
  * Prometheus (`/metrics`). It starts without Redis and says so on its pages until Redis is there.
- * @throws ConfigError when its address would be open to other machines; Error when the address is taken
+ * @throws ConfigError when its address would be open to other machines; ListenError when the address can't be had
  */
 export async function startBoard(settings: BoardSettings, log: Logger): Promise<Board> {
   const refusal = accessRule(settings);
@@ -86,17 +87,26 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
   });
   await addBullBoard(app, queue, told);
 
-  const url = await app.listen({ host: settings.UNPACK_BOARD_HOST, port: settings.UNPACK_BOARD_PORT });
+  const end = async () => {
+    await app.close();
+    outages.close();
+    redis.disconnect();
+  };
+  const address = { host: settings.UNPACK_BOARD_HOST, port: settings.UNPACK_BOARD_PORT };
+  const url = await listen(app, {
+    ...address,
+    hostSetting: 'UNPACK_BOARD_HOST',
+    portSetting: 'UNPACK_BOARD_PORT',
+  }).catch(async (error: unknown) => {
+    await end();
+    throw error;
+  });
   log.info({ url, queue: settings.UNPACK_QUEUE, redis: displayRedisUrl(settings.REDIS_URL) }, `board at ${url}`);
   let closed: Promise<void> | undefined;
   return {
     url,
     close() {
-      closed ??= (async () => {
-        await app.close();
-        outages.close();
-        redis.disconnect();
-      })();
+      closed ??= end();
       return closed;
     },
   };

@@ -1,5 +1,6 @@
 import { type FastifyInstance, fastify } from 'fastify';
 import type { Config } from '../config.ts';
+import { listen } from './listen.ts';
 
 /** Milliseconds; a probe that waits longer than its own limit learns nothing. */
 export const READY_TIMEOUT = 2000;
@@ -24,7 +25,7 @@ export function addHealthRoutes(app: FastifyInstance, whyNotReady: WhyNotReady):
 
 /**
  * The probes of a worker, where UNPACK_HEALTH_PORT asks for them.
- * @throws Error when the address is taken
+ * @throws ListenError when the address can't be had
  */
 export async function startHealthServer(
   settings: Pick<Config, 'UNPACK_HEALTH_HOST' | 'UNPACK_HEALTH_PORT'>,
@@ -34,6 +35,6 @@ export async function startHealthServer(
   if (port === undefined) return undefined;
   const app = fastify({ logger: false, forceCloseConnections: true });
   addHealthRoutes(app, whyNotReady);
-  const url = await app.listen({ host, port });
+  const url = await listen(app, { host, port, hostSetting: 'UNPACK_HEALTH_HOST', portSetting: 'UNPACK_HEALTH_PORT' });
   return { url, close: () => app.close() };
 }

@@ -1,8 +1,9 @@
 import { BullMQAdapter } from '@bull-board/api/bullMQAdapter';
-import type { Job, Queue } from 'bullmq';
+import { Job, type Queue } from 'bullmq';
 import { imageOf } from '../queue/parse.ts';
 import { type Progress, readProgress } from '../queue/progress-schema.ts';
 import { quietLog, quietProgress } from '../queue/quiet-job.ts';
+import { unreadableJob } from '../queue/read-result.ts';
 import { schemaFiles } from '../queue/schemas.ts';
 
 /**
@@ -10,11 +11,14 @@ import { schemaFiles } from '../queue/schemas.ts';
  * again (BullMQ's own would continue the count, which leaves one).
  */
 export class UnpackQueueAdapter extends BullMQAdapter {
+  readonly #queue: Queue;
+
   constructor(queue: Queue) {
     super(queue, {
       description: 'Container images to unpack',
       jobDataSchema: schemaFiles()['payload.schema.json'] ?? {},
     });
+    this.#queue = queue;
     this.setFormatter('name', (job: { data?: unknown; name?: string }) => imageOf(job.data) ?? job.name ?? '');
     // a number named `progress` is what it draws a ring of
     this.setFormatter('progress', (progress: unknown) => {
@@ -24,19 +28,42 @@ export class UnpackQueueAdapter extends BullMQAdapter {
   }
 
   override async getJob(id: string): Promise<Job | undefined> {
-    const job = await super.getJob(id);
+    const job = await this.#readable(id, super.getJob(id));
     return job === undefined ? undefined : shown(job);
   }
 
   override async getJobs(...args: Parameters<BullMQAdapter['getJobs']>): Promise<Job[]> {
-    return (await super.getJobs(...args)).map(shown);
+    const jobs = await super.getJobs(...args).catch(async (error: unknown) => {
+      if (!(error instanceof SyntaxError)) throw error;
+      // one job that can't be read must not hide the others
+      const [states, start, end] = args;
+      const ids = await this.#queue.getRanges(
+        states.filter((state) => state !== 'paused'),
+        start,
+        end,
+        false,
+      );
+      const each = await Promise.all(ids.map((id) => this.#readable(id, super.getJob(id))));
+      return each.filter((job) => job !== undefined);
+    });
+    return jobs.map(shown);
+  }
+
+  /** In place of a job whose fields are not JSON: one that says so. */
+  #readable(id: string, job: Promise<Job | undefined>): Promise<Job | undefined> {
+    return job.catch((error: unknown) => {
+      if (!(error instanceof SyntaxError)) throw error;
+      const told = new Job(this.#queue, 'cannot be read', {}, {}, id);
+      told.failedReason = unreadableJob(id);
+      return told;
+    });
   }
 
   /** A job that found everything there has written no line. */
   override async getJobLogs(id: string): Promise<string[]> {
     const lines = await super.getJobLogs(id);
     if (lines.length > 0) return lines;
-    const job = await super.getJob(id);
+    const job = await this.#readable(id, super.getJob(id));
     return job?.finishedOn === undefined ? [] : quietLog(job.returnvalue, new Date(job.finishedOn));
   }
 }

@@ -1,6 +1,7 @@
 import { CommanderError } from 'commander';
+import { ListenError } from '../board/listen.ts';
 import { UnpackError } from '../errors.ts';
-import { JobNotFoundError, QueueUnavailableError, WaitTimeoutError } from '../queue/errors.ts';
+import { JobNotFoundError, QueueUnavailableError, UnreadableJobError, WaitTimeoutError } from '../queue/errors.ts';
 import { maskSecrets } from '../secrets.ts';
 import { SnapshotError } from '../snapshots/errors.ts';
 
@@ -9,7 +10,9 @@ export type CliCode =
   | 'USAGE'
   | 'INVALID_SETTING'
   | 'JOB_NOT_FOUND'
+  | 'JOB_UNREADABLE'
   | 'REDIS_UNAVAILABLE'
+  | 'ADDRESS_UNAVAILABLE'
   | 'SNAPSHOT_NOT_FOUND'
   | 'SNAPSHOT_EXISTS'
   | 'SNAPSHOT_IN_USE'
@@ -48,11 +51,13 @@ export function explain(thrown: unknown): Failure {
   if (thrown instanceof CliError) return failure(thrown.code, thrown.message);
   if (thrown instanceof UnpackError) return failure(thrown.code, thrown.message);
   if (thrown instanceof JobNotFoundError) return failure('JOB_NOT_FOUND', thrown.message);
+  if (thrown instanceof UnreadableJobError) return failure('JOB_UNREADABLE', thrown.message);
   if (thrown instanceof WaitTimeoutError) return failure('TIMED_OUT', thrown.message);
   if (thrown instanceof QueueUnavailableError) {
     const hint = / is not available: /.test(thrown.message) ? ' (is REDIS_URL right? unpackd doctor looks closer)' : '';
     return failure('REDIS_UNAVAILABLE', `${thrown.message}${hint}`);
   }
+  if (thrown instanceof ListenError) return failure('ADDRESS_UNAVAILABLE', thrown.message);
   if (thrown instanceof SnapshotError) return failure(SNAPSHOT_CODES[thrown.kind], thrown.message);
   if (thrown instanceof CommanderError && thrown.code === 'commander.help') {
     return failure('USAGE', 'a command is missing: --help lists them');

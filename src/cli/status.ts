@@ -1,4 +1,5 @@
 import { Command } from 'commander';
+import { UnreadableJobError } from '../queue/errors.ts';
 import type { JobStatus } from '../queue/job-status.ts';
 import type { UnpackResult } from '../queue/result.ts';
 import type { Cli } from './context.ts';
@@ -44,13 +45,24 @@ export function statusCommand(cli: Cli): Command {
   });
 }
 
-/** @throws CliError USAGE: only a completed job has times */
-function resultOf({ id, state, result }: JobStatus): UnpackResult {
+/** @throws CliError USAGE: only a completed job has times; UnreadableJobError */
+function resultOf({ id, state, result, resultProblem }: JobStatus): UnpackResult {
   if (result !== undefined) return result;
+  if (resultProblem !== undefined) throw new UnreadableJobError(resultProblem);
   throw new CliError('USAGE', `job ${id} is ${state}: there is a timeline once it is completed`);
 }
 
-function lines({ id, state, image, cancelRequested, added, progress, result, failedReason }: JobStatus): string[] {
+function lines({
+  id,
+  state,
+  image,
+  cancelRequested,
+  added,
+  progress,
+  result,
+  resultProblem,
+  failedReason,
+}: JobStatus): string[] {
   const head = [
     `job    ${id}`,
     `image  ${image ?? '(none)'}`,
@@ -58,6 +70,7 @@ function lines({ id, state, image, cancelRequested, added, progress, result, fai
     `added  ${added.toISOString()}`,
   ];
   if (result !== undefined) return [...head, '', ...resultLines(result)];
+  if (resultProblem !== undefined) return [...head, '', resultProblem];
   const failures = (progress?.failures ?? []).map(
     ({ attempt, attempts, at, code, message }) => `attempt ${attempt} of ${attempts}, ${at}: [${code}] ${message}`,
   );

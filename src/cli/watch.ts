@@ -27,7 +27,7 @@ export async function watchJob(queue: UnpackQueue, id: string, about: object, { 
       throw error;
     }
     const { code, message } = explain(error);
-    if (code === 'REDIS_UNAVAILABLE' || code === 'JOB_NOT_FOUND') throw error;
+    if (code === 'REDIS_UNAVAILABLE' || code === 'JOB_NOT_FOUND' || code === 'JOB_UNREADABLE') throw error;
     const { failure } = await queue.status(id);
     out.result({ ...about, id, error: { code, message }, failure: failure ?? null }, () => []);
     const tries = failure === undefined ? '' : ` (attempt ${failure.attempt} of ${failure.attempts})`;

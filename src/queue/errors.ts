@@ -17,6 +17,14 @@ export class JobNotFoundError extends Error {
   }
 }
 
+/**
+ * What Redis holds of a job is not what this version writes: another program has written it, or a newer version. `message`
+ * says which part.
+ */
+export class UnreadableJobError extends Error {
+  override readonly name = 'UnreadableJobError';
+}
+
 /** `wait` gave up; the job itself goes on. */
 export class WaitTimeoutError extends Error {
   override readonly name = 'WaitTimeoutError';

@@ -4,6 +4,7 @@ import { errorFromReason, errorOf, type Failure } from './failure.ts';
 import { imageOf } from './parse.ts';
 import { type Progress, readProgress } from './progress-schema.ts';
 import { quietProgress } from './quiet-job.ts';
+import { readResult } from './read-result.ts';
 import type { UnpackResult } from './result.ts';
 
 export const JOB_STATES = ['waiting', 'prioritized', 'delayed', 'active', 'completed', 'failed'] as const;
@@ -19,6 +20,8 @@ export interface JobStatus {
   readonly attemptsMade: number;
   readonly progress: Progress | undefined;
   readonly result: UnpackResult | undefined;
+  /** Why a completed job has no `result`, in a sentence: another program, or a newer version, has written something else. */
+  readonly resultProblem: string | undefined;
   /** Of the last attempt that failed, also while another one waits or runs. */
   readonly failure: Failure | undefined;
   readonly failedReason: string | undefined;
@@ -32,6 +35,7 @@ export function statusOf(job: Job, bullState: string, cancelFlag: boolean): JobS
   const state = JOB_STATES.find((one) => one === bullState) ?? 'waiting';
   const ended = state === 'completed' || state === 'failed';
   const progress = readProgress(job.progress) ?? (state === 'completed' ? quietProgress(job.returnvalue) : undefined);
+  const read = state === 'completed' ? readResult(job.id ?? '', job.returnvalue) : undefined;
   return {
     id: job.id ?? '',
     state,
@@ -39,13 +43,19 @@ export function statusOf(job: Job, bullState: string, cancelFlag: boolean): JobS
     cancelRequested: cancelFlag && !ended,
     attemptsMade: job.attemptsMade,
     progress,
-    // BullMQ keeps what the processor returned, which is this type
-    result: state === 'completed' ? (job.returnvalue as UnpackResult) : undefined,
+    result: typeof read === 'string' ? undefined : read,
+    resultProblem: typeof read === 'string' ? read : undefined,
     failure: progress?.failure,
     failedReason: job.failedReason || undefined,
-    added: new Date(job.timestamp),
-    finished: ended && job.finishedOn ? new Date(job.finishedOn) : undefined,
+    added: dateOf(job.timestamp),
+    finished: ended && job.finishedOn ? dateOf(job.finishedOn) : undefined,
   };
+}
+
+/** 1970 for what is no time, as BullMQ's clients write none. */
+function dateOf(milliseconds: number): Date {
+  const date = new Date(milliseconds);
+  return Number.isNaN(date.getTime()) ? new Date(0) : date;
 }
 
 /** The error that a failed job stands for. */

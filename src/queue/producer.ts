@@ -5,11 +5,12 @@ import type { Redis } from 'ioredis';
 import { CANCEL_FLAG_LIFE, cancelChannel, cancelKey, DEFAULT_CANCEL_REASON } from './cancellation.ts';
 import { impatientConnection, type QueueSettings } from './connection.ts';
 import { deduplicationId } from './deduplication.ts';
-import { JobNotFoundError, QueueUnavailableError } from './errors.ts';
+import { JobNotFoundError, QueueUnavailableError, UnreadableJobError } from './errors.ts';
 import { JOB_STATES, type JobState, type JobStatus, statusOf } from './job-status.ts';
 import { unavailable } from './outages.ts';
 import { checkPayload } from './parse.ts';
 import type { Payload } from './payload.ts';
+import { unreadableJob } from './read-result.ts';
 import { probeRedis } from './redis-probe.ts';
 import { redisTrouble, whyNotReady } from './redis-trouble.ts';
 import type { UnpackResult } from './result.ts';
@@ -99,7 +100,7 @@ export class UnpackQueue {
   /**
    * Waits for the end of a job, however many attempts that takes.
    * @returns the result
-   * @throws UnpackError as the job failed; JobNotFoundError; WaitTimeoutError; QueueUnavailableError when Redis stays away
+   * @throws UnpackError as the job failed; UnreadableJobError where its result is none; JobNotFoundError; WaitTimeoutError; QueueUnavailableError when Redis stays away
    *   for longer than the queue's time limit; the signal's reason
    */
   async wait(job: string | JobHandle, options: WaitOptions = {}): Promise<UnpackResult> {
@@ -115,7 +116,7 @@ export class UnpackQueue {
    * Asks for the end of a job that waits or runs; a waiting one goes to the front, so that the next free worker ends it.
    * The same work can be added again at once.
    * @returns false when the job had ended already
-   * @throws JobNotFoundError, QueueUnavailableError
+   * @throws JobNotFoundError, UnreadableJobError, QueueUnavailableError
    */
   async cancel(jobId: string, reason: string = DEFAULT_CANCEL_REASON): Promise<boolean> {
     return this.#ask(async () => {
@@ -135,7 +136,7 @@ export class UnpackQueue {
     });
   }
 
-  /** @throws JobNotFoundError, QueueUnavailableError */
+  /** @throws JobNotFoundError, UnreadableJobError, QueueUnavailableError */
   async status(jobId: string): Promise<JobStatus> {
     return this.#ask(async () => {
       // the state first: a job that ends in between is then seen as not ended yet, never as ended without a result
@@ -166,7 +167,10 @@ export class UnpackQueue {
   }
 
   async #job(jobId: string): Promise<Job> {
-    const job = await this.#queue.getJob(jobId);
+    const job = await this.#queue.getJob(jobId).catch((error: unknown) => {
+      // BullMQ takes every field for JSON
+      throw error instanceof SyntaxError ? new UnreadableJobError(unreadableJob(jobId)) : error;
+    });
     if (job === undefined) throw new JobNotFoundError(jobId);
     return job;
   }

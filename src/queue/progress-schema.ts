@@ -1,6 +1,11 @@
 import * as z from 'zod';
 import { failureSchema } from './failure.ts';
 
+/** What another process wrote is drawn as bars and dates, which take no other numbers. */
+const count = z.number().min(0);
+/** Milliseconds since 1970, up to the last day that a date can be. */
+const moment = z.number().min(0).max(8.64e15);
+
 /** What a job waits for that has given its slot back. */
 const waitingSchema = z.object({
   /** The layer that another process has locked. */
@@ -16,12 +21,12 @@ const waitingSchema = z.object({
     })
     .optional(),
   /** When the attempt began, less the time in which it was due and no worker took it; milliseconds, as the next. */
-  started: z.number(),
+  started: moment,
   /** When it first gave its slot back, and when it is looked at again at the latest. */
-  since: z.number(),
-  until: z.number(),
+  since: moment,
+  until: moment,
   /** How often it has given its slot back. */
-  times: z.number(),
+  times: count,
   /** Its place among the jobs that come back. */
   place: z.number(),
 });
@@ -48,16 +53,16 @@ export const progressSchema = z.object({
   version: z.literal(1),
   /** `resolving` until the layers are known. */
   phase: z.enum(['resolving', 'unpacking', 'completed', 'failed']),
-  attempt: z.number(),
-  attempts: z.number(),
+  attempt: count,
+  attempts: count,
   worker: z.string(),
-  layersDone: z.number(),
-  layersTotal: z.number(),
+  layersDone: count,
+  layersTotal: count,
   /** Bytes of blobs that have arrived in this attempt, of all in layers that were not there. */
-  bytesFetched: z.number(),
-  bytesTotal: z.number(),
+  bytesFetched: count,
+  bytesTotal: count,
   /** Bytes of tar that have been unpacked in this attempt. */
-  bytesUnpacked: z.number(),
+  bytesUnpacked: count,
   images: z.array(
     z.object({
       platform: z.string().optional(),
@@ -68,9 +73,9 @@ export const progressSchema = z.object({
         z.object({
           chainId: z.string(),
           phase: z.enum(['queued', 'waiting', 'applying', 'committing', 'applied', 'existed']),
-          size: z.number(),
-          fetched: z.number(),
-          unpacked: z.number(),
+          size: count,
+          fetched: count,
+          unpacked: count,
         }),
       ),
     }),
@@ -80,11 +85,11 @@ export const progressSchema = z.object({
   /** Every failed attempt, oldest first; the newest twenty. */
   failures: z.array(failureSchema),
   /** Stalls that an earlier STALLED failure has counted already; a retry by hand starts from here. */
-  stallsBefore: z.number(),
+  stallsBefore: count,
   /** While the job waits, delayed, for a layer that another process has locked. */
   waiting: waitingSchema.optional(),
   /** How often the job went back without an attempt being counted, because its worker's store could not be written. */
-  storeFaults: z.number().optional(),
+  storeFaults: count.optional(),
   /** Layers that this attempt has applied before it gave the job back: they count as applied in its result. */
   applied: z.array(appliedLayerSchema).optional(),
 });

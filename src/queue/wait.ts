@@ -1,10 +1,11 @@
 import { QueueEvents } from 'bullmq';
 import type { Redis } from 'ioredis';
 import { patientConnection, type QueueSettings } from './connection.ts';
-import { JobNotFoundError, QueueUnavailableError, WaitTimeoutError } from './errors.ts';
+import { JobNotFoundError, QueueUnavailableError, UnreadableJobError, WaitTimeoutError } from './errors.ts';
 import { errorFromReason } from './failure.ts';
 import { type JobStatus, jobError } from './job-status.ts';
 import { type Progress, readProgress } from './progress-schema.ts';
+import { readResult } from './read-result.ts';
 import type { UnpackResult } from './result.ts';
 import { durationText } from './text.ts';
 import { after } from './timer.ts';
@@ -55,8 +56,9 @@ export class JobWaiter {
     const onCompleted = async ({ returnvalue }: { returnvalue: unknown }) => {
       // a job that found everything there tells its progress with its end; one that is removed by then keeps it
       if (onProgress !== undefined) await this.#status(jobId).then(show, () => {});
-      // the event carries what the processor returned, which is this type, although BullMQ calls it a string
-      resolve(returnvalue as UnpackResult);
+      const read = readResult(jobId, returnvalue);
+      if (typeof read === 'string') reject(new UnreadableJobError(read));
+      else resolve(read);
     };
     const show = ({ progress }: Pick<JobStatus, 'progress'>) => {
       try {
@@ -71,6 +73,7 @@ export class JobWaiter {
         seen = true;
         if (reason === undefined) show(status);
         if (status.result !== undefined) resolve(status.result);
+        else if (status.resultProblem !== undefined) reject(new UnreadableJobError(status.resultProblem));
         else if (status.state === 'failed') reject(jobError(status));
       } catch (error) {
         const removed = error instanceof JobNotFoundError && seen;

@@ -2,6 +2,8 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { type Board, startBoard } from '../../src/board/board.ts';
 import { startHealthServer } from '../../src/board/health.ts';
+import { ListenError } from '../../src/board/listen.ts';
+import { explain } from '../../src/cli/failure.ts';
 import { type Config, loadConfig } from '../../src/config.ts';
 import { startRedis } from '../../src/demo/redis-server.ts';
 import { UnpackError } from '../../src/errors.ts';
@@ -95,6 +97,28 @@ test('with a user everything but the probes wants the password', async () => {
   assert.equal((await get(`${url}/readyz`)).status, 200);
   const authorization = `Basic ${btoa('ann:secret')}`;
   assert.equal((await get(`${url}/api/queues`, { headers: { authorization } })).status, 200);
+});
+
+test('an address that cannot be had is one sentence with the setting to change, for the board and for probes', async () => {
+  const settings = bench.settings(open);
+  const { port } = new URL((await board(settings)).url);
+  const taken = { ...settings, UNPACK_BOARD_PORT: Number(port), UNPACK_HEALTH_PORT: Number(port) };
+  const says = (pattern: RegExp) => (error: unknown) => error instanceof ListenError && pattern.test(error.message);
+  await assert.rejects(
+    startBoard(taken, silent),
+    says(/^127\.0\.0\.1:\d+ is in use by another process .*UNPACK_BOARD_PORT/),
+  );
+  await assert.rejects(
+    startHealthServer(taken, async () => undefined),
+    says(/is in use by another process .*UNPACK_HEALTH_PORT/),
+  );
+  const elsewhere = { ...settings, UNPACK_HEALTH_HOST: '203.0.113.7', UNPACK_HEALTH_PORT: 0 };
+  await assert.rejects(
+    startHealthServer(elsewhere, async () => undefined),
+    says(/is no address of this machine: set UNPACK_HEALTH_HOST/),
+  );
+  const { code, exitStatus } = explain(new ListenError('x'));
+  assert.deepEqual([code, exitStatus], ['ADDRESS_UNAVAILABLE', 1]);
 });
 
 test('without Redis the board lives, is not ready, and says why', async () => {
