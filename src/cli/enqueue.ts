@@ -81,7 +81,9 @@ async function readPayload(argument: string | undefined, options: EnqueueOptions
   try {
     data = JSON.parse(json);
   } catch (error) {
-    throw new CliError('USAGE', `${name} is not JSON: ${error instanceof Error ? error.message : String(error)}`);
+    // without the piece of the text that it quotes, which may be anything
+    const reason = (error instanceof Error ? error.message : String(error)).replace(/, ?\.{0,3}"[\s\S]*$/, '');
+    throw new CliError('USAGE', `${name} is not JSON: ${reason}`);
   }
   return checkPayload(data);
 }

@@ -1,4 +1,4 @@
-import { constants, createReadStream } from 'node:fs';
+import { constants, createReadStream, existsSync } from 'node:fs';
 import { access, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { UnpackError } from '../errors.ts';
@@ -23,6 +23,12 @@ export async function parseLayerArgument(text: string): Promise<LayerFile> {
     const path = join(text.slice(0, at), 'blobs', algorithm, hexOf(digest));
     await requireFile(path, text);
     return { path, algorithm, promised: digest };
+  }
+  if (at > 0 && /^sha\d+:/.test(suffix) && !existsSync(text)) {
+    throw new CliError(
+      'USAGE',
+      `${JSON.stringify(suffix)} in ${JSON.stringify(text)} is not a digest: write @sha256:…`,
+    );
   }
   await requireFile(text, text);
   return { path: text, algorithm: 'sha256', promised: undefined };

@@ -5,7 +5,7 @@ import { Command, CommanderError } from 'commander';
 import { UnpackError } from '../errors.ts';
 import { maskSecrets } from '../secrets.ts';
 import type { Cli } from './context.ts';
-import { explain } from './failure.ts';
+import { CliError, explain } from './failure.ts';
 import { Output } from './output.ts';
 
 interface Entry {
@@ -162,7 +162,8 @@ async function build(cli: Cli): Promise<Command> {
     .description('Unpacks container images from S3 into a local snapshot store, job by job.')
     .usage('COMMAND [options]')
     .version(version)
-    .addHelpText('after', HELP);
+    .addHelpText('after', HELP)
+    .hook('preAction', (_program, command) => refuseEmpty(command));
   const named = args.find((argument) => !argument.startsWith('-') && argument !== 'help');
   for (const entry of COMMANDS) {
     const summary = program.createCommand(entry.name).usage(entry.arguments ?? '');
@@ -177,6 +178,24 @@ async function build(cli: Cli): Promise<Command> {
       .showSuggestionAfterError();
   }
   return program;
+}
+
+/** An empty word is a variable of the shell that is not set: no command may take it for everything. @throws CliError USAGE */
+function refuseEmpty(command: Command): void {
+  command.registeredArguments.forEach((argument, index) => {
+    const given: unknown = command.processedArgs[index];
+    if (hasEmpty(given)) throw new CliError('USAGE', `${argument.name().toUpperCase()} is empty`);
+  });
+  for (const option of command.options) {
+    // a setting has its own check, and some may be empty
+    const isSetting = /\([A-Z0-9]+_[A-Z0-9_]+[;)]/.test(option.description);
+    const given: unknown = command.getOptionValue(option.attributeName());
+    if (!isSetting && hasEmpty(given)) throw new CliError('USAGE', `the value of ${option.long} is empty`);
+  }
+}
+
+function hasEmpty(value: unknown): boolean {
+  return value === '' || (Array.isArray(value) && value.includes(''));
 }
 
 function everyCommand(command: Command): Command[] {

@@ -208,11 +208,18 @@ async function clean(store: Snapshotter, { out }: Cli): Promise<void> {
   out.result({ removed }, () => [removed === 0 ? 'nothing to remove' : `removed ${removed}`]);
 }
 
+/** Characters of a key that are enough to mean it: with fewer, `rm` would take whatever is there alone. */
+const LEAST = 4;
+
 /** The snapshot of that key, or the only one whose key begins so. @throws CliError SNAPSHOT_NOT_FOUND, USAGE */
 async function find(store: Snapshotter, key: string): Promise<SnapshotInfo> {
   const infos = await store.walk();
   const exact = infos.find(({ name }) => name === key);
   if (exact !== undefined) return exact;
+  const beginning = key.replace(/^sha\d*:?/, '');
+  if (beginning.length < LEAST && infos.some(({ name }) => name.startsWith(key))) {
+    throw new CliError('USAGE', `${JSON.stringify(key)} is too short: write ${LEAST} characters of the key or more`);
+  }
   const alike = infos.filter(({ name }) => name.startsWith(key) || name.startsWith(`sha256:${key}`));
   const [only, second] = alike;
   if (only === undefined) {

@@ -1,6 +1,10 @@
 import assert from 'node:assert/strict';
+import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { startChild } from '../support/child.ts';
+import { imageOf, layerOf, writeLayout } from '../support/layout.ts';
+import { scratch } from '../support/scratch.ts';
+import { file, tar } from '../support/tar.ts';
 import { finished, MAIN, runCli } from './run-cli.ts';
 
 const COMMANDS = [
@@ -104,6 +108,13 @@ describe('wrong use exits with 2 and one sentence', () => {
       /--redis-url takes no password.*REDIS_PASSWORD_FILE/,
     ],
     ['the value of an unknown flag, which is not told', ['board', '--board-password=hidden'], /'--board-password'$/m],
+    ['an empty job', ['status', ''], /JOB is empty/],
+    ['an empty snapshot, which must not mean the only one', ['snapshots', 'rm', ''], /KEY is empty/],
+    ['an empty folder', ['snapshots', 'umount', ''], /is empty/],
+    ['an empty layer', ['layer', 'ls', ''], /BLOB is empty/],
+    ['an empty value', ['doctor', '--bucket', ''], /the value of --bucket is empty/],
+    ['a folder for a payload', ['enqueue', '--payload', '/'], /\/ cannot be read: EISDIR/],
+    ['a wrong digest of a layer', ['layer', 'ls', './layout@sha256:12'], /"sha256:12".*is not a digest/],
     ['a setting as a flag', ['apply', './x:y', '--threads', '0'], /--threads="0": write a whole number from 1 to 256/],
   ];
   for (const [title, args, contents] of cases) {
@@ -127,6 +138,32 @@ describe('wrong use exits with 2 and one sentence', () => {
     assertSentence(stderr, 'USAGE', /stdin is not JSON/);
     assert.equal(status, 2);
   });
+});
+
+test('a payload that is no JSON is not quoted, whatever it is', async () => {
+  for (const stdin of ['\u0000\u0001\u001b[2J', '1\n2\n', '', '{"password": "hidden" x}']) {
+    const { status, stderr } = await runCli(['enqueue', '--payload', '-'], { stdin });
+    assertSentence(stderr, 'USAGE', /stdin is not JSON: /);
+    assert.doesNotMatch(stderr, /hidden/);
+    assert.equal(status, 2);
+  }
+});
+
+test('snapshots rm takes no few letters for the only snapshot', async () => {
+  using folder = scratch();
+  const app = imageOf([layerOf(tar(file('hello', 'world')))]);
+  await writeLayout(join(folder.path, 'layout'), { app });
+  const root = ['--root', join(folder.path, 'store')];
+  const squash = process.getuid?.() === 0 ? [] : ['--ownership', 'squash'];
+  const applied = await runCli(['apply', `${folder.path}/layout:app`, ...root, '--snapshotter', 'native', ...squash]);
+  assert.equal(applied.status, 0, applied.stderr);
+  const native = [...root, '--snapshotter', 'native'];
+  for (const key of ['s', 'sha256:', app.chainId.slice(0, 9)]) {
+    const { status, stderr } = await runCli(['snapshots', 'rm', key, ...native]);
+    assertSentence(stderr, 'USAGE', /is too short: write 4 characters/);
+    assert.equal(status, 2);
+  }
+  assert.equal((await runCli(['snapshots', 'stat', app.chainId.slice(0, 12), ...native])).status, 0);
 });
 
 describe('failures', () => {
