@@ -216,10 +216,6 @@ async function find(store: Snapshotter, key: string): Promise<SnapshotInfo> {
   const infos = await store.walk();
   const exact = infos.find(({ name }) => name === key);
   if (exact !== undefined) return exact;
-  const beginning = key.replace(/^sha\d*:?/, '');
-  if (beginning.length < LEAST && infos.some(({ name }) => name.startsWith(key))) {
-    throw new CliError('USAGE', `${JSON.stringify(key)} is too short: write ${LEAST} characters of the key or more`);
-  }
   const alike = infos.filter(({ name }) => name.startsWith(key) || name.startsWith(`sha256:${key}`));
   const [only, second] = alike;
   if (only === undefined) {
@@ -230,6 +226,9 @@ async function find(store: Snapshotter, key: string): Promise<SnapshotInfo> {
   }
   if (second !== undefined)
     throw new CliError('USAGE', `${alike.length} snapshots begin with ${JSON.stringify(key)}: write more of it`);
+  if (key.replace(/^sha\d*:?/, '').length < LEAST) {
+    throw new CliError('USAGE', `${JSON.stringify(key)} is too short: write ${LEAST} characters of the key or more`);
+  }
   return only;
 }
 
