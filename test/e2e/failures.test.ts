@@ -178,6 +178,39 @@ describe('S3 that misbehaves', () => {
     assert.deepEqual(await s.stored(), await referenceTrees({ app: image }));
   });
 
+  it('by dripping: two connections for each of twelve layers bring a kilobyte a second, and no job is lost', async () => {
+    await using s = await stage();
+    const images = Array.from({ length: 12 }, (_, i) => someImage(`drip-${i}`, 1, 100, 3000));
+    await Promise.all(images.map((image, i) => s.push(`drip/${i}`, { app: image })));
+    const layers = new Set(images.flatMap((image) => image.layers.map(({ blob }) => hexOf(blob.digest))));
+    const dripped = new Map<string, number>();
+    s.proxy.rules([
+      {
+        fault: { kind: 'trickle', bytes: 100, everyMs: 100 },
+        when: ({ key }) => {
+          const times = dripped.get(key) ?? 0;
+          if (times === 2 || !layers.has(key.split('/').at(-1) ?? '')) return false;
+          dripped.set(key, times + 1);
+          return true;
+        },
+      },
+    ]);
+    const settings = { UNPACK_S3_MIN_SPEED: '16KiB', UNPACK_S3_MIN_SPEED_TIME: '1s', UNPACK_S3_RESUMES: '1' };
+    await s.worker(settings);
+    const jobs = await s.queue.addBulk(
+      images.map((_, i) => ({ payload: s.payload(`drip/${i}`), options: { attempts: 1 } })),
+    );
+    const began = performance.now();
+    const results = await Promise.all(jobs.map((job) => s.queue.wait(job, { timeout: 120_000 })));
+    console.log(`twelve jobs over connections that drip: ${Math.round(performance.now() - began)} ms`);
+    assert.deepEqual(new Set(results.map(({ attempts }) => attempts)), new Set([1]));
+    assert.deepEqual(
+      [...dripped.values()],
+      Array.from({ length: 12 }, () => 2),
+    );
+    await s.assertClean(images.flatMap(chainOf));
+  });
+
   it('by lying about a length: BLOB_SIZE_MISMATCH, once more, then no', async () => {
     await using s = await stage();
     const image = someImage('liar', 1);

@@ -159,6 +159,7 @@ async function sendBody(upstream: IncomingMessage, response: ServerResponse, fau
     }
     const piece = chunk.subarray(0, Math.max(0, Math.min(chunk.length, place - sent)));
     for (const part of fault?.kind === 'trickle' ? pieces(piece, fault.bytes) : [piece]) {
+      if (response.destroyed) return;
       if (part.length > 0) await write(response, part);
       if (fault?.kind === 'trickle') await new Promise((resolve) => setTimeout(resolve, fault.everyMs));
     }
