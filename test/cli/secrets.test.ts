@@ -3,9 +3,13 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { Redis } from 'ioredis';
+import { startBoard } from '../../src/board/board.ts';
+import { loadConfig } from '../../src/config.ts';
 import { type LocalRedis, startRedis } from '../../src/demo/redis-server.ts';
+import { createLog } from '../../src/queue/log.ts';
+import { eventually } from '../support/eventually.ts';
 import { scratch } from '../support/scratch.ts';
-import { runCli } from './run-cli.ts';
+import { finished, runCli, startCli } from './run-cli.ts';
 
 /** A word that is in every secret here, so that a piece of one is found too. */
 const WORD = 'zq7vw';
@@ -70,5 +74,71 @@ test('a password file takes any characters, and the job has nothing of it', asyn
     }
   } finally {
     admin.disconnect();
+  }
+});
+
+test('a secret is in no line of a worker at trace level, and on no page of the board', async () => {
+  const settings = {
+    REDIS_URL: redis.url,
+    REDIS_PASSWORD_FILE: join(folder.path, 'password'),
+    UNPACK_QUEUE: 'board',
+    UNPACK_LOG_FORMAT: 'json',
+  };
+  const env = {
+    ...settings,
+    UNPACK_LOG_LEVEL: 'trace',
+    UNPACK_ROOT: join(folder.path, 'store'),
+    UNPACK_SNAPSHOTTER: 'native',
+    UNPACK_OWNERSHIP: 'squash',
+    S3_ENDPOINT: 'http://127.0.0.1:1',
+    AWS_ACCESS_KEY_ID: WORD,
+    AWS_SECRET_ACCESS_KEY: PASSWORD,
+    AWS_SESSION_TOKEN: PASSWORD,
+  };
+  const worker = startCli(['worker'], { env });
+  const workerEnd = finished(worker);
+  const watched = await runCli(['enqueue', 's3://bucket/app:2', '--watch', '--attempts', '1', '--json'], { env });
+  const { id } = JSON.parse(watched.stdout);
+  worker.kill('SIGTERM');
+  const { stdout, stderr } = await workerEnd;
+  assert.match(stdout, /SOURCE_UNAVAILABLE/);
+
+  const pages: string[] = [];
+  for (const file of ['password', 'wrong']) {
+    const lines: string[] = [];
+    const config = loadConfig(
+      {
+        ...settings,
+        REDIS_PASSWORD_FILE: join(folder.path, file),
+        UNPACK_BOARD_PORT: '0',
+        UNPACK_BOARD_USER: 'ann',
+        UNPACK_BOARD_PASSWORD: PASSWORD,
+        UNPACK_LOG_LEVEL: 'trace',
+      },
+      {},
+    );
+    const board = await startBoard(config, createLog(config, { write: (line) => lines.push(line) }));
+    try {
+      const isReady = async () => (await fetch(`${board.url}/readyz`)).status === 200;
+      const isRefused = async () => (await (await fetch(`${board.url}/readyz`)).text()).includes('refuses this user');
+      await eventually('the board knows its Redis', file === 'password' ? isReady : isRefused);
+      const authorization = `Basic ${btoa(`ann:${PASSWORD}`)}`;
+      for (const path of [
+        ...['', 'readyz', 'metrics', 'api/queues?activeQueue=board&status=failed', 'api/redis/stats', 'nothing'],
+        ...[`api/queues/board/${id}`, `api/queues/board/${id}/logs`],
+      ]) {
+        pages.push(await (await fetch(`${board.url}/${path}`, { headers: { authorization } })).text());
+        pages.push(await (await fetch(`${board.url}/${path}`)).text());
+      }
+    } finally {
+      await board.close();
+    }
+    pages.push(...lines);
+  }
+  assert.ok(pages.some((page) => page.includes('SOURCE_UNAVAILABLE')));
+  const encoded = encodeURIComponent(PASSWORD);
+  for (const text of [stdout, stderr, watched.stdout, watched.stderr, ...pages]) {
+    assert.doesNotMatch(text, new RegExp(WORD));
+    assert.equal(text.includes(encoded), false);
   }
 });
