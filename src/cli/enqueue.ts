@@ -1,4 +1,5 @@
-import { readFile } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
+import { addAbortSignal } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { Command, InvalidArgumentError } from 'commander';
 import type { Payload } from '../queue/payload.ts';
@@ -43,7 +44,7 @@ export function enqueueCommand(cli: Cli): Command {
   takesSettings(command, QUEUE_SETTINGS);
   return command.action(async (argument: string | undefined, options: EnqueueOptions) => {
     const config = configOf(command);
-    const payload = await readPayload(argument, options);
+    const payload = await readPayload(argument, options, cli.signal);
     const { priority, attempts, delay, deduplicate } = options;
     const { UnpackQueue } = await import('../queue/producer.ts');
     const queue = new UnpackQueue(config);
@@ -66,7 +67,11 @@ export function enqueueCommand(cli: Cli): Command {
   });
 }
 
-async function readPayload(argument: string | undefined, options: EnqueueOptions): Promise<Payload> {
+async function readPayload(
+  argument: string | undefined,
+  options: EnqueueOptions,
+  signal: AbortSignal,
+): Promise<Payload> {
   const { payload: file } = options;
   if ((argument === undefined) === (file === undefined)) {
     throw new CliError('USAGE', 'say what to unpack: either IMAGE, as in s3://BUCKET/PREFIX:TAG, or --payload FILE');
@@ -74,7 +79,12 @@ async function readPayload(argument: string | undefined, options: EnqueueOptions
   const { checkPayload } = await import('../queue/parse.ts');
   if (file === undefined) return checkPayload(payloadOf(argument ?? '', options));
   const name = file === '-' ? 'stdin' : file;
-  const json = await (file === '-' ? text(process.stdin) : readFile(file, 'utf8')).catch((error: Error) => {
+  // one that nobody writes to would be waited for without end, and no interrupt ends that; what a shell passes has a writer
+  if (file !== '-' && !/^\/(dev|proc)\//.test(file) && (await stat(file).catch(() => undefined))?.isFIFO()) {
+    throw new CliError('USAGE', `${name} is a named pipe: give a file, or - for stdin`);
+  }
+  const json = await (file === '-' ? typed(signal) : readFile(file, 'utf8')).catch((error: Error) => {
+    signal.throwIfAborted();
     throw new CliError('USAGE', `${name} cannot be read: ${error.message}`);
   });
   let data: unknown;
@@ -86,6 +96,11 @@ async function readPayload(argument: string | undefined, options: EnqueueOptions
     throw new CliError('USAGE', `${name} is not JSON: ${reason}`);
   }
   return checkPayload(data);
+}
+
+/** What comes on stdin, unless an interrupt comes first. */
+function typed(signal: AbortSignal): Promise<string> {
+  return text(addAbortSignal(signal, process.stdin));
 }
 
 function whole(least: number, most: number): (text: string) => number {

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { startChild } from '../support/child.ts';
@@ -147,6 +148,28 @@ test('a payload that is no JSON is not quoted, whatever it is', async () => {
     assert.doesNotMatch(stderr, /hidden/);
     assert.equal(status, 2);
   }
+});
+
+test('a named pipe is no payload, because nobody may write to it', async () => {
+  using folder = scratch();
+  const pipe = join(folder.path, 'pipe');
+  execFileSync('mkfifo', [pipe]);
+  const { status, stderr } = await runCli(['enqueue', '--payload', pipe]);
+  assertSentence(stderr, 'USAGE', /is a named pipe: give a file, or - for stdin/);
+  assert.equal(status, 2);
+});
+
+test('an interrupt ends the wait for a payload on stdin', async () => {
+  await using child = startChild(process.execPath, [MAIN, 'enqueue', '--payload', '-'], {
+    stdio: ['pipe', 'pipe', 'pipe'],
+  });
+  const end = finished(child);
+  // the handlers of signals are there before the first byte is taken; a pipe that takes more than it holds shows that
+  await new Promise<void>((resolve) => child.stdin?.write(' '.repeat(1 << 20), () => resolve()));
+  child.kill('SIGINT');
+  const { status, stderr } = await end;
+  assertSentence(stderr, 'CANCELLED', /interrupted by SIGINT/);
+  assert.equal(status, 130);
 });
 
 test('snapshots rm takes no few letters for the only snapshot', async () => {
