@@ -225,7 +225,7 @@ export class TarReader {
         .map((key) => records.get(key))
         .find((value) => value?.length);
       if (size !== undefined) {
-        header.size = decimal(size, 'the size of a sparse file', header.name, this.corrupt);
+        header.size = decimal(size, 'sparse file size', header.name, this.corrupt);
       }
       if (type !== 'file') throw this.corrupt('a sparse map on an entry that is no file', header.name);
     }
