@@ -9,11 +9,13 @@ import { file, type Member, tar } from '../support/tar.ts';
 import { chainOf, type Stage, someImage, stage, until, type WorkerProcess } from './stage.ts';
 
 const LIMIT = 120_000;
+/** Half a minute each by default: until a silent worker's job is another's, and until a stalled connection is given up. */
+const SOON = { UNPACK_LOCK: '5s', UNPACK_S3_IDLE_TIMEOUT: '3s' };
 
 /** A worker that was stopped in the middle of the image `base`, whose lock it has. */
 async function frozenWorker(s: Stage, base: TestImage): Promise<{ worker: WorkerProcess; job: string }> {
   await s.push('base', { app: base });
-  const worker = await s.worker({ UNPACK_JOBS: '1', UNPACK_WORKER_NAME: 'frozen' });
+  const worker = await s.worker({ ...SOON, UNPACK_JOBS: '1', UNPACK_WORKER_NAME: 'frozen' });
   s.proxy.rules([{ fault: { kind: 'stall', afterBytes: 100 * 1024 }, when: ({ key }) => key.includes('sha256') }]);
   const { id } = await s.queue.add(s.payload('base'));
   await until(() => written(s) > 0, LIMIT);
@@ -51,7 +53,7 @@ describe('a worker that was stopped in the middle of a layer', () => {
     const same = await s.queue.addBulk(
       Array.from({ length: 6 }, () => ({ payload: s.payload('base'), options: { deduplicate: false } })),
     );
-    const healthy = await s.worker({ UNPACK_JOBS: '4', UNPACK_WORKER_NAME: 'healthy' });
+    const healthy = await s.worker({ ...SOON, UNPACK_JOBS: '4', UNPACK_WORKER_NAME: 'healthy' });
     const began = performance.now();
     const added = await s.queue.addBulk(others.map((_, index) => ({ payload: s.payload(`other-${index}`) })));
     const results = await Promise.all(added.map(({ id }) => s.queue.wait(id, { timeout: LIMIT })));
@@ -105,7 +107,7 @@ describe('a worker that was stopped in the middle of a layer', () => {
     await using s = await stage();
     const base = longLayer();
     const { job } = await frozenWorker(s, base);
-    await s.worker({ UNPACK_JOB_TIMEOUT: '12s', UNPACK_ATTEMPTS: '1' });
+    await s.worker({ ...SOON, UNPACK_JOB_TIMEOUT: '12s', UNPACK_ATTEMPTS: '1' });
     await assert.rejects(s.queue.wait(job, { timeout: LIMIT }), (error: { code?: unknown; message: string }) => {
       assert.equal(error.code, 'TIMED_OUT');
       assert.match(
@@ -123,12 +125,12 @@ describe('a worker that was stopped in the middle of a layer', () => {
     await using s = await stage();
     const base = longLayer();
     const { worker: frozen, job } = await frozenWorker(s, base);
-    const first = await s.worker({ UNPACK_WORKER_NAME: 'first' });
+    const first = await s.worker({ ...SOON, UNPACK_WORKER_NAME: 'first' });
     await until(async () => (await s.queue.status(job)).progress?.waiting !== undefined, LIMIT);
     first.kill('SIGTERM');
     assert.equal(await first.ended, 0, first.log());
     assert.equal((await s.queue.status(job)).state, 'delayed');
-    const second = await s.worker({ UNPACK_WORKER_NAME: 'second' });
+    const second = await s.worker({ ...SOON, UNPACK_WORKER_NAME: 'second' });
     frozen.kill('SIGKILL');
     const result = await s.queue.wait(job, { timeout: LIMIT });
     assert.deepEqual([result.worker.name, result.attempts], ['second', 1]);
