@@ -4,7 +4,7 @@ import { closeSync, openSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
-import { brittleExt4, tmpfs, unavailable } from '../support/file-system.ts';
+import { brittleExt4, tmpfs, unavailable, writeTooMuch } from '../support/file-system.ts';
 import { scratch } from '../support/scratch.ts';
 
 describe('a store whose disk dies while it is open', { skip: unavailable(() => brittleExt4()) }, () => {
@@ -14,7 +14,7 @@ describe('a store whose disk dies while it is open', { skip: unavailable(() => b
     const store = await openSnapshotter({ root, type: 'overlay' });
     try {
       await store.prepare('key', '');
-      writeFileSync(join(disk.path, 'too large'), Buffer.alloc(40 << 20, 1));
+      writeTooMuch(disk);
       assert.throws(() => execFileSync('sync', ['-f', disk.path], { stdio: 'ignore' }));
       const calls = {
         prepare: () => store.prepare('other', ''),

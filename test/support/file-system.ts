@@ -1,6 +1,7 @@
 import { execFileSync } from 'node:child_process';
 import { closeSync, mkdirSync, openSync, truncateSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { errnoOf } from '../../src/errno.ts';
 import { libc } from '../../src/system/libc.ts';
 import { skipFor } from './present.ts';
 import { scratch } from './scratch.ts';
@@ -55,6 +56,15 @@ export function brittleExt4(bytes = 24 * MIB): Disk {
       run('umount', '--lazy', below); // it stays as long as the image is in use
     }
   });
+}
+
+/** Writes more to a brittle disk than it can keep. On a busy machine the kernel finds that out while it is written. */
+export function writeTooMuch({ path }: Disk): void {
+  try {
+    writeFileSync(join(path, 'too large'), Buffer.alloc(40 * MIB, 1));
+  } catch (error) {
+    if (!['EROFS', 'EIO'].includes(errnoOf(error) ?? '')) throw error;
+  }
 }
 
 const ioctl = libc.func('int ioctl(int, ulong, const void *)');
