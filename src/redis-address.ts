@@ -11,7 +11,7 @@ export interface RedisAddress {
 }
 
 const FORM = 'redis://[user:password@]host:port[/db] (rediss:// for TLS)';
-export const ENCODE =
+const ENCODE =
   'in user and password, every character but letters, digits, - . _ ~ is written percent-encoded (@ is %40, : is %3A, / is %2F, ? is %3F, # is %23, % is %25, a space is %20); or put the password, as it is, into a file and name that in REDIS_PASSWORD_FILE';
 
 /** Valkey's own tools write the name of Valkey. */

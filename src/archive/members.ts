@@ -187,7 +187,7 @@ export function checkZeros(bytes: Buffer, format: string): void {
   if (bytes.some((byte) => byte !== 0)) throw followedByOther(format);
 }
 
-/** Bytes after the last member, whatever they are and whoever found them. */
+/** The error for bytes after the last member. Every decompressor gives it the same sentence. */
 export function followedByOther(format: string): UnpackError {
   const other = format === 'gzip' ? 'neither gzip data nor zeros' : `no ${format} data`;
   return new UnpackError(

@@ -29,7 +29,7 @@ export function progressLines(progress: Progress): string[] {
 }
 
 /** What a job that has given its slot back waits for, and since when. */
-export function waitingText(waiting: WaitingFor): string {
+function waitingText(waiting: WaitingFor): string {
   const [since, until] = [waiting.since, waiting.until].map((time) => new Date(time).toISOString());
   return `${waitingSentence(waiting)}; it has waited since ${since}, and is looked at again at ${until} or when the layer is free`;
 }

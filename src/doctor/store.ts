@@ -138,7 +138,7 @@ function whiteouts({ type, whiteouts }: FileSystemFacts): Check {
 
 const isRoot = (): boolean => process.geteuid?.() === 0;
 
-/** How to get the power over trusted.* attributes; whoever is root already lacks it in a container or namespace only. */
+/** How to be allowed to set trusted.* attributes. Root lacks that right only in a container or a user namespace. */
 function asAdministrator(): string {
   return isRoot()
     ? 'give this process CAP_SYS_ADMIN in the machine’s own user namespace (in a container: --cap-add SYS_ADMIN)'

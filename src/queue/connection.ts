@@ -85,7 +85,7 @@ const MAX_PASSWORD_FILE = 4096;
  * Where Redis is and who we are to it, for ioredis: read by ourselves, because ioredis takes any option out of a URL.
  * @throws ConfigError for a URL that cannot be read, and for a password file that cannot be used
  */
-export function addressOptions({ REDIS_URL, REDIS_PASSWORD_FILE: file }: RedisSettings) {
+function addressOptions({ REDIS_URL, REDIS_PASSWORD_FILE: file }: RedisSettings) {
   const address = readRedisUrl(REDIS_URL);
   if (typeof address === 'string') throw new ConfigError(`REDIS_URL: ${address}`);
   const { host, port, tls, db, family, username } = address;

@@ -148,7 +148,7 @@ export class Outages {
     const down = this.#down;
     if (down === undefined || redis.status !== 'ready') return;
     try {
-      // whoever could not connect needs no more than that; the rest may still be refused
+      // after a lost connection any answer ends the outage; after a refusal a write must succeed
       if (down.kind === 'away') await redis.ping();
       else await redis.set(key, '', 'PX', 1000);
     } catch (error) {

@@ -169,7 +169,7 @@ export class ParkedJobs {
     // a worker that dies between these two leaves a delayed job that comes back a little later, and without its place
     await this.#redis.unpackdPark(this.#queue.toKey(id), this.#queue.toKey('parked'), id, place);
     if (isFree !== undefined) this.#watched.set(id, isFree);
-    // whoever asked for its end while it was active has left it where it was
+    // a cancel request does not move an active job, so the job is moved to the front now
     if (delay <= 0 || (await this.#redis.exists(cancelKey(this.#queue, id))) === 1) await this.#unpark([id]);
   }
 

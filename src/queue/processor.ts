@@ -44,7 +44,7 @@ export interface ProcessorOptions {
 /** Stalls after which a job is thought to be what kills its workers. */
 export const MAX_STALLS = 5;
 /** How often a job goes back uncounted because the store could not be written: then it may be what breaks the disk. */
-export const MAX_STORE_FAULTS = 3;
+const MAX_STORE_FAULTS = 3;
 /** Milliseconds that aborted work gets to unwind before its job is given up anyway. */
 const UNWIND_LIMIT = 30_000;
 const LOG_LINES_KEPT = 1000;
@@ -119,10 +119,10 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
     const opening =
       waited && `, which goes on after ${durationText(Math.max(0, Date.now() - waited.since))} of waiting`;
     const names = { attempt: number, attempts: of, worker: facts.worker.name };
-    const reporter = new JobReporter(job, { ...names, opening, earlier, log });
+    const applied = appliedBefore(earlier, number);
+    const reporter = new JobReporter(job, { ...names, opening, earlier, applied, log });
     const started = startOf(waited, looking?.since ?? Date.now());
     const place = waited?.place ?? nextPlace();
-    const applied = appliedBefore(earlier, number);
     const attempt: Attempt = { job, token, run, reporter, earlier, number, of, started, waited, applied, place, log };
     // a flag that was set while the job waited counts more than what its attempt comes to; whoever waits for it is told
     const flagSeen = cancelFlags.reason(id).then((reason) => {
@@ -225,7 +225,7 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
       if (isLost(signal)) return lost(attempt);
       if (fault !== undefined && (earlier?.storeFaults ?? 0) < MAX_STORE_FAULTS) return giveBack(attempt, error, fault);
     }
-    // by then, another attempt has been shown not to help
+    // after that many stalls another attempt does not help
     const retryable = error.code !== 'STALLED' && isRetryable(error.code, earlier?.failures ?? []);
     const failure = failureOf(error, { attempt: number, attempts: of }, retryable);
     const last = !failure.retryable || number >= of;

@@ -2,15 +2,7 @@ import type { Job } from 'bullmq';
 import type { ImageState } from '../image/progress.ts';
 import type { Failure } from './failure.ts';
 import type { Logger } from './log.ts';
-import {
-  type AppliedLayer,
-  appliedBefore,
-  measure,
-  type Progress,
-  type WaitingFor,
-  withApplied,
-  withFailure,
-} from './progress.ts';
+import { type AppliedLayer, measure, type Progress, type WaitingFor, withApplied, withFailure } from './progress.ts';
 import { redisTrouble } from './redis-trouble.ts';
 
 /** Milliseconds between two writes of a job's progress. */
@@ -23,6 +15,8 @@ export interface ReporterOptions {
   /** What the attempt's first line adds to its number: that it goes on after a wait, and such. */
   readonly opening?: string | undefined;
   readonly earlier: Progress | undefined;
+  /** What earlier runs of the attempt have applied. */
+  readonly applied?: readonly AppliedLayer[];
   readonly log: Logger;
 }
 
@@ -57,7 +51,7 @@ export class JobReporter {
     this.#failure = options.earlier?.failure;
     this.#stallsBefore = options.earlier?.stallsBefore ?? 0;
     this.#storeFaults = options.earlier?.storeFaults;
-    this.#applied = appliedBefore(options.earlier, options.attempt);
+    this.#applied = options.applied ?? [];
   }
 
   /** Tells from now on; a second call does nothing. */

@@ -18,14 +18,22 @@ const noFreeze = (): string | false => {
   }
 };
 
+/** An overlay store and its probe. */
+async function probedStore(root: string) {
+  const snapshotter = await openSnapshotter({ root, type: 'overlay' });
+  return {
+    snapshotter,
+    probe: new StoreProbe(snapshotter),
+    [Symbol.asyncDispose]: () => snapshotter.close(),
+  };
+}
+
 describe('the probe of a store', { skip: unavailable(() => ext4()) }, () => {
   it('passes a store that can be written, and leaves nothing there', async () => {
     using disk = ext4();
     const root = join(disk.path, 'store');
-    await using stack = new AsyncDisposableStack();
-    const snapshotter = await openSnapshotter({ root, type: 'overlay' });
-    stack.defer(() => snapshotter.close());
-    const probe = new StoreProbe(snapshotter);
+    await using store = await probedStore(root);
+    const { snapshotter, probe } = store;
     await Promise.all([probe.check(), new StoreProbe(snapshotter).check(), probe.check()]);
     await probe.tidy();
     assert.deepEqual(await snapshotter.walk(), []);
@@ -35,10 +43,8 @@ describe('the probe of a store', { skip: unavailable(() => ext4()) }, () => {
   it('refuses a store that is read-only or whose disk is gone, and says why', async () => {
     using disk = ext4();
     const root = join(disk.path, 'store');
-    await using stack = new AsyncDisposableStack();
-    const snapshotter = await openSnapshotter({ root, type: 'overlay' });
-    stack.defer(() => snapshotter.close());
-    const probe = new StoreProbe(snapshotter);
+    await using store = await probedStore(root);
+    const { probe } = store;
     using readOnly = readOnlySwitch(join(root, 'snapshots'));
     readOnly.set(true);
     await assert.rejects(probe.check(), { code: 'STORE_FAILED', message: /EROFS/ });
