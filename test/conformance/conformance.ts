@@ -49,10 +49,17 @@ export type StoreType = keyof typeof STORES;
 export const layersOf = (archives: readonly Buffer[]): StoredLayer[] =>
   archives.map((archive) => layerOf(archive, 'none'));
 
+/** What may differ between the folders all the same. */
+export interface Allowed {
+  /** Names in the root that containerd keeps. */
+  readonly leftOut?: RegExp;
+  /** See `Comparison`. */
+  readonly idleMarkers?: boolean;
+}
+
 /**
  * Applies an image with both and compares every layer's folder; for what containerd gets, `equivalent` may stand, an
  * image that means to containerd what `layers` must mean to unpackd.
- * @param leftOut names in the root that containerd keeps, and that are passed over
  * @returns the differences, a line each; one line where one of the two refused and the other did not
  */
 export async function compareImage(
@@ -60,7 +67,7 @@ export async function compareImage(
   layers: readonly StoredLayer[],
   type: StoreType,
   equivalent: readonly StoredLayer[] = layers,
-  leftOut?: RegExp,
+  { leftOut, idleMarkers = false }: Allowed = {},
 ): Promise<string[]> {
   const theirs = await suite.containerd.apply(equivalent, STORES[type]);
   const ours = await suite.unpackd.apply(layers, type);
@@ -71,7 +78,8 @@ export async function compareImage(
     const tree = readExactTree(directory);
     const expected = readExactTree(theirs.directories[layer] ?? '', leftOut);
     const sides = { expected: 'containerd', actual: 'unpackd' };
-    const found = differences(expected, tree, { sides, since: suite.since, lowers, written: type === 'overlay' });
+    const written = type === 'overlay';
+    const found = differences(expected, tree, { sides, since: suite.since, lowers, written, idleMarkers });
     lines.push(...found.map((line) => `layer ${layer + 1} of ${layers.length}, ${type}: ${line}`));
     lowers.unshift(tree);
   }
