@@ -3,7 +3,7 @@ import { ListenError } from '../board/listen.ts';
 import { UnpackError } from '../errors.ts';
 import { JobNotFoundError, QueueUnavailableError, UnreadableJobError, WaitTimeoutError } from '../queue/errors.ts';
 import { maskSecrets } from '../secrets.ts';
-import { SnapshotError } from '../snapshots/errors.ts';
+import { SnapshotError } from '../snapshots/snapshotter.ts';
 
 /** What only the command line can fail with, beside the codes of jobs. */
 export type CliCode =

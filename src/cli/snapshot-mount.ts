@@ -1,7 +1,6 @@
 import { mkdir, realpath } from 'node:fs/promises';
-import { isSnapshotError } from '../snapshots/errors.ts';
 import { isOfStore } from '../snapshots/mounted.ts';
-import type { SnapshotInfo, Snapshotter } from '../snapshots/snapshotter.ts';
+import { isSnapshotError, type SnapshotInfo, type Snapshotter } from '../snapshots/snapshotter.ts';
 import { type MountEntry, mountsAt } from '../system/mount-table.ts';
 import { CliError } from './failure.ts';
 

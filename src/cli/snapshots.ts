@@ -1,8 +1,14 @@
 import { resolve } from 'node:path';
 import { Command, Option } from 'commander';
 import { bytesText } from '../queue/text.ts';
-import { isSnapshotError } from '../snapshots/errors.ts';
-import type { SnapshotFilter, SnapshotInfo, SnapshotKind, Snapshotter, Usage } from '../snapshots/snapshotter.ts';
+import {
+  isSnapshotError,
+  type SnapshotFilter,
+  type SnapshotInfo,
+  type SnapshotKind,
+  type Snapshotter,
+  type Usage,
+} from '../snapshots/snapshotter.ts';
 import type { Cli } from './context.ts';
 import { CliError } from './failure.ts';
 import { configOf, STORE_SETTINGS, takesSettings } from './settings.ts';

@@ -5,8 +5,13 @@ import { throwIfAborted, toUnpackError, UnpackError } from '../errors.ts';
 import { chainIds } from '../oci/chain-id.ts';
 import type { Layer } from '../oci/descriptor.ts';
 import { type ChainId, type DiffId, shortDigest } from '../oci/digest.ts';
-import { isSnapshotError } from '../snapshots/errors.ts';
-import { LABEL_DIFF_ID, LABEL_SNAPSHOT_REF, type Mount, type Snapshotter } from '../snapshots/snapshotter.ts';
+import {
+  isSnapshotError,
+  LABEL_DIFF_ID,
+  LABEL_SNAPSHOT_REF,
+  type Mount,
+  type Snapshotter,
+} from '../snapshots/snapshotter.ts';
 import type { AppliedDiff, Applier, ApplyOptions, ApplyProgress } from './applier.ts';
 import type { ChainLocks } from './chain-locks.ts';
 import { extractionKey, viewKey } from './extraction-key.ts';

@@ -6,7 +6,7 @@ import { promisify } from 'node:util';
 import { errnoOf } from '../errno.ts';
 import { abortError, throwIfAborted, UnpackError } from '../errors.ts';
 import type { ChainId } from '../oci/digest.ts';
-import { storeGone } from '../snapshots/errors.ts';
+import { storeGone } from '../snapshots/directories.ts';
 import { AT_FDCWD, close, cString, O, openAt, statAt, statFd, tryLock, unlinkAt } from '../system/files.ts';
 import { holderText, type LockHolder, type LockWait, LockWaits, parseHolder } from './lock-waits.ts';
 

@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs';
 import { toUnpackError, type UnpackError } from '../errors.ts';
-import { storeGone } from '../snapshots/errors.ts';
+import { storeGone } from '../snapshots/directories.ts';
 import { spaceOf } from '../system/space.ts';
 
 /**

@@ -1,6 +1,5 @@
 import type { ChainId } from '../oci/digest.ts';
-import { isSnapshotError } from '../snapshots/errors.ts';
-import type { Snapshotter } from '../snapshots/snapshotter.ts';
+import { isSnapshotError, type Snapshotter } from '../snapshots/snapshotter.ts';
 import { ChainLocks } from './chain-locks.ts';
 import { chainIdOfKey, EXTRACTION } from './extraction-key.ts';
 import type { Log } from './log.ts';

@@ -15,7 +15,6 @@ import { UnpackError } from '../errors.ts';
 import { tryLock } from '../system/files.ts';
 import { removeTree } from '../system/remove-tree.ts';
 import type { OnRollback } from './database.ts';
-import { storeGone } from './errors.ts';
 import { hasVanished, syncDirectory } from './tree.ts';
 
 /** Where the directories of a store at `root` lie. */
@@ -243,4 +242,13 @@ function isOccupied(error: unknown): boolean {
 
 function undefinedIfVanished(error: unknown): undefined {
   if (!hasVanished(error)) throw error;
+}
+
+/** The error for a store that was open and whose directory has disappeared. */
+export function storeGone(path: string, cause: unknown): UnpackError {
+  return new UnpackError(
+    'STORE_FAILED',
+    `${path} is not there any more; is its disk not mounted? Mount it, or restore the store, and restart the worker`,
+    { cause },
+  );
 }

@@ -1,10 +1,15 @@
-import type { DatabaseSync } from 'node:sqlite';
-import { UnpackError } from '../errors.ts';
+import { DatabaseSync, type StatementSync } from 'node:sqlite';
 import { Database, type OnRollback, type Patience } from './database.ts';
-import { SnapshotError } from './errors.ts';
-import { type Entry, entry, keysIn, kind, number, type Traits, traits } from './rows.ts';
-import { APPLICATION_ID, SCHEMA, SCHEMA_VERSION, STATEMENTS } from './schema.ts';
-import type { CommitOptions, Ownership, SnapshotFilter, SnapshotInfo, SnapshotKind, Usage } from './snapshotter.ts';
+import { createOrCheck, refuseOthers, type Traits, type WantedTraits } from './schema.ts';
+import {
+  type CommitOptions,
+  SnapshotError,
+  type SnapshotFilter,
+  type SnapshotInfo,
+  type SnapshotKind,
+  type Usage,
+} from './snapshotter.ts';
+import { type Entry, entry, keysIn, kind, number, STATEMENTS } from './statements.ts';
 
 /** A snapshot and the committed ones below it, nearest first. */
 export interface Chain {
@@ -23,9 +28,6 @@ export interface NewSnapshot {
 
 type Labels = Readonly<Record<string, string>>;
 type Statements = Parameters<Parameters<Database<keyof typeof STATEMENTS>['read']>[0]>[0];
-
-/** Without `ownership`: whichever the store has. */
-export type WantedTraits = Omit<Traits, 'ownership'> & { readonly ownership?: Ownership | undefined };
 
 /**
  * What exists: the one truth about the store. Each change is one transaction. What must happen on disk together with a
@@ -197,49 +199,6 @@ export class Metadata {
   }
 }
 
-function refuseOthers(file: DatabaseSync, path: string): void {
-  const id = number(file.prepare('PRAGMA application_id').get()?.application_id);
-  const tables = number(file.prepare('SELECT COUNT(*) AS count FROM sqlite_schema').get()?.count);
-  if (id === APPLICATION_ID || (id === 0 && tables === 0)) return;
-  throw new UnpackError(
-    'STORE_FAILED',
-    `${path} is another program's database: choose an empty directory for the store`,
-  );
-}
-
-function createOrCheck(file: DatabaseSync, path: string, wanted: WantedTraits): Traits {
-  const version = number(file.prepare('PRAGMA user_version').get()?.user_version);
-  if (version === 0) {
-    file.exec(SCHEMA);
-    file.exec(`PRAGMA application_id = ${APPLICATION_ID}; PRAGMA user_version = ${SCHEMA_VERSION};`);
-    return record(file, wanted);
-  }
-  if (version !== SCHEMA_VERSION) {
-    const which = `${path} has version ${version} of the schema and this unpackd knows ${SCHEMA_VERSION}`;
-    throw new UnpackError('STORE_FAILED', `${which}: use the unpackd that made it, or another directory`);
-  }
-  const made = traits(file.prepare('SELECT type, ownership, overlay_xattrs FROM store').get() ?? {});
-  if (made.type !== wanted.type) {
-    const which = `the store of ${path} was made as ${made.type} and can't be used as ${wanted.type}`;
-    throw new UnpackError('STORE_FAILED', `${which}: set the snapshotter to ${made.type}, or choose another directory`);
-  }
-  if (wanted.ownership === undefined || wanted.ownership === made.ownership) return made;
-  if (number(file.prepare('SELECT COUNT(*) AS count FROM snapshots').get()?.count) === 0) return record(file, wanted);
-  // a layer is known by what it should be: nobody could tell one with its owners from one without
-  const holds = made.ownership === 'keep' ? 'with their owners' : 'whose files all belong to one user';
-  throw new UnpackError(
-    'STORE_FAILED',
-    `the store of ${path} holds layers ${holds} and takes no others: set UNPACK_OWNERSHIP=${made.ownership}, or choose another directory`,
-  );
-}
-
-function record(file: DatabaseSync, { type, ownership = 'keep', overlayXattrs }: WantedTraits): Traits {
-  file.exec('DELETE FROM store');
-  const insert = file.prepare('INSERT INTO store (type, ownership, overlay_xattrs) VALUES (?, ?, ?)');
-  insert.run(type, ownership, overlayXattrs);
-  return { type, ownership, overlayXattrs };
-}
-
 function find(statements: Statements, key: string): Entry {
   const row = statements.byKey.get({ key });
   if (row === undefined) throw new SnapshotError('NotFound', `there is no snapshot ${key}`);
@@ -300,4 +259,37 @@ function taken(key: string): SnapshotError {
 
 function aKind(kind: SnapshotKind): string {
   return kind === 'active' ? 'active' : kind === 'view' ? 'a view' : 'committed';
+}
+
+/**
+ * Looks up names in metadata that another connection writes.
+ *
+ * A reader of a write-ahead log waits for no writer: it takes a lock in shared memory, sees whether anything was committed
+ * since it looked last, and only then reads pages again, which whoever wrote them has left in memory. It is open for
+ * reading only, so that it never writes the log back into the file, nor waits for who does.
+ */
+export class NameReader {
+  readonly #file: DatabaseSync;
+  readonly #committed: StatementSync;
+  readonly #keys: StatementSync;
+
+  /** @throws Error of SQLite, as `has` */
+  constructor(path: string) {
+    // it waits for nobody: who else locks the file is recovering it after a crash
+    this.#file = new DatabaseSync(path, { readOnly: true, timeout: 0 });
+    this.#committed = this.#file.prepare(STATEMENTS.committed);
+    this.#keys = this.#file.prepare(STATEMENTS.keys);
+  }
+
+  has(name: string): boolean {
+    return this.#committed.get(name) !== undefined;
+  }
+
+  keys(prefix: string): string[] {
+    return keysIn(this.#keys, prefix);
+  }
+
+  close(): void {
+    if (this.#file.isOpen) this.#file.close();
+  }
 }

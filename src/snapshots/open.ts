@@ -5,14 +5,11 @@ import { fileSystemFacts, overlayKnowsIndex } from '../system/filesystem.ts';
 import { privileges } from '../system/privileges.ts';
 import { requireExactCopier } from './copy-tree.ts';
 import { LOCK_TIMEOUT } from './database.ts';
-import { SnapshotDirectories, snapshotsDirectory } from './directories.ts';
-import { storeGone } from './errors.ts';
-import type { Layout } from './layout.ts';
+import { SnapshotDirectories, snapshotsDirectory, storeGone } from './directories.ts';
+import { type Layout, nativeLayout, overlayLayout } from './layout.ts';
 import { Metadata } from './metadata.ts';
-import { nativeLayout } from './native.ts';
-import { overlayLayout } from './overlay.ts';
 import { keepReserve, spendReserve } from './reserve.ts';
-import type { Traits } from './rows.ts';
+import type { Traits } from './schema.ts';
 import type { OverlayXattrs, Ownership, Snapshotter } from './snapshotter.ts';
 import { CLOSE_LIMIT, SnapshotStore } from './store.ts';
 

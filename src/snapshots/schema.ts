@@ -1,3 +1,8 @@
+import type { DatabaseSync, SQLOutputValue } from 'node:sqlite';
+import { UnpackError } from '../errors.ts';
+import type { OverlayXattrs, Ownership, Snapshotter } from './snapshotter.ts';
+import { number, text } from './statements.ts';
+
 /** Written into the file's header, so that another program's database is told from a store: the bytes "unpk". */
 export const APPLICATION_ID = 0x756e706b;
 /** The one before a change that an older version can't read. */
@@ -28,62 +33,63 @@ export const SCHEMA = `
   CREATE INDEX snapshots_parent ON snapshots (parent) WHERE parent IS NOT NULL;
 `;
 
-const COLUMNS = `
-  snapshots.id, snapshots.key, snapshots.kind, snapshots.labels, snapshots.created, snapshots.updated,
-  snapshots.bytes, snapshots.inodes, snapshots.parent AS parent_id, COALESCE(parent.key, '') AS parent
-`;
+/** What holds for all snapshots of a store, from the first one on. */
+export interface Traits {
+  readonly type: Snapshotter['type'];
+  readonly ownership: Ownership;
+  readonly overlayXattrs: OverlayXattrs;
+}
 
-/** Every statement of the store, prepared once by its name. */
-export const STATEMENTS = {
-  byKey: `
-    SELECT ${COLUMNS}
-    FROM snapshots LEFT JOIN snapshots AS parent ON parent.id = snapshots.parent
-    WHERE snapshots.key = :key`,
+/** Without `ownership`: whichever the store has. */
+export type WantedTraits = Omit<Traits, 'ownership'> & { readonly ownership?: Ownership | undefined };
 
-  committed: `SELECT 1 FROM snapshots WHERE key = ? AND kind = 'committed'`,
+export function refuseOthers(file: DatabaseSync, path: string): void {
+  const id = number(file.prepare('PRAGMA application_id').get()?.application_id);
+  const tables = number(file.prepare('SELECT COUNT(*) AS count FROM sqlite_schema').get()?.count);
+  if (id === APPLICATION_ID || (id === 0 && tables === 0)) return;
+  throw new UnpackError(
+    'STORE_FAILED',
+    `${path} is another program's database: choose an empty directory for the store`,
+  );
+}
 
-  /** By the index of the keys: nothing else is looked at, in a store of any size. */
-  keys: `SELECT key FROM snapshots WHERE key >= ? AND key < ? AND kind <> 'committed' ORDER BY key`,
+export function createOrCheck(file: DatabaseSync, path: string, wanted: WantedTraits): Traits {
+  const version = number(file.prepare('PRAGMA user_version').get()?.user_version);
+  if (version === 0) {
+    file.exec(SCHEMA);
+    file.exec(`PRAGMA application_id = ${APPLICATION_ID}; PRAGMA user_version = ${SCHEMA_VERSION};`);
+    return record(file, wanted);
+  }
+  if (version !== SCHEMA_VERSION) {
+    const which = `${path} has version ${version} of the schema and this unpackd knows ${SCHEMA_VERSION}`;
+    throw new UnpackError('STORE_FAILED', `${which}: use the unpackd that made it, or another directory`);
+  }
+  const made = traits(file.prepare('SELECT type, ownership, overlay_xattrs FROM store').get() ?? {});
+  if (made.type !== wanted.type) {
+    const which = `the store of ${path} was made as ${made.type} and can't be used as ${wanted.type}`;
+    throw new UnpackError('STORE_FAILED', `${which}: set the snapshotter to ${made.type}, or choose another directory`);
+  }
+  if (wanted.ownership === undefined || wanted.ownership === made.ownership) return made;
+  if (number(file.prepare('SELECT COUNT(*) AS count FROM snapshots').get()?.count) === 0) return record(file, wanted);
+  // a layer is known by what it should be: nobody could tell one with its owners from one without
+  const holds = made.ownership === 'keep' ? 'with their owners' : 'whose files all belong to one user';
+  throw new UnpackError(
+    'STORE_FAILED',
+    `the store of ${path} holds layers ${holds} and takes no others: set UNPACK_OWNERSHIP=${made.ownership}, or choose another directory`,
+  );
+}
 
-  /** A snapshot and all below it, nearest first, in one statement and so as of one moment. */
-  chain: `
-    WITH RECURSIVE chain (id, kind, parent, depth) AS (
-      SELECT id, kind, parent, 0 FROM snapshots WHERE key = :key
-      UNION ALL
-      SELECT below.id, below.kind, below.parent, chain.depth + 1
-      FROM snapshots AS below JOIN chain ON below.id = chain.parent
-    )
-    SELECT id, kind FROM chain ORDER BY depth`,
+function record(file: DatabaseSync, { type, ownership = 'keep', overlayXattrs }: WantedTraits): Traits {
+  file.exec('DELETE FROM store');
+  const insert = file.prepare('INSERT INTO store (type, ownership, overlay_xattrs) VALUES (?, ?, ?)');
+  insert.run(type, ownership, overlayXattrs);
+  return { type, ownership, overlayXattrs };
+}
 
-  walk: `
-    SELECT ${COLUMNS}
-    FROM snapshots LEFT JOIN snapshots AS parent ON parent.id = snapshots.parent
-    WHERE (:name IS NULL OR snapshots.key = :name)
-      AND (:parent IS NULL OR COALESCE(parent.key, '') = :parent)
-      AND (:kind IS NULL OR snapshots.kind = :kind)
-      AND NOT EXISTS (
-        SELECT 1 FROM json_each(:labels) AS wanted
-        WHERE NOT EXISTS (
-          SELECT 1 FROM json_each(snapshots.labels) AS label
-          WHERE label.key = wanted.key AND label.value = wanted.value))
-    ORDER BY snapshots.key`,
-
-  children: 'SELECT COUNT(*) AS count FROM snapshots WHERE parent = :id',
-
-  ids: 'SELECT id, kind FROM snapshots ORDER BY id',
-
-  insert: `
-    INSERT INTO snapshots (key, kind, parent, labels, created, updated)
-    VALUES (:key, :kind, :parent, :labels, :now, :now)`,
-
-  commit: `
-    UPDATE snapshots
-    SET key = :name, kind = 'committed', parent = :parent, labels = :labels, created = :now, updated = :now
-    WHERE id = :id`,
-
-  relabel: 'UPDATE snapshots SET labels = :labels, updated = :now WHERE id = :id',
-
-  recordUsage: `UPDATE snapshots SET bytes = :bytes, inodes = :inodes WHERE id = :id AND kind = 'committed'`,
-
-  remove: 'DELETE FROM snapshots WHERE id = :id',
-} as const;
+export function traits(row: Record<string, SQLOutputValue>): Traits {
+  return {
+    type: text(row.type) === 'native' ? 'native' : 'overlay',
+    ownership: text(row.ownership) === 'squash' ? 'squash' : 'keep',
+    overlayXattrs: text(row.overlay_xattrs) === 'user' ? 'user' : 'trusted',
+  };
+}

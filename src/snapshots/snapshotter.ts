@@ -112,3 +112,20 @@ export interface Mount {
 export const LABEL_SNAPSHOT_REF = 'containerd.io/snapshot.ref';
 /** The DiffID of the layer that a committed snapshot holds. */
 export const LABEL_DIFF_ID = 'containerd.io/snapshot/diff-id';
+
+export type SnapshotErrorKind = 'NotFound' | 'AlreadyExists' | 'InvalidArgument' | 'FailedPrecondition';
+
+/** A call that the store refuses, after containerd's errdefs. A failure of the machine is an UnpackError instead. */
+export class SnapshotError extends Error {
+  override readonly name = 'SnapshotError';
+  readonly kind: SnapshotErrorKind;
+
+  constructor(kind: SnapshotErrorKind, message: string) {
+    super(message);
+    this.kind = kind;
+  }
+}
+
+export function isSnapshotError(thrown: unknown, kind: SnapshotErrorKind): thrown is SnapshotError {
+  return thrown instanceof SnapshotError && thrown.kind === kind;
+}

@@ -1,6 +1,5 @@
 import { type SerializedUnpackError, UnpackError } from '../errors.ts';
-import { SnapshotError, type SnapshotErrorKind } from './errors.ts';
-import type { Snapshotter } from './snapshotter.ts';
+import { SnapshotError, type SnapshotErrorKind, type Snapshotter } from './snapshotter.ts';
 
 /** What a snapshotter says of itself, and what it can be asked. */
 export type StoreFacts = Pick<Snapshotter, 'root' | 'type' | 'rebase' | 'ownership' | 'overlayXattrs'>;

@@ -2,20 +2,20 @@ import { lchownSync, lstatSync } from 'node:fs';
 import { toUnpackError, UnpackError } from '../errors.ts';
 import { emptyTree, removeTree } from '../system/remove-tree.ts';
 import type { SnapshotDirectories, Staged } from './directories.ts';
-import { SnapshotError } from './errors.ts';
 import type { Layout } from './layout.ts';
 import type { Metadata, NewSnapshot } from './metadata.ts';
 import { keepReserve, spendReserve } from './reserve.ts';
-import type {
-  CommitOptions,
-  Mount,
-  OverlayXattrs,
-  Ownership,
-  SnapshotFilter,
-  SnapshotInfo,
-  SnapshotOptions,
-  Snapshotter,
-  Usage,
+import {
+  type CommitOptions,
+  type Mount,
+  type OverlayXattrs,
+  type Ownership,
+  SnapshotError,
+  type SnapshotFilter,
+  type SnapshotInfo,
+  type SnapshotOptions,
+  type Snapshotter,
+  type Usage,
 } from './snapshotter.ts';
 import { measureTree, syncDirectory, syncDirectoryNow } from './tree.ts';
 

@@ -11,9 +11,8 @@ import { type ApplyLayersOptions, applyLayer, applyLayers, type LayerObserver } 
 import { ChainLocks } from '../../src/rootfs/chain-locks.ts';
 import { removeOrphans } from '../../src/rootfs/orphans.ts';
 import { ApplyPool } from '../../src/rootfs/thread-pool.ts';
-import { SnapshotError } from '../../src/snapshots/errors.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
-import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
+import { SnapshotError, type Snapshotter } from '../../src/snapshots/snapshotter.ts';
 import { openSource } from '../../src/source/open.ts';
 import { defaultAcl } from '../support/acl.ts';
 import { altered } from '../support/altered.ts';

@@ -1,7 +1,6 @@
 import { writeFile } from 'node:fs/promises';
-import { SnapshotError } from '../../src/snapshots/errors.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
-import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
+import { SnapshotError, type Snapshotter } from '../../src/snapshots/snapshotter.ts';
 
 /**
  * One of several processes that use a store at once: `hammer.ts ROOT TYPE SEED ROUNDS`. Prepares, commits, views and removes

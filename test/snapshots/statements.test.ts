@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { DatabaseSync } from 'node:sqlite';
 import { describe, test } from 'node:test';
-import { SCHEMA, STATEMENTS } from '../../src/snapshots/schema.ts';
+import { SCHEMA } from '../../src/snapshots/schema.ts';
+import { STATEMENTS } from '../../src/snapshots/statements.ts';
 
 /** What each layer asks of the store must not take longer the more there is in it. */
 describe('a statement that every layer runs looks nothing through', () => {

@@ -2,9 +2,13 @@ import assert from 'node:assert/strict';
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { isSnapshotError, type SnapshotErrorKind } from '../../src/snapshots/errors.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
-import type { Mount, Snapshotter } from '../../src/snapshots/snapshotter.ts';
+import {
+  isSnapshotError,
+  type Mount,
+  type SnapshotErrorKind,
+  type Snapshotter,
+} from '../../src/snapshots/snapshotter.ts';
 import { mountSnapshot, unmountSnapshot } from '../../src/system/mount.ts';
 
 /** A store that lives as long as a test, and real mounts of what is in it. */

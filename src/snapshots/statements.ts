@@ -1,0 +1,114 @@
+import type { SQLOutputValue, StatementSync } from 'node:sqlite';
+import type { SnapshotInfo, SnapshotKind, Usage } from './snapshotter.ts';
+
+const COLUMNS = `
+  snapshots.id, snapshots.key, snapshots.kind, snapshots.labels, snapshots.created, snapshots.updated,
+  snapshots.bytes, snapshots.inodes, snapshots.parent AS parent_id, COALESCE(parent.key, '') AS parent
+`;
+
+/** Every statement of the store, prepared once by its name. */
+export const STATEMENTS = {
+  byKey: `
+    SELECT ${COLUMNS}
+    FROM snapshots LEFT JOIN snapshots AS parent ON parent.id = snapshots.parent
+    WHERE snapshots.key = :key`,
+
+  committed: `SELECT 1 FROM snapshots WHERE key = ? AND kind = 'committed'`,
+
+  /** By the index of the keys: nothing else is looked at, in a store of any size. */
+  keys: `SELECT key FROM snapshots WHERE key >= ? AND key < ? AND kind <> 'committed' ORDER BY key`,
+
+  /** A snapshot and all below it, nearest first, in one statement and so as of one moment. */
+  chain: `
+    WITH RECURSIVE chain (id, kind, parent, depth) AS (
+      SELECT id, kind, parent, 0 FROM snapshots WHERE key = :key
+      UNION ALL
+      SELECT below.id, below.kind, below.parent, chain.depth + 1
+      FROM snapshots AS below JOIN chain ON below.id = chain.parent
+    )
+    SELECT id, kind FROM chain ORDER BY depth`,
+
+  walk: `
+    SELECT ${COLUMNS}
+    FROM snapshots LEFT JOIN snapshots AS parent ON parent.id = snapshots.parent
+    WHERE (:name IS NULL OR snapshots.key = :name)
+      AND (:parent IS NULL OR COALESCE(parent.key, '') = :parent)
+      AND (:kind IS NULL OR snapshots.kind = :kind)
+      AND NOT EXISTS (
+        SELECT 1 FROM json_each(:labels) AS wanted
+        WHERE NOT EXISTS (
+          SELECT 1 FROM json_each(snapshots.labels) AS label
+          WHERE label.key = wanted.key AND label.value = wanted.value))
+    ORDER BY snapshots.key`,
+
+  children: 'SELECT COUNT(*) AS count FROM snapshots WHERE parent = :id',
+
+  ids: 'SELECT id, kind FROM snapshots ORDER BY id',
+
+  insert: `
+    INSERT INTO snapshots (key, kind, parent, labels, created, updated)
+    VALUES (:key, :kind, :parent, :labels, :now, :now)`,
+
+  commit: `
+    UPDATE snapshots
+    SET key = :name, kind = 'committed', parent = :parent, labels = :labels, created = :now, updated = :now
+    WHERE id = :id`,
+
+  relabel: 'UPDATE snapshots SET labels = :labels, updated = :now WHERE id = :id',
+
+  recordUsage: `UPDATE snapshots SET bytes = :bytes, inodes = :inodes WHERE id = :id AND kind = 'committed'`,
+
+  remove: 'DELETE FROM snapshots WHERE id = :id',
+} as const;
+
+/** A snapshot as the metadata know it. */
+export interface Entry {
+  /** Names the directory; never used twice. */
+  readonly id: number;
+  readonly info: SnapshotInfo;
+  readonly parentId: number | undefined;
+  /** Known for committed snapshots that somebody has asked about. */
+  readonly usage: Usage | undefined;
+}
+
+export function entry(row: Record<string, SQLOutputValue>): Entry {
+  const usage = row.bytes === null ? undefined : { bytes: number(row.bytes), inodes: number(row.inodes) };
+  return {
+    id: number(row.id),
+    info: {
+      kind: kind(row.kind),
+      name: text(row.key),
+      parent: text(row.parent),
+      // `as`: only objects of strings are ever written there
+      labels: JSON.parse(text(row.labels)) as Record<string, string>,
+      created: new Date(number(row.created)),
+      updated: new Date(number(row.updated)),
+    },
+    parentId: row.parent_id === null ? undefined : number(row.parent_id),
+    usage,
+  };
+}
+
+/** The keys of active snapshots and views that begin so. @param statement `keys` @param prefix ASCII, not empty */
+export function keysIn(statement: StatementSync, prefix: string): string[] {
+  const after = prefix.slice(0, -1) + String.fromCharCode(prefix.charCodeAt(prefix.length - 1) + 1);
+  return statement.all(prefix, after).map(({ key }) => text(key));
+}
+
+// The schema is STRICT: these three tell the compiler what SQLite has already made sure of.
+
+export function number(value: SQLOutputValue | undefined): number {
+  if (typeof value !== 'number') throw new TypeError(`the metadata hold ${typeof value} where a number belongs`);
+  return value;
+}
+
+export function text(value: SQLOutputValue | undefined): string {
+  if (typeof value !== 'string') throw new TypeError(`the metadata hold ${typeof value} where a text belongs`);
+  return value;
+}
+
+export function kind(value: SQLOutputValue | undefined): SnapshotKind {
+  const word = text(value);
+  if (word === 'active' || word === 'view' || word === 'committed') return word;
+  throw new TypeError(`the metadata hold a snapshot of the unknown kind ${word}`);
+}
