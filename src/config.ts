@@ -1,6 +1,6 @@
 import { availableParallelism, hostname } from 'node:os';
 import type * as z from 'zod';
-import type { LayerLimits } from './archive/limits.ts';
+import type { LayerLimits } from './archive/tar-reader.ts';
 import { maskedRedisUrl, readRedisUrl } from './redis-address.ts';
 import { addSecret, maskSecrets } from './secrets.ts';
 import {

@@ -1,7 +1,6 @@
 import { UnpackError } from '../errors.ts';
 import type { EntrySink, TarEntry } from './entry.ts';
 import { showName } from './entry.ts';
-import type { LayerLimits } from './limits.ts';
 import { type PaxRecords, parsePaxRecords } from './pax.ts';
 import {
   isValidSparseMap,
@@ -17,6 +16,17 @@ import { BLOCK, parseTarHeader, type TarHeader, textField } from './tar-header.t
 import { parseNumeric } from './tar-numbers.ts';
 
 const EMPTY = Buffer.alloc(0);
+
+/** What one layer may hold at most; passing one is LIMIT_EXCEEDED. */
+export interface LayerLimits {
+  /** Bytes of the tar, after decompression. */
+  readonly uncompressedBytes: number;
+  readonly entries: number;
+  /** Bytes of PAX records and long names of one entry. */
+  readonly entryMetadataBytes: number;
+  /** Bytes of memory, roughly, for what must be known until the last entry: times of directories, names of deletions. */
+  readonly rememberedBytes: number;
+}
 
 /**
  * Where the reader is in the archive. Each state names the bytes that come next:

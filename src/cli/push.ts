@@ -3,7 +3,7 @@ import { Command } from 'commander';
 import { s3Connection } from '../config.ts';
 import { shortDigest } from '../oci/digest.ts';
 import { type Platform, parsePlatform } from '../oci/platform.ts';
-import { listed } from '../oci/similar.ts';
+import { listed } from '../oci/similar-names.ts';
 import { bytesText, durationText } from '../queue/text.ts';
 import type { BucketLayout } from '../source/s3.ts';
 import type { Cli } from './context.ts';

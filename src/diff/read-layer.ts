@@ -1,8 +1,7 @@
 import { createHash, type Hash } from 'node:crypto';
 import { decompress } from '../archive/compression.ts';
 import type { EntrySink, TarEntry } from '../archive/entry.ts';
-import type { LayerLimits } from '../archive/limits.ts';
-import { TarReader } from '../archive/tar-reader.ts';
+import { type LayerLimits, TarReader } from '../archive/tar-reader.ts';
 import { throwIfAborted, UnpackError } from '../errors.ts';
 import type { DigestAlgorithm } from '../oci/digest.ts';
 import type { Compression } from '../oci/media-type.ts';

@@ -1,8 +1,7 @@
-import type { LayerLimits } from '../archive/limits.ts';
+import type { LayerLimits } from '../archive/tar-reader.ts';
 import { type FailureCode, toUnpackError, UnpackError } from '../errors.ts';
-import { chainIds } from '../oci/chain-id.ts';
 import type { Layer } from '../oci/descriptor.ts';
-import type { ChainId } from '../oci/digest.ts';
+import { type ChainId, chainIds } from '../oci/digest.ts';
 import { layerType } from '../oci/media-type.ts';
 import { formatPlatform } from '../oci/platform.ts';
 import { applyLayers, type LayerObserver } from '../rootfs/apply-layers.ts';

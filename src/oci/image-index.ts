@@ -2,7 +2,7 @@ import { UnpackError } from '../errors.ts';
 import { type Descriptor, type DescriptorLabels, descriptorFields, readDescriptor, readLabels } from './descriptor.ts';
 import { JsonReading } from './json-fields.ts';
 import { describePlatform } from './platform.ts';
-import { listed } from './similar.ts';
+import { listed } from './similar-names.ts';
 
 /** OCI image spec, image-layout.md: the annotation by which an index names its images. */
 export const REF_NAME = 'org.opencontainers.image.ref.name';

@@ -1,6 +1,5 @@
 import { decompress, describe } from '../archive/compression.ts';
-import type { LayerLimits } from '../archive/limits.ts';
-import { TarReader } from '../archive/tar-reader.ts';
+import { type LayerLimits, TarReader } from '../archive/tar-reader.ts';
 import type { Checkpoint } from '../diff/checkpoint.ts';
 import type { Foreknowledge } from '../diff/foreknowledge.ts';
 import { LayerWriter } from '../diff/layer-writer.ts';

@@ -2,9 +2,8 @@ import type { Foreknowledge } from '../diff/foreknowledge.ts';
 import { lowerDirectories, settleInTurns } from '../diff/settle.ts';
 import { diffTarget } from '../diff/target.ts';
 import { throwIfAborted, toUnpackError, UnpackError } from '../errors.ts';
-import { chainIds } from '../oci/chain-id.ts';
 import type { Layer } from '../oci/descriptor.ts';
-import { type ChainId, type DiffId, shortDigest } from '../oci/digest.ts';
+import { type ChainId, chainIds, type DiffId, shortDigest } from '../oci/digest.ts';
 import {
   isSnapshotError,
   LABEL_DIFF_ID,

@@ -1,4 +1,4 @@
-import type { LayerLimits } from '../archive/limits.ts';
+import type { LayerLimits } from '../archive/tar-reader.ts';
 import type { Foreknowledge } from '../diff/foreknowledge.ts';
 import type { DiffTarget } from '../diff/target.ts';
 import type { SerializedUnpackError } from '../errors.ts';

@@ -1,6 +1,5 @@
 import { hostname } from 'node:os';
-import type { ChainId } from '../oci/digest.ts';
-import { shortDigest } from '../oci/digest.ts';
+import { type ChainId, shortDigest } from '../oci/digest.ts';
 
 /** Who has the lock on a chain ID, as the lock's file tells it. */
 export interface LockHolder {

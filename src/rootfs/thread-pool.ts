@@ -1,4 +1,4 @@
-import type { LayerLimits } from '../archive/limits.ts';
+import type { LayerLimits } from '../archive/tar-reader.ts';
 import { diffTarget, type StoreTraits } from '../diff/target.ts';
 import { toUnpackError, UnpackError } from '../errors.ts';
 import type { Descriptor } from '../oci/descriptor.ts';

@@ -6,7 +6,7 @@ import { type IndexEntry, readEntries } from '../oci/image-index.ts';
 import { fieldNames, JsonFields, JsonReading, readJson } from '../oci/json-fields.ts';
 import { documentKind, OCI_INDEX, OCI_MANIFEST } from '../oci/media-type.ts';
 import { formatPlatform, type Platform, suitability } from '../oci/platform.ts';
-import { listed } from '../oci/similar.ts';
+import { listed } from '../oci/similar-names.ts';
 import { bestOf } from './layout-index.ts';
 import { madeBlob, type StoredBlob, whole } from './stored-blob.ts';
 

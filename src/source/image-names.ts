@@ -4,7 +4,7 @@ import { type BlobDigest, digestOf, isDigest, shortDigest } from '../oci/digest.
 import { REF_NAME } from '../oci/image-index.ts';
 import { OCI_INDEX } from '../oci/media-type.ts';
 import { formatPlatform, type Platform } from '../oci/platform.ts';
-import { listed } from '../oci/similar.ts';
+import { listed } from '../oci/similar-names.ts';
 import type { ImageArchive } from './image-archive.ts';
 import { bestOf, descriptorJson } from './layout-index.ts';
 import { madeBlob, type StoredBlob } from './stored-blob.ts';

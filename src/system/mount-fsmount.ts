@@ -1,7 +1,13 @@
 import { closeSync, constants, openSync, readSync } from 'node:fs';
 import { release } from 'node:os';
 import { libc, systemError } from './libc.ts';
-import type { MountRequest } from './mount-request.ts';
+
+/** One mount to make, as mount(8) takes it. */
+export interface MountRequest {
+  readonly type: 'bind' | 'overlay';
+  readonly source: string;
+  readonly options: readonly string[];
+}
 
 // The same numbers on every architecture; musl has no functions of these names.
 const SYS_OPEN_TREE = 428;

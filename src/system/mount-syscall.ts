@@ -2,7 +2,7 @@ import { closeSync, constants, openSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { UnpackError } from '../errors.ts';
 import { libc, systemError } from './libc.ts';
-import type { MountRequest } from './mount-request.ts';
+import type { MountRequest } from './mount-fsmount.ts';
 
 const mount2 = libc.func('int mount(const char *, const char *, const char *, ulong, const char *)');
 const umount2 = libc.func('int umount2(const char *, int)');

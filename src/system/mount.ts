@@ -1,8 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { UnpackError } from '../errors.ts';
 import { libc, systemError } from './libc.ts';
-import { mountByDescriptor } from './mount-fsmount.ts';
-import type { MountRequest } from './mount-request.ts';
+import { type MountRequest, mountByDescriptor } from './mount-fsmount.ts';
 import { mountByString } from './mount-syscall.ts';
 
 /** As the kernel's OVL_MAX_STACK. */

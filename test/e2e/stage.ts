@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { loadConfig } from '../../src/config.ts';
 import { type LocalRedis, startRedis } from '../../src/demo/redis-server.ts';
-import { chainIds } from '../../src/oci/chain-id.ts';
+import { chainIds } from '../../src/oci/digest.ts';
 import type { Payload } from '../../src/queue/payload.ts';
 import { UnpackQueue } from '../../src/queue/producer.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';

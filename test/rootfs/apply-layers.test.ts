@@ -5,7 +5,7 @@ import { describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import '../support/needs-root.ts';
 import { UnpackError } from '../../src/errors.ts';
-import { chainIds } from '../../src/oci/chain-id.ts';
+import { chainIds } from '../../src/oci/digest.ts';
 import type { Applier } from '../../src/rootfs/applier.ts';
 import { type ApplyLayersOptions, applyLayer, applyLayers, type LayerObserver } from '../../src/rootfs/apply-layers.ts';
 import { ChainLocks } from '../../src/rootfs/chain-locks.ts';

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { describe, test } from 'node:test';
 import '../support/needs-root.ts';
-import { chainIds } from '../../src/oci/chain-id.ts';
+import { chainIds } from '../../src/oci/digest.ts';
 import { startChild } from '../support/child.ts';
 import { imageOf, layerOf, writeLayout } from '../support/layout.ts';
 import { skipWithout } from '../support/present.ts';

@@ -1,9 +1,8 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
-import { chainIds } from '../../src/oci/chain-id.ts';
 import type { Layer } from '../../src/oci/descriptor.ts';
-import { type BlobDigest, type ChainId, type DiffId, digestOf, hexOf } from '../../src/oci/digest.ts';
+import { type BlobDigest, type ChainId, chainIds, type DiffId, digestOf, hexOf } from '../../src/oci/digest.ts';
 
 export type TestCompression = 'gzip' | 'zstd' | 'none';
 

@@ -7,8 +7,8 @@ import { describe, test } from 'node:test';
 import '../support/needs-root.ts';
 import { toUnpackError } from '../../src/errors.ts';
 import { mountSnapshot, unmountSnapshot } from '../../src/system/mount.ts';
+import type { MountRequest } from '../../src/system/mount-fsmount.ts';
 import { mountByDescriptor } from '../../src/system/mount-fsmount.ts';
-import type { MountRequest } from '../../src/system/mount-request.ts';
 import { mountByString } from '../../src/system/mount-syscall.ts';
 
 /** Both ways to mount, whatever this kernel would choose. */
