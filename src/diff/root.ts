@@ -1,4 +1,5 @@
 import { errnoOf } from '../errno.ts';
+import { namesIn } from '../system/directory-calls.ts';
 import {
   AT_FDCWD,
   close,
@@ -18,7 +19,7 @@ import {
   statFd,
   unlinkAt,
 } from '../system/files.ts';
-import { namesIn, removeDirectoryAt } from '../system/remove-tree.ts';
+import { removeDirectoryAt } from '../system/remove-tree.ts';
 import { type Checkpoint, GO_ON } from './checkpoint.ts';
 import { components, DOT_DOT, joinPath, SLASH } from './paths.ts';
 
