@@ -17,6 +17,7 @@ export function whiteoutsForContainerd(image: RandomImage, type: StoreType): Ran
   for (const [index, each] of image.entries()) {
     const hasLinks = each.some(({ kind }) => kind === 'symlink');
     const layer = hasLinks ? each : withoutHollow(each);
+    if (layer === undefined) return undefined;
     if (hasLinks) layers.push(layer);
     else if (index === 0) layers.push(layer.map(deletesNothing));
     else {
@@ -72,16 +73,21 @@ export const withOpaqueMarkersFirst = (image: RandomImage): RandomImage =>
 /**
  * The layer without the deletions that are in what it deletes, where nothing else needs their directories: they add nothing,
  * and containerd would keep those directories.
+ * @returns `undefined` where such a deletion made a directory that an entry names afterwards: the directory takes extended
+ * attributes from the layers below, but not in the image without the deletion
  */
-function withoutHollow(layer: RandomLayer): RandomLayer {
+function withoutHollow(layer: RandomLayer): RandomLayer | undefined {
   const there = new Map<string, 'hollow' | 'filled'>();
   const deleted = new Set<string>();
   const dropped = new Set<RandomEntry>();
-  const inHollow: { entry: RandomEntry; directory: string }[] = [];
-  for (const entry of layer) {
+  const inHollow: { entry: RandomEntry; directory: string; made: readonly string[]; index: number }[] = [];
+  /** Where directories were named last. */
+  const named = new Map<string, number>();
+  for (const [index, entry] of layer.entries()) {
     const directories = prefixes(isDeletion(entry) ? directoryOf(entry) : entry.path.slice(0, -1));
     const own = key(entry.path);
     if (!isDeletion(entry)) {
+      if (entry.kind === 'directory') named.set(own, index);
       for (const path of [...directories, own]) there.set(path, 'filled');
       if (entry.kind !== 'directory')
         for (const path of there.keys()) if (path.startsWith(`${own}/`)) there.delete(path);
@@ -93,13 +99,17 @@ function withoutHollow(layer: RandomLayer): RandomLayer {
       continue;
     }
     for (const path of missing) there.set(path, 'hollow');
-    inHollow.push({ entry, directory: directories.at(-1) ?? '' });
+    inHollow.push({ entry, directory: directories.at(-1) ?? '', made: missing, index });
     if (entry.kind !== 'whiteout') continue;
     deleted.add(own);
     for (const [path, what] of there) {
       if (what !== 'hollow' || !isAtOrAbove(own, path)) continue;
       there.delete(path);
-      for (const inside of inHollow) if (isAtOrAbove(path, inside.directory)) dropped.add(inside.entry);
+      for (const inside of inHollow) {
+        if (!isAtOrAbove(path, inside.directory)) continue;
+        if (inside.made.some((made) => (named.get(made) ?? -1) > inside.index)) return undefined;
+        dropped.add(inside.entry);
+      }
     }
   }
   return layer.filter((entry) => !dropped.has(entry));
