@@ -13,6 +13,8 @@ RUN npm ci --ignore-scripts --no-audit --no-fund
 COPY tsconfig.json tsconfig.build.json build.ts ./
 COPY src src
 COPY workers workers
+# the build unpacks a small image, which dev/layout-writer.ts writes
+COPY dev dev
 # by its path, not through npm: npm would look for the Node runtime of node_modules first, which is not there
 RUN node build.ts
 RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund

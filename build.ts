@@ -3,7 +3,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join, relative, resolve } from 'node:path';
 import { build } from 'esbuild';
-import { LayoutWriter } from './src/demo/layout-writer.ts';
+import { LayoutWriter } from './dev/layout-writer.ts';
 
 /**
  * What `npm run build` runs: every source as JavaScript with its types, for who imports unpackd, and beside them the programs

@@ -6,7 +6,7 @@ import { atExit } from './at-exit.ts';
 import { type Build, build } from './build.ts';
 import { run } from './commands.ts';
 import type { BenchImage, Contents } from './images/bench-image.ts';
-import { Gallery } from './images/gallery.ts';
+import { Gallery } from './images/image-cache.ts';
 import { describeMachine } from './machine.ts';
 import { type BenchOptions, parseOptions, USAGE } from './options.ts';
 import { publish } from './report/publish.ts';

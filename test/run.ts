@@ -2,7 +2,7 @@ import { globSync, readFileSync, statSync } from 'node:fs';
 import { constants } from 'node:os';
 import { relative, sep } from 'node:path';
 import { stripVTControlCharacters } from 'node:util';
-import { ensureRedisInstalled, findRedis } from '../src/demo/redis-server.ts';
+import { ensureRedisInstalled, findRedis } from '../dev/redis-server.ts';
 import { endChild, startChild } from './support/child.ts';
 
 /**

@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
+import { startRedis } from '../../dev/redis-server.ts';
+import { startWorker } from '../../dev/worker-process.ts';
 import { type Config, loadConfig } from '../../src/config.ts';
-import { startRedis } from '../../src/demo/redis-server.ts';
-import { startWorker } from '../../src/demo/worker-process.ts';
 import type { Payload } from '../../src/queue/payload.ts';
 import { UnpackQueue } from '../../src/queue/producer.ts';
 import type { UnpackResult } from '../../src/queue/result.ts';

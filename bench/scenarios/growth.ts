@@ -3,7 +3,7 @@ import { freemem } from 'node:os';
 import { join } from 'node:path';
 import type { UnpackResult } from '../../src/queue/result.ts';
 import type { BenchImage } from '../images/bench-image.ts';
-import { oneFile, thinLayers, tinyFiles } from '../images/made-up.ts';
+import { oneFile, thinLayers, tinyFiles } from '../images/generated-layers.ts';
 import type { Entrant } from '../peers/contestant.ts';
 import { unpackd } from '../peers/unpackd.ts';
 import { folderFor, type RaceResult, race } from '../race.ts';

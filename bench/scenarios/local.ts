@@ -1,4 +1,4 @@
-import type { LayerCompression } from '../images/layer-file.ts';
+import type { LayerCompression } from '../images/write-image.ts';
 import { containerd } from '../peers/containerd.ts';
 import { nativePipeline } from '../peers/native-pipeline.ts';
 import { podman } from '../peers/podman.ts';

@@ -1,5 +1,5 @@
-import type { MadeUpLayer } from '../images/layer-file.ts';
-import { randomFile, rewrittenFile } from '../images/made-up.ts';
+import { randomFile, rewrittenFile } from '../images/generated-layers.ts';
+import type { MadeUpLayer } from '../images/write-image.ts';
 import { unpackd } from '../peers/unpackd.ts';
 import { folderFor, race } from '../race.ts';
 import { memoryBelow, rowOf } from './goals.ts';

@@ -1,7 +1,7 @@
 import { mkdir, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { onPath, run } from '../commands.ts';
-import { randomFile } from '../images/made-up.ts';
+import { randomFile } from '../images/generated-layers.ts';
 import { type Contestant, type Entrant, Unavailable } from '../peers/contestant.ts';
 import { unpackd } from '../peers/unpackd.ts';
 import { unpackdWorker } from '../peers/unpackd-worker.ts';

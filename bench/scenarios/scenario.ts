@@ -1,7 +1,7 @@
 import type { UnpackResult } from '../../src/queue/result.ts';
 import type { Build } from '../build.ts';
 import type { BenchImage } from '../images/bench-image.ts';
-import type { Gallery } from '../images/gallery.ts';
+import type { Gallery } from '../images/image-cache.ts';
 import type { RaceOptions, RaceResult } from '../race.ts';
 
 /** One question to the machine. */

@@ -1,5 +1,5 @@
-import type { MadeUpLayer } from '../images/layer-file.ts';
-import { oneFile, smallFiles, thinLayers } from '../images/made-up.ts';
+import { oneFile, smallFiles, thinLayers } from '../images/generated-layers.ts';
+import type { MadeUpLayer } from '../images/write-image.ts';
 import { containerd } from '../peers/containerd.ts';
 import { nativePipeline } from '../peers/native-pipeline.ts';
 import { podman } from '../peers/podman.ts';

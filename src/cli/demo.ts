@@ -1,37 +1,37 @@
+import { join } from 'node:path';
 import { Command } from 'commander';
 import type { Cli } from './context.ts';
 import { CliError } from './failure.ts';
-import { packageRoot } from './package-root.ts';
+import { built, packageRoot } from './package-root.ts';
 
 const HELP = `
-What it does, in a temporary folder and on loopback only:
-  1  starts a Redis (where there is none, uses REDIS_URL, or installs one with apt-get), an S3 server and a worker process
-  2  makes an image of four layers out of what is on this machine and pushes it into a bucket
-  3  adds a job and follows it to its end
-  4  mounts the result and looks inside (needs root)
+It runs in a checkout of the project only: the package does not contain it. Everything is in a temporary folder and
+listens on loopback only. It
+  1  starts Redis, an S3 server and a worker process; without redis-server on the PATH it uses REDIS_URL, or installs
+     Redis with apt-get
+  2  makes an image of four layers from files of this machine and pushes it into a bucket
+  3  adds a job and follows it until it is done
+  4  mounts the unpacked image and checks its files (mounting needs root)
   5  adds the same job again
-  6  damages a blob in the bucket and adds a job that needs it
-It ends everything it started and removes everything it wrote, also after Ctrl-C.`;
+  6  damages a blob in the bucket and adds a job that reads this blob
+At the end, and after Ctrl-C, it stops every process that it started and removes every file that it wrote.`;
 
-/** `unpackd demo`. */
+/** What `dev/demo/demo.ts` exports. Its types cannot be imported: the build of the package would then include it. */
+interface DemoModule {
+  readonly runDemo: (cli: Cli, packageRoot: string, options: { readonly keep: boolean }) => Promise<void>;
+}
+
+/** `unpackd demo`. The demo itself is in `dev/demo`, outside the package. */
 export function demoCommand(cli: Cli): Command {
   return new Command('demo')
-    .description('Shows all of it on this machine, from an image in a bucket to a tree on disk.')
-    .option('--keep', 'leave everything up, the board too, until Ctrl-C')
+    .description('Shows how an image in a bucket becomes a tree on disk, on this machine.')
+    .option('--keep', 'keep everything running, the web page too, until Ctrl-C')
     .addHelpText('after', HELP)
-    .action(async ({ keep }: { readonly keep?: true }) => {
-      const { Demo } = await import('./demo-story.ts');
-      const demo = new Demo(cli, packageRoot);
-      try {
-        await demo.tell();
-        if (keep) await demo.stayUp();
-      } catch (error) {
-        // what could not be started says so in a plain sentence
-        const plain = error instanceof Error && error.constructor === Error;
-        throw plain ? new CliError('DEMO_FAILED', error.message, { cause: error }) : error;
-      } finally {
-        await demo.cleanUp();
+    .action(async ({ keep = false }: { readonly keep?: boolean }) => {
+      if (built) {
+        throw new CliError('USAGE', 'the demo needs a checkout of unpackd: run there npm ci, then npm run demo');
       }
-      if (!keep) cli.out.line('\nEverything is gone again. With --keep it stays up, with a web page to look at.');
+      const { runDemo }: DemoModule = await import(join(packageRoot, 'dev/demo/demo.ts'));
+      await runDemo(cli, packageRoot, { keep });
     });
 }

@@ -87,14 +87,14 @@ const COMMANDS: readonly Entry[] = [
   },
   {
     name: 'demo',
-    summary: 'show all of it on this machine in under a minute',
+    summary: 'show all of it on this machine in under a minute (in a checkout)',
     load: async () => (await import('./demo.ts')).demoCommand,
   },
 ];
 
 const HELP = `
 Examples:
-  unpackd demo                                        see it work; needs nothing but this machine
+  unpackd demo                                        see it work on this machine; needs a checkout
   unpackd doctor                                      is this machine fit to be a worker?
   unpackd worker                                      take jobs until SIGTERM
   unpackd push ./layout:app s3://images/app:1.0       an image into a bucket

@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { startRedis } from '../../dev/redis-server.ts';
 import { type Board, startBoard } from '../../src/board/board.ts';
 import { startHealthServer } from '../../src/board/health.ts';
 import { ListenError } from '../../src/board/listen.ts';
 import { explain } from '../../src/cli/failure.ts';
 import { type Config, loadConfig } from '../../src/config.ts';
-import { startRedis } from '../../src/demo/redis-server.ts';
 import { UnpackError } from '../../src/errors.ts';
 import { createLog } from '../../src/queue/log.ts';
 import { eventually, payload, queueBench } from '../queue/bench.ts';

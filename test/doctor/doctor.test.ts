@@ -4,7 +4,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { Queue, Worker } from 'bullmq';
-import { startRedis } from '../../src/demo/redis-server.ts';
+import { startRedis } from '../../dev/redis-server.ts';
 import type { Check } from '../../src/doctor/check.ts';
 import { checkQueue } from '../../src/doctor/queue.ts';
 import { checkRuntime } from '../../src/doctor/runtime.ts';

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { before, describe, test } from 'node:test';
 import { Worker } from 'node:worker_threads';
@@ -57,8 +57,27 @@ describe('what npm run build makes', () => {
     }
   });
 
+  test('has no demo, and says how to run it in a checkout', () => {
+    const { status, stderr } = spawnSync(process.execPath, [main, 'demo'], { encoding: 'utf8' });
+    assert.equal(status, 2);
+    assert.equal(
+      stderr,
+      'unpackd: [USAGE] the demo needs a checkout of unpackd: run there npm ci, then npm run demo\n',
+    );
+    const built = join(dist.path, 'dist');
+    const scripts = readdirSync(built, { recursive: true, encoding: 'utf8' }).filter((path) => /\.c?js$/.test(path));
+    const devs = scripts.filter(
+      (path) => path.startsWith('dev/') || /startS3Server|startRedis/.test(read(built, path)),
+    );
+    assert.deepEqual(devs, []);
+  });
+
   test('has a public API that a producer can import', async () => {
     const api = await import(join(dist.path, 'dist/src/index.js'));
     assert.equal(typeof api.UnpackQueue, 'function');
   });
 });
+
+function read(folder: string, path: string): string {
+  return readFileSync(join(folder, path), 'utf8');
+}

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
 import { Redis } from 'ioredis';
-import { startRedis } from '../../src/demo/redis-server.ts';
+import { startRedis } from '../../dev/redis-server.ts';
 import { finished, startCli } from '../cli/run-cli.ts';
 import { scratch } from '../support/scratch.ts';
 

@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { after, before } from 'node:test';
 import { Queue } from 'bullmq';
+import { type LocalRedis, type LocalRedisOptions, startRedis } from '../../dev/redis-server.ts';
 import { type Config, loadConfig } from '../../src/config.ts';
-import { type LocalRedis, type LocalRedisOptions, startRedis } from '../../src/demo/redis-server.ts';
 import { createLog } from '../../src/queue/log.ts';
 import type { Payload } from '../../src/queue/payload.ts';
 import { UnpackQueue } from '../../src/queue/producer.ts';

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { startRedis } from '../../src/demo/redis-server.ts';
+import { startRedis } from '../../dev/redis-server.ts';
 import { JobNotFoundError, QueueUnavailableError, WaitTimeoutError } from '../../src/queue/errors.ts';
 import { UnpackQueue } from '../../src/queue/producer.ts';
 import { eventually, payload, queueBench, testSettings } from './bench.ts';

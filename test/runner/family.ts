@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process';
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { startRedis } from '../../src/demo/redis-server.ts';
+import { startRedis } from '../../dev/redis-server.ts';
 import { runChild, startChild } from '../support/child.ts';
 import { scratch } from '../support/scratch.ts';
 

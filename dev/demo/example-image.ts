@@ -2,7 +2,7 @@ import { execFile } from 'node:child_process';
 import { chmod, copyFile, link, mkdir, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
-import { type LayerContents, LayoutWriter, type WrittenLayer } from './layout-writer.ts';
+import { type LayerContents, LayoutWriter, type WrittenLayer } from '../layout-writer.ts';
 
 /** Tools of the development, three quarters of node_modules: not worth the minute that compressing them takes. */
 const LEFT_OUT = /(^|\/)node_modules\/(node|typescript|@typescript|@biomejs|@types|\.bin|\.cache)(\/|$)/;

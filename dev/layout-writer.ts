@@ -5,8 +5,8 @@ import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { constants, createGzip, createZstdCompress } from 'node:zlib';
 import { create } from 'tar';
-import { type BlobDigest, type DiffId, diffId, digestOf } from '../oci/digest.ts';
-import { hostPlatform } from '../oci/platform.ts';
+import { type BlobDigest, type DiffId, diffId, digestOf } from '../src/oci/digest.ts';
+import { hostPlatform } from '../src/oci/platform.ts';
 
 /** A layer as it lies in the layout. */
 export interface WrittenLayer {

@@ -1,8 +1,8 @@
 import { mkdir, mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { Snapshotter } from '../snapshots/snapshotter.ts';
-import { fileSystemFacts, overlayFacts } from '../system/filesystem.ts';
+import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
+import { fileSystemFacts, overlayFacts } from '../../src/system/filesystem.ts';
 
 /** Where the demo keeps everything, and which store can be had there. */
 export interface Place {

@@ -4,7 +4,7 @@ import { mkdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { constants, createGzip, createZstdCompress } from 'node:zlib';
-import { LayoutWriter, type WrittenLayer } from '../../src/demo/layout-writer.ts';
+import { LayoutWriter, type WrittenLayer } from '../../dev/layout-writer.ts';
 import { type BlobDigest, diffId } from '../../src/oci/digest.ts';
 import { type BenchImage, readImage, TAG } from './bench-image.ts';
 

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { impatientConnection, type RedisSettings } from '../queue/connection.ts';
-import { displayRedisUrl } from '../redis-address.ts';
+import { impatientConnection, type RedisSettings } from '../../src/queue/connection.ts';
+import { displayRedisUrl } from '../../src/redis-address.ts';
 
 /** A Redis (or Valkey) for the demo, which may be somebody else's: it is used under a prefix. */
 export interface BorrowedRedis {

@@ -1,6 +1,6 @@
 import { GetObjectCommand, PutObjectCommand } from '@aws-sdk/client-s3';
-import { s3Client } from '../source/s3-client.ts';
-import type { S3Connection } from '../source/source-spec.ts';
+import { s3Client } from '../../src/source/s3-client.ts';
+import type { S3Connection } from '../../src/source/source-spec.ts';
 
 /** Turns over one bit in the middle of an object. @returns the offset of its byte */
 export async function flipBit(connection: S3Connection, bucket: string, key: string): Promise<number> {

@@ -1,5 +1,5 @@
 import { directory, headerBlock, padded } from '../../test/support/tar.ts';
-import type { MadeUpLayer } from './layer-file.ts';
+import type { MadeUpLayer } from './write-image.ts';
 
 const END = Buffer.alloc(1024);
 const FILES_A_DIRECTORY = 100;

@@ -3,7 +3,7 @@ import { createServer, type RequestListener } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { removeTree } from '../system/remove-tree.ts';
+import { removeTree } from '../src/system/remove-tree.ts';
 import { answerMissingCall, listInOrder, type S3rverStore, writeWholeObjects } from './s3-calls.ts';
 
 export interface S3ServerOptions {

@@ -16,7 +16,7 @@ import {
   type S3Client,
   UploadPartCommand,
 } from '@aws-sdk/client-s3';
-import { type S3Server, startS3Server } from '../../src/demo/s3-server.ts';
+import { type S3Server, startS3Server } from '../../dev/s3-server.ts';
 import { s3Client } from '../../src/source/s3-client.ts';
 
 const Bucket = 'images';

@@ -1,7 +1,7 @@
 import { readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { join } from 'node:path';
-import { removeTree } from '../system/remove-tree.ts';
+import { removeTree } from '../src/system/remove-tree.ts';
 
 /** The part of s3rver's file store that is used here. */
 export interface S3rverStore {

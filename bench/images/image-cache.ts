@@ -1,8 +1,8 @@
 import { cp, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type BenchImage, type Contents, readImage } from './bench-image.ts';
-import { type LayerCompression, type MadeUpLayer, writeImage } from './layer-file.ts';
-import { imageOfThisMachine } from './of-this-machine.ts';
+import { imageOfThisMachine } from './machine-image.ts';
+import { type LayerCompression, type MadeUpLayer, writeImage } from './write-image.ts';
 
 export interface GalleryOptions {
   /** A folder with the layouts `gzip` and `zstd`, or `undefined`: one of what is on this machine is made. */

@@ -3,7 +3,7 @@ import { access, constants, mkdtemp } from 'node:fs/promises';
 import { createConnection, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
-import { removeTree, removeTreeSync } from '../system/remove-tree.ts';
+import { removeTree, removeTreeSync } from '../src/system/remove-tree.ts';
 
 /** A Redis (or Valkey) of one's own, for the demo and the tests. */
 export interface LocalRedis {

@@ -1,30 +1,30 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Config, loadConfig, s3Connection } from '../config.ts';
-import { type BorrowedRedis, borrowRedis } from '../demo/borrowed-redis.ts';
-import { flipBit } from '../demo/damage.ts';
-import { DAMAGED_TAG, type ExampleImage, makeExampleImage, TAG } from '../demo/example-image.ts';
-import { lookInside } from '../demo/look-inside.ts';
-import { findPlace } from '../demo/place.ts';
-import { ensureRedisInstalled, findRedis, startRedis } from '../demo/redis-server.ts';
-import { startS3Server } from '../demo/s3-server.ts';
-import { startWorker, type WorkerProcess } from '../demo/worker-process.ts';
-import { UnpackError } from '../errors.ts';
-import { hexOf, shortDigest } from '../oci/digest.ts';
-import { UnpackQueue } from '../queue/producer.ts';
-import type { UnpackResult } from '../queue/result.ts';
-import { bytesText, durationText } from '../queue/text.ts';
-import { displayRedisUrl } from '../redis-address.ts';
-import type { Snapshotter } from '../snapshots/snapshotter.ts';
-import { removeTree } from '../system/remove-tree.ts';
-import type { Cli } from './context.ts';
-import { CliError } from './failure.ts';
-import { LiveRegion } from './live-region.ts';
-import { built, program } from './package-root.ts';
-import { progressLines } from './progress-view.ts';
-import { resultLines } from './result-view.ts';
-import { columns } from './table.ts';
+import type { Cli } from '../../src/cli/context.ts';
+import { CliError } from '../../src/cli/failure.ts';
+import { LiveRegion } from '../../src/cli/live-region.ts';
+import { built, program } from '../../src/cli/package-root.ts';
+import { progressLines } from '../../src/cli/progress-view.ts';
+import { resultLines } from '../../src/cli/result-view.ts';
+import { columns } from '../../src/cli/table.ts';
+import { type Config, loadConfig, s3Connection } from '../../src/config.ts';
+import { UnpackError } from '../../src/errors.ts';
+import { hexOf, shortDigest } from '../../src/oci/digest.ts';
+import { UnpackQueue } from '../../src/queue/producer.ts';
+import type { UnpackResult } from '../../src/queue/result.ts';
+import { bytesText, durationText } from '../../src/queue/text.ts';
+import { displayRedisUrl } from '../../src/redis-address.ts';
+import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
+import { removeTree } from '../../src/system/remove-tree.ts';
+import { ensureRedisInstalled, findRedis, startRedis } from '../redis-server.ts';
+import { startS3Server } from '../s3-server.ts';
+import { startWorker, type WorkerProcess } from '../worker-process.ts';
+import { type BorrowedRedis, borrowRedis } from './borrowed-redis.ts';
+import { flipBit } from './damage.ts';
+import { DAMAGED_TAG, type ExampleImage, makeExampleImage, TAG } from './example-image.ts';
+import { lookInside } from './look-inside.ts';
+import { findPlace } from './place.ts';
 
 const BUCKET = 'images';
 const PREFIX = 'demo';
@@ -40,10 +40,29 @@ const EXPORTED = [
 ] as const;
 
 /**
+ * Runs the demo to its end; with `keep`, until it is interrupted. `unpackd demo` calls this in a checkout.
+ * @throws CliError DEMO_FAILED where a server cannot be started, or a step has another outcome than it must
+ */
+export async function runDemo(cli: Cli, packageRoot: string, { keep }: { readonly keep: boolean }): Promise<void> {
+  const demo = new Demo(cli, packageRoot);
+  try {
+    await demo.tell();
+    if (keep) await demo.stayUp();
+  } catch (error) {
+    // what could not be started says so in a plain sentence
+    const plain = error instanceof Error && error.constructor === Error;
+    throw plain ? new CliError('DEMO_FAILED', error.message, { cause: error }) : error;
+  } finally {
+    await demo.cleanUp();
+  }
+  if (!keep) cli.out.line('\nEverything is gone again. With --keep it stays up, with a web page to look at.');
+}
+
+/**
  * The demo, told step by step. Everything that is started leaves a way to end it on a stack, and `cleanUp` goes down
  * that stack whatever has happened.
  */
-export class Demo {
+class Demo {
   readonly #cli: Cli;
   readonly #packageRoot: string;
   readonly #cleanups: (() => Promise<unknown>)[] = [];
@@ -90,8 +109,8 @@ export class Demo {
     if (this.#told === undefined) return;
     const { config } = this.#told;
     const { out, signal } = this.#cli;
-    const { startBoard } = await import('../board/board.ts');
-    const { createLog } = await import('../queue/log.ts');
+    const { startBoard } = await import('../../src/board/board.ts');
+    const { createLog } = await import('../../src/queue/log.ts');
     const board = this.#owned(
       await startBoard({ ...config, UNPACK_BOARD_PORT: 0 }, createLog({ ...config, UNPACK_LOG_LEVEL: 'silent' })),
       (board) => board.close(),
@@ -181,7 +200,7 @@ export class Demo {
   }
 
   async #push(image: ExampleImage, config: Config): Promise<void> {
-    const { pushImage } = await import('../source/push.ts');
+    const { pushImage } = await import('../../src/source/push.ts');
     const started = performance.now();
     const { signal } = this.#cli;
     for (const tag of [TAG, DAMAGED_TAG]) {
@@ -232,7 +251,7 @@ export class Demo {
     if (!root && whole === undefined) return out.line('   Mounting the tree needs root.');
     const tree = root || whole === undefined ? join(folder, 'tree') : whole;
     if (root) {
-      const { mountSnapshot, unmountSnapshot } = await import('../system/mount.ts');
+      const { mountSnapshot, unmountSnapshot } = await import('../../src/system/mount.ts');
       await mkdir(tree, { recursive: true });
       await mountSnapshot(mounts, tree);
       this.#owned(tree, unmountSnapshot);
@@ -278,7 +297,7 @@ export class Demo {
 
   /** The worker's store, opened beside it. */
   async #store(config: Config): Promise<Snapshotter> {
-    const { openSnapshotter } = await import('../snapshots/open.ts');
+    const { openSnapshotter } = await import('../../src/snapshots/open.ts');
     const store = await openSnapshotter({ root: config.UNPACK_ROOT, type: config.UNPACK_SNAPSHOTTER });
     return this.#owned(store, (store) => store.close());
   }
