@@ -55,7 +55,7 @@ async function apply(task: ApplyTask): Promise<ApplyOutcome> {
       source: openLent(task.source, () => windowOf(Atomics.load(task.writing, 0)), renew),
       blob: task.blob,
       target: task.target,
-      known: task.known,
+      findings: task.findings,
       diffId: task.diffId,
       limits: task.limits,
       native: task.native,

@@ -1,5 +1,5 @@
 import type { EntryType } from '../archive/entry.ts';
-import type { LayerTotals, ReadEntry } from '../diff/read-layer.ts';
+import type { LayerTotals, ReadEntry } from '../layer/read-layer.ts';
 import { bytesText } from '../queue/text.ts';
 import type { Timespec } from '../system/files.ts';
 

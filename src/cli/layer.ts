@@ -1,8 +1,8 @@
 import { once } from 'node:events';
 import { Command } from 'commander';
 import { layerLimits } from '../config.ts';
-import type { EntryDifference } from '../diff/compare-layers.ts';
-import { type LayerTotals, type ReadEntry, readLayer } from '../diff/read-layer.ts';
+import type { EntryDifference } from '../layer/compare-layers.ts';
+import { type LayerTotals, type ReadEntry, readLayer } from '../layer/read-layer.ts';
 import type { Cli } from './context.ts';
 import { EXIT_FAILED, EXIT_USAGE, explain } from './failure.ts';
 import { type LayerFile, openLayer, parseLayerArgument, verifyLayer } from './layer-argument.ts';
@@ -99,7 +99,7 @@ async function list(command: Command, argument: string, { contents }: ListOption
 async function difference(command: Command, a: string, b: string, cli: Cli): Promise<void> {
   const output = new ListOutput(cli, 'differences');
   try {
-    const { pairEntries } = await import('../diff/compare-layers.ts');
+    const { pairEntries } = await import('../layer/compare-layers.ts');
     const files = [await parseLayerArgument(a), await parseLayerArgument(b)] as const;
     const pairs = pairEntries(entriesOf(command, files[0], true, cli), entriesOf(command, files[1], true, cli));
     let count = 0;

@@ -13,8 +13,8 @@ import {
   utimensFd,
 } from '../system/files.ts';
 import { hasRoom } from '../system/space.ts';
-import { isForRoot, type Squash } from './squash.ts';
-import type { Warnings } from './warnings.ts';
+import type { LeftOut } from './left-out.ts';
+import { isForRoot, type Squash } from './ownership.ts';
 
 /** Which extended attributes of an archive are never applied, and what happens to those that cannot be. */
 export interface AttributeRules {
@@ -26,7 +26,7 @@ export interface AttributeRules {
   readonly squash: Squash | undefined;
   /** The tree is copied to write the layers above: the kernel takes an empty file capability and lets nobody read it. */
   readonly copied: boolean;
-  readonly warnings: Warnings;
+  readonly leftOut: LeftOut;
 }
 
 /** Which attributes something new has already as its entry says them. */
@@ -90,15 +90,12 @@ function setXattrs(
   set: (key: Buffer, value: Buffer) => void,
 ): void {
   for (const [key, value] of entry.xattrs ?? []) {
-    const shown = showName(Buffer.from(key, 'latin1')).slice(1, -1);
     if (rules.forbidden.some((prefix) => key.startsWith(prefix))) {
-      rules.warnings.add(`left out the extended attribute ${shown} of ${showName(entry.name)}: a layer may not set it`);
+      rules.leftOut.xattr(entry, key, 'reserved');
       continue;
     }
     if (rules.copied && key === 'security.capability' && value.length === 0) {
-      rules.warnings.add(
-        `left out the extended attribute ${shown} of ${showName(entry.name)}: it has no value, and a native store could not copy it`,
-      );
+      rules.leftOut.xattr(entry, key, 'empty');
       continue;
     }
     if (key === '') throw new UnpackError('LAYER_CORRUPT', 'it has an extended attribute without a name');
@@ -106,23 +103,14 @@ function setXattrs(
       setFitting(rules.place, key, value, () => set(cString(Buffer.from(key, 'latin1')), value));
     } catch (error) {
       const code = errnoOf(error);
-      const hasNone = code === 'ENOTSUP' || code === 'EOPNOTSUPP';
-      const forRoot = rules.squash !== undefined && isForRoot(key, code);
-      const notCarried = code === 'EPERM' && key.startsWith('user.') && !carriesUser;
-      const cannotBe = error instanceof UnpackError || (code !== undefined && NOT_TAKEN.has(code));
-      const unread = entry.libarchiveOnly?.has(key) === true && cannotBe;
-      if (!hasNone && !forRoot && !notCarried && !unread) throw error;
-      rules.warnings.add(
-        `left out the extended attribute ${shown} of ${showName(entry.name)}: ${
-          hasNone
-            ? 'the file system keeps none of its kind'
-            : forRoot
-              ? 'only root may set it'
-              : unread
-                ? 'it is one that there cannot be'
-                : 'only files and directories carry it'
-        }`,
-      );
+      const notTaken = error instanceof UnpackError || (code !== undefined && NOT_TAKEN.has(code));
+      const unread = entry.libarchiveOnly?.has(key) === true && notTaken;
+      if (code === 'ENOTSUP' || code === 'EOPNOTSUPP') rules.leftOut.xattr(entry, key, 'unsupported');
+      else if (rules.squash !== undefined && isForRoot(key, code)) rules.leftOut.xattr(entry, key, 'privileged');
+      else if (unread) rules.leftOut.xattr(entry, key, 'impossible');
+      else if (code === 'EPERM' && key.startsWith('user.') && !carriesUser)
+        rules.leftOut.xattr(entry, key, 'notCarried');
+      else throw error;
     }
   }
 }

@@ -1,11 +1,10 @@
 import { showName } from '../archive/entry.ts';
 import { toUnpackError } from '../errors.ts';
 import { type FileStatus, S_IFDIR, S_IFMT, statFd, type Timespec, utimensAt } from '../system/files.ts';
-import type { Checkpoint } from './checkpoint.ts';
-import type { Remembered } from './remembered.ts';
+import type { Checkpoint, MemoryBudget } from './layer-budget.ts';
 import { leadsNowhere, type Place, type Root } from './root.ts';
 
-/** What is remembered of one directory. */
+/** What is budget of one directory. */
 interface DirectoryTime {
   /** Clean, below the root; bytes as latin1. */
   readonly path: string;
@@ -32,10 +31,10 @@ export class DirectoryTimes {
   private numbers = new Float64Array(NUMBERS * 64);
   private inodes = new BigUint64Array(64);
   private hasKept = false;
-  private readonly remembered: Remembered;
+  private readonly budget: MemoryBudget;
 
-  constructor(remembered: Remembered) {
-    this.remembered = remembered;
+  constructor(budget: MemoryBudget) {
+    this.budget = budget;
   }
 
   has(path: string): boolean {
@@ -47,7 +46,7 @@ export class DirectoryTimes {
     const known = this.rows.get(path);
     const row = known ?? this.rows.size;
     if (known === undefined) {
-      this.remembered.path(path, ROW);
+      this.budget.charge(path, ROW);
       if (row === this.inodes.length) this.grow();
     } else {
       this.rows.delete(path); // what is given later is set later
@@ -63,7 +62,7 @@ export class DirectoryTimes {
 
   /** Says that an entry has named the directory at a real path, under whatever name: what it has then is not kept. */
   named(path: string): void {
-    if (!this.realNames.has(path)) this.realNames.add(this.remembered.path(path));
+    if (!this.realNames.has(path)) this.realNames.add(this.budget.charge(path));
   }
 
   /**

@@ -1,40 +1,21 @@
 import { chmodPathFd, close, cString, type FileStatus, O, openAt, statFd } from '../system/files.ts';
-import type { Checkpoint } from './checkpoint.ts';
 import type { DirectoryTimes } from './directory-times.ts';
-import type { Foreknowledge } from './foreknowledge.ts';
-import { HollowDirectories } from './hollow-directories.ts';
-import { copyAttributes, Models } from './models.ts';
+import type { Checkpoint, MemoryBudget } from './layer-budget.ts';
+import type { Squash } from './ownership.ts';
+import { copyAttributes, type ImpliedDirectory, LowerDirectories } from './parent-attributes.ts';
 import { splitPath } from './paths.ts';
-import type { Remembered } from './remembered.ts';
 import { isOverlayWhiteout, type MissingDirectories, type Root } from './root.ts';
-import type { Squash } from './squash.ts';
-import type { DiffTarget } from './target.ts';
+import type { PassFindings } from './second-pass.ts';
+import { type DiffTarget, isFullCopy } from './target.ts';
+import { WhiteoutDirectories } from './whiteout-directories.ts';
 import type { Whiteouts } from './whiteouts.ts';
-
-/** A directory that an entry needed before any entry named it. */
-export interface ImpliedDirectory {
-  /** Its real path below the root, without links, bytes as latin1. */
-  readonly path: string;
-  readonly inode: bigint;
-  /**
-   * A later entry has named it, with these extended attributes: its attributes are that entry's, but for extended ones
-   * that only the layers below give.
-   */
-  readonly given: readonly string[] | undefined;
-  /** No entry had named the directory above either when this one was made in it. */
-  readonly inUnnamed: boolean;
-  /** It got the times of a named directory: a link that leads here has taken that one's place. */
-  readonly timed: boolean;
-  /** The layer deletes what the layers below have there. */
-  readonly deleted: boolean;
-}
 
 /** Bytes that such a directory takes in memory beside its path. */
 const IMPLIED_BYTES = 200;
 
 /**
  * The directories that a layer's entries lie in and that no entry had named when they were needed. They are made as new,
- * 0755, and remembered: what the layers below have at the same path, unless the layer deletes it, gives them their
+ * 0755, and budget: what the layers below have at the same path, unless the layer deletes it, gives them their
  * attributes in the end (`settleImpliedDirectories`). A layer that is written once more has the layers below at hand, and
  * knows what it will delete: its directories get their attributes when they are made, as containerd does it, so that what
  * is made in them inherits what it should.
@@ -45,15 +26,15 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
   private readonly deletedPaths = new Set<string>();
   /** Inodes of devices 0:0 that are the archive's own, by their real paths. */
   private readonly ownDevices = new Map<string, bigint>();
-  private readonly hollow = new HollowDirectories();
+  private readonly hollow = new WhiteoutDirectories();
   private readonly keepsWhiteouts: boolean;
   private readonly whiteouts: Whiteouts;
   private readonly squash: Squash | undefined;
-  private readonly remembered: Remembered;
+  private readonly budget: MemoryBudget;
   /** Set in a full copy, where the directories above are those of the layers below. */
   private readonly times: DirectoryTimes | undefined;
   private readonly place: string;
-  private readonly models: Models | undefined;
+  private readonly models: LowerDirectories | undefined;
   private readonly deletedLater: ReadonlySet<string>;
 
   constructor(
@@ -61,19 +42,21 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
     parts: {
       readonly whiteouts: Whiteouts;
       readonly squash: Squash | undefined;
-      readonly remembered: Remembered;
+      readonly budget: MemoryBudget;
       readonly times: DirectoryTimes;
     },
-    known: Foreknowledge | undefined,
+    findings: PassFindings | undefined,
   ) {
-    this.keepsWhiteouts = target.whiteouts === 'overlay';
+    const fullCopy = isFullCopy(target);
+    this.keepsWhiteouts = target.below !== 'nothing' && !fullCopy;
     this.whiteouts = parts.whiteouts;
     this.squash = parts.squash;
-    this.remembered = parts.remembered;
-    this.times = target.whiteouts === 'remove' ? parts.times : undefined;
+    this.budget = parts.budget;
+    this.times = fullCopy ? parts.times : undefined;
     this.place = target.root;
-    this.models = known === undefined || target.lowers.length === 0 ? undefined : new Models(target.lowers);
-    this.deletedLater = new Set(known?.deleted);
+    this.models =
+      findings === undefined || target.lowers.length === 0 ? undefined : new LowerDirectories(target.lowers);
+    this.deletedLater = new Set(findings?.lateDeletions);
   }
 
   [Symbol.dispose](): void {
@@ -127,7 +110,7 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
 
   /** An entry is a device 0:0, which looks like a whiteout, at this real path. */
   ownDevice(path: string, inode: bigint): void {
-    this.ownDevices.set(this.remembered.path(path), inode);
+    this.ownDevices.set(this.budget.charge(path), inode);
   }
 
   made(path: string, parent: number, name: Buffer): void {
@@ -146,16 +129,16 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
       close(fd);
     }
     const { inode } = status;
-    this.squash?.madeUnnamed(inode);
+    this.squash?.madeImplied(inode);
     if (this.deletedPaths.has(path)) this.whiteouts.deletedDirectory(parent, name);
     const above = this.byInode.get(statFd(parent).inode);
     const inUnnamed = above !== undefined && above.given === undefined;
-    this.remembered.path(path, IMPLIED_BYTES);
+    this.budget.charge(path, IMPLIED_BYTES);
     this.byInode.set(inode, { path, inode, given: undefined, inUnnamed, timed: false, deleted: false });
     if (this.models !== undefined) this.copyModel(this.models, path, parent, name);
   }
 
-  private copyModel(models: Models, path: string, parent: number, name: Buffer): void {
+  private copyModel(models: LowerDirectories, path: string, parent: number, name: Buffer): void {
     const model = this.isDeletedBelow(path) ? undefined : models.find(Buffer.from(path, 'latin1'));
     if (model === undefined) return;
     const rules = { place: this.place, except: [], squash: this.squash !== undefined };
@@ -185,7 +168,7 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
 
   /** The layer deletes what the layers below have at this real path. */
   deleted(path: string): void {
-    if (!this.deletedPaths.has(path)) this.deletedPaths.add(this.remembered.path(path));
+    if (!this.deletedPaths.has(path)) this.deletedPaths.add(this.budget.charge(path));
   }
 
   /** Whether the layer deletes what the layers below have of this name in an open directory. @param name a C string */

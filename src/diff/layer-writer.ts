@@ -21,98 +21,115 @@ import {
   utimensAt,
 } from '../system/files.ts';
 import { type AttributeRules, HAS_NOTHING, type Has, setFileAttributes, setNodeAttributes } from './attributes.ts';
-import { Bookkeeping, bookkeepingOf } from './bookkeeping.ts';
-import { type Checkpoint, GO_ON } from './checkpoint.ts';
-import { type DirectoryMode, OWNER_RIGHTS } from './directory-modes.ts';
+import { AufsDirectories, aufsDirectoryOf } from './aufs.ts';
 import { DirectoryTimes } from './directory-times.ts';
 import { entryError } from './entry-error.ts';
-import type { Foreknowledge } from './foreknowledge.ts';
-import { hardLinkTarget, makeHardLink } from './hard-link-target.ts';
-import { ImpliedDirectories, type ImpliedDirectory } from './implied-directories.ts';
-import { LateDeletions } from './late-deletions.ts';
-import { NewNodes } from './new-nodes.ts';
+import { hardLinkTarget, makeHardLink } from './hard-links.ts';
+import { ImpliedDirectories } from './implied-directories.ts';
+import { InitialAttributes } from './initial-attributes.ts';
+import { type Checkpoint, MemoryBudget, NO_CHECKPOINT } from './layer-budget.ts';
+import { LeftOut } from './left-out.ts';
+import { type DirectoryMode, OWNER_RIGHTS, Squash } from './ownership.ts';
+import { copyParentAttributes, type ImpliedDirectory } from './parent-attributes.ts';
 import { cleanPath, splitPath } from './paths.ts';
-import { Remembered } from './remembered.ts';
-import { leadsNowhere, Root } from './root.ts';
-import { Squash } from './squash.ts';
-import type { DiffTarget } from './target.ts';
-import { Warnings } from './warnings.ts';
+import { Root } from './root.ts';
+import { LateDeletions, type PassFindings } from './second-pass.ts';
+import { type DiffTarget, isFullCopy } from './target.ts';
 import { parseWhiteout, type WhiteoutName, type Whiteouts, whiteouts } from './whiteouts.ts';
 
 const MAX_UINT32 = 0xffffffff;
 
 export interface LayerWriterOptions {
-  /** Default: yes, where the kernel has it. */
+  /** Default: true if the kernel has it. */
   readonly useOpenat2?: boolean;
-  /** Most memory for what must be known until the last entry, in bytes (`LayerLimits`); default: any amount. */
+  /** Limit of the memory that is kept until the last entry, in bytes (`LayerLimits`); default: none. */
   readonly rememberedBytes?: number;
-  /** What `foreknowledge` said when the layer was written before. */
-  readonly known?: Foreknowledge | undefined;
-  /** What it throws comes out of `entry`, `finish` or `impliedDirectories`, perhaps as part of another failure. */
+  /** What the pass before has found, if this is not the first. */
+  readonly findings?: PassFindings | undefined;
+  /** Its errors come out of `entry`, `finish` or `settle`, possibly as the cause of another error. */
   readonly checkpoint?: Checkpoint | undefined;
+}
+
+/** The result of one pass over a layer. */
+export interface WrittenLayer {
+  /** Implied directories, parents first. They have their final attributes unless the target's `below` is `later`. */
+  readonly impliedDirectories: readonly ImpliedDirectory[];
+  /** Set if owners are not kept: directories that are closed to their owner, and opened while attributes are copied. */
+  readonly directoryModes: readonly DirectoryMode[] | undefined;
+  /** The result is wrong: the layer must be written again with `findings`, into a new snapshot on its parent. */
+  readonly needsSecondPass: boolean;
+  readonly findings: PassFindings;
+  /** What was left out and why, in sentences for the job's result. */
+  readonly warnings: readonly string[];
 }
 
 /**
  * Writes a layer's entries into a directory, one after the other, as containerd's applier does. Every path is resolved
- * inside the directory, and every last name is used without following it.
+ * inside the directory, and the last name of a path is never followed.
  *
- * Names are tried before they are looked at: most do not exist yet, so the common case needs no stat.
+ * States: `writing` takes entries (`entry`, then `data` and `end` for a file); `finish` leads to `finished`, once;
+ * `settle` leads to `settled`, once. It is disposed of in any state.
+ *
+ * Files are created without a look whether the name exists: most names don't, so the common case needs no stat.
  */
 export class LayerWriter implements EntrySink, Disposable {
+  private state: 'writing' | 'finished' | 'settled' = 'writing';
+  private readonly target: DiffTarget;
   private readonly root: Root;
   private readonly whiteouts: Whiteouts;
   private readonly rules: AttributeRules;
-  private readonly removing: boolean;
-  /** Set where owners are not kept. */
+  private readonly fullCopy: boolean;
+  /** Set if owners are not kept. */
   private readonly squash: Squash | undefined;
-  /** Rights that this user needs while it writes, beside those that the archive gives; root needs none. */
+  /** Rights that this user needs to write, beside those that the archive gives; root needs none. */
   private readonly ownRights: number;
-  private readonly warnings = new Warnings();
-
+  private readonly leftOut = new LeftOut();
   private readonly implied: ImpliedDirectories;
   private readonly directoryTimes: DirectoryTimes;
-  /** What the entry's directory is called without links, where deletions need to know it. */
-  private realParent = '';
+  private readonly isFirstPass: boolean;
   private readonly late: LateDeletions;
-  /** There may be symbolic links: the layer has made one, or those below are copied. */
+  private readonly initial: InitialAttributes;
+  private readonly checkpoint: Checkpoint;
+  private readonly aufs: AufsDirectories;
+  /** There may be symbolic links: the layer has made one, or the parent is copied. */
   private hasLinks: boolean;
 
-  private readonly newNodes: NewNodes;
-  private readonly checkpoint: Checkpoint;
-
-  private readonly bookkeeping: Bookkeeping;
-
-  /** The file that is being written, and its directory; -1 while its content is passed over. */
+  private current: TarEntry | undefined;
+  /** Full copy: the real path of the current entry's directory; else empty. */
+  private realParent = '';
+  /** The file that is being written, and its directory; -1: the entry's data are ignored. */
   private file = -1;
   private fileParent = -1;
-  private current: TarEntry | undefined;
 
   constructor(target: DiffTarget, options: LayerWriterOptions = {}) {
-    this.checkpoint = options.checkpoint ?? GO_ON;
+    const { checkpoint = NO_CHECKPOINT, findings } = options;
+    this.target = target;
+    this.checkpoint = checkpoint;
+    this.isFirstPass = findings === undefined;
     this.root = new Root(target.root, options);
-    const remembered = new Remembered(options.rememberedBytes ?? Number.POSITIVE_INFINITY);
-    this.directoryTimes = new DirectoryTimes(remembered);
-    this.bookkeeping = new Bookkeeping(this.root, remembered);
-    this.late = new LateDeletions(remembered, options.known);
-    const { directoryTimes: times, checkpoint } = this;
-    this.whiteouts = whiteouts(target, this.root, { remembered, times, checkpoint });
-    this.removing = target.whiteouts === 'remove';
-    this.hasLinks = this.removing;
+    const budget = new MemoryBudget(options.rememberedBytes ?? Number.POSITIVE_INFINITY);
+    const times = new DirectoryTimes(budget);
+    this.directoryTimes = times;
+    this.aufs = new AufsDirectories(this.root, budget);
+    this.late = new LateDeletions(budget, findings);
+    this.whiteouts = whiteouts(target, this.root, { budget, times, checkpoint });
+    this.fullCopy = isFullCopy(target);
+    this.hasLinks = this.fullCopy;
     this.squash =
-      target.ownership === 'squash' ? new Squash(this.root, this.warnings, target.copied, remembered) : undefined;
+      target.ownership === 'squash' ? new Squash(this.root, this.leftOut, target.copied, budget) : undefined;
     this.ownRights = this.squash === undefined ? 0 : OWNER_RIGHTS;
     this.rules = {
       place: target.root,
       squash: this.squash,
       copied: target.copied,
       forbidden: target.opaqueXattr.startsWith('user.') ? ['trusted.', 'user.overlay.'] : ['trusted.'],
-      warnings: this.warnings,
+      leftOut: this.leftOut,
     };
-    this.newNodes = new NewNodes(this.root);
-    const { whiteouts: deletions, squash } = this;
-    this.implied = new ImpliedDirectories(target, { whiteouts: deletions, squash, remembered, times }, options.known);
+    this.initial = new InitialAttributes(this.root);
+    const parts = { whiteouts: this.whiteouts, squash: this.squash, budget, times };
+    this.implied = new ImpliedDirectories(target, parts, findings);
     try {
-      if (this.removing) for (const path of options.known?.deleted ?? []) this.removeFirst(path);
+      if (this.fullCopy) this.late.removeKnown(this.root, times);
     } catch (error) {
       this[Symbol.dispose]();
       throw error;
@@ -120,6 +137,8 @@ export class LayerWriter implements EntrySink, Disposable {
   }
 
   entry(entry: TarEntry): void {
+    if (this.state !== 'writing' || this.file >= 0)
+      throw new Error(`an entry comes in the state ${this.file >= 0 ? 'file' : this.state}`);
     this.checkpoint();
     this.current = entry;
     this.guard(() => this.place(entry));
@@ -148,47 +167,45 @@ export class LayerWriter implements EntrySink, Disposable {
   }
 
   /**
-   * Everything is written: removes what is only there to be linked to, and sets the times of directories. Call it once, before `impliedDirectories` and `foreknowledge`
-   * are asked.
+   * After the last entry: removes AUFS directories and sets the times of directories.
    * @throws UnpackError
    */
   finish(): void {
-    this.bookkeeping.removeAll(this.implied.gone);
+    this.advance('writing', 'finished');
+    this.aufs.removeAll(this.implied.gone);
     this.directoryTimes.apply(this.root, this.checkpoint, (inode) => this.implied.timed(inode));
   }
 
-  /** Directories that entries needed before the archive named them, if it did, parents first. */
-  impliedDirectories(): ImpliedDirectory[] {
-    return this.implied.list(this.checkpoint);
-  }
-
-  /** What the layer has to know from its start if it must be written once more: what it knew, and what it learned. */
-  foreknowledge(): Foreknowledge {
-    return this.late.foreknowledge(this.root);
-  }
-
   /**
-   * Whether it must, since it wrote into what it has then deleted, in a full copy.
-   * @param next what it would know
+   * After `finish`: gives implied directories the attributes of the parent, if `lowers` has its directories.
+   * @throws UnpackError, system errors, and the checkpoint's error
    */
-  wroteIntoDeleted(next: Foreknowledge): boolean {
-    return this.removing && this.late.isMore(next);
-  }
-
-  /** Where owners are not kept: directories that the layer closes to their owner, still open. */
-  directoryModes(): DirectoryMode[] | undefined {
-    return this.squash?.directoryModes();
-  }
-
-  /** What was left out, in sentences. */
-  leftOut(): string[] {
-    return this.warnings.sentences();
+  settle(): WrittenLayer {
+    this.advance('finished', 'settled');
+    const { root, lowers } = this.target;
+    const impliedDirectories = this.implied.list(this.checkpoint);
+    const directoryModes = this.squash?.directoryModes();
+    const findings = this.late.findings(this.root);
+    const inherits = copyParentAttributes(root, impliedDirectories, lowers, directoryModes, this.checkpoint);
+    const wroteIntoDeleted = this.fullCopy && this.late.hasNew(findings);
+    return {
+      impliedDirectories,
+      directoryModes,
+      needsSecondPass: wroteIntoDeleted || (inherits && this.isFirstPass),
+      findings,
+      warnings: this.leftOut.sentences(),
+    };
   }
 
   [Symbol.dispose](): void {
     this.closeFile();
     this.implied[Symbol.dispose]();
     this.root[Symbol.dispose]();
+  }
+
+  private advance(from: typeof this.state, to: typeof this.state): void {
+    if (this.state !== from) throw new Error(`the writer must be ${from}, but it is ${this.state}`);
+    this.state = to;
   }
 
   private closeFile(): void {
@@ -201,19 +218,19 @@ export class LayerWriter implements EntrySink, Disposable {
     if (path.length === 0) return; // the root itself
     const { parent: parentPath, name } = splitPath(path);
     const whiteout = parseWhiteout(name, parentPath);
-    const bookkeeping = bookkeepingOf(parentPath);
-    if (whiteout?.kind === 'ignored' || (whiteout !== undefined && bookkeeping !== undefined)) return;
-    if (bookkeeping !== undefined) this.bookkeeping.add(bookkeeping);
+    const aufsDirectory = aufsDirectoryOf(parentPath);
+    if (whiteout?.kind === 'ignored' || (whiteout !== undefined && aufsDirectory !== undefined)) return;
+    if (aufsDirectory !== undefined) this.aufs.add(aufsDirectory);
     if (whiteout !== undefined) {
       this.hide(whiteout, parentPath, entry);
       return;
     }
     const parent = this.root.directory(parentPath, this.implied);
     const key = path.toString('latin1');
-    if (this.removing) this.enterOldDirectory(parent, parentPath);
+    if (this.fullCopy) this.enterOldDirectory(parent, parentPath);
     const cName = cString(name);
     this.implied.fill(this.root, parent, cName);
-    if (this.removing) this.whiteouts.wrote(this.realPathOf(cName));
+    if (this.fullCopy) this.whiteouts.wrote(this.realPathOf(cName));
     switch (entry.type) {
       case 'file':
         this.file = this.create(parent, cName, () =>
@@ -248,7 +265,7 @@ export class LayerWriter implements EntrySink, Disposable {
   private hide(whiteout: Exclude<WhiteoutName, { kind: 'ignored' }>, parentPath: Buffer, entry: TarEntry): void {
     const parent = this.root.neededDirectory(parentPath, this.implied.forDeletions);
     if (parent === undefined) return; // it is in what the layer deletes
-    if (this.removing) this.enterOldDirectory(parent, parentPath);
+    if (this.fullCopy) this.enterOldDirectory(parent, parentPath);
     this.whiteouts.needed(this.realParent);
     if (whiteout.kind === 'opaque') {
       this.whiteouts.opaque(parent, this.realParent);
@@ -281,7 +298,7 @@ export class LayerWriter implements EntrySink, Disposable {
   private directory(parent: number, name: Buffer, entry: TarEntry): void {
     const make = (): void => {
       mkdirAt(parent, name, (entry.mode & 0o777) | this.ownRights);
-      if (this.removing) this.whiteouts.made(this.realPathOf(name));
+      if (this.fullCopy) this.whiteouts.made(this.realPathOf(name));
       if (this.implied.deletes(this.root, parent, name)) this.whiteouts.deletedDirectory(parent, name);
     };
     let has = this.has(parent, entry);
@@ -300,12 +317,12 @@ export class LayerWriter implements EntrySink, Disposable {
       }
     }
     setNodeAttributes(parent, name, entry, 'directory', this.rules, has);
-    if (has === HAS_NOTHING) this.newNodes.directoryChanged();
+    if (has === HAS_NOTHING) this.initial.directoryChanged();
   }
 
   /** When everything is written, the path of the directory may lead to another one, if it leads through a link now. */
   private setTimesAtOnce(parent: number, name: Buffer, { atime, mtime }: TarEntry, path: string): void {
-    if (this.removing) {
+    if (this.fullCopy) {
       const realPath = this.realPathOf(name);
       if (realPath === path) return;
       this.directoryTimes.named(realPath);
@@ -358,21 +375,7 @@ export class LayerWriter implements EntrySink, Disposable {
 
   /** What something new in `parent` has already. */
   private has(parent: number, entry: TarEntry): Has {
-    return this.squash === undefined ? this.newNodes.has(parent, entry) : HAS_NOTHING;
-  }
-
-  /** What a deletion that comes later must not leave to be found, in a full copy of the layers below. */
-  private removeFirst(path: string): void {
-    const { parent: above, name } = splitPath(Buffer.from(path, 'latin1'));
-    let parent: number;
-    try {
-      parent = this.root.directory(above);
-    } catch (error) {
-      if (leadsNowhere(error)) return; // the layer itself makes the way there
-      throw error;
-    }
-    this.enterOldDirectory(parent, above);
-    if (this.realParent === above.toString('latin1')) this.removeAll(parent, cString(name));
+    return this.squash === undefined ? this.initial.has(parent, entry) : HAS_NOTHING;
   }
 
   /** Removes what is in the way, and forgets directories that went with it. */
@@ -384,7 +387,7 @@ export class LayerWriter implements EntrySink, Disposable {
   private enterOldDirectory(parent: number, parentPath: Buffer): void {
     const path = parentPath.toString('latin1');
     this.realParent = this.root.realPath(parent);
-    this.late.followed(path, this.realParent);
+    this.late.entered(path, this.realParent);
     if (!this.directoryTimes.has(path)) this.directoryTimes.keep(parent, this.realParent);
   }
 

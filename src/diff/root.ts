@@ -20,7 +20,7 @@ import {
   unlinkAt,
 } from '../system/files.ts';
 import { removeDirectoryAt } from '../system/remove-tree.ts';
-import { type Checkpoint, GO_ON } from './checkpoint.ts';
+import { type Checkpoint, NO_CHECKPOINT } from './layer-budget.ts';
 import { components, DOT_DOT, joinPath, SLASH } from './paths.ts';
 
 /** As many links as one path may go through; as many as containerd follows. */
@@ -90,7 +90,7 @@ export class Root {
   constructor(path: string, options: { useOpenat2?: boolean; checkpoint?: Checkpoint | undefined } = {}) {
     this.fd = openAt(AT_FDCWD, cString(path), O.RDONLY | O.DIRECTORY);
     this.useOpenat2 = options.useOpenat2 ?? true;
-    this.checkpoint = options.checkpoint ?? GO_ON;
+    this.checkpoint = options.checkpoint ?? NO_CHECKPOINT;
   }
 
   [Symbol.dispose](): void {

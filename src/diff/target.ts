@@ -1,51 +1,78 @@
 import { UnpackError } from '../errors.ts';
 import type { Mount, OverlayXattrs, Ownership, Snapshotter } from '../snapshots/snapshotter.ts';
 
-/** Where a layer is written, and how deletions are kept there. */
+/**
+ * What a layer is written on: `nothing` for a bottom layer; `parent` for a layer on a committed parent; `later` for a layer
+ * that gets its parent at commit, so that its whiteouts are kept until then.
+ */
+export type Below = 'nothing' | 'parent' | 'later';
+
+/** Where a layer is written, and what is below it. */
 export interface DiffTarget {
-  /** The directory that takes the layer. */
+  /** The directory that the layer is written to. */
   readonly root: string;
-  /** Directories of the layers below, nearest first, where they are apart from `root`. */
+  readonly below: Below;
+  /** Directories of the parent's layers, nearest first. Empty if `root` is a copy of the parent, or there is none yet. */
   readonly lowers: readonly string[];
-  /**
-   * `overlay`: as overlayfs wants them in an upper directory. `remove`: the directory holds the layers below too, and
-   * deleted names are removed from it. `none`: there is nothing below.
-   */
-  readonly whiteouts: 'overlay' | 'remove' | 'none';
   /** The attribute that makes a directory opaque in an overlay. */
   readonly opaqueXattr: `${OverlayXattrs}.overlay.opaque`;
   readonly ownership: Ownership;
-  /** The whole tree will be copied to write the layers above. */
+  /** The whole tree will be copied to write the layers above (native store). */
   readonly copied: boolean;
 }
 
-/** What the mounts of a snapshot don't tell: a bind doesn't say how the overlay that it becomes part of will be mounted. */
+/** Whether `root` holds a copy of the parent, so that deleted names are removed and no whiteouts are kept. */
+export function isFullCopy({ below, lowers }: Pick<DiffTarget, 'below' | 'lowers'>): boolean {
+  return below === 'parent' && lowers.length === 0;
+}
+
+/** What the mounts of a snapshot do not contain: a bind mount does not show how its overlay will be mounted later. */
 export type StoreTraits = Pick<Snapshotter, 'type' | 'ownership' | 'overlayXattrs'>;
 
 /**
- * What the mounts of an active snapshot in a store mean for the applier. An overlay is never mounted to be written: the layer goes
- * straight into its upper directory, which is what makes the result independent of the kernel's copy-up.
- * @param below what a plain bind holds: `nothing`, `everything` (a full copy), or layers that come `later`
+ * Turns the mounts of an active snapshot into a target. An overlay is never mounted for writing: the layer goes straight
+ * into the upper directory, so the result does not depend on the kernel's copy-up.
  * @throws UnpackError STORE_FAILED for mounts that cannot be written to
  */
 export function diffTarget(
   mounts: readonly Mount[],
-  below: 'nothing' | 'everything' | 'later',
+  below: Below,
   { type, ownership, overlayXattrs }: StoreTraits,
 ): DiffTarget {
   const [mount] = mounts;
   if (mounts.length !== 1 || mount === undefined) {
     throw new UnpackError('STORE_FAILED', `expected one mount to write a layer to, got ${mounts.length}`);
   }
-  const option = (name: string): string | undefined =>
-    mount.options.find((text) => text.startsWith(`${name}=`))?.slice(name.length + 1);
-  const common = { opaqueXattr: `${overlayXattrs}.overlay.opaque`, ownership, copied: type === 'native' } as const;
+  const common = {
+    below,
+    opaqueXattr: `${overlayXattrs}.overlay.opaque`,
+    ownership,
+    copied: type === 'native',
+  } as const;
   if (mount.type === 'bind') {
     if (mount.options.includes('ro')) throw new UnpackError('STORE_FAILED', `${mount.source} is mounted read-only`);
-    const whiteouts = below === 'nothing' ? 'none' : below === 'everything' ? 'remove' : 'overlay';
-    return { root: mount.source, lowers: [], whiteouts, ...common };
+    return { root: mount.source, lowers: [], ...common };
   }
-  const root = option('upperdir');
+  const root = option(mount, 'upperdir');
   if (root === undefined) throw new UnpackError('STORE_FAILED', 'the overlay mount has no upper directory to write to');
-  return { root, lowers: option('lowerdir')?.split(':') ?? [], whiteouts: 'overlay', ...common };
+  const lowers = lowerDirectories(mounts);
+  // without this a layer's deletions would be carried out in its own upper directory
+  if (below !== 'parent' || lowers.length === 0) {
+    throw new UnpackError(
+      'STORE_FAILED',
+      `the overlay mount of ${root} does not have the lower directories of a parent`,
+    );
+  }
+  return { root, lowers, ...common };
+}
+
+/** The directories of the layers that the mounts of a view show, nearest first. */
+export function lowerDirectories(mounts: readonly Mount[]): string[] {
+  return mounts.flatMap((mount) =>
+    mount.type === 'bind' ? [mount.source] : (option(mount, 'lowerdir')?.split(':') ?? []),
+  );
+}
+
+function option(mount: Mount, name: string): string | undefined {
+  return mount.options.find((text) => text.startsWith(`${name}=`))?.slice(name.length + 1);
 }

@@ -14,12 +14,11 @@ import {
   statAt,
 } from '../system/files.ts';
 import { setFitting } from './attributes.ts';
-import { META_PREFIX } from './bookkeeping.ts';
-import type { Checkpoint } from './checkpoint.ts';
+import { META_PREFIX } from './aufs.ts';
 import type { DirectoryTimes } from './directory-times.ts';
-import type { Remembered } from './remembered.ts';
+import type { Checkpoint, MemoryBudget } from './layer-budget.ts';
 import { isOverlayWhiteout, type Root } from './root.ts';
-import type { DiffTarget } from './target.ts';
+import { type DiffTarget, isFullCopy } from './target.ts';
 
 const PREFIX = Buffer.from('.wh.');
 const OPAQUE = Buffer.from('.wh..wh..opq');
@@ -30,7 +29,7 @@ const SELF = cString('.');
 export type WhiteoutName =
   | { readonly kind: 'deleted'; readonly name: Buffer }
   | { readonly kind: 'opaque' }
-  /** Bookkeeping of AUFS, which means nothing here. */
+  /** AufsDirectories of AUFS, which means nothing here. */
   | { readonly kind: 'ignored' };
 
 /**
@@ -80,21 +79,15 @@ export interface Whiteouts {
 
 /** What a writer shares with its deletions in a full copy. */
 export interface WriterParts {
-  readonly remembered: Remembered;
+  readonly budget: MemoryBudget;
   /** Those of directories that something is removed from are kept. */
   readonly times: DirectoryTimes;
   readonly checkpoint: Checkpoint;
 }
 
 export function whiteouts(target: DiffTarget, root: Root, parts: WriterParts): Whiteouts {
-  switch (target.whiteouts) {
-    case 'overlay':
-      return new OverlayWhiteouts(target);
-    case 'remove':
-      return new Removals(root, parts);
-    case 'none':
-      return NOTHING_BELOW;
-  }
+  if (target.below === 'nothing') return NOTHING_BELOW;
+  return isFullCopy(target) ? new Removals(root, parts) : new OverlayWhiteouts(target);
 }
 
 const join = (path: string, name: Buffer): string =>
@@ -157,13 +150,13 @@ class Removals implements Whiteouts {
   /** What this layer has to do with a path, several of `MARK` added up. */
   private readonly marks = new Map<string, number>();
   private readonly root: Root;
-  private readonly remembered: Remembered;
+  private readonly budget: MemoryBudget;
   private readonly times: DirectoryTimes;
   private readonly checkpoint: Checkpoint;
 
-  constructor(root: Root, { remembered, times, checkpoint }: WriterParts) {
+  constructor(root: Root, { budget, times, checkpoint }: WriterParts) {
     this.root = root;
-    this.remembered = remembered;
+    this.budget = budget;
     this.times = times;
     this.checkpoint = checkpoint;
   }
@@ -204,7 +197,7 @@ class Removals implements Whiteouts {
 
   private mark(path: string, mark: number): void {
     const marks = this.marks.get(path);
-    this.marks.set(marks === undefined ? this.remembered.path(path) : path, (marks ?? 0) | mark);
+    this.marks.set(marks === undefined ? this.budget.charge(path) : path, (marks ?? 0) | mark);
   }
 
   /** The directories above have the mark where the path has it. */

@@ -1,6 +1,6 @@
-import type { DirectoryMode } from '../diff/directory-modes.ts';
-import type { Foreknowledge } from '../diff/foreknowledge.ts';
-import type { ImpliedDirectory } from '../diff/implied-directories.ts';
+import type { WrittenLayer } from '../diff/layer-writer.ts';
+import type { PassFindings } from '../diff/second-pass.ts';
+import type { Below } from '../diff/target.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import type { DiffId } from '../oci/digest.ts';
 import type { Mount } from '../snapshots/snapshotter.ts';
@@ -16,13 +16,9 @@ export interface Applier {
 }
 
 export interface ApplyOptions {
-  /**
-   * What the mounts hold already: `nothing` for a bottom layer, `parent` for one on a committed parent, `later` where the
-   * parent is given at commit: whiteouts are then kept for it.
-   */
-  readonly below: 'nothing' | 'parent' | 'later';
-  /** What `AppliedDiff.foreknowledge` was when the layer was written before. */
-  readonly known?: Foreknowledge | undefined;
+  readonly below: Below;
+  /** What the pass before over this layer has found; `undefined` in the first pass. */
+  readonly findings?: PassFindings | undefined;
   /** What the tar should be: it is digested as this is, and a blob with this digest is the tar itself. */
   readonly diffId: DiffId;
   readonly signal?: AbortSignal | undefined;
@@ -41,7 +37,7 @@ export interface ApplyProgress {
   readonly decompressMs?: number;
 }
 
-export interface AppliedDiff {
+export interface AppliedDiff extends WrittenLayer {
   /** Digest of the uncompressed tar. */
   readonly digest: DiffId;
   /** Bytes of the blob. */
@@ -50,15 +46,6 @@ export interface AppliedDiff {
   readonly uncompressedBytes: number;
   readonly entries: number;
   readonly timings: ApplyTimings;
-  /** Directories that entries needed before the archive named them, if it did, parents first; settled unless `later`. */
-  readonly impliedDirectories: readonly ImpliedDirectory[];
-  /** Where owners are not kept: directories that their owner can't write or enter, which settling has to. */
-  readonly directoryModes?: readonly DirectoryMode[] | undefined;
-  /** The layer must be written once more, into a snapshot as this one was but on its parent, with `foreknowledge`. */
-  readonly again: boolean;
-  readonly foreknowledge: Foreknowledge;
-  /** Sentences for the job's result: what was left out and why. */
-  readonly warnings: readonly string[];
 }
 
 /** How the thread of a layer spent its time, in milliseconds; the first three add up to the fourth. */

@@ -1,9 +1,8 @@
 import { decompress, describe } from '../archive/compression.ts';
 import { type LayerLimits, TarReader } from '../archive/tar-reader.ts';
-import type { Checkpoint } from '../diff/checkpoint.ts';
-import type { Foreknowledge } from '../diff/foreknowledge.ts';
-import { LayerWriter } from '../diff/layer-writer.ts';
-import { settleImpliedDirectories } from '../diff/settle.ts';
+import type { Checkpoint } from '../diff/layer-budget.ts';
+import { LayerWriter, type WrittenLayer } from '../diff/layer-writer.ts';
+import type { PassFindings } from '../diff/second-pass.ts';
 import type { DiffTarget } from '../diff/target.ts';
 import { throwIfAborted, toUnpackError, UnpackError } from '../errors.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
@@ -19,8 +18,8 @@ export interface BlobApplication {
   readonly source: BlobSource;
   readonly blob: Descriptor;
   readonly target: DiffTarget;
-  /** What the layer was found out to need when it was written before. */
-  readonly known?: Foreknowledge | undefined;
+  /** What the pass before over this layer has found. */
+  readonly findings?: PassFindings | undefined;
   /** What the tar should be. It is digested as this is; the caller compares. */
   readonly diffId: DiffId;
   readonly limits: LayerLimits;
@@ -50,7 +49,7 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
   using digest = streamHash(algorithm, 'beside');
   using writer = new LayerWriter(target, {
     rememberedBytes: limits.rememberedBytes,
-    known: work.known,
+    findings: work.findings,
     checkpoint: work.checkpoint,
   });
   const reader = new TarReader(writer, limits);
@@ -97,19 +96,9 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
   } finally {
     await download.close();
   }
-  const impliedDirectories = writer.impliedDirectories();
-  const directoryModes = writer.directoryModes();
-  let foreknowledge: Foreknowledge;
-  let inherits: boolean;
+  let written: WrittenLayer;
   try {
-    foreknowledge = writer.foreknowledge();
-    inherits = settleImpliedDirectories(
-      target.root,
-      impliedDirectories,
-      target.lowers,
-      directoryModes,
-      work.checkpoint,
-    );
+    written = writer.settle();
   } catch (error) {
     throwIfAborted(signal);
     throw inPlace(error, target.root);
@@ -121,11 +110,8 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
     uncompressedBytes: unpacked,
     entries: reader.entries,
     timings: { fetchMs, decompressMs, writeMs: totalMs - fetchMs - decompressMs, totalMs },
-    impliedDirectories,
-    directoryModes,
-    again: writer.wroteIntoDeleted(foreknowledge) || (inherits && work.known === undefined),
-    foreknowledge,
-    warnings: [...otherThanPromised(blob.mediaType, promised, found, statistics.bytes), ...writer.leftOut()],
+    ...written,
+    warnings: [...otherThanPromised(blob.mediaType, promised, found, statistics.bytes), ...written.warnings],
   };
 }
 

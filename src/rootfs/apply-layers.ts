@@ -1,6 +1,6 @@
-import type { Foreknowledge } from '../diff/foreknowledge.ts';
-import { lowerDirectories, settleInTurns } from '../diff/settle.ts';
-import { diffTarget } from '../diff/target.ts';
+import { copyParentAttributesInTurns } from '../diff/parent-attributes.ts';
+import { MAX_PASSES, type PassFindings } from '../diff/second-pass.ts';
+import { type Below, diffTarget, lowerDirectories } from '../diff/target.ts';
 import { throwIfAborted, toUnpackError, UnpackError } from '../errors.ts';
 import type { Layer } from '../oci/descriptor.ts';
 import { type ChainId, chainIds, type DiffId, shortDigest } from '../oci/digest.ts';
@@ -21,9 +21,6 @@ import { removeLeftovers } from './orphans.ts';
 
 /** Tries to find a key that is not taken: with random keys, a second one is rare enough. */
 const MAX_KEYS = 16;
-
-/** How often a layer is written at most until it knows all that it says too late: builders' once, others' twice. */
-const MAX_WRITES = 8;
 
 export interface ApplyLayersOptions {
   readonly locks: ChainLocks;
@@ -84,7 +81,7 @@ type PlacedLayer = { readonly diff: Layer['diff']; readonly blob: Layer['blob'] 
 interface Extraction {
   readonly key: string;
   readonly mounts: readonly Mount[];
-  readonly below: ApplyOptions['below'];
+  readonly below: Below;
 }
 
 /**
@@ -128,28 +125,31 @@ class Chain {
       // whoever held the lock before may have done it
       if (await this.snapshotter.has(chainId)) return this.existed(index);
       await removeLeftovers(this.snapshotter, chainId, log);
-      let known: Foreknowledge | undefined;
-      for (let writes = 1; ; writes++) {
+      let findings: PassFindings | undefined;
+      for (let pass = 1; ; pass++) {
         const extraction = await this.prepare(index, signal);
         const { key } = extraction;
         const which = `layer ${index + 1} of ${this.layers.length}`;
         const sync = this.options.watch?.();
         try {
-          known = await this.extract(index, extraction, known, signal);
-          if (known === undefined) {
+          findings = await this.extract(index, extraction, findings, signal);
+          if (findings === undefined) {
             const committed = await this.waits.writing(() => this.commit(index, extraction, sync));
             if (committed) observer?.phase(index, 'applied');
             return committed ? 'applied' : this.existed(index);
           }
-          if (writes === MAX_WRITES) {
-            throw new UnpackError('LAYER_UNSAFE', 'it keeps deleting links that led to where its own entries are');
+          if (pass === MAX_PASSES) {
+            throw new UnpackError(
+              'LAYER_UNSAFE',
+              `the layer deletes symbolic links that its own entries were written through, more than ${MAX_PASSES} times`,
+            );
           }
         } catch (error) {
           log?.('info', `${which} failed; removing what was extracted of it`, { key });
           await this.discard(key);
           throw error;
         }
-        log?.('info', `${which} is written once more: what it says at its end matters from its start`, { key });
+        log?.('info', `${which} is written again: its last entries change what its first entries must write`, { key });
         await this.discard(key);
       }
     } catch (error) {
@@ -190,15 +190,15 @@ class Chain {
 
   /**
    * Writes the layer, and all those below it that are missing.
-   * @param known what this said before
-   * @returns what must be known to write it right; `undefined`: it is right, and can be committed
+   * @param findings of the pass before
+   * @returns findings for the next pass; `undefined`: the layer is right and can be committed
    */
   private async extract(
     index: number,
     { below, mounts }: Extraction,
-    known: Foreknowledge | undefined,
+    findings: PassFindings | undefined,
     signal: AbortSignal | undefined,
-  ): Promise<Foreknowledge | undefined> {
+  ): Promise<PassFindings | undefined> {
     // each side can be stopped without the other
     const own = new AbortController();
     const lower = new AbortController();
@@ -207,7 +207,7 @@ class Chain {
     // what failed first is the cause; what it stopped fails after it
     const failures: unknown[] = [];
 
-    const applying = this.apply(index, mounts, { below, known, signal: follow(own) }).catch((error: unknown) => {
+    const applying = this.apply(index, mounts, { below, findings, signal: follow(own) }).catch((error: unknown) => {
       failures.push(error);
       // the layers below are worth finishing only if another attempt can use them
       if (toUnpackError(error).retry === 'never') lower.abort(error);
@@ -221,17 +221,19 @@ class Chain {
     const [diff] = await Promise.all([applying, parentReady]);
     if (failures.length > 0 || diff === undefined) throw failures[0];
     const again =
-      below === 'later' ? await this.waits.writing(() => this.settle(index, mounts, diff, signal)) : diff.again;
-    return again ? diff.foreknowledge : undefined;
+      below === 'later'
+        ? await this.waits.writing(() => this.settle(index, mounts, diff, signal))
+        : diff.needsSecondPass;
+    return again ? diff.findings : undefined;
   }
 
   private async apply(
     index: number,
     mounts: readonly Mount[],
-    options: Pick<ApplyOptions, 'below' | 'known' | 'signal'>,
+    options: Pick<ApplyOptions, 'below' | 'findings' | 'signal'>,
   ): Promise<AppliedDiff> {
-    // counts only grow, so whoever watches is told of the first time
-    const observer = options.known === undefined ? this.options.observer : undefined;
+    // counts only grow, so the observer sees the first pass only
+    const observer = options.findings === undefined ? this.options.observer : undefined;
     const layer = this.layers[index];
     if (layer?.blob === undefined) {
       throw new UnpackError('STORE_FAILED', `the layer below, ${shortDigest(this.id(index))}, is not in the store`);
@@ -273,7 +275,7 @@ class Chain {
     const { root } = diffTarget(mounts, 'later', this.snapshotter);
     try {
       const lowers = lowerDirectories(view);
-      return await settleInTurns(root, diff.impliedDirectories, lowers, diff.directoryModes, signal);
+      return await copyParentAttributesInTurns(root, diff.impliedDirectories, lowers, diff.directoryModes, signal);
     } catch (error) {
       throw inPlace(error, root);
     } finally {

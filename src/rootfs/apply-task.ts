@@ -1,5 +1,5 @@
 import type { LayerLimits } from '../archive/tar-reader.ts';
-import type { Foreknowledge } from '../diff/foreknowledge.ts';
+import type { PassFindings } from '../diff/second-pass.ts';
 import type { DiffTarget } from '../diff/target.ts';
 import type { SerializedUnpackError } from '../errors.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
@@ -14,7 +14,7 @@ export interface ApplyTask {
   readonly native: boolean;
   readonly blob: Descriptor;
   readonly target: DiffTarget;
-  readonly known: Foreknowledge | undefined;
+  readonly findings: PassFindings | undefined;
   readonly diffId: DiffId;
   readonly limits: LayerLimits;
   /** How many layers this process is writing at the moment: one number, shared by all threads. */

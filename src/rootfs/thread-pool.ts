@@ -69,9 +69,9 @@ export class ApplyPool {
     turn: Turn,
     blob: Descriptor,
     mounts: readonly Mount[],
-    { signal, onProgress, diffId, below, known }: ApplyOptions,
+    { signal, onProgress, diffId, below, findings }: ApplyOptions,
   ): Promise<AppliedDiff> {
-    const target = diffTarget(mounts, below === 'parent' ? 'everything' : below, store);
+    const target = diffTarget(mounts, below, store);
     return this.#slots.run(turn, signal, async () => {
       if (this.#closed) throw new UnpackError('SHUTTING_DOWN', 'the apply threads were ended before the layer began');
       const thread = this.#take();
@@ -82,7 +82,7 @@ export class ApplyPool {
           source: lent,
           blob,
           target,
-          known,
+          findings,
           diffId,
           limits,
           native: this.#native,

@@ -63,7 +63,7 @@ for (const [name, { compression, diffId, mtime, added, deleted }] of Object.entr
 
     it('becomes the files that went into it', async () => {
       using box = new Sandbox();
-      applyTar(await inflate(blob, true), { root: box.roots[0], whiteouts: 'overlay' });
+      applyTar(await inflate(blob, true), { root: box.roots[0], below: 'later' });
       const tree = readTree(box.roots[0]);
       const paths = [
         'dir',

@@ -196,7 +196,7 @@ describe('layers that hold little', () => {
     ];
     for (const [archive, expected] of cases) {
       using box = new Sandbox();
-      applyTar(archive, { root: box.roots[0], whiteouts: 'overlay' });
+      applyTar(archive, { root: box.roots[0], below: 'later' });
       assert.deepEqual(paths(box.roots[0]), expected);
     }
   });

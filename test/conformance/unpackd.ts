@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { lowerDirectories } from '../../src/diff/settle.ts';
+import { lowerDirectories } from '../../src/diff/target.ts';
 import { UnpackError } from '../../src/errors.ts';
 import { chainIds, hexOf } from '../../src/oci/digest.ts';
 import type { Applier } from '../../src/rootfs/applier.ts';

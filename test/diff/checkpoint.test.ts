@@ -5,7 +5,7 @@ import { describe, it } from 'node:test';
 import '../support/needs-root.ts';
 import { TarReader } from '../../src/archive/tar-reader.ts';
 import { LayerWriter } from '../../src/diff/layer-writer.ts';
-import { settleImpliedDirectories, settleInTurns } from '../../src/diff/settle.ts';
+import { copyParentAttributes, copyParentAttributesInTurns } from '../../src/diff/parent-attributes.ts';
 import type { DiffTarget } from '../../src/diff/target.ts';
 import { UnpackError } from '../../src/errors.ts';
 import { LIMITS } from '../support/apply.ts';
@@ -35,7 +35,7 @@ function apply(root: string, members: readonly (Member | Buffer)[], patience = N
   const target: DiffTarget = {
     root,
     lowers: [],
-    whiteouts: 'remove',
+    below: 'parent',
     opaqueXattr: 'trusted.overlay.opaque',
     ownership: 'keep',
     copied: false,
@@ -45,7 +45,7 @@ function apply(root: string, members: readonly (Member | Buffer)[], patience = N
   reader.write(tar(...members));
   reader.finish();
   writer.finish();
-  writer.impliedDirectories();
+  writer.settle();
   return asked;
 }
 
@@ -113,7 +113,7 @@ describe('directories that no entry names', () => {
   it('are settled with a question for each', () => {
     using dir = scratch();
     let asked = 0;
-    settleImpliedDirectories(dir.path, implied, [dir.path], undefined, () => asked++);
+    copyParentAttributes(dir.path, implied, [dir.path], undefined, () => asked++);
     assert.ok(asked >= NEEDED);
   });
 
@@ -122,7 +122,7 @@ describe('directories that no entry names', () => {
     const abort = new AbortController();
     // each of them is looked for in many layers, so that this takes some turns
     const lowers = Array.from({ length: 100 }, () => dir.path);
-    const settling = settleInTurns(dir.path, implied, lowers, undefined, abort.signal);
+    const settling = copyParentAttributesInTurns(dir.path, implied, lowers, undefined, abort.signal);
     let turns = 0;
     const turn = (): void => {
       turns++;
@@ -132,6 +132,9 @@ describe('directories that no entry names', () => {
     setImmediate(turn);
     await assert.rejects(settling, { code: 'TIMED_OUT' });
     assert.equal(turns, 2);
-    assert.equal(await settleInTurns(dir.path, implied.slice(0, 10), [dir.path], undefined, undefined), false);
+    assert.equal(
+      await copyParentAttributesInTurns(dir.path, implied.slice(0, 10), [dir.path], undefined, undefined),
+      false,
+    );
   });
 });

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import '../support/needs-root.ts';
-import type { Foreknowledge } from '../../src/diff/foreknowledge.ts';
+import type { PassFindings } from '../../src/diff/second-pass.ts';
 import { accessAcl, acl, defaultAcl } from '../support/acl.ts';
 import { applyTar, folder } from '../support/apply.ts';
 import { scratch } from '../support/scratch.ts';
@@ -16,14 +16,14 @@ function aclsOf(...members: Member[]): { acls: Record<string, object | undefined
   using dir = scratch();
   const lower = folder(dir.path, 'lower');
   applyTar(below, { root: lower });
-  let known: Foreknowledge | undefined;
+  let findings: PassFindings | undefined;
   for (let times = 1; ; times++) {
     const root = folder(dir.path, `root ${times}`);
-    const { again } = applyTar(tar(...members), { root, lowers: [lower], whiteouts: 'overlay' }, { known });
+    const { again } = applyTar(tar(...members), { root, lowers: [lower], below: 'parent' }, { findings });
     const tree = Object.entries(readTree(root));
     if (again === undefined)
       return { acls: Object.fromEntries(tree.map(([path, { xattrs }]) => [path, xattrs])), times };
-    known = again;
+    findings = again;
   }
 }
 
@@ -89,7 +89,7 @@ describe('the default ACL of a directory that only a layer below gives', () => {
     applyTar(tar(directory('d', { pax: [accessAcl(DEFAULT)] })), { root: lower });
     const root = folder(dir.path, 'root');
     const named = directory('d', { mode: 0o751, pax: [accessAcl('user::rwx,group::r-x,other::--x')] });
-    applyTar(tar(file('d/f'), named), { root, lowers: [lower], whiteouts: 'overlay' });
+    applyTar(tar(file('d/f'), named), { root, lowers: [lower], below: 'parent' });
     assert.equal(readTree(root).d?.xattrs, undefined);
   });
 });

@@ -43,14 +43,14 @@ describe('the times of a directory, which are set last', () => {
   });
 
   it('are lost by what is written in it afterwards, then, in a full copy too', () => {
-    for (const whiteouts of ['none', 'remove'] as const) {
+    for (const below of ['nothing', 'parent'] as const) {
       for (const before of [[], [file('a/d/e')]]) {
         using dir = scratch();
         const root = folder(dir.path, 'root');
         applyTar(tar(directory('a/d', { mtime: 1 }), symlink('l', 'a')), { root });
         const named = [symlink('l', 'a'), directory('l/d', { mtime: 5 }), directory('l', { mtime: 6 })];
-        applyTar(tar(...before, ...named, file('a/d/f')), { root, whiteouts });
-        assert.ok((readTree(root)['a/d']?.mtime ?? 0n) > 1_700_000_000n * SECOND, whiteouts);
+        applyTar(tar(...before, ...named, file('a/d/f')), { root, below });
+        assert.ok((readTree(root)['a/d']?.mtime ?? 0n) > 1_700_000_000n * SECOND, below);
       }
     }
   });
@@ -74,7 +74,7 @@ describe('the times of a directory, which are set last', () => {
     applyTar(tar(directory('b', { mtime: 1, uid: 5 })), { root: lower });
     const root = folder(dir.path, 'root');
     const archive = tar(directory('a', { mtime: 7 }), symlink('a', 'b'), file('a/x'));
-    applyTar(archive, { root, lowers: [lower], whiteouts: 'overlay' });
+    applyTar(archive, { root, lowers: [lower], below: 'parent' });
     const { b } = readTree(root);
     assert.equal(b?.mtime, 7n * SECOND);
     assert.equal(b?.owner, '5:0');
@@ -90,7 +90,7 @@ describe('the times of a directory, which are set last', () => {
       directory('b', { mtime: 8 }),
       symlink('b', 'old'),
     ];
-    applyTar(tar(...links, file('new/x'), file('old/x')), { root, whiteouts: 'remove' });
+    applyTar(tar(...links, file('new/x'), file('old/x')), { root, below: 'parent' });
     const tree = readTree(root);
     assert.deepEqual([tree.new?.mtime, tree.old?.mtime], [7n * SECOND, 8n * SECOND]);
   });
@@ -99,7 +99,7 @@ describe('the times of a directory, which are set last', () => {
     using dir = scratch();
     const root = folder(dir.path, 'root');
     applyTar(tar(directory('old', { mtime: 1 }), directory('other', { mtime: 2 })), { root });
-    applyTar(tar(file('old/x'), symlink('old', 'other', { mtime: 3 })), { root, whiteouts: 'remove' });
+    applyTar(tar(file('old/x'), symlink('old', 'other', { mtime: 3 })), { root, below: 'parent' });
     assert.equal(readTree(root).other?.mtime, 2n * SECOND);
   });
 });
@@ -111,7 +111,7 @@ describe('the times of a directory that no entry names', () => {
       const root = folder(dir.path, 'root');
       const below = [directory('d', { mtime: 1 }), directory('d/e', { mtime: 2 }), file('d/e/old'), file('d/old')];
       applyTar(tar(...below), { root });
-      applyTar(tar(file('d/e/new'), member), { root, whiteouts: 'remove' });
+      applyTar(tar(file('d/e/new'), member), { root, below: 'parent' });
       const tree = readTree(root);
       assert.deepEqual([tree.d?.mtime, tree['d/e']?.mtime], [SECOND, 2n * SECOND], member.name.toString());
     }
@@ -120,7 +120,7 @@ describe('the times of a directory that no entry names', () => {
   it('never go to the file that took its place, be it with its inode', () => {
     using dir = scratch();
     const archive = tar(file('a/b/c'), file('a/b', 'x', { mtime: 3 }));
-    applyTar(archive, { root: dir.path, whiteouts: 'remove' });
+    applyTar(archive, { root: dir.path, below: 'parent' });
     assert.equal(readTree(dir.path)['a/b']?.mtime, 3n * SECOND);
   });
 });

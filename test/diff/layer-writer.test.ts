@@ -3,6 +3,7 @@ import { chmodSync, chownSync, closeSync, lstatSync, mkdirSync, openSync, utimes
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import '../support/needs-root.ts';
+import type { Below } from '../../src/diff/target.ts';
 import { UnpackError } from '../../src/errors.ts';
 import { cString, setXattrAt } from '../../src/system/files.ts';
 import { applyTar, folder } from '../support/apply.ts';
@@ -10,16 +11,14 @@ import { scratch } from '../support/scratch.ts';
 import { device, directory, fifo, file, hardlink, opaque, symlink, tar, whiteout } from '../support/tar.ts';
 import { type Node, paths, readTree } from '../support/tree.ts';
 
-type Mode = 'none' | 'overlay' | 'remove';
-
 /** The tree that an archive becomes in an empty directory, with openat2 and without it. */
-function treeOf(archive: Buffer, whiteouts: Mode = 'none'): Record<string, Node> {
+function treeOf(archive: Buffer, below: Below = 'nothing'): Record<string, Node> {
   using dir = scratch();
   const root = folder(dir.path, 'with');
-  applyTar(archive, { root, whiteouts });
+  applyTar(archive, { root, below });
   const tree = readTree(root);
   const other = folder(dir.path, 'without');
-  applyTar(archive, { root: other, whiteouts }, { useOpenat2: false, cut: 777 });
+  applyTar(archive, { root: other, below }, { useOpenat2: false, cut: 777 });
   const nameless = (all: Record<string, Node>) => Object.entries(all).map(([path, { mtime, ...node }]) => [path, node]);
   assert.deepEqual(nameless(readTree(other)), nameless(tree), 'with and without openat2');
   return tree;
@@ -110,7 +109,7 @@ describe('entries', () => {
   it('leave out user attributes on what cannot carry them, with a warning', () => {
     using dir = scratch();
     const { warnings } = applyTar(tar(fifo('p', { pax: [['SCHILY.xattr.user.x', 'y']] })), { root: dir.path });
-    assert.match(warnings.join(), /only files and directories carry it/);
+    assert.match(warnings.join(), /only files and directories can have it/);
   });
 
   it('leave out user attributes of a hard link to what cannot carry them, with a warning', () => {
@@ -119,7 +118,7 @@ describe('entries', () => {
       const { warnings } = applyTar(tar(target, hardlink('h', 't', { pax: [['SCHILY.xattr.user.x', 'y']] })), {
         root: dir.path,
       });
-      assert.match(warnings.join(), /only files and directories carry it/);
+      assert.match(warnings.join(), /only files and directories can have it/);
     }
   });
 
@@ -254,7 +253,7 @@ describe('directories that no entry names', () => {
     }
     chmodSync(join(far, 'only-far'), 0o711);
     const root = folder(dir.path, 'upper');
-    applyTar(tar(file('a/b/c', 'x'), file('only-far/f')), { root, lowers: [near, far], whiteouts: 'overlay' });
+    applyTar(tar(file('a/b/c', 'x'), file('only-far/f')), { root, lowers: [near, far], below: 'parent' });
     const tree = readTree(root);
     assert.deepEqual(tree.a, {
       type: 'directory',
@@ -273,7 +272,7 @@ describe('directories that no entry names', () => {
     writeFileSync(join(near, 'a'), '');
     mkdirSync(join(far, 'a'), { mode: 0o700 });
     const root = folder(dir.path, 'upper');
-    applyTar(tar(file('a/f')), { root, lowers: [near, far], whiteouts: 'overlay' });
+    applyTar(tar(file('a/f')), { root, lowers: [near, far], below: 'parent' });
     assert.equal(readTree(root).a?.mode, '0755');
   });
 
@@ -285,7 +284,7 @@ describe('directories that no entry names', () => {
     applyTar(tar(file('a/f'), directory('a', { mode: 0o751, mtime: 9 })), {
       root,
       lowers: [lower],
-      whiteouts: 'overlay',
+      below: 'parent',
     });
     assert.equal(readTree(root).a?.mode, '0751');
     assert.equal(readTree(root).a?.mtime, 9n * SECOND);
@@ -294,14 +293,14 @@ describe('directories that no entry names', () => {
 
 describe('whiteouts in an overlay', () => {
   it('are character devices 0:0 with the entry’s owner', () => {
-    const tree = treeOf(tar(whiteout('d/gone', { uid: 3, gid: 4 })), 'overlay');
+    const tree = treeOf(tar(whiteout('d/gone', { uid: 3, gid: 4 })), 'later');
     assert.equal(tree['d/gone']?.type, 'character');
     assert.equal(tree['d/gone']?.device, '0:0');
     assert.equal(tree['d/gone']?.owner, '3:4');
   });
 
   it('make a directory opaque', () => {
-    const tree = treeOf(tar(directory('d'), opaque('d'), file('d/new', 'x')), 'overlay');
+    const tree = treeOf(tar(directory('d'), opaque('d'), file('d/new', 'x')), 'later');
     assert.equal(tree.d?.xattrs?.['trusted.overlay.opaque'], 'y');
     assert.equal(tree['d/new']?.content, 'x');
     assert.deepEqual(Object.keys(tree), ['d', 'd/new']);
@@ -312,7 +311,7 @@ describe('whiteouts in an overlay', () => {
       [file('f', 'mine'), whiteout('f')],
       [whiteout('f'), file('f', 'mine')],
     ]) {
-      assert.equal(treeOf(tar(...order), 'overlay').f?.content, 'mine');
+      assert.equal(treeOf(tar(...order), 'later').f?.content, 'mine');
     }
   });
 
@@ -324,14 +323,14 @@ describe('whiteouts in an overlay', () => {
       [whiteout('d'), file('d/f', 'x')],
       [file('d', 'file'), whiteout('d'), directory('d'), file('d/f', 'x')],
     ]) {
-      const tree = treeOf(tar(...order), 'overlay');
+      const tree = treeOf(tar(...order), 'later');
       assert.deepEqual(tree.d?.xattrs, opaqueOnly);
       assert.equal(tree['d/f']?.content, 'x');
     }
   });
 
   it('with names of AUFS’s own in the root are ignored, whatever lies in them', () => {
-    for (const whiteouts of ['overlay', 'remove', 'none'] as const) {
+    for (const below of ['later', 'parent', 'nothing'] as const) {
       const entries = [
         directory('.wh..wh.plnk/'),
         file('.wh..wh.plnk/1.2', 'x'),
@@ -344,17 +343,17 @@ describe('whiteouts in an overlay', () => {
         opaque('.wh..wh.orph/a'),
         symlink('.wh..wh.plnk/l', '1.2'),
       ];
-      assert.deepEqual(treeOf(tar(...entries), whiteouts), {});
+      assert.deepEqual(treeOf(tar(...entries), below), {});
     }
   });
 
   it('with such names anywhere else delete names that begin with .wh.', () => {
-    assert.deepEqual(Object.keys(treeOf(tar(file('d/.wh..wh.plnk'), file('d/.wh..wh.')), 'overlay')), [
+    assert.deepEqual(Object.keys(treeOf(tar(file('d/.wh..wh.plnk'), file('d/.wh..wh.')), 'later')), [
       'd',
       'd/.wh.',
       'd/.wh.plnk',
     ]);
-    assert.deepEqual(Object.keys(treeOf(tar(file('d/.wh..wh.plnk/f')), 'overlay')), [
+    assert.deepEqual(Object.keys(treeOf(tar(file('d/.wh..wh.plnk/f')), 'later')), [
       'd',
       'd/.wh..wh.plnk',
       'd/.wh..wh.plnk/f',
@@ -362,7 +361,7 @@ describe('whiteouts in an overlay', () => {
   });
 
   it('leave hard links into AUFS’s own directories what they are links to', () => {
-    for (const whiteouts of ['overlay', 'remove', 'none'] as const) {
+    for (const below of ['later', 'parent', 'nothing'] as const) {
       const tree = treeOf(
         tar(
           directory('.wh..wh.plnk/'),
@@ -372,7 +371,7 @@ describe('whiteouts in an overlay', () => {
           hardlink('.wh..wh.plnk/7', 'bin/x'),
           hardlink('bin/z', './.wh..wh.plnk/7'),
         ),
-        whiteouts,
+        below,
       );
       assert.deepEqual(Object.keys(tree), ['bin', 'bin/x', 'bin/y', 'bin/z']);
       for (const name of ['bin/x', 'bin/y', 'bin/z']) {
@@ -402,7 +401,7 @@ describe('whiteouts in a copy of the layers below', () => {
   it('remove a file or a whole directory', () => {
     using dir = scratch();
     below(dir.path);
-    applyTar(tar(whiteout('gone'), whiteout('d')), { root: dir.path, whiteouts: 'remove' });
+    applyTar(tar(whiteout('gone'), whiteout('d')), { root: dir.path, below: 'parent' });
     assert.deepEqual(paths(dir.path), []);
   });
 
@@ -413,7 +412,7 @@ describe('whiteouts in a copy of the layers below', () => {
     ]) {
       using dir = scratch();
       below(dir.path);
-      applyTar(tar(...order), { root: dir.path, whiteouts: 'remove' });
+      applyTar(tar(...order), { root: dir.path, below: 'parent' });
       assert.deepEqual(paths(dir.path), ['d', 'd/new', 'd/sub', 'd/sub/new', 'gone']);
     }
   });
@@ -423,7 +422,7 @@ describe('whiteouts in a copy of the layers below', () => {
     below(dir.path);
     applyTar(tar(file('gone', 'mine'), whiteout('gone'), directory('d'), file('d/mine'), whiteout('d')), {
       root: dir.path,
-      whiteouts: 'remove',
+      below: 'parent',
     });
     assert.deepEqual(paths(dir.path), ['d', 'd/mine', 'gone']);
   });
@@ -432,7 +431,7 @@ describe('whiteouts in a copy of the layers below', () => {
     using dir = scratch();
     below(dir.path);
     utimesSync(join(dir.path, 'd'), 1000, 1000);
-    applyTar(tar(file('d/new')), { root: dir.path, whiteouts: 'remove' });
+    applyTar(tar(file('d/new')), { root: dir.path, below: 'parent' });
     assert.equal(readTree(dir.path).d?.mtime, 1000n * SECOND);
   });
 });

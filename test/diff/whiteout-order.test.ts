@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import '../support/needs-root.ts';
-import type { Foreknowledge } from '../../src/diff/foreknowledge.ts';
+import type { PassFindings } from '../../src/diff/second-pass.ts';
 import { applyTar, folder } from '../support/apply.ts';
 import { scratch } from '../support/scratch.ts';
 import { device, directory, file, type Member, opaque, symlink, tar, whiteout } from '../support/tar.ts';
@@ -18,7 +18,7 @@ function overlayTree(...members: Member[]): Record<string, object> {
   const lower = folder(dir.path, 'lower');
   applyTar(below, { root: lower });
   const root = folder(dir.path, 'root');
-  applyTar(tar(...members), { root, lowers: [lower], whiteouts: 'overlay' });
+  applyTar(tar(...members), { root, lowers: [lower], below: 'parent' });
   return Object.fromEntries(Object.entries(readTree(root)).map(([path, { mtime, ...node }]) => [path, node]));
 }
 
@@ -29,11 +29,11 @@ function copiedTree(...members: Member[]): { tree: Record<string, object>; times
 
 function copiedOnto(lower: Buffer, ...members: Member[]): { tree: Record<string, object>; times: number } {
   using dir = scratch();
-  let known: Foreknowledge | undefined;
+  let findings: PassFindings | undefined;
   for (let times = 1; ; times++) {
     const root = folder(dir.path, `root ${times}`);
     applyTar(lower, { root });
-    const { again } = applyTar(tar(...members), { root, whiteouts: 'remove' }, { known });
+    const { again } = applyTar(tar(...members), { root, below: 'parent' }, { findings });
     if (again === undefined) {
       const tree = readTree(root);
       return {
@@ -41,7 +41,7 @@ function copiedOnto(lower: Buffer, ...members: Member[]): { tree: Record<string,
         times,
       };
     }
-    known = again;
+    findings = again;
   }
 }
 
@@ -67,8 +67,8 @@ describe('a directory of a full copy that a layer writes into and then deletes',
     using dir = scratch();
     const root = folder(dir.path, 'root');
     applyTar(tar(directory('d', { mtime: 5 })), { root });
-    const known = { deleted: ['d'] };
-    applyTar(tar(file('d/f'), whiteout('d')), { root, whiteouts: 'remove' }, { known });
+    const findings = { lateDeletions: ['d'] };
+    applyTar(tar(file('d/f'), whiteout('d')), { root, below: 'parent' }, { findings });
     assert.ok((readTree(root).d?.mtime ?? 0n) > 1_600_000_000n * 1_000_000_000n);
   });
 
@@ -78,7 +78,7 @@ describe('a directory of a full copy that a layer writes into and then deletes',
     using dir = scratch();
     const root = folder(dir.path, 'root');
     applyTar(tar(file('real/x'), symlink('link', 'real')), { root });
-    applyTar(tar(), { root, whiteouts: 'remove' }, { known: { deleted: ['link/x', 'no/where', 'real/x/y'] } });
+    applyTar(tar(), { root, below: 'parent' }, { findings: { lateDeletions: ['link/x', 'no/where', 'real/x/y'] } });
     assert.deepEqual(Object.keys(readTree(root)), ['link', 'real', 'real/x']);
   });
 

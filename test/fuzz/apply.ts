@@ -1,23 +1,22 @@
 import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import type { Below } from '../../src/diff/target.ts';
 import { applyTar } from '../support/apply.ts';
 import type { Sandbox } from '../support/sandbox.ts';
 import { type Outcome, refusal, sameOutcome, show } from './outcome.ts';
 import { LIMITS } from './read.ts';
 import { describeTree } from './tree.ts';
 
-export type Whiteouts = 'overlay' | 'remove' | 'none';
-
 /**
  * Applies an archive twice: with openat2 and whole, and by the walk and in pieces.
  * @throws where anything outside changes, the two differ, or anything is no refusal
  */
-export function checkApplying(archive: Buffer, cut: number, whiteouts: Whiteouts, sandbox: Sandbox): Outcome {
+export function checkApplying(archive: Buffer, cut: number, below: Below, sandbox: Sandbox): Outcome {
   const since = BigInt(Date.now() - 100) * 1_000_000n;
   try {
     const [first, second] = sandbox.roots.map((root, i) => {
-      if (whiteouts === 'remove') putLayerBelow(root, sandbox.outside);
-      return applied(archive, root, whiteouts, i === 0 ? { useOpenat2: true } : { useOpenat2: false, cut }, since);
+      if (below === 'parent') putLayerBelow(root, sandbox.outside);
+      return applied(archive, root, below, i === 0 ? { useOpenat2: true } : { useOpenat2: false, cut }, since);
     });
     if (first === undefined || second === undefined) throw new Error('there are two roots');
     sandbox.check();
@@ -46,13 +45,13 @@ function putLayerBelow(root: string, outside: string): void {
 function applied(
   archive: Buffer,
   root: string,
-  whiteouts: Whiteouts,
+  below: Below,
   options: { readonly useOpenat2: boolean; readonly cut?: number },
   since: bigint,
 ): { outcome: Outcome; tree: string } {
   let outcome: Outcome = 'ok';
   try {
-    applyTar(archive, { root, whiteouts }, { limits: LIMITS, ...options });
+    applyTar(archive, { root, below }, { limits: LIMITS, ...options });
   } catch (error) {
     outcome = refusal(error);
   }

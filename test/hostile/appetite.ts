@@ -122,7 +122,7 @@ const limits = { entries: 10_000_000, entryMetadataBytes: 1 << 20, uncompressedB
 using writer = new LayerWriter({
   root,
   lowers: [],
-  whiteouts: name === 'deletions' || name === 'directories that no entry names' ? 'remove' : 'overlay',
+  below: name === 'deletions' || name === 'directories that no entry names' ? 'parent' : 'later',
   opaqueXattr: 'trusted.overlay.opaque',
   ownership: 'keep',
   copied: false,
@@ -133,7 +133,7 @@ try {
   for await (const piece of source) reader.write(piece);
   reader.finish();
   writer.finish();
-  writer.impliedDirectories();
+  writer.settle();
 } catch (error) {
   outcome = toUnpackError(error).message.slice(0, 200);
 }

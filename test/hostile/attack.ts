@@ -1,10 +1,9 @@
 import assert from 'node:assert/strict';
+import type { Below } from '../../src/diff/target.ts';
 import { UnpackError } from '../../src/errors.ts';
 import { applyTar } from '../support/apply.ts';
 import { Sandbox } from '../support/sandbox.ts';
 import { type Node, readTree } from '../support/tree.ts';
-
-export type Whiteouts = 'none' | 'overlay' | 'remove';
 
 /** What an attack left in the root: the tree, and the error if it was refused. */
 export interface Left {
@@ -29,17 +28,17 @@ export interface AttackOptions {
 export function attack(
   archive: Buffer | ((outside: string) => Buffer),
   options: AttackOptions = {},
-): Readonly<Record<Whiteouts, Left>> {
+): Readonly<Record<Below, Left>> {
   using box = new Sandbox();
   const bytes = Buffer.isBuffer(archive) ? archive : archive(box.outside);
-  const run = (root: string, whiteouts: Whiteouts, useOpenat2: boolean): Left => {
+  const run = (root: string, below: Below, useOpenat2: boolean): Left => {
     options.prepare?.(root, box.outside);
     box.remember();
     let error: UnpackError | undefined;
     try {
       applyTar(
         bytes,
-        { root, whiteouts },
+        { root, below },
         { useOpenat2, limits: options.limits ?? {}, ...(useOpenat2 ? {} : { cut: 700 }) },
       );
     } catch (thrown) {
@@ -49,16 +48,16 @@ export function attack(
     box.check();
     return { tree: options.look === false ? {} : readTree(root), error };
   };
-  const both = (whiteouts: Whiteouts): Left => {
+  const both = (below: Below): Left => {
     const [root, other] = box.roots;
-    const left = run(root, whiteouts, true);
-    const walked = run(other, whiteouts, false);
+    const left = run(root, below, true);
+    const walked = run(other, below, false);
     assert.equal(walked.error?.code, left.error?.code, `by the walk: ${walked.error?.message}`);
     if (left.error === undefined) assert.deepEqual(timeless(walked.tree), timeless(left.tree), 'by the walk');
     box.clean();
     return left;
   };
-  return { none: both('none'), overlay: both('overlay'), remove: both('remove') };
+  return { nothing: both('nothing'), later: both('later'), parent: both('parent') };
 }
 
 /** The archive does no harm, and is refused in every way that deletions are kept. */
@@ -85,7 +84,7 @@ export function contained(
     assert.equal(error, undefined, String(error));
     assert.deepEqual(Object.keys(tree), paths);
   }
-  return all.overlay.tree;
+  return all.later.tree;
 }
 
 const timeless = (tree: Readonly<Record<string, Node>>): unknown =>

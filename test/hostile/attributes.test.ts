@@ -35,17 +35,17 @@ describe('modes, owners and times', () => {
   });
 
   it('of a directory whose way became a file, a loop or nothing are left out', () => {
-    const { none } = attack(
+    const { nothing } = attack(
       tar(directory('a/b/c', { mtime: 7 }), file('a', 'x'), directory('p/q', { mtime: 7 }), symlink('p', 'p')),
     );
-    assert.equal(none.error, undefined);
-    assert.equal(none.tree.a?.content, 'x');
+    assert.equal(nothing.error, undefined);
+    assert.equal(nothing.tree.a?.content, 'x');
   });
 
   it('may be any that the archive asks for, setuid too, inside the root', () => {
-    const { none } = attack(tar(file('su', 'x', { mode: 0o6755 }), hardlink('su2', 'su', { mode: 0o4711, uid: 3 })));
-    assert.equal(none.tree.su?.mode, '4711');
-    assert.equal(none.tree.su2?.owner, '3:0');
+    const { nothing } = attack(tar(file('su', 'x', { mode: 0o6755 }), hardlink('su2', 'su', { mode: 0o4711, uid: 3 })));
+    assert.equal(nothing.tree.su?.mode, '4711');
+    assert.equal(nothing.tree.su2?.owner, '3:0');
   });
 });
 
@@ -69,7 +69,7 @@ describe('extended attributes', () => {
       [`LIBARCHIVE.xattr.trusted%2eoverlay%2E${name}`, 'eQ'] as const,
       [`LIBARCHIVE.xattr.%74rusted.overlay.${name}`, 'eQ'] as const,
     ]);
-    const { overlay: left } = attack(tar(directory('d', { pax }), file('f', '', { pax }), file('g', '', { pax })));
+    const { later: left } = attack(tar(directory('d', { pax }), file('f', '', { pax }), file('g', '', { pax })));
     assert.equal(left.error, undefined);
     for (const node of Object.values(left.tree)) assert.equal(node.xattrs, undefined);
   });
@@ -78,7 +78,7 @@ describe('extended attributes', () => {
     using dir = scratch();
     const pax = overlay.map((name) => [`SCHILY.xattr.user.overlay.${name}`, 'y'] as const);
     const archive = tar(directory('d', { pax: [...pax, ['SCHILY.xattr.user.note', 'y']] }));
-    const target = { root: dir.path, whiteouts: 'overlay', opaqueXattr: 'user.overlay.opaque' } as const;
+    const target = { root: dir.path, below: 'later', opaqueXattr: 'user.overlay.opaque' } as const;
     assert.equal(applyTar(archive, target).warnings.length, overlay.length);
     assert.deepEqual(readTree(dir.path).d?.xattrs, { 'user.note': 'y' });
   });
@@ -126,7 +126,7 @@ describe('extended attributes', () => {
       assert.equal(warnings.length, copied ? 1 : 0);
       // a directory that takes its attributes from this one
       using above = scratch();
-      applyTar(tar(file('d/h')), { root: above.path, lowers: [dir.path], whiteouts: 'overlay' });
+      applyTar(tar(file('d/h')), { root: above.path, lowers: [dir.path], below: 'parent' });
       assert.deepEqual(readTree(above.path).d?.xattrs, xattrs);
     }
   });
@@ -160,8 +160,8 @@ describe('extended attributes', () => {
 
 describe('devices', () => {
   it('are made and never opened', () => {
-    const { none } = attack(tar(device('null', 'c', 1, 3), device('disk', 'b', 8, 0), fifo('p'), file('null', 'x')));
-    assert.equal(none.tree.null?.content, 'x');
+    const { nothing } = attack(tar(device('null', 'c', 1, 3), device('disk', 'b', 8, 0), fifo('p'), file('null', 'x')));
+    assert.equal(nothing.tree.null?.content, 'x');
   });
 
   it('of numbers that there are not are refused', () => {

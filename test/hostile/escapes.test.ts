@@ -73,7 +73,7 @@ describe('names that lead out', () => {
         symlink('dir', outside),
         file('DIR/canary', 'dead'),
       );
-    const { tree } = attack(archive).none;
+    const { tree } = attack(archive).nothing;
     assert.equal(Object.keys(tree).filter((path) => path.endsWith('/canary')).length, 3);
   });
 
@@ -89,7 +89,7 @@ describe('links used as directories', () => {
     attack(tar(symlink('l', '../outside'), file('l/canary', 'dead'), directory('l/sub', { mode: 0o777 })));
     attack(tar(symlink('l', '..'), symlink('l/m', 'outside'), file('l/outside/canary', 'dead')));
     attack(tar(symlink('a', 'b'), symlink('b', '../outside'), file('a/canary', 'dead')));
-    const { tree } = attack((outside) => tar(symlink('l', outside), file('l/canary', 'inside'))).overlay;
+    const { tree } = attack((outside) => tar(symlink('l', outside), file('l/canary', 'inside'))).later;
     assert.ok(
       Object.entries(tree).some(([path, { content }]) => path.endsWith('outside/canary') && content === 'inside'),
     );
@@ -237,7 +237,7 @@ describe('hard links', () => {
       linkSync(join(outside, 'canary'), join(root, 'shared'));
       const before = readTree(outside);
       const archive = tar(file('shared', 'dead', { mode: 0o4777, uid: 5 }), whiteout('shared'), file('shared', 'more'));
-      applyTar(archive, { root, whiteouts: 'remove' }, { useOpenat2 });
+      applyTar(archive, { root, below: 'parent' }, { useOpenat2 });
       assert.deepEqual(readTree(outside), before);
     }
   });
@@ -298,9 +298,9 @@ describe('what is no directory', () => {
   });
 
   it('but a whiteout of the same layer makes room for one', () => {
-    const { overlay, remove } = attack(tar(whiteout('f'), file('f/g')), {
+    const { later, parent } = attack(tar(whiteout('f'), file('f/g')), {
       prepare: (root) => writeFileSync(join(root, 'other'), ''),
     });
-    assert.ok(overlay.tree['f/g'] !== undefined && remove.tree['f/g'] !== undefined);
+    assert.ok(later.tree['f/g'] !== undefined && parent.tree['f/g'] !== undefined);
   });
 });

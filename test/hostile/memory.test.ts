@@ -66,7 +66,7 @@ describe('what must be remembered until the last entry', () => {
         {
           root: box.roots[0],
           lowers: [],
-          whiteouts: 'remove',
+          below: 'parent',
           opaqueXattr: 'trusted.overlay.opaque',
           ownership: 'keep',
           copied: false,
@@ -79,7 +79,7 @@ describe('what must be remembered until the last entry', () => {
         (error) =>
           error instanceof UnpackError &&
           error.code === 'LIMIT_EXCEEDED' &&
-          /keep track.*UNPACK_MAX_LAYER_MEMORY/.test(error.message),
+          /bytes of memory.*UNPACK_MAX_LAYER_MEMORY/.test(error.message),
       );
     });
   }
@@ -90,7 +90,7 @@ describe('what must be remembered until the last entry', () => {
       {
         root: box.roots[0],
         lowers: [],
-        whiteouts: 'overlay',
+        below: 'later',
         opaqueXattr: 'trusted.overlay.opaque',
         ownership: 'keep',
         copied: false,

@@ -41,7 +41,7 @@ async function race(archive: Buffer, target: (outside: string) => string, useOpe
   const end = performance.now() + PATIENCE;
   for (let round = 0; round < ROUNDS || swaps < SWAPS || !isDeceived(); round++) {
     try {
-      applyTar(archive, { root, whiteouts: round % 2 === 0 ? 'remove' : 'overlay' }, { useOpenat2 });
+      applyTar(archive, { root, below: round % 2 === 0 ? 'parent' : 'later' }, { useOpenat2 });
     } catch (error) {
       assert.ok(error instanceof UnpackError, String(error));
     }

@@ -31,5 +31,5 @@ applyTar(
     symlink('o', '/..'),
     file('o/i'),
   ),
-  { root, whiteouts: 'overlay' },
+  { root, below: 'later' },
 );

@@ -18,8 +18,8 @@ function diffOf(totalMs: number): AppliedDiff {
     timings: { fetchMs: 10, decompressMs: 20, writeMs: totalMs - 30, totalMs },
     impliedDirectories: [],
     directoryModes: [],
-    again: false,
-    foreknowledge: { deleted: [] },
+    needsSecondPass: false,
+    findings: { lateDeletions: [] },
     warnings: [],
   };
 }

@@ -53,8 +53,8 @@ async function one(archive: Buffer, random: Random, box: Sandbox, watchdog: Watc
   watchdog.begin(input);
   try {
     if (way < 5) {
-      const whiteouts = random.pick(['overlay', 'overlay', 'remove', 'none']);
-      note(run, `apply: ${kindOf(checkApplying(archive, Math.max(13, cut), whiteouts, box))}`, archive, 'tar');
+      const below = random.pick(['later', 'later', 'parent', 'nothing']);
+      note(run, `apply: ${kindOf(checkApplying(archive, Math.max(13, cut), below, box))}`, archive, 'tar');
     } else if (way < 7) {
       const blob = compressed(archive, random);
       input = blob.bytes;

@@ -295,7 +295,7 @@ describe('a layer that says at its end what matters from its start', () => {
     await using b = await bench(layers, 'native');
     const failing: Applier = {
       apply: (blob, mounts, options) => {
-        if (options.known !== undefined) throw new UnpackError('SOURCE_UNAVAILABLE', 'it was there a moment ago');
+        if (options.findings !== undefined) throw new UnpackError('SOURCE_UNAVAILABLE', 'it was there a moment ago');
         return b.applier.apply(blob, mounts, options);
       },
     };

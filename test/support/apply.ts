@@ -1,9 +1,8 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { TarReader } from '../../src/archive/tar-reader.ts';
-import type { Foreknowledge } from '../../src/diff/foreknowledge.ts';
 import { LayerWriter } from '../../src/diff/layer-writer.ts';
-import { settleImpliedDirectories } from '../../src/diff/settle.ts';
+import type { PassFindings } from '../../src/diff/second-pass.ts';
 import type { DiffTarget } from '../../src/diff/target.ts';
 import { lentNow } from './lent.ts';
 
@@ -19,14 +18,14 @@ export interface ApplyTarOptions {
   readonly cut?: number;
   readonly useOpenat2?: boolean;
   readonly limits?: Partial<typeof LIMITS>;
-  readonly known?: Foreknowledge | undefined;
+  readonly findings?: PassFindings | undefined;
 }
 
 /** A directory to write a bottom layer to, unless told otherwise. */
 export function diffTarget(target: Partial<DiffTarget> & { root: string }): DiffTarget {
   return {
     lowers: [],
-    whiteouts: 'none',
+    below: 'nothing',
     opaqueXattr: 'trusted.overlay.opaque',
     ownership: 'keep',
     copied: false,
@@ -34,7 +33,7 @@ export function diffTarget(target: Partial<DiffTarget> & { root: string }): Diff
   };
 }
 
-/** Applies an archive to a directory as the apply thread does; `again`: it must be applied anew, with that known. */
+/** Applies an archive to a directory as the apply thread does. `again`: findings, if a second pass is needed. */
 export function applyTar(
   archive: Buffer,
   target: Partial<DiffTarget> & { root: string },
@@ -46,15 +45,8 @@ export function applyTar(
   for (const piece of lentNow(archive, options.cut)) reader.write(piece);
   reader.finish();
   writer.finish();
-  const inherits = settleImpliedDirectories(
-    whole.root,
-    writer.impliedDirectories(),
-    whole.lowers,
-    writer.directoryModes(),
-  );
-  const next = writer.foreknowledge();
-  const again = writer.wroteIntoDeleted(next) || (inherits && options.known === undefined) ? next : undefined;
-  return { warnings: writer.leftOut(), entries: reader.entries, again };
+  const { warnings, needsSecondPass, findings } = writer.settle();
+  return { warnings, entries: reader.entries, again: needsSecondPass ? findings : undefined };
 }
 
 /** A fresh directory `name` in `parent`. */

@@ -3,7 +3,7 @@ import { mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { layerLimits, loadConfig } from '../../src/config.ts';
-import { lowerDirectories } from '../../src/diff/settle.ts';
+import { lowerDirectories } from '../../src/diff/target.ts';
 import { createUnpacker } from '../../src/image/unpacker.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
 import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';

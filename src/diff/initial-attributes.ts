@@ -14,7 +14,7 @@ const DEFAULT_ACL = cString('system.posix_acl_default');
  * mounted so (mount(8), `grpid`). Its mode is the one asked for without the umask's bits, a directory's with the setgid
  * bit of the one above; a default ACL of that takes the umask's place (acl(5), "OBJECT CREATION AND DEFAULT ACLs").
  */
-export class NewNodes {
+export class InitialAttributes {
   private readonly root: Root;
   private readonly uid = process.geteuid?.() ?? -1;
   private readonly gid = process.getegid?.() ?? -1;

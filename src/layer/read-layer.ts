@@ -2,12 +2,12 @@ import { createHash, type Hash } from 'node:crypto';
 import { decompress } from '../archive/compression.ts';
 import type { EntrySink, TarEntry } from '../archive/entry.ts';
 import { type LayerLimits, TarReader } from '../archive/tar-reader.ts';
+import { aufsDirectoryOf } from '../diff/aufs.ts';
+import { cleanPath, splitPath } from '../diff/paths.ts';
+import { parseWhiteout, type WhiteoutName } from '../diff/whiteouts.ts';
 import { throwIfAborted, UnpackError } from '../errors.ts';
 import type { DigestAlgorithm } from '../oci/digest.ts';
 import type { Compression } from '../oci/media-type.ts';
-import { bookkeepingOf } from './bookkeeping.ts';
-import { cleanPath, splitPath } from './paths.ts';
-import { parseWhiteout, type WhiteoutName } from './whiteouts.ts';
 
 /** An entry of a layer that is only looked at. */
 export interface ReadEntry {
@@ -133,7 +133,7 @@ class Collector implements EntrySink {
 
 function whiteoutOf(name: Buffer): ReadEntry['whiteout'] {
   const { parent, name: last } = splitPath(cleanPath(name));
-  if (bookkeepingOf(parent) !== undefined) return { kind: 'ignored' };
+  if (aufsDirectoryOf(parent) !== undefined) return { kind: 'ignored' };
   try {
     return parseWhiteout(last, parent);
   } catch {

@@ -21,7 +21,7 @@ describe('a directory that entries need before it is named', () => {
     applyTar(tar(directory('d', { uid: 5, mode: 0o777, pax: below })), { root: lower });
     const root = folder(dir.path, 'root');
     const named = directory('d', { uid: 6, mode: 0o750, mtime: 7, pax: [xattr('user.both', 'entry')] });
-    applyTar(tar(file('d/f'), named), { root, lowers: [lower], whiteouts: 'overlay' });
+    applyTar(tar(file('d/f'), named), { root, lowers: [lower], below: 'parent' });
     const { d } = readTree(root);
     assert.equal(d?.owner, '6:0');
     assert.equal(d?.mode, '0750');
@@ -36,7 +36,7 @@ describe('a directory that entries need before it is named', () => {
     const lower = folder(dir.path, 'lower');
     applyTar(tar(directory('d', { pax: [xattr('user.below', 'gone')] })), { root: lower });
     const root = folder(dir.path, 'root');
-    applyTar(tar(directory('d'), file('d/f')), { root, lowers: [lower], whiteouts: 'overlay' });
+    applyTar(tar(directory('d'), file('d/f')), { root, lowers: [lower], below: 'parent' });
     assert.equal(readTree(root).d?.xattrs, undefined);
   });
 });
@@ -56,7 +56,7 @@ describe('a directory that no entry names and no layer below has', () => {
       'named later': [file('d/e/f/g'), directory('d', { gid: 7 })],
     })) {
       const root = folder(dir.path, name);
-      applyTar(tar(...members), { root, lowers: [lower], whiteouts: 'overlay' });
+      applyTar(tar(...members), { root, lowers: [lower], below: 'parent' });
       const tree = readTree(root);
       assert.deepEqual([tree['d/e']?.owner, tree['d/e']?.mode], ['0:50', '0755'], name);
       assert.equal(tree['d/e/f']?.owner, '0:0', name);
@@ -74,7 +74,7 @@ describe('a directory that no entry names and no layer below has', () => {
       after: [file('d/e/f/g'), whiteout('d/e')],
     })) {
       const root = folder(dir.path, name);
-      applyTar(tar(...members), { root, lowers: [lower], whiteouts: 'overlay' });
+      applyTar(tar(...members), { root, lowers: [lower], below: 'parent' });
       const tree = readTree(root);
       assert.deepEqual([tree['d/e']?.owner, tree['d/e']?.mode, tree['d/e/f']?.owner], ['0:50', '0755', '0:0'], name);
     }
@@ -84,7 +84,7 @@ describe('a directory that no entry names and no layer below has', () => {
     using dir = scratch();
     const root = folder(dir.path, 'root');
     const members = [file('d/x'), directory('d', { gid: 7 }), file('d/e/f')];
-    applyTar(tar(...members), { root, lowers: [lowerOf(dir.path)], whiteouts: 'overlay' });
+    applyTar(tar(...members), { root, lowers: [lowerOf(dir.path)], below: 'parent' });
     assert.equal(readTree(root)['d/e']?.owner, '0:0');
   });
 });

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { chownSync } from 'node:fs';
 import { describe, it } from 'node:test';
 import '../support/needs-root.ts';
-import { NewNodes } from '../../src/diff/new-nodes.ts';
+import { InitialAttributes } from '../../src/diff/initial-attributes.ts';
 import { Root } from '../../src/diff/root.ts';
 import { applyTar } from '../support/apply.ts';
 import { scratch } from '../support/scratch.ts';
@@ -83,7 +83,7 @@ describe('the owner of something new', () => {
   const owner = (root: string): boolean => {
     using open = new Root(root);
     const of = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0, mode: 0o644 };
-    return new NewNodes(open).has(open.fd, { type: 'file', ...of, xattrs: undefined }).owner;
+    return new InitialAttributes(open).has(open.fd, { type: 'file', ...of, xattrs: undefined }).owner;
   };
 
   it('is taken for granted only where this user owns what it makes: elsewhere chown must be called, and may fail', () => {

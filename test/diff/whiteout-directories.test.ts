@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import '../support/needs-root.ts';
-import { HollowDirectories } from '../../src/diff/hollow-directories.ts';
+import { WhiteoutDirectories } from '../../src/diff/whiteout-directories.ts';
 import { applyTar, folder } from '../support/apply.ts';
 import { scratch } from '../support/scratch.ts';
 import { directory, file, type Member, opaque, symlink, tar, whiteout } from '../support/tar.ts';
@@ -23,14 +23,14 @@ function trees(members: readonly Member[]): Record<'overlay' | 'copy' | 'bottom'
   const overlay = folder(dir.path, 'overlay');
   const lower = folder(dir.path, 'lower');
   applyTar(below, { root: lower });
-  applyTar(archive, { root: overlay, lowers: [lower], whiteouts: 'overlay' });
+  applyTar(archive, { root: overlay, lowers: [lower], below: 'parent' });
   let copy = folder(dir.path, 'copy');
   applyTar(below, { root: copy });
-  const { again: known } = applyTar(archive, { root: copy, whiteouts: 'remove' });
-  if (known !== undefined) {
+  const { again: findings } = applyTar(archive, { root: copy, below: 'parent' });
+  if (findings !== undefined) {
     copy = folder(dir.path, 'second copy');
     applyTar(below, { root: copy });
-    assert.equal(applyTar(archive, { root: copy, whiteouts: 'remove' }, { known }).again, undefined);
+    assert.equal(applyTar(archive, { root: copy, below: 'parent' }, { findings }).again, undefined);
   }
   const bottom = folder(dir.path, 'bottom');
   applyTar(archive, { root: bottom });
@@ -157,7 +157,7 @@ describe('a directory that a layer deletes and writes into', () => {
 
 describe('hollow directories', () => {
   it('are counted whatever happens to them', () => {
-    const hollow = new HollowDirectories();
+    const hollow = new WhiteoutDirectories();
     for (const path of ['a', 'a/b', 'a/b/c', 'd', 'd/e', 'd/f']) hollow.add(path);
     assert.equal(hollow.count, 6);
     hollow.fill('a/b/file');
@@ -172,7 +172,7 @@ describe('hollow directories', () => {
   });
 
   it('may lie as deep as a path can be long', () => {
-    const hollow = new HollowDirectories();
+    const hollow = new WhiteoutDirectories();
     const names = Array.from({ length: 2047 }, () => 'd');
     for (let depth = 1; depth <= names.length; depth++) hollow.add(names.slice(0, depth).join('/'));
     assert.deepEqual(hollow.take('d'), ['d']);

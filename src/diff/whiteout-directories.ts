@@ -8,7 +8,7 @@ interface Node {
  * They add nothing: when the layer deletes one of them, or a directory above, it is gone. What is inside one is hollow
  * too, or a whiteout.
  */
-export class HollowDirectories {
+export class WhiteoutDirectories {
   private readonly top: Node = { children: new Map(), hollow: false };
   /** Most layers have none, and nothing is looked up then. */
   count = 0;

@@ -1,0 +1,229 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { errnoOf } from '../errno.ts';
+import { throwIfAborted } from '../errors.ts';
+import {
+  chmodAt,
+  chownAt,
+  cString,
+  type FileStatus,
+  setXattrAt,
+  statAt,
+  statFd,
+  utimensAt,
+  xattrsOfPathFd,
+} from '../system/files.ts';
+import { setFitting } from './attributes.ts';
+import { type Checkpoint, NO_CHECKPOINT } from './layer-budget.ts';
+import { closeDirectories, type DirectoryMode, deniesOwner, OWNER_RIGHTS, openDirectories } from './ownership.ts';
+import { splitPath } from './paths.ts';
+import { leadsNowhere, Root } from './root.ts';
+
+const S_ISGID = 0o2000;
+
+/** What new files in a directory inherit from it (acl(5)). */
+const DEFAULT_ACL = 'system.posix_acl_default';
+
+/** Extended attributes that are only valid in the directory's own layer. */
+const NOT_COPIED = ['trusted.', 'user.overlay.'];
+
+/** Milliseconds of work between two turns of the event loop. */
+const TURN = 20;
+
+/** A directory that was made because an entry lies in it, before any entry named it. */
+export interface ImpliedDirectory {
+  /** Its real path below the root, without links, bytes as latin1. */
+  readonly path: string;
+  readonly inode: bigint;
+  /**
+   * The extended attributes of a later entry for this directory, `undefined` if there is none. That entry sets all other
+   * attributes; extended attributes that it does not have still come from the layers below.
+   */
+  readonly given: readonly string[] | undefined;
+  /** Its parent directory was not named by any entry either when this directory was made. */
+  readonly inUnnamed: boolean;
+  /** It has the times of another directory's entry: a symbolic link in that one's place leads here. */
+  readonly timed: boolean;
+  /** The layer deletes the directory of the layers below at the same path. */
+  readonly deleted: boolean;
+}
+
+/**
+ * Gives implied directories the owner, mode, times and extended attributes of the same directory in the nearest layer
+ * below, as overlayfs does when it copies a directory up. A directory keeps what it was made with (0755) if no layer below
+ * has it, if the nearest one has another type of file there, or if the layer deletes it. A directory that a later entry
+ * names gets only extended attributes that this entry does not have, because containerd has copied them by then.
+ *
+ * This is the last step of a pass, in the same way whether the layers below existed at its start or not, so the result
+ * does not depend on the order in which layers are applied. A default ACL comes too late for what is in the directory
+ * already: the layer then needs a second pass (second-pass.ts).
+ * @param lowers directories of the layers below, nearest first
+ * @param modes set if owners are not kept: directories whose modes deny access to their owner
+ * @param checkpoint called once per directory
+ * @returns whether a default ACL was copied
+ */
+export function copyParentAttributes(
+  rootPath: string,
+  implied: readonly ImpliedDirectory[],
+  lowers: readonly string[],
+  modes?: readonly DirectoryMode[],
+  checkpoint: Checkpoint = NO_CHECKPOINT,
+): boolean {
+  const steps = copying(rootPath, implied, lowers, modes);
+  for (;;) {
+    const { done, value } = steps.next();
+    if (done === true) return value;
+    checkpoint();
+  }
+}
+
+/** The same on the main thread: it yields to the event loop, because a layer may have millions of implied directories. */
+export async function copyParentAttributesInTurns(
+  rootPath: string,
+  implied: readonly ImpliedDirectory[],
+  lowers: readonly string[],
+  modes: readonly DirectoryMode[] | undefined,
+  signal: AbortSignal | undefined,
+): Promise<boolean> {
+  const steps = copying(rootPath, implied, lowers, modes);
+  try {
+    for (let began = performance.now(); ; ) {
+      const { done, value } = steps.next();
+      if (done === true) return value;
+      if (performance.now() - began < TURN) continue;
+      await nextTurn();
+      throwIfAborted(signal);
+      began = performance.now();
+    }
+  } finally {
+    steps.return(false);
+  }
+}
+
+function* copying(
+  rootPath: string,
+  implied: readonly ImpliedDirectory[],
+  lowers: readonly string[],
+  modes: readonly DirectoryMode[] | undefined,
+): Generator<void, boolean> {
+  const nothing = implied.length === 0 || lowers.length === 0;
+  if (nothing && (modes === undefined || modes.length === 0)) return false;
+  using stack = new DisposableStack();
+  const root = stack.use(new Root(rootPath));
+  if (nothing) {
+    yield* closeDirectories(root, modes ?? []);
+    return false;
+  }
+  // the apply thread has closed them already if the layers below did not exist then
+  if (modes !== undefined) yield* openDirectories(root, modes);
+  const closing = modes === undefined ? undefined : [...modes];
+  const below = stack.use(new LowerDirectories(lowers));
+  let inherits = false;
+  /** Groups of set-group-ID directories by path: implied directories in them inherit the group. */
+  const groups = new Map<string, number>();
+  for (const { path, inode, given, inUnnamed, timed, deleted } of implied) {
+    yield;
+    const bytes = Buffer.from(path, 'latin1');
+    const { parent, name } = splitPath(bytes);
+    const cName = cString(name);
+    const lower = deleted ? undefined : below.find(bytes);
+    const lowerStatus = lower === undefined ? undefined : statFd(lower);
+    if (lowerStatus !== undefined && (lowerStatus.mode & S_ISGID) !== 0) groups.set(path, lowerStatus.gid);
+    const directory = root.directory(parent);
+    const status = statAt(directory, cName);
+    if (status?.inode !== inode) continue;
+    const group = inUnnamed ? groups.get(parent.toString('latin1')) : undefined;
+    if (lower !== undefined && lowerStatus !== undefined) {
+      const { atime, mtime } = timed ? status : lowerStatus;
+      const from = given === undefined ? { ...lowerStatus, atime, mtime } : status;
+      const rules = { place: rootPath, except: given ?? [], squash: closing !== undefined };
+      if (copyAttributes(lower, directory, cName, from, rules)) inherits = true;
+      if (given === undefined && deniesOwner(from.mode)) closing?.push({ path, inode, mode: from.mode & 0o7777 });
+    } else if (given === undefined && closing === undefined && group !== undefined) {
+      chownAt(directory, cName, status.uid, group);
+    }
+  }
+  if (closing !== undefined) yield* closeDirectories(root, closing);
+  return inherits;
+}
+
+/** The directories of the layers below a layer, in which implied directories find their attributes. */
+export class LowerDirectories implements Disposable {
+  private readonly layers: readonly Root[];
+  private readonly stack = new DisposableStack();
+
+  /** @param lowers directories of the layers below, nearest first */
+  constructor(lowers: readonly string[]) {
+    try {
+      this.layers = lowers.map((path) => this.stack.use(new Root(path)));
+    } catch (error) {
+      this.stack.dispose();
+      throw error;
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.stack.dispose();
+  }
+
+  /**
+   * The directory at a real path in the nearest layer that has anything there. For a user who is not root, directories
+   * that the user can't reach count as missing.
+   * @returns a path-only descriptor, valid until about a hundred more are asked for; `undefined`: there is no directory
+   */
+  find(path: Buffer): number | undefined {
+    for (const layer of this.layers) {
+      try {
+        return layer.directory(path);
+      } catch (error) {
+        const errno = errnoOf(error);
+        if (errno === 'ENOENT') continue;
+        if (errno === 'EACCES' || leadsNowhere(error)) return undefined;
+        throw error;
+      }
+    }
+    return undefined;
+  }
+}
+
+export interface CopyRules {
+  /** A path on the file system that is written to. */
+  readonly place: string;
+  /** Extended attributes that are not copied. */
+  readonly except: readonly string[];
+  /** The owner is not copied, and keeps access until `closeDirectories`. */
+  readonly squash: boolean;
+}
+
+/**
+ * Gives the directory `name` in `parent` the owner, mode and times of `status` and the extended attributes of `lower`.
+ * @param lower a path-only descriptor
+ * @returns whether `lower` has a default ACL
+ */
+export function copyAttributes(
+  lower: number,
+  parent: number,
+  name: Buffer,
+  { uid, gid, mode, atime, mtime }: FileStatus,
+  { place, except, squash }: CopyRules,
+): boolean {
+  if (!squash) chownAt(parent, name, uid, gid);
+  const xattrs = squash ? readableXattrs(lower) : xattrsOfPathFd(lower);
+  for (const [key, value] of xattrs) {
+    if (except.includes(key) || NOT_COPIED.some((prefix) => key.startsWith(prefix))) continue;
+    setFitting(place, key, value, () => setXattrAt(parent, name, cString(Buffer.from(key, 'latin1')), value));
+  }
+  // after the extended attributes, because an ACL changes the mode
+  chmodAt(parent, name, (mode & 0o7777) | (squash ? OWNER_RIGHTS : 0));
+  utimensAt(parent, name, atime, mtime);
+  return xattrs.has(DEFAULT_ACL);
+}
+
+/** Empty for a directory whose mode keeps an ordinary user from reading its attributes. */
+function readableXattrs(fd: number): Map<string, Buffer> {
+  try {
+    return xattrsOfPathFd(fd);
+  } catch (error) {
+    if (errnoOf(error) === 'EACCES') return new Map();
+    throw error;
+  }
+}

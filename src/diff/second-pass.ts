@@ -1,0 +1,101 @@
+import { cString } from '../system/files.ts';
+import type { DirectoryTimes } from './directory-times.ts';
+import type { MemoryBudget } from './layer-budget.ts';
+import { splitPath } from './paths.ts';
+import { leadsNowhere, type Root } from './root.ts';
+import type { Deletion } from './whiteouts.ts';
+
+/**
+ * What a pass over a layer found too late. `LayerWriter` reads a layer once, from front to end, and possibly before the
+ * layers below exist. This is enough for nearly all layers. In these rare cases the result of the first pass is thrown
+ * away, and a second pass starts with the findings of the first:
+ *  - Full copy: the layer deletes a directory of the layers below after it has written into it. The directory must be
+ *    made as a new one, and its content too, because a whiteout hides what is below wherever it stands in the archive.
+ *  - Full copy: the layer deletes a symbolic link of the layers below after it has written through it. The files belong
+ *    into a directory of this layer, not into the link's target.
+ *  - An implied directory has a default ACL in the layers below. What the first pass made in it did not inherit the ACL.
+ *    In the second pass the layers below are there, so the directory gets its attributes when it is made.
+ */
+export interface PassFindings {
+  /**
+   * Names of the layers below that the layer deletes after it has written to them: real paths below the root, without
+   * links, bytes as latin1.
+   */
+  readonly lateDeletions: readonly string[];
+}
+
+/** Maximum passes over one layer. Layers from real builders need one, hand-made archives two. */
+export const MAX_PASSES = 8;
+
+/**
+ * Late deletions: the layer deletes a directory that it has written into or, in a full copy, a symbolic link that it has
+ * written through. `LayerWriter` reports every path and every deletion here. All paths have bytes as latin1.
+ */
+export class LateDeletions {
+  /** Real paths of directories that were written into and then deleted. */
+  private readonly directories: string[] = [];
+  /** Directories that were reached through symbolic links: from the path in the archive to the real path. */
+  private readonly followed = new Map<string, string>();
+  /** Removed directories and links of the layers below; `direct`: the path in the archive leads through no link. */
+  private readonly removed: { readonly path: string; readonly direct: boolean }[] = [];
+  private readonly earlier: readonly string[];
+  private readonly budget: MemoryBudget;
+
+  /** @param findings of the pass before */
+  constructor(budget: MemoryBudget, findings: PassFindings | undefined) {
+    this.budget = budget;
+    this.earlier = findings?.lateDeletions ?? [];
+  }
+
+  /** Removes from a full copy, before the first entry, what the pass before has found deleted. */
+  removeKnown(root: Root, times: DirectoryTimes): void {
+    for (const path of this.earlier) {
+      const { parent: parentPath, name } = splitPath(Buffer.from(path, 'latin1'));
+      let parent: number;
+      try {
+        parent = root.directory(parentPath);
+      } catch (error) {
+        if (leadsNowhere(error)) continue; // the layer itself makes the directories on the way
+        throw error;
+      }
+      const realParent = root.realPath(parent);
+      this.entered(parentPath.toString('latin1'), realParent);
+      times.keep(parent, realParent);
+      if (realParent === parentPath.toString('latin1')) root.removeAll(parent, cString(name));
+    }
+  }
+
+  /** An entry goes into the directory that the archive calls `path`, and whose real path is `real`. */
+  entered(path: string, real: string): void {
+    if (path !== real && !this.followed.has(path)) this.followed.set(this.budget.charge(path, real.length), real);
+  }
+
+  /**
+   * The layer has deleted something.
+   * @param path its real path
+   * @param parent the path of its directory in the archive
+   */
+  deleted(deletion: Deletion, path: string, parent: Buffer): void {
+    if (deletion === 'late') this.directories.push(path);
+    if (deletion !== 'removed' || this.followed.size === 0) return;
+    this.removed.push({ path: this.budget.charge(path), direct: !this.followed.has(parent.toString('latin1')) });
+  }
+
+  /** What the next pass needs: the findings of the pass before and of this one. Call it after the last entry. */
+  findings(root: Root): PassFindings {
+    const removed = this.removedFollowedLink(root) ? this.removed : [];
+    const direct = removed.filter((deletion) => deletion.direct);
+    // Without the removed link the other paths lead elsewhere, so only the next pass can find their real paths.
+    const links = (direct.length > 0 ? direct : removed).map(({ path }) => path);
+    return { lateDeletions: [...new Set([...this.earlier, ...(links.length > 0 ? links : this.directories)])] };
+  }
+
+  /** Whether this pass has found more than the pass before. */
+  hasNew({ lateDeletions }: PassFindings): boolean {
+    return lateDeletions.length > this.earlier.length;
+  }
+
+  private removedFollowedLink(root: Root): boolean {
+    return this.removed.length > 0 && [...this.followed].some(([path, real]) => root.whereTo(path) !== real);
+  }
+}
