@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { nativeStatus, nativeWarnings } from '../src/archive/native-status.ts';
 import { startHealthServer, type WhyNotReady } from '../src/board/health.ts';
 import { type Config, ConfigError, layerLimits, loadConfig, s3Connection, storeToWrite } from '../src/config.ts';
 import { errnoOf } from '../src/errno.ts';
@@ -42,6 +43,7 @@ export async function runWorker(config: Config, stop: AbortSignal, log: Logger =
   let whyNotReady: WhyNotReady = async () => 'the worker is starting';
   const health = await startHealthServer(config, (timeout) => whyNotReady(timeout));
   if (health !== undefined) log.info({ url: health.url }, `health at ${health.url}`);
+  for (const warning of nativeWarnings(nativeStatus(config.UNPACK_NATIVE_INFLATE))) log.warn(warning);
   try {
     const snapshotter = await openPatiently(config, stop, log, (reason) => {
       whyNotReady = async () => reason;

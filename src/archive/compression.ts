@@ -2,7 +2,7 @@ import { UnpackError } from '../errors.ts';
 import type { Compression } from '../oci/media-type.ts';
 import { gunzip } from './gzip.ts';
 import { never } from './members.ts';
-import { BLOCK, parseTarHeader } from './tar-header.ts';
+import { BLOCK, beginsWithTarHeader } from './tar-header.ts';
 import { unzstd } from './zstd.ts';
 import { isFrameMagic, MAX_WINDOW } from './zstd-frames.ts';
 
@@ -50,9 +50,7 @@ export async function* decompress(
 async function compressionOf(head: Head, isTar: boolean | undefined): Promise<Compression> {
   const compression = byMagic(await head.first(4));
   if (compression === 'none' || isTar === false) return compression;
-  // no compressed data have the checksum of a tar's header by chance
-  const first = await head.first(BLOCK);
-  if (first.length >= BLOCK && typeof parseTarHeader(first.subarray(0, BLOCK)) !== 'string') return 'none';
+  if (beginsWithTarHeader(await head.first(BLOCK))) return 'none';
   if (isTar === undefined) return compression;
   throw new UnpackError(
     'DIFF_ID_MISMATCH',

@@ -1,8 +1,9 @@
-import { gzipSync } from 'node:zlib';
 import koffi from 'koffi';
 import { UnpackError } from '../errors.ts';
 import { type AsyncFunction, addressOf, callAsync } from '../system/libc.ts';
+import { type Library, NativeCode } from '../system/native-code.ts';
 import { SpareBuffers } from '../system/spare-buffers.ts';
+import { givesKnownAnswer, KNOWN_GZIP } from './known-answers.ts';
 import type { Following, MemberInflater } from './members.ts';
 
 /**
@@ -26,39 +27,28 @@ interface Functions {
   readonly inflate: ((state: Buffer) => number) & AsyncFunction;
 }
 
-let loaded: Functions | undefined | null = null;
-
-/** A decompressor of gzip members; `undefined` where ISA-L is not installed. */
-export function isalInflater(): MemberInflater | undefined {
-  if (loaded === null) loaded = load();
-  return loaded === undefined ? undefined : new IsalInflater(loaded);
+/** Exported for tests, which pass a library that lacks a function or answers wrong. @param load throws if it is missing */
+export function isalIn(load: () => Library): NativeCode<Functions> {
+  return new NativeCode<Functions>(
+    () => {
+      const library = load();
+      return {
+        init: library.func('void isal_inflate_init(void *)'),
+        reset: library.func('void isal_inflate_reset(void *)'),
+        inflate: library.func('int isal_inflate(void *)'),
+      };
+    },
+    (functions) => givesKnownAnswer(new IsalInflater(functions), KNOWN_GZIP),
+  );
 }
 
-function load(): Functions | undefined {
-  try {
-    const library = koffi.load(LIBRARY);
-    const found: Functions = {
-      init: library.func('void isal_inflate_init(void *)'),
-      reset: library.func('void isal_inflate_reset(void *)'),
-      inflate: library.func('int isal_inflate(void *)'),
-    };
-    return passesTest(found) ? found : undefined;
-  } catch {
-    return undefined; // not installed
-  }
-}
+/** Loaded at the first use, and kept: see `NativeCode`. */
+export const ISAL = isalIn(() => koffi.load(LIBRARY));
 
-function passesTest(found: Functions): boolean {
-  const text = Buffer.from('what is inflated must be what was deflated. '.repeat(100));
-  const input = Buffer.concat([gzipSync(text), Buffer.alloc(9)]);
-  const output = Buffer.alloc(8192);
-  const inflater = new IsalInflater(found);
-  inflater.input(input);
-  inflater.output(output);
-  const ended = inflater.runHere();
-  const { unread, room } = inflater;
-  inflater.free();
-  return ended && unread === 9 && output.subarray(0, output.length - room).equals(text);
+/** A decompressor of gzip members. `undefined` if ISA-L cannot be used; then the caller uses zlib. */
+export function isalInflater(isal = ISAL): MemberInflater | undefined {
+  const { functions } = isal;
+  return functions === undefined ? undefined : new IsalInflater(functions);
 }
 
 class IsalInflater implements MemberInflater {

@@ -73,6 +73,11 @@ function highBytes(block: Buffer): number {
   return count;
 }
 
+/** Whether bytes begin with a tar header. Compressed data do not have its checksum by chance. */
+export function beginsWithTarHeader(bytes: Buffer): boolean {
+  return bytes.length >= BLOCK && typeof parseTarHeader(bytes.subarray(0, BLOCK)) !== 'string';
+}
+
 /** @returns what is wrong, as a phrase, where the block is no header */
 export function parseTarHeader(block: Buffer): TarHeader | string {
   const format = formatOf(block);

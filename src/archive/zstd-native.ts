@@ -1,8 +1,10 @@
 import { UnpackError } from '../errors.ts';
 import { type AsyncFunction, addressOf, callAsync, libc } from '../system/libc.ts';
+import { type Library, NativeCode } from '../system/native-code.ts';
 import { outOfMemory } from './inflating.ts';
+import { givesKnownAnswer, KNOWN_ZSTD } from './known-answers.ts';
 import type { Following, MemberInflater } from './members.ts';
-import { isFrameMagic, windowTooLarge } from './zstd-frames.ts';
+import { isFrameMagic, windowLogOf, windowTooLarge } from './zstd-frames.ts';
 
 /**
  * The zstd inside Node, called directly: the same decoder that Node's streams use, without the streams around it and
@@ -24,30 +26,36 @@ interface Functions {
   readonly errorName: (code: number) => string;
 }
 
-let loaded: Functions | undefined | null = null;
-
-/**
- * A decompressor of zstd frames; `undefined` where Node does not offer it.
- * @param windowLog largest window that a frame may ask for, as log2 of its bytes
- */
-export function zstdInflater(windowLog: number): MemberInflater | undefined {
-  if (loaded === null) loaded = load();
-  const context = loaded?.create();
-  return loaded === undefined || !context ? undefined : new ZstdInflater(loaded, context, windowLog);
+/** Exported for tests, which pass a library that lacks a function or answers wrong. */
+export function zstdIn(library: Library): NativeCode<Functions> {
+  return new NativeCode<Functions>(
+    () => ({
+      create: library.func('void *ZSTD_createDCtx()'),
+      free: library.func('int64 ZSTD_freeDCtx(void *)'),
+      setParameter: library.func('int64 ZSTD_DCtx_setParameter(void *, int, int)'),
+      decompress: library.func('int64 ZSTD_decompressStream(void *, void *, void *)'),
+      errorName: library.func('const char *ZSTD_getErrorName(int64)'),
+    }),
+    (functions) => {
+      const context = functions.create();
+      return context !== null && givesKnownAnswer(new ZstdInflater(functions, context, windowLogOf(0)), KNOWN_ZSTD);
+    },
+  );
 }
 
-function load(): Functions | undefined {
-  try {
-    return {
-      create: libc.func('void *ZSTD_createDCtx()'),
-      free: libc.func('int64 ZSTD_freeDCtx(void *)'),
-      setParameter: libc.func('int64 ZSTD_DCtx_setParameter(void *, int, int)'),
-      decompress: libc.func('int64 ZSTD_decompressStream(void *, void *, void *)'),
-      errorName: libc.func('const char *ZSTD_getErrorName(int64)'),
-    };
-  } catch {
-    return undefined; // this Node was built to use a library and does not show it
-  }
+/** Loaded at the first use, and kept: see `NativeCode`. */
+export const ZSTD = zstdIn(libc);
+
+/**
+ * A decompressor of zstd frames. `undefined` if Node's zstd cannot be called directly or has no memory; then the caller
+ * uses Node's stream.
+ * @param windowLog largest window that a frame may ask for, as log2 of its bytes
+ */
+export function zstdInflater(windowLog: number, zstd = ZSTD): MemberInflater | undefined {
+  const { functions } = zstd;
+  const context = functions?.create() ?? undefined;
+  if (functions === undefined || context === undefined) return undefined;
+  return new ZstdInflater(functions, context, windowLog);
 }
 
 /** `ZSTD_inBuffer` and `ZSTD_outBuffer` (zstd.h) are both a pointer, a size and a position. */

@@ -23,7 +23,7 @@ export function doctorCommand({ out }: Cli): Command {
       const { checkS3 } = await import('../doctor/s3.ts');
       const { checkStore } = await import('../doctor/store.ts');
       const parts = await Promise.all([
-        checkRuntime(config.UNPACK_OWNERSHIP),
+        checkRuntime(config.UNPACK_OWNERSHIP, config.UNPACK_NATIVE_INFLATE),
         checkRedis(config).then(async (checks) =>
           checks.some(({ name, status }) => name === 'Redis' && status === 'fail')
             ? checks

@@ -1,6 +1,6 @@
 import type { Ownership } from '../snapshots/snapshotter.ts';
 import { type Capability, privileges } from '../system/privileges.ts';
-import { type Check, fail, ok } from './check.ts';
+import { type Check, fail, ok, warn } from './check.ts';
 
 const OLDEST_NODE = 24;
 
@@ -15,9 +15,12 @@ const PURPOSES = {
   SETFCAP: 'set file capabilities',
 } as const satisfies Record<Capability, string>;
 
-/** The runtime and the rights of this process. */
-export async function checkRuntime(ownership: Ownership): Promise<Check[]> {
-  return [node(), await permissions(ownership), await inflating(), await programs()];
+/**
+ * The runtime and the rights of this process.
+ * @param nativeInflate the setting UNPACK_NATIVE_INFLATE
+ */
+export async function checkRuntime(ownership: Ownership, nativeInflate: boolean): Promise<Check[]> {
+  return [node(), await permissions(ownership), ...(await nativeCode(nativeInflate)), await programs()];
 }
 
 function node(): Check {
@@ -27,11 +30,15 @@ function node(): Check {
   return fail('Node', finding, `install Node ${OLDEST_NODE} or newer`);
 }
 
-/** Nothing is wrong without ISA-L, but the time is worth a word. */
-async function inflating(): Promise<Check> {
-  const { isalInflater } = await import('../archive/isal.ts');
-  if (isalInflater() !== undefined) return ok('Inflating', 'gzip with ISA-L, zstd with Node’s own');
-  return ok('Inflating', 'gzip with zlib; the optional package libisal2 makes it twice as fast');
+const NATIVE_NAMES = { digests: 'Digests', gzip: 'Inflating gzip', zstd: 'Inflating zstd' } as const;
+
+/** Which code computes digests and decompresses, and why. */
+async function nativeCode(inflate: boolean): Promise<Check[]> {
+  const { nativeStatus } = await import('../archive/native-status.ts');
+  return nativeStatus(inflate).map(({ work, uses, why, advice }) => {
+    const finding = `${uses}; ${why}`;
+    return advice === undefined ? ok(NATIVE_NAMES[work], finding) : warn(NATIVE_NAMES[work], finding, advice);
+  });
 }
 
 async function permissions(ownership: Ownership): Promise<Check> {

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { promisify } from 'node:util';
 import { gunzip } from '../archive/gzip.ts';
-import { parseTarHeader } from '../archive/tar-header.ts';
+import { beginsWithTarHeader } from '../archive/tar-header.ts';
 import { unzstd } from '../archive/zstd.ts';
 import { errnoOf } from '../errno.ts';
 import { abortError, throwIfAborted, UnpackError } from '../errors.ts';
@@ -71,7 +71,7 @@ async function packingOf(file: FileHandle, path: string): Promise<Packing | unde
   const { buffer, bytesRead } = await file.read(Buffer.alloc(HEAD), 0, HEAD, 0);
   const head = buffer.subarray(0, bytesRead);
   // a tar may begin with any name
-  if (head.length === HEAD && typeof parseTarHeader(head) !== 'string') return undefined;
+  if (beginsWithTarHeader(head)) return undefined;
   const packing = MARKS.find(([, bytes]) => bytes.every((byte, index) => head[index] === byte))?.[0];
   if (packing === undefined || packing === 'gzip' || packing === 'zstd' || packing === 'xz') return packing;
   throw new UnpackError(

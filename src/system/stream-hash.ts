@@ -1,5 +1,6 @@
 import { createHash, type Hash } from 'node:crypto';
 import { type AsyncFunction, callAsync, libc } from './libc.ts';
+import { type Library, NativeCode } from './native-code.ts';
 
 export type HashAlgorithm = 'sha256' | 'sha512';
 
@@ -23,14 +24,13 @@ const WORTH_HANDING = 64 * 1024;
 const MAX_DIGEST = 64;
 
 /**
- * Node's own hashes digest on the thread that calls them, and for a layer that is alone that is half of what its thread
- * has to do. The OpenSSL inside Node can be called from another one.
- * @param where `beside`: `updateBeside` will be used; without OpenSSL, it digests here
+ * Node's own hashes run on the thread that calls them. For a single layer, that is half of the work of its thread. The
+ * OpenSSL inside Node can be called from another thread.
+ * @param where `beside` if `updateBeside` will be used. If OpenSSL cannot be called, `updateBeside` works on this thread.
  */
-export function streamHash(algorithm: HashAlgorithm, where: 'here' | 'beside'): StreamHash {
-  if (where === 'here') return new NodeHash(algorithm);
-  if (openssl === 'not loaded') openssl = load();
-  return openssl === undefined ? new NodeHash(algorithm) : new OpensslHash(openssl, algorithm);
+export function streamHash(algorithm: HashAlgorithm, where: 'here' | 'beside', openssl = OPENSSL): StreamHash {
+  const found = where === 'beside' ? openssl.functions : undefined;
+  return found === undefined ? new NodeHash(algorithm) : new OpensslHash(found, algorithm);
 }
 
 type Pointer = object;
@@ -44,22 +44,36 @@ interface Openssl {
   readonly end: (context: Pointer, digest: Buffer, length: Buffer) => number;
 }
 
-let openssl: Openssl | undefined | 'not loaded' = 'not loaded';
+/** Exported for tests, which pass a library that lacks a function or answers wrong. */
+export function opensslIn(library: Library): NativeCode<Openssl> {
+  return new NativeCode<Openssl>(
+    () => ({
+      create: library.func('void *EVP_MD_CTX_new()'),
+      free: library.func('void EVP_MD_CTX_free(void *)'),
+      algorithms: { sha256: library.func('void *EVP_sha256()'), sha512: library.func('void *EVP_sha512()') },
+      begin: library.func('int EVP_DigestInit_ex(void *, void *, void *)'),
+      update: library.func('int EVP_DigestUpdate(void *, const void *, size_t)'),
+      end: library.func('int EVP_DigestFinal_ex(void *, void *, void *)'),
+    }),
+    (found) => digestOfAbc(found, 'sha256') === ABC.sha256 && digestOfAbc(found, 'sha512') === ABC.sha512,
+  );
+}
 
-/** `undefined`: this Node was built to use a library of the system and does not show what is in it. */
-function load(): Openssl | undefined {
-  try {
-    return {
-      create: libc.func('void *EVP_MD_CTX_new()'),
-      free: libc.func('void EVP_MD_CTX_free(void *)'),
-      algorithms: { sha256: libc.func('void *EVP_sha256()'), sha512: libc.func('void *EVP_sha512()') },
-      begin: libc.func('int EVP_DigestInit_ex(void *, void *, void *)'),
-      update: libc.func('int EVP_DigestUpdate(void *, const void *, size_t)'),
-      end: libc.func('int EVP_DigestFinal_ex(void *, void *, void *)'),
-    };
-  } catch {
-    return undefined;
-  }
+/** Loaded at the first use, and kept: see `NativeCode`. */
+export const OPENSSL = opensslIn(libc);
+
+/** The digests of `abc` (FIPS 180-2, appendices B.1 and C.1). */
+const ABC: Readonly<Record<HashAlgorithm, string>> = {
+  sha256: 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad',
+  sha512:
+    'ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f',
+};
+
+function digestOfAbc(found: Openssl, algorithm: HashAlgorithm): string {
+  using hash = new OpensslHash(found, algorithm);
+  hash.update(Buffer.from('a'));
+  hash.update(Buffer.from('bc'));
+  return hash.hex();
 }
 
 class OpensslHash implements StreamHash {

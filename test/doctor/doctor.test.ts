@@ -87,10 +87,12 @@ describe('the doctor looks at the store', {
   });
 });
 
-test('the doctor names the optional programs', async () => {
-  const found = new Map((await checkRuntime('keep')).map((check) => [check.name, check]));
+test('the doctor names the optional programs, and the code that digests and decompresses', async () => {
+  const found = new Map((await checkRuntime('keep', true)).map((check) => [check.name, check]));
   assert.match(found.get('Programs')?.finding ?? '', /xz/);
-  assert.match(found.get('Inflating')?.finding ?? '', /ISA-L|libisal2/);
+  assert.match(found.get('Inflating gzip')?.finding ?? '', /ISA-L|libisal2/);
+  assert.match(found.get('Inflating zstd')?.finding ?? '', /zstd inside Node; .* test passed/);
+  assert.match(found.get('Digests')?.finding ?? '', /OpenSSL inside Node; .* test passed/);
   assert.equal(found.get('Programs')?.status, 'ok');
 });
 

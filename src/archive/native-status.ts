@@ -1,0 +1,62 @@
+import type { NativeCode } from '../system/native-code.ts';
+import { OPENSSL } from '../system/stream-hash.ts';
+import { ISAL } from './isal.ts';
+import { ZSTD } from './zstd-native.ts';
+
+/** Which code does one kind of work in this process, and why. For `unpackd doctor` and the log of a worker. */
+export interface NativeStatus {
+  readonly work: 'digests' | 'gzip' | 'zstd';
+  /** The native code, or Node's public API. */
+  readonly uses: string;
+  readonly why: string;
+  /** What to do, if the native code should work and does not. Absent if all is well. */
+  readonly advice?: string;
+}
+
+/** The native code; a parameter, so that a test can pass code that is broken. */
+const NATIVE = { openssl: OPENSSL, isal: ISAL, zstd: ZSTD };
+
+/**
+ * The state of all native code. Code that has not been used yet is looked up and tested now.
+ * @param inflate whether native decompressors may be used (`UNPACK_NATIVE_INFLATE`)
+ */
+export function nativeStatus(inflate: boolean, { openssl, isal, zstd } = NATIVE): NativeStatus[] {
+  return [
+    status('digests', openssl, 'the OpenSSL inside Node', 'node:crypto'),
+    ...(inflate ? [gzip(isal), status('zstd', zstd, 'the zstd inside Node', 'node:zlib')] : switchedOff()),
+  ];
+}
+
+/** One sentence for each native code that should work and does not. */
+export function nativeWarnings(statuses: readonly NativeStatus[]): string[] {
+  return statuses.flatMap(({ work, uses, why, advice }) =>
+    advice === undefined ? [] : [`${work}: ${uses} is in use; ${why}; ${advice}`],
+  );
+}
+
+function gzip(isal: Pick<typeof ISAL, 'problem'>): NativeStatus {
+  if (isal.problem?.kind === 'missing') {
+    return { work: 'gzip', uses: 'node:zlib', why: 'the optional package libisal2 makes it twice as fast' };
+  }
+  return status('gzip', isal, 'ISA-L', 'node:zlib', 'update the package libisal2, or remove it');
+}
+
+function switchedOff(): NativeStatus[] {
+  return (['gzip', 'zstd'] as const).map((work) => ({
+    work,
+    uses: 'node:zlib',
+    why: 'UNPACK_NATIVE_INFLATE is false',
+  }));
+}
+
+function status(
+  work: NativeStatus['work'],
+  { problem }: Pick<NativeCode<unknown>, 'problem'>,
+  native: string,
+  publicApi: string,
+  advice = 'run unpackd with the Node that npm installs with it (node_modules/.bin/node)',
+): NativeStatus {
+  if (problem === undefined) return { work, uses: native, why: 'its known-answer test passed' };
+  const why = `this is slower, but ${native} cannot be used: ${problem.text}`;
+  return { work, uses: publicApi, why, advice };
+}
