@@ -13,6 +13,9 @@ import { LayoutWriter } from './dev/layout-writer.ts';
  */
 const PROGRAMS = ['src/cli/main', 'workers/apply', 'workers/store'];
 
+/** The first version with all that is used: zstd, node:sqlite, type stripping. */
+const OLDEST_NODE = 24;
+
 /** Where Node finds programs compiled already, below the folder. */
 const COMPILED = 'compiled';
 
@@ -56,12 +59,32 @@ async function makePrograms(folder: string): Promise<void> {
     const path = join(folder, name);
     const compiled = relative(dirname(path), join(folder, COMPILED));
     const start = [
+      `if (Number.parseInt(process.versions.node, 10) < ${OLDEST_NODE}) {`,
+      `  process.stderr.write(\`unpackd: it needs Node ${OLDEST_NODE} or newer, and this is \${process.version}: install a newer Node\\n\`);`,
+      '  process.exit(1);',
+      '}',
       "const { join } = require('node:path');",
       `require('node:module').enableCompileCache?.(join(__dirname, '${compiled}'));`,
       `require('./${basename(name)}.program.cjs');`,
     ];
     writeFileSync(`${path}.cjs`, `#!/usr/bin/env node\n${start.join('\n')}\n`, { mode: 0o755 });
   }
+}
+
+/**
+ * Writes `unpackd`, the command that npm puts on the PATH. It runs on the Node in node_modules if `npm ci` has installed one
+ * there, because the Node on the PATH may be too old, else on that of the PATH. It is a shell script, because `exec` keeps the
+ * process: signals reach the command, and its exit status is that of the command.
+ */
+function makeLauncher(folder: string): void {
+  const lines = [
+    '#!/bin/sh',
+    'folder=$(dirname "$(readlink -f "$0")")',
+    'node=$folder/../node_modules/node/bin/node',
+    '[ -x "$node" ] || node=node',
+    'exec "$node" "$folder/src/cli/main.cjs" "$@"',
+  ];
+  writeFileSync(join(folder, 'unpackd'), `${lines.join('\n')}\n`, { mode: 0o755 });
 }
 
 /**
@@ -112,5 +135,6 @@ function dependencies(): string[] {
 const folder = resolve(root, process.argv[2] ?? 'dist');
 if (process.argv[2] === undefined) rmSync(folder, { recursive: true, force: true });
 await makePrograms(folder);
+makeLauncher(folder);
 await compileAhead(folder);
 compile(folder);

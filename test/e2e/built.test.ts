@@ -25,6 +25,27 @@ describe('what npm run build makes', () => {
     assert.match(execFileSync(process.execPath, [main, '--version'], { encoding: 'utf8' }), /^\d+\.\d+\.\d+\n$/);
   });
 
+  test('has a command that runs on the Node of node_modules, also through a link on the PATH', () => {
+    using folder = scratch();
+    const link = join(folder.path, 'unpackd');
+    execFileSync('ln', ['-s', join(dist.path, 'dist/unpackd'), link]);
+    writeFileSync(join(folder.path, 'node'), '#!/bin/sh\necho an old Node\n', { mode: 0o755 });
+    const env = { ...process.env, PATH: `${folder.path}:/usr/bin:/bin` };
+    assert.match(execFileSync('unpackd', ['--version'], { encoding: 'utf8', env }), /^\d+\.\d+\.\d+\n$/);
+    const { status } = spawnSync('unpackd', ['snapshots', 'stat'], { env });
+    assert.equal(status, 2);
+  });
+
+  test('says on an older Node that it needs a newer one', () => {
+    using folder = scratch();
+    const old = join(folder.path, 'old.cjs');
+    const versions = "{ ...process.versions, node: '20.20.2' }";
+    writeFileSync(old, `Object.defineProperty(process, 'versions', { value: ${versions} });`);
+    const { status, stderr } = spawnSync(process.execPath, ['--require', old, main, '--version'], { encoding: 'utf8' });
+    assert.equal(status, 1);
+    assert.match(stderr, /^unpackd: it needs Node 24 or newer, and this is v[\d.]+: install a newer Node\n$/);
+  });
+
   test('has what Node compiled of both programs, and runs without it too', () => {
     const compiled = join(dist.path, 'dist/compiled');
     const sizes = readdirSync(compiled, { recursive: true, encoding: 'utf8' })
