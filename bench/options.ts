@@ -12,7 +12,7 @@ export interface BenchOptions {
   readonly containerds: readonly string[];
   /** Where the results go. */
   readonly results: string;
-  /** Keep them in the repository too, and show them in the README. */
+  /** Write the results into bench/results/published, docs/performance.md and README.md, too. */
   readonly publish: boolean;
 }
 
@@ -26,7 +26,7 @@ export const USAGE = `npm run bench -- [options]
   --disk-dir DIR     a folder on the disk, for what is measured there (default: the temporary folder, or the project)
   --containerd DIR   a folder with another containerd and ctr, beside the one on the PATH; may be given more than once
   --results DIR      where the table, the figures and the plots go (default bench/results/latest)
-  --publish          keep the results in bench/results/published too, and show them in README.md
+  --publish          write the results into bench/results/published, docs/performance.md and README.md, too
   --list             the scenarios and how long they take`;
 
 /** @returns the text to show instead, where that is what was asked for. @throws Error for wrong use */

@@ -1,4 +1,4 @@
-import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Row } from '../race.ts';
 import { SCENARIOS } from '../scenarios/all.ts';
@@ -11,14 +11,15 @@ import { placeText, type Report, readReport, writeReport } from './write.ts';
 const FOLDER = 'bench/results/published';
 const SECTION = /(?<=<!-- bench -->\n)[\s\S]*(?=<!-- \/bench -->)/;
 const PICTURES = [
-  ['races.svg', 'seconds of everybody, scenario by scenario'],
-  ['timeline.svg', 'one unpacking, layer by layer'],
+  ['races.svg', 'seconds of every program, scenario by scenario'],
+  ['timeline.svg', 'one image, layer by layer'],
   ['growth.svg', 'seconds against size'],
 ] as const;
 
 /**
- * Keeps these results in the repository and shows them in the README, between its marks. Scenarios that were not run this
- * time keep the figures that they had, if those are of the same machine and as many rounds; each tells its commit.
+ * Writes the results into bench/results/published, which is in the repository, and from there into docs/performance.md and
+ * README.md, between their marks. Scenarios that were not run this time keep their earlier figures, if those are of the
+ * same machine and the same number of rounds; the commit of each is in results.md.
  */
 export async function publish(packageRoot: string, latest: Report): Promise<void> {
   const folder = join(packageRoot, FOLDER);
@@ -26,24 +27,35 @@ export async function publish(packageRoot: string, latest: Report): Promise<void
   await rm(folder, { recursive: true, force: true });
   await mkdir(folder, { recursive: true });
   await writeReport(folder, report);
-  const pictures: string[] = [];
-  for (const [name, meaning] of PICTURES) {
-    const there = await readFile(join(folder, name)).then(
-      () => true,
-      () => false,
-    );
-    if (there) pictures.push(`![${meaning}](${FOLDER}/${name})`);
+  for (const [page, section] of Object.entries(await publishedSections(packageRoot))) {
+    const path = join(packageRoot, page);
+    const text = withSection(await readFile(path, 'utf8'), section);
+    if (text === undefined) throw new Error(`${page} has no marks <!-- bench --> and <!-- /bench -->`);
+    await writeFile(path, text);
   }
-  const path = join(packageRoot, 'README.md');
-  const readme = await readFile(path, 'utf8');
-  if (!SECTION.test(readme)) throw new Error('README.md has no marks <!-- bench --> and <!-- /bench -->');
-  await writeFile(
-    path,
-    readme.replace(SECTION, () => readmeSection(report, pictures)),
-  );
 }
 
-/** Both, the later figures where both have a scenario, in the order in which scenarios are run. */
+/** What stands between the marks of each page, made from bench/results/published. */
+export async function publishedSections(packageRoot: string): Promise<Readonly<Record<string, string>>> {
+  const folder = join(packageRoot, FOLDER);
+  const report = await readReport(folder);
+  if (report === undefined) throw new Error(`${FOLDER} has no results`);
+  const files = await readdir(folder);
+  const pictures = PICTURES.filter(([name]) => files.includes(name)).map(
+    ([name, meaning]) => `![${meaning}](../${FOLDER}/${name})`,
+  );
+  return {
+    'docs/performance.md': performanceSection(report, pictures),
+    'README.md': readmeSection(report),
+  };
+}
+
+/** The page with `section` between its marks; `undefined` for a page without marks. */
+export function withSection(page: string, section: string): string | undefined {
+  return SECTION.test(page) ? page.replace(SECTION, () => section) : undefined;
+}
+
+/** Both reports as one, in the order of the scenarios. Where both have a scenario, the later figures count. */
 export function merged(earlier: Report | undefined, latest: Report): Report {
   if (earlier === undefined || earlier.rounds !== latest.rounds || earlier.quick !== latest.quick) return latest;
   if (placeText(earlier.machine) !== placeText(latest.machine)) return latest;
@@ -52,37 +64,84 @@ export function merged(earlier: Report | undefined, latest: Report): Report {
   return { ...latest, results };
 }
 
-function readmeSection(report: Report, pictures: readonly string[]): string {
-  const { rounds, machine } = report;
+function performanceSection(report: Report, pictures: readonly string[]): string {
+  const { rounds, machine, results } = report;
+  const missed = goalLines(results, false);
   return [
-    `On ${placeText(machine)}; everybody in turn, medians of ${rounds} rounds:`,
+    `Measured on ${placeText(machine)}. All programs ran in turn; each figure is the median of ${rounds} rounds.`,
     '',
-    ...summary(report.results),
+    ...summary(results),
+    '',
+    `**Missed goals: ${missed.length} of ${results.flatMap(({ goals }) => goals).length}**`,
+    '',
+    ...missed.map((line) => `- **MISSED** ${line}`),
+    '',
+    'Goals that were met in the scenarios that are not in the table:',
+    '',
+    ...goalLines(withoutContainerd(results), true).map((line) => `- met: ${line}`),
     '',
     ...pictures.flatMap((picture) => [picture, '']),
-    `Every figure, who could not run and why: [${FOLDER}/results.md](${FOLDER}/results.md).`,
+    `All figures, all goals, and the programs that could not run with the reason: [results.md](../${FOLDER}/results.md).`,
     '',
   ].join('\n');
+}
+
+function goalLines(results: readonly ScenarioResult[], wasMet: boolean): string[] {
+  return results.flatMap(({ name, goals }) =>
+    goals.filter(({ met }) => met === wasMet).map(({ goal, measured }) => `${name}: ${goal}: ${measured}`),
+  );
+}
+
+/** The scenario whose figures the README draws. */
+const DRAWN = 'pull';
+/** Characters of the longest bar. */
+const BAR = 40;
+
+function readmeSection({ machine, results }: Report): string {
+  const drawn = results.find(({ name }) => name === DRAWN);
+  const goals = results.flatMap((result) => result.goals).length;
+  const missed = goalLines(results, false).length;
+  return [
+    '```text',
+    ...(drawn === undefined ? [] : [`seconds: ${drawn.title}`, ...chart(drawn)]),
+    '```',
+    '',
+    `${machine.processors} × ${machine.processor}. unpackd misses ${missed} of its ${goals} goals; [docs/performance.md](docs/performance.md) names them.`,
+    '',
+  ].join('\n');
+}
+
+/** A bar for each program, the fastest first. */
+function chart({ rows }: ScenarioResult): string[] {
+  const sorted = rows.toSorted((a, b) => medianSeconds(a) - medianSeconds(b));
+  const longest = Math.max(...sorted.map(medianSeconds));
+  const width = Math.max(...sorted.map(({ name }) => name.length));
+  return sorted.map((row) => {
+    const seconds = medianSeconds(row);
+    const bar = '█'.repeat(Math.max(1, Math.round((seconds / longest) * BAR)));
+    return `${row.name.padEnd(width)}  ${bar} ${secondsText(seconds)}`;
+  });
 }
 
 const COLD = 'unpackd, new process';
 const WARM = 'unpackd, resident';
 
-/** Seconds, a line a scenario; behind those of others, how many times our fastest that is. */
+/** Seconds, one line for each scenario. In brackets: the time as a multiple of the time of our fastest. */
 function summary(results: readonly ScenarioResult[]): string[] {
-  const races = results.filter(({ rows }) => rows.some(({ name }) => name.startsWith('containerd')));
+  const races = results.filter(hasContainerd);
   const names = [...new Set(races.flatMap(({ rows }) => rows.map(columnOf)))];
   const columns = [COLD, WARM, ...names.filter((name) => name !== COLD && name !== WARM)];
   const rows = races.map((result) => [result.title, ...columns.map((column) => cell(result, column))]);
-  const others = results.filter((result) => !races.includes(result)).flatMap(({ goals }) => goals);
-  return [
-    ...markdownTable(['seconds', ...columns], rows),
-    '',
-    ...others.map(({ goal, measured }) => `- ${goal}: ${measured}`),
-  ];
+  return markdownTable(['seconds', ...columns], rows);
 }
 
-/** Who did the same in several ways has one column, and the fastest of them in it. */
+const hasContainerd = ({ rows }: ScenarioResult) => rows.some(({ name }) => name.startsWith('containerd'));
+
+function withoutContainerd(results: readonly ScenarioResult[]): ScenarioResult[] {
+  return results.filter((result) => !hasContainerd(result));
+}
+
+/** Several ways of one program share a column, which shows the fastest of them. */
 function columnOf({ name }: Row): string {
   if (!name.startsWith('unpackd')) return name.replace(/[,:].*/, '');
   return /resident|worker/.test(name) ? WARM : COLD;

@@ -119,7 +119,7 @@ export function settingsCommand({ out }: Cli): Command {
         'Secrets are not shown.',
     )
     .option('--json', 'one JSON document')
-    .option('--markdown', 'the table of README.md')
+    .option('--markdown', 'the table of docs/operations.md')
     .action((options: { readonly markdown?: true }) => {
       if (options.markdown) return void out.line(settingsTable().trimEnd());
       const flags = flagsOf(command);

@@ -3,7 +3,7 @@ import { trimSlashes } from './parse.ts';
 import type { Payload } from './payload.ts';
 
 /**
- * The text that stands for what a job unpacks: lines joined by "\n", no newline at the end. README.md in this folder
+ * The text that stands for what a job unpacks: lines joined by "\n", no newline at the end. docs/producers.md
  * documents it for producers in other languages; a change of it is a new version on its first line.
  *
  *     unpackd/1

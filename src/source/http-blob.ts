@@ -30,7 +30,7 @@ export type Renew = (refused: SignatureRefusal) => Promise<HttpRequestSpec>;
 /**
  * One blob under a URL that carries its own permission, as the S3 source lends it to another thread. A bare HTTP client
  * reads it: the AWS SDK costs a thread half a second and 40 MB before its first byte, and other clients three times the
- * work of the download (measured, see README.md). A chunk is valid until the next is asked for.
+ * work of the download (measured, see docs/decisions.md). A chunk is valid until the next is asked for.
  * @param window bytes that a download may hold now
  */
 export function openHttpBlob(spec: HttpBlobSpec, window: () => number = () => WINDOW, renew?: Renew): BlobSource {

@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict';
+import { readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { test } from 'node:test';
 import type { Machine } from '../../bench/machine.ts';
-import { merged } from '../../bench/report/publish.ts';
+import { merged, publishedSections, withSection } from '../../bench/report/publish.ts';
 import type { Report } from '../../bench/report/write.ts';
 
 const machine = { processors: 2, processor: 'P', memoryBytes: 1, system: 'S', kernel: 'K', node: 'N' } as Machine;
@@ -26,4 +28,16 @@ test('figures of another machine, or of other rounds, are not mixed with these',
     assert.deepEqual(commits(merged(report('old', ['local-gzip'], more), latest)), ['pull new']);
   }
   assert.deepEqual(commits(merged(undefined, latest)), ['pull new']);
+});
+
+test('docs/performance.md and README.md show the published results (UPDATE=1 writes them)', async () => {
+  const root = join(import.meta.dirname, '../..');
+  for (const [page, section] of Object.entries(await publishedSections(root))) {
+    const path = join(root, page);
+    const text = await readFile(path, 'utf8');
+    const current = withSection(text, section);
+    assert.ok(current !== undefined, `${page} has the marks <!-- bench --> and <!-- /bench -->`);
+    if (process.env.UPDATE === '1') await writeFile(path, current);
+    else assert.equal(text, current, page);
+  }
 });

@@ -4,7 +4,7 @@ import { deduplicationId, deduplicationText } from '../../src/queue/deduplicatio
 import { payload } from './bench.ts';
 import { digest } from './scripted-unpacker.ts';
 
-// the three texts of the README, which other languages are tested against
+// docs/producers.md shows this text to producers in other languages
 test('the text of a tag in a registry’s bucket', () => {
   const tagged = payload('x', {
     image: 'registry.example/library/alpine:3.20',
