@@ -11,17 +11,17 @@ import { file, tar } from '../support/tar.ts';
 
 const root = join(import.meta.dirname, '../..');
 
-describe('what npm run build makes', () => {
+describe('the output of npm run build', () => {
   const dist = scratch();
   const main = join(dist.path, 'dist/src/cli/main.cjs');
   before(() => {
     process.once('exit', () => dist[Symbol.dispose]());
-    // beside package.json and node_modules, as it is published
+    // beside package.json and node_modules, as published
     for (const name of ['package.json', 'node_modules']) execFileSync('ln', ['-s', join(root, name), dist.path]);
     execFileSync(process.execPath, [join(root, 'build.ts'), join(dist.path, 'dist')]);
   });
 
-  test('says its version', () => {
+  test('prints its version', () => {
     assert.match(execFileSync(process.execPath, [main, '--version'], { encoding: 'utf8' }), /^\d+\.\d+\.\d+\n$/);
   });
 
@@ -46,7 +46,7 @@ describe('what npm run build makes', () => {
     assert.match(stderr, /^unpackd: it needs Node 24 or newer, and this is v[\d.]+: install a newer Node\n$/);
   });
 
-  test('has what Node compiled of both programs, and runs without it too', () => {
+  test('contains the compile cache of both programs, and runs without it', () => {
     const compiled = join(dist.path, 'dist/compiled');
     const sizes = readdirSync(compiled, { recursive: true, encoding: 'utf8' })
       .map((path) => statSync(join(compiled, path)))
@@ -57,7 +57,7 @@ describe('what npm run build makes', () => {
     assert.match(execFileSync(process.execPath, [main, '--version'], { encoding: 'utf8' }), /^\d+\.\d+\.\d+\n$/);
   });
 
-  test('unpacks an image, with apply threads of its own', async () => {
+  test('unpacks an image on apply threads', async () => {
     using folder = scratch();
     const image = imageOf([layerOf(tar(file('hello', 'world')))]);
     await writeLayout(join(folder.path, 'layout'), { app: image });
@@ -66,7 +66,7 @@ describe('what npm run build makes', () => {
     assert.equal(result.images[0].chainId, image.chainId);
   });
 
-  test('opens a store on a thread of its own', async () => {
+  test('opens a store on a thread', async () => {
     for (const name of ['store.cjs', 'store.js']) {
       using folder = scratch();
       const workerData = { root: join(folder.path, 'store'), type: 'overlay', ownership: 'squash' };
@@ -93,7 +93,7 @@ describe('what npm run build makes', () => {
     assert.deepEqual(devs, []);
   });
 
-  test('has a public API that a producer can import', async () => {
+  test('has a public API to import', async () => {
     const api = await import(join(dist.path, 'dist/src/index.js'));
     assert.equal(typeof api.UnpackQueue, 'function');
   });

@@ -24,7 +24,7 @@ describe('the demo', () => {
     assert.equal(environments.filter((text) => text.includes(`TMPDIR=${temporary}`)).length, 0);
   }
 
-  test('tells the whole story and leaves nothing behind', async () => {
+  test('runs to its end and leaves nothing behind', async () => {
     const { status, stdout, stderr } = await finished(start());
     assert.equal(status, 0, stderr);
     assert.equal(stderr, '');
@@ -36,13 +36,13 @@ describe('the demo', () => {
   });
 
   for (const heading of ['2 ', '3 ']) {
-    test(`an interrupt at step ${heading}ends everything that was started`, async () => {
+    test(`an interrupt at step ${heading}ends all processes`, async () => {
       const child = start();
       const end = finished(child);
       let stdout = '';
       child.stdout?.on('data', (text: Buffer) => {
         stdout += text.toString();
-        // once: a second interrupt does not wait for the cleaning up
+        // only once, because a second interrupt ends the cleanup early
         if (stdout.includes(`\n${heading}`) && !child.killed) child.kill('SIGINT');
       });
       assert.equal((await end).status, 130);
@@ -50,7 +50,7 @@ describe('the demo', () => {
     });
   }
 
-  test('uses REDIS_URL where no server is installed, and leaves nothing there either', async () => {
+  test('uses REDIS_URL if no server is installed, and leaves nothing in it', async () => {
     const redis = await startRedis();
     using programs = scratch();
     for (const folder of (process.env.PATH ?? '').split(delimiter).filter((folder) => existsSync(folder))) {
@@ -74,7 +74,7 @@ describe('the demo', () => {
     assertNothingLeft();
   });
 
-  test('--keep stays up until the interrupt, which is then no failure', async () => {
+  test('with --keep runs until the interrupt and exits with 0', async () => {
     const child = start('--keep');
     const end = finished(child);
     let stdout = '';

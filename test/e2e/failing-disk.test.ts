@@ -21,10 +21,10 @@ async function freePort(): Promise<number> {
   return port;
 }
 
-/** Where a worker's /readyz is, by its log. */
+/** The URL of a worker's health server, from its log. */
 const health = (worker: WorkerProcess): string => /health at (http:[^"]+)/.exec(worker.log())?.[1] ?? '';
 
-/** Names that layers have got so far in directories of unfinished snapshots. */
+/** The files that were written into unfinished snapshots so far. */
 function written(s: Stage): number {
   const snapshots = join(s.root, 'snapshots');
   return readdirSync(snapshots)
@@ -32,12 +32,12 @@ function written(s: Stage): number {
     .reduce((sum, id) => sum + readdirSync(join(snapshots, id, 'fs')).length, 0);
 }
 
-describe('a store whose disk becomes read-only under a running job', { skip: unavailable(() => ext4()) }, () => {
-  it('gives the job back, takes no other until the disk can be written again, and goes on then by itself', async () => {
+describe('a disk that becomes read-only during a job', { skip: unavailable(() => ext4()) }, () => {
+  it('returns the job, takes no other until the disk is writable, and then continues', async () => {
     using disk = ext4();
     using stack = new DisposableStack();
     await using s = await stage({ root: join(disk.path, 'store') });
-    // a tar as it is, held back where an entry ends: a file that is open for writing would keep the disk writable
+    // an uncompressed tar, stalled between two entries: a file that is open for writing would prevent the remount
     const members: Member[] = Array.from({ length: 200 }, (_, index) => file(`f${index}`, 'x'.repeat(400)));
     const image = imageOf([layerOf(tar(...members), 'none')]);
     await s.push('ro', { app: image });
@@ -76,8 +76,8 @@ describe('a store whose disk becomes read-only under a running job', { skip: una
   });
 });
 
-describe('a directory that somebody removes while a layer is written there', () => {
-  it('is STORE_FAILED, which blames no layer, and another attempt gets a new one', async () => {
+describe('a snapshot directory that is removed while a layer is written', () => {
+  it('is STORE_FAILED, and the next attempt gets a new directory', async () => {
     await using s = await stage();
     const members: Member[] = Array.from({ length: 200 }, (_, index) => file(`f${index}`, 'x'.repeat(400)));
     const image = imageOf([layerOf(tar(...members), 'none')]);
@@ -99,8 +99,8 @@ describe('a directory that somebody removes while a layer is written there', () 
   });
 });
 
-describe('something in the store that cannot be removed', { skip: unavailable(() => ext4()) }, () => {
-  it('keeps no worker from starting, and nothing else from being cleared away', async () => {
+describe('a leftover that cannot be removed', { skip: unavailable(() => ext4()) }, () => {
+  it('does not prevent the start of a worker or the removal of other leftovers', async () => {
     using disk = ext4();
     await using s = await stage({ root: join(disk.path, 'store') });
     const stuck = join(s.root, 'snapshots', 'rm-1');
@@ -124,8 +124,8 @@ describe('something in the store that cannot be removed', { skip: unavailable(()
   });
 });
 
-describe('a worker that starts on a disk that can only be read', { skip: unavailable(() => ext4()) }, () => {
-  it('waits for it, says so, and goes on by itself', async () => {
+describe('a worker that starts on a read-only disk', { skip: unavailable(() => ext4()) }, () => {
+  it('logs the reason, waits, and continues once the disk is writable', async () => {
     using disk = ext4();
     using stack = new DisposableStack();
     await using s = await stage({ root: join(disk.path, 'store') });
@@ -154,7 +154,7 @@ describe('a worker that starts on a disk that can only be read', { skip: unavail
 });
 
 describe('a disk that dies', { skip: unavailable(() => ext4()) }, () => {
-  it('fails no job, and leaves a worker that says so and can be ended', async () => {
+  it('fails no job; the worker reports it and can be stopped', async () => {
     using disk: Disk = ext4();
     await using s = await stage({ root: join(disk.path, 'store') });
     await s.push('dead', { app: someImage('dead', 1), other: someImage('other', 1) });
@@ -174,14 +174,14 @@ describe('a disk that dies', { skip: unavailable(() => ext4()) }, () => {
   });
 });
 
-describe('a disk that loses what was written to it', { skip: unavailable(() => brittleExt4()) }, () => {
-  it('commits nothing that is lost, and leaves a worker that can be ended', async () => {
+describe('a disk that loses writes', { skip: unavailable(() => brittleExt4()) }, () => {
+  it('commits no lost layer; the worker can be stopped', async () => {
     using disk: Disk = brittleExt4();
     await using s = await stage({ root: join(disk.path, 'store') });
     await s.push('lost', { app: imageOf([someLayer('lost', 20, 2_000_000)]) });
     const worker = await s.worker({ UNPACK_DURABLE: 'true' });
     const job = await s.queue.add(s.payload('lost'), { attempts: 2 });
-    // whether the rest of the disk is good enough for a probe is up to the kernel
+    // whether a probe of this disk succeeds depends on the kernel
     const isOver = async () => {
       const { state, progress } = await s.queue.status(job.id);
       return state === 'failed' || (state === 'waiting' && (progress?.storeFaults ?? 0) > 0);

@@ -7,7 +7,7 @@ import { imageOf } from '../support/layout.ts';
 import { referenceTrees } from '../support/store-trees.ts';
 import { chainOf, type Stage, someImage, someLayer, stage, until } from './stage.ts';
 
-/** Waits until a job's worker is writing a layer whose blob the proxy holds back. */
+/** Waits until a worker is writing a layer whose blob the proxy stalls. */
 async function inTheMiddle(s: Stage): Promise<void> {
   await until(() =>
     readdirSync(join(s.root, 'snapshots'))
@@ -16,7 +16,7 @@ async function inTheMiddle(s: Stage): Promise<void> {
   );
 }
 
-/** Most of each layer comes at once, more than what is inflated before the first of it is written; the rest hangs. */
+/** Most of each layer arrives at once, enough for its first files to be written; then the download stalls. */
 const holdLayersBack = (s: Stage, image: ReturnType<typeof someImage>): void =>
   s.proxy.rules([
     {
@@ -28,12 +28,12 @@ const holdLayersBack = (s: Stage, image: ReturnType<typeof someImage>): void =>
 const big = (seed: string): ReturnType<typeof someImage> => someImage(seed, 3, 300, 3000);
 
 describe('a worker that dies in the middle of a layer', () => {
-  it('by SIGKILL: another one finishes the job, the tree is right, nothing of the dead one is left', async () => {
+  it('by SIGKILL: another worker finishes the job, the tree is right, and no leftovers remain', async () => {
     await using s = await stage();
     const image = big('kill');
     await s.push('kill', { app: image });
     holdLayersBack(s, image);
-    // a worker that would wait for the stalled bytes for ever
+    // this worker would wait for the stalled bytes forever
     const first = await s.worker({ UNPACK_S3_IDLE_TIMEOUT: '10m', UNPACK_LOCK: '3s', UNPACK_WORKER_NAME: 'first' });
     const job = await s.queue.add(s.payload('kill'));
     await inTheMiddle(s);
@@ -49,7 +49,7 @@ describe('a worker that dies in the middle of a layer', () => {
     assert.deepEqual(readdirSync(join(s.root, 'locks')).length, 0);
   });
 
-  it('by SIGTERM: it gives the job back within its grace period and leaves nothing half done', async () => {
+  it('by SIGTERM: it returns the job within its grace period and leaves nothing behind', async () => {
     await using s = await stage();
     const image = big('term');
     await s.push('term', { app: image });
@@ -64,11 +64,11 @@ describe('a worker that dies in the middle of a layer', () => {
     s.proxy.rules([]);
     await s.worker({ UNPACK_WORKER_NAME: 'second' });
     const result = await s.queue.wait(job, { timeout: 120_000 });
-    assert.equal(result.attempts, 1, 'being given back is no attempt');
+    assert.equal(result.attempts, 1, 'a returned job has used no attempt');
     assert.deepEqual(await s.stored(), await referenceTrees({ app: image }));
   });
 
-  it('by SIGTERM with time enough: it finishes the job first', async () => {
+  it('by SIGTERM with enough time: it finishes the job first', async () => {
     await using s = await stage();
     const image = big('grace');
     await s.push('grace', { app: image });
@@ -85,7 +85,7 @@ describe('a worker that dies in the middle of a layer', () => {
 });
 
 describe('a job that is cancelled while it runs', () => {
-  it('stops at once, from another process, and leaves nothing', async () => {
+  it('stops at once, by another process, and leaves nothing behind', async () => {
     await using s = await stage();
     const image = big('cancel');
     await s.push('cancel', { app: image });
@@ -100,7 +100,7 @@ describe('a job that is cancelled while it runs', () => {
 });
 
 describe('two workers on one store', () => {
-  it('download and apply every layer once, for twenty jobs of images that share layers', async () => {
+  it('download and apply each layer once for twenty jobs whose images share layers', async () => {
     await using s = await stage();
     const base = [someLayer('base-0', 100), someLayer('base-1', 100)];
     const middle = ['a', 'b', 'c', 'd'].map((name) => someLayer(`middle-${name}`, 50));
@@ -129,7 +129,7 @@ describe('two workers on one store', () => {
 });
 
 describe('S3 that misbehaves', () => {
-  it('by dropping connections at random bytes: the job ends right, from the last byte on', async () => {
+  it('by dropping connections at random bytes: the downloads resume and the job completes', async () => {
     await using s = await stage();
     const image = big('drop');
     await s.push('drop', { app: image });
@@ -142,7 +142,7 @@ describe('S3 that misbehaves', () => {
     assert.ok(ranged > 3, `${ranged} ranged requests`);
   });
 
-  it('by answering 503 and 429 for a while: the job ends right', async () => {
+  it('by answering 503 and 429 for a while: the job completes', async () => {
     await using s = await stage();
     const image = someImage('busy', 2);
     await s.push('busy', { app: image });
@@ -155,7 +155,7 @@ describe('S3 that misbehaves', () => {
     assert.equal(result.images[0]?.chainId, image.chainId);
   });
 
-  it('by answering 503 for ever: SOURCE_UNAVAILABLE after the attempts that the job has', async () => {
+  it('by answering 503 forever: SOURCE_UNAVAILABLE after all attempts of the job', async () => {
     await using s = await stage();
     await s.push('down', { app: someImage('down', 1) });
     s.proxy.rules([{ fault: { kind: 'status', status: 503, code: 'ServiceUnavailable' } }]);
@@ -165,7 +165,7 @@ describe('S3 that misbehaves', () => {
     assert.equal((await s.queue.status(job.id)).attemptsMade, 2);
   });
 
-  it('by falling silent: the download goes on over a new connection', async () => {
+  it('by stalling: the download resumes over a new connection', async () => {
     await using s = await stage();
     const image = big('silent');
     await s.push('silent', { app: image });
@@ -178,7 +178,7 @@ describe('S3 that misbehaves', () => {
     assert.deepEqual(await s.stored(), await referenceTrees({ app: image }));
   });
 
-  it('by dripping: two connections for each of twelve layers bring a kilobyte a second, and no job is lost', async () => {
+  it('by sending a kilobyte a second to two connections of each of twelve layers: no job fails', async () => {
     await using s = await stage();
     const images = Array.from({ length: 12 }, (_, i) => someImage(`drip-${i}`, 1, 100, 3000));
     await Promise.all(images.map((image, i) => s.push(`drip/${i}`, { app: image })));
@@ -211,7 +211,7 @@ describe('S3 that misbehaves', () => {
     await s.assertClean(images.flatMap(chainOf));
   });
 
-  it('by lying about a length: BLOB_SIZE_MISMATCH, once more, then no', async () => {
+  it('by a wrong length: BLOB_SIZE_MISMATCH after one retry', async () => {
     await using s = await stage();
     const image = someImage('liar', 1);
     await s.push('liar', { app: image });
@@ -224,7 +224,7 @@ describe('S3 that misbehaves', () => {
     await s.assertClean([]);
   });
 
-  it('by changing a bit: BLOB_DIGEST_MISMATCH, once more, and right where the second download is', async () => {
+  it('by a changed bit: BLOB_DIGEST_MISMATCH after one retry, or success if the second download is right', async () => {
     await using s = await stage();
     const image = someImage('flip', 1);
     await s.push('flip', { app: image });
@@ -239,7 +239,7 @@ describe('S3 that misbehaves', () => {
 });
 
 describe('a blob that is uploaded after the job was added', () => {
-  it('makes a later attempt succeed, which starts from the layers that are there', async () => {
+  it('lets a later attempt succeed, which reuses the layers below', async () => {
     await using s = await stage();
     const image = someImage('late', 2);
     const missing = image.layers[1];
@@ -259,7 +259,7 @@ describe('a blob that is uploaded after the job was added', () => {
 });
 
 describe('Redis that restarts in the middle of a job', () => {
-  it('loses nothing: the job completes once and its result is there', async () => {
+  it('loses nothing: the job completes once and has its result', async () => {
     await using s = await stage({ persistent: true });
     const image = big('redis');
     await s.push('redis', { app: image });
@@ -282,7 +282,7 @@ describe('Redis that restarts in the middle of a job', () => {
   });
 });
 
-describe('a job for an image that is there', () => {
+describe('a job for an image in the store', () => {
   it('downloads no layer', async () => {
     await using s = await stage();
     const image = someImage('again', 4);

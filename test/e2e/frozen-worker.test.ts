@@ -9,10 +9,10 @@ import { file, type Member, tar } from '../support/tar.ts';
 import { chainOf, type Stage, someImage, stage, until, type WorkerProcess } from './stage.ts';
 
 const LIMIT = 120_000;
-/** Half a minute each by default: until a silent worker's job is another's, and until a stalled connection is given up. */
+/** Timeouts that are half a minute each by default: until a job counts as stalled, and until an idle connection is closed. */
 const SOON = { UNPACK_LOCK: '5s', UNPACK_S3_IDLE_TIMEOUT: '3s' };
 
-/** A worker that was stopped in the middle of the image `base`, whose lock it has. */
+/** A worker that is stopped (SIGSTOP) while it applies the image `base` and holds its locks. */
 async function frozenWorker(s: Stage, base: TestImage): Promise<{ worker: WorkerProcess; job: string }> {
   await s.push('base', { app: base });
   const worker = await s.worker({ ...SOON, UNPACK_JOBS: '1', UNPACK_WORKER_NAME: 'frozen' });
@@ -24,13 +24,13 @@ async function frozenWorker(s: Stage, base: TestImage): Promise<{ worker: Worker
   return { worker, job: id };
 }
 
-/** A layer as it is, of small files: longer than what is let through of it. */
+/** An uncompressed layer of small files, longer than the part that the proxy lets through. */
 const longLayer = (): TestImage => {
   const members: Member[] = Array.from({ length: 200 }, (_, index) => file(`f${index}`, 'x'.repeat(400)));
   return imageOf([layerOf(tar(...members), 'none')]);
 };
 
-/** Names that layers have got so far in directories of unfinished snapshots. */
+/** The files that were written into unfinished snapshots so far. */
 function written(s: Stage): number {
   const snapshots = join(s.root, 'snapshots');
   const ids = (existsSync(snapshots) ? readdirSync(snapshots) : []).filter((name) => /^\d+$/.test(name));
@@ -40,14 +40,14 @@ function written(s: Stage): number {
 const locks = (s: Stage): string[] => readdirSync(join(s.root, 'locks'));
 
 describe('a worker that was stopped in the middle of a layer', () => {
-  it('holds up no job of another image, and those of its image go on when it does, in their order', async () => {
+  it('delays no job of another image; jobs of its image continue in order when the worker does', async () => {
     await using s = await stage();
     const base = longLayer();
     const { worker: frozen, job } = await frozenWorker(s, base);
     const holder = JSON.parse(readFileSync(join(s.root, 'locks', locks(s)[0] ?? ''), 'utf8'));
     assert.deepEqual([holder.pid, holder.worker, holder.job], [frozen.child.pid, 'frozen', job]);
 
-    // more jobs than slots wait for the layer, and others come after them
+    // more jobs than slots wait for the layer, and others follow
     const others = Array.from({ length: 8 }, (_, index) => someImage(`other-${index}`, 1));
     for (const [index, image] of others.entries()) await s.push(`other-${index}`, { app: image });
     const same = await s.queue.addBulk(
@@ -73,7 +73,7 @@ describe('a worker that was stopped in the middle of a layer', () => {
         [base.chainId, frozen.child.pid, 'frozen'],
       );
     }
-    // the same work is still one job
+    // deduplication still gives the same job
     await using bull = {
       queue: new Queue('image-unpack', { connection: { url: s.redis.url } }),
       [Symbol.asyncDispose]: async () => bull.queue.close(),
@@ -103,7 +103,7 @@ describe('a worker that was stopped in the middle of a layer', () => {
     assert.equal(healthy.child.exitCode, null);
   });
 
-  it('ends a job of its image with TIMED_OUT when that has waited for too long, the pauses included', async () => {
+  it('fails a job of its image with TIMED_OUT after the time limit, which includes the pauses', async () => {
     await using s = await stage();
     const base = longLayer();
     const { job } = await frozenWorker(s, base);
@@ -121,7 +121,7 @@ describe('a worker that was stopped in the middle of a layer', () => {
     assert.equal(progress?.waiting, undefined);
   });
 
-  it('is waited for by a worker that ends meanwhile, and any other goes on once it is dead', async () => {
+  it('is waited for by a worker that exits meanwhile; after its death any other worker continues', async () => {
     await using s = await stage();
     const base = longLayer();
     const { worker: frozen, job } = await frozenWorker(s, base);

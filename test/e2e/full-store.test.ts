@@ -8,7 +8,7 @@ import { imageOf } from '../support/layout.ts';
 import { referenceTrees } from '../support/store-trees.ts';
 import { chainOf, type Stage, someLayer, stage, until } from './stage.ts';
 
-/** Attempts enough for a test, and pauses in between long enough to look. */
+/** Enough attempts for the test, with pauses long enough to look at the store. */
 const PATIENT = { UNPACK_BACKOFF: '3s', UNPACK_ATTEMPTS: '20' };
 
 const DISKS: Readonly<Record<string, () => Disk>> = {
@@ -16,7 +16,7 @@ const DISKS: Readonly<Record<string, () => Disk>> = {
   ext4: () => ext4(),
 };
 
-/** Leaves so many bytes, with a file that goes when the folder goes. */
+/** Fills the disk with a file, except for so many bytes. The file is removed with the folder. */
 function leaveBytes(folder: string, bytes: number): void {
   const free = () => {
     const { bavail, bsize } = statfsSync(folder);
@@ -25,12 +25,12 @@ function leaveBytes(folder: string, bytes: number): void {
   while (free() > bytes) appendFileSync(join(folder, 'file'), Buffer.alloc(Math.min(1 << 20, free() - bytes)));
 }
 
-/** Leaves so many inodes. */
+/** Uses up all inodes except so many. */
 function leaveInodes(folder: string, inodes: number): void {
   for (let left = statfsSync(folder).ffree - inodes; left > 0; left--) writeFileSync(join(folder, `${left}`), '');
 }
 
-/** The failure of the job's first attempt, while it waits for the next. */
+/** The failure of the job's first attempt, read while the job waits for the next. */
 async function firstFailure(s: Stage, id: string): Promise<Failure> {
   await until(async () => (await s.queue.status(id)).state === 'delayed', 120_000);
   const { failure } = await s.queue.status(id);
@@ -45,16 +45,16 @@ for (const [type, make] of Object.entries(DISKS)) {
       ['of inodes', (ballast: string) => leaveInodes(ballast, 2000), /ENOSPC/],
     ] as const;
     for (const [what, leave, error] of cases) {
-      it(`${what}: STORE_FULL, nothing half done stays, and with room the job goes on from the layers below`, async () => {
+      it(`${what}: STORE_FULL, no leftovers, and with room the job reuses the layers below`, async () => {
         using disk = make();
         await using s = await stage({ root: join(disk.path, 'store') });
-        // small files, since both may run out: some 1.2 MiB and 300 inodes, then 12 MiB and 3,000 inodes
+        // small files, so that bytes or inodes can run out: about 1.2 MiB and 300 inodes, then 12 MiB and 3,000 inodes
         const [small, large] = [someLayer('small', 300, 2000), someLayer('large', 3000, 2000)];
         const image = imageOf([small, large]);
         await s.push('full', { app: image });
         await s.push('below', { app: imageOf([small]) });
         const worker = await s.worker(PATIENT);
-        // both layers at once would race for the room that is left
+        // one layer at a time, because two would race for the room
         await s.queue.wait(await s.queue.add(s.payload('below')), { timeout: 120_000 });
         const ballast = join(disk.path, 'ballast');
         mkdirSync(ballast);

@@ -11,7 +11,7 @@ const JOBS = 50;
 
 const closed = (worker: WorkerProcess): boolean => worker.log().includes('takes no more jobs until');
 
-/** Adds fifty jobs, each of an image of its own, that have one attempt. */
+/** Adds fifty jobs with one attempt each, for fifty images. */
 async function fifty(s: Stage): Promise<{ jobs: JobHandle[]; chains: string[] }> {
   const images = Array.from({ length: JOBS }, (_, index) => someImage(`image-${index}`, 1, 3, 500));
   await Promise.all(images.map((image, index) => s.push(`p${index}`, { app: image })));
@@ -21,7 +21,7 @@ async function fifty(s: Stage): Promise<{ jobs: JobHandle[]; chains: string[] }>
   return { jobs, chains: images.flatMap(chainOf) };
 }
 
-/** Waits for them all; fails if one has failed, or has needed a second attempt. */
+/** Waits for all jobs; fails if one has failed or needed a second attempt. */
 async function allCompleted(s: Stage, jobs: readonly JobHandle[]): Promise<Record<string, number>> {
   const results = await Promise.all(jobs.map((job) => s.queue.wait(job, { timeout: LIMIT })));
   const byWorker: Record<string, number> = {};
@@ -37,7 +37,7 @@ describe('a worker whose disk is broken', { skip: unavailable(() => ext4()) }, (
     ['gone', true],
     ['read-only', false],
   ] as const) {
-    it(`leaves all of fifty jobs to a healthy worker where its disk is ${how}`, async () => {
+    it(`leaves all of fifty jobs to a healthy worker if its disk is ${how}`, async () => {
       using disk = ext4();
       using stack = new DisposableStack();
       await using s = await stage();
@@ -57,7 +57,7 @@ describe('a worker whose disk is broken', { skip: unavailable(() => ext4()) }, (
     });
   }
 
-  it('keeps fifty jobs while it is alone, and does them all once its disk is mended', async () => {
+  it('keeps fifty jobs if it is the only worker, and does them all once its disk is repaired', async () => {
     using disk = ext4();
     using stack = new DisposableStack();
     await using s = await stage({ root: join(disk.path, 'store') });
@@ -87,7 +87,7 @@ describe('a worker whose disk is broken', { skip: unavailable(() => ext4()) }, (
 });
 
 describe('a worker whose disk is full', { skip: unavailable(() => tmpfs('size=64m')) }, () => {
-  it('keeps fifty jobs, also when it starts with it, and does them all once there is room', async () => {
+  it('keeps fifty jobs, even if the disk is full at its start, and does them all once there is room', async () => {
     using disk = tmpfs('size=64m,nr_inodes=65536');
     await using s = await stage({ root: join(disk.path, 'store') });
     const ballast = join(disk.path, 'ballast');

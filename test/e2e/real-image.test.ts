@@ -19,8 +19,8 @@ import { type Node, readTree } from '../support/tree.ts';
 import { type Stage, stage } from './stage.ts';
 
 /**
- * A real image, from outside the project: a folder with the OCI layouts `gzip` and `zstd`, each with the tag `app`, named
- * by REAL_IMAGE. It takes minutes to make, so that a run without it is a run without these tests, and says so.
+ * A real image from outside the project: REAL_IMAGE names a folder with the OCI layouts `gzip` and `zstd`, each with the tag
+ * `app`. Such a folder takes minutes to make, so these tests are skipped without it.
  */
 const layouts = process.env.REAL_IMAGE;
 const skip =
@@ -70,7 +70,7 @@ for (const variant of ['gzip', 'zstd'] as const) {
         const registry = await startRegistry(s.bucket.server, BUCKET, 'real');
         const target = `docker://${registry.origin.slice('http://'.length)}/team/app:app`;
         const { AWS_CA_BUNDLE: _, ...env } = process.env;
-        // not the synchronous call: the S3 server is in this process
+        // asynchronous, because the S3 server runs in this process
         await using copy = startChild(
           'skopeo',
           ['copy', '-q', '--insecure-policy', '--dest-tls-verify=false', `oci:${layout}:app`, target],
@@ -84,7 +84,7 @@ for (const variant of ['gzip', 'zstd'] as const) {
     };
 
     for (const [name, push] of Object.entries(ways)) {
-      it(`${name} becomes the tree that umoci makes of it, under the chain ID that its config gives`, async () => {
+      it(`${name} becomes the same tree as with umoci, under the chain ID of its config`, async () => {
         await using s = await stage();
         const source = await push(s);
         await s.worker({ UNPACK_S3_IDLE_TIMEOUT: '30s' });
@@ -109,7 +109,7 @@ for (const variant of ['gzip', 'zstd'] as const) {
   });
 }
 
-/** A disk that has just been freed of many files may keep the bucket of hundreds of megabytes waiting for seconds. */
+/** Long, because a disk on which many files were just deleted may block the upload of hundreds of megabytes for seconds. */
 const patient = (s: Stage) => s.bucket.connection({ connectTimeout: 30_000, idleTimeout: 30_000 });
 
 /** The chain ID of an image, computed from its config alone. */

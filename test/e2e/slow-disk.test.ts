@@ -10,13 +10,13 @@ import { chainOf, someImage, stage, until } from './stage.ts';
 
 const skip = skipWithout('strace') || (spawnSync('strace', ['-c', 'true']).status !== 0 && 'strace may not trace here');
 
-test('a disk that stands still for longer than a lock holds loses no job', { skip }, async () => {
+test('a disk that hangs for longer than the lock on a job lasts loses no job', { skip }, async () => {
   await using s = await stage();
   const env = { UNPACK_LOCK: '3s' };
   const image = someImage('slow', 1);
   await s.push('slow', { app: image });
   const first = await s.worker({ ...env, UNPACK_WORKER_NAME: 'on the slow disk' });
-  // the file that a commit of SQLite waits for
+  // a commit of SQLite waits for this file
   const slow = ['-f', '-o', '/dev/null', '-P', join(s.root, 'metadata.db-wal')];
   slow.push('-e', 'trace=fsync,fdatasync', '-e', 'inject=fsync,fdatasync:delay_enter=9000000');
   await using strace = startChild('strace', [...slow, '-p', `${first.child.pid}`], {

@@ -20,13 +20,13 @@ import { type StoreTrees, treesOf } from '../support/store-trees.ts';
 import { directory, file, type Member, tar } from '../support/tar.ts';
 
 const WORKER = new URL('../../workers/unpack.ts', import.meta.url).pathname;
-/** Milliseconds that only end a hang, on a machine however busy. */
+/** Milliseconds after which a wait counts as a hang, even on a busy machine. */
 const PATIENCE = 120_000;
 
 /** One worker process. */
 export interface WorkerProcess {
   readonly child: ChildProcess;
-  /** Everything it has logged. */
+  /** Its whole log. */
   log(): string;
   kill(signal: NodeJS.Signals): void;
   /** Its exit code, or the signal that ended it. */
@@ -34,8 +34,8 @@ export interface WorkerProcess {
 }
 
 /**
- * Everything that a whole installation has, all of it real: Redis, an S3 server behind a proxy that can be told to
- * misbehave, a store, any number of worker processes.
+ * A whole installation of real parts: Redis, an S3 server behind a proxy that injects faults, a store, and any number of
+ * worker processes.
  */
 export interface Stage extends AsyncDisposable {
   readonly redis: LocalRedis;
@@ -44,19 +44,19 @@ export interface Stage extends AsyncDisposable {
   readonly queue: UnpackQueue;
   readonly root: string;
   worker(env?: Readonly<Record<string, string>>): Promise<WorkerProcess>;
-  /** Stores images under `prefix`, in the layout `oci`, but for the blobs of `without`. */
+  /** Stores images under `prefix` in the layout `oci`, without the blobs in `without`. */
   push(prefix: string, images: Readonly<Record<string, TestImage>>, without?: readonly string[]): Promise<void>;
   payload(prefix: string, tag?: string): Payload;
-  /** What the committed snapshots' own directories hold, by name. */
+  /** The trees of the committed snapshots' own layers, by name. */
   stored(): Promise<StoreTrees>;
-  /** Fails unless the store holds just these snapshots, and nothing lies about that none of them owns. */
+  /** Fails unless the store holds exactly these snapshots and no other directories. */
   assertClean(names: readonly string[]): Promise<void>;
 }
 
 export interface StageOptions {
   readonly type?: 'overlay' | 'native';
   readonly persistent?: boolean;
-  /** Where the store is to be; default: a directory that is removed in the end. */
+  /** The directory of the store; default: one that is removed at the end. */
   readonly root?: string;
 }
 
@@ -128,10 +128,10 @@ export async function stage(options: StageOptions = {}): Promise<Stage> {
       try {
         const all = (await snapshotter.walk()).map(({ name }) => name);
         assert.deepEqual(all.sort(), [...names].sort());
-        // a worker goes on deleting what is out of the way already when its job has its failure
+        // a worker may still delete a renamed directory after its job has failed
         const folders = () => readdirSync(join(root, 'snapshots'));
         await until(() => folders().length <= names.length, PATIENCE, folders);
-        assert.equal(folders().length, names.length, 'nothing is left, without any cleanup');
+        assert.equal(folders().length, names.length, 'no directories are left, without a cleanup');
         assert.equal(await snapshotter.cleanup(), 0);
       } finally {
         await snapshotter.close();
@@ -180,7 +180,7 @@ function startWorker(settings: Readonly<Record<string, string>>): WorkerProcess 
   return { child, log: () => log, kill: (signal) => child.kill(signal), ended };
 }
 
-/** Waits for something to become true; fails, with what is known, when it does not. */
+/** Waits until a condition is true; fails with the current state if it does not become true. */
 export async function until(
   condition: () => boolean | Promise<boolean>,
   limit = PATIENCE,
@@ -201,10 +201,10 @@ export function someImage(seed: string, count: number, files = 20, size = 2000):
 export function someLayer(name: string, files = 20, size = 2000): TestLayer {
   const members: Member[] = [directory(name, { mode: 0o750, mtime: 1000 })];
   for (let i = 0; i < files; i++) members.push(file(`${name}/${i}`, randomBytes(size), { uid: i, mtime: 2000 + i }));
-  // names nothing of the directory that the layer below it made
+  // does not name the directory that the layer below has made
   members.push(file(`shared/${name}`, name));
   return layerOf(tar(...members));
 }
 
-/** The names of the snapshots that an image becomes, bottom-most first. */
+/** The names of an image's snapshots, bottom-most first. */
 export const chainOf = (image: TestImage): string[] => chainIds(image.layers.map((layer) => layer.diff.digest));

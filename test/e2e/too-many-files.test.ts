@@ -5,14 +5,14 @@ import { describe, it } from 'node:test';
 import { skipWithout } from '../support/present.ts';
 import { chainOf, someImage, stage, until } from './stage.ts';
 
-describe('a worker that may not open more files', { skip: skipWithout('prlimit') }, () => {
-  it('fails jobs with what to do about it, whichever file was the last, and goes on once it may', async () => {
+describe('a worker at its limit of open files', { skip: skipWithout('prlimit') }, () => {
+  it('fails jobs with advice, whichever file reached the limit, and continues once the limit is raised', async () => {
     await using s = await stage();
     const worker = await s.worker({ UNPACK_BACKOFF: '200ms', UNPACK_ATTEMPTS: '30' });
     const pid = String(worker.child.pid);
     const limit = (files: number) => execFileSync('prlimit', ['--pid', pid, `--nofile=${files}:`]);
     const chains: string[] = [];
-    // the SDK for S3 is not loaded yet when the first job comes
+    // the S3 SDK is loaded with the first job only
     for (const more of [1, 0, 2, 3, 4, 5]) {
       const image = someImage(`files-${more}`, 3, 50);
       chains.push(...chainOf(image));
@@ -22,7 +22,7 @@ describe('a worker that may not open more files', { skip: skipWithout('prlimit')
       while (open.has(lowest)) lowest++;
       limit(lowest + more);
       const job = await s.queue.add(s.payload(`files-${more}`));
-      // a worker that may not open a file to probe its store with is at fault itself: the attempt does not count
+      // if the worker cannot open a file to probe its store, the attempt does not count
       await until(async () => {
         const { attemptsMade, state, progress } = await s.queue.status(job.id);
         const givenBack = (progress?.storeFaults ?? 0) > 0;
