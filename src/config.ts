@@ -1,6 +1,7 @@
 import { availableParallelism, hostname } from 'node:os';
 import type * as z from 'zod';
 import type { LayerLimits } from './archive/tar-reader.ts';
+import type { UnpackSettings } from './image/unpacker.ts';
 import { maskedRedisUrl, readRedisUrl } from './redis-address.ts';
 import { addSecret, maskSecrets } from './secrets.ts';
 import {
@@ -242,6 +243,15 @@ function proxyVariable(url: string, env: Readonly<Record<string, string | undefi
 /** The snapshot store as one that layers are written to. */
 export function storeToWrite(config: Config): StoreOptions {
   return { root: config.UNPACK_ROOT, type: config.UNPACK_SNAPSHOTTER, ownership: config.UNPACK_OWNERSHIP };
+}
+
+/** How this process unpacks images, as a worker or for `unpackd apply`. */
+export function unpackSettings(config: Config): UnpackSettings {
+  return {
+    threads: config.UNPACK_THREADS,
+    durable: config.UNPACK_DURABLE,
+    apply: { limits: layerLimits(config), native: config.UNPACK_NATIVE_INFLATE },
+  };
 }
 
 /** The limits on one layer. */

@@ -1,15 +1,20 @@
 import { constants } from 'node:os';
 import { getSystemErrorMap } from 'node:util';
 
-/** An error of the kernel: its name in errno(3), and what it says. */
+/**
+ * The kernel's errors by name, and which of them are faults of the machine. `errors.ts` makes STORE_FULL and STORE_FAILED
+ * of those.
+ */
+
+/** An error of the kernel: its name in errno(3), and its message. */
 interface Errno {
   readonly name: string;
   readonly text: string;
 }
 
 /**
- * Those that libuv has no entry for, and node:fs no name: it says `UNKNOWN: unknown error`, or `Unknown system error -122`,
- * where 122 is a quota that is used up.
+ * Errors that libuv and node:fs have no name for. Node reports them as `UNKNOWN: unknown error` or `Unknown system error
+ * -122`; 122 is EDQUOT.
  */
 const UNNAMED: readonly (readonly [number, string, string])[] = [
   [constants.errno.EBADMSG, 'EBADMSG', 'bad message'],
@@ -25,12 +30,12 @@ const KNOWN = new Map<number, Errno>([
   ...[...getSystemErrorMap()].map(([number, [name, text]]) => [-number, { name, text }] as const),
 ]);
 
-/** @param errno positive, as the C library has it */
+/** @param errno positive, as in the C library */
 export function errnoFacts(errno: number): Errno {
   return KNOWN.get(errno) ?? { name: `errno ${errno}`, text: `error ${errno}` };
 }
 
-/** The name of the kernel's error that a call failed with; `undefined` for what is no system error. */
+/** The name of a system error, such as `ENOSPC`; `undefined` for any other value. */
 export function errnoOf(thrown: unknown): string | undefined {
   if (!(thrown instanceof Error)) return undefined;
   const { code, errno } = thrown as NodeJS.ErrnoException;
@@ -38,7 +43,7 @@ export function errnoOf(thrown: unknown): string | undefined {
   return isUnnamed(code) && errno !== undefined ? errnoFacts(-errno).name : code;
 }
 
-/** The message of a system error, with the names that Node has not. */
+/** The message of a system error, with the name and text of those that Node does not know. */
 export function systemMessage(error: Error): string {
   const { code, errno } = error as NodeJS.ErrnoException;
   if (code === undefined || errno === undefined || !isUnnamed(code)) return error.message;
@@ -51,25 +56,27 @@ const isUnnamed = (code: string): boolean => code === 'UNKNOWN' || code.startsWi
 export const MAKE_ROOM = 'free space or inodes (unpackd snapshots usage, rm, cleanup), or use a larger file system';
 
 const NOT_ALLOWED =
-  'this user may not do that: unpackd doctor looks at its rights; an immutable file (lsattr), a security module or a sandbox refuses even root';
+  'this user lacks the permission: run unpackd doctor; even root is refused by an immutable file (lsattr), a security module or a sandbox';
 
-/** What the machine is to blame for, not what is asked of it, and what a person can do about it. */
+/** Errors that are faults of the machine and not of the request, with what an operator can do. */
 export const HOST_ERRNO: Readonly<Record<string, { readonly full: boolean; readonly advice: string }>> = {
   ENOSPC: full(MAKE_ROOM),
   EDQUOT: full(`raise the quota, or ${MAKE_ROOM}`),
-  EIO: failed('the disk cannot be read or written: see what the kernel logs (dmesg)'),
+  EIO: failed('the disk cannot be read or written: see the kernel log (dmesg)'),
   EROFS: failed(
-    'the file system is read-only, as the kernel makes it after an error: see what it logs (dmesg), check it (fsck), mount it read-write',
+    'the file system is read-only, as the kernel makes it after an error: see the kernel log (dmesg), run fsck, mount it read-write',
   ),
-  EUCLEAN: failed('the file system is damaged: see what the kernel logs (dmesg), unmount it and check it (fsck)'),
-  EBADMSG: failed('the file system is damaged: see what the kernel logs (dmesg), unmount it and check it (fsck)'),
-  ENODEV: failed('the disk is gone: see what the kernel logs (dmesg), mount it again and restart the worker'),
-  ENXIO: failed('the disk is gone: see what the kernel logs (dmesg), mount it again and restart the worker'),
-  ESTALE: failed('the file system is another one than before: mount it again and restart the worker'),
+  EUCLEAN: failed('the file system is damaged: see the kernel log (dmesg), unmount it and run fsck'),
+  EBADMSG: failed('the file system is damaged: see the kernel log (dmesg), unmount it and run fsck'),
+  ENODEV: failed('the disk is gone: see the kernel log (dmesg), mount it again and restart the worker'),
+  ENXIO: failed('the disk is gone: see the kernel log (dmesg), mount it again and restart the worker'),
+  ESTALE: failed(
+    'the file handle is stale, because the file system was replaced: mount it again and restart the worker',
+  ),
   EMFILE: failed(
     'this process has too many files open: raise its limit (ulimit -n, LimitNOFILE), or lower UNPACK_JOBS and UNPACK_THREADS',
   ),
-  ENFILE: failed('this machine has too many files open: raise fs.file-max, or look for who opens them (lsof)'),
+  ENFILE: failed('this machine has too many files open: raise fs.file-max, or find the process that opens them (lsof)'),
   ENOMEM: failed('no memory is left: lower UNPACK_JOBS and UNPACK_THREADS, or give the machine or the container more'),
   EACCES: failed(NOT_ALLOWED),
   EPERM: failed(NOT_ALLOWED),

@@ -2,8 +2,8 @@ import { errnoOf, HOST_ERRNO, systemMessage } from './errno.ts';
 import { maskSecrets } from './secrets.ts';
 
 /**
- * Every way a job can fail, as producers see it. The list and the retry column come from the job contract; what is
- * retried is decided here once, so that the queue, the command line and the board agree.
+ * The failure codes of jobs, and whether each is retried: never, once with a fresh download, or up to the job's attempts.
+ * Both come from the job contract. The queue, the command line and the board all read this table.
  */
 export const FAILURE_CODES = {
   INVALID_JOB: 'never',
@@ -32,12 +32,12 @@ export const FAILURE_CODES = {
 
 export type FailureCode = keyof typeof FAILURE_CODES;
 
-/** What a failure is about; every field is optional because a failure can come before it is known. */
+/** What a failure is about. Fields that are not known yet are absent. */
 export interface FailureDetails {
   /** Position of the layer, bottom-most first, counted from 0. */
   readonly layerIndex?: number;
   readonly layerCount?: number;
-  /** The digest of the blob, manifest or layer in question, as text. */
+  /** The digest of the blob, manifest or layer. */
   readonly digest?: string;
   readonly expected?: string;
   readonly actual?: string;
@@ -48,7 +48,7 @@ export interface UnpackErrorOptions extends ErrorOptions {
   readonly details?: FailureDetails;
 }
 
-/** A plain copy of an UnpackError that survives a thread boundary. */
+/** An UnpackError as a plain object, for messages between threads. */
 export interface SerializedUnpackError {
   readonly code: FailureCode;
   readonly message: string;
@@ -57,8 +57,8 @@ export interface SerializedUnpackError {
 }
 
 /**
- * The one error class of unpackd. `message` is a sentence that says what, where and, if the reader can do something,
- * what to do; `code` is for programs. Nobody matches on the text.
+ * The failure of a job. `code` is for programs. `message` is for people: what failed, where, and what to do about it. Never
+ * match on its text.
  */
 export class UnpackError extends Error {
   override readonly name = 'UnpackError';
@@ -71,7 +71,7 @@ export class UnpackError extends Error {
     this.details = options.details ?? {};
   }
 
-  /** Whether another attempt can help: `once` means one more fresh download. */
+  /** Whether another attempt can succeed; `once`: after one fresh download. */
   get retry(): 'never' | 'once' | 'always' {
     return FAILURE_CODES[this.code];
   }
@@ -91,7 +91,7 @@ export class UnpackError extends Error {
     return error;
   }
 
-  /** The same failure with more known about it; the fields already set win. */
+  /** The same failure with more details. Details that are set already stay. */
   with(details: FailureDetails, prefix = ''): UnpackError {
     const error = new UnpackError(this.code, `${prefix}${this.message}`, {
       details: { ...details, ...this.details },
@@ -102,21 +102,24 @@ export class UnpackError extends Error {
   }
 }
 
-/** Longest message, in characters: it is kept in Redis, for every failed attempt. */
-const LONGEST = 2000;
-/** C0 and C1 controls, which a terminal obeys, and marks that turn the direction of what follows. */
-// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
+/** Maximum characters of a message. Redis keeps one for every failed attempt. */
+const MAX_MESSAGE = 2000;
+/** C0 and C1 control characters, which control a terminal, and marks that change the direction of text. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: the expression matches control characters
 const CONTROLS = /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
 
-/** What is quoted in a message comes from archives, manifests and servers: it is shown, and steers nothing. Secrets are not. */
+/**
+ * Makes a message safe to print. It may quote archives, manifests and servers, so control characters are escaped, secrets
+ * masked, and its length is limited.
+ */
 export function plain(message: string): string {
   const escaped = maskSecrets(message).replace(CONTROLS, (sign) =>
     sign === '\n' ? ' ' : `\\u${sign.charCodeAt(0).toString(16).padStart(4, '0')}`,
   );
-  return escaped.length > LONGEST ? `${escaped.slice(0, LONGEST)}…` : escaped;
+  return escaped.length > MAX_MESSAGE ? `${escaped.slice(0, MAX_MESSAGE)}…` : escaped;
 }
 
-/** Any thrown value as an UnpackError: system errors by their errno, aborts by their reason, the rest as INTERNAL. */
+/** Converts any thrown value: faults of the machine by their errno, all else to INTERNAL. */
 export function toUnpackError(thrown: unknown): UnpackError {
   if (thrown instanceof UnpackError) return thrown;
   if (thrown instanceof Error) {
@@ -130,22 +133,22 @@ export function toUnpackError(thrown: unknown): UnpackError {
   return new UnpackError('INTERNAL', `unexpected error: ${String(thrown)}`, { cause: thrown });
 }
 
-/** Throws the signal's reason as an UnpackError, see `abortError`. Call it between steps. */
+/** Throws `abortError(signal)` if the signal is aborted. Call it between steps. */
 export function throwIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw abortError(signal);
 }
 
 /**
- * The error that an aborted signal stands for: what its reason says. `AbortSignal.timeout` means TIMED_OUT. A reason that
- * says nothing is INTERNAL, which is retried: only who cancels a job may end it for good, and says so.
+ * Converts the reason of an aborted signal. The reason of `AbortSignal.timeout` becomes TIMED_OUT. A reason without a code
+ * becomes INTERNAL, which is retried: only an explicit CANCELLED may end a job for good.
  */
 export function abortError(signal: AbortSignal): UnpackError {
   const reason: unknown = signal.reason;
   if (reason instanceof UnpackError) return reason;
   if (reason instanceof DOMException && reason.name === 'TimeoutError') {
-    return new UnpackError('TIMED_OUT', 'the work took longer than it may', { cause: reason });
+    return new UnpackError('TIMED_OUT', 'the work exceeded its time limit', { cause: reason });
   }
   if (reason instanceof Error && errnoOf(reason) !== undefined) return toUnpackError(reason);
   const why = reason instanceof Error ? reason.message : typeof reason === 'string' ? reason : 'no reason given';
-  return new UnpackError('INTERNAL', `the work was given up: ${why}`, { cause: reason });
+  return new UnpackError('INTERNAL', `the work was aborted: ${why}`, { cause: reason });
 }

@@ -3,7 +3,7 @@ import { availableParallelism } from 'node:os';
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { throwIfAborted, toUnpackError, UnpackError } from '../src/errors.ts';
 import { applyBlob } from '../src/rootfs/apply-blob.ts';
-import type { ApplyMessage, ApplyOutcome, ApplyReport, ApplyTask } from '../src/rootfs/apply-task.ts';
+import type { ApplyMessage, ApplyOutcome, ApplyReport, ApplyTask } from '../src/rootfs/apply-thread.ts';
 import { openLent } from '../src/source/open-lent.ts';
 import { windowOf } from '../src/source/range-reader.ts';
 import type { HttpRequestSpec, SignatureRefusal } from '../src/source/source-spec.ts';
@@ -13,13 +13,17 @@ const CORES = availableParallelism();
 /** Milliseconds between two reports of progress. */
 const REPORT_INTERVAL = 50;
 
-/** Not 0 when a message must not wait until the piece of the archive in hand is written. */
-const urgent = workerData as Int32Array<SharedArrayBuffer>; // src/rootfs/apply-thread.ts gives it
+/**
+ * The apply thread: applies one layer at a time. `ApplyThread` (src/rootfs/apply-thread.ts) starts it and sends its messages.
+ */
 
-/** The apply thread: one layer at a time, as src/rootfs/apply-thread.ts tells it. */
+/** Not 0 while a message waits that must be read before the current piece of the archive is written. */
+const urgent = workerData as Int32Array<SharedArrayBuffer>; // ApplyThread passes nothing else
+
+/** Aborts the current task. */
 let running = new AbortController();
 
-/** Who waits for another permission to read the blob. */
+/** Settles the pending request for a new URL or signature, if there is one. */
 let renewing: ((renewed: Extract<ApplyMessage, { renewed: unknown }>['renewed']) => void) | undefined;
 
 parentPort?.on('message', take);
@@ -32,12 +36,12 @@ function take(message: ApplyMessage): void {
 }
 
 function end(): void {
-  // Node does so by itself when a thread ends, unless the process is faster
+  // Node flushes when a thread ends, but not if the process exits first
   flushCompileCache();
   process.exit();
 }
 
-/** Takes what waits on the port within the work: one look at a number where nothing does. */
+/** Handles messages in the middle of a task, which blocks the event loop. Without a message it costs one atomic load. */
 function checkpoint(): void {
   if (Atomics.load(urgent, 0) === 0 || parentPort === null) return;
   Atomics.store(urgent, 0, 0);
@@ -47,19 +51,13 @@ function checkpoint(): void {
   throwIfAborted(running.signal);
 }
 
-async function apply(task: ApplyTask): Promise<ApplyOutcome> {
+async function apply({ source, layer, settings, writing }: ApplyTask): Promise<ApplyOutcome> {
   running = new AbortController();
   let reported = 0;
   try {
-    const diff = await applyBlob({
-      source: openLent(task.source, () => windowOf(Atomics.load(task.writing, 0)), renew),
-      blob: task.blob,
-      target: task.target,
-      findings: task.findings,
-      diffId: task.diffId,
-      limits: task.limits,
-      native: task.native,
-      busy: () => Atomics.load(task.writing, 0) >= CORES,
+    const blobs = openLent(source, () => windowOf(Atomics.load(writing, 0)), renew);
+    const diff = await applyBlob(blobs, layer, settings, {
+      busy: () => Atomics.load(writing, 0) >= CORES,
       signal: running.signal,
       checkpoint,
       onProgress: (progress) => {
@@ -71,12 +69,12 @@ async function apply(task: ApplyTask): Promise<ApplyOutcome> {
     });
     return { diff };
   } catch (error) {
-    // a class does not survive the way between threads
+    // structured cloning loses the class
     return { error: toUnpackError(error).serialize() };
   }
 }
 
-/** Another permission from the main thread, which has the credentials. */
+/** Asks the main thread, which has the credentials, for a new URL or signature. */
 function renew(refused: SignatureRefusal): Promise<HttpRequestSpec> {
   return new Promise((resolve, reject) => {
     renewing = (renewed) => {

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { nativeStatus, nativeWarnings } from '../src/archive/native-status.ts';
 import { startHealthServer, type WhyNotReady } from '../src/board/health.ts';
-import { type Config, ConfigError, layerLimits, loadConfig, s3Connection, storeToWrite } from '../src/config.ts';
+import { type Config, ConfigError, loadConfig, s3Connection, storeToWrite, unpackSettings } from '../src/config.ts';
 import { errnoOf } from '../src/errno.ts';
 import { toUnpackError } from '../src/errors.ts';
 import { createUnpacker } from '../src/image/unpacker.ts';
@@ -9,17 +9,17 @@ import { consoleToLog, createLog, type Logger } from '../src/queue/log.ts';
 import { stopSignal } from '../src/queue/stop-signal.ts';
 import { UnpackWorker } from '../src/queue/worker.ts';
 import { displayRedisUrl } from '../src/redis-address.ts';
-import { removeOrphans } from '../src/rootfs/orphans.ts';
+import { removeLeftovers } from '../src/rootfs/leftovers.ts';
 import type { Snapshotter } from '../src/snapshots/snapshotter.ts';
 import { openStoreThread } from '../src/snapshots/store-thread.ts';
 
-/** Milliseconds that the apply threads get to end after the jobs have. */
+/** Maximum milliseconds to wait for the apply threads to exit after the last job. */
 const THREADS_LIMIT = 2000;
-/** Milliseconds between two tries to open a store whose disk has failed: the first pause, doubled up to the last. */
+/** Milliseconds between two tries to open a store whose disk has failed. The pause doubles from the first to the last. */
 const FIRST_PAUSE = 1000;
 const LAST_PAUSE = 30_000;
-/** What a disk, or a machine that lacks something, fails with: it may be mended while the worker waits. */
-const MAY_PASS = new Set([
+/** Errors of the disk or of the machine that an operator may repair while the worker waits. */
+const MAY_BE_REPAIRED = new Set([
   'EIO',
   'EROFS',
   'EUCLEAN',
@@ -33,10 +33,10 @@ const MAY_PASS = new Set([
 ]);
 
 /**
- * The worker process: opens the store, clears away what a crash has left there, takes jobs until `stop` is aborted, then
- * lets them finish or gives them back. Started by `unpackd worker`, or by `node workers/unpack.ts`. A store on a disk that
- * has failed or is full is waited for.
- * @throws UnpackError STORE_FAILED when the store is none that this worker may use; ListenError when the health port can't be had
+ * Runs the worker process: opens the store, removes what a crash left there, and takes jobs until `stop` is aborted. Then
+ * running jobs finish, or go back to the queue after a time limit. `unpackd worker` and `node workers/unpack.ts` call it.
+ * If the disk of the store has failed or is full, the worker waits until the store can be opened.
+ * @throws UnpackError STORE_FAILED if this worker cannot use the store; ListenError if the health port is not available
  */
 export async function runWorker(config: Config, stop: AbortSignal, log: Logger = createLog(config)): Promise<void> {
   const restoreConsole = consoleToLog(log);
@@ -45,7 +45,7 @@ export async function runWorker(config: Config, stop: AbortSignal, log: Logger =
   if (health !== undefined) log.info({ url: health.url }, `health at ${health.url}`);
   for (const warning of nativeWarnings(nativeStatus(config.UNPACK_NATIVE_INFLATE))) log.warn(warning);
   try {
-    const snapshotter = await openPatiently(config, stop, log, (reason) => {
+    const snapshotter = await openWithRetries(config, stop, log, (reason) => {
       whyNotReady = async () => reason;
     });
     if (snapshotter === undefined) return;
@@ -70,15 +70,8 @@ async function workOn(
   log: Logger,
   onMade: (worker: UnpackWorker) => void,
 ): Promise<void> {
-  await clearAway(snapshotter, log);
-  const unpacker = createUnpacker({
-    snapshotter,
-    threads: config.UNPACK_THREADS,
-    limits: layerLimits(config),
-    durable: config.UNPACK_DURABLE,
-    native: config.UNPACK_NATIVE_INFLATE,
-    resident: true,
-  });
+  await cleanUp(snapshotter, log);
+  const unpacker = createUnpacker(snapshotter, unpackSettings(config), { resident: true });
   const store = { root: snapshotter.root, snapshotter: snapshotter.type };
   const policy = { connection: s3Connection(config), buckets: config.UNPACK_BUCKETS };
   const worker = new UnpackWorker({ settings: config, unpacker, keeper: unpacker.keeper, policy, store, log });
@@ -96,8 +89,8 @@ async function workOn(
   }
 }
 
-/** The store, or `undefined` where `stop` came first. @throws UnpackError where waiting does not help */
-async function openPatiently(
+/** Opens the store, or returns `undefined` once `stop` is aborted. @throws UnpackError if waiting cannot help */
+async function openWithRetries(
   config: Config,
   stop: AbortSignal,
   log: Logger,
@@ -109,7 +102,7 @@ async function openPatiently(
       return await openStoreThread(storeToWrite(config));
     } catch (error) {
       const { code, message } = toUnpackError(error);
-      if (code !== 'STORE_FULL' && !mayPass(error)) throw error;
+      if (code !== 'STORE_FULL' && !mayBeRepaired(error)) throw error;
       if (!told) log.error({ code }, `takes no jobs until the store can be opened: ${message}`);
       told = true;
       onFailure(`takes no jobs until the store can be opened: ${message}`);
@@ -119,23 +112,23 @@ async function openPatiently(
   return undefined;
 }
 
-function mayPass(error: unknown): boolean {
+function mayBeRepaired(error: unknown): boolean {
   for (let cause = error; cause instanceof Error; cause = cause.cause) {
-    if (MAY_PASS.has(errnoOf(cause) ?? '')) return true;
-    // SQLite's own codes: locked by a process that hangs, no memory, a failed disk, a full one
+    if (MAY_BE_REPAIRED.has(errnoOf(cause) ?? '')) return true;
+    // SQLite's codes: BUSY, LOCKED, NOMEM, IOERR, FULL
     if ('errcode' in cause && [5, 6, 7, 10, 13].includes(Number(cause.errcode) & 0xff)) return true;
   }
   return false;
 }
 
-/** What dead workers have left and what cannot be removed now takes space, and keeps nobody from working. */
-async function clearAway(snapshotter: Snapshotter, log: Logger): Promise<void> {
+/** Removes what dead workers left in the store. A failure is logged only, because leftovers just take space. */
+async function cleanUp(snapshotter: Snapshotter, log: Logger): Promise<void> {
   try {
-    const removed = await removeOrphans(snapshotter, (level, sentence, fields = {}) => log[level](fields, sentence));
-    if (removed > 0) log.info({ removed }, `removed ${removed} unfinished snapshots that nobody works on`);
+    const removed = await removeLeftovers(snapshotter, (level, sentence, fields = {}) => log[level](fields, sentence));
+    if (removed > 0) log.info({ removed }, `removed ${removed} unfinished snapshots of dead workers`);
   } catch (error) {
     const { code, message } = toUnpackError(error);
-    log.warn({ code }, `what dead workers have left in the store cannot all be removed: ${message}`);
+    log.warn({ code }, `not all leftovers of dead workers can be removed from the store: ${message}`);
   }
 }
 
@@ -156,7 +149,7 @@ function aborted(signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }));
 }
 
-/** The end of `work`, or of the wait for it. */
+/** Resolves when `work` does or `stop` is aborted. */
 function until(stop: AbortSignal, work: Promise<void>): Promise<void> {
   return Promise.race([work, aborted(stop)]);
 }
@@ -166,7 +159,7 @@ async function main(): Promise<void> {
     const config = loadConfig();
     const log = createLog(config);
     await runWorker(config, stopSignal(log), log);
-    // connections that a lost Redis still holds open must not keep the process
+    // sockets to a lost Redis may still be open and would keep the process alive
     process.exit(0);
   } catch (error) {
     const sentence = error instanceof Error ? error.message : String(error);

@@ -14,11 +14,13 @@ const { createUnpacker }: { createUnpacker: typeof CreateUnpacker } = await impo
 const { openSnapshotter }: { openSnapshotter: typeof OpenSnapshotter } = await import(`${build}/src/snapshots/open.js`);
 
 const snapshotter = await openSnapshotter({ root, type: 'overlay' });
-const unpacker = createUnpacker({
-  snapshotter,
+const unpacker = createUnpacker(snapshotter, {
   threads: Number(threads),
-  limits: { uncompressedBytes: 2 ** 40, entries: 2 ** 40, entryMetadataBytes: 2 ** 20, rememberedBytes: 2 ** 29 },
   durable: durable === 'true',
+  apply: {
+    limits: { uncompressedBytes: 2 ** 40, entries: 2 ** 40, entryMetadataBytes: 2 ** 20, rememberedBytes: 2 ** 29 },
+    native: true,
+  },
 });
 
 async function empty(): Promise<void> {

@@ -1,6 +1,6 @@
 import { hostname } from 'node:os';
 import { Command } from 'commander';
-import { type Config, layerLimits, s3Connection, storeToWrite } from '../config.ts';
+import { type Config, s3Connection, storeToWrite, unpackSettings } from '../config.ts';
 import type { ImageState } from '../image/progress.ts';
 import type { ImageRequest, ImageTarget } from '../image/request.ts';
 import { measure } from '../queue/progress.ts';
@@ -53,14 +53,7 @@ export function applyCommand({ signal, out }: Cli, thread: ApplyThread): Command
       region.draw(progressLines({ ...fixed, phase, ...measure(states ?? []) }));
     }, REDRAW);
     const snapshotter = await openSnapshotter(storeToWrite(config));
-    const unpacker = createUnpacker({
-      snapshotter,
-      threads: config.UNPACK_THREADS,
-      limits: layerLimits(config),
-      durable: config.UNPACK_DURABLE,
-      native: config.UNPACK_NATIVE_INFLATE,
-      started: thread,
-    });
+    const unpacker = createUnpacker(snapshotter, unpackSettings(config), { started: thread });
     try {
       const images = await unpacker.unpack(source, request, {
         labels,

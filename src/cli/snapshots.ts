@@ -209,8 +209,8 @@ async function removeParent(store: Snapshotter, name: string): Promise<string | 
 }
 
 async function clean(store: Snapshotter, { out }: Cli): Promise<void> {
-  const { removeOrphans } = await import('../rootfs/orphans.ts');
-  const removed = await removeOrphans(store, (_level, sentence) => out.note(sentence));
+  const { removeLeftovers } = await import('../rootfs/leftovers.ts');
+  const removed = await removeLeftovers(store, (_level, sentence) => out.note(sentence));
   out.result({ removed }, () => [removed === 0 ? 'nothing to remove' : `removed ${removed}`]);
 }
 

@@ -7,28 +7,28 @@ import { describePlatform, formatPlatform, type Platform, suitability } from '..
 import type { Documents } from './documents.ts';
 import type { ResolvedImage } from './request.ts';
 
-/** Indexes within indexes. Digests make cycles impossible; this is for patience. */
-const DEEPEST = 4;
+/** Maximum depth of indexes within indexes. Digests make cycles impossible; this bounds the requests. */
+const MAX_DEPTH = 4;
 
-/** Some entries, and what was passed on the way to them. */
+/** The entries of an index, and where they were found. */
 export interface Listing {
   readonly entries: readonly IndexEntry[];
   /** For messages: `the index sha256:… of s3://mirror`. */
   readonly where: string;
-  /** Of what was read on the way: warnings of an image that is chosen here. */
+  /** Warnings of the documents that led here; an image that is chosen here inherits them. */
   readonly warnings: readonly string[];
-  /** Whether of two images for one platform none is the right one, rather than the first. */
+  /** Whether two images for one platform are an error; else the first is chosen. */
   readonly unique?: boolean;
 }
 
 /**
- * The images of a listing for the platforms, in their order, each once. Only what is chosen has to be right.
+ * Chooses one image for each platform, in the order of the platforms, without duplicates. Only chosen entries must be valid.
  *
- * Entries that name a suitable platform come first, the best of them (`suitability`) before the others and then in their
- * order, as containerd has it (core/images/image.go, `Manifest`). Where none does, the entries that name no platform are
- * read to learn it; what of them can't be read is passed over.
- * @throws UnpackError PLATFORM_NOT_FOUND (lists those there are); MANIFEST_INVALID when `unique` and two are; what the
- *   chosen entry fails with; what an entry without a platform failed with, if nothing else was found
+ * Entries that name a suitable platform come first: the best match (`suitability`), then the order of the listing, as in
+ * containerd (core/images/image.go, `Manifest`). If there is none, the entries without a platform are read, to find it in
+ * their configs; entries that cannot be read are skipped.
+ * @throws UnpackError PLATFORM_NOT_FOUND, which lists the platforms that exist; MANIFEST_INVALID for two images if the
+ *   listing is `unique`; the failure of the chosen entry; the failure of a skipped entry if no image was found
  */
 export async function chooseImages(
   listing: Listing,
@@ -36,7 +36,7 @@ export async function chooseImages(
   documents: Documents,
 ): Promise<ResolvedImage[]> {
   const candidates = candidatesOf(listing, documents, 1);
-  const chosen = new Map<BlobDigest | undefined, ResolvedImage>(); // two platforms may fall back to one image
+  const chosen = new Map<BlobDigest | undefined, ResolvedImage>(); // by digest, because two platforms may fall back to one image
   for (const platform of platforms) {
     const search = new Search(platform, listing);
     const found = await search.find(candidates);
@@ -48,9 +48,9 @@ export async function chooseImages(
 }
 
 /**
- * Every image of a listing, in their order. Attestations and artifacts are none; what is wrong is left out with a warning,
- * as long as something remains. What is missing is not left out: a mirror uploads it yet.
- * @throws UnpackError PLATFORM_NOT_FOUND when there is none, IMAGE_NOT_FOUND, BLOB_NOT_FOUND; and as `Documents`
+ * All images of a listing, in its order, without attestations and artifacts. Invalid entries are left out with a warning,
+ * unless no image remains. A missing entry is an error, because a mirror may still upload it.
+ * @throws UnpackError PLATFORM_NOT_FOUND if the listing has no image; IMAGE_NOT_FOUND, BLOB_NOT_FOUND; and as `Documents`
  */
 export async function everyImage(listing: Listing, documents: Documents): Promise<ResolvedImage[]> {
   const found: ResolvedImage[] = [];
@@ -75,15 +75,15 @@ export async function everyImage(listing: Listing, documents: Documents): Promis
     throw failures[0] ?? new UnpackError('PLATFORM_NOT_FOUND', `${listing.where} lists no image for any platform`);
   }
   const leftOut = failures.map(
-    ({ message }) => `${listing.where} lists what can't be unpacked, which was left out: ${message}`,
+    ({ message }) => `${listing.where} lists an entry that cannot be unpacked; it was left out: ${message}`,
   );
   return [{ ...first, warnings: [...first.warnings, ...leftOut] }, ...images.slice(1)];
 }
 
-/** What no later attempt can mend. */
+/** Failures of an entry that no later attempt can repair. */
 const LEFT_OUT: ReadonlySet<FailureCode> = new Set(['MANIFEST_INVALID', 'UNSUPPORTED_MEDIA_TYPE']);
 
-/** What one entry that nobody has chosen may fail with. */
+/** Failures of an entry without a platform that do not prevent the choice of another entry. */
 const PASSED_OVER: ReadonlySet<FailureCode> = new Set([
   'MANIFEST_INVALID',
   'UNSUPPORTED_MEDIA_TYPE',
@@ -92,7 +92,7 @@ const PASSED_OVER: ReadonlySet<FailureCode> = new Set([
   'BLOB_DIGEST_MISMATCH',
   'BLOB_SIZE_MISMATCH',
   'LIMIT_EXCEEDED',
-  // what a bucket answers for what it lacks to those who must not list it
+  // S3 answers 403 for a missing object if the caller may not list the bucket
   'SOURCE_DENIED',
 ]);
 
@@ -100,9 +100,9 @@ type Content =
   | { readonly kind: 'index'; readonly candidates: readonly Candidate[] }
   | { readonly kind: 'image'; readonly image: ResolvedImage; readonly isArtifact: boolean };
 
-/** One entry of an index that may be an image or an index of images; read when it is wanted, once. */
+/** An entry of an index that may be an image or another index. It is read on demand, once. */
 class Candidate {
-  /** What the index says; the platform of a nested index holds for its entries that name none. */
+  /** The platform in the index; an entry without one inherits the platform of its nested index. */
   readonly platform: Platform | undefined;
   readonly #entry: IndexEntry;
   readonly #listing: Listing;
@@ -119,8 +119,8 @@ class Candidate {
   }
 
   /**
-   * Whether the index says that it is one: by its type, where some tools put an image's config's media type, or as an
-   * attestation of BuildKit.
+   * Whether the index marks the entry as an artifact: by an artifact type, which some tools set to the config's media type
+   * for images too, or as an attestation of BuildKit.
    */
   get isArtifact(): boolean {
     const { artifactType, annotations } = this.#entry.labels;
@@ -136,7 +136,7 @@ class Candidate {
     return this.#entry.descriptor?.digest;
   }
 
-  /** @throws UnpackError as `Documents`, MANIFEST_INVALID when the entry is wrong or indexes nest too deep */
+  /** @throws UnpackError as `Documents`, MANIFEST_INVALID if the entry is invalid or indexes nest too deep */
   content(): Promise<Content> {
     this.#content ??= this.#read();
     return this.#content;
@@ -145,7 +145,7 @@ class Candidate {
   async #read(): Promise<Content> {
     const { descriptor, problem } = this.#entry;
     if (descriptor === undefined)
-      throw problem ?? new UnpackError('MANIFEST_INVALID', `${this.#listing.where} is wrong`);
+      throw problem ?? new UnpackError('MANIFEST_INVALID', `${this.#listing.where} is invalid`);
     const { digest } = descriptor;
     const document = await this.#documents.read(descriptor);
     const warnings = [...this.#listing.warnings, ...this.#entry.warnings];
@@ -163,8 +163,8 @@ class Candidate {
   }
 
   #nested(index: ImageDocument & { kind: 'index' }, digest: BlobDigest, warnings: readonly string[]): Content {
-    if (this.#depth >= DEEPEST) {
-      throw new UnpackError('MANIFEST_INVALID', `indexes nest more than ${DEEPEST} deep`, { details: { digest } });
+    if (this.#depth >= MAX_DEPTH) {
+      throw new UnpackError('MANIFEST_INVALID', `indexes nest more than ${MAX_DEPTH} deep`, { details: { digest } });
     }
     const where = `the index ${shortDigest(digest)} of ${this.#documents.source.name}`;
     const listing = { entries: index.manifests, where, warnings: [...warnings, ...index.warnings] };
@@ -172,7 +172,7 @@ class Candidate {
   }
 }
 
-/** What of a listing may be an image: not attestations (BuildKit's have no platform) nor other documents. */
+/** The entries that may be images: no attestations (BuildKit gives them an unknown platform), no other documents. */
 function candidatesOf(listing: Listing, documents: Documents, depth: number, outer?: Platform): Candidate[] {
   return listing.entries
     .filter(({ labels: { mediaType, platform } }) => {
@@ -184,7 +184,7 @@ function candidatesOf(listing: Listing, documents: Documents, depth: number, out
 
 interface Found {
   readonly image: ResolvedImage;
-  /** How well it suits, 0 is best. */
+  /** How well the image suits the platform; 0 is best. */
   readonly rank: number;
 }
 
@@ -193,7 +193,7 @@ class Search {
   readonly #platform: Platform;
   readonly #rankOf: (platform: Platform) => number | undefined;
   readonly #listing: Listing;
-  /** Platforms that there are instead. */
+  /** The platforms that were found, for the error message. */
   readonly #seen = new Set<string>();
   readonly #failures: UnpackError[] = [];
 
@@ -207,7 +207,7 @@ class Search {
     return (await this.#amongNamed(candidates)) ?? (await this.#amongOthers(candidates));
   }
 
-  /** Why nothing was found. */
+  /** The error if `find` found nothing. */
   failure(): UnpackError {
     const [failure] = this.#failures;
     if (failure !== undefined) return failure;
@@ -227,7 +227,7 @@ class Search {
     }
     const last = ({ candidate }: { candidate: Candidate }) =>
       Number(candidate.isArtifact) * 2 + Number(candidate.isBroken);
-    suitable.sort((a, b) => a.rank - b.rank || last(a) - last(b)); // equal ones stay in their order
+    suitable.sort((a, b) => a.rank - b.rank || last(a) - last(b)); // a stable sort keeps the order of the listing
     for (const { candidate, rank } of suitable) {
       const content = await candidate.content();
       if (content.kind === 'image') {
@@ -280,12 +280,12 @@ class Search {
   }
 }
 
-/** An image of another architecture is not what was meant, though it runs. */
+/** Warns if the image is for another architecture, which runs on the platform but was not asked for. */
 function withFallback({ image }: Found, wanted: Platform, { where }: Listing): ResolvedImage {
   if (image.platform === undefined) return image;
   const own = formatPlatform(image.platform);
   const architecture = (name: string) => name.split('/')[1];
   if (architecture(own) === architecture(formatPlatform(wanted))) return image;
-  const warning = `${where} has no image for ${formatPlatform(wanted)}; ${own} was taken, which runs there`;
+  const warning = `${where} has no image for ${formatPlatform(wanted)}; ${own} was chosen, which runs there`;
   return { ...image, warnings: [...image.warnings, warning] };
 }

@@ -1,5 +1,5 @@
 import { UnpackError } from '../errors.ts';
-import { type Descriptor, embeddedContent, type Layer } from '../oci/descriptor.ts';
+import { type ChainLayer, chainLayers, type Descriptor, embeddedContent, type Layer } from '../oci/descriptor.ts';
 import { type BlobDigest, shortDigest } from '../oci/digest.ts';
 import { CONFIG_LIMIT, type ImageConfig, parseConfig } from '../oci/image-config.ts';
 import { DOCUMENT_LIMIT, type ImageDocument, type ImageManifest, parseDocument } from '../oci/manifest.ts';
@@ -10,17 +10,17 @@ import { readBlob } from '../source/fetch.ts';
 import type { ResolvedImage } from './request.ts';
 
 /**
- * Manifests and indexes that one request may read. A real image has one index and a manifest for each of some ten
- * platforms; without a bound, indexes that list indexes could lead to any number of requests.
+ * Maximum manifests and indexes that one job may read. A real image has one index and about ten manifests; without a limit,
+ * nested indexes could cause any number of requests.
  */
-const MOST_DOCUMENTS = 256;
+const MAX_DOCUMENTS = 256;
 
-/** A document as a descriptor, a tag or a job names it. */
+/** A reference to a document, from a descriptor, a tag or a job. */
 export type DocumentRef = { readonly digest: BlobDigest } & Partial<Pick<Descriptor, 'mediaType' | 'size' | 'data'>>;
 
 export interface ReadOptions {
   readonly signal?: AbortSignal | undefined;
-  /** Manifests and configs that were verified before. */
+  /** The cache of verified manifests and configs. */
   readonly cache?: DocumentCache | undefined;
 }
 
@@ -36,14 +36,14 @@ export class Documents {
   }
 
   /**
-   * A manifest or an index.
-   * @throws UnpackError IMAGE_NOT_FOUND when it is missing, LIMIT_EXCEEDED; and as `parseDocument` and `readBlob`
+   * Reads a manifest or an index.
+   * @throws UnpackError IMAGE_NOT_FOUND if it is missing, LIMIT_EXCEEDED; and as `parseDocument` and `readBlob`
    */
   async read(ref: DocumentRef): Promise<ImageDocument> {
     const { digest } = ref;
     this.#count += 1;
-    if (this.#count > MOST_DOCUMENTS) {
-      throw new UnpackError('LIMIT_EXCEEDED', `the image leads to more than ${MOST_DOCUMENTS} manifests and indexes`);
+    if (this.#count > MAX_DOCUMENTS) {
+      throw new UnpackError('LIMIT_EXCEEDED', `the image leads to more than ${MAX_DOCUMENTS} manifests and indexes`);
     }
     let bytes: Buffer;
     try {
@@ -60,14 +60,14 @@ export class Documents {
   }
 
   /**
-   * The image that a manifest describes. Its layers are not read, but what is known to fail later fails here.
+   * The image of a manifest. Its layers are not read, but a layer that cannot be unpacked fails here.
    * @throws UnpackError UNSUPPORTED_MEDIA_TYPE, MANIFEST_INVALID, BLOB_NOT_FOUND (config missing); and as `readBlob`
    */
   async image(digest: BlobDigest, manifest: ImageManifest): Promise<ResolvedImage> {
     const { name } = this.source;
     const what = `manifest ${shortDigest(digest)} of ${name}`;
     const warnings = [...manifest.warnings];
-    // before the config is read: what can't be unpacked needs no further request
+    // before the config is read, to save its request if the layers cannot be unpacked
     const layers = new ManifestLayers(manifest, what, warnings);
     const configName = `config ${shortDigest(manifest.config.digest)} of ${name}`;
     const config = configOf(await this.#bytes(manifest.config, CONFIG_LIMIT), manifest, configName);
@@ -89,7 +89,7 @@ export class Documents {
   }
 }
 
-/** A config whose media type does not say that it is the config of an image has to show it. */
+/** The config of an image. If its media type is not one of an image, it must contain a rootfs. */
 function configOf(bytes: Uint8Array, manifest: ImageManifest, what: string): ImageConfig {
   const { digest, mediaType } = manifest.config;
   const typed = isConfigType(mediaType);
@@ -112,16 +112,16 @@ function artifactError(what: string, { artifactType, config: { digest, mediaType
   );
 }
 
-/** The layers of a manifest, of which some may be no layers. */
+/** The layers of a manifest. Some of its blobs may not be layers. */
 class ManifestLayers {
   readonly #manifest: ImageManifest;
   readonly #what: string;
   readonly #warnings: string[];
-  /** Blobs that name a layer; the others, by why not. */
+  /** The blobs that are layers, and an error for each blob that is not. */
   readonly #layers: Descriptor[] = [];
   readonly #others: UnpackError[] = [];
 
-  /** @throws UnpackError UNSUPPORTED_MEDIA_TYPE when none of the layers can be one */
+  /** @throws UnpackError UNSUPPORTED_MEDIA_TYPE if no blob is a layer */
   constructor(manifest: ImageManifest, what: string, warnings: string[]) {
     this.#manifest = manifest;
     this.#what = what;
@@ -134,7 +134,7 @@ class ManifestLayers {
       } catch (error) {
         if (!(error instanceof UnpackError)) throw error;
         this.#others.push(error);
-        // an image's own blob in a form that only its own runtime reads: no DiffID can be meant for another
+        // a layer in a format for another runtime: it has a DiffID, so it cannot be left out
         if (plainType(blob.mediaType).startsWith('application/vnd.oci.image.layer.')) throw error;
       }
     });
@@ -143,11 +143,11 @@ class ManifestLayers {
   }
 
   /**
-   * Each with its DiffID. Blobs that name no layer are left out where the config has DiffIDs for the others only, as
-   * containerd does it (client/image.go, `getLayers`).
-   * @throws UnpackError MANIFEST_INVALID when they are not as many; UNSUPPORTED_MEDIA_TYPE
+   * The layers with their DiffIDs. Blobs that are not layers are left out if the config has DiffIDs for the layers only, as
+   * in containerd (client/image.go, `getLayers`).
+   * @throws UnpackError MANIFEST_INVALID if there are more or fewer DiffIDs than layers; UNSUPPORTED_MEDIA_TYPE
    */
-  with({ diffIds, hasRootfs }: ImageConfig, digest: BlobDigest): Layer[] {
+  with({ diffIds, hasRootfs }: ImageConfig, digest: BlobDigest): ChainLayer[] {
     const { layers } = this.#manifest;
     const counted = diffIds.length === this.#layers.length ? this.#layers : layers;
     if (counted === layers && this.#others[0] !== undefined) throw this.#others[0];
@@ -160,26 +160,27 @@ class ManifestLayers {
     for (const { message } of this.#others) {
       this.#warnings.push(`${message}; it was left out, because the config has DiffIDs for the others only`);
     }
-    return counted.flatMap((blob, index) => {
+    const pairs = counted.flatMap((blob, index) => {
       const diff = diffIds[index];
-      return diff === undefined ? [] : [{ blob: transported(blob), diff: { digest: diff } }];
+      return diff === undefined ? [] : [{ blob: needed(blob), diff: { digest: diff } }];
     });
+    return chainLayers(pairs);
   }
 }
 
-/** What is needed of a layer's descriptor; its embedded data, say, would go to the thread that applies it. */
-function transported({ mediaType, digest, size }: Descriptor): Descriptor {
+/** The fields of a layer's descriptor that are needed. Others, such as embedded data, must not be sent to the thread. */
+function needed({ mediaType, digest, size }: Descriptor): Descriptor {
   return { mediaType, digest, size };
 }
 
-/** The image of layers that a job names itself. @throws UnpackError INVALID_JOB, UNSUPPORTED_MEDIA_TYPE */
+/** The image of a job with explicit layers. @throws UnpackError INVALID_JOB, UNSUPPORTED_MEDIA_TYPE */
 export function imageOfLayers(layers: readonly Layer[]): ResolvedImage {
   if (layers.length === 0) throw new UnpackError('INVALID_JOB', 'the job names no layers');
   const warnings: string[] = [];
   layers.forEach(({ blob }, index) => {
     checkLayer(blob, index, layers.length, 'the job', warnings);
   });
-  return { layers, warnings };
+  return { layers: chainLayers(layers), warnings };
 }
 
 function checkLayer(blob: Descriptor, layerIndex: number, layerCount: number, what: string, warnings: string[]): void {
@@ -187,7 +188,7 @@ function checkLayer(blob: Descriptor, layerIndex: number, layerCount: number, wh
   const { mediaType, digest } = blob;
   try {
     if (layerType(mediaType).exact) return;
-    const taken = 'which was taken for a layer; its bytes say how it is compressed';
+    const taken = 'which was taken for a layer; its compression is detected from its bytes';
     warnings.push(`${which} (${shortDigest(digest)}): its media type is ${JSON.stringify(mediaType)}, ${taken}`);
   } catch (error) {
     if (!(error instanceof UnpackError)) throw error;

@@ -1,21 +1,21 @@
-import { RecentlyUsed } from '../recently-used.ts';
+import { LruCache } from '../lru-cache.ts';
 import type { TagTarget } from '../source/blob-source.ts';
 import type { ImageRequest, ImageTarget, ResolvedImage } from './request.ts';
 
-/** Layers of images that are remembered: some ten megabytes. */
-const MOST_LAYERS = 20_000;
+/** Maximum layers in the cache, about ten megabytes. */
+const MAX_LAYERS = 20_000;
 
 /**
- * What digests and lists of layers have come to before. A digest stands for the same bytes for ever, and they for the same
- * images; the document cache would save the request, but not reading and checking the documents again.
+ * A cache of resolved images, by digest and by list of layers. It never goes stale, because a digest always names the same
+ * bytes. The document cache saves only the request; this one also saves parsing and checking the documents.
  *
- * The same images are the same array, so that who asks may keep what is made of them by it.
+ * A hit returns the same array each time, so callers may use the array as the key of a WeakMap.
  */
 export class KnownImages {
-  readonly #byDigest = new RecentlyUsed<readonly ResolvedImage[]>(MOST_LAYERS, layersOf);
+  readonly #byDigest = new LruCache<readonly ResolvedImage[]>(MAX_LAYERS, layersOf);
   readonly #byLayers = new WeakMap<ImageTarget, readonly ResolvedImage[]>();
 
-  /** @param source the name of the source: what another source has is not what this one has */
+  /** @param source the name of the source, because another source may lack the blobs */
   get(source: string, top: TagTarget, platforms: ImageRequest['platforms']): readonly ResolvedImage[] | undefined {
     return this.#byDigest.get(keyOf(source, top, platforms));
   }
@@ -24,7 +24,7 @@ export class KnownImages {
     this.#byDigest.add(keyOf(source, top, platforms), images);
   }
 
-  /** The image of explicit layers, checked by `make` the first time. */
+  /** The image of explicit layers. `make` checks them the first time. */
   ofLayers(target: ImageTarget, make: () => readonly ResolvedImage[]): readonly ResolvedImage[] {
     const known = this.layersBefore(target);
     if (known !== undefined) return known;
@@ -38,7 +38,7 @@ export class KnownImages {
   }
 }
 
-/** All that decides which images a document leads to; none of it has a line break. */
+/** Everything that decides which images a document resolves to. No part contains a line break. */
 function keyOf(source: string, top: TagTarget, platforms: ImageRequest['platforms']): string {
   const { digest, mediaType, size, warnings = [], entries = [] } = top;
   const chosen = Array.isArray(platforms) ? JSON.stringify(platforms) : platforms;

@@ -1,22 +1,30 @@
-import type { ApplyTimings } from '../rootfs/applier.ts';
-import type { LayerTimeline } from './timeline.ts';
+import { formatPlatform } from '../oci/platform.ts';
+import type { ApplyTimings, Log } from '../rootfs/applier.ts';
+import type { LayerObserver } from '../rootfs/apply-layers.ts';
+import type { ResolvedImage } from './request.ts';
+import { type LayerTimeline, TimelineRecorder } from './timeline.ts';
 
-/** Where a layer is. `existed` and `applied` are ends; a layer that another job applies meanwhile is `waiting`. */
+/**
+ * The live state of an image while it is unpacked. The unpacker makes it, `observe` keeps it current, and the queue and the
+ * command line show it.
+ */
+
+/** The phase of a layer. `existed` and `applied` are final; `waiting` means that another job applies the layer. */
 export type LayerPhase = 'queued' | 'waiting' | 'applying' | 'committing' | 'applied' | 'existed';
 
-/** One layer of an image while the job runs, and after. */
+/** The state of one layer. */
 export interface LayerState {
   readonly diffId: string;
   readonly chainId: string;
   readonly blobDigest: string;
   phase: LayerPhase;
-  /** Bytes of the blob, as its descriptor says. */
+  /** Size of the blob in bytes, from its descriptor. */
   readonly size: number;
   fetched: number;
   unpacked: number;
   entries: number;
   timings?: ApplyTimings;
-  /** Of a layer that was applied here. */
+  /** Set if this job applied the layer. */
   timeline?: LayerTimeline;
 }
 
@@ -25,7 +33,76 @@ export interface ImageState {
   readonly platform?: string;
   readonly manifestDigest?: string;
   readonly configDigest?: string;
-  /** Of the top layer; absent for an image without layers. */
+  /** The chain ID of the top layer; absent for an image without layers. */
   readonly chainId?: string;
   readonly layers: LayerState[];
+}
+
+export function stateOf(image: ResolvedImage, phase: LayerPhase): ImageState {
+  const top = image.layers.at(-1);
+  const layers = image.layers.map(
+    (layer): LayerState => ({
+      diffId: layer.diff.digest,
+      chainId: layer.chainId,
+      blobDigest: layer.blob.digest,
+      phase,
+      size: layer.blob.size,
+      fetched: 0,
+      unpacked: 0,
+      entries: 0,
+    }),
+  );
+  return {
+    ...(top === undefined ? {} : { chainId: top.chainId }),
+    layers,
+    ...(image.platform === undefined ? {} : { platform: formatPlatform(image.platform) }),
+    ...(image.manifestDigest === undefined ? {} : { manifestDigest: image.manifestDigest }),
+    ...(image.configDigest === undefined ? {} : { configDigest: image.configDigest }),
+  };
+}
+
+/** An observer that updates an image's state, records its timelines, and logs each layer once. */
+export function observe(state: ImageState, warnings: string[], now: () => number, log: Log | undefined): LayerObserver {
+  const recorders = state.layers.map(() => new TimelineRecorder(now));
+  const at = (index: number): LayerState => {
+    const layer = state.layers[index];
+    if (layer === undefined) throw new RangeError(`the image has no layer ${index}`);
+    return layer;
+  };
+  const name = (index: number): string => `layer ${index + 1} of ${state.layers.length}`;
+  return {
+    phase(index, phase) {
+      const layer = at(index);
+      if (layer.phase === phase || layer.phase === 'applied') return;
+      layer.phase = phase;
+      if (phase === 'existed') log?.('info', `${name(index)} exists already`, { chainId: layer.chainId });
+      if (phase === 'committing') recorders[index]?.committing();
+      if (phase === 'applied') {
+        const timeline = recorders[index]?.committed(state.layers.length);
+        if (timeline !== undefined) layer.timeline = timeline;
+        const seconds = ((layer.timings?.totalMs ?? 0) / 1000).toFixed(2);
+        log?.('info', `${name(index)} applied in ${seconds} s: ${layer.entries} entries, ${layer.unpacked} bytes`, {
+          chainId: layer.chainId,
+        });
+      }
+    },
+    progress(index, progress) {
+      recorders[index]?.progress(progress);
+      const { fetched, unpacked, entries } = progress;
+      Object.assign(at(index), { fetched, unpacked, entries });
+    },
+    done(index, diff) {
+      recorders[index]?.done(diff);
+      Object.assign(at(index), {
+        fetched: diff.compressedBytes,
+        unpacked: diff.uncompressedBytes,
+        entries: diff.entries,
+        timings: diff.timings,
+      });
+      for (const warning of diff.warnings) {
+        warnings.push(`${name(index)}: ${warning}`);
+        log?.('warn', `${name(index)}: ${warning}`);
+      }
+    },
+  };
 }

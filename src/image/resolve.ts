@@ -8,19 +8,19 @@ import type { KnownImages } from './known-images.ts';
 import type { ImageRequest, ResolvedImage } from './request.ts';
 
 export interface ResolveOptions extends ReadOptions {
-  /** What was resolved before. */
+  /** The cache of resolved images. */
   readonly known?: KnownImages | undefined;
 }
 
 /**
- * The images that a request means, each with its layers, bottom-most first: reads and verifies tag, index, manifest and
- * config. Layers are not read, but what is known to fail later fails here.
+ * Resolves a request to images with their layers, bottom-most first. It reads and verifies tag, index, manifest and config.
+ * Layers are not read, but a layer that cannot be unpacked fails here.
  *
- * From an index the platforms decide (`chooseImages`), and from images that share a tag. A manifest that is named
- * directly is taken as it is unless platforms are asked for.
+ * From an index, or from images that share a tag, the platforms choose (`chooseImages`). A manifest that the request names
+ * itself is taken for any platform, unless the request lists platforms.
  * @throws UnpackError IMAGE_NOT_FOUND (tag, index or manifest missing), BLOB_NOT_FOUND (config missing),
- *   PLATFORM_NOT_FOUND (lists those there are), MANIFEST_INVALID, UNSUPPORTED_MEDIA_TYPE, INVALID_JOB (no such tag can
- *   be), LIMIT_EXCEEDED (a document is too long, or they are too many), and as readBlob
+ *   PLATFORM_NOT_FOUND, MANIFEST_INVALID, UNSUPPORTED_MEDIA_TYPE, INVALID_JOB (malformed tag), LIMIT_EXCEEDED (a document
+ *   is too long, or there are too many), and as readBlob
  */
 export async function resolveImages(
   source: BlobSource,
@@ -43,7 +43,7 @@ export async function resolveImages(
   return images;
 }
 
-/** What `resolveImages` would return, if that is known without asking the source: not for a tag, which may have moved. */
+/** The images of a request from the cache alone. `undefined` for a tag, because it may have moved. */
 export function recallImages(
   source: BlobSource,
   { target, platforms }: ImageRequest,

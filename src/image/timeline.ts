@@ -1,27 +1,27 @@
 import type { AppliedDiff, ApplyProgress } from '../rootfs/applier.ts';
 
 /**
- * When a layer was where, in milliseconds since its image was asked for. Between these moments it waited for a thread,
- * was unpacked, waited for the layers below, was committed.
+ * The phases of one layer, in milliseconds since the job asked for its image. In order, the layer waits for a thread, is
+ * unpacked, waits for the layers below, and is committed.
  */
 export interface LayerTimeline {
-  /** The image was resolved: the layer could have been begun. */
+  /** The image was resolved, so the layer could start. */
   readonly queuedMs: number;
-  /** A thread began with it. */
+  /** A thread started to unpack it. */
   readonly startedMs: number;
   /** Its last entry was written. */
   readonly unpackedMs: number;
-  /** The layers below were there: what was written is made durable, and committed. */
+  /** The layers below were committed, so its sync and commit started. */
   readonly committingMs: number;
   readonly committedMs: number;
-  /** From `startedMs` to `unpackedMs`; counts only grow. */
+  /** Progress from `startedMs` to `unpackedMs`; counts only grow. */
   readonly samples: readonly TimelineSample[];
 }
 
 /**
- * How far a layer was, and how long its thread had waited by then, at a moment since the image was asked for: `[moment,
- * bytes of the blob, bytes of the tar, milliseconds waited for the network, milliseconds for the decompressor]`. It is a
- * tuple because a job's data has many of them.
+ * The progress of a layer at one moment: `[milliseconds since the image was asked for, bytes of the blob, bytes of the tar,
+ * milliseconds waited for the network, milliseconds waited for the decompressor]`. It is a tuple, to keep the data of jobs
+ * small.
  */
 export type TimelineSample = readonly [
   atMs: number,
@@ -31,14 +31,14 @@ export type TimelineSample = readonly [
   decompressMs: number,
 ];
 
-/** Milliseconds between two samples, at first: a layer that takes long gets them further apart. */
+/** Milliseconds between two samples at first. The interval doubles whenever a layer has more than SAMPLES. */
 const INTERVAL = 50;
-/** Samples of one layer: enough for a picture as wide as a screen shows it. */
+/** Maximum samples of one layer, enough for a chart as wide as a screen. */
 const SAMPLES = 32;
-/** Samples of an image, shared by its layers: some kilobytes of a job's data. */
+/** Maximum samples of an image, shared by its layers: some kilobytes in the job's data. */
 const IMAGE_SAMPLES = 96;
 
-/** Writes down when one layer was where. */
+/** Records the timeline of one layer. */
 export class TimelineRecorder {
   readonly #now: () => number;
   readonly #queuedMs: number;
@@ -48,7 +48,7 @@ export class TimelineRecorder {
   #samples: TimelineSample[] = [];
   #interval = INTERVAL;
 
-  /** @param now milliseconds since the image was asked for */
+  /** @param now milliseconds since the job asked for the image */
   constructor(now: () => number) {
     this.#now = now;
     this.#queuedMs = now();
@@ -75,8 +75,9 @@ export class TimelineRecorder {
   }
 
   /**
-   * The layer is committed. @param layers that the image has: they share the samples
-   * @returns `undefined` when it was not this recorder's work
+   * Call it when the layer is committed.
+   * @param layers number of layers of the image, which share its samples
+   * @returns `undefined` if another job applied the layer
    */
   committed(layers: number): LayerTimeline | undefined {
     const [unpacked, committing] = [this.#unpackedMs, this.#committingMs];
@@ -101,7 +102,7 @@ export class TimelineRecorder {
   }
 }
 
-/** About evenly chosen, the last one always. */
+/** Some of the samples, about evenly spaced, including the last one. */
 function thinned(samples: readonly TimelineSample[], most: number): TimelineSample[] {
   if (samples.length <= most) return [...samples];
   return Array.from({ length: most }, (_, index) => {
@@ -111,5 +112,5 @@ function thinned(samples: readonly TimelineSample[], most: number): TimelineSamp
   });
 }
 
-/** Tenths of a millisecond: more is noise. */
+/** Rounds to tenths of a millisecond; anything below is noise. */
 const rounded = (milliseconds: number): number => Math.round(milliseconds * 10) / 10;

@@ -1,71 +1,70 @@
 import type { ChainId } from '../oci/digest.ts';
+import type { Log } from '../rootfs/applier.ts';
 import type { LockOwner, LockWait } from '../rootfs/lock-waits.ts';
-import type { Log } from '../rootfs/log.ts';
 import type { SourceSpec } from '../source/blob-source.ts';
 import type { ImageState } from './progress.ts';
 import type { ImageRequest, ResolvedImage } from './request.ts';
 
+/** The interface of the unpacker, for the queue and the command line; `unpacker.ts` implements it. */
+
 /** Unpacks images from sources into one snapshot store. Any number of calls may run at once. */
 export interface Unpacker {
   /**
-   * What unpacking would come to, if it is known what the request means without asking the source, and the store has all
-   * layers now; else `undefined`, and nothing is known about why. What it returns is shared, not to be changed.
+   * The result of unpacking, if the image is in the cache and all its layers are in the store; else `undefined`. No request
+   * is sent, so a tag is never answered. The result is shared; do not change it.
    */
   recall(source: SourceSpec, request: ImageRequest): Promise<readonly UnpackedImage[] | undefined>;
   /**
-   * Resolves the image and looks whether the store has it. Nothing is changed, and nothing is read that is known already:
-   * for an image that is there, only what a tag names now.
+   * Resolves the image and looks it up in the store. Nothing is changed. Cached documents are not read again, so an image
+   * in the store costs at most the request for its tag.
    * @throws UnpackError as `unpack`
    */
   look(source: SourceSpec, request: ImageRequest, signal?: AbortSignal): Promise<Lookup>;
   /**
-   * Resolves the image, applies what is missing and commits it.
-   * @throws UnpackError; layers that were committed by then stay
+   * Resolves the image, applies the missing layers and commits them.
+   * @throws UnpackError; layers that are committed already stay
    */
   unpack(source: SourceSpec, request: ImageRequest, options?: UnpackOptions): Promise<UnpackedImage[]>;
   /** Ends the apply threads. Abort running calls first. */
   close(): Promise<void>;
 }
 
-/** The store that is unpacked into, for who decides which work it gets. */
+/** What the queue needs to know of the store, to decide which jobs to take. */
 export interface StoreKeeper {
-  /** Removes what failed layers have left; what can't be removed is told and is no failure. */
+  /** Removes what failed layers left behind. Errors are logged only. */
   tidy(log?: Log): Promise<void>;
-  /** Tries whether a layer can be written now. @throws UnpackError STORE_FULL, STORE_FAILED */
+  /** Tests whether a layer can be written now. @throws UnpackError STORE_FULL, STORE_FAILED */
   check(log?: Log): Promise<void>;
-  /** Whether another process has locked this layer now, and which. */
+  /** The other process that holds the lock on this layer now, if there is one. */
   heldElsewhere(chainId: ChainId): LockWait | undefined;
 }
 
-/** What a look at the source and at the store has found. */
+/** The images of a request, and whether the store has them. */
 export interface Lookup {
   readonly images: readonly ResolvedImage[];
-  /** When it began, by `performance.now()`. */
+  /** When the lookup began, by `performance.now()`. */
   readonly began: number;
-  /** What unpacking would come to, if the store has all layers of all images; shared, not to be changed. */
+  /** The result of unpacking, if the store has all layers of all images. It is shared; do not change it. */
   readonly there: readonly UnpackedImage[] | undefined;
 }
 
-/** What one platform of a request became: the final states, with every layer applied or found. */
+/** One image after unpacking: every layer was applied or existed. */
 export interface UnpackedImage extends ImageState {
-  /** What was left out and why, and what the documents say otherwise than they should, in sentences. */
+  /** What was left out and why, and deviations of the documents from the specification, one sentence each. */
   readonly warnings: readonly string[];
 }
 
 export interface UnpackOptions {
-  /** What was found by a look at this very request a moment ago; default: looks itself. */
+  /** The lookup of the same request, if the caller has done it just now. */
   readonly found?: Lookup | undefined;
-  /** Kept on every snapshot that this call commits. */
+  /** Set on every snapshot that this call commits. */
   readonly labels?: Readonly<Record<string, string>>;
   readonly signal?: AbortSignal | undefined;
-  /** For whom it is done: told to other processes that wait for its layers. */
+  /** The worker and job that unpack; other processes that wait for a layer report them. */
   readonly owner?: LockOwner | undefined;
-  /** Called once when the call has done nothing for some seconds but wait for a layer that another process has locked. */
+  /** Called once if the call only waits, for some seconds, for a layer that another process has locked. */
   readonly onBlocked?: ((wait: LockWait) => void) | undefined;
-  /** Called once with the live states of all images, as soon as they are known; they change until the call ends. */
+  /** Called once with the states of all images when they are resolved. The states change until the call ends. */
   readonly onResolved?: ((images: readonly ImageState[]) => void) | undefined;
-  /** A sentence for the operator: a layer done, a warning. */
-  readonly log?:
-    | ((level: 'info' | 'warn', sentence: string, fields?: Readonly<Record<string, unknown>>) => void)
-    | undefined;
+  readonly log?: Log | undefined;
 }

@@ -1,4 +1,4 @@
-import { algorithmOf, type BlobDigest, type DiffId, digestOf, isDigest } from './digest.ts';
+import { algorithmOf, type BlobDigest, type ChainId, childChainId, type DiffId, digestOf, isDigest } from './digest.ts';
 import { fieldNames, JsonFields, type JsonReading, shown } from './json-fields.ts';
 import type { Platform } from './platform.ts';
 
@@ -24,6 +24,20 @@ export interface Descriptor extends DescriptorLabels {
 export interface Layer {
   readonly diff: { readonly digest: DiffId };
   readonly blob: Descriptor;
+}
+
+/** A layer of an image, with the chain ID of itself on all layers below it, which is the name of its snapshot. */
+export type ChainLayer = Layer & { readonly chainId: ChainId };
+
+/** Adds its chain ID to each layer of an image, bottom-most first. */
+export function chainLayers<L extends Pick<Layer, 'diff'>>(
+  layers: readonly L[],
+): (L & { readonly chainId: ChainId })[] {
+  let parent: ChainId | undefined;
+  return layers.map((layer) => {
+    parent = childChainId(parent, layer.diff.digest);
+    return { ...layer, chainId: parent };
+  });
 }
 
 const DESCRIPTOR = fieldNames('mediaType', 'digest', 'size', 'annotations', 'platform', 'artifactType', 'data');

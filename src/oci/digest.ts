@@ -56,19 +56,18 @@ export function shortDigest(digest: string): string {
   return digest.length > colon + 14 ? `${digest.slice(0, colon + 13)}…` : digest;
 }
 
-/**
- * The chain IDs of a stack of layers, bottom-most first: chain(1) = diff(1), chain(n) = SHA-256 of the text
- * `chain(n-1) + " " + diff(n)` (OCI image spec, config.md#layer-chainid).
- */
+/** The chain IDs of a stack of layers, bottom-most first. */
 export function chainIds(diffs: readonly DiffId[]): ChainId[] {
   const chain: ChainId[] = [];
-  let parent: ChainId | undefined;
-  for (const diff of diffs) {
-    parent =
-      parent === undefined
-        ? (diff as string as ChainId)
-        : (`sha256:${createHash('sha256').update(`${parent} ${diff}`).digest('hex')}` as ChainId);
-    chain.push(parent);
-  }
+  for (const diff of diffs) chain.push(childChainId(chain.at(-1), diff));
   return chain;
+}
+
+/**
+ * The chain ID of a layer on its parent: the DiffID of a bottom layer, else the SHA-256 of the text
+ * `parent + " " + DiffID` (OCI image spec, config.md#layer-chainid).
+ */
+export function childChainId(parent: ChainId | undefined, diff: DiffId): ChainId {
+  if (parent === undefined) return diff as string as ChainId;
+  return `sha256:${createHash('sha256').update(`${parent} ${diff}`).digest('hex')}` as ChainId;
 }

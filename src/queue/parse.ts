@@ -1,9 +1,9 @@
 import { UnpackError } from '../errors.ts';
 import type { ImageRequest, ImageTarget } from '../image/request.ts';
+import { LruCache } from '../lru-cache.ts';
 import type { Layer } from '../oci/descriptor.ts';
 import { blobDigest, diffId } from '../oci/digest.ts';
 import { parsePlatform } from '../oci/platform.ts';
-import { RecentlyUsed } from '../recently-used.ts';
 import type { SourceSpec } from '../source/blob-source.ts';
 import type { BucketLayout, S3Connection } from '../source/s3.ts';
 import { type Payload, payloadSchema, repositoryOf } from './payload.ts';
@@ -90,7 +90,7 @@ const LONGEST_PARSED = 16 * 1024;
  */
 export function payloadParser(policy: SourcePolicy): (data: unknown) => ParsedJob {
   /** By their JSON. */
-  const parsed = new RecentlyUsed<ParsedJob>(MOST_PARSED);
+  const parsed = new LruCache<ParsedJob>(MOST_PARSED);
   return (data) => {
     const json = JSON.stringify(data);
     const known = parsed.get(json);

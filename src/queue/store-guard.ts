@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { toUnpackError, type UnpackError } from '../errors.ts';
 import type { StoreKeeper } from '../image/unpack.ts';
-import type { Log } from '../rootfs/log.ts';
+import type { Log } from '../rootfs/applier.ts';
 import type { Logger } from './log.ts';
 import { durationText } from './text.ts';
 

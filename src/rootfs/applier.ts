@@ -1,3 +1,4 @@
+import type { LayerLimits } from '../archive/tar-reader.ts';
 import type { WrittenLayer } from '../diff/layer-writer.ts';
 import type { PassFindings } from '../diff/second-pass.ts';
 import type { Below } from '../diff/target.ts';
@@ -5,34 +6,41 @@ import type { Descriptor } from '../oci/descriptor.ts';
 import type { DiffId } from '../oci/digest.ts';
 import type { Mount } from '../snapshots/snapshotter.ts';
 
-/** Writes one layer's blob into a prepared snapshot. */
+/** Writes one layer's blob into a prepared snapshot. `ApplyPool` implements it, `applyLayers` calls it. */
 export interface Applier {
   /**
-   * Fetches, verifies, decompresses and writes `blob` into `mounts`. Nothing has been committed when it returns, and
-   * the caller compares `digest` with the DiffID.
+   * Fetches, verifies and decompresses `blob`, and writes it into `mounts`. The caller compares the digest of the result
+   * with the DiffID, and commits the snapshot.
    * @throws UnpackError
    */
   apply(blob: Descriptor, mounts: readonly Mount[], options: ApplyOptions): Promise<AppliedDiff>;
 }
 
+/** How layers are read. Made once from the settings of the process, and passed on as one object. */
+export interface ApplySettings {
+  readonly limits: LayerLimits;
+  /** Whether native decompressors are called directly. */
+  readonly native: boolean;
+}
+
 export interface ApplyOptions {
   readonly below: Below;
-  /** What the pass before over this layer has found; `undefined` in the first pass. */
+  /** The findings of the previous pass over this layer; `undefined` in the first pass. */
   readonly findings?: PassFindings | undefined;
-  /** What the tar should be: it is digested as this is, and a blob with this digest is the tar itself. */
+  /** The digest that the tar should have. It sets the digest algorithm; a blob with the same digest is the tar itself. */
   readonly diffId: DiffId;
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: ApplyProgress) => void) | undefined;
 }
 
-/** How far a layer has come. Counts only grow. */
+/** The progress of one layer. Counts only grow. */
 export interface ApplyProgress {
-  /** Bytes of the blob that have arrived. */
+  /** Bytes of the blob that were fetched. */
   readonly fetched: number;
-  /** Bytes of the tar that have been written or read over. */
+  /** Bytes of the tar that were read. */
   readonly unpacked: number;
   readonly entries: number;
-  /** Milliseconds that the thread has waited for the network, and for the decompressor; absent: nobody counts. */
+  /** Milliseconds that the thread waited for the network, and for the decompressor; absent if not measured. */
   readonly fetchMs?: number;
   readonly decompressMs?: number;
 }
@@ -48,7 +56,7 @@ export interface AppliedDiff extends WrittenLayer {
   readonly timings: ApplyTimings;
 }
 
-/** How the thread of a layer spent its time, in milliseconds; the first three add up to the fourth. */
+/** Where the time of a layer went, in milliseconds. The first three add up to `totalMs`. */
 export interface ApplyTimings {
   /** Waiting for the network. */
   readonly fetchMs: number;
@@ -59,3 +67,6 @@ export interface ApplyTimings {
   /** From the start of the work on a thread to its end. */
   readonly totalMs: number;
 }
+
+/** Logs one sentence for the operator. */
+export type Log = (level: 'info' | 'warn', sentence: string, fields?: Readonly<Record<string, unknown>>) => void;

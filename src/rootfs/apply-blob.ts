@@ -8,65 +8,67 @@ import { throwIfAborted, toUnpackError, UnpackError } from '../errors.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import { algorithmOf, type DiffId } from '../oci/digest.ts';
 import { type Compression, layerCompression } from '../oci/media-type.ts';
+import { failureAt } from '../snapshots/directories.ts';
 import type { BlobSource } from '../source/blob-source.ts';
 import { FetchStatistics, fetchBlob } from '../source/fetch.ts';
 import { type StreamHash, streamHash } from '../system/stream-hash.ts';
-import type { AppliedDiff, ApplyProgress } from './applier.ts';
-import { inPlace } from './in-place.ts';
+import type { AppliedDiff, ApplyProgress, ApplySettings } from './applier.ts';
 
-export interface BlobApplication {
-  readonly source: BlobSource;
+/** One layer, and where it is written. */
+export interface LayerTask {
   readonly blob: Descriptor;
-  readonly target: DiffTarget;
-  /** What the pass before over this layer has found. */
-  readonly findings?: PassFindings | undefined;
-  /** What the tar should be. It is digested as this is; the caller compares. */
+  /** The digest that the tar should have. The tar is digested by the same algorithm; the caller compares. */
   readonly diffId: DiffId;
-  readonly limits: LayerLimits;
-  /** Call native decompressors directly. */
-  readonly native: boolean;
-  /** Whether every core has a layer to write: then nothing is handed to further threads. */
+  readonly target: DiffTarget;
+  /** The findings of the previous pass over the layer. */
+  readonly findings?: PassFindings | undefined;
+}
+
+/** What applyBlob gets from the thread that runs it. */
+export interface ApplyingThread {
+  /** Whether every core has a layer to write. If so, no work is handed to further threads. */
   readonly busy: () => boolean;
   readonly signal: AbortSignal;
-  /** Asked within long work: throws, and `signal` says why, where that is to be given up. */
+  /** Called within long synchronous work; throws once `signal` is aborted. */
   readonly checkpoint: Checkpoint;
   readonly onProgress: (progress: ApplyProgress) => void;
 }
 
-/** Failures that a corrupted download can look like. */
+/** Failures of the archive that a damaged download can cause too. */
 const MAYBE_CORRUPTED = new Set(['LAYER_CORRUPT', 'LAYER_UNSAFE', 'LIMIT_EXCEEDED', 'DIFF_ID_MISMATCH']);
 
 /**
- * Streams one blob into a directory: fetch, decompress, digest, read, write, all at once and nothing kept in between.
- * The files are written with synchronous calls, so it belongs on a thread of its own; decompression runs beside it.
- * @throws UnpackError; what has been written by then stays for the caller to remove
+ * Streams one blob into a directory: it is fetched, decompressed, digested, read and written at the same time, and no copy
+ * is kept. Files are written with synchronous calls, so run it on a thread of its own (workers/apply.ts); decompression
+ * runs beside it.
+ * @throws UnpackError. The caller removes what has been written.
  */
-export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
-  const { source, blob, target, limits, signal } = work;
+export async function applyBlob(
+  source: BlobSource,
+  { blob, diffId, target, findings }: LayerTask,
+  { limits, native }: ApplySettings,
+  { busy, signal, checkpoint, onProgress }: ApplyingThread,
+): Promise<AppliedDiff> {
   const started = performance.now();
   const statistics = new FetchStatistics();
-  const algorithm = algorithmOf(work.diffId);
+  const algorithm = algorithmOf(diffId);
   using digest = streamHash(algorithm, 'beside');
-  using writer = new LayerWriter(target, {
-    rememberedBytes: limits.rememberedBytes,
-    findings: work.findings,
-    checkpoint: work.checkpoint,
-  });
+  using writer = new LayerWriter(target, { rememberedBytes: limits.rememberedBytes, findings, checkpoint });
   const reader = new TarReader(writer, limits);
-  const download = new Download(fetchBlob(source, blob, { signal, statistics, busy: work.busy }));
-  const promised = layerCompression(blob.mediaType);
-  let found: Compression = promised;
+  const download = new Download(fetchBlob(source, blob, { signal, statistics, busy }));
+  const declared = layerCompression(blob.mediaType);
+  let actual: Compression = declared;
   let unpacked = 0;
-  /** Milliseconds without a piece to write: for want of the blob's bytes, and while there were bytes to inflate. */
+  /** Milliseconds without a piece to write: while bytes of the blob were missing, and while they were inflated. */
   let [fetchMs, decompressMs] = [0, 0];
   try {
     const pieces = decompress(download, {
-      isTar: algorithm === algorithmOf(blob.digest) ? blob.digest === (work.diffId as string) : undefined,
-      native: work.native,
-      busy: work.busy,
+      isTar: algorithm === algorithmOf(blob.digest) ? blob.digest === (diffId as string) : undefined,
+      native,
+      busy,
       memory: limits.rememberedBytes,
       found: (compression) => {
-        found = compression;
+        actual = compression;
       },
     });
     try {
@@ -80,19 +82,19 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
         throwIfAborted(signal);
         unpacked += piece.value.length;
         if (unpacked > limits.uncompressedBytes) throw tooLong(limits);
-        await both(digest, piece.value, work.busy(), () => reader.write(piece.value));
-        work.onProgress({ fetched: statistics.bytes, unpacked, entries: reader.entries, fetchMs, decompressMs });
+        await digestAndWrite(digest, piece.value, busy(), () => reader.write(piece.value));
+        onProgress({ fetched: statistics.bytes, unpacked, entries: reader.entries, fetchMs, decompressMs });
       }
     } finally {
       await pieces.return?.(undefined);
     }
-    // an uncompressed tar and its blob end together, a compressed one may end before: its bytes must still be right
+    // compressed data can end before the blob does; the rest must be read to verify size and digest
     await download.drain();
     reader.finish();
     writer.finish();
   } catch (error) {
     throwIfAborted(signal);
-    throw await whatWentWrong(inPlace(error, target.root), download);
+    throw await causeOf(failureAt(error, target.root), download);
   } finally {
     await download.close();
   }
@@ -101,7 +103,7 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
     written = writer.settle();
   } catch (error) {
     throwIfAborted(signal);
-    throw inPlace(error, target.root);
+    throw failureAt(error, target.root);
   }
   const totalMs = performance.now() - started;
   return {
@@ -111,21 +113,24 @@ export async function applyBlob(work: BlobApplication): Promise<AppliedDiff> {
     entries: reader.entries,
     timings: { fetchMs, decompressMs, writeMs: totalMs - fetchMs - decompressMs, totalMs },
     ...written,
-    warnings: [...otherThanPromised(blob.mediaType, promised, found, statistics.bytes), ...written.warnings],
+    warnings: [...wrongMediaType(blob.mediaType, declared, actual, statistics.bytes), ...written.warnings],
   };
 }
 
-/** The label can't be mended without another digest, so the layer is unpacked as what it is, and whoever pushed it is told. */
-function otherThanPromised(mediaType: string, promised: Compression, found: Compression, bytes: number): string[] {
-  if (found === promised) return [];
-  const actual = bytes === 0 ? 'there are none, which is an empty tar' : `they are ${describe(found)}`;
+/**
+ * A warning for a media type that does not fit the bytes. The manifest cannot be corrected without changing its digest, so
+ * the layer is unpacked all the same.
+ */
+function wrongMediaType(mediaType: string, declared: Compression, actual: Compression, bytes: number): string[] {
+  if (actual === declared) return [];
+  const found = bytes === 0 ? 'there are none, which is an empty tar' : `they are ${describe(actual)}`;
   return [
-    `its media type ${mediaType} promises that its bytes are ${describe(promised)}, but ${actual}; unpacked as such`,
+    `its media type ${mediaType} promises that its bytes are ${describe(declared)}, but ${found}; unpacked as such`,
   ];
 }
 
 /** Digests a piece and writes it, at the same time unless every core has work. */
-async function both(digest: StreamHash, piece: Buffer, busy: boolean, write: () => void): Promise<void> {
+async function digestAndWrite(digest: StreamHash, piece: Buffer, busy: boolean, write: () => void): Promise<void> {
   if (busy) {
     digest.update(piece);
     write();
@@ -135,51 +140,73 @@ async function both(digest: StreamHash, piece: Buffer, busy: boolean, write: () 
   try {
     write();
   } finally {
-    // the piece and the digest must stay until then, whatever the writing came to
+    // the digest reads the piece, so the piece must stay valid until it is done, even if the write has failed
     await digesting;
   }
 }
 
-/** A blob on its way, for a reader that may stop early while the download goes on. */
+/**
+ * The chunks of a blob, for a decompressor that may stop before the end of the blob; `drain` then reads the rest.
+ *
+ *     reading ──last chunk──▶ complete
+ *        └────fetch error───▶ failed
+ *
+ * `close` leads from each of them to `closed`. A read in `failed` throws the same error again, a read in `closed` is a bug.
+ */
 class Download implements AsyncIterable<Buffer> {
   private readonly chunks: AsyncGenerator<Buffer>;
-  /** What the download itself failed with, whoever asked for the bytes. */
+  private state: 'reading' | 'complete' | 'failed' | 'closed' = 'reading';
+  /** The error of the fetch, in `failed`. */
   private failure: unknown;
 
   constructor(chunks: AsyncGenerator<Buffer>) {
     this.chunks = chunks;
   }
 
-  /** Without `return`: a reader that leaves early does not end the download. */
+  /** The iterator has no `return`, so that a reader that leaves early does not end the download. */
   [Symbol.asyncIterator](): AsyncIterator<Buffer> {
     return { next: () => this.next() };
   }
 
   async next(): Promise<IteratorResult<Buffer>> {
+    this.assertReadable();
     try {
-      return await this.chunks.next();
+      const chunk = await this.chunks.next();
+      if (chunk.done) this.complete();
+      return chunk;
     } catch (error) {
-      this.failure = error;
+      if (this.state === 'reading') [this.state, this.failure] = ['failed', error];
       throw error;
     }
   }
 
-  /** Reads the rest, so that size and digest are known to be right. */
+  /** Reads the rest of the blob, which verifies its size and digest. @throws UnpackError as `fetchBlob` */
   async drain(): Promise<void> {
     while (!(await this.next()).done);
-    if (this.failure !== undefined) throw this.failure;
   }
 
   async close(): Promise<void> {
+    this.state = 'closed';
     await this.chunks.return(undefined);
+  }
+
+  private assertReadable(): void {
+    if (this.state === 'closed') throw new Error('a chunk was asked for after the download was closed');
+    if (this.state === 'failed') throw this.failure;
+  }
+
+  private complete(): void {
+    // of two reads under way, the second ends without an error after the first has failed
+    if (this.state === 'failed') throw this.failure;
+    if (this.state === 'reading') this.state = 'complete';
   }
 }
 
 /**
- * A blob that arrived damaged fails in the decompressor or in the archive long before its digest is known. The rest is
- * read to tell that apart from a layer that was built wrong: what the download says comes first.
+ * The error to report. A blob that arrives damaged fails in the decompressor or in the archive long before its digest is
+ * known, so the rest is read; if size or digest are wrong, that is the cause.
  */
-async function whatWentWrong(failure: UnpackError, download: Download): Promise<UnpackError> {
+async function causeOf(failure: UnpackError, download: Download): Promise<UnpackError> {
   if (!MAYBE_CORRUPTED.has(failure.code)) return failure;
   try {
     await download.drain();

@@ -2,8 +2,9 @@ import { copyParentAttributesInTurns } from '../diff/parent-attributes.ts';
 import { MAX_PASSES, type PassFindings } from '../diff/second-pass.ts';
 import { type Below, diffTarget, lowerDirectories } from '../diff/target.ts';
 import { throwIfAborted, toUnpackError, UnpackError } from '../errors.ts';
-import type { Layer } from '../oci/descriptor.ts';
-import { type ChainId, chainIds, type DiffId, shortDigest } from '../oci/digest.ts';
+import { type ChainLayer, chainLayers, type Layer } from '../oci/descriptor.ts';
+import { type ChainId, type DiffId, shortDigest } from '../oci/digest.ts';
+import { failureAt } from '../snapshots/directories.ts';
 import {
   isSnapshotError,
   LABEL_DIFF_ID,
@@ -11,31 +12,28 @@ import {
   type Mount,
   type Snapshotter,
 } from '../snapshots/snapshotter.ts';
-import type { AppliedDiff, Applier, ApplyOptions, ApplyProgress } from './applier.ts';
+import type { AppliedDiff, Applier, ApplyOptions, ApplyProgress, Log } from './applier.ts';
 import type { ChainLocks } from './chain-locks.ts';
-import { extractionKey, viewKey } from './extraction-key.ts';
-import { inPlace } from './in-place.ts';
+import { extractionKey, removeLeftoversOf, viewKey } from './leftovers.ts';
 import { LockWaits } from './lock-waits.ts';
-import type { Log } from './log.ts';
-import { removeLeftovers } from './orphans.ts';
 
-/** Tries to find a key that is not taken: with random keys, a second one is rare enough. */
+/** Maximum keys that are tried for one extraction. Keys are random, so a second one is rare. */
 const MAX_KEYS = 16;
 
 export interface ApplyLayersOptions {
   readonly locks: ChainLocks;
-  /** Told what is waited for, and whose the locks are. */
+  /** Records which locks of other processes the call waits for; its owner is written into the lock files. */
   readonly waits?: LockWaits | undefined;
-  /** Kept on every snapshot that is committed. */
+  /** Set on every snapshot that is committed. */
   readonly labels?: Readonly<Record<string, string>>;
   readonly signal?: AbortSignal | undefined;
   readonly observer?: LayerObserver;
   readonly log?: Log | undefined;
-  /** Called before a layer is written; what it returns makes durable what was written since, and is called before the commit. */
+  /** Called before a layer is written. The function it returns is called before the commit; it syncs all writes since then. */
   readonly watch?: () => () => Promise<void>;
 }
 
-/** Told how each layer fares, by its position, bottom-most 0. */
+/** Receives the progress of each layer. `index` is the layer's position, bottom-most 0. */
 export interface LayerObserver {
   phase(index: number, phase: 'waiting' | 'applying' | 'committing' | 'applied' | 'existed'): void;
   progress(index: number, progress: ApplyProgress): void;
@@ -43,25 +41,28 @@ export interface LayerObserver {
 }
 
 /**
- * Applies those of `layers` (bottom-most first) that the store does not have, each on the ones below it, and returns the
- * chain ID of them all. The whole chain is looked up first; what is missing is found from the top.
- * @throws UnpackError with the layer in its details; the layers that were committed by then stay
+ * Applies the layers of an image (bottom-most first) that the store lacks, each on its parent. The top layer is looked up
+ * first, then the missing layers are found from the top down, as containerd does it (rootfs/apply.go).
+ * @returns the chain ID of the top layer
+ * @throws UnpackError with the layer in its details; layers that are committed already stay
  */
 export async function applyLayers(
-  layers: readonly Layer[],
+  layers: readonly ChainLayer[],
   snapshotter: Snapshotter,
   applier: Applier,
   options: ApplyLayersOptions,
 ): Promise<ChainId> {
-  const chain = new Chain(layers, snapshotter, applier, options);
-  await chain.ensure(layers.length - 1);
-  return chain.top;
+  const top = layers.at(-1);
+  if (top === undefined) throw new UnpackError('MANIFEST_INVALID', 'an image without layers has nothing to unpack');
+  await new Chain(layers, snapshotter, applier, options).ensure(layers.length - 1);
+  return top.chainId;
 }
 
 /**
- * Applies `layer` on the layers of which `parents` are the DiffIDs (bottom-most first; they must be there already).
- * @returns whether it was applied; `false`: it was there
- * @throws UnpackError
+ * Applies one layer on parents that are in the store already.
+ * @param parents the DiffIDs of the layers below, bottom-most first
+ * @returns whether the layer was applied; `false`: it existed
+ * @throws UnpackError STORE_FAILED if a parent is missing; and as `applyLayers`
  */
 export async function applyLayer(
   layer: Layer,
@@ -71,30 +72,32 @@ export async function applyLayer(
   options: ApplyLayersOptions,
 ): Promise<boolean> {
   const below = parents.map((digest) => ({ diff: { digest }, blob: undefined }));
-  const chain = new Chain([...below, layer], snapshotter, applier, options);
+  const chain = new Chain(chainLayers([...below, layer]), snapshotter, applier, options);
   return (await chain.ensure(parents.length)) === 'applied';
 }
 
-type PlacedLayer = { readonly diff: Layer['diff']; readonly blob: Layer['blob'] | undefined };
+/** A layer of the chain; without a blob it must be in the store already. */
+type PlacedLayer = Omit<ChainLayer, 'blob'> & { readonly blob: Layer['blob'] | undefined };
 
-/** A layer of the chain that is being extracted. */
-interface Extraction {
+/** An active snapshot that a layer is written into. Disposal removes it unless it was committed. */
+interface Extraction extends AsyncDisposable {
   readonly key: string;
   readonly mounts: readonly Mount[];
   readonly below: Below;
+  committed: boolean;
 }
 
 /**
- * One chain of layers on its way into a store.
+ * The layers of one image on their way into a store.
  *
- * `ensure(n)` makes layer n exist: it takes the lock on its chain ID, looks, prepares an extraction snapshot and only
- * then looks below, so that nothing below can vanish in between. Where the parent is missing,
- *  - a store that can rebase gets the layer written at once, beside the layers below it, and its parent at commit;
+ * `ensure(n)` makes layer n exist. It takes the lock on the chain ID, then `create` prepares an extraction snapshot, writes
+ * the layer and commits it. The parent is looked up by `prepare`, so that it cannot be removed after it was seen. If the
+ * parent is missing,
+ *  - a store that can rebase gets the layer written at once, while the layers below are made, and its parent at commit;
  *  - any other store gets the parent first.
- * Either way a layer is committed after its parent, and a parent is asked for once.
+ * In both cases a layer is committed after its parent.
  */
 class Chain {
-  private readonly ids: readonly ChainId[];
   private readonly layers: readonly PlacedLayer[];
   private readonly snapshotter: Snapshotter;
   private readonly applier: Applier;
@@ -102,8 +105,6 @@ class Chain {
   private readonly waits: LockWaits;
 
   constructor(layers: readonly PlacedLayer[], snapshotter: Snapshotter, applier: Applier, options: ApplyLayersOptions) {
-    if (layers.length === 0) throw new UnpackError('MANIFEST_INVALID', 'an image without layers has nothing to unpack');
-    this.ids = chainIds(layers.map((layer) => layer.diff.digest));
     this.layers = layers;
     this.snapshotter = snapshotter;
     this.applier = applier;
@@ -111,120 +112,123 @@ class Chain {
     this.waits = options.waits ?? new LockWaits();
   }
 
-  get top(): ChainId {
-    return this.id(this.layers.length - 1);
-  }
-
   async ensure(index: number, signal = this.options.signal): Promise<'applied' | 'existed'> {
-    const { observer, locks, log } = this.options;
-    const chainId = this.id(index);
+    const { chainId } = this.layer(index);
     try {
       if (await this.snapshotter.has(chainId)) return this.existed(index);
-      observer?.phase(index, 'waiting');
-      using _lock = await locks.acquire(chainId, signal, this.waits);
-      // whoever held the lock before may have done it
+      this.options.observer?.phase(index, 'waiting');
+      using _lock = await this.options.locks.acquire(chainId, signal, this.waits);
+      // the previous holder of the lock may have committed the layer
       if (await this.snapshotter.has(chainId)) return this.existed(index);
-      await removeLeftovers(this.snapshotter, chainId, log);
-      let findings: PassFindings | undefined;
-      for (let pass = 1; ; pass++) {
-        const extraction = await this.prepare(index, signal);
-        const { key } = extraction;
-        const which = `layer ${index + 1} of ${this.layers.length}`;
-        const sync = this.options.watch?.();
-        try {
-          findings = await this.extract(index, extraction, findings, signal);
-          if (findings === undefined) {
-            const committed = await this.waits.writing(() => this.commit(index, extraction, sync));
-            if (committed) observer?.phase(index, 'applied');
-            return committed ? 'applied' : this.existed(index);
-          }
-          if (pass === MAX_PASSES) {
-            throw new UnpackError(
-              'LAYER_UNSAFE',
-              `the layer deletes symbolic links that its own entries were written through, more than ${MAX_PASSES} times`,
-            );
-          }
-        } catch (error) {
-          log?.('info', `${which} failed; removing what was extracted of it`, { key });
-          await this.discard(key);
-          throw error;
-        }
-        log?.('info', `${which} is written again: its last entries change what its first entries must write`, { key });
-        await this.discard(key);
-      }
+      await removeLeftoversOf(this.snapshotter, chainId, this.options.log);
+      return await this.create(index, signal);
     } catch (error) {
       throw this.located(error, index);
     }
   }
 
-  /** A layer that is there has all layers below it there too. */
-  private existed(index: number): 'existed' {
-    for (let i = index; i >= 0; i--) this.options.observer?.phase(i, 'existed');
-    return 'existed';
+  /** Writes the layer, in a new snapshot for each pass, and commits it. The caller holds the lock on its chain ID. */
+  private async create(index: number, signal: AbortSignal | undefined): Promise<'applied' | 'existed'> {
+    let findings: PassFindings | undefined;
+    for (let pass = 1; pass <= MAX_PASSES; pass++) {
+      await using extraction = await this.prepare(index, signal);
+      const sync = this.options.watch?.();
+      const diff = await this.extract(index, extraction, findings, signal);
+      if (!diff.needsSecondPass) return await this.waits.writing(() => this.commit(index, extraction, sync));
+      ({ findings } = diff);
+      this.log(
+        'info',
+        index,
+        'needs another pass: its last entries change how its first ones must be written',
+        extraction,
+      );
+    }
+    throw new UnpackError(
+      'LAYER_UNSAFE',
+      `the layer deletes symbolic links that its own entries were written through, more than ${MAX_PASSES} times`,
+    );
   }
 
+  /** Makes the snapshot that the layer is written into; its parent too, if that is missing and the store cannot rebase. */
   private async prepare(index: number, signal: AbortSignal | undefined): Promise<Extraction> {
     const { snapshotter, options } = this;
-    const chainId = this.id(index);
-    const parent = index === 0 ? '' : this.id(index - 1);
+    const { chainId } = this.layer(index);
+    const parent = index === 0 ? '' : this.layer(index - 1).chainId;
     const labels = { labels: { ...options.labels, [LABEL_SNAPSHOT_REF]: chainId } };
-    let parentAsked = false;
     let base: string = parent;
+    let parentMissing = false;
     for (let tries = 0; tries < MAX_KEYS; tries++) {
       throwIfAborted(signal);
       const key = extractionKey(chainId);
       try {
         const mounts = await this.waits.writing(() => snapshotter.prepare(key, base, labels));
         const below = parent === '' ? 'nothing' : base === '' ? 'later' : 'parent';
-        return { key, mounts, below };
+        return this.extraction(index, { key, mounts, below });
       } catch (error) {
-        if (isSnapshotError(error, 'AlreadyExists')) continue;
-        if (!isSnapshotError(error, 'NotFound') || parentAsked || index === 0) throw error;
+        if (isSnapshotError(error, 'AlreadyExists')) continue; // try a different key
+        if (!isSnapshotError(error, 'NotFound') || index === 0 || parentMissing) throw error;
+        parentMissing = true;
         if (snapshotter.rebase) base = '';
         else await this.ensure(index - 1, signal);
-        parentAsked = true;
       }
     }
     throw new UnpackError('STORE_FAILED', `${MAX_KEYS} random extraction keys were all taken in ${snapshotter.root}`);
   }
 
+  private extraction(index: number, snapshot: Pick<Extraction, 'key' | 'mounts' | 'below'>): Extraction {
+    const extraction: Extraction = {
+      ...snapshot,
+      committed: false,
+      [Symbol.asyncDispose]: async () => {
+        if (extraction.committed) return;
+        this.log('info', index, 'is not committed; removing its extraction snapshot', extraction);
+        await this.discard(extraction.key);
+      },
+    };
+    return extraction;
+  }
+
   /**
-   * Writes the layer, and all those below it that are missing.
-   * @param findings of the pass before
-   * @returns findings for the next pass; `undefined`: the layer is right and can be committed
+   * Writes the layer once. If its parent comes later, the layers below are made meanwhile; then the directories that the
+   * layer does not name take their attributes from the parent.
+   * @param findings of the previous pass
    */
   private async extract(
     index: number,
     { below, mounts }: Extraction,
     findings: PassFindings | undefined,
     signal: AbortSignal | undefined,
-  ): Promise<PassFindings | undefined> {
-    // each side can be stopped without the other
-    const own = new AbortController();
-    const lower = new AbortController();
-    const follow = (controller: AbortController): AbortSignal =>
-      signal === undefined ? controller.signal : AbortSignal.any([signal, controller.signal]);
-    // what failed first is the cause; what it stopped fails after it
-    const failures: unknown[] = [];
+  ): Promise<AppliedDiff> {
+    if (below !== 'later') return this.apply(index, mounts, { below, findings, signal });
+    const diff = await this.applyBesideParent(index, mounts, { below, findings, signal });
+    const needsSecondPass = await this.waits.writing(() => this.settle(index, mounts, diff, signal));
+    return { ...diff, needsSecondPass };
+  }
 
-    const applying = this.apply(index, mounts, { below, findings, signal: follow(own) }).catch((error: unknown) => {
+  /** Writes the layer while the layers below are made. The first failure stops the other side and is thrown. */
+  private async applyBesideParent(
+    index: number,
+    mounts: readonly Mount[],
+    options: Pick<ApplyOptions, 'below' | 'findings' | 'signal'>,
+  ): Promise<AppliedDiff> {
+    const stopApply = new AbortController();
+    const stopParent = new AbortController();
+    const either = (stop: AbortController): AbortSignal =>
+      options.signal === undefined ? stop.signal : AbortSignal.any([options.signal, stop.signal]);
+    const failures: unknown[] = []; // the first is the cause, the next its consequence
+    const applying = this.apply(index, mounts, { ...options, signal: either(stopApply) }).catch((error: unknown) => {
       failures.push(error);
-      // the layers below are worth finishing only if another attempt can use them
-      if (toUnpackError(error).retry === 'never') lower.abort(error);
+      // if the layer will be retried, the layers below are worth finishing
+      if (toUnpackError(error).retry === 'never') stopParent.abort(error);
       return undefined;
     });
-    const parent = below === 'later' ? this.ensure(index - 1, follow(lower)) : undefined;
-    const parentReady = parent?.catch((error: unknown) => {
+    const parent = this.ensure(index - 1, either(stopParent)).catch((error: unknown) => {
       failures.push(error);
-      own.abort(error);
+      stopApply.abort(error);
     });
-    const [diff] = await Promise.all([applying, parentReady]);
-    if (failures.length > 0 || diff === undefined) throw failures[0];
-    const again =
-      below === 'later'
-        ? await this.waits.writing(() => this.settle(index, mounts, diff, signal))
-        : diff.needsSecondPass;
-    return again ? diff.findings : undefined;
+    const [diff] = await Promise.all([applying, parent]);
+    if (diff === undefined || failures.length > 0) throw failures[0];
+    return diff;
   }
 
   private async apply(
@@ -232,27 +236,23 @@ class Chain {
     mounts: readonly Mount[],
     options: Pick<ApplyOptions, 'below' | 'findings' | 'signal'>,
   ): Promise<AppliedDiff> {
-    // counts only grow, so the observer sees the first pass only
-    const observer = options.findings === undefined ? this.options.observer : undefined;
-    const layer = this.layers[index];
-    if (layer?.blob === undefined) {
-      throw new UnpackError('STORE_FAILED', `the layer below, ${shortDigest(this.id(index))}, is not in the store`);
+    const { diff: expected, blob, chainId } = this.layer(index);
+    if (blob === undefined) {
+      throw new UnpackError('STORE_FAILED', `the layer below, ${shortDigest(chainId)}, is not in the store`);
     }
-    const { blob } = layer;
-    const applyOptions: ApplyOptions = {
-      ...options,
-      diffId: layer.diff.digest,
-      onProgress: (progress) => {
-        observer?.phase(index, 'applying');
-        observer?.progress(index, progress);
-      },
+    // only the first pass is reported, because counts must not go back
+    const observer = options.findings === undefined ? this.options.observer : undefined;
+    const onProgress = (progress: ApplyProgress): void => {
+      observer?.phase(index, 'applying');
+      observer?.progress(index, progress);
     };
+    const applyOptions = { ...options, diffId: expected.digest, onProgress };
     const diff = await this.waits.writing(() => this.applier.apply(blob, mounts, applyOptions));
-    if (diff.digest !== layer.diff.digest) {
+    if (diff.digest !== expected.digest) {
       throw new UnpackError(
         'DIFF_ID_MISMATCH',
-        `its tar has the digest ${diff.digest}, but the image promises ${layer.diff.digest}`,
-        { details: { expected: layer.diff.digest, actual: diff.digest } },
+        `its tar has the digest ${diff.digest}, but the image promises ${expected.digest}`,
+        { details: { expected: expected.digest, actual: diff.digest } },
       );
     }
     observer?.done(index, diff);
@@ -260,8 +260,8 @@ class Chain {
   }
 
   /**
-   * The parent is there now: directories that the layer never named take their attributes from it.
-   * @returns whether the layer must be written once more
+   * Gives the directories that the layer does not name the attributes that they have in its parent, which exists now.
+   * @returns whether the layer needs another pass
    */
   private async settle(
     index: number,
@@ -270,14 +270,14 @@ class Chain {
     signal: AbortSignal | undefined,
   ): Promise<boolean> {
     if (diff.impliedDirectories.length === 0) return false;
-    const key = viewKey(this.id(index));
-    const view = await this.snapshotter.view(key, this.id(index - 1));
+    const key = viewKey(this.layer(index).chainId);
+    const view = await this.snapshotter.view(key, this.layer(index - 1).chainId);
     const { root } = diffTarget(mounts, 'later', this.snapshotter);
     try {
       const lowers = lowerDirectories(view);
       return await copyParentAttributesInTurns(root, diff.impliedDirectories, lowers, diff.directoryModes, signal);
     } catch (error) {
-      throw inPlace(error, root);
+      throw failureAt(error, root);
     } finally {
       await this.discard(key);
     }
@@ -285,66 +285,68 @@ class Chain {
 
   private async commit(
     index: number,
-    { key, below }: Extraction,
+    extraction: Extraction,
     sync: (() => Promise<void>) | undefined,
-  ): Promise<boolean> {
+  ): Promise<'applied' | 'existed'> {
     const { observer, labels } = this.options;
-    const chainId = this.id(index);
+    const { chainId, diff } = this.layer(index);
     observer?.phase(index, 'committing');
     await sync?.();
     try {
-      await this.snapshotter.commit(chainId, key, {
-        labels: {
-          ...labels,
-          [LABEL_SNAPSHOT_REF]: chainId,
-          [LABEL_DIFF_ID]: this.layers[index]?.diff.digest ?? '',
-        },
-        ...(below === 'later' ? { parent: this.id(index - 1) } : {}),
+      await this.snapshotter.commit(chainId, extraction.key, {
+        labels: { ...labels, [LABEL_SNAPSHOT_REF]: chainId, [LABEL_DIFF_ID]: diff.digest },
+        ...(extraction.below === 'later' ? { parent: this.layer(index - 1).chainId } : {}),
       });
-      return true;
     } catch (error) {
-      if (!isSnapshotError(error, 'AlreadyExists')) throw error;
-      await this.discard(key);
-      return false;
+      if (isSnapshotError(error, 'AlreadyExists')) return this.existed(index);
+      throw error;
     }
+    extraction.committed = true;
+    observer?.phase(index, 'applied');
+    return 'applied';
   }
 
-  /** Removes a snapshot that is of no more use; a failure is told and changes nothing. */
+  /** Reports the layer and all below it: a snapshot is never without its parents. */
+  private existed(index: number): 'existed' {
+    for (let i = index; i >= 0; i--) this.options.observer?.phase(i, 'existed');
+    return 'existed';
+  }
+
+  /** Removes a snapshot that is not needed any more. A failure is logged only. */
   private async discard(key: string): Promise<void> {
     try {
       await this.snapshotter.remove(key);
     } catch (error) {
       if (isSnapshotError(error, 'NotFound')) return;
-      this.options.log?.('warn', `could not remove the extraction snapshot ${key}: ${toUnpackError(error).message}`, {
-        key,
-      });
+      const { message } = toUnpackError(error);
+      this.options.log?.('warn', `could not remove the extraction snapshot ${key}: ${message}`, { key });
     }
   }
 
+  private log(level: 'info' | 'warn', index: number, what: string, { key }: Extraction): void {
+    this.options.log?.(level, `layer ${index + 1} of ${this.layers.length} ${what}`, { key });
+  }
+
+  /** Adds to a failure which layer it belongs to, unless a layer below has done so. */
   private located(error: unknown, index: number): UnpackError {
     const failure = asUnpackError(error);
     if (failure.details.layerIndex !== undefined) return failure;
-    const layer = this.layers[index];
-    const count = this.layers.length;
+    const { blob, chainId } = this.layer(index);
+    const layerCount = this.layers.length;
     return failure.with(
-      {
-        layerIndex: index,
-        layerCount: count,
-        chainId: this.id(index),
-        ...(layer?.blob === undefined ? {} : { digest: layer.blob.digest }),
-      },
-      `layer ${index + 1} of ${count} (${shortDigest(layer?.blob?.digest ?? this.id(index))}): `,
+      { layerIndex: index, layerCount, chainId, ...(blob === undefined ? {} : { digest: blob.digest }) },
+      `layer ${index + 1} of ${layerCount} (${shortDigest(blob?.digest ?? chainId)}): `,
     );
   }
 
-  private id(index: number): ChainId {
-    const id = this.ids[index];
-    if (id === undefined) throw new RangeError(`the chain has no layer ${index}`);
-    return id;
+  private layer(index: number): PlacedLayer {
+    const layer = this.layers[index];
+    if (layer === undefined) throw new RangeError(`the chain has no layer ${index}`);
+    return layer;
   }
 }
 
-/** A refusal of the store, which a caller that follows the rules never sees, is the store's failure. */
+/** A call that the store refused is STORE_FAILED: this code never makes a call that the store should refuse. */
 function asUnpackError(error: unknown): UnpackError {
   if (error instanceof Error && error.name === 'SnapshotError') {
     return new UnpackError('STORE_FAILED', error.message, { cause: error });

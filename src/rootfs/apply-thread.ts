@@ -1,14 +1,38 @@
 import { extname, join } from 'node:path';
 import { Worker } from 'node:worker_threads';
-import { abortError, toUnpackError, UnpackError } from '../errors.ts';
-import type { LentSpec, SignatureRefusal } from '../source/source-spec.ts';
-import type { AppliedDiff, ApplyProgress } from './applier.ts';
-import type { ApplyMessage, ApplyReport, ApplyTask } from './apply-task.ts';
+import { abortError, type SerializedUnpackError, toUnpackError, UnpackError } from '../errors.ts';
+import type { HttpRequestSpec, LentSpec, SignatureRefusal } from '../source/source-spec.ts';
+import type { AppliedDiff, ApplyProgress, ApplySettings } from './applier.ts';
+import type { LayerTask } from './apply-blob.ts';
 
-/** Milliseconds that a thread is waited for that has been asked to end. */
+/** Maximum milliseconds that `end` waits for the thread to exit. */
 const END_LIMIT = 5000;
 
-/** What the running task's caller waits for. */
+/** One layer for an apply thread. */
+export interface ApplyTask {
+  readonly source: LentSpec;
+  readonly layer: LayerTask;
+  readonly settings: ApplySettings;
+  /** How many layers this process writes at the moment: one number in memory that all threads share. */
+  readonly writing: Int32Array<SharedArrayBuffer>;
+}
+
+/** Messages to an apply thread: start a task, read on with a new URL or signature, abort the task, exit. */
+export type ApplyMessage =
+  | { readonly task: ApplyTask }
+  | { readonly renewed: { readonly spec: HttpRequestSpec } | { readonly error: SerializedUnpackError } }
+  | { readonly abort: SerializedUnpackError }
+  | { readonly end: true };
+
+/** Messages from an apply thread: progress, a request for a new URL or signature, and one outcome per task. */
+export type ApplyReport =
+  | { readonly progress: ApplyProgress }
+  | { readonly refused: SignatureRefusal }
+  | { readonly outcome: ApplyOutcome };
+
+export type ApplyOutcome = { readonly diff: AppliedDiff } | { readonly error: SerializedUnpackError };
+
+/** The pending call of `run`. */
 interface Caller {
   readonly resolve: (diff: AppliedDiff) => void;
   readonly reject: (error: unknown) => void;
@@ -16,44 +40,44 @@ interface Caller {
   readonly renew: Renew;
 }
 
-/** Gets another permission for the blob that was lent. @throws UnpackError */
+/** Makes a new URL or signature for the blob after the server refused the last one. @throws UnpackError */
 type Renew = (refused: SignatureRefusal) => Promise<LentSpec>;
 
 /**
- * A thread that applies layers, one after the other (workers/apply.ts). It starts when it is made and is ready after some
- * 50 ms: whoever will need one soon makes it before there is a task. A thread without a task does not keep the process.
+ * The main thread's side of an apply thread (workers/apply.ts), which applies one layer at a time. The thread needs about
+ * 50 ms to start, so create it before there is a task. A thread without a task does not keep the process alive.
  */
 export class ApplyThread {
   readonly #worker: Worker;
-  /** Not 0 when there is a message to be looked at within a task: a thread in the middle of a write takes none by itself. */
+  /** Not 0 while a message waits. The thread checks it within a task, because its event loop is blocked then. */
   readonly #urgent = new Int32Array(new SharedArrayBuffer(4));
   #caller: Caller | undefined;
-  /** Why it takes no more tasks. */
+  /** The error of the thread's end; `undefined` while it is alive. */
   #ended: unknown;
 
-  /** @throws UnpackError STORE_FAILED where the machine has no more threads */
+  /** @throws UnpackError STORE_FAILED if the machine cannot start another thread */
   constructor() {
-    // run from source and built, the thread's file lies beside in the same form
+    // .ts when run from source, .js or .cjs when built
     const name = `apply${extname(import.meta.filename)}`;
     try {
       this.#worker = new Worker(join(import.meta.dirname, '../../workers', name), { workerData: this.#urgent });
     } catch (error) {
-      throw lossOf(error);
+      throw startError(error);
     }
     this.#worker.unref();
-    this.#worker.on('message', (report: ApplyReport) => this.#take(report));
-    this.#worker.on('error', (error) => this.#lose(lossOf(error)));
-    this.#worker.on('exit', () => this.#lose(new Error('the apply thread was ended')));
+    this.#worker.on('message', (report: ApplyReport) => this.#receive(report));
+    this.#worker.on('error', (error) => this.#fail(startError(error)));
+    this.#worker.on('exit', () => this.#fail(new Error('the apply thread was ended')));
   }
 
-  /** Whether it can take a task, now or after the one that it has. */
+  /** Whether it can run a task, now or after the current one. */
   get alive(): boolean {
     return this.#ended === undefined;
   }
 
   /**
-   * Applies one layer; not before the last one has come to its end.
-   * @throws UnpackError as applyBlob; Error when the thread has ended
+   * Applies one layer. Call it only when the last call has settled.
+   * @throws UnpackError as applyBlob; Error if the thread has exited
    */
   async run(
     task: ApplyTask,
@@ -61,13 +85,13 @@ export class ApplyThread {
   ): Promise<AppliedDiff> {
     const { promise, resolve, reject } = Promise.withResolvers<AppliedDiff>();
     const abort = (): void => {
-      if (signal !== undefined) this.#tell({ abort: abortError(signal).serialize() });
+      if (signal !== undefined) this.#send({ abort: abortError(signal).serialize() });
     };
     if (this.#ended !== undefined) throw this.#ended;
     this.#caller = { resolve, reject, onProgress, renew };
     this.#worker.ref();
-    this.#tell({ task });
-    // the thread reads its messages in order: an abort never reaches the task after the one that it is meant for
+    this.#send({ task });
+    // messages are read in order, so an abort cannot hit the next task
     if (signal?.aborted) abort();
     signal?.addEventListener('abort', abort, { once: true });
     try {
@@ -79,28 +103,28 @@ export class ApplyThread {
   }
 
   /**
-   * Ends the thread at its next turn; a task that it has fails. It is asked and not stopped from outside: a thread that is
-   * stopped inside a native call takes the whole process with it (Node-API: an addon's exception can't be thrown any more).
-   * One that does not answer is left to the end of the process after 5 s.
+   * Ends the thread; its current task fails. The thread exits by itself, because `terminate()` inside a native call aborts
+   * the whole process (Node-API: the addon's exception cannot be thrown any more). After 5 s without an answer, the thread
+   * is left running until the process exits.
    */
   async end(): Promise<void> {
     if (this.#ended !== undefined) return;
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#worker.once('exit', () => resolve());
     this.#worker.ref();
-    this.#tell({ end: true });
+    this.#send({ end: true });
     const limit = setTimeout(resolve, END_LIMIT);
     await promise;
     clearTimeout(limit);
     this.#worker.unref();
   }
 
-  #tell(message: ApplyMessage): void {
+  #send(message: ApplyMessage): void {
     this.#worker.postMessage(message);
     if (!('task' in message)) Atomics.store(this.#urgent, 0, 1);
   }
 
-  #take(report: ApplyReport): void {
+  #receive(report: ApplyReport): void {
     if ('progress' in report) {
       this.#caller?.onProgress?.(report.progress);
       return;
@@ -125,23 +149,23 @@ export class ApplyThread {
     } catch (error) {
       renewed = { error: toUnpackError(error).serialize() };
     }
-    // not to the task after the one that has asked
-    if (this.#caller === caller) this.#tell({ renewed });
+    // the task that asked may have ended meanwhile
+    if (this.#caller === caller) this.#send({ renewed });
   }
 
-  #lose(error: unknown): void {
+  #fail(error: unknown): void {
     this.#ended ??= error;
     this.#caller?.reject(error);
     this.#caller = undefined;
   }
 }
 
-/** Where a thread could not begin, the machine is to blame; it says which of its limits it was. */
-function lossOf(error: unknown): unknown {
+/** A thread that cannot start is STORE_FAILED: a limit of the machine was reached, which the message names. */
+function startError(error: unknown): unknown {
   if (!(error instanceof Error) || !('code' in error) || error.code !== 'ERR_WORKER_INIT_FAILED') return error;
   return new UnpackError(
     'STORE_FAILED',
-    `an apply thread does not start (${error.message}); raise the limits of this process (ulimit -n and -u, LimitNOFILE, TasksMax), or lower UNPACK_THREADS`,
+    `an apply thread could not start (${error.message}); raise the limits of this process (ulimit -n and -u, LimitNOFILE, TasksMax), or lower UNPACK_THREADS`,
     { cause: error },
   );
 }

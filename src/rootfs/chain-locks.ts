@@ -10,27 +10,27 @@ import { storeGone } from '../snapshots/directories.ts';
 import { AT_FDCWD, close, cString, O, openAt, statAt, statFd, tryLock, unlinkAt } from '../system/files.ts';
 import { holderText, type LockHolder, type LockWait, LockWaits, parseHolder } from './lock-waits.ts';
 
-/** Milliseconds between two tries; the longer a layer has been waited for, the less often. */
+/** Milliseconds between two tries to get a lock. The pause doubles from the first to the last. */
 const FIRST_PAUSE = 5;
 const LAST_PAUSE = 100;
-/** Bytes of a lock's file that are read. */
+/** Size of a lock file in bytes. */
 const HOLDER_BYTES = 2048;
 
-// node:fs/promises has no plain descriptors, and a lock's must be closed in the same turn in which the lock ends
+// not node:fs/promises: its file handles close asynchronously, and a lock must end in the same turn as its descriptor
 const openFile = promisify(open);
 const writeFile = promisify(write);
 
-/** The locks that this process holds, by their paths, and for whom: what it waits for itself is another matter. */
+/** The locks that this process holds, by path, each with the waits of its holder. */
 const held = new Map<string, LockWaits>();
 
 /**
- * At most one apply of a chain ID at a time, in all processes that share a store: an flock(2) on `ROOT/locks/CHAIN`.
- * Whoever waited finds the layer committed, or takes over where the one before has failed. The kernel ends the lock with
- * its process, so a dead worker holds nothing up and leaves no lease to run out. A process that was stopped and is not
- * dead keeps its locks: so the file says whose the lock is, for those who wait to tell.
+ * Locks on chain IDs, so that all processes that share a store extract a layer at most once at a time: flock(2) on
+ * `ROOT/locks/CHAIN`. After the wait, the layer is committed, or its extraction has failed and the waiter does it.
  *
- * A job takes the locks of its chain from the top down, and a chain has one parent a layer: no two jobs can wait for
- * each other.
+ * The kernel releases the locks of a dead process, so there is no lease that has to expire. A process that is stopped
+ * (SIGSTOP) keeps its locks. Therefore the file names the holder, and waiters report it.
+ *
+ * Deadlock is impossible: a job takes the locks of its chain from the top down, and each layer has one parent.
  */
 export class ChainLocks {
   private readonly directory: string;
@@ -41,8 +41,9 @@ export class ChainLocks {
   }
 
   /**
-   * @param waits is told while another process holds the lock
-   * @throws the signal's reason as an UnpackError when it is aborted while another holds the lock
+   * Waits for the lock.
+   * @param waits records which process holds the lock meanwhile
+   * @throws UnpackError the signal's reason, if it is aborted during the wait; STORE_FAILED
    */
   async acquire(chainId: ChainId, signal?: AbortSignal, waits: LockWaits = new LockWaits()): Promise<Disposable> {
     throwIfAborted(signal);
@@ -62,7 +63,7 @@ export class ChainLocks {
     }
   }
 
-  /** The lock, or `undefined` while another has it. */
+  /** The lock, or `undefined` if it is held already. @throws UnpackError STORE_FAILED */
   async tryAcquire(chainId: ChainId, waits: LockWaits = new LockWaits()): Promise<Disposable | undefined> {
     await mkdir(this.directory, { mode: 0o700 }).catch((error: unknown) => {
       const errno = errnoOf(error);
@@ -71,22 +72,22 @@ export class ChainLocks {
     });
     const name = this.path(chainId);
     const path = cString(name);
-    // a disk that hangs must not stop the thread that renews the locks on jobs
+    // asynchronous, because a disk that hangs must not block the event loop, which renews the locks on jobs
     const fd = await openFile(name, O.RDWR | O.CREAT | O.NOFOLLOW | O.NONBLOCK, 0o600).catch((error: unknown) => {
-      throw noLockFile(name, error);
+      throw openError(name, error);
     });
     try {
-      // the one before removes the file with its lock; a lock on a removed file is no lock
+      // the previous holder may have removed the file meanwhile; a lock on a removed file excludes nobody
       if (tryLock(fd) && statAt(AT_FDCWD, path)?.inode === statFd(fd).inode) {
         held.set(name, waits);
-        await sign(fd, waits);
+        await writeHolder(fd, waits);
         return {
           [Symbol.dispose]() {
             held.delete(name);
             try {
               unlinkAt(AT_FDCWD, path);
             } catch {
-              // the disk has failed meanwhile; the file alone locks nothing, and is the next holder's to remove
+              // the disk has failed; the file without flock locks nothing, and its next holder removes it
             } finally {
               close(fd);
             }
@@ -102,7 +103,7 @@ export class ChainLocks {
     return undefined;
   }
 
-  /** Whether another process has the lock now, and which. The lock is not touched where this process has it. */
+  /** The other process that holds the lock now; `undefined` if there is none or this process holds it. */
   heldElsewhere(chainId: ChainId): LockWait | undefined {
     const name = this.path(chainId);
     if (held.has(name)) return undefined;
@@ -110,11 +111,11 @@ export class ChainLocks {
     try {
       fd = openAt(AT_FDCWD, cString(name), O.RDWR | O.NOFOLLOW | O.NONBLOCK);
     } catch {
-      // no file, no lock; and what else is wrong with it is told to who wants the lock
+      // without a file there is no lock; `acquire` reports any other error
       return undefined;
     }
     try {
-      return tryLock(fd) ? undefined : { chainId, holder: holderIn(fd) };
+      return tryLock(fd) ? undefined : { chainId, holder: readHolder(fd) };
     } catch {
       return undefined;
     } finally {
@@ -122,7 +123,7 @@ export class ChainLocks {
     }
   }
 
-  /** Which other process keeps a lock that could not be had just now. */
+  /** The other process that a held lock depends on: its holder, or whoever blocks its holder in this process. */
   private blocking(chainId: ChainId): LockWait | undefined {
     const own = held.get(this.path(chainId));
     return own === undefined ? this.heldElsewhere(chainId) : own.blockedBy;
@@ -133,25 +134,25 @@ export class ChainLocks {
   }
 }
 
-/** Says in the lock's file whose it is. */
-async function sign(fd: number, { owner }: LockWaits): Promise<void> {
-  // padded, since a file that gets shorter in a step of its own could be read between the two
+/** Writes the holder into the lock file. */
+async function writeHolder(fd: number, { owner }: LockWaits): Promise<void> {
+  // padded to a fixed size: truncating is a second step, and a reader could come between the two
   const text = Buffer.alloc(HOLDER_BYTES, ' ');
   text.write(holderText(owner));
-  // a full disk: the lock holds without it
+  // the lock works without the text, so a full disk is no error here
   await writeFile(fd, text, 0, text.length, 0).catch(() => {});
 }
 
-/** What is in the place of a lock's file and is none, as an UnpackError; other errors as they are. */
-function noLockFile(path: string, error: unknown): unknown {
+/** An UnpackError if a directory, link or device is in the place of the lock file; any other error unchanged. */
+function openError(path: string, error: unknown): unknown {
   const errno = errnoOf(error);
   if (errno !== 'EISDIR' && errno !== 'ELOOP' && errno !== 'ENXIO') return error;
-  return new UnpackError('STORE_FAILED', `${path} is no lock file (${errno}): see what it is, and remove it`, {
+  return new UnpackError('STORE_FAILED', `${path} is not a lock file (${errno}); check what it is, and remove it`, {
     cause: error,
   });
 }
 
-function holderIn(fd: number): LockHolder | undefined {
+function readHolder(fd: number): LockHolder | undefined {
   const bytes = Buffer.alloc(HOLDER_BYTES);
   const length = readSync(fd, bytes, 0, bytes.length, 0);
   return parseHolder(bytes.toString('utf8', 0, length));

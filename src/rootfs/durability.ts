@@ -2,16 +2,15 @@ import { UnpackError } from '../errors.ts';
 import { AT_FDCWD, close, cString, O, openAt, syncFileSystem } from '../system/files.ts';
 
 /**
- * Makes what was written to a store durable before it is committed, so that a power cut leaves no committed snapshot
- * with empty files. Requests that come while the disk is being written share the next round: one syncfs(2) serves them
- * all.
+ * Syncs layers to disk before they are committed, so that a power cut leaves no committed snapshot with empty files.
+ * Requests that arrive during a sync share the next one: one syncfs(2) serves them all.
  *
- * The kernel may have tried to write, and failed, long before it is asked to. It tells a loss to everybody once who had
- * the file system open by then, and not to who opens it later, when another has been told. So one descriptor stays open,
- * and a loss that any round tells of counts for every layer that was being written at that time.
+ * Writeback can fail long before syncfs is called. The kernel reports such a loss once to each descriptor that was open at
+ * that time, and to no descriptor that is opened later. Therefore one descriptor stays open, and a loss that any sync
+ * reports fails every layer that was being written at that time.
  */
 export class StoreSync implements Disposable {
-  /** A directory on the file system that holds the layers. */
+  /** A directory on the file system of the layers. */
   private readonly path: string;
   private fd = -1;
   private running: Promise<void> | undefined;
@@ -23,8 +22,9 @@ export class StoreSync implements Disposable {
   }
 
   /**
-   * Call it before a layer is written. What it returns resolves once everything that was written before that call is on disk.
-   * @throws UnpackError STORE_FAILED; the function that it returns too, when anything was lost since
+   * Call it before a layer is written, and the function it returns when the layer is written. That function resolves once
+   * all earlier writes are on disk.
+   * @throws system errors; the returned function throws UnpackError STORE_FAILED if any write since `watch` was lost
    */
   watch(): () => Promise<void> {
     if (this.fd < 0) this.fd = openAt(AT_FDCWD, cString(this.path), O.RDONLY | O.DIRECTORY);
@@ -70,7 +70,7 @@ export class StoreSync implements Disposable {
   private lost(cause?: unknown): UnpackError {
     return new UnpackError(
       'STORE_FAILED',
-      `${this.path}: not all that was written has reached the disk (syncfs), so nothing of it is committed; see what the kernel logs (dmesg), and whether a thin volume below is full`,
+      `${this.path}: not all that was written has reached the disk (syncfs), so nothing of it is committed; see the kernel log (dmesg), and check whether a thin volume below is full`,
       { cause },
     );
   }

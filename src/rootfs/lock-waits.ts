@@ -1,25 +1,30 @@
 import { hostname } from 'node:os';
 import { type ChainId, shortDigest } from '../oci/digest.ts';
 
-/** Who has the lock on a chain ID, as the lock's file tells it. */
+/**
+ * What a call of the unpacker waits for, and the texts about locks. `chain-locks` records waits here and writes holders into
+ * lock files; the queue reads them, to park a job that waits for another process.
+ */
+
+/** The holder of a lock, as written in the lock file. */
 export interface LockHolder {
-  /** In the holder's own PID namespace: on `host`, if that is a container. */
+  /** In the PID namespace of the holder: within its container, if it runs in one. */
   readonly pid: number;
   readonly host: string;
   readonly worker?: string | undefined;
   readonly job?: string | undefined;
-  /** When it was taken. */
+  /** When the lock was taken, in ISO 8601. */
   readonly since: string;
 }
 
-/** A layer that another process has locked, and that somebody waits for. */
+/** A wait for a layer that another process has locked. */
 export interface LockWait {
   readonly chainId: ChainId;
-  /** `undefined`: the file does not tell. */
+  /** `undefined` if the lock file does not name it. */
   readonly holder: LockHolder | undefined;
 }
 
-/** For whom locks are taken; goes into their files. */
+/** The worker and job that take a lock; written into the lock file. */
 export interface LockOwner {
   readonly worker?: string | undefined;
   readonly job?: string | undefined;
@@ -27,18 +32,18 @@ export interface LockOwner {
 
 export interface LockWaitsOptions {
   readonly owner?: LockOwner | undefined;
-  /** Milliseconds on other processes' locks, and with nothing else to do, after which `onBlocked` is called. */
+  /** Milliseconds that the call must be blocked without a break before `onBlocked` is called. */
   readonly patience?: number | undefined;
   readonly onBlocked?: ((wait: LockWait) => void) | undefined;
 }
 
-/** Long enough for a small layer, and short beside what a slot is worth. */
+/** Default patience in milliseconds: longer than a small layer takes, short compared with the work a free slot can do. */
 export const PATIENCE = 3000;
 
 /**
- * What one call waits for. It is *blocked* while it waits for a layer that another process has locked and writes none of
- * its own layers; once it has been so for `patience` without a break, `onBlocked` is called, once. A layer that another
- * call of this process has locked counts only while that call is blocked itself.
+ * The waits of one call of the unpacker. The call is *blocked* while it waits for a lock of another process and writes no
+ * layer itself. After `patience` milliseconds without a break, `onBlocked` is called once. A lock that another call of
+ * this process holds counts only while that call is blocked.
  */
 export class LockWaits implements Disposable {
   readonly owner: LockOwner;
@@ -55,14 +60,14 @@ export class LockWaits implements Disposable {
     this.#onBlocked = onBlocked;
   }
 
-  /** What it is blocked by. */
+  /** The wait that blocks the call; `undefined` while the call is not blocked. */
   get blockedBy(): LockWait | undefined {
     if (this.#writing > 0) return undefined;
     const [first] = this.#waits.values();
     return first;
   }
 
-  /** Work on a layer of its own: what is waited for meanwhile costs no time. */
+  /** Runs work on a layer of the call; the call is not blocked meanwhile. */
   async writing<T>(work: () => Promise<T>): Promise<T> {
     this.#writing++;
     this.#changed();
@@ -74,7 +79,7 @@ export class LockWaits implements Disposable {
     }
   }
 
-  /** `wait`: which lock of another process keeps it from `chainId`; `undefined`: none does. */
+  /** Records the wait for `chainId`; `undefined`: the wait has ended, or no other process is involved. */
   waits(chainId: ChainId, wait: LockWait | undefined): void {
     if (wait === undefined) this.#waits.delete(chainId);
     else this.#waits.set(chainId, wait);
@@ -104,13 +109,13 @@ export class LockWaits implements Disposable {
   }
 }
 
-/** What a lock's file holds. */
+/** The text of a lock file. */
 export function holderText(owner: LockOwner, now = new Date()): string {
   const holder: LockHolder = { pid: process.pid, host: hostname(), ...owner, since: now.toISOString() };
   return `${JSON.stringify(holder)}\n`;
 }
 
-/** Who has written that; `undefined` for what is none, as where the disk was full. */
+/** The holder in the text of a lock file; `undefined` for any other text: the disk may have been full. */
 export function parseHolder(text: string): LockHolder | undefined {
   try {
     const { pid, host, worker, job, since }: Partial<Record<keyof LockHolder, unknown>> = JSON.parse(text);

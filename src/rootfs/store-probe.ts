@@ -6,32 +6,30 @@ import { diffTarget } from '../diff/target.ts';
 import { errnoOf } from '../errno.ts';
 import { toUnpackError, UnpackError } from '../errors.ts';
 import { type ChainId, digestOf } from '../oci/digest.ts';
-import { snapshotsDirectory } from '../snapshots/directories.ts';
+import { failureAt, snapshotsDirectory } from '../snapshots/directories.ts';
 import type { Snapshotter } from '../snapshots/snapshotter.ts';
+import type { Log } from './applier.ts';
 import { ChainLocks } from './chain-locks.ts';
-import { extractionKey } from './extraction-key.ts';
-import { inPlace } from './in-place.ts';
-import type { Log } from './log.ts';
-import { removeOrphans } from './orphans.ts';
+import { extractionKey, removeLeftovers } from './leftovers.ts';
 
-/** What a store must have room for, in bytes. Less is a full disk, on which small layers fail too. */
+/** Bytes that the probe writes. A store without room for them is full: even small layers fail there. */
 const ROOM = 1 << 20;
-/** Milliseconds that the leftovers of a failed layer are waited for; a large one may take longer to be deleted. */
+/** Maximum milliseconds that `tidy` waits. The removal of a large layer may go on longer. */
 const TIDY_LIMIT = 30_000;
-/** Milliseconds that a disk may take for all of the probe. One that takes longer for a megabyte is of no use. */
+/** Maximum milliseconds for the whole probe. A disk that needs longer for a megabyte is unusable. */
 const PROBE_LIMIT = 10_000;
 
 /**
- * Tells whether a failure of the store is the machine's fault or the layer's: is a layer of one file written, as any other
- * layer is, into a snapshot of its own that is removed again?
+ * Tests whether the store can be written, to tell a fault of the machine from a fault of the layer. The probe writes one
+ * file into a snapshot of its own, as a layer is written, and removes both. `queue/store-guard.ts` calls it.
  *
- * A disk can hang and not fail: then there is an answer after a time limit, and no second probe is begun before the first
- * has come to its end, since each of them may keep a thread.
+ * If the disk hangs, the probe fails after a time limit. The next probe starts only when the last one has ended, because
+ * each probe on a hanging disk blocks a thread.
  */
 export class StoreProbe {
   readonly #snapshotter: Snapshotter;
   readonly #locks: ChainLocks;
-  /** A layer that nobody else can want: a cleanup of another process must see that it is being worked on. */
+  /** A random chain ID. The probe locks it, so that a cleanup in another process leaves its snapshot alone. */
   readonly #chainId = digestOf(randomBytes(32)) as string as ChainId;
   #tidying: Promise<unknown> | undefined;
   #probing: Promise<unknown> | undefined;
@@ -41,10 +39,10 @@ export class StoreProbe {
     this.#locks = new ChainLocks(snapshotter.root);
   }
 
-  /** Removes what failed layers have left, as long as that takes less than half a minute. */
+  /** Removes what failed layers left behind; returns after half a minute at most. Errors are logged only. */
   async tidy(log?: Log): Promise<void> {
-    this.#tidying ??= removeOrphans(this.#snapshotter, log)
-      // what can't be removed is no reason to write nothing; if it is, the probe tells
+    this.#tidying ??= removeLeftovers(this.#snapshotter, log)
+      // leftovers alone do not prevent writing; if the disk is the cause, the probe fails
       .catch((error: unknown) => log?.('warn', `not all leftovers can be removed: ${toUnpackError(error).message}`))
       .finally(() => {
         this.#tidying = undefined;
@@ -52,7 +50,7 @@ export class StoreProbe {
     await Promise.race([this.#tidying, sleep(TIDY_LIMIT, undefined, { ref: false })]);
   }
 
-  /** @throws UnpackError STORE_FULL, STORE_FAILED: the store can't be written now */
+  /** @throws UnpackError STORE_FULL, STORE_FAILED if the store cannot be written now */
   async check(log?: Log): Promise<void> {
     this.#probing ??= this.#probe().finally(() => {
       this.#probing = undefined;
@@ -61,7 +59,7 @@ export class StoreProbe {
     const late = sleep(PROBE_LIMIT, undefined, { ref: false }).then(() => {
       throw new UnpackError(
         'STORE_FAILED',
-        `the store ${this.#snapshotter.root}: a file of ${ROOM} bytes could not be written within ${PROBE_LIMIT / 1000} s: the disk hangs, see what the kernel logs (dmesg)`,
+        `the store ${this.#snapshotter.root}: a file of ${ROOM} bytes could not be written within ${PROBE_LIMIT / 1000} s: the disk hangs; see the kernel log (dmesg)`,
       );
     });
     late.catch(() => {});
@@ -70,7 +68,7 @@ export class StoreProbe {
       await Promise.race([probing, late]);
     } catch (error) {
       const failure = toUnpackError(error);
-      // the store was closed meanwhile, or this is a mistake of ours: neither says anything about the disk
+      // the store was closed meanwhile, or this is a bug: neither is a fault of the disk
       if (failure.code === 'STORE_FULL' || failure.code === 'STORE_FAILED') throw failure;
       log?.('warn', `the store could not be probed: ${failure.message}`);
     }
@@ -78,7 +76,8 @@ export class StoreProbe {
 
   async #probe(): Promise<void> {
     const snapshotter = this.#snapshotter;
-    // first what a disk that hangs keeps no thread for that others need; by its name the store's cleanup knows it
+    // First a directory, made on libuv's pool: if the disk hangs here, the store's thread stays free for others.
+    // The store's cleanup removes directories of this name.
     const directory = await mkdtemp(join(snapshotsDirectory(snapshotter.root), 'new-'));
     await rmdir(directory).catch((error: unknown) => {
       if (errnoOf(error) !== 'ENOENT') throw error;
@@ -90,7 +89,7 @@ export class StoreProbe {
     try {
       const { root } = diffTarget(mounts, 'nothing', snapshotter);
       await writeAndRemove(join(root, 'probe')).catch((error: unknown) => {
-        throw inPlace(error, root);
+        throw failureAt(error, root);
       });
     } finally {
       await snapshotter.remove(key);
@@ -101,7 +100,7 @@ export class StoreProbe {
 async function writeAndRemove(path: string): Promise<void> {
   const file = await open(path, 'wx', 0o600);
   try {
-    // random, because some file systems take next to nothing for zeros
+    // random, because some file systems store zeros without allocating blocks
     await file.writeFile(randomBytes(ROOM));
     await file.sync();
   } finally {

@@ -3,6 +3,7 @@ import {
   type BigIntStats,
   closeSync,
   constants,
+  existsSync,
   fstatSync,
   lstatSync,
   openSync,
@@ -11,9 +12,10 @@ import {
 } from 'node:fs';
 import { type FileHandle, lstat, mkdtemp, open, rename, rmdir } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { UnpackError } from '../errors.ts';
+import { toUnpackError, UnpackError } from '../errors.ts';
 import { tryLock } from '../system/files.ts';
 import { removeTree } from '../system/remove-tree.ts';
+import { spaceOf } from '../system/space.ts';
 import type { OnRollback } from './database.ts';
 import { hasVanished, syncDirectory } from './tree.ts';
 
@@ -251,4 +253,26 @@ export function storeGone(path: string, cause: unknown): UnpackError {
     `${path} is not there any more; is its disk not mounted? Mount it, or restore the store, and restart the worker`,
     { cause },
   );
+}
+
+/**
+ * Converts an error of writing below `path` to an UnpackError. STORE_FAILED and STORE_FULL get the path in their message.
+ * STORE_FULL also gets the free space of this moment, because the removal of the failed layer makes room again.
+ */
+export function failureAt(thrown: unknown, path: string): UnpackError {
+  const failure = toUnpackError(thrown);
+  if (failure.code === 'STORE_FULL') return failure.with({}, `${path} (${free(path)} free): `);
+  // if the snapshot directory was removed, every entry fails with ENOENT
+  if (failure.code === 'LAYER_CORRUPT' && !existsSync(path)) return storeGone(path, thrown);
+  if (failure.code === 'STORE_FAILED') return failure.with({}, `${path}: `);
+  return failure;
+}
+
+function free(path: string): string {
+  try {
+    const { bytes, inodes } = spaceOf(path);
+    return `${bytes} bytes${inodes === undefined ? '' : ` and ${inodes} inodes`}`;
+  } catch {
+    return 'an unknown amount';
+  }
 }

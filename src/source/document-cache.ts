@@ -1,5 +1,5 @@
+import { LruCache } from '../lru-cache.ts';
 import type { BlobDigest } from '../oci/digest.ts';
-import { RecentlyUsed } from '../recently-used.ts';
 
 /** Bytes of documents that are kept: thousands of manifests and configs. */
 const MOST_BYTES = 32 * 1024 * 1024;
@@ -9,7 +9,7 @@ const MOST_BYTES = 32 * 1024 * 1024;
  * no more than a look at its tag. What a digest names never changes.
  */
 export class DocumentCache {
-  private readonly documents = new RecentlyUsed<Buffer>(MOST_BYTES, ({ length }) => length);
+  private readonly documents = new LruCache<Buffer>(MOST_BYTES, ({ length }) => length);
 
   get(source: string, digest: BlobDigest): Buffer | undefined {
     return this.documents.get(`${digest} ${source}`);

@@ -1,4 +1,4 @@
-import { RecentlyUsed } from '../recently-used.ts';
+import { LruCache } from '../lru-cache.ts';
 import type { BlobSource } from './blob-source.ts';
 import { openSource } from './open.ts';
 import { S3Clients } from './s3-clients.ts';
@@ -9,7 +9,7 @@ const MOST_OPEN = 500;
 
 /** Sources that stay open between jobs, so that the next one finds connections and credentials ready. */
 export class OpenSources {
-  private readonly sources = new RecentlyUsed<BlobSource>(MOST_OPEN);
+  private readonly sources = new LruCache<BlobSource>(MOST_OPEN);
   private readonly bySpec = new WeakMap<SourceSpec, BlobSource>();
   private readonly clients = new S3Clients();
 

@@ -4,15 +4,16 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { lowerDirectories } from '../../src/diff/target.ts';
 import { UnpackError } from '../../src/errors.ts';
+import { chainLayers } from '../../src/oci/descriptor.ts';
 import { chainIds, hexOf } from '../../src/oci/digest.ts';
 import type { Applier } from '../../src/rootfs/applier.ts';
 import { applyLayers } from '../../src/rootfs/apply-layers.ts';
 import { ChainLocks } from '../../src/rootfs/chain-locks.ts';
-import { ApplyPool } from '../../src/rootfs/thread-pool.ts';
+import { ApplyPool } from '../../src/rootfs/pool.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
 import type { Mount, Snapshotter } from '../../src/snapshots/snapshotter.ts';
 import { openSource } from '../../src/source/open.ts';
-import { LIMITS } from '../support/apply.ts';
+import { SETTINGS } from '../support/apply.ts';
 import type { Outcome, StoredLayer } from './containerd.ts';
 
 /**
@@ -27,7 +28,7 @@ const REFUSALS = new Set(['LAYER_CORRUPT', 'LAYER_UNSAFE', 'LIMIT_EXCEEDED', 'UN
 /** The code under test: one store for each type and schedule, all fed from one folder of blobs. */
 export class Unpackd implements AsyncDisposable {
   private readonly directory: string;
-  private readonly pool = new ApplyPool(2);
+  private readonly pool = new ApplyPool(2, SETTINGS);
   private readonly stores = new Map<string, Promise<Snapshotter>>();
   private readonly stored = new Set<string>();
 
@@ -43,9 +44,9 @@ export class Unpackd implements AsyncDisposable {
   ): Promise<Outcome> {
     await this.store(layers);
     const snapshotter = await this.open(type, schedule);
-    const applier = this.pool.applier(openSource({ kind: 'oci-layout', path: this.directory }), LIMITS, snapshotter);
+    const applier = this.pool.applier(openSource({ kind: 'oci-layout', path: this.directory }), snapshotter);
     try {
-      await applyLayers(layers, snapshotter, schedule === 'shuffled' ? delayed(applier) : applier, {
+      await applyLayers(chainLayers(layers), snapshotter, schedule === 'shuffled' ? delayed(applier) : applier, {
         locks: new ChainLocks(snapshotter.root),
       });
     } catch (error) {

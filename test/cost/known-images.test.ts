@@ -9,7 +9,7 @@ import type { Payload } from '../../src/queue/payload.ts';
 import { UnpackWorker } from '../../src/queue/worker.ts';
 import { openStoreThread } from '../../src/snapshots/store-thread.ts';
 import { eventually, queueBench } from '../queue/bench.ts';
-import { LIMITS } from '../support/apply.ts';
+import { SETTINGS } from '../support/apply.ts';
 import { startTestBucket, type TestBucket } from '../support/bucket.ts';
 import { type FaultyProxy, startFaultyProxy } from '../support/faulty-s3.ts';
 import { imageOf, layerOf, layoutFiles } from '../support/layout.ts';
@@ -17,8 +17,8 @@ import { scratch } from '../support/scratch.ts';
 import { file, tar } from '../support/tar.ts';
 
 /**
- * What a job costs whose image the store has: commands to Redis, requests to S3, statements of the store, counted over
- * many jobs: an empty processor has none of these but BullMQ's own.
+ * The cost of a job whose image is in the store: commands to Redis, requests to S3 and statements in the store, counted over
+ * many jobs. An empty processor has only BullMQ's own commands.
  */
 const JOBS = 400;
 const JOBS_AT_ONCE = 4;
@@ -54,13 +54,13 @@ const TARGETS: Readonly<Record<string, Partial<Payload>>> = {
   tag: { tag: 'app' },
 };
 
-/** What each of JOBS costs, without what the worker does once. */
+/** The average cost of each of JOBS, without the start of the worker. */
 async function costOf(target: Partial<Payload>): Promise<Cost> {
   for (const [path, bytes] of layoutFiles({ app: image })) await bucket.put(`app/${path}`, bytes);
   using place = scratch();
   const settings = redis.settings({ UNPACK_JOBS: String(JOBS_AT_ONCE), UNPACK_LOCK: '30s', UNPACK_LOG_LEVEL: 'warn' });
   const snapshotter = await openStoreThread({ root: place.path, type: 'overlay' });
-  const unpacker = createUnpacker({ snapshotter, threads: 2, limits: LIMITS, durable: false });
+  const unpacker = createUnpacker(snapshotter, { threads: 2, durable: false, apply: SETTINGS });
   const worker = new UnpackWorker({
     settings,
     unpacker,
@@ -113,11 +113,11 @@ function commandCounts(info: string): Record<string, number> {
   );
 }
 
-/** Scripts that are run: one for each job is BullMQ's own, which ends it and takes the next. */
+/** Number of Lua scripts run. BullMQ runs one for each job, which ends it and takes the next. */
 const scripts = ({ commands }: Cost): number => (commands.evalsha ?? 0) + (commands.eval ?? 0);
 
 for (const [kind, target] of Object.entries(TARGETS)) {
-  test(`a job that names its image by ${kind} writes its result alone, and looks once or twice`, async () => {
+  test(`a job that names an existing image by ${kind} writes only its result, and does one or two lookups`, async () => {
     const cost = await costOf(target);
     assert.ok(scripts(cost) >= JOBS && cost.statements >= JOBS, 'the counts count');
     // what was seen ahead counts for a second: where nobody gets the processor for so long, a job looks for itself, at its

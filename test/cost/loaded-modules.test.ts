@@ -8,18 +8,18 @@ import { scratch } from '../support/scratch.ts';
 import { file, tar } from '../support/tar.ts';
 
 /**
- * What a command loads before its work begins: most of a short unpacking's time. Which packages these are does not depend on
- * how busy the machine is.
+ * The packages that a command loads before its work begins. Loading takes most of the time of a small image; counting
+ * packages does not depend on the load of the machine.
  */
 const root = join(import.meta.dirname, '../..');
 
-/** The packages among these URLs of modules; a package of several parts (koffi's binaries) counts as one. */
+/** The packages of these module URLs. A package in several parts (koffi and its binaries) counts as one. */
 function packages(urls: readonly string[]): string[] {
   const names = urls.flatMap((url) => /.*\/node_modules\/((?:@[^/]+\/)?[^/]+)/.exec(url)?.[1] ?? []);
   return [...new Set(names.map((name) => (name.startsWith('@koromix/') ? 'koffi' : name)))].sort();
 }
 
-test('apply from a local layout loads no queue, no S3 client, no log and no server', async () => {
+test('apply from a local layout loads no queue, S3 client, logger or server', async () => {
   using place = scratch();
   const layout = join(place.path, 'layout');
   await writeLayout(layout, { app: imageOf([layerOf(tar(file('name', 'x')))]) });

@@ -5,14 +5,14 @@ import '../support/needs-root.ts';
 import { createUnpacker } from '../../src/image/unpacker.ts';
 import { hexOf } from '../../src/oci/digest.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
-import { LIMITS } from '../support/apply.ts';
+import { SETTINGS } from '../support/apply.ts';
 import { startTestBucket, type TestBucket } from '../support/bucket.ts';
 import { type FaultyProxy, startFaultyProxy } from '../support/faulty-s3.ts';
 import { imageOf, layerOf, layoutFiles, type TestImage, type TestLayer } from '../support/layout.ts';
 import { scratch } from '../support/scratch.ts';
 import { file, tar } from '../support/tar.ts';
 
-/** What an unpacking costs in requests, counted by a proxy before a real S3 server. */
+/** The requests of unpacking an image, counted by a proxy in front of a real S3 server. */
 let bucket: TestBucket;
 let proxy: FaultyProxy;
 before(async () => {
@@ -24,13 +24,13 @@ after(async () => {
   await bucket.close();
 });
 
-/** A store of its own, and the image in a folder of its own in the bucket. */
+/** A new store, and the image in a new folder of the bucket. */
 async function stage(prefix: string, layers: readonly TestLayer[]) {
   const image = imageOf(layers);
   for (const [path, bytes] of layoutFiles({ app: image })) await bucket.put(`${prefix}/${path}`, bytes);
   const place = scratch();
   const snapshotter = await openSnapshotter({ root: place.path, type: 'overlay' });
-  const unpacker = createUnpacker({ snapshotter, threads: 2, limits: LIMITS, durable: false });
+  const unpacker = createUnpacker(snapshotter, { threads: 2, durable: false, apply: SETTINGS });
   const spec = bucket.spec({ prefix, connection: bucket.connection({ endpoint: proxy.endpoint }) });
   return {
     image,
@@ -52,7 +52,7 @@ function askedFor(prefix: string, image: TestImage): (string | undefined)[][] {
 
 const small = (name: string) => layerOf(tar(file(name, name.repeat(1000))));
 
-test('each layer is fetched and applied once, however many want the image at the same time', async () => {
+test('each layer is fetched and applied once for many jobs at the same time', async () => {
   await using s = await stage('shared', [small('a'), small('b'), small('c')]);
   const all = await Promise.all([s.unpack(), s.unpack(), s.unpack()]);
   assert.deepEqual(
@@ -63,7 +63,7 @@ test('each layer is fetched and applied once, however many want the image at the
   assert.equal(applied.length, 3, 'whoever came later found the layer there');
 });
 
-test('an image that is there is looked up and not fetched', async () => {
+test('an image in the store is looked up and not fetched', async () => {
   await using s = await stage('known', [small('a'), small('b')]);
   await s.unpack();
   const before = proxy.seen.length;
@@ -72,7 +72,7 @@ test('an image that is there is looked up and not fetched', async () => {
   assert.ok(asked.length <= 1, `at most the tag is asked for again, not ${asked.join(', ')}`);
 });
 
-test('who looks for a tag at the same time shares a request that began after all of them', async () => {
+test('simultaneous lookups of a tag share one request that begins after all of them', async () => {
   await using s = await stage('tags', [small('a')]);
   await s.unpack();
   const before = proxy.seen.length;
@@ -81,7 +81,7 @@ test('who looks for a tag at the same time shares a request that began after all
   assert.deepEqual(asked, ['tags/index.json', 'tags/index.json'], 'one for the first, one for all who came after it');
 });
 
-test('a large blob is fetched by one request from a bucket that is fast enough', async () => {
+test('a large blob is fetched by one request from a fast bucket', async () => {
   const layer = layerOf(tar(file('random.bin', randomBytes(12 * 2 ** 20 + 12_345))), 'none');
   await using s = await stage('large', [layer]);
   await s.unpack();

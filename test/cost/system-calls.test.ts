@@ -10,18 +10,18 @@ import { scratch } from '../support/scratch.ts';
 import { directory, file, hardlink, type Member, symlink, tar } from '../support/tar.ts';
 
 /**
- * What an entry costs in system calls: counted with strace in two sizes, so that the start of the process is in both
- * and falls out. Time would say the same only on a quiet machine.
+ * The system calls of one entry, counted with strace on archives of two sizes; the difference excludes the start of the
+ * process. Measured time would depend on the load of the machine.
  */
 const skip = skipWithout('strace') || (runChild('strace', ['-c', 'true']).status !== 0 && 'strace may not trace here');
 const FEW = 200;
 const MANY = 1200;
-/** What one thread does now and then for all entries together: pieces of the blob, messages, memory. */
+/** Calls that a thread makes for many entries together: pieces of the blob, messages, memory. */
 const SLACK = 0.3;
 
 /**
- * Calls that have to do with files. How often a thread waits, asks for memory or wakes another is chance, and not counted:
- * the last is what read and write are here, since files are read and written at positions.
+ * Calls that concern files. Calls to wait, to allocate memory and to wake threads vary at random and are not counted. The
+ * plain read and write are among the latter, because files are read and written at positions.
  */
 const FILE_CALLS =
   /^(open|openat|openat2|close|pread64|pwrite64|pwritev2?|ftruncate|fallocate|lseek|stat|lstat|fstat|newfstatat|statx|access|faccessat2?|mkdir|mkdirat|rmdir|unlink|unlinkat|rename|renameat2?|link|linkat|symlink|symlinkat|readlink|readlinkat|mknod|mknodat|chmod|fchmod|fchmodat2?|chown|lchown|fchown|fchownat|utimensat|futimesat|getdents64|[fl]?(set|get|list|remove)xattr)$/;
@@ -43,7 +43,7 @@ async function callsFor(place: string, name: string, members: readonly Member[])
   return sum;
 }
 
-/** System calls that one more entry takes. */
+/** The system calls of one more entry. */
 async function callsAnEntry(member: (index: number) => Member, first: readonly Member[] = []): Promise<number> {
   using place = scratch();
   const members = (count: number) => [...first, ...Array.from({ length: count }, (_, index) => member(index))];

@@ -4,9 +4,9 @@ import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { UnpackError } from '../../src/errors.ts';
-import { ApplyPool } from '../../src/rootfs/thread-pool.ts';
+import { ApplyPool } from '../../src/rootfs/pool.ts';
 import { openSource } from '../../src/source/open.ts';
-import { LIMITS } from '../support/apply.ts';
+import { SETTINGS } from '../support/apply.ts';
 import { imageOf, layerOf, writeLayout } from '../support/layout.ts';
 import { scratch } from '../support/scratch.ts';
 import { file, tar } from '../support/tar.ts';
@@ -26,9 +26,9 @@ async function atWork(signal?: AbortSignal) {
   }
   const layer = layerOf(tar(file('old')), 'none');
   await writeLayout(join(dir.path, 'layout'), { app: imageOf([layer]) });
-  const pool = new ApplyPool(1);
+  const pool = new ApplyPool(1, SETTINGS);
   const source = openSource({ kind: 'oci-layout', path: join(dir.path, 'layout') });
-  const applier = pool.applier(source, LIMITS, { type: 'native', ownership: 'keep', overlayXattrs: 'trusted' });
+  const applier = pool.applier(source, { type: 'native', ownership: 'keep', overlayXattrs: 'trusted' });
   const mounts = [{ type: 'bind', source: target.path, options: ['rw'] }] as const;
   const applied = applier.apply(layer.blob, mounts, { below: 'parent', diffId: layer.diff.digest, signal });
   applied.catch(() => {});

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import fc from 'fast-check';
 import { UnpackError } from '../../src/errors.ts';
 import { resolveImages } from '../../src/image/resolve.ts';
-import type { Descriptor } from '../../src/oci/descriptor.ts';
+import { chainLayers, type Descriptor } from '../../src/oci/descriptor.ts';
 import { type BlobDigest, digestOf } from '../../src/oci/digest.ts';
 import { DOCKER_LIST, OCI_CONFIG, OCI_MANIFEST } from '../../src/oci/media-type.ts';
 import { formatPlatform, hostPlatform, type Platform, parsePlatform } from '../../src/oci/platform.ts';
@@ -17,7 +17,7 @@ import { buildImage, buildIndex, json, type PutBlob } from '../support/image-bui
 
 const platforms = (...names: string[]): Platform[] => names.map(parsePlatform);
 
-/** An entry that is not for linux/amd64, with any of its fields gone or anything else. */
+/** An entry that is not for linux/amd64, with fields removed or replaced by arbitrary values. */
 function deviation(entry: object): fc.Arbitrary<unknown> {
   const anything = fc.oneof(fc.jsonValue({ maxDepth: 2 }), fc.constantFrom('sha384:00', -1, '7', '', 'text/html', {}));
   const platform = fc.oneof(
@@ -85,7 +85,7 @@ describe('resolveImages', () => {
   const names = (images: Awaited<ReturnType<typeof resolve>>) =>
     images.map(({ platform }) => (platform === undefined ? '?' : formatPlatform(platform)));
 
-  test('gives the layers of a manifest, bottom-most first, with their DiffIDs', async () => {
+  test('returns the layers of a manifest, bottom-most first, with their DiffIDs', async () => {
     const layers = [Buffer.from('bottom'), Buffer.from('middle'), Buffer.from('top')];
     const built = await buildImage(put, { layers });
     const [found, ...rest] = await resolve(built);
@@ -98,7 +98,7 @@ describe('resolveImages', () => {
     );
   });
 
-  test('takes non-distributable layers, and layer types with odd endings, parameters and capitals', async () => {
+  test('accepts non-distributable layers, and layer types with unusual suffixes, parameters and capitals', async () => {
     for (const layerType of [
       'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip',
       'application/vnd.oci.image.layer.nondistributable.v1.tar+zstd',
@@ -112,17 +112,19 @@ describe('resolveImages', () => {
     }
   });
 
-  test('gives explicit layers as they are, without a request', async () => {
+  test('returns explicit layers unchanged, without a request', async () => {
     const layers = [
       {
         diff: { digest: digestOf(Buffer.from('a')) as string as never },
         blob: { mediaType: 'application/vnd.oci.image.layer.v1.tar', digest: digestOf(Buffer.from('a')), size: 1 },
       },
     ];
-    assert.deepEqual(await resolveImages(source, { target: { kind: 'layers', layers } }), [{ layers, warnings: [] }]);
+    assert.deepEqual(await resolveImages(source, { target: { kind: 'layers', layers } }), [
+      { layers: chainLayers(layers), warnings: [] },
+    ]);
   });
 
-  test('refuses explicit layers of unknown kinds, and no layers', async () => {
+  test('refuses explicit layers of unknown types, and an empty list', async () => {
     const blob = { mediaType: 'text/plain', digest: digestOf(Buffer.from('a')), size: 1 };
     const layers = [{ diff: { digest: digestOf(Buffer.from('a')) as string as never }, blob }];
     await fails('UNSUPPORTED_MEDIA_TYPE', resolveImages(source, { target: { kind: 'layers', layers } }));
@@ -142,7 +144,7 @@ describe('resolveImages', () => {
     await fails('IMAGE_NOT_FOUND', resolveImages(source, { target: { kind: 'tag', tag: 'v2' } }));
   });
 
-  test('follows a tag of several images to the one for the platform', async () => {
+  test('chooses the image for the platform if a tag names several images', async () => {
     const [amd64, arm64] = [await image('linux/amd64'), await image('linux/arm64')];
     const annotations = { 'org.opencontainers.image.ref.name': 'v1' };
     const tagged = (...entries: object[]) =>
@@ -171,7 +173,7 @@ describe('resolveImages', () => {
     }
   });
 
-  test('gives an image without layers', async () => {
+  test('resolves an image without layers', async () => {
     for (const [layers, diffIds] of [
       [[], []],
       [null, null],
@@ -184,7 +186,7 @@ describe('resolveImages', () => {
     }
   });
 
-  test('leaves out blobs that are no layers where the config has DiffIDs for the others only', async () => {
+  test('leaves out blobs that are not layers if the config has DiffIDs for the others only', async () => {
     const sbom = await put(Buffer.from('{}'), 'application/spdx+json');
     const layer = await put(Buffer.from('a layer'), 'application/vnd.oci.image.layer.v1.tar');
     const rootfs = (...diffIds: string[]) => ({ rootfs: { type: 'layers', diff_ids: diffIds } });
@@ -202,7 +204,7 @@ describe('resolveImages', () => {
     await fails('UNSUPPORTED_MEDIA_TYPE', resolve(await buildImage(put, alone)));
   });
 
-  test('takes what has the config of an image for one, whatever it is called, with a warning', async () => {
+  test('accepts an image config under any media type, with a warning', async () => {
     const rootfs = { type: 'layers', diff_ids: [digestOf(Buffer.from('x'))] };
     const config = await put(json({ rootfs }), 'application/vnd.example.config.v1+json');
     const artifactType = 'application/vnd.example';
@@ -213,7 +215,7 @@ describe('resolveImages', () => {
     assert.match(found?.warnings.join() ?? '', /config.mediaType is .*; it was taken for the config.*artifactType is/);
   });
 
-  test('takes a config or a manifest from the descriptor that carries it', async () => {
+  test('reads a config or a manifest that is embedded in its descriptor', async () => {
     const bytes = json({ os: 'linux', architecture: 'amd64', rootfs: { type: 'layers', diff_ids: [] }, only: 'here' });
     const config = { mediaType: OCI_CONFIG, digest: digestOf(bytes), size: bytes.length };
     const data = bytes.toString('base64');
@@ -229,7 +231,7 @@ describe('resolveImages', () => {
     }
   });
 
-  test('tells in warnings of every document on the way what it was taken for', async () => {
+  test('warns of every document that deviates from the specification', async () => {
     const config = { rootfs: { diff_ids: [digestOf(Buffer.from('x'))] }, os: '' };
     const parts = { layers: [Buffer.from('x')], config, manifest: { schemaVersion: undefined } };
     const entry = { ...(await buildImage(put, parts)), mediaType: '', platform: { architecture: 'AMD64' } };
@@ -251,7 +253,7 @@ describe('resolveImages', () => {
   });
 
   describe('of an index', () => {
-    test('takes the host platform unless told otherwise', async () => {
+    test('chooses the host platform by default', async () => {
       const host = formatPlatform(hostPlatform());
       const index = await buildIndex(put, [
         await image('linux/s390x'),
@@ -261,7 +263,7 @@ describe('resolveImages', () => {
       assert.deepEqual(names(await resolve(index)), [host]);
     });
 
-    test('takes the platforms that are asked for, in that order', async () => {
+    test('returns the requested platforms in their order', async () => {
       const index = await buildIndex(put, [
         await image('linux/amd64'),
         await image('linux/s390x'),
@@ -273,7 +275,7 @@ describe('resolveImages', () => {
       ]);
     });
 
-    test('takes the exact variant first and then the best older one', async () => {
+    test('prefers the exact variant, then the newest older one', async () => {
       const index = await buildIndex(put, [
         await image('linux/arm/v5'),
         await image('linux/arm/v6'),
@@ -285,12 +287,12 @@ describe('resolveImages', () => {
       await fails('PLATFORM_NOT_FOUND', resolve(older, platforms('linux/arm/v4')));
     });
 
-    test('gives an image once when two platforms fall back to it', async () => {
+    test('returns an image once if two platforms fall back to it', async () => {
       const index = await buildIndex(put, [await image('linux/arm/v6')]);
       assert.equal((await resolve(index, platforms('linux/arm/v7', 'linux/arm/v6'))).length, 1);
     });
 
-    test('takes every image for "all", but no attestations and no artifacts', async () => {
+    test('returns every image for "all", without attestations and artifacts', async () => {
       const attestation = {
         ...(await image('linux/amd64', { config: { a: 1 } })),
         platform: { os: 'unknown', architecture: 'unknown' },
@@ -307,7 +309,7 @@ describe('resolveImages', () => {
       assert.deepEqual(names(await resolve(index, 'all')), ['linux/amd64', 'linux/arm64/v8']);
     });
 
-    test('for "all" leaves out what is wrong, with a warning, and nothing that is only missing', async () => {
+    test('for "all" leaves out invalid entries with a warning, and fails for a missing one', async () => {
       const amd64 = await image('linux/amd64');
       const wrong = { ...amd64, digest: 'blake3:00' };
       const nydus = await image('linux/s390x', { layerType: 'application/vnd.oci.image.layer.nydus.blob.v1' });
@@ -320,7 +322,7 @@ describe('resolveImages', () => {
       await fails('IMAGE_NOT_FOUND', resolve(await buildIndex(put, [amd64, missing]), 'all'));
     });
 
-    test('takes no entry that needs features of the operating system', async () => {
+    test('ignores entries that need os.features', async () => {
       const nydus = await image('linux/amd64', { layerType: 'application/vnd.oci.image.layer.nydus.blob.v1' });
       const features = { ...nydus, platform: { ...nydus.platform, 'os.features': ['nydus.remoteimage.v1'] } };
       const plain = await image('linux/amd64');
@@ -330,14 +332,14 @@ describe('resolveImages', () => {
       assert.match(error.message, /it has linux\(\+nydus.remoteimage.v1\)\/amd64/);
     });
 
-    test('takes a 32-bit image where nothing else runs, with a warning', async () => {
+    test('falls back to a 32-bit image with a warning', async () => {
       const index = await buildIndex(put, [await image('linux/386'), await image('linux/arm/v6')]);
       const [x86] = await resolve(index, platforms('linux/amd64'));
-      assert.match(x86?.warnings.join() ?? '', /has no image for linux\/amd64; linux\/386 was taken/);
+      assert.match(x86?.warnings.join() ?? '', /has no image for linux\/amd64; linux\/386 was chosen/);
       assert.deepEqual(names(await resolve(index, platforms('linux/arm64'))), ['linux/arm/v6']);
     });
 
-    test('takes an artifact only where nothing else fits, and never one without a platform', async () => {
+    test('chooses an artifact only if nothing else fits, and never one without a platform', async () => {
       const artifactType = 'application/vnd.example.sbom';
       const [first, second] = [await image('linux/amd64', { config: { a: 1 } }), await image('linux/amd64')];
       const [found] = await resolve(await buildIndex(put, [{ ...first, artifactType }, second]));
@@ -346,7 +348,7 @@ describe('resolveImages', () => {
       await fails('PLATFORM_NOT_FOUND', resolve(await buildIndex(put, [{ ...first, artifactType, platform: null }])));
     });
 
-    test('reads entries without a platform only where none is named, and passes over what cannot be read', async () => {
+    test('reads entries without a platform only if no other fits, and skips entries that cannot be read', async () => {
       const amd64 = await image('linux/amd64');
       const absent = { ...amd64, digest: digestOf(Buffer.from('nowhere')), platform: {} };
       const unnamed = { ...amd64, platform: { os: '', architecture: '' } };
@@ -358,7 +360,7 @@ describe('resolveImages', () => {
       await fails('IMAGE_NOT_FOUND', resolve(await buildIndex(put, [absent]), platforms('linux/amd64')));
     });
 
-    test('says what is wrong with the chosen entry', async () => {
+    test('fails with the problem of the chosen entry', async () => {
       const amd64 = await image('linux/amd64');
       for (const wrong of [{ digest: 'blake3:00' }, { size: -1 }, { size: '7' }, { digest: null }]) {
         const index = await buildIndex(put, [{ ...amd64, ...wrong }, await image('linux/386')]);
@@ -367,7 +369,7 @@ describe('resolveImages', () => {
       }
     });
 
-    test('is not influenced by what other entries say, whatever it is', async () => {
+    test('ignores any content of the other entries', async () => {
       const amd64 = await image('linux/amd64');
       const nested = await buildIndex(put, [await image('linux/s390x')]);
       await fc.assert(
@@ -386,7 +388,7 @@ describe('resolveImages', () => {
       );
     });
 
-    test('lists the platforms there are when none fits', async () => {
+    test('lists the available platforms if none fits', async () => {
       const index = await buildIndex(put, [await image('linux/amd64'), await image('linux/arm64')]);
       const error = await fails('PLATFORM_NOT_FOUND', resolve(index, platforms('linux/riscv64')));
       assert.match(error.message, /no image for linux\/riscv64; it has linux\/amd64, linux\/arm64\/v8/);
@@ -394,7 +396,7 @@ describe('resolveImages', () => {
       await fails('PLATFORM_NOT_FOUND', resolve(await buildIndex(put, [])));
     });
 
-    test('learns the platform of entries that do not say it from their configs', async () => {
+    test('finds the platform of an entry without one in its config', async () => {
       const index = await buildIndex(put, [
         { ...(await image('linux/amd64')), platform: undefined },
         { ...(await image('linux/s390x')), platform: undefined },
@@ -402,7 +404,7 @@ describe('resolveImages', () => {
       assert.deepEqual(names(await resolve(index, platforms('linux/s390x'))), ['linux/s390x']);
     });
 
-    test('finds images in nested indexes, to a depth', async () => {
+    test('finds images in nested indexes up to a maximum depth', async () => {
       let index = await buildIndex(put, [await image('linux/arm64')]);
       index = await buildIndex(put, [await image('linux/amd64'), index]);
       index = await buildIndex(put, [index]);
@@ -411,7 +413,7 @@ describe('resolveImages', () => {
       await fails('MANIFEST_INVALID', resolve(index, platforms('linux/arm64')));
     });
 
-    test('does not follow indexes without end', async () => {
+    test('limits the number of indexes that it reads', async () => {
       const leaves = await Promise.all(
         Array.from({ length: 300 }, (_, n) => buildIndex(put, [], { annotations: { n: String(n) } })),
       );
@@ -423,20 +425,20 @@ describe('resolveImages', () => {
       assert.deepEqual(names(await resolve(list, platforms('linux/amd64'))), ['linux/amd64']);
     });
 
-    test('says IMAGE_NOT_FOUND when a manifest that it lists is missing', async () => {
+    test('fails with IMAGE_NOT_FOUND if a listed manifest is missing', async () => {
       const missing = { ...(await image('linux/amd64')), digest: digestOf(Buffer.from('nowhere')) };
       const index = await buildIndex(put, [missing]);
       const error = await fails('IMAGE_NOT_FOUND', resolve(index, platforms('linux/amd64')));
       assert.equal(error.details.digest, missing.digest);
     });
 
-    test('says BLOB_SIZE_MISMATCH when a manifest has another size than the index says', async () => {
+    test('fails with BLOB_SIZE_MISMATCH if a manifest does not have the size in the index', async () => {
       const entry = await image('linux/amd64');
       const index = await buildIndex(put, [{ ...entry, size: entry.size + 1 }]);
       await fails('BLOB_SIZE_MISMATCH', resolve(index, platforms('linux/amd64')));
     });
 
-    test('takes an entry of another brand than its manifest, with a warning', async () => {
+    test('accepts an entry whose type is Docker and whose manifest is OCI, or the reverse, with a warning', async () => {
       const entry = await image('linux/amd64');
       const mediaType = 'application/vnd.docker.distribution.manifest.v2+json';
       const [found] = await resolve(await buildIndex(put, [{ ...entry, mediaType }]), platforms('linux/amd64'));
@@ -445,19 +447,19 @@ describe('resolveImages', () => {
   });
 
   describe('of a single manifest', () => {
-    test('accepts any platform when none is asked for', async () => {
+    test('accepts any platform if none is requested', async () => {
       assert.deepEqual(names(await resolve(await image('windows/amd64'))), ['windows/amd64']);
       assert.deepEqual(names(await resolve(await image('linux/s390x'), 'all')), ['linux/s390x']);
     });
 
-    test('compares a platform that is asked for with the config', async () => {
+    test('compares a requested platform with the config', async () => {
       const built = await image('linux/arm/v6');
       assert.equal((await resolve(built, platforms('linux/arm/v7'))).length, 1);
       const error = await fails('PLATFORM_NOT_FOUND', resolve(built, platforms('linux/amd64')));
       assert.match(error.message, /one image for linux\/arm\/v6, not for linux\/amd64/);
     });
 
-    test('needs the config to name its platform only when one is asked for', async () => {
+    test('requires a platform in the config only if one is requested', async () => {
       const built = await buildImage(put, { config: { os: undefined, architecture: undefined } });
       assert.deepEqual(names(await resolve(built)), ['?']);
       await fails('PLATFORM_NOT_FOUND', resolve(built, platforms('linux/amd64')));
@@ -474,7 +476,7 @@ describe('resolveImages', () => {
       await fails('BLOB_NOT_FOUND', resolve(await buildImage(put, { manifest: { config } })));
     });
 
-    test('with BLOB_DIGEST_MISMATCH when the manifest is another', async () => {
+    test('with BLOB_DIGEST_MISMATCH if the manifest was replaced', async () => {
       const digest: BlobDigest = digestOf(Buffer.from('what was meant'));
       await bucket.put(`mirror/blobs/sha256/${digest.slice(7)}`, json({ schemaVersion: 2 }));
       await fails('BLOB_DIGEST_MISMATCH', resolve({ digest }));
@@ -484,13 +486,13 @@ describe('resolveImages', () => {
       await fails('LIMIT_EXCEEDED', resolve(await put(Buffer.alloc(5 * 1024 * 1024, ' '), OCI_MANIFEST)));
     });
 
-    test('with MANIFEST_INVALID when layers and DiffIDs do not pair', async () => {
+    test('with MANIFEST_INVALID if the numbers of layers and DiffIDs differ', async () => {
       const rootfs = { type: 'layers', diff_ids: [] };
       const error = await fails('MANIFEST_INVALID', resolve(await buildImage(put, { config: { rootfs } })));
       assert.match(error.message, /1 layers and its config 0 diff_ids/);
     });
 
-    test('with UNSUPPORTED_MEDIA_TYPE for what is no layer, before the config is read', async () => {
+    test('with UNSUPPORTED_MEDIA_TYPE for blobs that are not layers, before the config is read', async () => {
       const config = { mediaType: OCI_CONFIG, digest: digestOf(Buffer.from('nowhere')), size: 7 };
       for (const [layerType, says] of [
         ['application/vnd.oci.image.layer.nydus.blob.v1', /layer 1 of 1: .*is not a layer media type/],
@@ -523,7 +525,7 @@ describe('resolveImages', () => {
       }
     });
 
-    test('at once when it is aborted', async () => {
+    test('at once when the signal is aborted', async () => {
       const proxy = await startFaultyProxy({ target: bucket.server.endpoint, rules: [{ fault: { kind: 'silence' } }] });
       // an hour of silence would be allowed: whatever ends it is the abort
       const connection = bucket.connection({ endpoint: proxy.endpoint, idleTimeout: 3_600_000 });

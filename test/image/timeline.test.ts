@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import { TimelineRecorder } from '../../src/image/timeline.ts';
 import type { AppliedDiff } from '../../src/rootfs/applier.ts';
 
-/** A clock that is set by hand, and a recorder that goes by it. */
+/** A recorder with a clock that the test sets. */
 function recorder(queuedAt: number) {
   const clock = { now: queuedAt };
   return { clock, recorder: new TimelineRecorder(() => clock.now) };
@@ -24,7 +24,7 @@ function diffOf(totalMs: number): AppliedDiff {
   };
 }
 
-test('a layer’s moments are those of its work, and its last sample is its end', () => {
+test('a timeline has the times of each phase, and its last sample is the end of unpacking', () => {
   const { clock, recorder: r } = recorder(5);
   clock.now = 120;
   r.progress({ fetched: 400, unpacked: 900, entries: 1, fetchMs: 4, decompressMs: 8 });
@@ -46,11 +46,11 @@ test('a layer’s moments are those of its work, and its last sample is its end'
   });
 });
 
-test('a layer that was not applied here has none', () => {
+test('a layer that another job applied has no timeline', () => {
   assert.equal(recorder(0).recorder.committed(1), undefined);
 });
 
-test('a long layer has no more samples than a short one, over all of its time', () => {
+test('a long layer has as many samples as a short one, spread over its whole time', () => {
   const { clock, recorder: r } = recorder(0);
   for (clock.now = 0; clock.now < 3_600_000; clock.now += 100)
     r.progress({ fetched: clock.now, unpacked: clock.now, entries: 0 });
@@ -67,7 +67,7 @@ test('a long layer has no more samples than a short one, over all of its time', 
   assert.ok(longest < 3_600_000 / 5, 'and no long time without one');
 });
 
-test('many layers share what a job’s data may hold', () => {
+test('the layers of an image share its maximum of samples', () => {
   const timelines = Array.from({ length: 128 }, () => {
     const { clock, recorder: r } = recorder(0);
     for (; clock.now < 5000; clock.now += 60) r.progress({ fetched: 1, unpacked: 1, entries: 0 });

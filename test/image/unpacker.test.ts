@@ -20,7 +20,11 @@ async function bench(layers: readonly TestLayer[], limits: Partial<typeof LIMITS
   const path = join(dir.path, 'layout');
   await writeLayout(path, { app: image });
   const snapshotter = await openSnapshotter({ root: join(dir.path, 'store'), type: 'overlay' });
-  const unpacker = createUnpacker({ snapshotter, threads: 2, limits: { ...LIMITS, ...limits }, durable: true });
+  const unpacker = createUnpacker(snapshotter, {
+    threads: 2,
+    durable: true,
+    apply: { limits: { ...LIMITS, ...limits }, native: true },
+  });
   const source = { kind: 'oci-layout', path } as const;
   const request = { target: { kind: 'tag', tag: 'app' } } as const;
   return {
@@ -55,7 +59,7 @@ async function fails(b: Awaited<ReturnType<typeof bench>>, code: string, text: R
   assert.deepEqual(await b.snapshotter.walk(), [], 'nothing is left in the store');
 }
 
-/** A layer whose blob is `bytes`, whatever they are. */
+/** A layer whose blob is `bytes`, valid or not. */
 function odd(archive: Buffer, bytes: Buffer, mediaType: string): TestLayer {
   return {
     diff: { digest: digestOf(archive) as string as DiffId },
@@ -70,7 +74,7 @@ const PLAIN = 'application/vnd.oci.image.layer.v1.tar';
 const archive = tar(file('a', 'x'.repeat(70_000)), file('b', 'y'));
 
 describe('unpacking an image', () => {
-  it('gives each layer’s state: digests, sizes, entries and where the time went', async () => {
+  it('returns the state of each layer: digests, sizes, entries and timings', async () => {
     const layers = [layerOf(archive, 'gzip'), layerOf(tar(file('c', 'z')), 'zstd'), layerOf(tar(file('d')), 'none')];
     await using b = await bench(layers);
     let live: readonly ImageState[] = [];
@@ -119,7 +123,7 @@ describe('unpacking an image', () => {
     assert.equal((await b.unpack())[0]?.layers[0]?.entries, 2);
   });
 
-  it('counts what follows the end of the archive towards the DiffID', async () => {
+  it('includes bytes after the end of the archive in the DiffID', async () => {
     const longer = Buffer.concat([archive, Buffer.from('trailing bytes')]);
     await using b = await bench([odd(longer, gzipSync(longer), GZIP)]);
     assert.equal((await b.unpack())[0]?.layers[0]?.unpacked, longer.length);
@@ -134,7 +138,7 @@ describe('unpacking an image', () => {
 const FOREIGN = 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip';
 
 describe('an image without layers', () => {
-  it('completes without a chain ID, and is there from the start', async () => {
+  it('completes without a chain ID, and is always in the store', async () => {
     await using b = await bench([]);
     const lines: string[] = [];
     const [image] = await b.unpack({ log: (_: string, sentence: string) => lines.push(sentence) });
@@ -147,8 +151,8 @@ describe('an image without layers', () => {
   });
 });
 
-describe('a document that deviates', () => {
-  it('is named in the warnings, and again when the layers are there', async () => {
+describe('a document that deviates from the specification', () => {
+  it('is named in the warnings, even if the layers exist already', async () => {
     const odd = imageOf([layerOf(archive)], undefined, { schemaVersion: undefined });
     await using b = await bench([layerOf(archive)], {}, odd);
     const lines: string[] = [];
@@ -163,12 +167,12 @@ describe('a document that deviates', () => {
 });
 
 describe('a non-distributable layer', () => {
-  it('is unpacked where its blob is there', async () => {
+  it('is unpacked if the source has its blob', async () => {
     await using b = await bench([odd(archive, gzipSync(archive), FOREIGN)]);
     assert.equal((await b.unpack())[0]?.layers[0]?.entries, 2);
   });
 
-  it('that is absent gives a failure that says what it is and what to do', async () => {
+  it('without a blob fails with a message that explains it and says what to do', async () => {
     await using b = await bench([odd(archive, gzipSync(archive), FOREIGN)]);
     await b.remove(0);
     await fails(b, 'BLOB_NOT_FOUND', /layer 1 of 1 .*non-distributable .*upload its blob/);
@@ -176,7 +180,7 @@ describe('a non-distributable layer', () => {
 });
 
 describe('unpacking is refused', () => {
-  it('when a blob arrives damaged, and it is the blob’s digest that is named', async () => {
+  it('when a blob arrives damaged, with BLOB_DIGEST_MISMATCH', async () => {
     await using b = await bench([layerOf(archive)]);
     for (const at of [0, 1, 100, -9, -1]) {
       await b.damage(0, (bytes) => {
@@ -188,7 +192,7 @@ describe('unpacking is refused', () => {
     }
   });
 
-  it('when a blob of one piece arrives damaged in its content, too', async () => {
+  it('when an uncompressed blob arrives damaged', async () => {
     await using b = await bench([layerOf(tar(file('a')), 'none'), layerOf(tar(file('b')), 'zstd')]);
     await b.damage(0, (bytes) => Buffer.from(bytes.fill(0x41, 0, 20)));
     await fails(b, 'BLOB_DIGEST_MISMATCH', /layer 1 of 2/);
@@ -202,7 +206,7 @@ describe('unpacking is refused', () => {
     await fails(b, 'BLOB_SIZE_MISMATCH', /layer 1 of 1/);
   });
 
-  it('when the blob was built broken: cut short, or with bytes after its end', async () => {
+  it('when the compressed data was built truncated or with trailing bytes', async () => {
     const cases: [Buffer, string, RegExp][] = [
       [gzipSync(archive).subarray(0, -10), GZIP, /ends too early/],
       [Buffer.concat([gzipSync(archive), Buffer.from('junk')]), GZIP, /gzip data/],
@@ -227,7 +231,7 @@ describe('unpacking is refused', () => {
     await fails(b, 'LIMIT_EXCEEDED', /more than 2 entries/);
   });
 
-  it('at any byte where a small blob is cut, with a typed error, and leaves nothing in the store', async () => {
+  it('when a small blob is truncated at any byte, with a typed error and nothing left in the store', async () => {
     const small = tar(file('a', 'content'));
     const blobs: [Buffer, string, number][] = [
       [gzipSync(small), GZIP, 7],

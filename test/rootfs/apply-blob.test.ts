@@ -3,7 +3,7 @@ import { describe, it, type TestContext } from 'node:test';
 import { setImmediate as turn } from 'node:timers/promises';
 import { applyBlob } from '../../src/rootfs/apply-blob.ts';
 import type { BlobSource } from '../../src/source/blob-source.ts';
-import { diffTarget, folder, LIMITS } from '../support/apply.ts';
+import { diffTarget, folder, SETTINGS } from '../support/apply.ts';
 import { layerOf, type TestLayer } from '../support/layout.ts';
 import { scratch } from '../support/scratch.ts';
 import { file, tar } from '../support/tar.ts';
@@ -11,12 +11,12 @@ import { file, tar } from '../support/tar.ts';
 const MiB = 1 << 20;
 const archive = tar(...Array.from({ length: 8 }, (_, i) => file(`f${i}`, Buffer.alloc(MiB, i))));
 
-/** Milliseconds that each step takes, by a clock that nothing else moves. */
+/** Milliseconds that each step takes on the mocked clock. */
 const CHUNK = 1000;
 const INFLATE = 10;
 const WRITE = 100;
 
-/** Applies a layer whose blob comes in `chunks` pieces, and says where its thread spent its time. */
+/** Applies a layer whose blob arrives in `chunks` pieces. @returns its timings */
 async function timings(t: TestContext, layer: TestLayer, chunks: number) {
   let clock = 0;
   let arrived = 0;
@@ -24,7 +24,7 @@ async function timings(t: TestContext, layer: TestLayer, chunks: number) {
   const bytes = async function* () {
     const length = Math.ceil(layer.bytes.length / chunks);
     for (let at = 0; at < layer.bytes.length; at += length) {
-      await turn(); // what was asked for is not there yet: the thread may go on with what it has
+      await turn(); // the chunk has not arrived yet; the thread may inflate what it has
       clock += CHUNK;
       arrived += 1;
       yield layer.bytes.subarray(at, at + length);
@@ -39,13 +39,9 @@ async function timings(t: TestContext, layer: TestLayer, chunks: number) {
     close: () => {},
   };
   using dir = scratch();
-  const applied = await applyBlob({
-    source,
-    blob: layer.blob,
-    target: diffTarget({ root: folder(dir.path, 'root'), ownership: 'squash' }),
-    diffId: layer.diff.digest,
-    limits: LIMITS,
-    native: true,
+  const target = diffTarget({ root: folder(dir.path, 'root'), ownership: 'squash' });
+  const task = { blob: layer.blob, diffId: layer.diff.digest, target };
+  const applied = await applyBlob(source, task, SETTINGS, {
     // asked before each piece is inflated
     busy: () => {
       clock += INFLATE;
@@ -60,8 +56,8 @@ async function timings(t: TestContext, layer: TestLayer, chunks: number) {
   return { ...applied.timings, arrived };
 }
 
-describe('what the time of a layer went into', () => {
-  it('is told apart where bytes are asked for while others are inflated and written', async (t) => {
+describe('the timings of a layer', () => {
+  it('separate fetching, decompressing and writing when they overlap', async (t) => {
     const { fetchMs, decompressMs, writeMs, totalMs, arrived } = await timings(t, layerOf(archive, 'zstd'), 5);
     assert.equal(arrived, 5);
     assert.equal(fetchMs, arrived * CHUNK);

@@ -5,32 +5,43 @@ import { describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import '../support/needs-root.ts';
 import { UnpackError } from '../../src/errors.ts';
-import { chainIds } from '../../src/oci/digest.ts';
+import { chainLayers } from '../../src/oci/descriptor.ts';
+import { type ChainId, chainIds } from '../../src/oci/digest.ts';
 import type { Applier } from '../../src/rootfs/applier.ts';
-import { type ApplyLayersOptions, applyLayer, applyLayers, type LayerObserver } from '../../src/rootfs/apply-layers.ts';
+import {
+  type ApplyLayersOptions,
+  applyLayers as applyChain,
+  applyLayer,
+  type LayerObserver,
+} from '../../src/rootfs/apply-layers.ts';
 import { ChainLocks } from '../../src/rootfs/chain-locks.ts';
-import { removeOrphans } from '../../src/rootfs/orphans.ts';
-import { ApplyPool } from '../../src/rootfs/thread-pool.ts';
+import { removeLeftovers } from '../../src/rootfs/leftovers.ts';
+import { ApplyPool } from '../../src/rootfs/pool.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
 import { SnapshotError, type Snapshotter } from '../../src/snapshots/snapshotter.ts';
 import { openSource } from '../../src/source/open.ts';
 import { defaultAcl } from '../support/acl.ts';
 import { altered } from '../support/altered.ts';
-import { LIMITS } from '../support/apply.ts';
+import { SETTINGS } from '../support/apply.ts';
 import { imageOf, layerOf, type TestLayer, writeLayout } from '../support/layout.ts';
 import { scratch } from '../support/scratch.ts';
 import { directory, file, tar, whiteout } from '../support/tar.ts';
 import { readTree } from '../support/tree.ts';
 
-/** A store with an applier of these layers' blobs, and what has been asked of it. */
+const applyLayers = (
+  layers: readonly TestLayer[],
+  ...rest: [Snapshotter, Applier, ApplyLayersOptions]
+): Promise<ChainId> => applyChain(chainLayers(layers), ...rest);
+
+/** A store, an applier of these layers, and the digests of the blobs that it has applied. */
 async function bench(layers: readonly TestLayer[], type: 'overlay' | 'native' = 'overlay') {
   const dir = scratch();
   const path = join(dir.path, 'layout');
   await writeLayout(path, { app: imageOf(layers) });
   const snapshotter = await openSnapshotter({ root: join(dir.path, 'store'), type });
-  const pool = new ApplyPool(2);
+  const pool = new ApplyPool(2, SETTINGS);
   const applied: string[] = [];
-  const real = pool.applier(openSource({ kind: 'oci-layout', path }), LIMITS, snapshotter);
+  const real = pool.applier(openSource({ kind: 'oci-layout', path }), snapshotter);
   const applier: Applier = {
     apply: (blob, mounts, options) => {
       applied.push(blob.digest);
@@ -51,7 +62,7 @@ async function bench(layers: readonly TestLayer[], type: 'overlay' | 'native' = 
   };
 }
 
-/** The directory that a committed snapshot's view shows, for stores without layers to merge and for bottom layers. */
+/** The tree of a snapshot in the native store, or of its own layer in the overlay store. */
 async function treeOf(snapshotter: Snapshotter, name: string) {
   const key = `look ${name}`;
   const [mount] = await snapshotter.view(key, name);
@@ -74,7 +85,7 @@ const three = (): TestLayer[] => [
 
 for (const type of ['overlay', 'native'] as const) {
   describe(`applyLayers in the ${type} store`, () => {
-    it('applies every layer on the one below and returns the chain ID of them all', async () => {
+    it('applies each layer on its parent and returns the chain ID of the top layer', async () => {
       const layers = three();
       await using b = await bench(layers, type);
       const top = await applyLayers(layers, b.snapshotter, b.applier, b.options);
@@ -87,7 +98,7 @@ for (const type of ['overlay', 'native'] as const) {
       else assert.equal(tree['etc/a']?.device, '0:0');
     });
 
-    it('asks for nothing when the top is there', async () => {
+    it('applies nothing if the top layer exists', async () => {
       const layers = three();
       await using b = await bench(layers, type);
       await applyLayers(layers, b.snapshotter, b.applier, b.options);
@@ -96,7 +107,7 @@ for (const type of ['overlay', 'native'] as const) {
       assert.deepEqual(b.applied, []);
     });
 
-    it('applies only what is missing', async () => {
+    it('applies only the missing layers', async () => {
       const layers = three();
       await using b = await bench(layers, type);
       await applyLayers(layers.slice(0, 2), b.snapshotter, b.applier, b.options);
@@ -105,7 +116,7 @@ for (const type of ['overlay', 'native'] as const) {
       assert.deepEqual(b.applied, [layers[2]?.blob.digest]);
     });
 
-    it('labels what it commits with its chain ID and DiffID', async () => {
+    it('labels each snapshot with its chain ID and DiffID', async () => {
       const layers = three();
       await using b = await bench(layers, type);
       const top = await applyLayers(layers, b.snapshotter, b.applier, { ...b.options, labels: { team: 'x' } });
@@ -115,7 +126,7 @@ for (const type of ['overlay', 'native'] as const) {
       assert.equal(labels.team, 'x');
     });
 
-    it('refuses a layer with another DiffID and leaves nothing of it', async () => {
+    it('refuses a layer with a wrong DiffID and removes its snapshot', async () => {
       const [first, second] = three();
       assert.ok(first && second);
       const lie = { ...second, diff: { digest: first.diff.digest } };
@@ -135,7 +146,7 @@ for (const type of ['overlay', 'native'] as const) {
       );
     });
 
-    it('keeps the layers below a failed one, and starts from them the next time', async () => {
+    it('keeps the layers below a failed one, and reuses them in the next attempt', async () => {
       const layers = three();
       await using b = await bench(layers, type);
       const top = layers[2]?.blob.digest;
@@ -159,7 +170,7 @@ for (const type of ['overlay', 'native'] as const) {
       assert.deepEqual(b.applied, [top]);
     });
 
-    it('applies each layer once when many ask for it at the same time', async () => {
+    it('applies each layer once for many calls at the same time', async () => {
       const base = three();
       const other = [...base.slice(0, 2), layerOf(tar(file('other', 'x')))];
       await using b = await bench([...base, ...other.slice(2)], type);
@@ -171,7 +182,7 @@ for (const type of ['overlay', 'native'] as const) {
       assert.deepEqual([...b.applied].sort(), [...base, ...other.slice(2)].map((layer) => layer.blob.digest).sort());
     });
 
-    it('stops when it is told to, with the reason, and leaves nothing behind', async () => {
+    it('throws the reason of an abort and leaves nothing behind', async () => {
       const layers = three();
       await using b = await bench(layers, type);
       const abort = new AbortController();
@@ -188,7 +199,7 @@ for (const type of ['overlay', 'native'] as const) {
       assert.deepEqual(readdirSync(join(b.snapshotter.root, 'locks')), []);
     });
 
-    it('says of a single layer whether it applied it', async () => {
+    it('returns whether it applied a single layer', async () => {
       const [first, second] = three();
       assert.ok(first && second);
       await using b = await bench([first, second], type);
@@ -197,7 +208,7 @@ for (const type of ['overlay', 'native'] as const) {
       assert.equal(await applyLayer(second, [first.diff.digest], b.snapshotter, b.applier, b.options), false);
     });
 
-    it('refuses a single layer whose parents are not there', async () => {
+    it('refuses a single layer whose parents are missing', async () => {
       const [first, second] = three();
       assert.ok(first && second);
       await using b = await bench([first, second], type);
@@ -206,7 +217,7 @@ for (const type of ['overlay', 'native'] as const) {
       assert.deepEqual(await names(b.snapshotter), []);
     });
 
-    it('tries another key where one is taken, and takes a commit that another made for success', async () => {
+    it('retries with another key if one is taken, and succeeds if another process has committed the layer', async () => {
       const layers = three().slice(0, 1);
       await using b = await bench(layers, type);
       const keys: string[] = [];
@@ -228,7 +239,7 @@ for (const type of ['overlay', 'native'] as const) {
       assert.deepEqual(await names(b.snapshotter), [top]);
     });
 
-    it('warns when the extraction snapshot of a failed layer cannot be removed', async () => {
+    it('logs a warning if the extraction snapshot of a failed layer cannot be removed', async () => {
       const layers = three().slice(0, 1);
       await using b = await bench(layers, type);
       const stuck = altered(b.snapshotter, { remove: () => Promise.reject(new Error('the disk is gone')) });
@@ -241,13 +252,13 @@ for (const type of ['overlay', 'native'] as const) {
   });
 }
 
-describe('a layer that says at its end what matters from its start', () => {
+describe('a layer that needs a second pass', () => {
   const late = (): TestLayer[] => [
     layerOf(tar(directory('d', { mode: 0o700, uid: 5, mtime: 1000 }), file('d/old'))),
     layerOf(tar(file('d/new'), whiteout('d'))),
   ];
 
-  it('is written once more into a new snapshot, and told of once', async () => {
+  it('is written again into a new snapshot, and reported once', async () => {
     const layers = late();
     await using b = await bench(layers, 'native');
     const done: number[] = [];
@@ -261,7 +272,7 @@ describe('a layer that says at its end what matters from its start', () => {
     assert.deepEqual(await names(b.snapshotter), chainIds(layers.map(({ diff }) => diff.digest)).sort());
   });
 
-  it('is written on the layers below the second time, and comes out the same in whichever order they came', async () => {
+  it('is written on its parent in the second pass, and gives the same tree in any order of layers', async () => {
     const layers = [
       layerOf(
         tar(directory('d', { mtime: 1000, pax: [defaultAcl('user::rwx,user:7:rwx,group::r-x,mask::rwx,other::---')] })),
@@ -290,12 +301,12 @@ describe('a layer that says at its end what matters from its start', () => {
     assert.deepEqual(withoutTime(trees[1]), withoutTime(trees[0]));
   });
 
-  it('leaves nothing behind when the second time fails', async () => {
+  it('leaves nothing behind if the second pass fails', async () => {
     const layers = late();
     await using b = await bench(layers, 'native');
     const failing: Applier = {
       apply: (blob, mounts, options) => {
-        if (options.findings !== undefined) throw new UnpackError('SOURCE_UNAVAILABLE', 'it was there a moment ago');
+        if (options.findings !== undefined) throw new UnpackError('SOURCE_UNAVAILABLE', 'the source went away');
         return b.applier.apply(blob, mounts, options);
       },
     };
@@ -305,7 +316,7 @@ describe('a layer that says at its end what matters from its start', () => {
 });
 
 describe('applyLayers in a store that can rebase', () => {
-  it('writes an upper layer while the one below is not there yet, and commits after it', async () => {
+  it('writes an upper layer before its parent exists, and commits it after its parent', async () => {
     const layers = three().slice(0, 2);
     await using b = await bench(layers);
     const order: string[] = [];
@@ -323,7 +334,7 @@ describe('applyLayers in a store that can rebase', () => {
     assert.deepEqual(order, ['applied later', 'applied nothing']);
   });
 
-  it('gives directories that no entry names the same attributes in whichever order layers come', async () => {
+  it('gives implied directories the same attributes in any order of layers', async () => {
     const layers = three();
     const trees = [];
     for (const rebase of [true, false]) {
@@ -337,7 +348,7 @@ describe('applyLayers in a store that can rebase', () => {
     assert.deepEqual(trees[1], trees[0]);
   });
 
-  it('stops the layers below when a layer can never succeed', async () => {
+  it('stops the layers below if a layer fails for good', async () => {
     const layers = three().slice(0, 2);
     await using b = await bench(layers);
     let stopped = false;
@@ -359,7 +370,7 @@ describe('applyLayers in a store that can rebase', () => {
     assert.deepEqual(await names(b.snapshotter), []);
   });
 
-  it('names the layer below when its failure is what stopped the one above', async () => {
+  it('reports the layer below if its failure stopped the layer above', async () => {
     const layers = three().slice(0, 2);
     await using b = await bench(layers);
     const applier: Applier = {
@@ -377,8 +388,8 @@ describe('applyLayers in a store that can rebase', () => {
   });
 });
 
-describe('removeOrphans', () => {
-  it('removes what a dead worker left and leaves alone what a living one extracts', async () => {
+describe('removeLeftovers', () => {
+  it('removes the extraction snapshots of a dead worker and keeps those of a living one', async () => {
     const [first, second] = three();
     assert.ok(first && second);
     await using b = await bench([first, second]);
@@ -390,14 +401,14 @@ describe('removeOrphans', () => {
     await b.snapshotter.prepare('somebody’s own', '');
     {
       using _lock = await b.options.locks.acquire(living);
-      assert.equal(await removeOrphans(b.snapshotter), 1);
+      assert.equal(await removeLeftovers(b.snapshotter), 1);
     }
     assert.deepEqual(await names(b.snapshotter), [`extract-2-bbbb ${living}`, 'somebody’s own']);
   });
 });
 
 describe('ChainLocks', () => {
-  it('let one in at a time, and the next when it leaves', async () => {
+  it('admit one holder at a time', async () => {
     using dir = scratch();
     const locks = new ChainLocks(dir.path);
     const id = chainIds([three()[0]?.diff.digest].filter((digest) => digest !== undefined))[0];
@@ -415,7 +426,7 @@ describe('ChainLocks', () => {
     assert.deepEqual(readdirSync(join(dir.path, 'locks')), []);
   });
 
-  it('stop waiting when they are told to', async () => {
+  it('stop waiting when the signal is aborted', async () => {
     using dir = scratch();
     const locks = new ChainLocks(dir.path);
     const id = chainIds([three()[0]?.diff.digest].filter((digest) => digest !== undefined))[0];

@@ -11,7 +11,7 @@ import { scratch } from '../support/scratch.ts';
 const CHAIN = digestOf(Buffer.from('a chain')) as string as ChainId;
 
 describe('the lock on a chain ID', () => {
-  it('is free again when its file cannot be removed', { skip: unavailable(() => ext4()) }, async () => {
+  it('is released even if its file cannot be removed', { skip: unavailable(() => ext4()) }, async () => {
     using disk = ext4();
     const [locks, others] = [new ChainLocks(disk.path), new ChainLocks(disk.path)];
     const directory = join(disk.path, 'locks');
@@ -32,7 +32,7 @@ describe('the lock on a chain ID', () => {
     }
   });
 
-  it('is STORE_FAILED where the store has gone, which is not made again', async () => {
+  it('is STORE_FAILED if the store was removed, and does not create the store again', async () => {
     using place = scratch();
     const root = join(place.path, 'store');
     mkdirSync(root);

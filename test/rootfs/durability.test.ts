@@ -6,8 +6,8 @@ import { brittleExt4, unavailable, writeTooMuch } from '../support/file-system.t
 
 const LOST = { code: 'STORE_FAILED', message: /not all that was written has reached the disk .*dmesg/ };
 
-describe('a disk that takes what is written and cannot keep it', { skip: unavailable(() => brittleExt4()) }, () => {
-  it('fails every layer that was being written then, in this process and in others', async () => {
+describe('a disk that loses writes', { skip: unavailable(() => brittleExt4()) }, () => {
+  it('fails every layer that was being written at that time, in all processes', async () => {
     using disk = brittleExt4();
     using one = new StoreSync(disk.path);
     using other = new StoreSync(disk.path); // as in another worker
@@ -21,7 +21,7 @@ describe('a disk that takes what is written and cannot keep it', { skip: unavail
     if (spawnSync('sync', ['-f', disk.path]).status === 0) await one.watch()();
   });
 
-  it('fails both layers that share a round', async () => {
+  it('fails both layers that share a sync', async () => {
     using disk = brittleExt4();
     using one = new StoreSync(disk.path);
     const [first, second] = [one.watch(), one.watch()];

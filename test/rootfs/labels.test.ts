@@ -6,7 +6,7 @@ import { type BlobDigest, type DiffId, digestOf } from '../../src/oci/digest.ts'
 import type { AppliedDiff } from '../../src/rootfs/applier.ts';
 import { applyBlob } from '../../src/rootfs/apply-blob.ts';
 import type { BlobSource } from '../../src/source/blob-source.ts';
-import { diffTarget, folder, LIMITS } from '../support/apply.ts';
+import { diffTarget, folder, LIMITS, SETTINGS } from '../support/apply.ts';
 import { fails } from '../support/fails.ts';
 import { lent } from '../support/lent.ts';
 import { scratch } from '../support/scratch.ts';
@@ -30,7 +30,7 @@ interface Blob {
   readonly cut?: number;
 }
 
-/** Applies a blob that a source lends in pieces. @returns what came of it, and the paths in the directory */
+/** Applies a blob that a source lends in pieces. @returns the result, and the paths in the directory */
 async function apply({ bytes, mediaType, diffId, digest = digestOf(bytes), cut = bytes.length }: Blob) {
   const source: BlobSource = {
     name: 'test',
@@ -42,13 +42,9 @@ async function apply({ bytes, mediaType, diffId, digest = digestOf(bytes), cut =
   };
   using dir = scratch();
   const root = folder(dir.path, 'root');
-  const applied: AppliedDiff = await applyBlob({
-    source,
-    blob: { mediaType, digest, size: bytes.length },
-    target: diffTarget({ root, ownership: 'squash' }),
-    diffId,
-    limits: LIMITS,
-    native: true,
+  const target = diffTarget({ root, ownership: 'squash' });
+  const task = { blob: { mediaType, digest, size: bytes.length }, diffId, target };
+  const applied: AppliedDiff = await applyBlob(source, task, SETTINGS, {
     busy: () => true,
     signal: new AbortController().signal,
     checkpoint: () => {},
@@ -61,7 +57,7 @@ const diffIdOf = (bytes: Buffer, algorithm: 'sha256' | 'sha512' = 'sha256') =>
   digestOf(bytes, algorithm) as string as DiffId;
 const skippable = Buffer.from('5a2a4d18040000006e6f6e65', 'hex');
 
-describe('a layer is what its bytes are', () => {
+describe('the compression of a layer', () => {
   const archive = tar(file('f', 'content'));
   const blobs: readonly (readonly [string, Buffer])[] = [
     ['an uncompressed tar', archive],
@@ -70,7 +66,7 @@ describe('a layer is what its bytes are', () => {
     ['zstd data', Buffer.concat([skippable, zstdCompressSync(archive)])],
   ];
   for (const [mediaType, promised] of Object.entries(TYPES)) {
-    it(`whatever ${mediaType} promises, and says once where that is something else`, async () => {
+    it(`is detected from its bytes under ${mediaType}, with one warning if they differ`, async () => {
       for (const [actual, bytes] of blobs) {
         for (const algorithm of ['sha256', 'sha512'] as const) {
           for (const cut of [3, bytes.length]) {
@@ -90,14 +86,14 @@ describe('a layer is what its bytes are', () => {
     });
   }
 
-  it('but a type that names no layer is refused before a byte is read', async () => {
+  it('is not detected if the media type is not one of a layer: it is refused without a request', async () => {
     for (const mediaType of ['application/vnd.oci.image.config.v1+json', 'text/html', 'application/octet-stream']) {
       await fails('UNSUPPORTED_MEDIA_TYPE', apply({ bytes: archive, mediaType, diffId: diffIdOf(archive) }));
     }
   });
 });
 
-describe('a tar whose first name begins as compressed data do', () => {
+describe('a tar whose first name begins with the magic bytes of compressed data', () => {
   const names = ['1f8b08', '1f8b', '1f8b00ff', '28b52ffd', '502a4d18', '5f2a4d18ffffffff'];
   const archives = names.map((hex) => ({
     hex,
@@ -105,7 +101,7 @@ describe('a tar whose first name begins as compressed data do', () => {
   }));
 
   for (const mediaType of Object.keys(TYPES)) {
-    it(`is unpacked under ${mediaType}, also where its digest and its DiffID are of two algorithms`, async () => {
+    it(`is unpacked under ${mediaType}, even if its digest and DiffID use different algorithms`, async () => {
       for (const { hex, archive } of archives) {
         for (const [blob, diff] of [
           ['sha256', 'sha256'],
@@ -124,7 +120,7 @@ describe('a tar whose first name begins as compressed data do', () => {
     });
   }
 
-  it('is a tar to whoever looks into it, too', async () => {
+  it('is also read as a tar by readLayer', async () => {
     for (const { hex, archive } of archives) {
       const layer = readLayer(lent(archive, 100), { limits: LIMITS, algorithm: 'sha256', contents: false });
       let entries = 0;
@@ -141,9 +137,9 @@ describe('a tar whose first name begins as compressed data do', () => {
   });
 });
 
-describe('a blob of no bytes', () => {
+describe('an empty blob', () => {
   const nothing = Buffer.alloc(0);
-  it('is an empty tar under any type', async () => {
+  it('is an empty tar under any media type', async () => {
     for (const [mediaType, promised] of Object.entries(TYPES)) {
       const applied = await apply({ bytes: nothing, mediaType, diffId: diffIdOf(nothing) });
       assert.deepEqual(applied.paths, []);
@@ -153,7 +149,7 @@ describe('a blob of no bytes', () => {
     }
   });
 
-  it('has the digest of an empty tar, which is what the caller compares, where the image promises another', async () => {
+  it('has the digest of an empty tar, whatever DiffID the image has', async () => {
     const mediaType = 'application/vnd.oci.image.layer.v1.tar+gzip';
     const applied = await apply({ bytes: nothing, mediaType, diffId: diffIdOf(tar()) });
     assert.equal(applied.digest, diffIdOf(nothing));
@@ -161,7 +157,7 @@ describe('a blob of no bytes', () => {
 });
 
 describe('compressed data whose digest the config gives as the DiffID', () => {
-  it('are refused, and it is said where the mistake is', async () => {
+  it('are refused with a message about the config', async () => {
     for (const bytes of [gzipSync(tar(file('f'))), zstdCompressSync(tar(file('f')))]) {
       for (const mediaType of Object.keys(TYPES)) {
         const error = await fails('DIFF_ID_MISMATCH', apply({ bytes, mediaType, diffId: diffIdOf(bytes) }));
@@ -170,7 +166,7 @@ describe('compressed data whose digest the config gives as the DiffID', () => {
     }
   });
 
-  it('are not blamed where the download brought other bytes', async () => {
+  it('are not blamed if the download was damaged', async () => {
     const archive = tar(file('f'));
     const mediaType = 'application/vnd.oci.image.layer.v1.tar';
     const diffId = diffIdOf(archive);

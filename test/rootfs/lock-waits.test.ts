@@ -13,7 +13,7 @@ const chain = (name: string): ChainId => digestOf(Buffer.from(name)) as string a
 const [A, B] = [chain('a'), chain('b')];
 const PATIENCE = 200;
 
-/** A lock that another process has, until it is disposed of. */
+/** A lock that another process holds until the object is disposed of. */
 async function heldByAnother(root: string, chainId: ChainId): Promise<AsyncDisposable> {
   mkdirSync(join(root, 'locks'), { recursive: true });
   const path = join(root, 'locks', chainId.replace(':', '-'));
@@ -25,7 +25,7 @@ async function heldByAnother(root: string, chainId: ChainId): Promise<AsyncDispo
   return child;
 }
 
-/** Waits for a lock until it is told that it is blocked. */
+/** Waits for a lock until `onBlocked` is called. */
 function waiter(locks: ChainLocks, chainId: ChainId): { blocked: LockWait[]; waits: LockWaits; stop: AbortController } {
   const blocked: LockWait[] = [];
   const waits = new LockWaits({ patience: PATIENCE, onBlocked: (wait) => blocked.push(wait) });
@@ -41,8 +41,8 @@ const until = async (condition: () => boolean): Promise<void> => {
   }
 };
 
-describe('who waits for a lock', () => {
-  it('finds in the lock’s file whose it is', async () => {
+describe('a wait for a lock', () => {
+  it('finds the holder in the lock file', async () => {
     using place = scratch();
     const locks = new ChainLocks(place.path);
     const waits = new LockWaits({ owner: { worker: 'w', job: 'j' } });
@@ -57,7 +57,7 @@ describe('who waits for a lock', () => {
     assert.equal(locks.heldElsewhere(A), undefined);
   });
 
-  it('is blocked by another process, and told once and by name', async () => {
+  it('is blocked by another process, and reports its name once', async () => {
     using place = scratch();
     await using _other = await heldByAnother(place.path, A);
     const locks = new ChainLocks(place.path);
@@ -72,7 +72,7 @@ describe('who waits for a lock', () => {
     assert.deepEqual(locks.heldElsewhere(A)?.holder?.worker, 'the-other');
   });
 
-  it('is not blocked by work of its own process', async () => {
+  it('is not blocked by a call of the same process', async () => {
     using place = scratch();
     const locks = new ChainLocks(place.path);
     using _lock = await locks.acquire(A);
@@ -82,7 +82,7 @@ describe('who waits for a lock', () => {
     assert.deepEqual([blocked, waits.blockedBy], [[], undefined]);
   });
 
-  it('is blocked by work of its own process that is blocked by another one', async () => {
+  it('is blocked by a call of the same process that another process blocks', async () => {
     using place = scratch();
     await using _other = await heldByAnother(place.path, B);
     const locks = new ChainLocks(place.path);
@@ -96,7 +96,7 @@ describe('who waits for a lock', () => {
     assert.deepEqual([blocked[0]?.chainId, blocked[0]?.holder?.worker], [B, 'the-other']);
   });
 
-  it('is not blocked while a layer of its own is written', async () => {
+  it('is not blocked while the call writes a layer', async () => {
     using place = scratch();
     await using _other = await heldByAnother(place.path, A);
     const locks = new ChainLocks(place.path);
@@ -107,14 +107,14 @@ describe('who waits for a lock', () => {
     stop.abort(new Error('enough'));
   });
 
-  it('is told what lies in the place of a lock’s file and is none', async () => {
+  it('fails with the path if a directory or link is in the place of the lock file', async () => {
     using place = scratch();
     const locks = new ChainLocks(place.path);
     mkdirSync(join(place.path, 'locks', A.replace(':', '-')), { recursive: true });
     symlinkSync('/etc/passwd', join(place.path, 'locks', B.replace(':', '-')));
     for (const chainId of [A, B]) {
       assert.equal(locks.heldElsewhere(chainId), undefined);
-      await assert.rejects(locks.acquire(chainId), { code: 'STORE_FAILED', message: /is no lock file .*remove it/ });
+      await assert.rejects(locks.acquire(chainId), { code: 'STORE_FAILED', message: /is not a lock file .*remove it/ });
     }
   });
 });

@@ -29,7 +29,7 @@ async function probedStore(root: string) {
 }
 
 describe('the probe of a store', { skip: unavailable(() => ext4()) }, () => {
-  it('passes a store that can be written, and leaves nothing there', async () => {
+  it('succeeds on a store that can be written, and leaves nothing behind', async () => {
     using disk = ext4();
     const root = join(disk.path, 'store');
     await using store = await probedStore(root);
@@ -40,7 +40,7 @@ describe('the probe of a store', { skip: unavailable(() => ext4()) }, () => {
     assert.deepEqual([readdirSync(join(root, 'snapshots')), readdirSync(join(root, 'locks'))], [[], []]);
   });
 
-  it('refuses a store that is read-only or whose disk is gone, and says why', async () => {
+  it('fails with the reason on a store that is read-only or whose disk is gone', async () => {
     using disk = ext4();
     const root = join(disk.path, 'store');
     await using store = await probedStore(root);
@@ -55,7 +55,7 @@ describe('the probe of a store', { skip: unavailable(() => ext4()) }, () => {
     await probe.tidy();
   });
 
-  it('refuses a store that hangs after ten seconds, and holds up nothing else', { skip: noFreeze() }, async () => {
+  it('fails after ten seconds on a store that hangs, and blocks nothing else', { skip: noFreeze() }, async () => {
     using disk = ext4();
     await using stack = new AsyncDisposableStack();
     const snapshotter = await openSnapshotter({ root: join(disk.path, 'store'), type: 'overlay' });
@@ -76,7 +76,7 @@ describe('the probe of a store', { skip: unavailable(() => ext4()) }, () => {
 });
 
 describe('the probe of a full store', { skip: unavailable(() => tmpfs('size=16m')) }, () => {
-  it('asks for room for a megabyte, and passes as soon as there is', async () => {
+  it('fails without room for a megabyte, and succeeds once there is room', async () => {
     using disk = tmpfs('size=16m');
     await using stack = new AsyncDisposableStack();
     const root = join(disk.path, 'store');

@@ -1,7 +1,7 @@
 import { writeSync } from 'node:fs';
 import { createUnpacker } from '../../src/image/unpacker.ts';
 import { openStoreThread } from '../../src/snapshots/store-thread.ts';
-import { LIMITS } from '../support/apply.ts';
+import { SETTINGS } from '../support/apply.ts';
 
 /**
  * Unpacks an image as a worker does, and writes the chain ID of each layer to stdout when it is reported. Started by
@@ -9,7 +9,7 @@ import { LIMITS } from '../support/apply.ts';
  */
 const [path = '', root = '', type, durable] = process.argv.slice(2);
 const snapshotter = await openStoreThread({ root, type: type === 'native' ? 'native' : 'overlay' });
-const unpacker = createUnpacker({ snapshotter, threads: 2, limits: LIMITS, durable: durable === 'true' });
+const unpacker = createUnpacker(snapshotter, { threads: 2, durable: durable === 'true', apply: SETTINGS });
 const request = { target: { kind: 'tag', tag: 'app' } } as const;
 await unpacker.unpack({ kind: 'oci-layout', path }, request, {
   log: (_level, sentence, fields) => {

@@ -13,6 +13,9 @@ export const LIMITS = {
   rememberedBytes: 512 << 20,
 };
 
+/** How layers are applied in tests. */
+export const SETTINGS = { limits: LIMITS, native: true };
+
 export interface ApplyTarOptions {
   /** Bytes given to the reader at once; archives must come out the same however they are cut. */
   readonly cut?: number;

@@ -2,7 +2,7 @@ import { rmSync } from 'node:fs';
 import { mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { layerLimits, loadConfig } from '../../src/config.ts';
+import { loadConfig, unpackSettings } from '../../src/config.ts';
 import { lowerDirectories } from '../../src/diff/target.ts';
 import { createUnpacker } from '../../src/image/unpacker.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
@@ -61,7 +61,7 @@ export async function unpackAll(
   { durable = false, done = (_tag: string): void => {} } = {},
 ): Promise<void> {
   const snapshotter = await openSnapshotter({ root, type });
-  const unpacker = createUnpacker({ snapshotter, threads: 2, limits: layerLimits(loadConfig({}, {})), durable });
+  const unpacker = createUnpacker(snapshotter, { ...unpackSettings(loadConfig({}, {})), threads: 2, durable });
   try {
     for (const tag of tags) {
       await unpacker.unpack({ kind: 'oci-layout', path: layout }, { target: { kind: 'tag', tag } });

@@ -1,12 +1,12 @@
-/** Values by their keys, as many as a limit allows: what was not used for the longest time is forgotten first. */
-export class RecentlyUsed<V> {
-  /** In the order of their last use. */
+/** A cache of limited weight that evicts the least recently used values first. */
+export class LruCache<V> {
+  /** In the order of last use, oldest first. */
   readonly #values = new Map<string, V>();
   readonly #limit: number;
   readonly #weigh: (value: V) => number;
   #weight = 0;
 
-  /** @param weigh what of the limit a value takes, always the same; default: 1 */
+  /** @param weigh the weight of a value, which must not change; default: 1 */
   constructor(limit: number, weigh: (value: V) => number = () => 1) {
     this.#limit = limit;
     this.#weigh = weigh;
@@ -20,15 +20,15 @@ export class RecentlyUsed<V> {
     return value;
   }
 
-  /** Keeps a value, unless the key has one. What weighs more than the limit is not kept, nor is anything else then. */
+  /** Adds a value, unless the key has one. A value that weighs more than the limit empties the cache. */
   add(key: string, value: V): void {
     if (this.#values.has(key)) return;
     this.#values.set(key, value);
     this.#weight += this.#weigh(value);
-    for (const [oldest, its] of this.#values) {
+    for (const [oldestKey, oldest] of this.#values) {
       if (this.#weight <= this.#limit) break;
-      this.#values.delete(oldest);
-      this.#weight -= this.#weigh(its);
+      this.#values.delete(oldestKey);
+      this.#weight -= this.#weigh(oldest);
     }
   }
 

@@ -1,13 +1,12 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { RecentlyUsed } from '../src/recently-used.ts';
+import { LruCache } from '../src/lru-cache.ts';
 
-describe('what was used recently', () => {
-  const kept = (all: RecentlyUsed<string>, keys: string) =>
-    [...keys].filter((key) => all.get(key) !== undefined).join('');
+describe('the LRU cache', () => {
+  const kept = (all: LruCache<string>, keys: string) => [...keys].filter((key) => all.get(key) !== undefined).join('');
 
-  it('is kept, and what was not used for longest goes first', () => {
-    const all = new RecentlyUsed<string>(3);
+  it('evicts the least recently used value first', () => {
+    const all = new LruCache<string>(3);
     for (const key of 'abc') all.add(key, key);
     assert.equal(all.get('a'), 'a');
     all.add('d', 'd');
@@ -16,8 +15,8 @@ describe('what was used recently', () => {
     assert.equal(kept(all, 'abcde'), 'cde');
   });
 
-  it('counts by its weight', () => {
-    const all = new RecentlyUsed<string>(10, ({ length }) => length);
+  it('limits the sum of the weights', () => {
+    const all = new LruCache<string>(10, ({ length }) => length);
     all.add('a', '1234');
     all.add('b', '12345');
     all.add('c', '12');
@@ -30,8 +29,8 @@ describe('what was used recently', () => {
     assert.equal(kept(all, 'f'), 'f');
   });
 
-  it('keeps its first value, until all is cleared', () => {
-    const all = new RecentlyUsed<string>(2);
+  it('keeps the first value of a key until it is cleared', () => {
+    const all = new LruCache<string>(2);
     all.add('a', 'first');
     all.add('a', 'second');
     all.add('b', 'b');

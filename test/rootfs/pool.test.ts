@@ -5,19 +5,20 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it, mock } from 'node:test';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Worker } from 'node:worker_threads';
+import fc from 'fast-check';
 import { UnpackError } from '../../src/errors.ts';
 import type { Applier } from '../../src/rootfs/applier.ts';
 import { ApplyThread } from '../../src/rootfs/apply-thread.ts';
-import { ApplyPool, type ApplyPoolOptions } from '../../src/rootfs/thread-pool.ts';
+import { ApplyPool, type ApplyPoolOptions, Slots } from '../../src/rootfs/pool.ts';
 import { openSource } from '../../src/source/open.ts';
 import type { SourceSpec } from '../../src/source/source-spec.ts';
-import { LIMITS } from '../support/apply.ts';
+import { SETTINGS } from '../support/apply.ts';
 import { imageOf, layerOf, type TestLayer, writeLayout } from '../support/layout.ts';
 import { refuse, startOddS3 } from '../support/odd-s3.ts';
 import { scratch } from '../support/scratch.ts';
 import { file, tar } from '../support/tar.ts';
 
-/** Every thread that has been started, in order. */
+/** All threads that were started, in order. */
 const threads: Worker[] = [];
 const remember = (worker: Worker) => void threads.push(worker);
 
@@ -27,11 +28,10 @@ async function poolOf(size: number, options: ApplyPoolOptions = {}, stored: read
   const place = scratch();
   const path = join(place.path, 'layout');
   await writeLayout(path, { app: imageOf(stored) });
-  const pool = new ApplyPool(size, options);
-  await nextTurn(); // Node tells of new threads in the turn after
+  const pool = new ApplyPool(size, SETTINGS, options);
+  await nextTurn(); // Node emits `worker` in the next turn
   const store = { type: 'overlay', ownership: 'squash', overlayXattrs: 'user' } as const;
-  const applierOfAJob = (source: SourceSpec = { kind: 'oci-layout', path }) =>
-    pool.applier(openSource(source), LIMITS, store);
+  const applierOfAJob = (source: SourceSpec = { kind: 'oci-layout', path }) => pool.applier(openSource(source), store);
   const onlyJob = applierOfAJob();
   let targets = 0;
   return {
@@ -70,7 +70,7 @@ describe('the apply threads', () => {
     mock.timers.reset();
   });
 
-  it('start when there is a layer, are used again and are never more than wanted', async () => {
+  it('start on demand, are reused, and are never more than the maximum', async () => {
     await using b = await poolOf(2);
     assert.equal(threads.length, 0);
     await b.apply(first);
@@ -80,14 +80,14 @@ describe('the apply threads', () => {
     assert.equal(threads.length, 2);
   });
 
-  it('are all there from the start where they are to stay', async () => {
+  it('all start at once if they are resident', async () => {
     await using b = await poolOf(3, { resident: true });
     assert.equal(threads.length, 3);
     await b.apply(first);
     assert.equal(threads.length, 3);
   });
 
-  it('begin with the one that was started before', async () => {
+  it('include the one that the caller has started', async () => {
     const started = new ApplyThread();
     await using b = await poolOf(2, { started });
     await b.apply(first);
@@ -97,7 +97,7 @@ describe('the apply threads', () => {
     assert.equal(started.alive, false);
   });
 
-  it('end when there has been nothing to do for a minute', async () => {
+  it('end after a minute without a task', async () => {
     await using b = await poolOf(1);
     mock.timers.enable({ apis: ['setTimeout'] });
     await b.apply(first);
@@ -111,7 +111,7 @@ describe('the apply threads', () => {
     assert.equal(threads.length, 2);
   });
 
-  it('take the layers of the job that came first, the largest first', async () => {
+  it('take the layers of the earliest job first, the largest of them first', async () => {
     const sized = (size: number) => layerOf(tar(file('name', randomBytes(size))), 'none');
     const [small, middling, large] = [sized(10), sized(2000), sized(90_000)];
     await using b = await poolOf(1, {}, [first, small, middling, large]);
@@ -130,17 +130,17 @@ describe('the apply threads', () => {
     assert.deepEqual(order, ['early, first', 'early, middling', 'early, small', 'late, large']);
   });
 
-  it('fail the layer that one of them dies with, and nothing after it', async () => {
+  it('fail the layer of a thread that dies, and no later layer', async () => {
     await using b = await poolOf(1);
     await b.apply(first);
     const failed = b.apply(second);
-    threads[0]?.postMessage(null); // nothing that it knows: it dies of it
+    threads[0]?.postMessage(null); // an unknown message, which kills the thread
     await assert.rejects(failed, { code: 'INTERNAL' });
     assert.equal(readFileSync(join(await b.apply(first), 'name'), 'utf8'), '1');
     assert.equal(threads.length, 2);
   });
 
-  it('are not asked again when they died without work', async () => {
+  it('are replaced if they died while idle', async () => {
     await using b = await poolOf(1, { resident: true });
     const died = new Promise((resolve) => threads[0]?.once('exit', resolve));
     threads[0]?.postMessage(null);
@@ -149,7 +149,7 @@ describe('the apply threads', () => {
     assert.equal(threads.length, 2);
   });
 
-  it('give up the layer that is aborted, and take the next', async () => {
+  it('abort a layer and take the next', async () => {
     await using b = await poolOf(1);
     const abort = new AbortController();
     const aborted = b.apply(second, { signal: abort.signal });
@@ -159,7 +159,7 @@ describe('the apply threads', () => {
     assert.equal(threads.length, 1);
   });
 
-  it('go on with a URL of their own process where the one they have expires in the middle of a layer', async () => {
+  it('get a new URL from the main thread if theirs expires in the middle of a layer', async () => {
     const content = randomBytes(3 * 1024 * 1024);
     const layer = layerOf(tar(file('name', content)), 'none');
     const refused: string[] = [];
@@ -193,7 +193,7 @@ describe('the apply threads', () => {
     server.close();
   });
 
-  it('fail what they have when the pool is closed, and start nothing more', async () => {
+  it('fail their layers when the pool is closed, and start no more', async () => {
     await using b = await poolOf(1);
     await b.apply(first);
     const running = b.apply(second);
@@ -202,5 +202,79 @@ describe('the apply threads', () => {
     await assert.rejects(running, { code: 'INTERNAL' });
     await assert.rejects(waiting, { code: 'SHUTTING_DOWN' });
     assert.equal(threads.length, 1);
+  });
+});
+
+/** The turn of tests that do not depend on the order. */
+const SAME = { place: 0, weight: 1 };
+
+/** Layers in the order of arrival: each with its job, its size, and the turns that its work takes. */
+const arrivals = fc.array(
+  fc.record({ place: fc.nat(4), weight: fc.nat(5), turns: fc.nat(3), pause: fc.nat(2), aborted: fc.nat(9) }),
+  { minLength: 1, maxLength: 30 },
+);
+
+describe('Slots', () => {
+  it('start no work before work of an earlier job or larger work of the same job', async () => {
+    await fc.assert(
+      fc.asyncProperty(fc.integer({ min: 1, max: 3 }), arrivals, async (count, works) => {
+        const slots = new Slots(count);
+        const waiting = new Set<(typeof works)[number]>();
+        let running = 0;
+        const runs: Promise<unknown>[] = [];
+        for (const work of works) {
+          const abort = new AbortController();
+          waiting.add(work);
+          const run = slots.run(work, abort.signal, async () => {
+            waiting.delete(work);
+            assert.ok(++running <= count, `${running} at once`);
+            for (const other of waiting) {
+              assert.ok(other.place >= work.place, 'work of an earlier job waits');
+              assert.ok(other.place > work.place || other.weight <= work.weight, 'larger work of the same job waits');
+            }
+            for (let turn = 0; turn < work.turns; turn++) await nextTurn();
+            running--;
+          });
+          runs.push(run.catch((error) => assert.equal(error.code, 'INTERNAL')));
+          if (work.aborted === 0 && waiting.delete(work)) abort.abort();
+          for (let turn = 0; turn < work.pause; turn++) await nextTurn();
+        }
+        await Promise.all(runs);
+        assert.deepEqual([running, waiting.size], [0, 0]);
+      }),
+    );
+  });
+
+  it('start a small layer of an early job before a large one of a later job', async () => {
+    const slots = new Slots(1);
+    const order: string[] = [];
+    const works = [
+      ['early, large', { place: 0, weight: 9 }],
+      ['late, huge', { place: 1, weight: 99 }],
+      ['early, small', { place: 0, weight: 1 }],
+      ['late, large', { place: 1, weight: 9 }],
+      ['early, middling', { place: 0, weight: 5 }],
+    ] as const;
+    await Promise.all(works.map(([name, turn]) => slots.run(turn, undefined, async () => void order.push(name))));
+    assert.deepEqual(order, ['early, large', 'early, middling', 'early, small', 'late, huge', 'late, large']);
+  });
+
+  it('reject waiting work at once when its signal is aborted', async () => {
+    const slots = new Slots(1);
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const first = slots.run(SAME, undefined, () => promise);
+    const abort = new AbortController();
+    const second = slots.run(SAME, abort.signal, async () => assert.fail('it was stopped before'));
+    abort.abort();
+    await assert.rejects(second, { code: 'INTERNAL' });
+    resolve();
+    await first;
+    await slots.run(SAME, undefined, async () => {});
+  });
+
+  it('are free again after a failure', async () => {
+    const slots = new Slots(1);
+    await assert.rejects(slots.run(SAME, undefined, () => Promise.reject(new Error('no'))));
+    assert.equal(await slots.run(SAME, undefined, async () => 'yes'), 'yes');
   });
 });

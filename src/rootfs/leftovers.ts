@@ -1,0 +1,76 @@
+import { randomBytes } from 'node:crypto';
+import { type ChainId, isDigest } from '../oci/digest.ts';
+import { isSnapshotError, type Snapshotter } from '../snapshots/snapshotter.ts';
+import type { Log } from './applier.ts';
+import { ChainLocks } from './chain-locks.ts';
+
+/**
+ * The keys of extraction snapshots, and the removal of those that a crash left behind: they are recognised by their keys.
+ * `apply-layers` makes the keys; the worker, `unpackd snapshots cleanup` and the store probe remove what is left.
+ */
+
+/** Prefix of all keys in this file. */
+const EXTRACTION = 'extract-';
+
+/** The key of the snapshot that a layer is written into: `extract-<unique> <chain ID>`, as containerd has it. */
+export function extractionKey(chainId: ChainId): string {
+  return `${EXTRACTION}${unique()} ${chainId}`;
+}
+
+/** The key of the view that shows a layer's lower layers while the layer is settled. */
+export function viewKey(chainId: ChainId): string {
+  return `${EXTRACTION}view-${unique()} ${chainId}`;
+}
+
+/** The chain ID in a key of this file; `undefined` for any other key. */
+function chainIdOfKey(key: string): ChainId | undefined {
+  const match = /^extract-\S+ (\S+)$/.exec(key);
+  const chainId = match?.[1];
+  return chainId !== undefined && isDigest(chainId) ? (chainId as string as ChainId) : undefined;
+}
+
+/** Nanoseconds within the second and three random bytes, as containerd has it. */
+function unique(): string {
+  return `${process.hrtime.bigint() % 1_000_000_000n}-${randomBytes(3).toString('base64url')}`;
+}
+
+/**
+ * Removes the extraction snapshots of dead workers, and directories that no snapshot owns. A living worker holds the lock
+ * on the chain ID while it extracts, so a snapshot whose lock is free is left over.
+ * @returns the number of snapshots and directories that were removed
+ * @throws the first error, after all other leftovers have been tried
+ */
+export async function removeLeftovers(snapshotter: Snapshotter, log?: Log): Promise<number> {
+  const locks = new ChainLocks(snapshotter.root);
+  let removed = 0;
+  const failures: unknown[] = [];
+  for (const name of await snapshotter.keys(EXTRACTION)) {
+    const chainId = chainIdOfKey(name);
+    if (chainId === undefined) continue;
+    try {
+      using lock = await locks.tryAcquire(chainId);
+      if (lock !== undefined) removed += await removeLeftoversOf(snapshotter, chainId, log);
+    } catch (error) {
+      failures.push(error);
+    }
+  }
+  removed += await snapshotter.cleanup();
+  if (failures.length > 0) throw failures[0];
+  return removed;
+}
+
+/** Removes what an earlier extraction of `chainId` left behind. The caller holds the lock on the chain ID. */
+export async function removeLeftoversOf(snapshotter: Snapshotter, chainId: ChainId, log?: Log): Promise<number> {
+  let removed = 0;
+  for (const name of await snapshotter.keys(EXTRACTION)) {
+    if (!name.endsWith(chainId) || chainIdOfKey(name) !== chainId) continue;
+    try {
+      await snapshotter.remove(name);
+      removed++;
+      log?.('info', `removed the extraction snapshot ${name} that a worker left behind`, { key: name });
+    } catch (error) {
+      if (!isSnapshotError(error, 'NotFound')) throw error;
+    }
+  }
+  return removed;
+}
