@@ -18,7 +18,7 @@ import { displayRedisUrl } from '../../src/redis-address.ts';
 import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
 import { removeTree } from '../../src/system/remove-tree.ts';
 import { ensureRedisInstalled, findRedis, startRedis } from '../redis-server.ts';
-import { startS3Server } from '../s3-server.ts';
+import { startS3Server } from '../s3/server.ts';
 import { startWorker, type WorkerProcess } from '../worker-process.ts';
 import { type BorrowedRedis, borrowRedis } from './borrowed-redis.ts';
 import { flipBit } from './damage.ts';
@@ -143,9 +143,7 @@ class Demo {
       await mkdir(join(folder, name), { recursive: true });
       return join(folder, name);
     };
-    const s3 = this.#owned(await startS3Server({ directory: await directory('s3'), buckets: [BUCKET] }), (server) =>
-      server.close(),
-    );
+    const s3 = this.#owned(await startS3Server({ buckets: [BUCKET] }), (server) => server.close());
     const redis = this.#owned(await this.#redis(await directory('redis')), (redis) => redis.stop());
     const environment = {
       REDIS_URL: redis.url,

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { Redis } from 'ioredis';
 import { type LocalRedis, startRedis } from '../../dev/redis-server.ts';
-import { startS3Server } from '../../dev/s3-server.ts';
+import { startS3Server } from '../../dev/s3/server.ts';
 import { eventually } from '../support/eventually.ts';
 import { imageOf, layerOf, writeLayout } from '../support/layout.ts';
 import { scratch } from '../support/scratch.ts';
@@ -119,7 +119,7 @@ describe('jobs', () => {
       bare: imageOf([]),
       odd: imageOf([layerOf(tar(file('odd')))], undefined, { schemaVersion: undefined }),
     });
-    const s3 = await startS3Server({ directory: join(folder.path, 's3'), buckets: ['images'] });
+    const s3 = await startS3Server({ buckets: ['images'] });
     const env = {
       REDIS_URL: redis.url,
       UNPACK_QUEUE: 'together',

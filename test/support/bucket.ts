@@ -1,5 +1,5 @@
 import { PutObjectCommand } from '@aws-sdk/client-s3';
-import { type S3Server, startS3Server } from '../../dev/s3-server.ts';
+import { type S3Server, startS3Server } from '../../dev/s3/server.ts';
 import type { Descriptor } from '../../src/oci/descriptor.ts';
 import { type DigestAlgorithm, digestOf, hexOf } from '../../src/oci/digest.ts';
 import { s3Client } from '../../src/source/s3-client.ts';

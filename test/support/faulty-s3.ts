@@ -138,7 +138,7 @@ async function answer(
 
 function forward(target: string, request: IncomingMessage, plain: boolean): Promise<IncomingMessage> {
   const headers = { ...request.headers };
-  // the signature covers these headers; s3rver takes unsigned requests
+  // the signature covers these headers, but the server accepts unsigned requests
   if (plain) for (const name of ['range', 'if-match', 'authorization']) delete headers[name];
   return new Promise((resolve, reject) => {
     const outgoing = send(`${target}${request.url}`, { method: request.method, headers }, resolve);

@@ -4,7 +4,7 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { S3Server } from '../../dev/s3-server.ts';
+import type { S3Server } from '../../dev/s3/server.ts';
 import { endChild, startChild } from './child.ts';
 
 /** The CNCF Distribution registry itself, with its S3 driver. */
