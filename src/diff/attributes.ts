@@ -15,21 +15,32 @@ import {
 import { hasRoom } from '../system/space.ts';
 import type { LeftOut } from './left-out.ts';
 import { isForRoot, type Squash } from './ownership.ts';
+import type { DiffTarget } from './target.ts';
 
-/** Which extended attributes of an archive are never applied, and what happens to those that cannot be. */
+/** How the attributes of a layer's entries are applied. */
 export interface AttributeRules {
-  /** A path on the file system that is written to. */
+  /** A path on the file system that is written to, to look for free space. */
   readonly place: string;
-  /** Attributes that begin so steer the overlay itself and are not an archive's to set. */
+  /** Prefixes of extended attributes that control overlayfs. An archive must not set them. */
   readonly forbidden: readonly string[];
-  /** Set where owners are not kept. */
+  /** Set if owners are not kept. */
   readonly squash: Squash | undefined;
-  /** The tree is copied to write the layers above: the kernel takes an empty file capability and lets nobody read it. */
+  /** The tree will be copied. An empty file capability is then left out: the kernel can set but not read one. */
   readonly copied: boolean;
   readonly leftOut: LeftOut;
 }
 
-/** Which attributes something new has already as its entry says them. */
+export function attributeRules(target: DiffTarget, squash: Squash | undefined, leftOut: LeftOut): AttributeRules {
+  return {
+    place: target.root,
+    forbidden: target.opaqueXattr.startsWith('user.') ? ['trusted.', 'user.overlay.'] : ['trusted.'],
+    squash,
+    copied: target.copied,
+    leftOut,
+  };
+}
+
+/** Attributes of a new file that are already as its entry gives them (initial-attributes.ts). */
 export interface Has {
   readonly owner: boolean;
   readonly mode: boolean;
@@ -38,8 +49,8 @@ export interface Has {
 export const HAS_NOTHING: Has = { owner: false, mode: false };
 
 /**
- * Owner, extended attributes, mode and times of a regular file, in this order: changing the owner clears setuid and file
- * capabilities.
+ * Sets owner, extended attributes, mode and times of a regular file, in this order, because a change of the owner clears
+ * setuid bits and file capabilities.
  */
 export function setFileAttributes(fd: number, entry: TarEntry, rules: AttributeRules, has: Has): void {
   const { squash } = rules;
@@ -53,8 +64,8 @@ export function setFileAttributes(fd: number, entry: TarEntry, rules: AttributeR
 }
 
 /**
- * The same for anything else, by its name in an open directory, which is never followed.
- * @param kind a link has no mode of its own; a directory's times are set once everything inside it is written
+ * The same for anything else, by its name in an open directory. A symbolic link is not followed.
+ * @param kind a link has no mode; the times of a directory are set after the last entry (directory-times.ts)
  */
 export function setNodeAttributes(
   parent: number,
@@ -69,7 +80,7 @@ export function setNodeAttributes(
   else if (!has.owner) chownAt(parent, name, entry.uid, entry.gid);
   if (entry.xattrs !== undefined) {
     const carriesUser = kind === 'file' || kind === 'directory';
-    // an attribute is set by who may write the file, and this one has its mode from the entry that it is a link to
+    // only a user who may write the file can set attributes, and the mode of a hard link's target may forbid it
     if (squash !== undefined && kind === 'file') chmodAt(parent, name, entry.mode | 0o600);
     setXattrs(entry, rules, carriesUser, (key, value) => setXattrAt(parent, name, key, value));
   }
@@ -80,7 +91,7 @@ export function setNodeAttributes(
   if (kind !== 'directory') utimensAt(parent, name, entry.atime, entry.mtime);
 }
 
-/** How the kernel says that a name or a value cannot be. */
+/** Errors for a name or a value that the kernel does not accept. */
 const NOT_TAKEN = new Set(['EINVAL', 'ERANGE', 'E2BIG', 'EPERM']);
 
 function setXattrs(
@@ -98,7 +109,7 @@ function setXattrs(
       rules.leftOut.xattr(entry, key, 'empty');
       continue;
     }
-    if (key === '') throw new UnpackError('LAYER_CORRUPT', 'it has an extended attribute without a name');
+    if (key === '') throw new UnpackError('LAYER_CORRUPT', 'an extended attribute has an empty name');
     try {
       setFitting(rules.place, key, value, () => set(cString(Buffer.from(key, 'latin1')), value));
     } catch (error) {
@@ -116,8 +127,9 @@ function setXattrs(
 }
 
 /**
- * Sets an extended attribute. ext4 keeps all of a file's in one block, and says of one that finds no place in it what it
- * says when the disk is full. So where there is room that one is tried again, and if it is refused again, it always will be.
+ * Sets an extended attribute, and tells a full disk from an attribute that is too large. ext4 keeps all extended attributes
+ * of a file in one block and fails with ENOSPC when the block is full. If the disk has free space, the call is repeated
+ * once; a second ENOSPC means that the attribute does not fit.
  * @param place a path on the same file system
  * @param key bytes as latin1
  * @throws UnpackError LIMIT_EXCEEDED; system errors
@@ -133,11 +145,11 @@ export function setFitting(place: string, key: string, value: Buffer, set: () =>
       if (code !== 'E2BIG' && !(full && hasRoom(place))) throw error;
       if (full && !again) continue;
       const why = full
-        ? 'takes beside the others of the file, though it has room (ext4 has one block for them all); XFS takes 64 KiB of each'
-        : 'takes (64 KiB on Linux)';
+        ? 'can store beside the others of the file, though it has free space (ext4 has one block for all of them); XFS stores 64 KiB of each'
+        : 'can store (64 KiB on Linux)';
       throw new UnpackError(
         'LIMIT_EXCEEDED',
-        `its extended attribute ${showName(Buffer.from(key, 'latin1'))} of ${value.length} bytes is more than the file system ${why}`,
+        `its extended attribute ${showName(Buffer.from(key, 'latin1'))} of ${value.length} bytes is larger than the file system ${why}`,
         { cause: error },
       );
     }

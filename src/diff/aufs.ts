@@ -3,19 +3,23 @@ import type { MemoryBudget } from './layer-budget.ts';
 import { SLASH } from './paths.ts';
 import type { Root } from './root.ts';
 
-/** How the names begin that AUFS gave to what it kept in the root of a layer. */
-export const META_PREFIX = Buffer.from('.wh..wh.');
+/** Prefix of the names that AUFS used for its own files in the root of a layer (`.wh..wh.plnk`, `.wh..wh.orph`). */
+export const AUFS_PREFIX = Buffer.from('.wh..wh.');
 
-/** The directory of AUFS's own in the root that a clean path leads through, if it does. */
+/**
+ * The AUFS directory in the root that a clean path leads into.
+ * @returns `undefined` for all other paths
+ */
 export function aufsDirectoryOf(parent: Buffer): Buffer | undefined {
-  if (!parent.subarray(0, META_PREFIX.length).equals(META_PREFIX)) return undefined;
+  if (!parent.subarray(0, AUFS_PREFIX.length).equals(AUFS_PREFIX)) return undefined;
   const slash = parent.indexOf(SLASH);
   return slash < 0 ? parent : parent.subarray(0, slash);
 }
 
 /**
- * Directories of AUFS's own. They are none of the image's, but files of the image may be hard links into them: AUFS kept
- * files with several names in `.wh..wh.plnk`. So what is in there is written like anything else, and removed at the end.
+ * The AUFS directories of a layer. They are not part of the image, but files of the image can be hard links to files in
+ * them: AUFS kept files with several names in `.wh..wh.plnk`. So their files are written like any other, and the
+ * directories are removed after the last entry.
  */
 export class AufsDirectories {
   private readonly names = new Set<string>();
@@ -27,15 +31,15 @@ export class AufsDirectories {
     this.budget = budget;
   }
 
-  /** Something is about to be written in the directory of that name. */
+  /** Something is about to be written in the AUFS directory of that name. */
   add(directory: Buffer): void {
     const name = directory.toString('latin1');
     if (!this.names.has(name)) this.names.add(this.budget.charge(name));
   }
 
-  /** @param gone is told of every directory that goes */
-  removeAll(gone: (inode: bigint) => void): void {
-    for (const name of this.names) this.root.removeAll(this.root.fd, cString(Buffer.from(name, 'latin1')), gone);
+  /** @param onRemoved called with the inode of every removed directory */
+  removeAll(onRemoved: (inode: bigint) => void): void {
+    for (const name of this.names) this.root.removeAll(this.root.fd, cString(Buffer.from(name, 'latin1')), onRemoved);
     this.names.clear();
   }
 }

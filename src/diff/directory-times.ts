@@ -2,31 +2,33 @@ import { showName } from '../archive/entry.ts';
 import { toUnpackError } from '../errors.ts';
 import { type FileStatus, S_IFDIR, S_IFMT, statFd, type Timespec, utimensAt } from '../system/files.ts';
 import type { Checkpoint, MemoryBudget } from './layer-budget.ts';
-import { leadsNowhere, type Place, type Root } from './root.ts';
+import { isMissingPath, type Place, type Root } from './root.ts';
 
-/** What is budget of one directory. */
+/** The times to set on one directory. */
 interface DirectoryTime {
-  /** Clean, below the root; bytes as latin1. */
+  /** Clean path below the root; bytes as latin1. */
   readonly path: string;
   readonly atime: Timespec;
   readonly mtime: Timespec;
-  /** Of a directory that no entry names. */
+  /** Set for a directory that no entry names: only this directory gets the times. */
   readonly inode: bigint | undefined;
 }
 
-/** Numbers for each directory: seconds and nanoseconds of both times. */
+/** Numbers per directory: seconds and nanoseconds of both times. */
 const NUMBERS = 4;
-/** Bytes of those and of the inode. */
+/** Bytes of these numbers and the inode. */
 const ROW = 8 * (NUMBERS + 1);
 
 /**
- * The times that directories get once everything is written: those that are kept first, since a link may have given the
- * same directory those of another, then the others in the order in which they were last given. A layer may name millions
- * of directories, so a time is a row of numbers and no objects: a fifth of the memory.
+ * The times that directories get after the last entry, because every write into a directory changes its times. Kept times
+ * (`keep`) are set first, because a symbolic link may give the same directory the times of an entry. The others follow in
+ * the order in which they were last given.
+ *
+ * A layer may name millions of directories. So the times are rows in typed arrays: a fifth of the memory of objects.
  */
 export class DirectoryTimes {
   private readonly rows = new Map<string, number>();
-  /** Of directories that were named by a path through links. */
+  /** Real paths of directories that an entry named by a path through symbolic links. */
   private readonly realNames = new Set<string>();
   private numbers = new Float64Array(NUMBERS * 64);
   private inodes = new BigUint64Array(64);
@@ -41,7 +43,7 @@ export class DirectoryTimes {
     return this.rows.has(path);
   }
 
-  /** @param inode of a directory that no entry names: only that one gets the times */
+  /** @param inode set for a directory that no entry names: only this directory gets the times */
   set(path: string, atime: Timespec, mtime: Timespec, inode = 0n): void {
     const known = this.rows.get(path);
     const row = known ?? this.rows.size;
@@ -49,7 +51,7 @@ export class DirectoryTimes {
       this.budget.charge(path, ROW);
       if (row === this.inodes.length) this.grow();
     } else {
-      this.rows.delete(path); // what is given later is set later
+      this.rows.delete(path); // the last given is set last
     }
     this.rows.set(path, row);
     const at = row * NUMBERS;
@@ -60,14 +62,14 @@ export class DirectoryTimes {
     this.inodes[row] = inode;
   }
 
-  /** Says that an entry has named the directory at a real path, under whatever name: what it has then is not kept. */
+  /** An entry names the directory at this real path, possibly by another path: its present times are not kept. */
   named(path: string): void {
     if (!this.realNames.has(path)) this.realNames.add(this.budget.charge(path));
   }
 
   /**
-   * Keeps the times that an open directory of a full copy has, unless it has been given others: the layers below made it,
-   * and writing into it must not leave today's time on it, as it would not in an overlay.
+   * Keeps the present times of a directory in a full copy, unless an entry gives it others: the directory is from the layers
+   * below, and in an overlay it would keep its times when this layer writes into it.
    * @param path its real path; the root's times are not kept
    */
   keep(fd: number, path: string): void {
@@ -78,8 +80,8 @@ export class DirectoryTimes {
   }
 
   /**
-   * Gives the directories their times, once everything is written.
-   * @param named told the inode of each directory that an entry named
+   * Sets the times, after the last entry.
+   * @param named called with the inode of each directory that an entry named
    * @throws UnpackError
    */
   apply(root: Root, checkpoint: Checkpoint, named: (inode: bigint) => void): void {
@@ -124,17 +126,17 @@ function setTimes(root: Root, { path, atime, mtime, inode }: DirectoryTime, name
   try {
     place = root.resolve(Buffer.from(path, 'latin1'));
   } catch (error) {
-    if (leadsNowhere(error)) return; // a later entry has put something else on the way to it
+    if (isMissingPath(error)) return; // a later entry has replaced a directory on the path
     throw error;
   }
-  // Where a later entry has put something else, that gets the times of the directory that was named, and a link's
-  // target in place of the link: containerd asks no more than whether the path leads anywhere.
+  // If a later entry has replaced the directory, the new file gets the directory's times, as with containerd, which only
+  // checks that the path exists. Symbolic links are followed.
   if (place === undefined || (inode !== undefined && !isDirectory(place.status, inode))) return;
   utimensAt(place.parent, place.name, atime, mtime);
   if (inode === undefined) named(place.status.inode);
 }
 
-/** The inode alone would not do: it may have been given to a file that took the directory's place. */
+/** Compares the type too, because the inode number may have been given to a file in the directory's place. */
 function isDirectory(status: FileStatus, inode: bigint): boolean {
   return status.inode === inode && (status.mode & S_IFMT) === S_IFDIR;
 }

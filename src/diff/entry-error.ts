@@ -2,29 +2,29 @@ import { showName, type TarEntry } from '../archive/entry.ts';
 import { errnoOf, systemMessage } from '../errno.ts';
 import { type FailureCode, toUnpackError, UnpackError } from '../errors.ts';
 
-/** How the kernel says that a name, a way, a target or a value cannot be, wherever it is written. */
+/** Errors for a name, path, target or value that no file system accepts. */
 const CANNOT_BE = new Set(['ENOENT', 'ENOTDIR', 'EISDIR', 'EEXIST', 'ELOOP', 'EINVAL', 'EILSEQ']);
 
 const TOO_LONG =
-  'has a name, a path, a target or the name of an extended attribute that is too long (255 bytes are the most of a name, 4095 of a path)';
+  'has a name, a path, a target or an extended attribute name that is too long (at most 255 bytes for a name, 4095 for a path)';
 
-/** What is too large and not damaged: no attempt here can write it. Another file system may take some of it. */
+/** Errors for something that is too large for this machine, though not damaged. Another file system may accept it. */
 const TOO_MUCH: Readonly<Record<string, string>> = {
   ENAMETOOLONG: TOO_LONG,
   ERANGE: TOO_LONG,
-  E2BIG: 'has more of something than the kernel takes at once',
+  E2BIG: 'has a value that is larger than the kernel accepts in one call',
   EFBIG: 'is longer than a file may be on this file system, or by a limit of this process (ulimit -f)',
   EMLINK:
-    'is one name more than a file can have here, or one directory more than a directory can hold (ext4: 65,000); another file system may do',
+    'needs more hard links to a file, or more subdirectories in a directory, than this file system allows (ext4: 65,000); use another file system',
 };
 
 const NO_DEVICES =
-  'this user may not make devices: run the worker as root of the machine with CAP_MKNOD (unpackd doctor), or set UNPACK_OWNERSHIP=squash, which leaves them out';
+  'this user may not make devices: run the worker as root of the machine with CAP_MKNOD (see unpackd doctor), or set UNPACK_OWNERSHIP=squash to leave devices out';
 
 /**
- * Whatever was thrown while an entry was written, as an UnpackError that names it: LAYER_CORRUPT where no file system
- * could do what it asks for, LIMIT_EXCEEDED where it is too much for this one, and STORE_FULL or STORE_FAILED for all else that the
- * kernel says, since that is not the archive's fault.
+ * Converts any error that was thrown while an entry was written to an UnpackError that names the entry. LAYER_CORRUPT: no
+ * file system can do what the entry needs. LIMIT_EXCEEDED: this file system can't. STORE_FULL or STORE_FAILED: all other
+ * system errors, because the archive did not cause them.
  */
 export function entryError(error: unknown, entry: TarEntry | undefined): UnpackError {
   const which =
@@ -38,7 +38,7 @@ export function entryError(error: unknown, entry: TarEntry | undefined): UnpackE
   if (errno === 'EINVAL' && syscall?.startsWith('fchown') === true)
     return failure('STORE_FAILED', `: ${noSuchOwner(entry)}`);
   if (errno === 'EPERM' && syscall === 'mknodat') return failure('STORE_FAILED', `: ${message}; ${NO_DEVICES}`);
-  if (CANNOT_BE.has(errno)) return failure('LAYER_CORRUPT', ` asks for what cannot be done: ${message}`);
+  if (CANNOT_BE.has(errno)) return failure('LAYER_CORRUPT', ` cannot be created: ${message}`);
   const much = TOO_MUCH[errno];
   if (much !== undefined) return failure('LIMIT_EXCEEDED', ` ${much}: ${message}`);
   const host = toUnpackError(error);
@@ -46,10 +46,10 @@ export function entryError(error: unknown, entry: TarEntry | undefined): UnpackE
   return failure('STORE_FAILED', `: ${message}; the kernel may log more (dmesg)`);
 }
 
-/** Outside of user namespaces there is no owner that the kernel doesn't take. */
+/** EINVAL for an owner happens only in a user namespace: it has no such ID. */
 function noSuchOwner(entry: TarEntry | undefined): string {
-  return `the user namespace of this worker has no owner ${entry?.uid}:${entry?.gid}; run it with more IDs (/etc/subuid, /etc/subgid) or as root of the machine, or set UNPACK_OWNERSHIP=squash`;
+  return `the user namespace of this worker has no owner ${entry?.uid}:${entry?.gid}; run the worker with more IDs (/etc/subuid, /etc/subgid) or as root of the machine, or set UNPACK_OWNERSHIP=squash`;
 }
 
-/** A message that ends in a name from the archive, which may be long. */
+/** Cuts a message: it ends in a name from the archive, and the name may be long. */
 const brief = (message: string): string => (message.length > 300 ? `${message.slice(0, 300)}…` : message);

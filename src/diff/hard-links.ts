@@ -1,12 +1,14 @@
 import { showName } from '../archive/entry.ts';
+import { errnoOf } from '../errno.ts';
 import { UnpackError } from '../errors.ts';
-import { cString, linkAt, S_IFDIR, S_IFMT } from '../system/files.ts';
+import { cString, linkAt, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, statAt } from '../system/files.ts';
 import { SLASH, splitPath } from './paths.ts';
 import type { Place, Root } from './root.ts';
 
 /**
- * What a hard link is to: a symbolic link itself, but where a slash follows what that leads to, as containerd has it.
- * @throws UnpackError LAYER_CORRUPT where that is nothing or a directory; a system error as `Root.directory`
+ * Resolves the target of a hard link. A symbolic link is itself the target, unless a slash or a dot follows its name: then
+ * it is followed, as containerd does.
+ * @throws UnpackError LAYER_CORRUPT if the target is missing or a directory; system errors as `Root.directory`
  */
 export function hardLinkTarget(root: Root, linkName: Buffer): Pick<Place, 'parent' | 'name'> {
   const { parent, name } = splitPath(linkName);
@@ -22,18 +24,21 @@ export function hardLinkTarget(root: Root, linkName: Buffer): Pick<Place, 'paren
 
 /**
  * Makes `name` in an open directory a hard link.
- * @throws UnpackError LAYER_CORRUPT where there is nothing that can be linked to; system errors
+ * @returns the kind of its target
+ * @throws UnpackError LAYER_CORRUPT if the target can't be linked to; system errors
  */
-export function makeHardLink(root: Root, linkName: Buffer, parent: number, name: Buffer): void {
+export function makeHardLink(root: Root, linkName: Buffer, parent: number, name: Buffer): 'link' | 'file' | 'special' {
   try {
     const target = hardLinkTarget(root, linkName);
     linkAt(target.parent, target.name, parent, name);
   } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
+    const code = errnoOf(error);
     if (code !== 'ENOENT' && code !== 'EPERM' && code !== 'ENOTDIR') throw error;
     const why = code === 'EPERM' ? 'which cannot be linked to' : 'which this layer does not hold';
     throw new UnpackError('LAYER_CORRUPT', `it is a hard link to ${showName(linkName)}, ${why}`);
   }
+  const type = (statAt(parent, name)?.mode ?? S_IFREG) & S_IFMT;
+  return type === S_IFLNK ? 'link' : type === S_IFREG ? 'file' : 'special';
 }
 
 function stripSlashes(path: Buffer): Buffer {

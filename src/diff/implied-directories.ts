@@ -10,32 +10,35 @@ import { type DiffTarget, isFullCopy } from './target.ts';
 import { WhiteoutDirectories } from './whiteout-directories.ts';
 import type { Whiteouts } from './whiteouts.ts';
 
-/** Bytes that such a directory takes in memory beside its path. */
+/** Bytes of memory per implied directory, beside its path. */
 const IMPLIED_BYTES = 200;
 
 /**
- * The directories that a layer's entries lie in and that no entry had named when they were needed. They are made as new,
- * 0755, and budget: what the layers below have at the same path, unless the layer deletes it, gives them their
- * attributes in the end (`settleImpliedDirectories`). A layer that is written once more has the layers below at hand, and
- * knows what it will delete: its directories get their attributes when they are made, as containerd does it, so that what
- * is made in them inherits what it should.
+ * Makes the implied directories of a layer: an entry lies in them, and no earlier entry has named them. They are made with
+ * mode 0755. After the last entry they get the attributes of the same directory in the layers below
+ * (parent-attributes.ts).
+ *
+ * In a second pass the layers below are there and all deletions are known. Then implied directories get these attributes
+ * when they are made, as with containerd, so that files in them inherit a default ACL.
  */
 export class ImpliedDirectories implements MissingDirectories, Disposable {
   private readonly byInode = new Map<bigint, ImpliedDirectory>();
-  /** Real paths that the layer deletes of the layers below. */
+  /** Real paths of the layers below that the layer has deleted so far. */
   private readonly deletedPaths = new Set<string>();
-  /** Inodes of devices 0:0 that are the archive's own, by their real paths. */
+  /** Real paths that the pass before has found deleted late. */
+  private readonly deletedLater: ReadonlySet<string>;
+  /** Character devices 0:0 that are entries of the archive, not whiteouts: inodes by real path. */
   private readonly ownDevices = new Map<string, bigint>();
-  private readonly hollow = new WhiteoutDirectories();
+  private readonly onlyWhiteouts = new WhiteoutDirectories();
   private readonly keepsWhiteouts: boolean;
   private readonly whiteouts: Whiteouts;
   private readonly squash: Squash | undefined;
   private readonly budget: MemoryBudget;
-  /** Set in a full copy, where the directories above are those of the layers below. */
+  /** Set in a full copy: the parent directories may be from the layers below. */
   private readonly times: DirectoryTimes | undefined;
   private readonly place: string;
-  private readonly models: LowerDirectories | undefined;
-  private readonly deletedLater: ReadonlySet<string>;
+  /** Set in a second pass. */
+  private readonly lowers: LowerDirectories | undefined;
 
   constructor(
     target: DiffTarget,
@@ -54,13 +57,13 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
     this.budget = parts.budget;
     this.times = fullCopy ? parts.times : undefined;
     this.place = target.root;
-    this.models =
-      findings === undefined || target.lowers.length === 0 ? undefined : new LowerDirectories(target.lowers);
+    const isSecondPass = findings !== undefined && target.lowers.length > 0;
+    this.lowers = isSecondPass ? new LowerDirectories(target.lowers) : undefined;
     this.deletedLater = new Set(findings?.lateDeletions);
   }
 
   [Symbol.dispose](): void {
-    this.models?.[Symbol.dispose]();
+    this.lowers?.[Symbol.dispose]();
   }
 
   making(path: string, parent: number): void {
@@ -68,8 +71,8 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
   }
 
   /**
-   * A whiteout of this same layer makes room for a directory: what it hides stays hidden. A device 0:0 of the archive's
-   * own is a device like any other, and none.
+   * A whiteout of this layer may be replaced by a directory: `deletedDirectory` then makes the directory opaque. A device
+   * 0:0 that is an entry of the archive may not.
    */
   allows(path: string, status: FileStatus | undefined): 'make' | 'refuse' {
     if (status === undefined) return 'make';
@@ -77,9 +80,15 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
     return this.ownDevices.get(path) === status.inode ? 'refuse' : 'make';
   }
 
+  made(path: string, parent: number, name: Buffer): void {
+    this.add(path, parent, name);
+    this.whiteouts.wrote(path);
+    this.whiteouts.made(path);
+  }
+
   /**
-   * The same for a whiteout or an opaque marker, which has nothing to hide in a directory that the layer deletes. One that
-   * it needs otherwise is hollow until something is written in it.
+   * The same for the directory of a whiteout or an opaque marker. Inside a directory that the layer deletes, there is
+   * nothing left to hide, so no directory is made.
    */
   readonly forDeletions: MissingDirectories = {
     allows: (path, status) => {
@@ -89,41 +98,76 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
     making: (path, parent) => this.making(path, parent),
     made: (path, parent, name) => {
       this.add(path, parent, name);
-      this.hollow.add(path);
+      this.onlyWhiteouts.add(path);
       this.whiteouts.needed(path);
       this.whiteouts.made(path);
     },
   };
 
-  /** Something is written at `name` in an open directory, and directories on the way are needed for that. */
-  fill(root: Root, parent: number, name: Buffer): void {
-    if (this.hollow.count > 0) this.hollow.fill(root.realPathOf(parent, name));
+  /** An entry other than a whiteout is written at `name` in an open directory. @param name a C string */
+  wrote(root: Root, parent: number, name: Buffer): void {
+    if (this.onlyWhiteouts.count > 0) this.onlyWhiteouts.keep(root.realPathOf(parent, name));
   }
 
-  /** The layer deletes a real path: directories there that it needed only for deletions go. */
-  removeHollow(root: Root, path: string): void {
-    for (const hollow of this.hollow.take(path)) {
-      const { parent, name } = splitPath(Buffer.from(hollow, 'latin1'));
-      root.removeAll(root.directory(parent), cString(name), this.gone);
+  /** The layer deletes a real path: directories there that hold only whiteouts are removed. */
+  removeWhiteoutDirectories(root: Root, path: string): void {
+    for (const directory of this.onlyWhiteouts.take(path)) {
+      const { parent, name } = splitPath(Buffer.from(directory, 'latin1'));
+      root.removeAll(root.directory(parent), cString(name), this.removed);
     }
   }
 
-  /** An entry is a device 0:0, which looks like a whiteout, at this real path. */
+  /** The archive has an entry for a character device 0:0 at this real path. On disk it looks like a whiteout. */
   ownDevice(path: string, inode: bigint): void {
     this.ownDevices.set(this.budget.charge(path), inode);
   }
 
-  made(path: string, parent: number, name: Buffer): void {
-    this.add(path, parent, name);
-    this.whiteouts.wrote(path);
-    this.whiteouts.made(path);
+  /** An entry names an existing directory. @param xattrs the entry's extended attributes */
+  named(inode: bigint, xattrs: ReadonlyMap<string, unknown> | undefined): void {
+    const implied = this.byInode.get(inode);
+    if (implied === undefined) return;
+    this.byInode.set(inode, { ...implied, given: [...(implied.given ?? []), ...(xattrs?.keys() ?? [])] });
+  }
+
+  /** The directory got the times of an entry whose path leads here through a symbolic link. */
+  timed(inode: bigint): void {
+    const implied = this.byInode.get(inode);
+    if (implied !== undefined) this.byInode.set(inode, { ...implied, timed: true });
+  }
+
+  /** A directory was removed. */
+  readonly removed = (inode: bigint): void => {
+    const implied = this.byInode.get(inode);
+    if (implied === undefined) return;
+    this.byInode.delete(inode);
+    this.onlyWhiteouts.remove(implied.path);
+  };
+
+  /** The layer deletes what the layers below have at this real path. */
+  deleted(path: string): void {
+    if (!this.deletedPaths.has(path)) this.deletedPaths.add(this.budget.charge(path));
+  }
+
+  /** Whether the layer has deleted `name` of the layers below in an open directory. @param name a C string */
+  deletes(root: Root, parent: number, name: Buffer): boolean {
+    return this.deletedPaths.size > 0 && this.deletedPaths.has(root.realPathOf(parent, name));
+  }
+
+  /** The implied directories that still exist, parents first. */
+  list(checkpoint: Checkpoint): ImpliedDirectory[] {
+    const all = [...this.byInode.values()];
+    if (this.deletedPaths.size === 0) return all;
+    return all.map((one) => {
+      checkpoint();
+      return this.isDeletedBelow(one.path) ? { ...one, deleted: true } : one;
+    });
   }
 
   private add(path: string, parent: number, name: Buffer): void {
     const fd = openAt(parent, name, O.PATH | O.DIRECTORY | O.NOFOLLOW);
     let status: FileStatus;
     try {
-      chmodPathFd(fd, 0o755); // whatever the umask, or the default ACL of the directory above, has left of it
+      chmodPathFd(fd, 0o755); // the umask, or a default ACL of the parent directory, may have changed it
       status = statFd(fd);
     } finally {
       close(fd);
@@ -135,58 +179,17 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
     const inUnnamed = above !== undefined && above.given === undefined;
     this.budget.charge(path, IMPLIED_BYTES);
     this.byInode.set(inode, { path, inode, given: undefined, inUnnamed, timed: false, deleted: false });
-    if (this.models !== undefined) this.copyModel(this.models, path, parent, name);
+    if (this.lowers !== undefined) this.copyLower(this.lowers, path, parent, name);
   }
 
-  private copyModel(models: LowerDirectories, path: string, parent: number, name: Buffer): void {
-    const model = this.isDeletedBelow(path) ? undefined : models.find(Buffer.from(path, 'latin1'));
-    if (model === undefined) return;
+  private copyLower(lowers: LowerDirectories, path: string, parent: number, name: Buffer): void {
+    const lower = this.isDeletedBelow(path) ? undefined : lowers.find(Buffer.from(path, 'latin1'));
+    if (lower === undefined) return;
     const rules = { place: this.place, except: [], squash: this.squash !== undefined };
-    copyAttributes(model, parent, name, statFd(model), rules);
+    copyAttributes(lower, parent, name, statFd(lower), rules);
   }
 
-  /** An entry names a directory that was there. @param xattrs the entry's extended attributes */
-  named(inode: bigint, xattrs: ReadonlyMap<string, unknown> | undefined): void {
-    const implied = this.byInode.get(inode);
-    if (implied === undefined) return;
-    this.byInode.set(inode, { ...implied, given: [...(implied.given ?? []), ...(xattrs?.keys() ?? [])] });
-  }
-
-  /** A directory got the times of an entry that leads to it without being its own. */
-  timed(inode: bigint): void {
-    const implied = this.byInode.get(inode);
-    if (implied !== undefined) this.byInode.set(inode, { ...implied, timed: true });
-  }
-
-  /** A directory was removed. */
-  readonly gone = (inode: bigint): void => {
-    const implied = this.byInode.get(inode);
-    if (implied === undefined) return;
-    this.byInode.delete(inode);
-    this.hollow.remove(implied.path);
-  };
-
-  /** The layer deletes what the layers below have at this real path. */
-  deleted(path: string): void {
-    if (!this.deletedPaths.has(path)) this.deletedPaths.add(this.budget.charge(path));
-  }
-
-  /** Whether the layer deletes what the layers below have of this name in an open directory. @param name a C string */
-  deletes(root: Root, parent: number, name: Buffer): boolean {
-    return this.deletedPaths.size > 0 && this.deletedPaths.has(root.realPathOf(parent, name));
-  }
-
-  /** Those that are there in the end, parents first. */
-  list(checkpoint: Checkpoint): ImpliedDirectory[] {
-    const all = [...this.byInode.values()];
-    if (this.deletedPaths.size === 0) return all;
-    return all.map((one) => {
-      checkpoint();
-      return this.isDeletedBelow(one.path) ? { ...one, deleted: true } : one;
-    });
-  }
-
-  /** Whether the layer itself deletes what the layers below have at `path`, by its name or with a directory above. */
+  /** Whether the layer deletes `path` of the layers below, or a directory that it is in. */
   private isDeletedBelow(path: string): boolean {
     for (let end = path.length; end > 0; end = path.lastIndexOf('/', end - 1)) {
       const above = path.slice(0, end);

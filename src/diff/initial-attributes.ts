@@ -7,12 +7,13 @@ const S_ISGID = 0o2000;
 const DEFAULT_ACL = cString('system.posix_acl_default');
 
 /**
- * What the kernel gives a new file or directory by itself, so that calls which would change nothing are left out: most
- * layers hold root's files with modes that no umask touches, and are written by root.
+ * The owner and mode that the kernel gives a new file, so that `LayerWriter` skips calls that would change nothing. In most
+ * layers these are most calls: root writes files of root, with modes that the umask does not change.
  *
- * A new node belongs to the user and the group that make it; to the group of its directory where that is setgid, or
- * mounted so (mount(8), `grpid`). Its mode is the one asked for without the umask's bits, a directory's with the setgid
- * bit of the one above; a default ACL of that takes the umask's place (acl(5), "OBJECT CREATION AND DEFAULT ACLs").
+ * A new file belongs to the user and the group that create it. If its directory has the setgid bit, or the mount option
+ * `grpid` is set (mount(8)), it gets the group of the directory. Its mode is the given mode without the bits of the umask;
+ * a directory inherits the setgid bit of its parent directory. A default ACL of the parent directory replaces the umask
+ * (acl(5), "OBJECT CREATION AND DEFAULT ACLs").
  */
 export class InitialAttributes {
   private readonly root: Root;
@@ -21,12 +22,12 @@ export class InitialAttributes {
   private readonly umask = process.umask();
 
   /**
-   * What this user makes there belongs to it, as the root did when it was made. A file system may give it to another (NFS
-   * with all_squash, a mount with `uid=`): the calls that are not left out fail there, and must.
+   * A new file belongs to the user that creates it, like the root directory. Some file systems give it to another user (NFS
+   * with all_squash, mount option `uid=`). There no chown is skipped, so the layer fails as it must.
    */
-  private readonly keepsMaker: boolean;
+  private readonly keepsCreator: boolean;
 
-  /** The directory that the facts below are of; its descriptor's number stands for it as long as `root` drops none. */
+  /** The directory that the next three fields describe. Its descriptor is valid until `root.drops` changes. */
   private parent = -1;
   private drops = -1;
   private sameGroup = false;
@@ -35,21 +36,21 @@ export class InitialAttributes {
 
   constructor(root: Root) {
     this.root = root;
-    this.keepsMaker = statFd(root.fd).uid === this.uid;
+    this.keepsCreator = statFd(root.fd).uid === this.uid;
   }
 
-  /** A directory's owner, mode or attributes may have changed. */
+  /** The owner, mode or attributes of a directory may have changed. */
   directoryChanged(): void {
     this.parent = -1;
   }
 
-  /** What a file, directory or link in `parent` has that was, or is to be, made with the entry's permission bits. */
+  /** @returns which attributes of the entry a new file in `parent` has when it is created with the entry's permission bits */
   has(
     parent: number,
     { type, uid, gid, mode, xattrs }: Pick<TarEntry, 'type' | 'uid' | 'gid' | 'mode' | 'xattrs'>,
   ): Has {
-    const owner = this.keepsMaker && uid === this.uid && gid === this.gid;
-    // an ACL among the attributes changes the mode
+    const owner = this.keepsCreator && uid === this.uid && gid === this.gid;
+    // an ACL among the extended attributes changes the mode
     const plain = (mode & (this.umask | ~0o777)) === 0 && xattrs === undefined;
     if (!owner && !plain) return HAS_NOTHING;
     this.look(parent);

@@ -13,14 +13,19 @@ import {
   S_IFCHR,
   S_IFDIR,
   S_IFIFO,
-  S_IFLNK,
   S_IFMT,
-  S_IFREG,
   statAt,
   symlinkAt,
   utimensAt,
 } from '../system/files.ts';
-import { type AttributeRules, HAS_NOTHING, type Has, setFileAttributes, setNodeAttributes } from './attributes.ts';
+import {
+  type AttributeRules,
+  attributeRules,
+  HAS_NOTHING,
+  type Has,
+  setFileAttributes,
+  setNodeAttributes,
+} from './attributes.ts';
 import { AufsDirectories, aufsDirectoryOf } from './aufs.ts';
 import { DirectoryTimes } from './directory-times.ts';
 import { entryError } from './entry-error.ts';
@@ -38,6 +43,8 @@ import { type DiffTarget, isFullCopy } from './target.ts';
 import { parseWhiteout, type WhiteoutName, type Whiteouts, whiteouts } from './whiteouts.ts';
 
 const MAX_UINT32 = 0xffffffff;
+
+const NEW_FILE = O.WRONLY | O.CREAT | O.EXCL | O.NOFOLLOW;
 
 export interface LayerWriterOptions {
   /** Default: true if the kernel has it. */
@@ -67,13 +74,13 @@ export interface WrittenLayer {
  * Writes a layer's entries into a directory, one after the other, as containerd's applier does. Every path is resolved
  * inside the directory, and the last name of a path is never followed.
  *
- * States: `writing` takes entries (`entry`, then `data` and `end` for a file); `finish` leads to `finished`, once;
- * `settle` leads to `settled`, once. It is disposed of in any state.
+ * States: `writing` takes entries (`entry`, then `data` and `end` for a file). Between two entries `finish` leads to
+ * `finished`, then `settle` to `settled`, each once. `dispose` may come in any state and leads to `disposed`.
  *
- * Files are created without a look whether the name exists: most names don't, so the common case needs no stat.
+ * A file is created before any check whether its name exists: most names do not exist, so the common case needs no stat.
  */
 export class LayerWriter implements EntrySink, Disposable {
-  private state: 'writing' | 'finished' | 'settled' = 'writing';
+  private state: 'writing' | 'finished' | 'settled' | 'disposed' = 'writing';
   private readonly target: DiffTarget;
   private readonly root: Root;
   private readonly whiteouts: Whiteouts;
@@ -118,13 +125,7 @@ export class LayerWriter implements EntrySink, Disposable {
     this.squash =
       target.ownership === 'squash' ? new Squash(this.root, this.leftOut, target.copied, budget) : undefined;
     this.ownRights = this.squash === undefined ? 0 : OWNER_RIGHTS;
-    this.rules = {
-      place: target.root,
-      squash: this.squash,
-      copied: target.copied,
-      forbidden: target.opaqueXattr.startsWith('user.') ? ['trusted.', 'user.overlay.'] : ['trusted.'],
-      leftOut: this.leftOut,
-    };
+    this.rules = attributeRules(target, this.squash, this.leftOut);
     this.initial = new InitialAttributes(this.root);
     const parts = { whiteouts: this.whiteouts, squash: this.squash, budget, times };
     this.implied = new ImpliedDirectories(target, parts, findings);
@@ -137,8 +138,7 @@ export class LayerWriter implements EntrySink, Disposable {
   }
 
   entry(entry: TarEntry): void {
-    if (this.state !== 'writing' || this.file >= 0)
-      throw new Error(`an entry comes in the state ${this.file >= 0 ? 'file' : this.state}`);
+    this.require('writing');
     this.checkpoint();
     this.current = entry;
     this.guard(() => this.place(entry));
@@ -171,8 +171,9 @@ export class LayerWriter implements EntrySink, Disposable {
    * @throws UnpackError
    */
   finish(): void {
-    this.advance('writing', 'finished');
-    this.aufs.removeAll(this.implied.gone);
+    this.require('writing');
+    this.state = 'finished';
+    this.aufs.removeAll(this.implied.removed);
     this.directoryTimes.apply(this.root, this.checkpoint, (inode) => this.implied.timed(inode));
   }
 
@@ -181,7 +182,8 @@ export class LayerWriter implements EntrySink, Disposable {
    * @throws UnpackError, system errors, and the checkpoint's error
    */
   settle(): WrittenLayer {
-    this.advance('finished', 'settled');
+    this.require('finished');
+    this.state = 'settled';
     const { root, lowers } = this.target;
     const impliedDirectories = this.implied.list(this.checkpoint);
     const directoryModes = this.squash?.directoryModes();
@@ -198,14 +200,16 @@ export class LayerWriter implements EntrySink, Disposable {
   }
 
   [Symbol.dispose](): void {
+    this.state = 'disposed';
     this.closeFile();
     this.implied[Symbol.dispose]();
     this.root[Symbol.dispose]();
   }
 
-  private advance(from: typeof this.state, to: typeof this.state): void {
-    if (this.state !== from) throw new Error(`the writer must be ${from}, but it is ${this.state}`);
-    this.state = to;
+  /** @throws Error if the writer is in another state, or in the middle of a file */
+  private require(state: typeof this.state): void {
+    if (this.state === state && this.file < 0) return;
+    throw new Error(`the layer writer must be ${state}, but it is ${this.file < 0 ? this.state : 'in a file'}`);
   }
 
   private closeFile(): void {
@@ -215,7 +219,7 @@ export class LayerWriter implements EntrySink, Disposable {
 
   private place(entry: TarEntry): void {
     const path = cleanPath(entry.name);
-    if (path.length === 0) return; // the root itself
+    if (path.length === 0) return; // the root's attributes stay
     const { parent: parentPath, name } = splitPath(path);
     const whiteout = parseWhiteout(name, parentPath);
     const aufsDirectory = aufsDirectoryOf(parentPath);
@@ -227,19 +231,14 @@ export class LayerWriter implements EntrySink, Disposable {
     }
     const parent = this.root.directory(parentPath, this.implied);
     const key = path.toString('latin1');
-    if (this.fullCopy) this.enterOldDirectory(parent, parentPath);
+    if (this.fullCopy) this.enterDirectory(parent, parentPath);
     const cName = cString(name);
-    this.implied.fill(this.root, parent, cName);
+    this.implied.wrote(this.root, parent, cName);
     if (this.fullCopy) this.whiteouts.wrote(this.realPathOf(cName));
     switch (entry.type) {
       case 'file':
         this.file = this.create(parent, cName, () =>
-          openAt(
-            parent,
-            cName,
-            O.WRONLY | O.CREAT | O.EXCL | O.NOFOLLOW,
-            (entry.mode & 0o777) | (this.ownRights & 0o600),
-          ),
+          openAt(parent, cName, NEW_FILE, (entry.mode & 0o777) | (this.ownRights & 0o600)),
         );
         this.fileParent = parent;
         return;
@@ -264,27 +263,27 @@ export class LayerWriter implements EntrySink, Disposable {
   /** A whiteout or an opaque marker. */
   private hide(whiteout: Exclude<WhiteoutName, { kind: 'ignored' }>, parentPath: Buffer, entry: TarEntry): void {
     const parent = this.root.neededDirectory(parentPath, this.implied.forDeletions);
-    if (parent === undefined) return; // it is in what the layer deletes
-    if (this.fullCopy) this.enterOldDirectory(parent, parentPath);
+    if (parent === undefined) return; // inside a directory that the layer deletes
+    if (this.fullCopy) this.enterDirectory(parent, parentPath);
     this.whiteouts.needed(this.realParent);
     if (whiteout.kind === 'opaque') {
       this.whiteouts.opaque(parent, this.realParent);
       return;
     }
     const deleted = this.root.realPathOf(parent, cString(whiteout.name));
-    this.implied.removeHollow(this.root, deleted);
+    this.implied.removeWhiteoutDirectories(this.root, deleted);
     const deletion = this.whiteouts.delete(parent, this.realParent, whiteout.name, entry);
     this.implied.deleted(deleted);
     this.late.deleted(deletion, deleted, parentPath);
   }
 
-  /** What the entry itself is called without links. @param name a C string */
+  /** The real path of the current entry, in a full copy. @param name a C string */
   private realPathOf(name: Buffer): string {
     const last = name.toString('latin1', 0, name.length - 1);
     return this.realParent === '' ? last : `${this.realParent}/${last}`;
   }
 
-  /** Runs `make`, and once more after removing what is there where the name is taken. */
+  /** Runs `make`. If the name exists, removes it and runs `make` again. */
   private create<T>(parent: number, name: Buffer, make: () => T): T {
     try {
       return make();
@@ -308,7 +307,7 @@ export class LayerWriter implements EntrySink, Disposable {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
       const status = statAt(parent, name);
       if (status !== undefined && (status.mode & S_IFMT) === S_IFDIR) {
-        // merged: what is inside stays, the attributes are the entry's
+        // the directory keeps its content and gets the attributes of the entry
         this.implied.named(status.inode, entry.xattrs);
         has = HAS_NOTHING;
       } else {
@@ -320,7 +319,7 @@ export class LayerWriter implements EntrySink, Disposable {
     if (has === HAS_NOTHING) this.initial.directoryChanged();
   }
 
-  /** When everything is written, the path of the directory may lead to another one, if it leads through a link now. */
+  /** If the path leads through a symbolic link, it may lead to another directory after the last entry. */
   private setTimesAtOnce(parent: number, name: Buffer, { atime, mtime }: TarEntry, path: string): void {
     if (this.fullCopy) {
       const realPath = this.realPathOf(name);
@@ -339,22 +338,19 @@ export class LayerWriter implements EntrySink, Disposable {
         return;
       }
     }
-    // looked up again once what is in the way is gone: the way to the target may have led through it
-    this.create(parent, name, () => makeHardLink(this.root, linkName, parent, name));
-    const status = statAt(parent, name);
-    const type = (status?.mode ?? S_IFREG) & S_IFMT;
-    const kind = type === S_IFLNK ? 'link' : type === S_IFREG ? 'file' : 'special';
+    // the target is resolved again after a removal, because its path may have led through what was removed
+    const kind = this.create(parent, name, () => makeHardLink(this.root, linkName, parent, name));
     setNodeAttributes(parent, name, entry, kind, this.rules, HAS_NOTHING);
   }
 
   private device(parent: number, name: Buffer, entry: TarEntry): void {
     const { devMajor, devMinor } = entry;
     if (devMajor < 0 || devMajor > MAX_UINT32 || devMinor < 0 || devMinor > MAX_UINT32) {
-      throw new UnpackError('LAYER_CORRUPT', `there is no device ${devMajor}:${devMinor}`);
+      throw new UnpackError('LAYER_CORRUPT', `the device number ${devMajor}:${devMinor} is out of range`);
     }
     const type = entry.type === 'fifo' ? S_IFIFO : entry.type === 'block' ? S_IFBLK : S_IFCHR;
     const device = entry.type === 'fifo' ? 0 : makeDevice(devMajor, devMinor);
-    // the character device 0:0 is a whiteout to the kernel, and anybody may make it (Linux 5.8)
+    // every user may make the character device 0:0, because it is a whiteout (Linux 5.8)
     if (this.squash !== undefined && type !== S_IFIFO && !(type === S_IFCHR && device === 0)) {
       this.leaveOutDevice(parent, name, entry);
       return;
@@ -366,32 +362,32 @@ export class LayerWriter implements EntrySink, Disposable {
     if (status !== undefined) this.implied.ownDevice(this.root.realPathOf(parent, name), status.inode);
   }
 
-  /** What the layers below have of that name is hidden all the same. */
+  /** Hides a file of the layers below that has the same name, as the device would. */
   private leaveOutDevice(parent: number, name: Buffer, entry: TarEntry): void {
     this.removeAll(parent, name);
     this.whiteouts.delete(parent, this.realParent, name.subarray(0, -1), entry);
     this.squash?.device(parent, name, entry);
   }
 
-  /** What something new in `parent` has already. */
+  /** Which attributes a new file in `parent` has already. */
   private has(parent: number, entry: TarEntry): Has {
     return this.squash === undefined ? this.initial.has(parent, entry) : HAS_NOTHING;
   }
 
-  /** Removes what is in the way, and forgets directories that went with it. */
+  /** Removes `name`, with all its content. */
   private removeAll(parent: number, name: Buffer): void {
-    this.root.removeAll(parent, name, this.implied.gone);
+    this.root.removeAll(parent, name, this.implied.removed);
   }
 
-  /** A directory that the layers below may have made, and that this layer may never name. */
-  private enterOldDirectory(parent: number, parentPath: Buffer): void {
+  /** Full copy: an entry goes into a directory that may be from the layers below. */
+  private enterDirectory(parent: number, parentPath: Buffer): void {
     const path = parentPath.toString('latin1');
     this.realParent = this.root.realPath(parent);
     this.late.entered(path, this.realParent);
     if (!this.directoryTimes.has(path)) this.directoryTimes.keep(parent, this.realParent);
   }
 
-  /** A failure in an entry as an UnpackError that names it. */
+  /** Runs a step of the current entry. @throws UnpackError that names the entry */
   private guard(step: () => void): void {
     try {
       step();

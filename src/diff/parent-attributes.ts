@@ -16,7 +16,7 @@ import { setFitting } from './attributes.ts';
 import { type Checkpoint, NO_CHECKPOINT } from './layer-budget.ts';
 import { closeDirectories, type DirectoryMode, deniesOwner, OWNER_RIGHTS, openDirectories } from './ownership.ts';
 import { splitPath } from './paths.ts';
-import { leadsNowhere, Root } from './root.ts';
+import { isMissingPath, Root } from './root.ts';
 
 const S_ISGID = 0o2000;
 
@@ -177,7 +177,7 @@ export class LowerDirectories implements Disposable {
       } catch (error) {
         const errno = errnoOf(error);
         if (errno === 'ENOENT') continue;
-        if (errno === 'EACCES' || leadsNowhere(error)) return undefined;
+        if (errno === 'EACCES' || isMissingPath(error)) return undefined;
         throw error;
       }
     }

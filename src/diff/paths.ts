@@ -1,9 +1,9 @@
-/** Paths of archives: bytes, not text, with `/` between names. */
+/** Paths in archives: bytes, not text, with `/` between names. */
 
 export const SLASH = 0x2f;
 export const DOT_DOT = Buffer.from('..');
 
-/** The parts of a path that mean something. */
+/** The parts of a path, without empty ones and `.`. */
 export function components(path: Buffer): Buffer[] {
   const parts: Buffer[] = [];
   let start = 0;
@@ -16,7 +16,7 @@ export function components(path: Buffer): Buffer[] {
   return parts;
 }
 
-/** A path as Go's filepath.Clean leaves it, made relative: no empty parts, no `.`, `..` only where nothing is left to go up. */
+/** The same result as Go's filepath.Clean, made relative: no empty parts, no `.`, and no `..`, which stops at the root. */
 export function cleanPath(path: Buffer): Buffer {
   if (isClean(path)) return path.at(-1) === SLASH ? path.subarray(0, -1) : path;
   const clean: Buffer[] = [];
@@ -27,7 +27,7 @@ export function cleanPath(path: Buffer): Buffer {
   return joinPath(clean);
 }
 
-/** Most names are clean already; a look at each byte is much cheaper than taking them apart. */
+/** Most paths are clean already, and looking at each byte is much cheaper than splitting the path. */
 function isClean(path: Buffer): boolean {
   let start = 0;
   for (let at = 0; at <= path.length; at++) {
@@ -45,7 +45,7 @@ export function joinPath(parts: readonly Buffer[]): Buffer {
   return Buffer.from(parts.map((part) => part.toString('latin1')).join('/'), 'latin1');
 }
 
-/** Parent and last name of a clean path. */
+/** Splits a clean path into the path of its parent directory and its last name. */
 export function splitPath(path: Buffer): { parent: Buffer; name: Buffer } {
   const slash = path.lastIndexOf(SLASH);
   return slash < 0

@@ -23,70 +23,71 @@ import { removeDirectoryAt } from '../system/remove-tree.ts';
 import { type Checkpoint, NO_CHECKPOINT } from './layer-budget.ts';
 import { components, DOT_DOT, joinPath, SLASH } from './paths.ts';
 
-/** As many links as one path may go through; as many as containerd follows. */
+/** Maximum symbolic links on one path: the same as containerd. */
 const MAX_LINKS = 255;
 
-/** Parts that one path may be walked through, those of its links included: a few times the longest path, some 50 ms. */
+/** Maximum steps on one path, including the parts of its links: a few times the longest path, about 50 ms. */
 const MAX_STEPS = 16_384;
 
-/** Descriptors kept open: archives come folder by folder, so few are enough. */
+/** Size of the cache of open directories. Archives are ordered by directory, so a small cache is enough. */
 const MAX_OPEN = 128;
 
-/** Descriptors of dropped answers that stay open; more than twice as many as one drop can make of them. */
-const MAX_LINGERING = 2 * MAX_OPEN;
+/** Maximum evicted descriptors that stay open: twice the size of the cache. */
+const MAX_EVICTED = 2 * MAX_OPEN;
 
 /**
- * Bytes of a whole path, the root's own included: what the kernel takes in one call (PATH_MAX), and containerd with it.
- * Calls relative to a descriptor would go deeper, to where nothing that takes a path could follow: no copy, no backup.
+ * Maximum bytes of a whole path, including the path of the root: the kernel's limit for one call (PATH_MAX), and so
+ * containerd's. Calls relative to a descriptor could go deeper, but then no program that uses paths, such as a backup,
+ * could read the files.
  */
 const MAX_PATH = 4095;
 
-/** What `Root` asks when something that is no directory stands where a directory is needed. */
+/** Decides what `Root` does if a directory on a path does not exist. */
 export interface MissingDirectories {
   /**
-   * Whether a directory is made at the real path `path`, where nothing is or what `status` says, which is removed then;
-   * `nothing`: the entry needs none, since it has nothing to say there.
+   * Whether a directory is made at the real path `path`. `nothing`: the entry does not need it.
+   * @param status of a file that is not a directory and would be removed; `undefined` if there is none
    */
   allows(path: string, status: FileStatus | undefined): 'make' | 'refuse' | 'nothing';
-  /** A directory is about to be made in the directory `parent`, which is at the real path `path`. */
+  /** A directory is about to be made in the directory `parent`, whose real path is `path`. */
   making(path: string, parent: number): void;
-  /** A directory was made at the real path `path`, which is `name` in `parent`, for an entry inside it. */
+  /** A directory was made at the real path `path`, as `name` in `parent`, for an entry inside it. */
   made(path: string, parent: number, name: Buffer): void;
 }
 
 /** A name in an open directory. */
 export interface Place {
   readonly parent: number;
-  /** A C string; no link. */
+  /** A C string. It is not a symbolic link. */
   readonly name: Buffer;
   readonly status: FileStatus;
 }
 
 /**
- * A directory that nothing gets out of: every path given to it is resolved as if it were `/`, absolute links and `..`
- * included (as openat2's RESOLVE_IN_ROOT does it), whatever the archive or another process puts in the way. Callers get
- * an open directory and a last name, and must use calls that do not follow that last name.
+ * Resolves paths inside a directory as if it were `/`, including absolute links and `..` (as RESOLVE_IN_ROOT of openat2(2)
+ * does). No path leads out of it, whatever the archive or another process puts on the way. Callers get an open directory
+ * and a last name, and must use calls that do not follow the last name.
  *
- * The descriptors stay valid when something is renamed or replaced: they stand for the directory, not for its path.
- * What they must not outlive is a change of the path's meaning, so `removeAll` drops them with a directory or a link.
- * A descriptor that was given out is closed a hundred answers later at the earliest, and never by `removeAll`: its number
- * would be another thread's next file.
+ * Open directories are cached by path. A descriptor belongs to the directory and not to its path, so it stays valid when
+ * something is renamed or replaced. `removeAll` evicts all descriptors when it removes a directory or a link, because paths
+ * may lead elsewhere then. An evicted descriptor stays open until at least `MAX_OPEN` others were evicted after it: the
+ * caller may still use it, and its number could become a file of another thread.
  */
 export class Root {
   readonly fd: number;
   private readonly cache = new Map<string, number>();
-  /** The answer before: archives come folder by folder. */
+  /** The result of the last call: archives are ordered by directory. */
   private lastPath: Buffer | undefined;
   private lastFd = -1;
-  /** Dropped descriptors that are not closed yet, oldest first. */
-  private readonly lingering: number[] = [];
+  /** Evicted descriptors that are not closed yet, oldest first. */
+  private readonly evicted: number[] = [];
   private readonly useOpenat2: boolean;
   private readonly checkpoint: Checkpoint;
   private real: string | undefined;
-  /** How often descriptors were dropped: as long as this stays, one that was given out stands for the same directory. */
+  /** Number of evictions. As long as it does not change, the descriptor of a path stays the same. */
   drops = 0;
 
-  /** @param path an absolute path; links in it are followed here, and only here */
+  /** @param path an absolute path; symbolic links in this path are followed */
   constructor(path: string, options: { useOpenat2?: boolean; checkpoint?: Checkpoint | undefined } = {}) {
     this.fd = openAt(AT_FDCWD, cString(path), O.RDONLY | O.DIRECTORY);
     this.useOpenat2 = options.useOpenat2 ?? true;
@@ -94,28 +95,28 @@ export class Root {
   }
 
   [Symbol.dispose](): void {
-    this.forget();
-    for (const fd of this.lingering) close(fd);
+    this.evict();
+    for (const fd of this.evicted) close(fd);
     close(this.fd);
   }
 
-  /** Drops what was learned about paths. */
-  private forget(): void {
+  /** Evicts all descriptors from the cache. */
+  private evict(): void {
     this.drops++;
     this.lastPath = undefined;
-    this.lingering.push(...this.cache.values());
+    this.evicted.push(...this.cache.values());
     this.cache.clear();
-    for (const fd of this.lingering.splice(0, this.lingering.length - MAX_LINGERING)) close(fd);
+    for (const fd of this.evicted.splice(0, this.evicted.length - MAX_EVICTED)) close(fd);
   }
 
-  /** Where an open directory is below the root, without links; bytes as latin1. */
+  /** The path of an open directory below the root, without links; bytes as latin1. */
   realPath(fd: number): string {
     if (fd === this.fd) return '';
     const path = readlinkAt(AT_FDCWD, descriptorPath(fd)).toString('latin1');
     return path.slice(this.ownPath.length + 1);
   }
 
-  /** The same of a name in an open directory, be there anything or not. @param name a C string */
+  /** The same of a name in an open directory. Nothing needs to exist there. @param name a C string */
   realPathOf(parent: number, name: Buffer): string {
     const above = this.realPath(parent);
     const last = name.toString('latin1', 0, name.length - 1);
@@ -127,14 +128,15 @@ export class Root {
     return this.real;
   }
 
-  /** Whether a directory at a real path below the root is one that calls with whole paths can reach. */
+  /** Whether the whole path is short enough for a system call. @param length of the path below the root */
   private isReachable(length: number): boolean {
     return this.ownPath.length + 1 + length <= MAX_PATH;
   }
 
   /**
-   * The directory at `path` (cleaned, relative, `""` for the root itself), made where it is missing if `missing` is given.
-   * @throws a system error ENOENT, ENOTDIR, ELOOP, ENAMETOOLONG…
+   * Opens the directory at `path` (clean, relative, `""` for the root).
+   * @param missing if given, missing directories are made
+   * @throws system errors: ENOENT, ENOTDIR, ELOOP, ENAMETOOLONG…
    */
   directory(path: Buffer, missing?: MissingDirectories): number {
     const fd = this.neededDirectory(path, missing);
@@ -142,14 +144,14 @@ export class Root {
     return fd;
   }
 
-  /** The same; `undefined` where `missing` says that nothing is needed. */
+  /** The same, but `undefined` if `missing` allows `nothing`. */
   neededDirectory(path: Buffer, missing: MissingDirectories | undefined): number | undefined {
     if (path.length === 0) return this.fd;
     if (this.lastPath?.equals(path)) return this.lastFd;
     const key = path.toString('latin1');
     let fd = this.cache.get(key);
     if (fd === undefined) {
-      if (this.cache.size >= MAX_OPEN) this.forget();
+      if (this.cache.size >= MAX_OPEN) this.evict();
       fd = this.open(path, missing);
       if (fd === undefined) return undefined;
       this.cache.set(key, fd);
@@ -160,8 +162,9 @@ export class Root {
   }
 
   /**
-   * What `path` (relative) leads to, its last link followed too; `undefined` where that is nothing.
-   * @throws as `directory`
+   * Resolves `path` (relative) and follows its last name too, if it is a symbolic link.
+   * @returns `undefined` if the last name does not exist
+   * @throws system errors as `directory`
    */
   resolve(path: Buffer): Place | undefined {
     let rest = path;
@@ -184,13 +187,13 @@ export class Root {
     return undefined;
   }
 
-  /** The real path of the directory that a path leads to, bytes as latin1 in both; `undefined`: it leads to none. */
+  /** The real path of the directory at `path`, both bytes as latin1; `undefined` if there is none. */
   whereTo(path: string): string | undefined {
     this.checkpoint();
     try {
       return this.realPath(this.directory(Buffer.from(path, 'latin1')));
     } catch (error) {
-      if (leadsNowhere(error)) return undefined;
+      if (isMissingPath(error)) return undefined;
       throw error;
     }
   }
@@ -209,18 +212,18 @@ export class Root {
   }
 
   /**
-   * The same resolution a step at a time: for paths through links, of which the kernel follows fewer, for paths that are
-   * to be made, and for kernels without openat2. Other than for the kernel, `..` takes away the name before it where
-   * that is missing, or a file (a link's target may say so), as it does for containerd.
+   * The same resolution, one name at a time. It is used for paths with more links than the kernel follows, for paths with
+   * missing directories, and on kernels without openat2. Other than in the kernel, `..` after a missing name or a file
+   * removes that name, as in containerd. Targets of links can contain such paths.
    */
   private walk(path: Buffer, missing: MissingDirectories | undefined): number | undefined {
     const open: number[] = [];
     const names: string[] = [];
-    /** What follows `names` and is not there: a name that is missing or no directory, and names that would be in it. */
+    /** Names after `names`: the first is missing or not a directory, the others would lie in it. */
     const absent: Absent[] = [];
-    /** Of the real path so far, with what is absent. */
+    /** Length of the real path so far, including `absent`. */
     let length = 0;
-    /** What is still to be walked, next part last. */
+    /** Remaining parts, the next one last. */
     const rest = components(path).reverse();
     let links = 0;
     let steps = 0;
@@ -228,7 +231,7 @@ export class Root {
       for (let name = rest.pop(); name !== undefined; name = rest.pop()) {
         steps++;
         this.checkpoint();
-        if (steps > MAX_STEPS) throw systemFailure('ELOOP', 'too many directories on the way', path);
+        if (steps > MAX_STEPS) throw systemFailure('ELOOP', 'too many directories on the path', path);
         if (name.equals(DOT_DOT)) {
           const absentName = absent.pop()?.name;
           const left = absentName === undefined ? open.pop() : undefined;
@@ -248,7 +251,7 @@ export class Root {
         const status = first === undefined ? statAt(parent, cName) : undefined;
         if (status !== undefined && (status.mode & S_IFMT) === S_IFLNK) {
           links++;
-          if (links > MAX_LINKS) throw systemFailure('ELOOP', 'too many links on the way', path);
+          if (links > MAX_LINKS) throw systemFailure('ELOOP', 'too many symbolic links on the path', path);
           const target = readlinkAt(parent, cName);
           if (target[0] === SLASH) {
             for (const fd of open.splice(0)) close(fd);
@@ -277,14 +280,14 @@ export class Root {
         open.push(openAt(parent, cName, O.PATH | O.DIRECTORY | O.NOFOLLOW));
         names.push(name);
       }
-      // the root itself is cached under its path like the others, and closed like them
+      // a second descriptor of the root, because cached descriptors are closed
       return open.pop() ?? openAt(this.fd, cString('.'), O.PATH | O.DIRECTORY);
     } finally {
       for (const fd of open) close(fd);
     }
   }
 
-  /** Makes a directory in the one that is at the real path `above`. @returns whether it is needed */
+  /** Makes a directory in `parent`, whose real path is `above`. @returns false if the entry does not need it */
   private make(
     parent: number,
     name: Buffer,
@@ -306,22 +309,22 @@ export class Root {
   }
 
   /**
-   * Removes whatever `name` in `parent` is, with all that it holds; links are removed, never followed.
-   * @param gone is told of every directory that goes
-   * @returns whether paths that led somewhere may lead elsewhere now: it was a directory or a link
+   * Removes `name` in `parent`, with all its content. Links are removed and never followed.
+   * @param onRemoved called with the inode of every removed directory
+   * @returns whether it was a directory or a link, so that paths may lead elsewhere now
    */
-  removeAll(parent: number, name: Buffer, gone?: (inode: bigint) => void): boolean {
+  removeAll(parent: number, name: Buffer, onRemoved?: (inode: bigint) => void): boolean {
     const status = statAt(parent, name);
     if (status === undefined) return false;
     const type = status.mode & S_IFMT;
-    if (type === S_IFDIR) removeDirectoryAt(parent, name, this.checkpoint, gone);
+    if (type === S_IFDIR) removeDirectoryAt(parent, name, this.checkpoint, onRemoved);
     else unlinkAt(parent, name);
     if (type !== S_IFDIR && type !== S_IFLNK) return false;
-    this.forget();
+    this.evict();
     return true;
   }
 
-  /** The names in an open directory, as C strings; all are read before the first is given out. */
+  /** All names in an open directory, as C strings. */
   list(fd: number): Buffer[] {
     return namesIn(fd, this.checkpoint).map(({ name }) => name);
   }
@@ -334,16 +337,16 @@ interface Absent {
 
 const joined = (names: readonly string[], last: string): string => [...names, last].join('/');
 
-/** The character device 0:0 that stands for a deleted name in an overlay's upper directory. */
+/** Whether it is a character device 0:0: a deleted name in the upper directory of an overlay. */
 export function isOverlayWhiteout(status: FileStatus): boolean {
   return (status.mode & S_IFMT) === S_IFCHR && status.major === 0 && status.minor === 0;
 }
 
-const NOWHERE = new Set(['ENOENT', 'ENOTDIR', 'ELOOP', 'ENAMETOOLONG']);
+const NO_SUCH_PATH = new Set(['ENOENT', 'ENOTDIR', 'ELOOP', 'ENAMETOOLONG']);
 
-/** Whether a path failed for what is, or is not, on its way; anything else is the machine's own failure. */
-export function leadsNowhere(error: unknown): boolean {
-  return NOWHERE.has(errnoOf(error) ?? '');
+/** Whether a path does not lead to a directory. All other errors are failures of the machine. */
+export function isMissingPath(error: unknown): boolean {
+  return NO_SUCH_PATH.has(errnoOf(error) ?? '');
 }
 
 function systemFailure(code: string, what: string, path: Buffer): NodeJS.ErrnoException {

@@ -2,7 +2,7 @@ import { cString } from '../system/files.ts';
 import type { DirectoryTimes } from './directory-times.ts';
 import type { MemoryBudget } from './layer-budget.ts';
 import { splitPath } from './paths.ts';
-import { leadsNowhere, type Root } from './root.ts';
+import { isMissingPath, type Root } from './root.ts';
 import type { Deletion } from './whiteouts.ts';
 
 /**
@@ -55,7 +55,7 @@ export class LateDeletions {
       try {
         parent = root.directory(parentPath);
       } catch (error) {
-        if (leadsNowhere(error)) continue; // the layer itself makes the directories on the way
+        if (isMissingPath(error)) continue; // the layer itself makes the directories on the way
         throw error;
       }
       const realParent = root.realPath(parent);

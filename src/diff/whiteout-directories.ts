@@ -1,58 +1,59 @@
 interface Node {
   readonly children: Map<string, Node>;
-  hollow: boolean;
+  /** The layer made this directory for whiteouts only. */
+  onlyWhiteouts: boolean;
 }
 
 /**
- * Directories that the layer has made for its whiteouts and opaque markers alone, by their real paths (bytes as latin1).
- * They add nothing: when the layer deletes one of them, or a directory above, it is gone. What is inside one is hollow
- * too, or a whiteout.
+ * Implied directories that hold only whiteouts and opaque markers, by their real paths (bytes as latin1). When the layer
+ * deletes such a directory, or one above it, `ImpliedDirectories` removes it, because it adds nothing to the image.
+ * Everything inside such a directory is another one, or a whiteout.
  */
 export class WhiteoutDirectories {
-  private readonly top: Node = { children: new Map(), hollow: false };
-  /** Most layers have none, and nothing is looked up then. */
+  private readonly top: Node = newNode();
+  /** 0 in most layers; all look-ups are skipped then. */
   count = 0;
 
-  /** A directory was made for a deletion in it. */
+  /** The layer made a directory for a whiteout. */
   add(path: string): void {
     let node = this.top;
     for (const name of path.split('/')) {
       let child = node.children.get(name);
       if (child === undefined) {
-        child = { children: new Map(), hollow: false };
+        child = newNode();
         node.children.set(name, child);
       }
       node = child;
     }
-    if (!node.hollow) this.count++;
-    node.hollow = true;
+    if (!node.onlyWhiteouts) this.count++;
+    node.onlyWhiteouts = true;
   }
 
-  /** Something was written at this path: it and the directories above are needed for that. */
-  fill(path: string): void {
+  /** Something else was written at this path: the directories that it is in stay. */
+  keep(path: string): void {
     if (this.count === 0) return;
     let node: Node | undefined = this.top;
     for (const name of path.split('/')) {
       node = node.children.get(name);
       if (node === undefined) return;
-      if (node.hollow) this.count--;
-      node.hollow = false;
+      if (node.onlyWhiteouts) this.count--;
+      node.onlyWhiteouts = false;
     }
   }
 
-  /** The directory is gone, with all inside. */
+  /** The directory was removed, with all its content. */
   remove(path: string): void {
     if (this.count > 0) this.cut(path);
   }
 
-  /** Those that go when `path` is deleted: it itself, or the uppermost ones inside. They are forgotten. */
+  /** Removes and returns the directories to delete together with `path`: itself, or the topmost ones inside. */
   take(path: string): string[] {
     if (this.count === 0) return [];
     const node = this.cut(path);
-    return node === undefined ? [] : uppermost(node, path);
+    return node === undefined ? [] : topmost(node, path);
   }
 
-  /** Takes out what is known of a path and of all inside. */
+  /** Removes the node of a path, with all inside. */
   private cut(path: string): Node | undefined {
     const names = path.split('/');
     const last = names.pop();
@@ -66,22 +67,24 @@ export class WhiteoutDirectories {
   }
 }
 
-/** A path of an archive may have two thousand names, so nothing here calls itself. */
+const newNode = (): Node => ({ children: new Map(), onlyWhiteouts: false });
+
+/** Not recursive, because a path of an archive can have two thousand names. */
 function countOf(top: Node): number {
   let count = 0;
   const rest = [top];
   for (let node = rest.pop(); node !== undefined; node = rest.pop()) {
-    if (node.hollow) count++;
+    if (node.onlyWhiteouts) count++;
     rest.push(...node.children.values());
   }
   return count;
 }
 
-function uppermost(top: Node, path: string): string[] {
+function topmost(top: Node, path: string): string[] {
   const found: string[] = [];
   const rest = [{ node: top, path }];
   for (let next = rest.pop(); next !== undefined; next = rest.pop()) {
-    if (next.node.hollow) found.push(next.path);
+    if (next.node.onlyWhiteouts) found.push(next.path);
     else for (const [name, node] of next.node.children) rest.push({ node, path: `${next.path}/${name}` });
   }
   return found;

@@ -14,7 +14,7 @@ import {
   statAt,
 } from '../system/files.ts';
 import { setFitting } from './attributes.ts';
-import { META_PREFIX } from './aufs.ts';
+import { AUFS_PREFIX } from './aufs.ts';
 import type { DirectoryTimes } from './directory-times.ts';
 import type { Checkpoint, MemoryBudget } from './layer-budget.ts';
 import { isOverlayWhiteout, type Root } from './root.ts';
@@ -25,62 +25,62 @@ const OPAQUE = Buffer.from('.wh..wh..opq');
 const YES = Buffer.from('y');
 const SELF = cString('.');
 
-/** What an entry's name says about the layers below (OCI image spec, layer.md#whiteouts). */
+/** A name that has a meaning for the layers below (OCI image spec, layer.md#whiteouts). */
 export type WhiteoutName =
   | { readonly kind: 'deleted'; readonly name: Buffer }
   | { readonly kind: 'opaque' }
-  /** AufsDirectories of AUFS, which means nothing here. */
+  /** A file of AUFS, which is not written (aufs.ts). */
   | { readonly kind: 'ignored' };
 
 /**
- * What the last name of a clean path says. AUFS's bookkeeping is in the root and nowhere else: elsewhere such a name is the
- * whiteout of a name that begins with `.wh.`.
+ * Parses the last name of a clean path. AUFS files exist only in the root: in other directories such a name is the whiteout
+ * of a name that begins with `.wh.`.
  * @returns `undefined` for an ordinary name
- * @throws UnpackError LAYER_UNSAFE for a whiteout of nothing, of the directory itself or of the one above
+ * @throws UnpackError LAYER_UNSAFE for a whiteout of an empty name, of `.` or of `..`
  */
 export function parseWhiteout(name: Buffer, parent: Buffer): WhiteoutName | undefined {
   if (name[0] !== 0x2e || !name.subarray(0, 4).equals(PREFIX)) return undefined;
   if (name.equals(OPAQUE)) return { kind: 'opaque' };
-  if (parent.length === 0 && name.subarray(0, 8).equals(META_PREFIX)) return { kind: 'ignored' };
+  if (parent.length === 0 && name.subarray(0, 8).equals(AUFS_PREFIX)) return { kind: 'ignored' };
   const deleted = name.subarray(4);
   const text = deleted.toString('latin1');
   if (text === '' || text === '.' || text === '..') {
-    throw new UnpackError('LAYER_UNSAFE', `the whiteout ${showName(name)} names no file that it could delete`);
+    throw new UnpackError('LAYER_UNSAFE', `the whiteout ${showName(name)} does not name a file to delete`);
   }
   return { kind: 'deleted', name: deleted };
 }
 
 /**
- * What a deletion has done to the directory that the layer is written to:
- *  - `removed`: a directory or a link of the layers below is gone from it;
- *  - `late`: a directory is still there that is deleted, since the layer has written into it before;
- *  - `nothing` of the kind.
+ * The effect of a deletion on the directory that the layer is written to:
+ *  - `removed`: a directory or a symbolic link of the layers below was removed;
+ *  - `late`: the deleted name was kept, because the layer has written there before;
+ *  - `nothing`: neither.
  */
 export type Deletion = 'nothing' | 'removed' | 'late';
 
 /**
- * How deletions are kept in the directory that a layer is written to. A whiteout hides what is below and never what the
- * same layer adds, in whichever order the two come (OCI image spec; containerd goes by the order).
+ * Carries out the deletions of a layer, in an overlay, in a full copy, or on nothing. A whiteout hides what is below, but
+ * never what the same layer adds, in whichever order the two come (OCI image spec; containerd goes by the order).
  */
 export interface Whiteouts {
-  /** `name` in the directory `parent` is deleted; `path` is the directory's real one, where it matters. */
+  /** The layer deletes `name` in the directory `parent`. @param path real path of the directory, in a full copy */
   delete(parent: number, path: string, name: Buffer, entry: TarEntry): Deletion;
-  /** Nothing below shows through in the directory `parent`. */
+  /** The layer makes the directory `parent` opaque: it hides all that the layers below have in it. */
   opaque(parent: number, path: string): void;
-  /** A directory was made at `name`, a C string, which the layer deletes too. */
+  /** The layer has made a directory at a name that it also deletes. @param name a C string */
   deletedDirectory(parent: number, name: Buffer): void;
-  /** Something was written at the real path `path`, or in the directory there. */
+  /** The layer has written something at the real path `path`. */
   wrote(path: string): void;
-  /** A deletion needs the directory at the real path `path`. */
+  /** A whiteout of the layer lies in the directory at the real path `path`. */
   needed(path: string): void;
-  /** That is a directory which the layer made. */
+  /** The layer has made the directory at the real path `path`. */
   made(path: string): void;
 }
 
-/** What a writer shares with its deletions in a full copy. */
+/** What a full copy needs for deletions. */
 export interface WriterParts {
   readonly budget: MemoryBudget;
-  /** Those of directories that something is removed from are kept. */
+  /** Keeps the times of directories when something in them is removed. */
   readonly times: DirectoryTimes;
   readonly checkpoint: Checkpoint;
 }
@@ -93,7 +93,7 @@ export function whiteouts(target: DiffTarget, root: Root, parts: WriterParts): W
 const join = (path: string, name: Buffer): string =>
   path === '' ? name.toString('latin1') : `${path}/${name.toString('latin1')}`;
 
-/** Device 0:0 for a deleted name, an attribute on an opaque directory (Linux, filesystems/overlayfs.rst). */
+/** Upper directory of an overlay: device 0:0 for a deleted name, an attribute for an opaque directory (Linux, overlayfs.rst). */
 class OverlayWhiteouts implements Whiteouts {
   private readonly target: DiffTarget;
 
@@ -108,7 +108,7 @@ class OverlayWhiteouts implements Whiteouts {
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
       const status = statAt(parent, cName);
-      // what is there is this layer's own and hides what is below by itself; only a directory would let it through
+      // what exists here is from this layer and hides what is below; a directory hides it only if it is opaque
       if (status !== undefined && (status.mode & S_IFMT) === S_IFDIR) this.makeOpaque(parent, cName);
       return status !== undefined && !isOverlayWhiteout(status) ? 'late' : 'nothing';
     }
@@ -137,17 +137,18 @@ class OverlayWhiteouts implements Whiteouts {
 }
 
 /**
- * `written`: the layer wrote this, or something inside. `needed`: a deletion inside needs the directory, or one did. `made`:
- * the layer made the directory, so that nothing in it is from the layers below.
+ * `written`: the layer has written this path, or something inside. `needed`: a whiteout of the layer lies inside. `made`: the
+ * layer has made the directory, so nothing in it is from the layers below.
  */
 const MARK = { written: 1, needed: 2, made: 4 } as const;
 
 /**
- * The directory holds a copy of the layers below: deleted names are removed, unless this layer wrote them. A directory of
- * the layers below that it wrote into must be as new when it is deleted, which it only can be from the start.
+ * Full copy of the layers below: deleted names are removed, unless this layer has written them. If the layer has written
+ * into a deleted directory of the layers below, this pass can only report it as `late`: a second pass must make the
+ * directory as a new one.
  */
 class Removals implements Whiteouts {
-  /** What this layer has to do with a path, several of `MARK` added up. */
+  /** Flags of `MARK` by real path. */
   private readonly marks = new Map<string, number>();
   private readonly root: Root;
   private readonly budget: MemoryBudget;
@@ -170,7 +171,7 @@ class Removals implements Whiteouts {
   opaque(parent: number, path: string): void {
     const fd = openAt(parent, SELF, O.RDONLY | O.DIRECTORY);
     try {
-      // a marker hides what is below, not the directories that other deletions in there need
+      // the marker hides what is below, but directories that hold other whiteouts stay
       this.removeOldInside(fd, path, MARK.written | MARK.needed);
     } finally {
       close(fd);
@@ -200,13 +201,14 @@ class Removals implements Whiteouts {
     this.marks.set(marks === undefined ? this.budget.charge(path) : path, (marks ?? 0) | mark);
   }
 
-  /** The directories above have the mark where the path has it. */
+  /** Marks the path and all directories above it. If a path has the mark, so have those above. */
   private markUpwards(path: string, mark: number): void {
     for (let at = path; at !== '' && !this.has(at, mark); at = at.slice(0, Math.max(0, at.lastIndexOf('/')))) {
       this.mark(at, mark);
     }
   }
 
+  /** Removes `name` unless it has a mark of `kept`. */
   private removeOld(parent: number, name: Buffer, path: string, kept: number): Deletion {
     if (!this.has(path, kept)) return this.root.removeAll(parent, name) ? 'removed' : 'nothing';
     const status = statAt(parent, name);

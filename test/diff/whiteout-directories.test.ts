@@ -155,27 +155,27 @@ describe('a directory that a layer deletes and writes into', () => {
   });
 });
 
-describe('hollow directories', () => {
+describe('WhiteoutDirectories', () => {
   it('are counted whatever happens to them', () => {
-    const hollow = new WhiteoutDirectories();
-    for (const path of ['a', 'a/b', 'a/b/c', 'd', 'd/e', 'd/f']) hollow.add(path);
-    assert.equal(hollow.count, 6);
-    hollow.fill('a/b/file');
-    assert.equal(hollow.count, 4);
-    assert.deepEqual(hollow.take('a'), ['a/b/c']);
-    assert.deepEqual(hollow.take('a'), []);
-    hollow.remove('d/e');
-    assert.equal(hollow.count, 2);
-    assert.deepEqual(hollow.take('d'), ['d']);
-    assert.equal(hollow.count, 0);
-    assert.deepEqual(hollow.take('nothing/there'), []);
+    const directories = new WhiteoutDirectories();
+    for (const path of ['a', 'a/b', 'a/b/c', 'd', 'd/e', 'd/f']) directories.add(path);
+    assert.equal(directories.count, 6);
+    directories.keep('a/b/file');
+    assert.equal(directories.count, 4);
+    assert.deepEqual(directories.take('a'), ['a/b/c']);
+    assert.deepEqual(directories.take('a'), []);
+    directories.remove('d/e');
+    assert.equal(directories.count, 2);
+    assert.deepEqual(directories.take('d'), ['d']);
+    assert.equal(directories.count, 0);
+    assert.deepEqual(directories.take('nothing/there'), []);
   });
 
   it('may lie as deep as a path can be long', () => {
-    const hollow = new WhiteoutDirectories();
+    const directories = new WhiteoutDirectories();
     const names = Array.from({ length: 2047 }, () => 'd');
-    for (let depth = 1; depth <= names.length; depth++) hollow.add(names.slice(0, depth).join('/'));
-    assert.deepEqual(hollow.take('d'), ['d']);
-    assert.equal(hollow.count, 0);
+    for (let depth = 1; depth <= names.length; depth++) directories.add(names.slice(0, depth).join('/'));
+    assert.deepEqual(directories.take('d'), ['d']);
+    assert.equal(directories.count, 0);
   });
 });

@@ -26,7 +26,7 @@ export function kindOf(outcome: Outcome): string {
 /** The same refusal; which system call met it first may differ. */
 export function sameOutcome(a: Outcome, b: Outcome): boolean {
   if (a === 'ok' || b === 'ok') return a === b;
-  const sentence = (message: string): string => message.replace(/(cannot be done: E[A-Z]+).*/s, '$1');
+  const sentence = (message: string): string => message.replace(/(cannot be created: E[A-Z]+).*/s, '$1');
   return a.code === b.code && sentence(a.message) === sentence(b.message);
 }
 
