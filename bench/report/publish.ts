@@ -106,7 +106,7 @@ function readmeSection({ machine, results }: Report): string {
     ...(drawn === undefined ? [] : [`seconds: ${drawn.title}`, ...chart(drawn)]),
     '```',
     '',
-    `${machine.processors} × ${machine.processor}. unpackd misses ${missed} of its ${goals} goals; [docs/performance.md](docs/performance.md) names them.`,
+    `${machine.processors} × ${machine.processor}. \`unpackd\` starts a new process, \`worker\` has served before. unpackd misses ${missed} of its ${goals} goals; [docs/performance.md](docs/performance.md) names them.`,
     '',
   ].join('\n');
 }
