@@ -41,7 +41,8 @@ for await (const path of createInterface({ input: process.stdin })) {
     continue;
   }
   const started = performance.now();
-  await unpacker.unpack({ kind: 'oci-layout', path }, { target: { kind: 'tag', tag: 'app' } });
+  const found = await unpacker.look({ kind: 'oci-layout', path }, { target: { kind: 'tag', tag: 'app' } });
+  await unpacker.unpack(found);
   process.stdout.write(`${performance.now() - started}\n`);
 }
 await unpacker.close();

@@ -55,7 +55,8 @@ export function applyCommand({ signal, out }: Cli, thread: ApplyThread): Command
     const snapshotter = await openSnapshotter(storeToWrite(config));
     const unpacker = createUnpacker(snapshotter, unpackSettings(config), { started: thread });
     try {
-      const images = await unpacker.unpack(source, request, {
+      const found = await unpacker.look(source, request, signal);
+      const images = await unpacker.unpack(found, {
         labels,
         signal,
         onResolved: (images) => {

@@ -17,14 +17,14 @@ export interface Unpacker {
   /**
    * Resolves the image and looks it up in the store. Nothing is changed. Cached documents are not read again, so an image
    * in the store costs at most the request for its tag.
-   * @throws UnpackError as `unpack`
+   * @throws UnpackError as `resolveImages`
    */
   look(source: SourceSpec, request: ImageRequest, signal?: AbortSignal): Promise<Lookup>;
   /**
-   * Resolves the image, applies the missing layers and commits them.
+   * Applies the missing layers of the images that `look` has found, and commits them.
    * @throws UnpackError; layers that are committed already stay
    */
-  unpack(source: SourceSpec, request: ImageRequest, options?: UnpackOptions): Promise<UnpackedImage[]>;
+  unpack(found: Lookup, options?: UnpackOptions): Promise<UnpackedImage[]>;
   /** Ends the apply threads. Abort running calls first. */
   close(): Promise<void>;
 }
@@ -41,6 +41,7 @@ export interface StoreKeeper {
 
 /** The images of a request, and whether the store has them. */
 export interface Lookup {
+  readonly source: SourceSpec;
   readonly images: readonly ResolvedImage[];
   /** When the lookup began, by `performance.now()`. */
   readonly began: number;
@@ -55,8 +56,6 @@ export interface UnpackedImage extends ImageState {
 }
 
 export interface UnpackOptions {
-  /** The lookup of the same request, if the caller has done it just now. */
-  readonly found?: Lookup | undefined;
   /** Set on every snapshot that this call commits. */
   readonly labels?: Readonly<Record<string, string>>;
   readonly signal?: AbortSignal | undefined;

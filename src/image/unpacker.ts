@@ -56,7 +56,7 @@ export function createUnpacker(
   async function look(spec: SourceSpec, request: ImageRequest, signal?: AbortSignal): Promise<Lookup> {
     const began = performance.now();
     const images = await resolveImages(sources.get(spec), request, { signal, cache, known });
-    return { images, began, there: await ifThere(images) };
+    return { source: spec, images, began, there: await ifThere(images) };
   }
 
   async function ifThere(images: readonly ResolvedImage[]): Promise<readonly UnpackedImage[] | undefined> {
@@ -75,10 +75,10 @@ export function createUnpacker(
   /** Whether a failed call may have left something in the store. */
   let leftovers = false;
 
-  async function unpack(spec: SourceSpec, request: ImageRequest, call: UnpackOptions = {}): Promise<UnpackedImage[]> {
+  async function unpack(found: Lookup, call: UnpackOptions = {}): Promise<UnpackedImage[]> {
     try {
       if (leftovers) await tidyUp(call.log);
-      return await unpackImages(spec, request, call);
+      return await unpackImages(found, call);
     } catch (error) {
       if (LEAVES_LEFTOVERS.has(toUnpackError(error).code)) leftovers = true;
       throw error;
@@ -96,12 +96,10 @@ export function createUnpacker(
     }
   }
 
-  async function unpackImages(spec: SourceSpec, request: ImageRequest, call: UnpackOptions): Promise<UnpackedImage[]> {
-    const source = sources.get(spec);
-    const { images, began } = call.found ?? (await look(spec, request, call.signal));
+  async function unpackImages({ source, images, began }: Lookup, call: UnpackOptions): Promise<UnpackedImage[]> {
     const states = images.map((image) => stateOf(image, 'queued'));
     call.onResolved?.(states);
-    const applier = pool.applier(source, snapshotter);
+    const applier = pool.applier(sources.get(source), snapshotter);
     const unpacked: UnpackedImage[] = [];
     const onBlocked: UnpackOptions['onBlocked'] =
       call.onBlocked ?? ((wait) => call.log?.('info', `waits for ${lockWaitText(wait)}`));

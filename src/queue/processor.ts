@@ -179,8 +179,7 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
     reporter.start();
     const images = await unwinding(
       signal,
-      unpacker.unpack(parsed.source, parsed.request, {
-        found,
+      unpacker.unpack(found, {
         labels: parsed.labels,
         signal,
         owner: { worker: facts.worker.name, job: run.id },

@@ -10,6 +10,7 @@ import {
   LABEL_DIFF_ID,
   LABEL_SNAPSHOT_REF,
   type Mount,
+  SnapshotError,
   type Snapshotter,
 } from '../snapshots/snapshotter.ts';
 import type { AppliedDiff, Applier, ApplyOptions, ApplyProgress, Log } from './applier.ts';
@@ -136,12 +137,7 @@ class Chain {
       const diff = await this.extract(index, extraction, findings, signal);
       if (!diff.needsSecondPass) return await this.waits.writing(() => this.commit(index, extraction, sync));
       ({ findings } = diff);
-      this.log(
-        'info',
-        index,
-        'needs another pass: its last entries change how its first ones must be written',
-        extraction,
-      );
+      this.log(index, 'needs another pass: its last entries change how its first ones must be written', extraction);
     }
     throw new UnpackError(
       'LAYER_UNSAFE',
@@ -181,7 +177,7 @@ class Chain {
       committed: false,
       [Symbol.asyncDispose]: async () => {
         if (extraction.committed) return;
-        this.log('info', index, 'is not committed; removing its extraction snapshot', extraction);
+        this.log(index, 'is not committed; removing its extraction snapshot', extraction);
         await this.discard(extraction.key);
       },
     };
@@ -323,13 +319,15 @@ class Chain {
     }
   }
 
-  private log(level: 'info' | 'warn', index: number, what: string, { key }: Extraction): void {
-    this.options.log?.(level, `layer ${index + 1} of ${this.layers.length} ${what}`, { key });
+  private log(index: number, what: string, { key }: Extraction): void {
+    this.options.log?.('info', `layer ${index + 1} of ${this.layers.length} ${what}`, { key });
   }
 
   /** Adds to a failure which layer it belongs to, unless a layer below has done so. */
   private located(error: unknown, index: number): UnpackError {
-    const failure = asUnpackError(error);
+    // this code never makes a call that the store should refuse
+    const refused = error instanceof SnapshotError;
+    const failure = refused ? new UnpackError('STORE_FAILED', error.message, { cause: error }) : toUnpackError(error);
     if (failure.details.layerIndex !== undefined) return failure;
     const { blob, chainId } = this.layer(index);
     const layerCount = this.layers.length;
@@ -344,12 +342,4 @@ class Chain {
     if (layer === undefined) throw new RangeError(`the chain has no layer ${index}`);
     return layer;
   }
-}
-
-/** A call that the store refused is STORE_FAILED: this code never makes a call that the store should refuse. */
-function asUnpackError(error: unknown): UnpackError {
-  if (error instanceof Error && error.name === 'SnapshotError') {
-    return new UnpackError('STORE_FAILED', error.message, { cause: error });
-  }
-  return toUnpackError(error);
 }

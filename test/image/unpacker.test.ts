@@ -30,7 +30,7 @@ async function bench(layers: readonly TestLayer[], limits: Partial<typeof LIMITS
   return {
     image,
     snapshotter,
-    unpack: (options = {}) => unpacker.unpack(source, request, options),
+    unpack: async (options = {}) => unpacker.unpack(await unpacker.look(source, request), options),
     look: () => unpacker.look(source, request),
     /** Puts other bytes where the blob of a layer is. */
     damage: (index: number, change: (bytes: Buffer) => Buffer) => {

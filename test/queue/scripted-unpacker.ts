@@ -25,8 +25,13 @@ export function scriptedUnpacker(script: Script, { recall, look }: ScriptedStore
   const calls = new Map<string, number>();
   return {
     recall: recall ?? (async () => undefined),
-    look: async (_source, _request, signal) => ({ images: [], began: performance.now(), there: await look?.(signal) }),
-    async unpack(source, _request, options = {}) {
+    look: async (source, _request, signal) => ({
+      source,
+      images: [],
+      began: performance.now(),
+      there: await look?.(signal),
+    }),
+    async unpack({ source }, options = {}) {
       const bucket = source.kind === 's3' ? source.bucket : source.path;
       const number = (calls.get(bucket) ?? 0) + 1;
       calls.set(bucket, number);

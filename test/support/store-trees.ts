@@ -64,7 +64,8 @@ export async function unpackAll(
   const unpacker = createUnpacker(snapshotter, { ...unpackSettings(loadConfig({}, {})), threads: 2, durable });
   try {
     for (const tag of tags) {
-      await unpacker.unpack({ kind: 'oci-layout', path: layout }, { target: { kind: 'tag', tag } });
+      const source = { kind: 'oci-layout', path: layout } as const;
+      await unpacker.unpack(await unpacker.look(source, { target: { kind: 'tag', tag } }));
       done(tag);
     }
   } finally {
