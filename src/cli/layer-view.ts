@@ -1,56 +1,7 @@
 import type { EntryType } from '../archive/entry.ts';
+import { escaped, modeText, timeText } from '../layer/entry-fields.ts';
 import type { LayerTotals, ReadEntry } from '../layer/read-layer.ts';
 import { bytesText } from '../queue/text.ts';
-import type { Timespec } from '../system/files.ts';
-
-/** Bytes as text that says each of them: printable ASCII as it is, a backslash doubled, the rest as `\xNN`. */
-export function escaped(bytes: Uint8Array): string {
-  return Buffer.from(bytes)
-    .toString('latin1')
-    .replace(/[^\x20-\x7e]|\\/g, (char) =>
-      char === '\\' ? '\\\\' : `\\x${char.charCodeAt(0).toString(16).padStart(2, '0')}`,
-    );
-}
-
-/** `2020-09-13T12:26:40.000000001Z` */
-export function timeText({ seconds, nanoseconds }: Timespec): string {
-  return new Date(seconds * 1000).toISOString().replace(/\.000Z$/, `.${String(nanoseconds).padStart(9, '0')}Z`);
-}
-
-export const modeText = (mode: number): string => mode.toString(8).padStart(4, '0');
-
-/** What an entry says, as fields that are compared and printed; those that its type doesn't have are absent. */
-export function entryFields({
-  entry,
-  whiteout,
-  content,
-}: ReadEntry): Readonly<Record<string, string | number | object>> {
-  const { type, mode, uid, gid, size, mtime, atime, linkName, devMajor, devMinor, xattrs, sparse } = entry;
-  const isLink = type === 'symlink' || type === 'hardlink';
-  const isDevice = type === 'character' || type === 'block';
-  const sameTimes = atime.seconds === mtime.seconds && atime.nanoseconds === mtime.nanoseconds;
-  return {
-    name: escaped(entry.name),
-    type,
-    ...(whiteout === undefined ? {} : { whiteout: whiteoutFields(whiteout) }),
-    mode: modeText(mode),
-    owner: `${uid}:${gid}`,
-    ...(type === 'file' ? { size } : {}),
-    ...(isDevice ? { device: `${devMajor}:${devMinor}` } : {}),
-    ...(isLink ? { target: escaped(linkName) } : {}),
-    mtime: timeText(mtime),
-    ...(sameTimes ? {} : { atime: timeText(atime) }),
-    ...(sparse ? { sparse: 'yes' } : {}),
-    ...(content === undefined ? {} : { content }),
-    ...(xattrs === undefined
-      ? {}
-      : {
-          xattrs: Object.fromEntries(
-            [...xattrs].map(([key, value]) => [escaped(Buffer.from(key, 'latin1')), escaped(value)]),
-          ),
-        }),
-  };
-}
 
 const LETTERS = {
   file: '-',
@@ -89,10 +40,6 @@ export function entryLines(read: ReadEntry): string[] {
   }
   if (content !== undefined) lines.push(`    content ${content}`);
   return lines;
-}
-
-function whiteoutFields(whiteout: NonNullable<ReadEntry['whiteout']>): object {
-  return whiteout.kind === 'deleted' ? { kind: 'deleted', name: escaped(whiteout.name) } : { kind: whiteout.kind };
 }
 
 function whiteoutText(whiteout: NonNullable<ReadEntry['whiteout']>): string {

@@ -1,12 +1,13 @@
 import { once } from 'node:events';
 import { Command } from 'commander';
 import { layerLimits } from '../config.ts';
-import type { EntryDifference } from '../layer/compare-layers.ts';
+import type { EntryPair } from '../layer/compare-layers.ts';
+import { changedFields, entryFields, escaped, fieldText } from '../layer/entry-fields.ts';
 import { type LayerTotals, type ReadEntry, readLayer } from '../layer/read-layer.ts';
 import type { Cli } from './context.ts';
 import { EXIT_FAILED, EXIT_USAGE, explain } from './failure.ts';
 import { type LayerFile, openLayer, parseLayerArgument, verifyLayer } from './layer-argument.ts';
-import { countKinds, entryFields, entryLines, totalsLines } from './layer-view.ts';
+import { countKinds, entryLines, totalsLines } from './layer-view.ts';
 import { configOf, takesSettings } from './settings.ts';
 
 const LIMIT_SETTINGS = ['UNPACK_MAX_LAYER_BYTES', 'UNPACK_MAX_LAYER_ENTRIES', 'UNPACK_MAX_ENTRY_METADATA'] as const;
@@ -138,32 +139,18 @@ function entriesOf(
 }
 
 /** What is different, or `undefined`. */
-function tell(pair: EntryDifference): { readonly fields: object; readonly line: string } | undefined {
+function tell(pair: EntryPair): { readonly fields: object; readonly line: string } | undefined {
   if (pair.kind === 'only') {
     const fields = entryFields(pair.entry);
     const mark = pair.side === 'a' ? '-' : '+';
     return { fields: { name: fields.name, only: pair.side }, line: `${mark} ${fields.name}` };
   }
-  const [a, b] = [flat(entryFields(pair.a)), flat(entryFields(pair.b))];
-  const changes = [...new Set([...Object.keys(a), ...Object.keys(b)])]
-    .map((field) => ({ field, a: shown(a[field]), b: shown(b[field]) }))
-    .filter((change) => change.a !== change.b);
+  const changes = changedFields(pair.a, pair.b);
   if (changes.length === 0) return undefined;
-  const words = changes.map((change) => `${change.field} ${change.a} → ${change.b}`).join(', ');
-  const fields = Object.fromEntries(changes.map(({ field }) => [field, { a: a[field] ?? null, b: b[field] ?? null }]));
-  return { fields: { name: a.name, changed: fields }, line: `~ ${a.name}: ${words}` };
-}
-
-/** Each extended attribute as a field of its own. */
-function flat({ xattrs, ...fields }: ReturnType<typeof entryFields>): ReturnType<typeof entryFields> {
-  const own = Object.entries(xattrs ?? {}).map(([key, value]) => [`xattr ${key}`, value] as const);
-  return { ...fields, ...Object.fromEntries(own) };
-}
-
-function shown(value: string | number | object | undefined): string {
-  if (value === undefined) return '(none)';
-  if (value === '') return '""';
-  return typeof value === 'object' ? JSON.stringify(value) : String(value);
+  const name = escaped(pair.a.entry.name);
+  const words = changes.map(({ field, a, b }) => `${field} ${fieldText(a)} → ${fieldText(b)}`).join(', ');
+  const fields = Object.fromEntries(changes.map(({ field, a, b }) => [field, { a: a ?? null, b: b ?? null }]));
+  return { fields: { name, changed: fields }, line: `~ ${name}: ${words}` };
 }
 
 function verdict(count: number, a: LayerTotals, b: LayerTotals, sameOrder: boolean): string {

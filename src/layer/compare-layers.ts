@@ -1,33 +1,34 @@
 import type { LayerTotals, ReadEntry } from './read-layer.ts';
 
-/** Where two layers differ, entry by entry. */
-export type EntryDifference =
+/** Entries of two layers with the same name, or an entry that only one of them has. */
+export type EntryPair =
   | { readonly kind: 'only'; readonly side: 'a' | 'b'; readonly entry: ReadEntry }
-  /** Both have it: the same name, and the same one of several of that name. */
+  /** If a layer has several entries of one name, the first is paired with the first, and so on. */
   | { readonly kind: 'both'; readonly a: ReadEntry; readonly b: ReadEntry };
 
 export interface Comparison {
   readonly a: LayerTotals;
   readonly b: LayerTotals;
-  /** Every entry of one has its counterpart at the same place in the other. */
+  /** Both layers have the same names in the same order. */
   readonly sameOrder: boolean;
 }
 
 type Layer = AsyncGenerator<readonly ReadEntry[], LayerTotals, undefined>;
 
 /**
- * Pairs the entries of two layers by name, both read at once: what has found its counterpart is passed on and forgotten,
- * so that memory holds only what is at another place in the other layer.
- * @returns when both are read
+ * Pairs the entries of two layers by name. Both layers are read at the same time, and a pair is yielded when it is complete,
+ * so memory holds only entries whose counterparts are elsewhere in the other layer.
+ * @returns totals, after both layers are read
  */
-export async function* pairEntries(a: Layer, b: Layer): AsyncGenerator<EntryDifference, Comparison, undefined> {
-  const waiting = { a: new Waiting(), b: new Waiting() };
+export async function* pairEntries(a: Layer, b: Layer): AsyncGenerator<EntryPair, Comparison, undefined> {
+  const unpaired = { a: new Unpaired(), b: new Unpaired() };
   let sameOrder = true;
   const totals: { a?: LayerTotals; b?: LayerTotals } = {};
   try {
     while (totals.a === undefined || totals.b === undefined) {
-      // the one that is behind goes on
-      const side = totals.b !== undefined || (totals.a === undefined && waiting.a.count <= waiting.b.count) ? 'a' : 'b';
+      // read on in the layer with fewer unpaired entries
+      const side =
+        totals.b !== undefined || (totals.a === undefined && unpaired.a.count <= unpaired.b.count) ? 'a' : 'b';
       const other = side === 'a' ? 'b' : 'a';
       const next = await (side === 'a' ? a : b).next();
       if (next.done) {
@@ -35,29 +36,29 @@ export async function* pairEntries(a: Layer, b: Layer): AsyncGenerator<EntryDiff
         continue;
       }
       for (const read of next.value) {
-        const counterpart = waiting[other].take(read.entry.name);
+        const counterpart = unpaired[other].take(read.entry.name);
         if (counterpart === undefined) {
-          waiting[side].add(read);
+          unpaired[side].add(read);
           continue;
         }
-        if (!counterpart.wasFirst || waiting[side].count > 0) sameOrder = false;
+        if (!counterpart.wasFirst || unpaired[side].count > 0) sameOrder = false;
         yield side === 'a'
           ? { kind: 'both', a: read, b: counterpart.read }
           : { kind: 'both', a: counterpart.read, b: read };
       }
     }
     for (const side of ['a', 'b'] as const) {
-      for (const entry of waiting[side].rest()) yield { kind: 'only', side, entry };
+      for (const entry of unpaired[side].rest()) yield { kind: 'only', side, entry };
     }
     return { a: totals.a, b: totals.b, sameOrder };
   } finally {
-    // whichever still has its file open
+    // close the file of a layer that was not read to its end
     await Promise.all([a, b].map((layer) => layer.return(undefined as never).catch(() => {})));
   }
 }
 
-/** Entries of one layer whose counterparts have not come yet. */
-class Waiting {
+/** Entries of one layer that have no counterpart so far. */
+class Unpaired {
   count = 0;
   private readonly byName = new Map<string, ReadEntry[]>();
 
@@ -69,7 +70,7 @@ class Waiting {
     this.count++;
   }
 
-  /** The first of that name, and whether none has waited longer. */
+  /** Removes the first entry of a name. `wasFirst`: it was also the first of all unpaired names. */
   take(name: Buffer): { readonly read: ReadEntry; readonly wasFirst: boolean } | undefined {
     const key = name.toString('latin1');
     const alike = this.byName.get(key);

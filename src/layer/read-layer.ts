@@ -9,38 +9,38 @@ import { throwIfAborted, UnpackError } from '../errors.ts';
 import type { DigestAlgorithm } from '../oci/digest.ts';
 import type { Compression } from '../oci/media-type.ts';
 
-/** An entry of a layer that is only looked at. */
+/** An entry of a layer that is read but not written. */
 export interface ReadEntry {
   readonly entry: TarEntry;
-  /** What it says about the layers below, if that is what it does; `invalid`: no layer with it is applied. */
+  /** Set for a whiteout or an opaque marker; `invalid`: a layer with this entry is refused. */
   readonly whiteout: WhiteoutName | { readonly kind: 'invalid' } | undefined;
-  /** Of a file, where contents are asked for: SHA-256 of its data, and of where in the file they are if it has holes. */
+  /** SHA-256 of a file's data, and of the positions of the data if the file has holes; only with `contents`. */
   readonly content: string | undefined;
 }
 
-/** What a layer is as a whole. */
+/** Sizes and digests of a whole layer. */
 export interface LayerTotals {
   readonly compression: Compression;
   readonly blob: { readonly digest: string; readonly bytes: number };
-  /** Its digest is the DiffID. */
+  /** The digest of the tar is the DiffID. */
   readonly tar: { readonly digest: string; readonly bytes: number };
   readonly entries: number;
-  /** Bytes of all files, holes included. */
+  /** Bytes of all files, including holes. */
   readonly contentBytes: number;
 }
 
 export interface ReadLayerOptions {
   readonly limits: LayerLimits;
   readonly algorithm: DigestAlgorithm;
-  /** Digest each file's content. */
+  /** Compute the digest of every file's content. */
   readonly contents: boolean;
   readonly signal?: AbortSignal | undefined;
 }
 
 /**
- * Reads a layer's blob entry by entry and writes nothing: some hundred entries at a time, so that memory stays what it
- * is however long the layer. Its first bytes say how it is compressed.
- * @returns totals, when the last entries have been read
+ * Reads a layer's blob for `unpackd layer ls` and `unpackd layer diff`, and writes nothing. It yields a few hundred entries at
+ * a time, so the memory does not grow with the layer. The compression is found from the first bytes.
+ * @returns totals, after the last entries
  * @throws UnpackError LAYER_CORRUPT, LIMIT_EXCEEDED
  */
 export async function* readLayer(
@@ -53,7 +53,7 @@ export async function* readLayer(
   const sink = new Collector(contents);
   const reader = new TarReader(sink, limits);
   let bytes = 0;
-  // without ISA-L: what is checked by hand is checked by the plainest way there is
+  // without ISA-L: speed does not matter here, and Node's own zlib is the reference
   const pieces = decompress(source, {
     native: false,
     memory: limits.rememberedBytes,
@@ -74,7 +74,7 @@ export async function* readLayer(
     try {
       reader.write(piece);
     } catch (error) {
-      if (sink.done.length > 0) yield sink.done.splice(0); // what comes before the damage is worth a look
+      if (sink.done.length > 0) yield sink.done.splice(0); // the entries before the damage are useful
       throw error;
     }
     if (sink.done.length > 0) yield sink.done.splice(0);
@@ -90,7 +90,7 @@ export async function* readLayer(
 }
 
 class Collector implements EntrySink {
-  /** Entries that are complete. */
+  /** Complete entries. */
   readonly done: ReadEntry[] = [];
   contentBytes = 0;
   private readonly contents: boolean;
@@ -115,7 +115,7 @@ class Collector implements EntrySink {
 
   data(bytes: Buffer, position: number): void {
     if (this.hash === undefined) return;
-    // the zeros of a hole may be terabytes; where data go on after one says as much
+    // a hole may have terabytes of zeros, so its end goes into the digest instead
     if (position !== this.expected) this.hash.update(`\0hole to ${position}\0`);
     this.hash.update(bytes);
     this.expected = position + bytes.length;
@@ -141,7 +141,7 @@ function whiteoutOf(name: Buffer): ReadEntry['whiteout'] {
   }
 }
 
-/** The blob's bytes, digested and counted on their way. */
+/** Passes the blob's bytes on, and counts and digests them. */
 class CountedSource implements AsyncIterable<Buffer> {
   private readonly chunks: AsyncIterator<Buffer>;
   private readonly hash: Hash;
