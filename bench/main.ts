@@ -6,7 +6,7 @@ import { atExit } from './at-exit.ts';
 import { type Build, build } from './build.ts';
 import { run } from './commands.ts';
 import type { BenchImage, Contents } from './images/bench-image.ts';
-import { Gallery } from './images/image-cache.ts';
+import { ImageCache } from './images/image-cache.ts';
 import { describeMachine } from './machine.ts';
 import { type BenchOptions, parseOptions, USAGE } from './options.ts';
 import { publish } from './report/publish.ts';
@@ -70,7 +70,7 @@ async function setStage(options: BenchOptions): Promise<Stage> {
   const work = await makeWorkFolder(options.folder);
   note(`working in ${work.path} (${work.fileSystem})`);
   const built = await build(packageRoot, (text) => note(`the types are not right, measuring all the same: ${text}`));
-  const gallery = new Gallery({
+  const images = new ImageCache({
     real: options.image,
     cache: join(packageRoot, '.bench', 'images'),
     work: work.path,
@@ -83,7 +83,7 @@ async function setStage(options: BenchOptions): Promise<Stage> {
   await mkdir(folder);
   return {
     build: built,
-    gallery,
+    images,
     quick: options.quick,
     rounds: options.rounds,
     folder,

@@ -1,5 +1,8 @@
 import { readFileSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { type LayerCompression, LayoutWriter, type WrittenLayer } from '../../dev/layout-writer.ts';
+import type { GeneratedLayer } from './generated-layers.ts';
 
 /** An image to unpack: an OCI image layout with one tag, and what its layers hold. */
 export interface BenchImage {
@@ -56,6 +59,25 @@ export function readImage(name: string, folder: string, contents: Contents): Ben
   });
   const blobBytes = layers.reduce((sum, layer) => sum + layer.size, 0);
   return { name, folder, tag: TAG, manifestDigest: found.digest, layers, blobBytes, ...contents };
+}
+
+/** Writes an image of generated layers into a new layout folder. */
+export async function writeImage(
+  name: string,
+  folder: string,
+  layers: Iterable<GeneratedLayer>,
+  compression: LayerCompression,
+): Promise<BenchImage> {
+  await rm(folder, { recursive: true, force: true });
+  const layout = new LayoutWriter(folder);
+  const written: WrittenLayer[] = [];
+  let entries = 0;
+  for (const { title, pieces, entries: count } of layers) {
+    written.push(await layout.writeTar({ title, compression }, pieces));
+    entries += count;
+  }
+  await layout.writeImage(TAG, written);
+  return readImage(name, folder, { tarBytes: written.reduce((sum, layer) => sum + layer.tarSize, 0), entries });
 }
 
 function blobPath(folder: string, digest: string): string {

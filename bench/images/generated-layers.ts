@@ -1,29 +1,35 @@
 import { directory, headerBlock, padded } from '../../test/support/tar.ts';
-import type { MadeUpLayer } from './write-image.ts';
+
+/** A layer whose tar is computed piece by piece, the same bytes in every run. Scenarios make images of them. */
+export interface GeneratedLayer {
+  readonly title: string;
+  readonly pieces: Iterable<Buffer>;
+  readonly entries: number;
+}
 
 const END = Buffer.alloc(1024);
 const FILES_A_DIRECTORY = 100;
 const PIECE = 1 << 20;
 
 /** `count` files of 200 B to 8 KiB that compress as source code does, a hundred a directory. */
-export function smallFiles(count: number): MadeUpLayer {
+export function smallFiles(count: number): GeneratedLayer {
   return files(`${count} small files`, count, (random) => 200 + Math.floor(random() ** 3 * 8000));
 }
 
 /** `count` files of a hundred bytes. */
-export function tinyFiles(count: number): MadeUpLayer {
+export function tinyFiles(count: number): GeneratedLayer {
   return files(`${count} tiny files`, count, () => 100);
 }
 
 /** One file that compresses to about a third. */
-export function oneFile(bytes: number): MadeUpLayer {
+export function oneFile(bytes: number): GeneratedLayer {
   const random = generator(1);
   const pool = textPool(random);
   return single(`one file of ${bytes} bytes`, bytes, () => slice(pool, random, PIECE));
 }
 
 /** One file that does not compress. */
-export function randomFile(bytes: number): MadeUpLayer {
+export function randomFile(bytes: number): GeneratedLayer {
   const random = generator(2);
   return single(`one file of ${bytes} random bytes`, bytes, () => {
     const piece = Buffer.allocUnsafe(PIECE);
@@ -33,12 +39,12 @@ export function randomFile(bytes: number): MadeUpLayer {
 }
 
 /** Layers of one small file each. */
-export function* thinLayers(count: number): Generator<MadeUpLayer> {
+export function* thinLayers(count: number): Generator<GeneratedLayer> {
   for (let index = 0; index < count; index++) {
     const content = Buffer.from(`the file of layer ${index}\n`.repeat(40));
     const head = headerBlock({ name: `srv/layer-${index}.txt`, size: content.length });
-    const bytes = [Buffer.concat([directoryBlock('srv'), head, padded(content), END])];
-    yield { title: `layer ${index}`, entries: 2, bytes };
+    const pieces = [Buffer.concat([directoryBlock('srv'), head, padded(content), END])];
+    yield { title: `layer ${index}`, entries: 2, pieces };
   }
 }
 
@@ -46,12 +52,12 @@ export function* thinLayers(count: number): Generator<MadeUpLayer> {
  * The same file again and again, each time of zeros: a layer as long as one likes that takes no more of the disk than
  * one of its files.
  */
-export function rewrittenFile(times: number, bytes: number): MadeUpLayer {
+export function rewrittenFile(times: number, bytes: number): GeneratedLayer {
   const zeros = Buffer.alloc(PIECE);
   return {
     title: `a file of ${bytes} bytes, written ${times} times`,
     entries: times,
-    bytes: (function* () {
+    pieces: (function* () {
       for (let time = 0; time < times; time++) {
         yield headerBlock({ name: 'again', size: bytes });
         for (let left = bytes; left > 0; left -= PIECE) yield left < PIECE ? padded(zeros.subarray(0, left)) : zeros;
@@ -61,12 +67,12 @@ export function rewrittenFile(times: number, bytes: number): MadeUpLayer {
   };
 }
 
-function files(title: string, count: number, sizeOf: (random: () => number) => number): MadeUpLayer {
+function files(title: string, count: number, sizeOf: (random: () => number) => number): GeneratedLayer {
   const directories = Math.ceil(count / FILES_A_DIRECTORY);
   return {
     title,
     entries: count + directories + 1,
-    bytes: (function* () {
+    pieces: (function* () {
       const random = generator(count);
       const pool = textPool(random);
       yield directoryBlock('srv');
@@ -82,11 +88,11 @@ function files(title: string, count: number, sizeOf: (random: () => number) => n
   };
 }
 
-function single(title: string, bytes: number, next: () => Buffer): MadeUpLayer {
+function single(title: string, bytes: number, next: () => Buffer): GeneratedLayer {
   return {
     title,
     entries: 1,
-    bytes: (function* () {
+    pieces: (function* () {
       yield headerBlock({ name: 'data.bin', size: bytes });
       for (let left = bytes; left > 0; left -= PIECE) {
         const piece = next();

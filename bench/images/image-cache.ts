@@ -1,10 +1,11 @@
 import { cp, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type BenchImage, type Contents, readImage } from './bench-image.ts';
+import type { LayerCompression } from '../../dev/layout-writer.ts';
+import { type BenchImage, type Contents, readImage, writeImage } from './bench-image.ts';
+import type { GeneratedLayer } from './generated-layers.ts';
 import { imageOfThisMachine } from './machine-image.ts';
-import { type LayerCompression, type MadeUpLayer, writeImage } from './write-image.ts';
 
-export interface GalleryOptions {
+export interface ImageCacheOptions {
   /** A folder with the layouts `gzip` and `zstd`, or `undefined`: one of what is on this machine is made. */
   readonly real: string | undefined;
   /** Where made images are kept from run to run. */
@@ -25,11 +26,11 @@ const FULL_LAYER = 400 << 20;
 const QUICK_LAYER = 80 << 20;
 
 /** The images of a run, each made or copied when it is first asked for. */
-export class Gallery {
-  readonly #options: GalleryOptions;
+export class ImageCache {
+  readonly #options: ImageCacheOptions;
   readonly #ready = new Map<string, Promise<BenchImage>>();
 
-  constructor(options: GalleryOptions) {
+  constructor(options: ImageCacheOptions) {
     this.#options = options;
   }
 
@@ -52,7 +53,7 @@ export class Gallery {
   }
 
   /** An image of made-up layers. `name` says all that they depend on. */
-  madeUp(name: string, compression: LayerCompression, layers: () => Iterable<MadeUpLayer>): Promise<BenchImage> {
+  generated(name: string, compression: LayerCompression, layers: () => Iterable<GeneratedLayer>): Promise<BenchImage> {
     const kind = `${name}-${compression}`;
     return this.#once(kind, () =>
       this.#cached(name, kind, (folder) => writeImage(name, folder, layers(), compression)),

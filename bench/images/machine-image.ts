@@ -1,9 +1,8 @@
 import { lstatSync, readdirSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { LayoutWriter } from '../../dev/layout-writer.ts';
+import { type LayerCompression, LayoutWriter } from '../../dev/layout-writer.ts';
 import { type BenchImage, readImage, TAG } from './bench-image.ts';
-import type { LayerCompression } from './write-image.ts';
 
 /**
  * An image out of what is on this machine, for a run without a real one: programs, libraries, the project's own

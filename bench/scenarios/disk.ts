@@ -21,7 +21,7 @@ function diskScenario(durable: boolean): Scenario {
     name,
     minutes: [durable ? 2.5 : 2, 0],
     async run(stage) {
-      const image = await stage.gallery.real('gzip');
+      const image = await stage.images.real('gzip');
       const programs = newestContainerd(stage);
       const place = await folderFor(stage.diskFolder, name);
       const task = async (who: string) => ({ image, folder: await folderFor(place, who) });

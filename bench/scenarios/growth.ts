@@ -23,19 +23,19 @@ const LADDERS: readonly Ladder[] = [
     title: 'entries',
     unit: 'files of 100 bytes',
     steps: [10_000, 100_000, 1_000_000],
-    image: (stage, count) => stage.gallery.madeUp(`tiny-files-${count}`, 'zstd', () => [tinyFiles(count)]),
+    image: (stage, count) => stage.images.generated(`tiny-files-${count}`, 'zstd', () => [tinyFiles(count)]),
   },
   {
     title: 'bytes',
     unit: 'MiB in one file',
     steps: [250, 1000, 4000],
-    image: (stage, count) => stage.gallery.madeUp(`one-file-${count}`, 'zstd', () => [oneFile(count * 2 ** 20)]),
+    image: (stage, count) => stage.images.generated(`one-file-${count}`, 'zstd', () => [oneFile(count * 2 ** 20)]),
   },
   {
     title: 'layers',
     unit: 'layers of one file',
     steps: [1, 16, 128],
-    image: (stage, count) => stage.gallery.madeUp(`thin-layers-${count}`, 'gzip', () => thinLayers(count)),
+    image: (stage, count) => stage.images.generated(`thin-layers-${count}`, 'gzip', () => thinLayers(count)),
   },
 ];
 

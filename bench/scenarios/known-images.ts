@@ -34,7 +34,7 @@ export const knownImagesScenario: Scenario = {
   minutes: [2, 0.5],
   async run(stage) {
     const count = stage.quick ? 2000 : 10_000;
-    const image = await stage.gallery.madeUp(`thin-layers-${LAYERS}`, 'gzip', () => thinLayers(LAYERS));
+    const image = await stage.images.generated(`thin-layers-${LAYERS}`, 'gzip', () => thinLayers(LAYERS));
     const buckets = join(await folderFor(stage.folder, 'bucket'), 'buckets');
     await mkdir(buckets);
     await symlink(image.folder, join(buckets, BUCKET));

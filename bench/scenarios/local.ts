@@ -1,4 +1,4 @@
-import type { LayerCompression } from '../images/write-image.ts';
+import type { LayerCompression } from '../../dev/layout-writer.ts';
 import { containerd } from '../peers/containerd.ts';
 import { nativePipeline } from '../peers/native-pipeline.ts';
 import { podman } from '../peers/podman.ts';
@@ -18,7 +18,7 @@ export function localScenario(compression: LayerCompression): Scenario {
     name: `local-${compression}`,
     minutes: [compression === 'gzip' ? 4 : 3, compression === 'gzip' ? 0.6 : 0],
     async run(stage) {
-      const image = await stage.gallery.real(compression);
+      const image = await stage.images.real(compression);
       const task = async (name: string) => ({ image, folder: await folderFor(stage.folder, name) });
       const result = await race(
         [

@@ -1,5 +1,4 @@
-import { randomFile, rewrittenFile } from '../images/generated-layers.ts';
-import type { MadeUpLayer } from '../images/write-image.ts';
+import { type GeneratedLayer, randomFile, rewrittenFile } from '../images/generated-layers.ts';
 import { unpackd } from '../peers/unpackd.ts';
 import { folderFor, race } from '../race.ts';
 import { memoryBelow, rowOf } from './goals.ts';
@@ -17,11 +16,11 @@ export const memoryScenario: Scenario = {
   name: 'memory',
   minutes: [1.5, 0],
   async run(stage) {
-    const four = await stage.gallery.madeUp('four-random-layers', 'gzip', function* (): Generator<MadeUpLayer> {
+    const four = await stage.images.generated('four-random-layers', 'gzip', function* (): Generator<GeneratedLayer> {
       for (let index = 0; index < 4; index++) yield randomFile((150 + index) << 20);
     });
     const long = (times: number) =>
-      stage.gallery.madeUp(`rewritten-${times}`, 'zstd', () => [rewrittenFile(times, GIGABYTE)]);
+      stage.images.generated(`rewritten-${times}`, 'zstd', () => [rewrittenFile(times, GIGABYTE)]);
     const [short, huge] = [await long(SHORT), await long(LONG)];
     const folder = (name: string) => folderFor(stage.folder, name);
     const names = { four: 'four layers at once', short: `${SHORT} GiB in a layer`, long: `${LONG} GiB in a layer` };

@@ -22,7 +22,7 @@ export const pullScenario: Scenario = {
   name: 'pull',
   minutes: [2.5, 0.5],
   async run(stage) {
-    const image = await stage.gallery.real('gzip');
+    const image = await stage.images.real('gzip');
     const files = await folderFor(stage.folder, 'registry');
     const buckets = join(files, 'buckets');
     const bucket = join(buckets, BUCKET);
@@ -99,7 +99,7 @@ async function containerds(
   registry: ServerProcess | undefined,
   why: string,
   tag: string,
-  task: (name: string) => Promise<{ image: Awaited<ReturnType<Stage['gallery']['real']>>; folder: string }>,
+  task: (name: string) => Promise<{ image: Awaited<ReturnType<Stage['images']['real']>>; folder: string }>,
 ): Promise<Entrant[]> {
   if (registry === undefined) return [absent('containerd', why)];
   const options = { reference: `${registry.address}/${REPOSITORY}:${tag}`, servers: [registry.pid] };

@@ -54,7 +54,7 @@ function bucketScenario({ name, throttle, says, times }: BucketInLife): Scenario
   async function raceFor(stage: Stage): Promise<ScenarioResult> {
     // long enough that neither a process's start nor the first round trips are most of it
     const megabytes = stage.quick ? 240 : 1024;
-    const image = await stage.gallery.madeUp(`random-${megabytes}`, 'zstd', () => [randomFile(megabytes << 20)]);
+    const image = await stage.images.generated(`random-${megabytes}`, 'zstd', () => [randomFile(megabytes << 20)]);
     const buckets = join(await folderFor(stage.folder, 'bucket'), 'buckets');
     await mkdir(buckets);
     await symlink(image.folder, join(buckets, BUCKET));

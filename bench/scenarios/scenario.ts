@@ -1,7 +1,7 @@
 import type { UnpackResult } from '../../src/queue/result.ts';
 import type { Build } from '../build.ts';
 import type { BenchImage } from '../images/bench-image.ts';
-import type { Gallery } from '../images/image-cache.ts';
+import type { ImageCache } from '../images/image-cache.ts';
 import type { RaceOptions, RaceResult } from '../race.ts';
 
 /** One question to the machine. */
@@ -16,7 +16,7 @@ export interface Scenario {
 /** What every scenario is given. */
 export interface Stage {
   readonly build: Build;
-  readonly gallery: Gallery;
+  readonly images: ImageCache;
   readonly quick: boolean;
   readonly rounds: number;
   /** Empty folders: in memory (where the machine lets us), and on a disk. Both are emptied after the scenario. */

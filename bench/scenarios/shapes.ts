@@ -1,5 +1,4 @@
-import { oneFile, smallFiles, thinLayers } from '../images/generated-layers.ts';
-import type { MadeUpLayer } from '../images/write-image.ts';
+import { type GeneratedLayer, oneFile, smallFiles, thinLayers } from '../images/generated-layers.ts';
 import { containerd } from '../peers/containerd.ts';
 import { nativePipeline } from '../peers/native-pipeline.ts';
 import { podman } from '../peers/podman.ts';
@@ -16,7 +15,7 @@ interface Shape {
   readonly minutes: readonly [number, number];
   readonly title: string;
   /** What the image is called, by its contents, and what these are. */
-  readonly image: (quick: boolean) => { readonly name: string; readonly layers: () => Iterable<MadeUpLayer> };
+  readonly image: (quick: boolean) => { readonly name: string; readonly layers: () => Iterable<GeneratedLayer> };
 }
 
 const SHAPES: readonly Shape[] = [
@@ -49,7 +48,7 @@ export const shapeScenarios: readonly Scenario[] = SHAPES.map((shape) => ({
 
 async function runShape(shape: Shape, stage: Stage) {
   const { name, layers } = shape.image(stage.quick);
-  const image = await stage.gallery.madeUp(name, 'gzip', layers);
+  const image = await stage.images.generated(name, 'gzip', layers);
   const task = async (who: string) => ({ image, folder: await folderFor(stage.folder, who) });
   const result = await race(
     [

@@ -1,8 +1,10 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
-import type { Layer } from '../../src/oci/descriptor.ts';
+import { imageConfig, imageManifest, layoutHead } from '../../dev/image-documents.ts';
+import type { Descriptor, Layer } from '../../src/oci/descriptor.ts';
 import { type BlobDigest, type ChainId, chainIds, type DiffId, digestOf, hexOf } from '../../src/oci/digest.ts';
+import { OCI_CONFIG, OCI_MANIFEST } from '../../src/oci/media-type.ts';
 
 export type TestCompression = 'gzip' | 'zstd' | 'none';
 
@@ -12,7 +14,7 @@ const MEDIA_TYPE = {
   zstd: 'application/vnd.oci.image.layer.v1.tar+zstd',
 } as const;
 
-/** A layer and its blob's bytes. */
+/** A layer with the bytes of its blob. */
 export interface TestLayer extends Layer {
   readonly bytes: Buffer;
 }
@@ -28,34 +30,27 @@ export function layerOf(tar: Buffer, compression: TestCompression = 'gzip'): Tes
 
 export interface TestImage {
   readonly layers: readonly TestLayer[];
-  /** Of the top layer; to ask an image without layers for it is a mistake of the test. */
+  /** Of the top layer. @throws Error for an image without layers */
   readonly chainId: ChainId;
   readonly manifestDigest: BlobDigest;
   readonly configDigest: BlobDigest;
   /** Every blob of the image: layers, config, manifest. */
   readonly blobs: ReadonlyMap<BlobDigest, Buffer>;
-  readonly manifest: { readonly mediaType: string; readonly digest: BlobDigest; readonly size: number };
+  readonly manifest: Descriptor;
 }
 
-/** An image of these layers, bottom-most first; nothing is written. `more` is in its manifest besides or instead. */
+/** An image of these layers, bottom first, in memory. `more` adds fields to its manifest, or replaces them. */
 export function imageOf(
   layers: readonly TestLayer[],
   platform = { os: 'linux', architecture: 'amd64' },
   more: Readonly<Record<string, unknown>> = {},
 ): TestImage {
   const diffs = layers.map((layer) => layer.diff.digest);
-  const config = Buffer.from(JSON.stringify({ ...platform, config: {}, rootfs: { type: 'layers', diff_ids: diffs } }));
-  const configDigest = digestOf(config);
-  const manifest = Buffer.from(
-    JSON.stringify({
-      schemaVersion: 2,
-      mediaType: 'application/vnd.oci.image.manifest.v1+json',
-      config: { mediaType: 'application/vnd.oci.image.config.v1+json', digest: configDigest, size: config.length },
-      layers: layers.map((layer) => layer.blob),
-      ...more,
-    }),
-  );
-  const manifestDigest = digestOf(manifest);
+  const configBytes = imageConfig(platform, diffs, { config: {} });
+  const config = { mediaType: OCI_CONFIG, digest: digestOf(configBytes), size: configBytes.length };
+  const blobs = layers.map((layer) => layer.blob);
+  const manifestBytes = imageManifest(config, blobs, more);
+  const manifest = { mediaType: OCI_MANIFEST, digest: digestOf(manifestBytes), size: manifestBytes.length };
   const chainId = chainIds(diffs).at(-1);
   return {
     layers,
@@ -63,29 +58,24 @@ export function imageOf(
       if (chainId === undefined) throw new Error('the image has no layers');
       return chainId;
     },
-    manifestDigest,
-    configDigest,
+    manifestDigest: manifest.digest,
+    configDigest: config.digest,
     blobs: new Map<BlobDigest, Buffer>([
       ...layers.map((layer) => [layer.blob.digest, layer.bytes] as const),
-      [configDigest, config],
-      [manifestDigest, manifest],
+      [config.digest, configBytes],
+      [manifest.digest, manifestBytes],
     ]),
-    manifest: {
-      mediaType: 'application/vnd.oci.image.manifest.v1+json',
-      digest: manifestDigest,
-      size: manifest.length,
-    },
+    manifest,
   };
 }
 
-/** Every file of an OCI image layout (image spec, image-layout.md) with these images under these tags, by its path. */
+/** Every file of an OCI image layout with these images under these tags, by its path. */
 export function layoutFiles(images: Readonly<Record<string, TestImage>>): Map<string, Buffer> {
-  const files = new Map<string, Buffer>([['oci-layout', Buffer.from('{"imageLayoutVersion":"1.0.0"}')]]);
-  const manifests = Object.entries(images).map(([tag, image]) => {
-    for (const [digest, bytes] of image.blobs) files.set(`blobs/sha256/${hexOf(digest)}`, bytes);
-    return { ...image.manifest, annotations: { 'org.opencontainers.image.ref.name': tag } };
-  });
-  files.set('index.json', Buffer.from(JSON.stringify({ schemaVersion: 2, manifests })));
+  const tags = Object.entries(images);
+  const files = layoutHead(tags.map(([tag, { manifest }]) => [tag, manifest]));
+  for (const [, { blobs }] of tags) {
+    for (const [digest, bytes] of blobs) files.set(`blobs/sha256/${hexOf(digest)}`, bytes);
+  }
   return files;
 }
 
