@@ -5,10 +5,16 @@ import { type MinimumSpeed, watchSilence, watchSpeed } from './silence.ts';
 
 const MiB = 1024 * 1024;
 
-/** Connections of one download at most. */
+/** Connections of one download that bring bytes at once, at most. */
 const MOST_CONNECTIONS = 8;
 
-/** Bytes of one ranged request at most: at 60 MB/s its 20 ms to the first byte are then an eighth of its time. */
+/**
+ * Ranges that are asked for beside those, while others are about to end: a connection that asks only then brings nothing
+ * until its answer begins, which is an eighth of its time where that takes 20 ms.
+ */
+const ASKED_EARLY = 2;
+
+/** Bytes of one ranged request at most: eight that arrive, staggered, fit into the window. */
 export const LONGEST_SEGMENT = 8 * MiB;
 const SHORTEST_SEGMENT = MiB;
 
@@ -18,6 +24,11 @@ const SEGMENTS_AHEAD = 6;
 /** Bytes that one download holds at most, and all of a process together. */
 export const WINDOW = SEGMENTS_AHEAD * LONGEST_SEGMENT;
 const ALL_WINDOWS = 4 * WINDOW;
+
+/** How many times as fast bytes could come until a reader has no time to wait any more; 8 at most. Both in milliseconds. */
+function timesFaster(passed: number, waited: number): number {
+  return passed / Math.max(passed - waited, passed / MOST_CONNECTIONS);
+}
 
 /** Bytes that each of so many downloads of a process may hold. */
 export function windowOf(downloads: number): number {
@@ -35,6 +46,10 @@ const TURN = MiB / 2;
 
 /** Milliseconds that are looked at to see whether more connections would help. */
 const LOOK = 8;
+
+/** Shares of its time that the reader may wait: before ranges are tried, which only much is worth, and once they are a gain. */
+const WAITS_ALONE = 1 / 2;
+const WAITS_ENOUGH = 1 / 8;
 
 /** Ranges are asked for where all connections together should bring so many times what one does. */
 const WORTH = 1.3;
@@ -92,8 +107,7 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
   /** No (further) ranges. */
   #single: boolean;
   #connections = 1;
-  /** How many there will be once the range that tries it has shown that they help. */
-  #wanted = 1;
+  /** The range that shows whether more connections help. */
   #tried: Segment | undefined;
   #overtaken = 0;
   /** Segments that are still arriving. */
@@ -225,7 +239,9 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
   }
 
   #askAhead(): void {
-    while (this.#active < this.#connections && !this.#single && !this.#closed && this.#next < this.#end) {
+    const ending = this.#row.reduce((count, segment) => (segment.ending && !segment.ended ? count + 1 : count), 0);
+    const most = this.#connections + Math.min(ending, ASKED_EARLY);
+    while (this.#active < most && !this.#single && !this.#closed && this.#next < this.#end) {
       if (this.#ready >= this.#options.window()) return;
       const from = this.#next;
       const length = this.#nextLength();
@@ -235,6 +251,14 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
     }
   }
 
+  /** Whether all of a range will be there before the answer to another one begins, if both are as fast as it was. */
+  #endsSoon(segment: Segment): boolean {
+    const { answeredAt, received, range, place } = segment;
+    if (answeredAt === undefined || received === 0) return false;
+    const passed = performance.now() - answeredAt;
+    return (range.to - place) * passed <= received * segment.delay;
+  }
+
   /** @returns whether more of the segment may arrive by itself */
   #arrived(segment: Segment, count: number): boolean {
     if (segment.dropped) return false;
@@ -242,11 +266,15 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
     this.#sinceTurn = 0;
     if (count === 0 && segment.latency === undefined) {
       segment.latency = this.#clock() - segment.askedAt;
-      if (segment === this.#tried) this.#judge(segment.latency);
+      if (segment === this.#tried) this.#judge(segment.latency, segment.delay);
       else if (segment !== this.#first) this.#judgeAgain(segment.latency);
     }
     if (segment === this.#first) this.#meetRanges(segment);
     else if (segment.place > segment.range.to) this.#ready -= segment.cut(segment.range.to);
+    else if (!segment.ending && this.#endsSoon(segment)) {
+      segment.ending = true;
+      this.#askAhead();
+    }
     if (this.#row[0] === segment) {
       this.#speed.came(count);
       this.#wake?.();
@@ -323,15 +351,17 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
   }
 
   /** More connections, if a range that was tried had its first byte soon enough. */
-  #judge(latency: number): void {
+  #judge(latency: number, delay: number): void {
     this.#tried = undefined;
     this.#transfer = this.#longest() / this.#speedOfFirst();
-    if ((this.#wanted * this.#transfer) / (latency + this.#transfer) < WORTH) {
+    // so far all has come by the first request, and the reader has waited for more than half of its time
+    const wanted = Math.max(3, Math.ceil(timesFaster(delay, latency)));
+    if ((wanted * this.#transfer) / (latency + this.#transfer) < WORTH) {
       this.#dropRanges();
       this.#options.onNoGain?.();
       return;
     }
-    this.#connections = this.#wanted;
+    this.#connections = wanted;
     this.#askAhead();
     this.#awaited = this.#row.at(-1);
   }
@@ -369,18 +399,20 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
     return Math.min(Math.ceil(growing / PIECE) * PIECE, this.#end - this.#next);
   }
 
-  /** More connections: as many times as what passed is longer than the reader's work, where it waits more than it works. */
+  /** More connections: as many times as what passed is longer than the reader's work, where it waits for too much of it. */
   #look(): void {
     const now = performance.now();
     const passed = now - this.#lookedAt;
     if (passed < LOOK) return;
-    const worked = Math.max(passed - this.#waited, LOOK / MOST_CONNECTIONS);
+    const mayWait = this.#connections === 1 ? WAITS_ALONE : WAITS_ENOUGH;
     const mayGrow = !this.#single && this.#connections < MOST_CONNECTIONS && this.#awaited?.settled !== false;
-    if (this.#waited > worked && mayGrow) {
-      const wanted = Math.min(MOST_CONNECTIONS, Math.ceil((this.#connections * passed) / worked));
-      if (this.#connections === 1 && this.#first !== undefined) this.#try(this.#first, wanted);
+    if (this.#waited > mayWait * passed && mayGrow) {
+      if (this.#connections === 1 && this.#first !== undefined) this.#try(this.#first);
       else {
-        this.#connections = wanted;
+        this.#connections = Math.min(
+          MOST_CONNECTIONS,
+          Math.ceil(this.#connections * timesFaster(passed, this.#waited)),
+        );
         this.#askAhead();
         this.#awaited = this.#row.at(-1);
       }
@@ -389,13 +421,12 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
   }
 
   /** Asks for one range, so far ahead that its answer should come before the first request is there. */
-  #try(first: Segment, wanted: number): void {
+  #try(first: Segment): void {
     const latency = first.latency ?? 0;
     const ahead = Math.max(SHORTEST_SEGMENT, 2 * latency * this.#speedOfFirst()) * 4 ** this.#overtaken;
     const from = Math.ceil((first.place + ahead) / PIECE) * PIECE;
     if (from + SHORTEST_SEGMENT > this.#end) return;
     this.#next = from;
-    this.#wanted = wanted;
     this.#connections = 2;
     this.#askAhead();
     this.#tried = this.#row.at(-1);

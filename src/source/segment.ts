@@ -36,6 +36,10 @@ export class Segment {
   askedAt = 0;
   latency: number | undefined;
   transfer: SegmentTransfer | undefined;
+  /** Milliseconds from when it was asked for until its answer began, by `performance.now()`. */
+  delay = 0;
+  /** The reader has asked for another range because this one is about to end. */
+  ending = false;
   /** When its answer began, by `performance.now()`; `undefined` before. */
   answeredAt: number | undefined;
   ended = false;
@@ -48,6 +52,7 @@ export class Segment {
   /** Nobody wants it any more. */
   dropped = false;
   #range: Range;
+  readonly #madeAt = performance.now();
   readonly #memory: SpareBuffers;
   readonly #reader: SegmentReader;
   readonly #pieces: Piece[] = [];
@@ -80,6 +85,7 @@ export class Segment {
   answer(from = this.#range.from): void {
     this.#range = { from, to: this.#range.to };
     this.answeredAt = performance.now();
+    this.delay = this.answeredAt - this.#madeAt;
     this.#reader.arrived(0);
   }
 

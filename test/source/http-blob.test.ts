@@ -318,7 +318,8 @@ describe('a large blob', () => {
     server.pause = 4;
     assert.ok((await collect(spec, content)).equals(content));
     whole(server.ranges);
-    assert.equal(server.mostAtOnce, 8);
+    // two are asked for early, and may be there before others have ended
+    assert.ok(server.mostAtOnce >= 8 && server.mostAtOnce <= 8 + 2, `${server.mostAtOnce} at once`);
     assert.equal(server.headers[0]?.['if-match'], undefined);
     for (const { 'if-match': etag } of server.headers.slice(1)) assert.notEqual(etag, undefined);
   });
