@@ -14,7 +14,11 @@ export interface NativeStatus {
 }
 
 /** The native code; a parameter, so that a test can pass code that is broken. */
-const NATIVE = { openssl: OPENSSL, isal: ISAL, zstd: ZSTD };
+const NATIVE: Readonly<Record<'openssl' | 'isal' | 'zstd', Pick<NativeCode<unknown>, 'problem'>>> = {
+  openssl: OPENSSL,
+  isal: ISAL,
+  zstd: ZSTD,
+};
 
 /**
  * The state of all native code. Code that has not been used yet is looked up and tested now.
@@ -34,7 +38,7 @@ export function nativeWarnings(statuses: readonly NativeStatus[]): string[] {
   );
 }
 
-function gzip(isal: Pick<typeof ISAL, 'problem'>): NativeStatus {
+function gzip(isal: Pick<NativeCode<unknown>, 'problem'>): NativeStatus {
   if (isal.problem?.kind === 'missing') {
     return { work: 'gzip', uses: 'node:zlib', why: 'the optional package libisal2 makes it twice as fast' };
   }
