@@ -32,6 +32,7 @@ describe('the demo', () => {
     assert.match(stdout, /4 of 4 layers were there/);
     assert.match(stdout, /\[BLOB_DIGEST_MISMATCH\] layer 5 of 5/);
     assert.doesNotMatch(stdout, /FAIL/);
+    assert.equal(withoutFigures(stdout), withoutFigures(demoOfReadme()), 'README.md shows this output');
     assertNothingLeft();
   });
 
@@ -99,4 +100,21 @@ function environmentOf(pid: string): string {
   } catch {
     return ''; // it has ended, or is somebody else's
   }
+}
+
+/** The complete output of a run, as README.md shows it. */
+function demoOfReadme(): string {
+  const readme = readFileSync(join(import.meta.dirname, '../../README.md'), 'utf8');
+  return /^```text\n(1 [\s\S]*?)^```/m.exec(readme)?.[1] ?? '';
+}
+
+/** The words of an output, without what differs from run to run: times, sizes, digests, folders, ports. */
+function withoutFigures(output: string): string {
+  return output
+    .replace(/\S*unpackd-demo-\w+/g, 'FOLDER')
+    .replace(/sha256:[0-9a-f]+/g, 'DIGEST')
+    .replace(/linux\/\w+/g, 'linux/ARCHITECTURE')
+    .replace(/[\d.,]+( ?([KM]iB|B|ms|s)\b)?/g, 'N')
+    .replace(/ +/g, ' ')
+    .trim();
 }
