@@ -1,16 +1,12 @@
 import { resolve } from 'node:path';
 import * as z from 'zod';
 import { readRedisUrl } from './redis-address.ts';
+import { parseBytes, parseDuration } from './units.ts';
 
 /**
  * The kinds of values that settings have, each with the one sentence that says what to write. Every number has bounds:
  * what a timer, a counter or a machine cannot hold is refused, and not cut off or turned into something else.
  */
-
-/** Whole text of a size: the suffixes are powers of 1024, with or without the `i`. */
-const BYTES = /^(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?$/i;
-const DURATION = /^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)$/;
-const MILLISECONDS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
 
 /** A size between two others, as they are written; in bytes. */
 export function bytes(least: string, most: string) {
@@ -96,14 +92,4 @@ function number(parse: (text: string) => number, least: number, most: number, se
     context.addIssue({ code: 'custom', message: sentence });
     return z.NEVER;
   });
-}
-
-function parseBytes(text: string): number {
-  const [, number, unit = ''] = BYTES.exec(text) ?? [];
-  return Math.round(Number(number) * 1024 ** ' KMGT'.indexOf(unit.toUpperCase() || ' '));
-}
-
-function parseDuration(text: string): number {
-  const [, number, unit = 'ms'] = DURATION.exec(text) ?? [];
-  return Math.round(Number(number) * (MILLISECONDS[unit] ?? 1));
 }

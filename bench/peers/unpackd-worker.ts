@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { startRedis } from '../../dev/redis-server.ts';
 import { startWorker } from '../../dev/worker-process.ts';
 import { type Config, loadConfig } from '../../src/config.ts';
-import type { Payload } from '../../src/queue/payload.ts';
+import type { Payload } from '../../src/queue/payload-schema.ts';
 import { UnpackQueue } from '../../src/queue/producer.ts';
 import type { UnpackResult } from '../../src/queue/result.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';

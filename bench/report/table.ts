@@ -1,4 +1,4 @@
-import { bytesText } from '../../src/queue/text.ts';
+import { bytesText } from '../../src/units.ts';
 import type { Row } from '../race.ts';
 import type { ScenarioResult, Work } from '../scenarios/scenario.ts';
 import { median, medianRatio } from '../statistics.ts';

@@ -1,7 +1,7 @@
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { timelineSvg } from '../../src/cli/timeline-svg.ts';
-import { bytesText } from '../../src/queue/text.ts';
+import { timelineSvg } from '../../src/cli/timeline.ts';
+import { bytesText } from '../../src/units.ts';
 import type { Machine } from '../machine.ts';
 import type { ScenarioResult } from '../scenarios/scenario.ts';
 import { growthPlot, racePlot } from './plot.ts';

@@ -6,7 +6,7 @@ import { Queue } from 'bullmq';
 import { type LocalRedis, startRedis } from '../../dev/redis-server.ts';
 import { startWorker } from '../../dev/worker-process.ts';
 import { loadConfig } from '../../src/config.ts';
-import type { Payload } from '../../src/queue/payload.ts';
+import type { Payload } from '../../src/queue/payload-schema.ts';
 import { UnpackQueue } from '../../src/queue/producer.ts';
 import type { UnpackResult } from '../../src/queue/result.ts';
 import type { BenchImage } from '../images/bench-image.ts';

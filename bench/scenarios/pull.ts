@@ -1,7 +1,7 @@
 import { mkdir } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
-import type { Payload } from '../../src/queue/payload.ts';
+import type { Payload } from '../../src/queue/payload-schema.ts';
 import type { UnpackResult } from '../../src/queue/result.ts';
 import { REPOSITORY, writeRegistryFiles } from '../images/registry-files.ts';
 import { containerdPull, unpacksInParallel } from '../peers/containerd.ts';

@@ -1,9 +1,9 @@
 import { BullMQAdapter } from '@bull-board/api/bullMQAdapter';
 import { Job, type Queue } from 'bullmq';
-import { imageOf } from '../queue/parse.ts';
+import { unreadableJob } from '../queue/errors.ts';
+import { imageOf } from '../queue/parse-payload.ts';
 import { type Progress, readProgress } from '../queue/progress-schema.ts';
 import { quietLog, quietProgress } from '../queue/quiet-job.ts';
-import { unreadableJob } from '../queue/read-result.ts';
 import { schemaFiles } from '../queue/schemas.ts';
 
 /**

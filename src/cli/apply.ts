@@ -7,14 +7,13 @@ import { measure } from '../queue/progress.ts';
 import { resultOf } from '../queue/result.ts';
 import type { ApplyThread } from '../rootfs/apply-thread.ts';
 import type { SourceSpec } from '../source/blob-source.ts';
-import type { Cli } from './context.ts';
 import { type ImageOptions, parseImageArgument, payloadOf, requestOf, takesImageOptions } from './image-argument.ts';
-import { LiveRegion } from './live-region.ts';
+import { progressLines, resultLines } from './job-view.ts';
 import { requireLayout } from './local-image.ts';
-import { progressLines } from './progress-view.ts';
-import { resultLines } from './result-view.ts';
+import type { Cli } from './output.ts';
+import { LiveRegion } from './output.ts';
 import { APPLY_SETTINGS, configOf, S3_SETTINGS, STORE_SETTINGS, takesSettings } from './settings.ts';
-import { checkTimelineName, type TimelineOption, takesTimeline, writeTimeline } from './timeline-file.ts';
+import { checkTimelineName, type TimelineOption, takesTimeline, writeTimeline } from './timeline.ts';
 
 const REDRAW = 100;
 
@@ -106,7 +105,7 @@ interface LocalJob {
 async function jobOf(argument: string, options: ImageOptions, config: Config): Promise<LocalJob> {
   const { place, target } = parseImageArgument(argument);
   if (place.kind === 's3') {
-    const { parsePayload } = await import('../queue/parse.ts');
+    const { parsePayload } = await import('../queue/parse-payload.ts');
     // by the same way as a job's payload, so that both mean the same; UNPACK_BUCKETS limits jobs, not the person here
     return parsePayload(payloadOf(argument, options), { connection: s3Connection(config), buckets: [] });
   }

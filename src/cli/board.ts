@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { Command } from 'commander';
-import type { Cli } from './context.ts';
+import type { Cli } from './output.ts';
 import { configOf, LOG_SETTINGS, QUEUE_SETTINGS, takesSettings } from './settings.ts';
 
 const EXAMPLES = `

@@ -1,5 +1,5 @@
 import { Command } from 'commander';
-import type { Cli } from './context.ts';
+import type { Cli } from './output.ts';
 import { configOf, QUEUE_SETTINGS, takesSettings } from './settings.ts';
 
 /** `unpackd cancel`. */

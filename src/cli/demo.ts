@@ -1,8 +1,8 @@
 import { join } from 'node:path';
 import { Command } from 'commander';
-import type { Cli } from './context.ts';
 import { CliError } from './failure.ts';
-import { built, packageRoot } from './package-root.ts';
+import type { Cli } from './output.ts';
+import { built, packageRoot } from './package.ts';
 
 const HELP = `
 It runs in a checkout of the project only: the package does not contain it. Everything is in a temporary folder and

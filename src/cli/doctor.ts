@@ -1,9 +1,8 @@
 import { Command } from 'commander';
 import { s3Connection } from '../config.ts';
 import type { Check } from '../doctor/check.ts';
-import type { Cli } from './context.ts';
 import { EXIT_FAILED } from './failure.ts';
-import type { Output } from './output.ts';
+import type { Cli, Output } from './output.ts';
 import { configOf, S3_SETTINGS, STORE_SETTINGS, takesSettings } from './settings.ts';
 
 /** `unpackd doctor`. */

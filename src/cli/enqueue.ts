@@ -2,10 +2,10 @@ import { readFile, stat } from 'node:fs/promises';
 import { addAbortSignal } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { Command, InvalidArgumentError } from 'commander';
-import type { Payload } from '../queue/payload.ts';
-import type { Cli } from './context.ts';
+import type { Payload } from '../queue/payload-schema.ts';
 import { CliError } from './failure.ts';
 import { type ImageOptions, payloadOf, takesImageOptions } from './image-argument.ts';
+import type { Cli } from './output.ts';
 import { configOf, QUEUE_SETTINGS, takesSettings } from './settings.ts';
 
 const EXAMPLES = `
@@ -76,7 +76,7 @@ async function readPayload(
   if ((argument === undefined) === (file === undefined)) {
     throw new CliError('USAGE', 'say what to unpack: either IMAGE, as in s3://BUCKET/PREFIX:TAG, or --payload FILE');
   }
-  const { checkPayload } = await import('../queue/parse.ts');
+  const { checkPayload } = await import('../queue/parse-payload.ts');
   if (file === undefined) return checkPayload(payloadOf(argument ?? '', options));
   const name = file === '-' ? 'stdin' : file;
   // one that nobody writes to would be waited for without end, and no interrupt ends that; what a shell passes has a writer

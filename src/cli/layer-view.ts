@@ -1,7 +1,7 @@
 import type { EntryType } from '../archive/entry.ts';
 import { escaped, modeText, timeText } from '../layer/entry-fields.ts';
 import type { LayerTotals, ReadEntry } from '../layer/read-layer.ts';
-import { bytesText } from '../queue/text.ts';
+import { bytesText } from '../units.ts';
 
 const LETTERS = {
   file: '-',

@@ -4,10 +4,10 @@ import { layerLimits } from '../config.ts';
 import type { EntryPair } from '../layer/compare-layers.ts';
 import { changedFields, entryFields, escaped, fieldText } from '../layer/entry-fields.ts';
 import { type LayerTotals, type ReadEntry, readLayer } from '../layer/read-layer.ts';
-import type { Cli } from './context.ts';
 import { EXIT_FAILED, EXIT_USAGE, explain } from './failure.ts';
 import { type LayerFile, openLayer, parseLayerArgument, verifyLayer } from './layer-argument.ts';
 import { countKinds, entryLines, totalsLines } from './layer-view.ts';
+import type { Cli } from './output.ts';
 import { configOf, takesSettings } from './settings.ts';
 
 const LIMIT_SETTINGS = ['UNPACK_MAX_LAYER_BYTES', 'UNPACK_MAX_LAYER_ENTRIES', 'UNPACK_MAX_ENTRY_METADATA'] as const;

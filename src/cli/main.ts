@@ -4,8 +4,8 @@ import { format } from 'node:util';
 import { Command, CommanderError } from 'commander';
 import { UnpackError } from '../errors.ts';
 import { maskSecrets } from '../secrets.ts';
-import type { Cli } from './context.ts';
 import { CliError, explain } from './failure.ts';
+import type { Cli } from './output.ts';
 import { Output } from './output.ts';
 
 interface Entry {
@@ -157,7 +157,7 @@ async function main(): Promise<number> {
 }
 
 async function build(cli: Cli): Promise<Command> {
-  const { version } = await import('./version.ts');
+  const { version } = await import('./package.ts');
   const program = new Command('unpackd')
     .description('Unpacks container images from S3 into a local snapshot store, job by job.')
     .usage('COMMAND [options]')

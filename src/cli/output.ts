@@ -59,3 +59,65 @@ function taken(stream: NodeJS.WriteStream, signal: AbortSignal): Promise<void> |
     stream.write('', done); // called after all before it, or when that has failed
   });
 }
+
+/** What every command is given by `main`. */
+export interface Cli {
+  /** Aborted by SIGINT and SIGTERM; a command then cleans up and lets the abort's reason through. */
+  readonly signal: AbortSignal;
+  readonly out: Output;
+}
+
+/**
+ * Lines at the bottom of a terminal that are drawn over, on stderr. Where nobody watches, nothing is drawn.
+ */
+export class LiveRegion {
+  readonly #live: boolean;
+  #height = 0;
+
+  constructor(live: boolean) {
+    this.#live = live;
+  }
+
+  draw(lines: readonly string[]): void {
+    if (!this.#live) return;
+    const width = process.stderr.columns || 80;
+    // a wrapped line would make the count of lines to go up wrong
+    const height = Math.max(1, (process.stderr.rows || 24) - 1);
+    const shown = lines.slice(0, height).map((line) => (line.length < width ? line : `${line.slice(0, width - 2)}…`));
+    process.stderr.write(`${this.#up()}${shown.map((line) => `${line}\u001b[K\n`).join('')}\u001b[J`);
+    this.#height = shown.length;
+  }
+
+  /** Removes what was drawn, so that a result may take its place. */
+  clear(): void {
+    if (!this.#live || this.#height === 0) return;
+    process.stderr.write(`${this.#up()}\u001b[J`);
+    this.#height = 0;
+  }
+
+  #up(): string {
+    return this.#height === 0 ? '' : `\r\u001b[${this.#height}A`;
+  }
+}
+
+export type Cell = string | number;
+
+/** Rows under their titles; the columns named in `right` are aligned there. */
+export function columns(
+  titles: readonly string[],
+  rows: readonly (readonly Cell[])[],
+  right: readonly string[] = [],
+): string[] {
+  const lines = [titles, ...rows];
+  const widths = titles.map((_, column) => Math.max(...lines.map((line) => String(line[column] ?? '').length)));
+  return lines.map((line) =>
+    titles
+      .map((title, column) => {
+        const text = String(line[column] ?? '');
+        const width = widths[column] ?? 0;
+        return right.includes(title) ? text.padStart(width) : text.padEnd(width);
+      })
+      .join('  ')
+      .trimEnd(),
+  );
+}

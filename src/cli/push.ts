@@ -4,13 +4,13 @@ import { s3Connection } from '../config.ts';
 import { shortDigest } from '../oci/digest.ts';
 import { type Platform, parsePlatform } from '../oci/platform.ts';
 import { listed } from '../oci/similar-names.ts';
-import { bytesText, durationText } from '../queue/text.ts';
 import type { BucketLayout } from '../source/s3.ts';
-import type { Cli } from './context.ts';
+import { bytesText, durationText } from '../units.ts';
 import { CliError } from './failure.ts';
 import { layoutOption, parseImageArgument, platformsOf } from './image-argument.ts';
-import { LiveRegion } from './live-region.ts';
 import { registryAdvice } from './local-image.ts';
+import type { Cli } from './output.ts';
+import { LiveRegion } from './output.ts';
 import { configOf, S3_SETTINGS, takesSettings } from './settings.ts';
 
 const EXAMPLES = `

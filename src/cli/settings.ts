@@ -9,9 +9,9 @@ import {
   shownValue,
 } from '../config.ts';
 import { readRedisUrl } from '../redis-address.ts';
-import type { Cli } from './context.ts';
 import { CliError } from './failure.ts';
-import { type Cell, columns } from './table.ts';
+import type { Cli } from './output.ts';
+import { type Cell, columns } from './output.ts';
 
 /** Which settings a command takes; every one is a flag too, except those that must not be seen in a process list. */
 export const QUEUE_SETTINGS = [

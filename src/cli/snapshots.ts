@@ -1,6 +1,5 @@
 import { resolve } from 'node:path';
 import { Command, Option } from 'commander';
-import { bytesText } from '../queue/text.ts';
 import {
   isSnapshotError,
   type SnapshotFilter,
@@ -9,11 +8,12 @@ import {
   type Snapshotter,
   type Usage,
 } from '../snapshots/snapshotter.ts';
-import type { Cli } from './context.ts';
+import { bytesText } from '../units.ts';
 import { CliError } from './failure.ts';
+import type { Cli } from './output.ts';
+import { type Cell, columns } from './output.ts';
 import { configOf, STORE_SETTINGS, takesSettings } from './settings.ts';
 import { describe, mountAt, unmountAt } from './snapshot-mount.ts';
-import { type Cell, columns } from './table.ts';
 
 const EXAMPLES = `
 A committed snapshot is named by its chain ID; the beginning of a key will do where only one begins so.

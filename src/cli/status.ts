@@ -2,12 +2,11 @@ import { Command } from 'commander';
 import { UnreadableJobError } from '../queue/errors.ts';
 import type { JobStatus } from '../queue/job-status.ts';
 import type { UnpackResult } from '../queue/result.ts';
-import type { Cli } from './context.ts';
 import { CliError } from './failure.ts';
-import { progressLines } from './progress-view.ts';
-import { resultLines } from './result-view.ts';
+import { progressLines, resultLines } from './job-view.ts';
+import type { Cli } from './output.ts';
 import { configOf, QUEUE_SETTINGS, takesSettings } from './settings.ts';
-import { checkTimelineName, type TimelineOption, takesTimeline, writeTimeline } from './timeline-file.ts';
+import { checkTimelineName, type TimelineOption, takesTimeline, writeTimeline } from './timeline.ts';
 
 const EXAMPLES = `
 Examples:

@@ -1,10 +1,9 @@
 import type { UnpackQueue } from '../queue/producer.ts';
 import type { UnpackResult } from '../queue/result.ts';
-import type { Cli } from './context.ts';
 import { EXIT_FAILED, explain } from './failure.ts';
-import { LiveRegion } from './live-region.ts';
-import { progressLines } from './progress-view.ts';
-import { resultLines } from './result-view.ts';
+import { progressLines, resultLines } from './job-view.ts';
+import type { Cli } from './output.ts';
+import { LiveRegion } from './output.ts';
 
 /**
  * Follows a job to its end: live on a terminal, in silence elsewhere, and then its result or why it failed. An interrupt

@@ -1,6 +1,6 @@
 import { Command } from 'commander';
 import type { SettingName } from '../config.ts';
-import type { Cli } from './context.ts';
+import type { Cli } from './output.ts';
 import {
   APPLY_SETTINGS,
   configOf,

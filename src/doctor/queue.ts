@@ -1,6 +1,6 @@
 import { Queue } from 'bullmq';
 import { impatientConnection, type QueueSettings, type RedisSettings } from '../queue/connection.ts';
-import { durationText } from '../queue/text.ts';
+import { durationText } from '../units.ts';
 import { type Check, fail, ok, reason, warn } from './check.ts';
 
 const TIMEOUT = 3000;

@@ -3,13 +3,13 @@ import { mkdir, mkdtemp, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { errnoOf, HOST_ERRNO, MAKE_ROOM } from '../errno.ts';
-import { bytesText } from '../queue/text.ts';
 import { requireExactCopier } from '../snapshots/copy-tree.ts';
 import type { Ownership, Snapshotter } from '../snapshots/snapshotter.ts';
 import { type FileSystemFacts, fileSystemFacts, overlayFacts } from '../system/filesystem.ts';
 import { privileges } from '../system/privileges.ts';
 import { removeTree } from '../system/remove-tree.ts';
 import { type Space, spaceOf } from '../system/space.ts';
+import { bytesText } from '../units.ts';
 import { type Check, fail, ok, reason, warn } from './check.ts';
 
 const GIB = 1024 ** 3;

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
-import { trimSlashes } from './parse.ts';
-import type { Payload } from './payload.ts';
+import { trimSlashes } from './parse-payload.ts';
+import type { Payload } from './payload-schema.ts';
 
 /**
  * The text that stands for what a job unpacks: lines joined by "\n", no newline at the end. docs/producers.md

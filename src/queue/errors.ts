@@ -29,3 +29,8 @@ export class UnreadableJobError extends Error {
 export class WaitTimeoutError extends Error {
   override readonly name = 'WaitTimeoutError';
 }
+
+/** What there is to say of a job whose fields are not JSON. They are not quoted: nobody knows what they hold. */
+export function unreadableJob(jobId: string): string {
+  return `what Redis holds of job ${jobId} is not what BullMQ writes: remove the job, and add it again if it is wanted`;
+}

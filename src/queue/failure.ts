@@ -43,16 +43,6 @@ export interface AttemptContext {
   readonly attempts: number;
 }
 
-/**
- * Whether another attempt can help: never, always, or, for damaged downloads, when no earlier attempt ended in one
- * (FAILURE_CODES has the rule of each code).
- */
-export function isRetryable(code: FailureCode, earlier: readonly Failure[]): boolean {
-  const rule = FAILURE_CODES[code];
-  if (rule === 'once') return !earlier.some((failure) => FAILURE_CODES[failure.code] === 'once');
-  return rule === 'always';
-}
-
 export function failureOf(error: UnpackError, context: AttemptContext, retryable: boolean): Failure {
   const { layerIndex, layerCount, digest, expected, actual, chainId } = error.details;
   return {

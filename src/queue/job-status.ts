@@ -1,11 +1,11 @@
 import type { Job } from 'bullmq';
 import type { UnpackError } from '../errors.ts';
 import { errorFromReason, errorOf, type Failure } from './failure.ts';
-import { imageOf } from './parse.ts';
+import { imageOf } from './parse-payload.ts';
 import { type Progress, readProgress } from './progress-schema.ts';
 import { quietProgress } from './quiet-job.ts';
-import { readResult } from './read-result.ts';
 import type { UnpackResult } from './result.ts';
+import { readResult } from './result-schema.ts';
 
 export const JOB_STATES = ['waiting', 'prioritized', 'delayed', 'active', 'completed', 'failed'] as const;
 export type JobState = (typeof JOB_STATES)[number];

@@ -3,25 +3,32 @@ import type { Config } from '../config.ts';
 import { abortError, throwIfAborted, toUnpackError, UnpackError } from '../errors.ts';
 import type { StoreKeeper, Unpacker } from '../image/unpack.ts';
 import type { LockWait } from '../rootfs/lock-waits.ts';
-import { type RetrySettings, settleAttempts } from './attempts.ts';
+import { durationText } from '../units.ts';
 import type { CancelFlags } from './cancel-flags.ts';
 import { cancelledError } from './cancellation.ts';
-import { failedReason, failureOf, isRetryable } from './failure.ts';
+import { failedReason, failureOf } from './failure.ts';
+import { type JobRun, LockLostError, type RunningJobs } from './job-runs.ts';
 import type { Logger } from './log.ts';
-import { completedSentence, failedLevel, failedSentence, resolvedSentence, thrownFor } from './outcome.ts';
+import {
+  isSameWait,
+  layerOf,
+  nextWait,
+  startOf,
+  waitedBefore,
+  waitedSentence,
+  waitingSentence,
+} from './parked-attempt.ts';
 import { HeldElsewhere, nextPlace, type ParkedJobs } from './parked-jobs.ts';
-import { imageOf, payloadParser, type SourcePolicy } from './parse.ts';
+import { imageOf, payloadParser, type SourcePolicy } from './parse-payload.ts';
 import { appliedBefore } from './progress.ts';
 import { type AppliedLayer, type Progress, readProgress, type WaitingFor } from './progress-schema.ts';
 import { quietSentence } from './quiet-job.ts';
 import { type Looking, QUIET, quietProcessor } from './quiet-processor.ts';
-import { JobReporter } from './reporter.ts';
+import { completedSentence, failedLevel, failedSentence, JobReporter, resolvedSentence } from './reporter.ts';
 import { resultOf, type UnpackResult, type WorkerFacts } from './result.ts';
-import { type JobRun, LockLostError, type RunningJobs } from './running-jobs.ts';
+import { isRetryable, type RetrySettings, settleAttempts, thrownFor } from './retries.ts';
 import type { StoreGuard } from './store-guard.ts';
-import { durationText } from './text.ts';
-import { after } from './timer.ts';
-import { isSameWait, layerOf, nextWait, startOf, waitedBefore, waitedSentence, waitingSentence } from './waiting.ts';
+import { after, unwinding } from './time-limit.ts';
 
 export type ProcessorSettings = RetrySettings & Pick<Config, 'UNPACK_JOB' | 'UNPACK_JOB_TIMEOUT'>;
 
@@ -45,8 +52,6 @@ export interface ProcessorOptions {
 export const MAX_STALLS = 5;
 /** How often a job goes back uncounted because the store could not be written: then it may be what breaks the disk. */
 const MAX_STORE_FAULTS = 3;
-/** Milliseconds that aborted work gets to unwind before its job is given up anyway. */
-const UNWIND_LIMIT = 30_000;
 const LOG_LINES_KEPT = 1000;
 
 const NOT_WRITTEN = 'the progress of a job could not be written';
@@ -308,23 +313,4 @@ function blamesStore({ code }: UnpackError): boolean {
 
 function isLost(signal: AbortSignal): boolean {
   return signal.aborted && signal.reason instanceof LockLostError;
-}
-
-/** What the work comes to, or the abort's reason when the work has not ended 30 s after it was asked to. */
-async function unwinding<T>(signal: AbortSignal, work: Promise<T>): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
-  let onAbort = () => {};
-  const tooLate = new Promise<never>((_, reject) => {
-    onAbort = () => {
-      timer = setTimeout(() => reject(abortError(signal)), UNWIND_LIMIT);
-    };
-    if (signal.aborted) onAbort();
-    else signal.addEventListener('abort', onAbort, { once: true });
-  });
-  try {
-    return await Promise.race([work, tooLate]);
-  } finally {
-    clearTimeout(timer);
-    signal.removeEventListener('abort', onAbort);
-  }
 }

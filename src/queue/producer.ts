@@ -5,16 +5,15 @@ import type { Redis } from 'ioredis';
 import { CANCEL_FLAG_LIFE, cancelChannel, cancelKey, DEFAULT_CANCEL_REASON } from './cancellation.ts';
 import { impatientConnection, type QueueSettings } from './connection.ts';
 import { deduplicationId } from './deduplication.ts';
-import { JobNotFoundError, QueueUnavailableError, UnreadableJobError } from './errors.ts';
+import { JobNotFoundError, QueueUnavailableError, UnreadableJobError, unreadableJob } from './errors.ts';
 import { JOB_STATES, type JobState, type JobStatus, statusOf } from './job-status.ts';
+import { JobWaiter, type WaitOptions } from './job-waiter.ts';
 import { unavailable } from './outages.ts';
-import { checkPayload } from './parse.ts';
-import type { Payload } from './payload.ts';
-import { unreadableJob } from './read-result.ts';
+import { checkPayload } from './parse-payload.ts';
+import type { Payload } from './payload-schema.ts';
 import { probeRedis } from './redis-probe.ts';
 import { redisTrouble, whyNotReady } from './redis-trouble.ts';
 import type { UnpackResult } from './result.ts';
-import { JobWaiter, type WaitOptions } from './wait.ts';
 
 export interface AddOptions {
   /** 1 comes first, 2 097 151 last; a job without comes before all that have one. */

@@ -1,7 +1,7 @@
 import { shortDigest } from '../oci/digest.ts';
+import { bytesText, count, durationText } from '../units.ts';
 import type { Progress } from './progress.ts';
 import { resultSchema, type UnpackResult } from './result-schema.ts';
-import { bytesText, count, durationText } from './text.ts';
 
 /**
  * A job whose image is there ends within a millisecond, and writes nothing into Redis but its result: log and progress

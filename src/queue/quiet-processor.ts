@@ -1,11 +1,11 @@
 import type { Job } from 'bullmq';
 import type { Lookup, UnpackedImage, Unpacker } from '../image/unpack.ts';
 import type { CancelFlags } from './cancel-flags.ts';
+import type { RunningJobs } from './job-runs.ts';
 import type { Logger } from './log.ts';
-import { imageOf, type ParsedJob } from './parse.ts';
+import { imageOf, type ParsedJob } from './parse-payload.ts';
 import { quietSentence } from './quiet-job.ts';
 import { imageResults, type UnpackResult, type WorkerFacts, warningsOf } from './result.ts';
-import type { RunningJobs } from './running-jobs.ts';
 
 /** Milliseconds that a job may look for its image before it shows: as long as between two writes of its progress. */
 export const QUIET = 250;

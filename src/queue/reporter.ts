@@ -1,9 +1,12 @@
 import type { Job } from 'bullmq';
 import type { ImageState } from '../image/progress.ts';
-import type { Failure } from './failure.ts';
+import { shortDigest } from '../oci/digest.ts';
+import { bytesText, count, durationText } from '../units.ts';
+import { type Failure, failedReason } from './failure.ts';
 import type { Logger } from './log.ts';
 import { type AppliedLayer, measure, type Progress, type WaitingFor, withApplied, withFailure } from './progress.ts';
 import { redisTrouble } from './redis-trouble.ts';
+import type { UnpackResult } from './result-schema.ts';
 
 /** Milliseconds between two writes of a job's progress. */
 const INTERVAL = 250;
@@ -172,4 +175,29 @@ export class JobReporter {
     if (redisTrouble(error) === undefined)
       this.#options.log.warn({ err: error }, 'the progress of a job could not be written');
   }
+}
+
+export function resolvedSentence({ platform, manifestDigest, layers }: ImageState): string {
+  const size = bytesText(layers.reduce((sum, layer) => sum + layer.size, 0));
+  const what = [platform, manifestDigest === undefined ? undefined : shortDigest(manifestDigest)].filter(
+    (part) => part !== undefined,
+  );
+  return `image resolved${what.length === 0 ? '' : ` (${what.join(', ')})`}: ${count(layers.length, 'layer')}, ${size}`;
+}
+
+export function completedSentence({ images, durationMs }: UnpackResult): string {
+  const layers = images.flatMap((image) => image.layers);
+  const applied = layers.filter((layer) => layer.state === 'applied').length;
+  return `completed in ${durationText(durationMs)}: ${count(applied, 'layer')} applied, ${layers.length - applied} existed`;
+}
+
+export function failedSentence(failure: Failure, last: boolean): string {
+  const next = last ? (failure.retryable ? 'no attempt is left' : 'it is not tried again') : 'it is tried again';
+  return `attempt ${failure.attempt} of ${failure.attempts} failed, ${next}: ${failedReason(failure)}`;
+}
+
+/** A wish is no fault: the end of a job that somebody asked for is no error in a log. */
+export function failedLevel(failure: Failure, last: boolean): 'info' | 'warn' | 'error' {
+  if (failure.code === 'CANCELLED') return 'info';
+  return last ? 'error' : 'warn';
 }

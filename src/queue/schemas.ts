@@ -2,7 +2,7 @@ import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as z from 'zod';
 import { failureSchema } from './failure.ts';
-import { payloadSchema } from './payload.ts';
+import { payloadSchema } from './payload-schema.ts';
 import { resultSchema } from './result-schema.ts';
 
 /**

@@ -2,8 +2,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { toUnpackError, type UnpackError } from '../errors.ts';
 import type { StoreKeeper } from '../image/unpack.ts';
 import type { Log } from '../rootfs/applier.ts';
+import { durationText } from '../units.ts';
 import type { Logger } from './log.ts';
-import { durationText } from './text.ts';
 
 /** Milliseconds between two probes of a store that can't be written: the first pause, doubled up to the last. */
 const FIRST_PAUSE = 1000;

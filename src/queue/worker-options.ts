@@ -1,8 +1,8 @@
 import type { QueueOptions, WorkerOptions } from 'bullmq';
 import type { Redis } from 'ioredis';
 import type { Config } from '../config.ts';
-import { BACKOFF_TYPE, backoffDelay } from './attempts.ts';
 import type { QueueSettings } from './connection.ts';
+import { BACKOFF_TYPE, backoffDelay } from './retries.ts';
 
 export type BullSettings = QueueSettings &
   Pick<

@@ -1,25 +1,24 @@
-import { hostname } from 'node:os';
+import { constants, hostname } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Queue } from 'bullmq';
 import type { Redis } from 'ioredis';
 import type { Config } from '../config.ts';
 import { UnpackError } from '../errors.ts';
 import type { StoreKeeper, Unpacker } from '../image/unpack.ts';
-import { BullWorker } from './bull-worker.ts';
+import { durationText } from '../units.ts';
 import { CancelFlags } from './cancel-flags.ts';
 import { cancelChannel, cancelledError, cancelReasons } from './cancellation.ts';
 import { patientConnection } from './connection.ts';
+import { BullWorker, RunningJobs } from './job-runs.ts';
 import type { Logger } from './log.ts';
 import { Outages, unavailable } from './outages.ts';
 import { ParkedJobs } from './parked-jobs.ts';
-import type { SourcePolicy } from './parse.ts';
+import type { SourcePolicy } from './parse-payload.ts';
 import { createProcessor, type ProcessorSettings } from './processor.ts';
 import { redisTrouble } from './redis-trouble.ts';
 import type { WorkerFacts } from './result.ts';
-import { RunningJobs } from './running-jobs.ts';
 import { StoreGuard } from './store-guard.ts';
-import { durationText } from './text.ts';
-import { after } from './timer.ts';
+import { after } from './time-limit.ts';
 import { type BullSettings, bullQueueOptions, bullWorkerOptions } from './worker-options.ts';
 
 export type WorkerSettings = BullSettings & ProcessorSettings & Pick<Config, 'UNPACK_GRACE'>;
@@ -217,4 +216,17 @@ export class UnpackWorker {
   #failed(error: unknown): void {
     this.#worker.emit('error', error instanceof Error ? error : new Error(String(error)));
   }
+}
+
+/** Aborts at the first SIGTERM or SIGINT; the second one ends the process there and then. */
+export function stopSignal(log: Logger): AbortSignal {
+  const stop = new AbortController();
+  for (const name of ['SIGTERM', 'SIGINT'] as const) {
+    process.on(name, () => {
+      if (stop.signal.aborted) process.exit(128 + constants.signals[name]);
+      log.info({ signal: name }, `${name}: stopping; send it again to stop at once`);
+      stop.abort();
+    });
+  }
+  return stop.signal;
 }

@@ -46,7 +46,7 @@ const READERS: Readonly<Record<string, readonly string[]>> = {
     'src/queue/worker.ts',
     'src/queue/worker-options.ts',
     'src/queue/processor.ts',
-    'src/queue/attempts.ts',
+    'src/queue/retries.ts',
     'src/board/health.ts',
   ],
   apply: ['src/cli/apply.ts'],

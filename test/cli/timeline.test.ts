@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { timelineSvg } from '../../src/cli/timeline-svg.ts';
+import { timelineSvg } from '../../src/cli/timeline.ts';
 import type { UnpackResult } from '../../src/queue/result.ts';
 
 type Layer = UnpackResult['images'][number]['layers'][number];

@@ -5,7 +5,7 @@ import type { Redis } from 'ioredis';
 import '../support/needs-root.ts';
 import { createUnpacker } from '../../src/image/unpacker.ts';
 import { createLog } from '../../src/queue/log.ts';
-import type { Payload } from '../../src/queue/payload.ts';
+import type { Payload } from '../../src/queue/payload-schema.ts';
 import { UnpackWorker } from '../../src/queue/worker.ts';
 import { openStoreThread } from '../../src/snapshots/store-thread.ts';
 import { eventually, queueBench } from '../queue/bench.ts';

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { chainIds, diffId } from '../../src/oci/digest.ts';
-import type { Payload } from '../../src/queue/payload.ts';
+import type { Payload } from '../../src/queue/payload-schema.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
 import { pushImage } from '../../src/source/push.ts';
 import { mountSnapshot, unmountSnapshot } from '../../src/system/mount.ts';

@@ -4,7 +4,7 @@ import { Queue } from 'bullmq';
 import { type LocalRedis, type LocalRedisOptions, startRedis } from '../../dev/redis-server.ts';
 import { type Config, loadConfig } from '../../src/config.ts';
 import { createLog } from '../../src/queue/log.ts';
-import type { Payload } from '../../src/queue/payload.ts';
+import type { Payload } from '../../src/queue/payload-schema.ts';
 import { UnpackQueue } from '../../src/queue/producer.ts';
 import { UnpackWorker } from '../../src/queue/worker.ts';
 import { type Script, type ScriptedStore, scriptedKeeper, scriptedUnpacker } from './scripted-unpacker.ts';

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { abortError } from '../../src/errors.ts';
 import type { UnpackedImage } from '../../src/image/unpack.ts';
-import type { Payload } from '../../src/queue/payload.ts';
+import type { Payload } from '../../src/queue/payload-schema.ts';
 import type { Progress } from '../../src/queue/progress.ts';
 import { quietLog } from '../../src/queue/quiet-job.ts';
 import { payload, queueBench } from './bench.ts';

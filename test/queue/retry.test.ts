@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { FAILURE_CODES, type FailureCode, UnpackError } from '../../src/errors.ts';
-import { backoffDelay } from '../../src/queue/attempts.ts';
+import { backoffDelay } from '../../src/queue/retries.ts';
 import { eventually, payload, queueBench } from './bench.ts';
 import { image, untilAborted } from './scripted-unpacker.ts';
 

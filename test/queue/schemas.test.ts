@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { failureSchema } from '../../src/queue/failure.ts';
-import { checkPayload } from '../../src/queue/parse.ts';
+import { checkPayload } from '../../src/queue/parse-payload.ts';
 import { resultSchema } from '../../src/queue/result-schema.ts';
 import { outdatedSchemas, schemaFiles } from '../../src/queue/schemas.ts';
 

@@ -1,7 +1,6 @@
 import { loadConfig } from '../../src/config.ts';
 import { createLog } from '../../src/queue/log.ts';
-import { stopSignal } from '../../src/queue/stop-signal.ts';
-import { UnpackWorker } from '../../src/queue/worker.ts';
+import { stopSignal, UnpackWorker } from '../../src/queue/worker.ts';
 import { image, scriptedUnpacker, untilAborted } from './scripted-unpacker.ts';
 
 /**

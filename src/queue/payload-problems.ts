@@ -1,5 +1,5 @@
 import type * as z from 'zod';
-import { payloadSchema } from './payload.ts';
+import { payloadSchema } from './payload-schema.ts';
 
 const SHOWN = 3;
 /** Longest piece of a wrong payload that is quoted. */

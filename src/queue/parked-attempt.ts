@@ -1,8 +1,8 @@
 import { type ChainId, isDigest, shortDigest } from '../oci/digest.ts';
 import { holderName, type LockWait } from '../rootfs/lock-waits.ts';
+import { durationText } from '../units.ts';
 import { isSameAttempt } from './progress.ts';
 import type { Progress, WaitingFor } from './progress-schema.ts';
-import { durationText } from './text.ts';
 
 /** Milliseconds for which a job gives its slot back: the first time, doubled each time, at most. */
 const FIRST_DELAY = 2000;

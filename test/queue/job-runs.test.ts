@@ -2,8 +2,8 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { UnpackError } from '../../src/errors.ts';
-import { RunningJobs } from '../../src/queue/running-jobs.ts';
-import { after } from '../../src/queue/timer.ts';
+import { RunningJobs } from '../../src/queue/job-runs.ts';
+import { after } from '../../src/queue/time-limit.ts';
 import { eventually, payload, queueBench } from './bench.ts';
 import { image } from './scripted-unpacker.ts';
 

@@ -6,8 +6,8 @@ import { blobDigest, diffId } from '../oci/digest.ts';
 import { parsePlatform } from '../oci/platform.ts';
 import type { SourceSpec } from '../source/blob-source.ts';
 import type { BucketLayout, S3Connection } from '../source/s3.ts';
-import { type Payload, payloadSchema, repositoryOf } from './payload.ts';
-import { problemSentence } from './problems.ts';
+import { problemSentence } from './payload-problems.ts';
+import { type Payload, payloadSchema, repositoryOf } from './payload-schema.ts';
 
 /** A payload as the worker acts on it. */
 export interface ParsedJob {

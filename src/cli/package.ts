@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 
 /** Whether this is what `npm run build` has made, and not the source. */
@@ -11,3 +12,10 @@ export function program(name: string): string {
   const base = join(dirname(dirname(import.meta.dirname)), name);
   return built ? `${base}.js` : `${base}.ts`;
 }
+
+/** The version in package.json. */
+export const version: string = (() => {
+  const description: unknown = JSON.parse(readFileSync(`${packageRoot}/package.json`, 'utf8'));
+  const found = typeof description === 'object' && description !== null && 'version' in description;
+  return found ? String(description.version) : 'unknown';
+})();

@@ -1,3 +1,5 @@
+/** Sizes and times as text, both ways: what people read, and what they write into settings. */
+
 /** `850 ms`, `12.3 s`, `5 min 2 s`, `1 h 0 min`. */
 export function durationText(milliseconds: number): string {
   if (milliseconds < 1000) return `${Math.round(milliseconds)} ms`;
@@ -24,4 +26,19 @@ export function bytesText(bytes: number): string {
 /** `1 layer`, `2 layers`. */
 export function count(number: number, noun: string): string {
   return `${number} ${noun}${number === 1 ? '' : 's'}`;
+}
+
+/** Whole text of a size: the suffixes are powers of 1024, with or without the `i`. */
+const BYTES = /^(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?$/i;
+const DURATION = /^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)$/;
+const MILLISECONDS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+
+export function parseBytes(text: string): number {
+  const [, number, unit = ''] = BYTES.exec(text) ?? [];
+  return Math.round(Number(number) * 1024 ** ' KMGT'.indexOf(unit.toUpperCase() || ' '));
+}
+
+export function parseDuration(text: string): number {
+  const [, number, unit = 'ms'] = DURATION.exec(text) ?? [];
+  return Math.round(Number(number) * (MILLISECONDS[unit] ?? 1));
 }

@@ -1,14 +1,14 @@
 import { QueueEvents } from 'bullmq';
 import type { Redis } from 'ioredis';
+import { durationText } from '../units.ts';
 import { patientConnection, type QueueSettings } from './connection.ts';
 import { JobNotFoundError, QueueUnavailableError, UnreadableJobError, WaitTimeoutError } from './errors.ts';
 import { errorFromReason } from './failure.ts';
 import { type JobStatus, jobError } from './job-status.ts';
 import { type Progress, readProgress } from './progress-schema.ts';
-import { readResult } from './read-result.ts';
 import type { UnpackResult } from './result.ts';
-import { durationText } from './text.ts';
-import { after } from './timer.ts';
+import { readResult } from './result-schema.ts';
+import { after } from './time-limit.ts';
 
 export interface WaitOptions {
   /** Milliseconds; default: as long as it takes. */

@@ -1,5 +1,7 @@
-import type { BackoffOptions, JobsOptions } from 'bullmq';
+import { type BackoffOptions, type JobsOptions, UnrecoverableError } from 'bullmq';
 import type { Config } from '../config.ts';
+import { FAILURE_CODES, type FailureCode, type UnpackError } from '../errors.ts';
+import { type Failure, failedReason } from './failure.ts';
 
 /** How often a job is tried and how long it waits in between. */
 export type RetrySettings = Pick<Config, 'UNPACK_ATTEMPTS' | 'UNPACK_BACKOFF'>;
@@ -35,4 +37,31 @@ function isKnownBackoff(backoff: number | BackoffOptions | undefined): boolean {
   if (typeof backoff === 'number') return Number.isFinite(backoff);
   if (typeof backoff !== 'object' || backoff === null) return false;
   return (backoff.type === 'fixed' || backoff.type === 'exponential') && Number.isFinite(backoff.delay);
+}
+
+/**
+ * Whether another attempt can help: never, always, or, for damaged downloads, when no earlier attempt ended in one
+ * (FAILURE_CODES has the rule of each code).
+ */
+export function isRetryable(code: FailureCode, earlier: readonly Failure[]): boolean {
+  const rule = FAILURE_CODES[code];
+  if (rule === 'once') return !earlier.some((failure) => FAILURE_CODES[failure.code] === 'once');
+  return rule === 'always';
+}
+
+/**
+ * The error that BullMQ stores. Its stack is what the board shows under the reason: where the message says it all, that
+ * is only the cause, and the place in the code where nobody foresaw the failure.
+ */
+export function thrownFor(failure: Failure, error: UnpackError): Error {
+  const reason = failedReason(failure);
+  const thrown = failure.retryable ? new Error(reason) : new UnrecoverableError(reason);
+  const cause = error.cause instanceof Error ? error.cause : undefined;
+  const head = `attempt ${failure.attempt} of ${failure.attempts}, ${failure.at}\n${reason}`;
+  let more = '';
+  if (error.code === 'INTERNAL') more = `${cause?.stack ?? error.stack ?? ''}\n`;
+  else if (cause !== undefined && !error.message.includes(cause.message))
+    more = `caused by ${cause.name}: ${cause.message}\n`;
+  thrown.stack = `${head}\n${more}`;
+  return thrown;
 }

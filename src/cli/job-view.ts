@@ -1,0 +1,76 @@
+import { shortDigest } from '../oci/digest.ts';
+import { waitingSentence } from '../queue/parked-attempt.ts';
+import type { Progress, WaitingFor } from '../queue/progress.ts';
+import type { UnpackResult } from '../queue/result.ts';
+import { bytesText, durationText } from '../units.ts';
+import { type Cell, columns } from './output.ts';
+
+const BAR = 24;
+
+/** A job's progress as lines for a terminal: a sum, then a line for each layer, bottom-most first. */
+export function progressLines(progress: Progress): string[] {
+  const { attempt, attempts, layersDone, layersTotal, bytesFetched, bytesTotal } = progress;
+  if (progress.waiting !== undefined) return [waitingText(progress.waiting)];
+  const tries = attempt > 1 ? `, attempt ${attempt} of ${attempts}` : '';
+  if (progress.phase === 'resolving') return [`looking for the image${tries}`];
+  const sum = `${layersDone} of ${layersTotal} layers, ${bytesText(bytesFetched)} of ${bytesText(bytesTotal)}${tries}`;
+  return [
+    sum,
+    ...progress.images.flatMap((image) => [
+      ...(progress.images.length > 1
+        ? [`${image.platform ?? shortDigest(image.chainId ?? image.manifestDigest ?? 'image')}`]
+        : []),
+      ...image.layers.map((layer, index) => {
+        const fetched = layer.phase === 'existed' ? layer.size : layer.fetched;
+        const number = String(index + 1).padStart(String(image.layers.length).length);
+        const size = bytesText(layer.size).padStart(10);
+        return `  ${number}  ${bar(fetched, layer.size)} ${size}  ${layer.phase.padEnd(10)}  ${shortDigest(layer.chainId)}`;
+      }),
+    ]),
+  ];
+}
+
+/** What a job that has given its slot back waits for, and since when. */
+function waitingText(waiting: WaitingFor): string {
+  const [since, until] = [waiting.since, waiting.until].map((time) => new Date(time).toISOString());
+  return `${waitingSentence(waiting)}; it has waited since ${since}, and is looked at again at ${until} or when the layer is free`;
+}
+
+function bar(done: number, of: number): string {
+  const filled = of === 0 ? BAR : Math.min(BAR, Math.floor((done / of) * BAR));
+  return `[${'#'.repeat(filled)}${'.'.repeat(BAR - filled)}]`;
+}
+
+/** A result for a person: a table of the layers and where the tree is now. */
+export function resultLines(result: UnpackResult): string[] {
+  const attempts = result.attempts > 1 ? ` in attempt ${result.attempts}` : '';
+  return [
+    ...result.images.flatMap((image) => [
+      `${[result.image, image.platform, image.manifestDigest && shortDigest(image.manifestDigest)].filter(Boolean).join('  ')}`,
+      ...(image.chainId === undefined
+        ? ['  no layers, so there is nothing to unpack and no chain ID']
+        : [...layerTable(image).map((line) => `  ${line}`), `  chain ID ${image.chainId}`]),
+    ]),
+    `done in ${durationText(result.durationMs)}${attempts} by ${result.worker.name}`,
+    `store ${result.store.root} (${result.store.snapshotter})`,
+    ...result.warnings.map((warning) => `warning: ${warning}`),
+  ];
+}
+
+function layerTable(image: UnpackResult['images'][number]): string[] {
+  const titles = ['LAYER', 'STATE', 'BLOB', 'TAR', 'ENTRIES', 'FETCH', 'INFLATE', 'WRITE', 'TOTAL', 'DIFF ID'];
+  const time = (milliseconds: number | undefined) => (milliseconds === undefined ? '' : durationText(milliseconds));
+  const rows = image.layers.map((layer, index): Cell[] => [
+    index + 1,
+    layer.state,
+    bytesText(layer.compressedBytes),
+    layer.uncompressedBytes === undefined ? '' : bytesText(layer.uncompressedBytes),
+    layer.entries === undefined ? '' : layer.entries.toLocaleString('en-US'),
+    time(layer.timings?.fetchMs),
+    time(layer.timings?.decompressMs),
+    time(layer.timings?.writeMs),
+    time(layer.timings?.totalMs),
+    shortDigest(layer.diffId),
+  ]);
+  return columns(titles, rows, ['LAYER', 'BLOB', 'TAR', 'ENTRIES', 'FETCH', 'INFLATE', 'WRITE', 'TOTAL']);
+}
