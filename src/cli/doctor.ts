@@ -43,6 +43,7 @@ export function doctorCommand({ out }: Cli): Command {
     'UNPACK_REDIS_PREFIX',
     ...STORE_SETTINGS,
     'UNPACK_OWNERSHIP',
+    'UNPACK_NATIVE_INFLATE',
     ...S3_SETTINGS,
   ]);
   command.addHelpText('after', '\nExamples:\n  unpackd doctor --bucket images\n  unpackd doctor --json | jq .checks');
