@@ -15,7 +15,7 @@ import { readTree } from '../support/tree.ts';
 
 const FILES = 3000;
 
-/** A folder with `old`, which holds many files, in two directories. */
+/** A directory tree `old` with many files in two directories. */
 function crowded() {
   const dir = scratch();
   for (const name of ['old', 'old/sub']) {
@@ -25,7 +25,7 @@ function crowded() {
   return dir;
 }
 
-/** Applies a layer, all of it in one piece, until it has been asked `patience` times; says how often it was asked. */
+/** Applies a layer in one piece, and aborts it at the checkpoint number `patience`. @returns the number of checkpoints */
 function apply(root: string, members: readonly (Member | Buffer)[], patience = Number.POSITIVE_INFINITY): number {
   let asked = 0;
   const checkpoint = (): void => {
@@ -49,27 +49,27 @@ function apply(root: string, members: readonly (Member | Buffer)[], patience = N
   return asked;
 }
 
-/** How many paths are left. */
+/** Number of paths that are left. */
 const left = (root: string): number => Object.keys(readTree(root)).length;
 
-describe('work that an archive makes long can be given up', () => {
+describe('work that an archive makes long can be aborted', () => {
   for (const [what, members] of Object.entries({
-    'while a file takes the place of a big directory': [file('old')],
-    'while a big directory is deleted': [whiteout('old')],
-    'while a big directory is deleted that the layer wrote into': [file('old/new'), whiteout('old')],
-    'while a big directory is made opaque': [opaque('old')],
+    'while a file replaces a large directory': [file('old')],
+    'while a large directory is deleted': [whiteout('old')],
+    'while a large directory is deleted after the layer has written into it': [file('old/new'), whiteout('old')],
+    'while a large directory is made opaque': [opaque('old')],
   })) {
     it(what, () => {
       using dir = crowded();
       const before = left(dir.path);
       assert.throws(() => apply(dir.path, members, 100), /enough/);
-      // at most one thing is removed between two questions
+      // at most one file is removed between two checkpoints
       assert.ok(left(dir.path) >= before - 100, `${before - left(dir.path)} removed`);
       assert.ok(apply(dir.path, members) >= FILES - 100);
     });
   }
 
-  it('while the names of a big directory are read, before the first is removed', () => {
+  it('while the names of a large directory are read, before the first file is removed', () => {
     using dir = crowded();
     const before = left(dir.path);
     assert.throws(() => apply(dir.path, [file('old')], 2), /enough/);
@@ -83,7 +83,7 @@ describe('work that an archive makes long can be given up', () => {
     assert.equal(left(dir.path), 100);
   });
 
-  it('at every step of a path that leads in circles', () => {
+  it('at every step of a path whose symbolic links form a loop', () => {
     using dir = scratch();
     const circles = Buffer.from(`${'d/../'.repeat(500)}d`);
     const entries = [directory('d'), gnuLong('K', circles), symlink('l', '', { format: 'gnu' }), file('l/f')];
@@ -91,7 +91,7 @@ describe('work that an archive makes long can be given up', () => {
     assert.throws(() => apply(dir.path, entries, 500), /enough/);
   });
 
-  it('while directories get their times', () => {
+  it('while the times of directories are set', () => {
     using dir = scratch();
     const directories = Array.from({ length: 500 }, (_, i) => directory(`d${i}`));
     assert.ok(apply(dir.path, directories) >= 1000);
@@ -99,7 +99,7 @@ describe('work that an archive makes long can be given up', () => {
   });
 });
 
-describe('directories that no entry names', () => {
+describe('implied directories', () => {
   const NEEDED = 2000;
   const implied = Array.from({ length: NEEDED }, (_, i) => ({
     path: `d${i}`,
@@ -110,17 +110,17 @@ describe('directories that no entry names', () => {
     deleted: false,
   }));
 
-  it('are settled with a question for each', () => {
+  it('call the checkpoint once each when they get the attributes of the parent', () => {
     using dir = scratch();
     let asked = 0;
     copyParentAttributes(dir.path, implied, [dir.path], undefined, () => asked++);
     assert.ok(asked >= NEEDED);
   });
 
-  it('are settled in turns where others wait for the thread, until it is told to stop', async () => {
+  it('get their attributes in turns of the event loop, until the signal aborts', async () => {
     using dir = scratch();
     const abort = new AbortController();
-    // each of them is looked for in many layers, so that this takes some turns
+    // each directory is looked for in many layers, so this takes several turns
     const lowers = Array.from({ length: 100 }, () => dir.path);
     const settling = copyParentAttributesInTurns(dir.path, implied, lowers, undefined, abort.signal);
     let turns = 0;

@@ -11,7 +11,7 @@ import { readTree } from '../support/tree.ts';
 const DEFAULT = 'user::rwx,user:1000:rwx,group::r-x,mask::rwx,other::r-x';
 const below = tar(directory('d', { mode: 0o775, uid: 5, mtime: 1, pax: [defaultAcl(DEFAULT)] }), directory('plain'));
 
-/** The ACLs of a layer on `below`, by path, and how often it was written. */
+/** The ACLs of a layer on `below`, by path, and the number of passes. */
 function aclsOf(...members: Member[]): { acls: Record<string, object | undefined>; times: number } {
   using dir = scratch();
   const lower = folder(dir.path, 'lower');
@@ -32,8 +32,8 @@ const passedOn = (access: string) => ({
   'system.posix_acl_default': acl(DEFAULT).toString('latin1'),
 });
 
-describe('the default ACL of a directory that only a layer below gives', () => {
-  it('is what is made in the directory inherits, with the rights of its entry', () => {
+describe('the default ACL that an implied directory gets from the layer below', () => {
+  it('is inherited by what is made in the directory, with the mode of its entry', () => {
     const { acls, times } = aclsOf(
       file('d/f', '', { mode: 0o640 }),
       directory('d/n', { mode: 0o700 }),
@@ -51,7 +51,7 @@ describe('the default ACL of a directory that only a layer below gives', () => {
     });
   });
 
-  it('is not inherited where the layer deletes the directory, be it after it has written there', () => {
+  it('is not inherited if the layer deletes the directory, even after it has written there', () => {
     for (const members of [
       [file('d/f'), whiteout('d')],
       [whiteout('d'), file('d/f')],
@@ -64,14 +64,14 @@ describe('the default ACL of a directory that only a layer below gives', () => {
     }
   });
 
-  it('is known to be no longer inherited by what was made before a deletion elsewhere came', () => {
+  it('is inherited, in the second pass, by a directory that the layer also deletes late', () => {
     const { acls, times } = aclsOf(file('d/e/f'), whiteout('d/e'));
     assert.equal(times, 2);
     const inherited = passedOn('user::rwx,user:1000:rwx,group::r-x,mask::r-x,other::r-x');
     assert.deepEqual(acls['d/e'], { ...inherited, 'trusted.overlay.opaque': 'y' });
   });
 
-  it('is no reason to write a layer twice that does not write there, or names the directory first', () => {
+  it('needs no second pass if the layer does not write there, or names the directory first', () => {
     for (const members of [
       [file('plain/f')],
       [directory('d'), file('d/f')],
@@ -83,7 +83,7 @@ describe('the default ACL of a directory that only a layer below gives', () => {
     }
   });
 
-  it('is left out of a directory whose own entry takes its ACLs away', () => {
+  it('is not copied to a directory whose own entry removes its ACLs', () => {
     using dir = scratch();
     const lower = folder(dir.path, 'lower');
     applyTar(tar(directory('d', { pax: [accessAcl(DEFAULT)] })), { root: lower });

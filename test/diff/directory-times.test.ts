@@ -15,14 +15,14 @@ function timesOf(archive: Buffer, useOpenat2 = true): Record<string, bigint> {
   return Object.fromEntries(Object.entries(readTree(dir.path)).map(([path, { mtime }]) => [path, mtime / SECOND]));
 }
 
-describe('the times of a directory, which are set last', () => {
-  it('go to the file that a later entry put in its place, as containerd has it', () => {
+describe('the times of a directory, set after the last entry', () => {
+  it('go to the file that a later entry has put in its place, as in containerd', () => {
     const times = timesOf(tar(directory('a', { mtime: 50 }), file('a', 'a file now', { mtime: 60 })));
     assert.deepEqual(times, { a: 50n });
   });
 
   for (const useOpenat2 of [true, false]) {
-    it(`go to what a link leads to that a later entry put in its place, ${useOpenat2 ? 'with' : 'without'} openat2`, () => {
+    it(`go to the target of a symbolic link that a later entry has put in its place, ${useOpenat2 ? 'with' : 'without'} openat2`, () => {
       const archive = tar(
         directory('d', { mtime: 1 }),
         file('d/f', '', { mtime: 2 }),
@@ -36,13 +36,13 @@ describe('the times of a directory, which are set last', () => {
     });
   }
 
-  it('are set at once where its path leads through a link, and stay when that path leads elsewhere at the end', () => {
+  it('are set at once if its path leads through a symbolic link, and stay if the path leads elsewhere at the end', () => {
     const throughLink = [symlink('l', 'a'), directory('l/d', { mtime: 5 }), directory('l', { mtime: 6 })];
     const times = timesOf(tar(directory('a', { mtime: 7 }), ...throughLink, file('l/d/f', '', { mtime: 8 })));
     assert.deepEqual(times, { a: 7n, 'a/d': 5n, l: 6n, 'l/d': 5n, 'l/d/f': 8n });
   });
 
-  it('are lost by what is written in it afterwards, then, in a full copy too', () => {
+  it('change then if something is written in it afterwards, in a full copy too', () => {
     for (const below of ['nothing', 'parent'] as const) {
       for (const before of [[], [file('a/d/e')]]) {
         using dir = scratch();
@@ -55,7 +55,7 @@ describe('the times of a directory, which are set last', () => {
     }
   });
 
-  it('go nowhere when a link to nothing, or to itself, has taken its place', () => {
+  it('are not set if a broken link, or a link to itself, has taken its place', () => {
     const archive = tar(
       directory('a', { mtime: 1 }),
       symlink('a', 'nowhere', { mtime: 2 }),
@@ -68,7 +68,7 @@ describe('the times of a directory, which are set last', () => {
     assert.deepEqual(timesOf(archive), { a: 2n, b: 4n, c: 5n });
   });
 
-  it('go to a directory that no entry names too, and are not replaced by those of the one below', () => {
+  it('also go to an implied directory that a link leads to, and are not replaced by those of the layer below', () => {
     using dir = scratch();
     const lower = folder(dir.path, 'lower');
     applyTar(tar(directory('b', { mtime: 1, uid: 5 })), { root: lower });
@@ -80,7 +80,7 @@ describe('the times of a directory, which are set last', () => {
     assert.equal(b?.owner, '5:0');
   });
 
-  it('go to what a link leads to in a full copy too, whose own times are kept where no entry has others', () => {
+  it('go to the target of a link in a full copy too; the target keeps its own times if no entry sets them', () => {
     using dir = scratch();
     const root = folder(dir.path, 'root');
     applyTar(tar(directory('old', { mtime: 1 })), { root });
@@ -95,7 +95,7 @@ describe('the times of a directory, which are set last', () => {
     assert.deepEqual([tree.new?.mtime, tree.old?.mtime], [7n * SECOND, 8n * SECOND]);
   });
 
-  it('never go to another directory when the layer below made it and a link has taken its place', () => {
+  it('do not go to another directory if the directory is from the layer below and a link has taken its place', () => {
     using dir = scratch();
     const root = folder(dir.path, 'root');
     applyTar(tar(directory('old', { mtime: 1 }), directory('other', { mtime: 2 })), { root });
@@ -104,8 +104,8 @@ describe('the times of a directory, which are set last', () => {
   });
 });
 
-describe('the times of a directory that no entry names', () => {
-  it('stay those of the layer below in a full copy, whatever is made or deleted in it', () => {
+describe('the times of an implied directory', () => {
+  it('stay those of the layer below in a full copy, whatever is written or deleted in it', () => {
     for (const member of [file('d/f'), file('d/new/f'), whiteout('d/old'), whiteout('d/e/old'), opaque('d')]) {
       using dir = scratch();
       const root = folder(dir.path, 'root');
@@ -117,7 +117,7 @@ describe('the times of a directory that no entry names', () => {
     }
   });
 
-  it('never go to the file that took its place, be it with its inode', () => {
+  it('never go to a file that has taken its place, not even one with the same inode number', () => {
     using dir = scratch();
     const archive = tar(file('a/b/c'), file('a/b', 'x', { mtime: 3 }));
     applyTar(archive, { root: dir.path, below: 'parent' });
@@ -125,8 +125,8 @@ describe('the times of a directory that no entry names', () => {
   });
 });
 
-describe('a directory that the archive never names', () => {
-  it('is 0755 whatever the umask', () => {
+describe('an implied directory', () => {
+  it('has mode 0755 with any umask', () => {
     using dir = scratch();
     const before = process.umask(0o077);
     try {
@@ -139,7 +139,7 @@ describe('a directory that the archive never names', () => {
     assert.equal(tree['a/b']?.mode, '0755');
   });
 
-  it('is 0755 in a directory with a default ACL, which takes the place of the umask', () => {
+  it('has mode 0755 in a directory with a default ACL, which replaces the umask', () => {
     using dir = scratch();
     // u::rw-, u:1000:r--, g::r--, m::r--, o::r--
     const acl = '0200000001000600ffffffff02000400e803000004000400ffffffff10000400ffffffff20000400ffffffff';

@@ -10,7 +10,7 @@ import { readTree } from '../support/tree.ts';
 
 const skip = unavailable(() => ext4());
 
-/** Attributes as GNU tar and bsdtar write them. */
+/** Extended attributes as GNU tar and bsdtar write them. */
 const attributes = (values: Readonly<Record<string, number>>, family = 'SCHILY') =>
   Object.entries(values).map(
     ([name, length]) =>
@@ -32,7 +32,7 @@ function refused(root: string, code: string, text: RegExp, ...members: readonly 
   );
 }
 
-/** Appends until there is no room for a single byte more. */
+/** Appends until the disk has no free byte. */
 function fill(path: string): void {
   for (const size of [1 << 20, 1 << 12, 1]) {
     try {
@@ -43,13 +43,13 @@ function fill(path: string): void {
   }
 }
 
-describe('an attribute that ext4 has no room for in the one block that it has for them', { skip }, () => {
+describe('an extended attribute that does not fit into the one block that ext4 has for them', { skip }, () => {
   const words = (name: string, bytes: number) =>
     new RegExp(
       `^the entry "e" at byte \\d+ of the tar: its extended attribute "${name}" of ${bytes} bytes .*ext4.*XFS`,
     );
 
-  it('is LIMIT_EXCEEDED, which no attempt changes, and not a full disk', () => {
+  it('is LIMIT_EXCEEDED without a retry, not a full disk', () => {
     using disk = ext4();
     const pax = attributes({ 'user.note': 10, 'user.big': 5000 });
     for (const [index, member] of [file('e', 'x', { pax }), directory('e', { pax })].entries()) {
@@ -64,7 +64,7 @@ describe('an attribute that ext4 has no room for in the one block that it has fo
     );
   });
 
-  it('is so with the others that the file has, those of its other names too', () => {
+  it('is counted together with the other attributes of the file, including those of its other names', () => {
     using disk = ext4();
     const root = folder(disk.path, 'root');
     const three = attributes({ 'user.a': 1500, 'user.b': 1500, 'user.c': 1500 });
@@ -74,7 +74,7 @@ describe('an attribute that ext4 has no room for in the one block that it has fo
     refused(root, 'LIMIT_EXCEEDED', words('user.b', 3000), first, second);
   });
 
-  it('is so for the mark of an opaque directory', () => {
+  it('may also be the one that makes a directory opaque', () => {
     using disk = ext4();
     const full = directory('d', { pax: attributes({ 'user.a': 4032, 'user.b': 50 }) });
     const root = folder(disk.path, 'root');
@@ -84,14 +84,14 @@ describe('an attribute that ext4 has no room for in the one block that it has fo
     });
   });
 
-  it('is taken where ext4 is told to give large ones an inode of their own', () => {
+  it('is stored if ext4 has the feature ea_inode', () => {
     using disk = ext4(['-O', 'ea_inode']);
     const root = folder(disk.path, 'root');
     applyTar(tar(file('e', '', { pax: attributes({ 'user.big': 5000 }) })), { root });
     assert.equal(readTree(root).e?.xattrs?.['user.big']?.length, 5000);
   });
 
-  it('is left out with a warning where containerd would not read it', () => {
+  it('is left out with a warning if containerd does not read it', () => {
     using disk = ext4();
     const root = folder(disk.path, 'root');
     const pax = attributes({ 'user.big': 5000, 'user.note': 3 }, 'LIBARCHIVE');
@@ -103,7 +103,7 @@ describe('an attribute that ext4 has no room for in the one block that it has fo
     assert.deepEqual(readTree(root).e?.xattrs, { 'user.note': '\0\0\0' });
   });
 
-  it('is STORE_FULL where the disk is full indeed', () => {
+  it('is STORE_FULL if the disk is full', () => {
     using disk = ext4();
     const root = folder(disk.path, 'root');
     applyTar(tar(file('e')), { root });
@@ -113,7 +113,7 @@ describe('an attribute that ext4 has no room for in the one block that it has fo
   });
 });
 
-describe('an attribute longer than Linux has them', () => {
+describe('an extended attribute above the limit of Linux', () => {
   it('is LIMIT_EXCEEDED', { skip: unavailable(() => tmpfs('size=4m')) }, () => {
     using disk = tmpfs('size=4m');
     const pax = attributes({ 'user.big': 65_537 });
@@ -121,8 +121,8 @@ describe('an attribute longer than Linux has them', () => {
   });
 });
 
-describe('what else ext4 has a limit for', { skip }, () => {
-  it('is LIMIT_EXCEEDED for one name of a file too many', () => {
+describe('other limits of ext4', { skip }, () => {
+  it('are LIMIT_EXCEEDED for the number of hard links', () => {
     using disk = ext4();
     const root = folder(disk.path, 'root');
     const links = Array.from({ length: 65_000 }, (_, index) => tar(hardlink(`l${index}`, 'f')).subarray(0, 512));
@@ -130,7 +130,7 @@ describe('what else ext4 has a limit for', { skip }, () => {
     assert.equal(statSync(join(root, 'f')).nlink, 65_000);
   });
 
-  it('is LIMIT_EXCEEDED for a file that is too long', () => {
+  it('are LIMIT_EXCEEDED for the length of a file', () => {
     using disk = ext4();
     const pax = [
       ['GNU.sparse.size', String(2 ** 45)],
@@ -141,7 +141,7 @@ describe('what else ext4 has a limit for', { skip }, () => {
     refused(folder(disk.path, 'root'), 'LIMIT_EXCEEDED', /^the entry "e" .*EFBIG/, file('e', '', { pax }));
   });
 
-  it('is STORE_FULL for inodes, of which there may be more another time', () => {
+  it('are STORE_FULL for the number of inodes, because files may be deleted', () => {
     using disk = ext4(['-N', '64']);
     const root = folder(disk.path, 'root');
     const many = (make: (name: string) => Member) => Array.from({ length: 64 }, (_, index) => make(`e${index}`));

@@ -8,7 +8,7 @@ import { readTree } from '../support/tree.ts';
 
 describe('a hard link whose target ends with a slash or a dot', () => {
   for (const useOpenat2 of [true, false]) {
-    it(`is to what a symbolic link leads to, and else to the link, ${useOpenat2 ? 'with' : 'without'} openat2`, () => {
+    it(`follows a symbolic link, and without them links to the link itself, ${useOpenat2 ? 'with' : 'without'} openat2`, () => {
       using dir = scratch();
       const links = [hardlink('link', 'l'), hardlink('slash', 'l/'), hardlink('dot', 'l/.'), hardlink('file', 'd/f/.')];
       const archive = tar(directory('d'), file('d/f', 'x'), symlink('l', 'd/f'), ...links);
@@ -19,7 +19,7 @@ describe('a hard link whose target ends with a slash or a dot', () => {
     });
   }
 
-  it('is refused where that is a directory, or nothing', () => {
+  it('is refused if the target is a directory or missing', () => {
     for (const [target, text] of [
       ['d/', /a directory, "d\/"/],
       ['nowhere/.', /nothing that this layer holds, "nowhere\/\."/],

@@ -9,7 +9,7 @@ import { scratch } from '../support/scratch.ts';
 import { directory, file, type Member, paxHeader, symlink, tar } from '../support/tar.ts';
 import { readTree } from '../support/tree.ts';
 
-/** A default ACL (struct posix_acl_xattr) that leaves others nothing: what is made below gets 0640 of 0644. */
+/** A default ACL (struct posix_acl_xattr) without rights for others: a new file with mode 0644 gets 0640. */
 const DEFAULT_ACL = Buffer.alloc(4 + 3 * 8);
 DEFAULT_ACL.writeUInt32LE(2, 0);
 for (const [index, [tag, rights]] of [
@@ -24,7 +24,7 @@ for (const [index, [tag, rights]] of [
 
 const acl = paxHeader([['SCHILY.xattr.system.posix_acl_default', DEFAULT_ACL]]);
 
-/** Owner and mode of all that an archive becomes. */
+/** Owners and modes of the files of an archive, by path. */
 function owned(...members: readonly (Member | Buffer)[]): Record<string, string> {
   using dir = scratch();
   applyTar(tar(...members), { root: dir.path });
@@ -44,7 +44,7 @@ const AS_NAMED = { f: '0:0 0644', other: '1:2 0644', d: '0:0 0755', s: '0:0 0777
 const below = (of: string): Record<string, string> =>
   Object.fromEntries(Object.entries(AS_NAMED).map(([name, what]) => [`${of}/${name}`, what]));
 
-describe('what the kernel gives something new gives way to what its entry says', () => {
+describe('a new file has the owner and mode of its entry, not those that the kernel gives it', () => {
   for (const [what, before, mode, attributes] of [
     ['in a plain directory', { mode: 0o755 }, '0:0 0755', undefined],
     ['in a directory of another group', { mode: 0o755, gid: 50 }, '0:50 0755', undefined],
@@ -57,13 +57,13 @@ describe('what the kernel gives something new gives way to what its entry says',
       assert.deepEqual(owned(...named, directory('x', before), ...contents('x')), { x: mode, ...below('x') });
     });
 
-    it(`${what} that has become so by a later entry`, () => {
+    it(`${what}, made so by a later entry`, () => {
       const members = [directory('x'), file('x/first', ''), ...named, directory('x', before), ...contents('x')];
       assert.deepEqual(owned(...members), { x: mode, 'x/first': '0:0 0644', ...below('x') });
     });
   }
 
-  it('where the umask, or a bit that only chmod sets, stands in the way', () => {
+  it('with a umask, and with mode bits that only chmod sets', () => {
     const modes = [0o666, 0o777, 0o4755, 0o2644, 0o1644, 0o000];
     const tree = owned(
       ...modes.flatMap((mode) => [
@@ -79,17 +79,17 @@ describe('what the kernel gives something new gives way to what its entry says',
   });
 });
 
-describe('the owner of something new', () => {
+describe('the owner of a new file', () => {
   const owner = (root: string): boolean => {
     using open = new Root(root);
     const of = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0, mode: 0o644 };
     return new InitialAttributes(open).has(open.fd, { type: 'file', ...of, xattrs: undefined }).owner;
   };
 
-  it('is taken for granted only where this user owns what it makes: elsewhere chown must be called, and may fail', () => {
+  it('is set by chown, unless this user owns the files that it creates', () => {
     using dir = scratch();
     assert.equal(owner(dir.path), true);
-    // as where a file system gives everything to one user
+    // like a file system that gives all files to one user
     chownSync(dir.path, 65_534, process.getgid?.() ?? 0);
     assert.equal(owner(dir.path), false);
   });

@@ -11,7 +11,7 @@ import { scratch } from '../support/scratch.ts';
 import { device, directory, fifo, file, hardlink, opaque, symlink, tar, whiteout } from '../support/tar.ts';
 import { type Node, paths, readTree } from '../support/tree.ts';
 
-/** The tree that an archive becomes in an empty directory, with openat2 and without it. */
+/** The tree that an archive leaves in an empty directory. It must be the same with openat2 and without it. */
 function treeOf(archive: Buffer, below: Below = 'nothing'): Record<string, Node> {
   using dir = scratch();
   const root = folder(dir.path, 'with');
@@ -40,7 +40,7 @@ function refuses(archive: Buffer, code: string, text: RegExp): void {
 const SECOND = 1_000_000_000n;
 
 describe('entries', () => {
-  it('become files, directories, links, devices and FIFOs with their mode, owner and time', () => {
+  it('become files, directories, links, devices and FIFOs with mode, owner and times', () => {
     const tree = treeOf(
       tar(
         directory('d', { mode: 0o1770, uid: 7, gid: 8, mtime: 1000 }),
@@ -79,7 +79,7 @@ describe('entries', () => {
     assert.equal(tree.f?.mtime, 1_700_000_000_123_456_789n);
   });
 
-  it('keep file capabilities and other attributes, set after the owner', () => {
+  it('keep file capabilities and other extended attributes, which are set after the owner', () => {
     const capability = Buffer.from('0100000200040000000000000000000000000000', 'hex');
     const tree = treeOf(
       tar(
@@ -97,7 +97,7 @@ describe('entries', () => {
     assert.equal(tree.ping?.xattrs?.['user.note'], 'a\nb');
   });
 
-  it('never set attributes of the trusted kind, and say so once', () => {
+  it('never set trusted attributes; there is one warning', () => {
     using dir = scratch();
     const pax = [['SCHILY.xattr.trusted.overlay.opaque', 'y']] as const;
     const { warnings } = applyTar(tar(directory('a', { pax }), directory('b', { pax })), { root: dir.path });
@@ -106,13 +106,13 @@ describe('entries', () => {
     assert.match(warnings[0] ?? '', /trusted\.overlay\.opaque.*1 more/);
   });
 
-  it('leave out user attributes on what cannot carry them, with a warning', () => {
+  it('leave out user attributes of files that cannot have them, with a warning', () => {
     using dir = scratch();
     const { warnings } = applyTar(tar(fifo('p', { pax: [['SCHILY.xattr.user.x', 'y']] })), { root: dir.path });
     assert.match(warnings.join(), /only files and directories can have it/);
   });
 
-  it('leave out user attributes of a hard link to what cannot carry them, with a warning', () => {
+  it('leave out user attributes of a hard link whose target cannot have them, with a warning', () => {
     for (const target of [fifo('t'), device('t', 'c', 1, 3), symlink('t', 'x')]) {
       using dir = scratch();
       const { warnings } = applyTar(tar(target, hardlink('h', 't', { pax: [['SCHILY.xattr.user.x', 'y']] })), {
@@ -146,7 +146,7 @@ describe('entries', () => {
     assert.equal(treeOf(tar(file('hole', '', { pax }))).hole?.size, 5000);
   });
 
-  it('share an inode where they are hard links, whose attributes are the last entry’s', () => {
+  it('share an inode if they are hard links; the last entry sets the attributes', () => {
     const tree = treeOf(tar(file('a', 'x', { mode: 0o600 }), hardlink('d/b', 'a', { mode: 0o644, uid: 3 })));
     assert.equal(tree['d/b']?.linkedTo, 'a');
     assert.equal(tree.a?.mode, '0644');
@@ -160,7 +160,7 @@ describe('entries', () => {
     assert.equal(tree.s?.linkedTo, 'h');
   });
 
-  it('for the root itself change nothing', () => {
+  it('for the root directory change nothing', () => {
     using dir = scratch();
     const before = lstatSync(dir.path);
     applyTar(tar(directory('./', { mode: 0o700, uid: 9 }), directory('/'), file('a/..', 'x')), { root: dir.path });
@@ -169,7 +169,7 @@ describe('entries', () => {
     assert.deepEqual(paths(dir.path), []);
   });
 
-  it('with odd but harmless names end where a clean name would', () => {
+  it('with names like ./a//b are written to the cleaned path', () => {
     assert.deepEqual(Object.keys(treeOf(tar(file('./a//b/./c'), file('/abs'), file('x/../y')))), [
       'a',
       'a/b',
@@ -180,7 +180,7 @@ describe('entries', () => {
   });
 });
 
-describe('an entry whose name is taken', () => {
+describe('an entry whose name exists', () => {
   it('replaces a file, a link or a whole directory', () => {
     const tree = treeOf(
       tar(
@@ -198,7 +198,7 @@ describe('an entry whose name is taken', () => {
     assert.equal(tree['d/deep/x'], undefined);
   });
 
-  it('merges a directory with the one there: the contents stay, the attributes are the entry’s', () => {
+  it('merges a directory with an existing one: the content stays, the entry sets the attributes', () => {
     const tree = treeOf(
       tar(directory('d', { mode: 0o700 }), file('d/f', 'x'), directory('d', { mode: 0o711, mtime: 77 })),
     );
@@ -207,7 +207,7 @@ describe('an entry whose name is taken', () => {
     assert.equal(tree['d/f']?.content, 'x');
   });
 
-  it('replaces a link to a directory by the directory', () => {
+  it('replaces a symbolic link to a directory by a directory', () => {
     const tree = treeOf(tar(directory('real'), symlink('d', 'real'), directory('d'), file('d/f', 'x')));
     assert.equal(tree.d?.type, 'directory');
     assert.equal(tree['real/f'], undefined);
@@ -215,7 +215,7 @@ describe('an entry whose name is taken', () => {
 });
 
 describe('directory times', () => {
-  it('are set after everything inside is written', () => {
+  it('are set after the last entry', () => {
     const tree = treeOf(
       tar(directory('d', { mtime: 1000 }), file('d/f', 'x'), directory('d/e', { mtime: 2000 }), file('d/e/g', 'x')),
     );
@@ -223,17 +223,17 @@ describe('directory times', () => {
     assert.equal(tree['d/e']?.mtime, 2000n * SECOND);
   });
 
-  it('of a directory go to what a later entry put in its place, as containerd has it', () => {
+  it('go to a file that a later entry has put in the directory’s place, as in containerd', () => {
     assert.equal(treeOf(tar(directory('d', { mtime: 1000 }), file('d', 'x', { mtime: 5 }))).d?.mtime, 1000n * SECOND);
   });
 });
 
-describe('directories that no entry names', () => {
-  it('are made 0755', () => {
+describe('implied directories', () => {
+  it('have mode 0755', () => {
     assert.equal(treeOf(tar(file('a/b/c', 'x')))['a/b']?.mode, '0755');
   });
 
-  it('take owner, mode, times and attributes of the nearest layer below that has them', () => {
+  it('get owner, mode, times and extended attributes from the nearest layer below that has the directory', () => {
     using dir = scratch();
     const near = folder(dir.path, 'near');
     const far = folder(dir.path, 'far');
@@ -265,7 +265,7 @@ describe('directories that no entry names', () => {
     assert.equal(tree['only-far']?.mode, '0711');
   });
 
-  it('stay 0755 where the nearest layer below has something else there', () => {
+  it('keep mode 0755 if the nearest layer below has another type of file there', () => {
     using dir = scratch();
     const near = folder(dir.path, 'near');
     const far = folder(dir.path, 'far');
@@ -276,7 +276,7 @@ describe('directories that no entry names', () => {
     assert.equal(readTree(root).a?.mode, '0755');
   });
 
-  it('that a later entry names are the entry’s', () => {
+  it('get the attributes of a later entry that names them', () => {
     using dir = scratch();
     const lower = folder(dir.path, 'lower');
     mkdirSync(join(lower, 'a'), { mode: 0o700 });
@@ -306,7 +306,7 @@ describe('whiteouts in an overlay', () => {
     assert.deepEqual(Object.keys(tree), ['d', 'd/new']);
   });
 
-  it('hide what is below and never what the same layer adds, in whichever order', () => {
+  it('hide what is below but never what the same layer adds, in any order', () => {
     for (const order of [
       [file('f', 'mine'), whiteout('f')],
       [whiteout('f'), file('f', 'mine')],
@@ -315,7 +315,7 @@ describe('whiteouts in an overlay', () => {
     }
   });
 
-  it('of a directory that the layer also makes leave it opaque, in whichever order', () => {
+  it('of a directory that the layer also makes leave it opaque, in any order', () => {
     const opaqueOnly = { 'trusted.overlay.opaque': 'y' };
     for (const order of [
       [whiteout('d'), directory('d'), file('d/f', 'x')],
@@ -329,7 +329,7 @@ describe('whiteouts in an overlay', () => {
     }
   });
 
-  it('with names of AUFS’s own in the root are ignored, whatever lies in them', () => {
+  it('with names of AUFS files in the root are ignored, and so is the content of AUFS directories', () => {
     for (const below of ['later', 'parent', 'nothing'] as const) {
       const entries = [
         directory('.wh..wh.plnk/'),
@@ -347,7 +347,7 @@ describe('whiteouts in an overlay', () => {
     }
   });
 
-  it('with such names anywhere else delete names that begin with .wh.', () => {
+  it('with such names in other directories delete names that begin with .wh.', () => {
     assert.deepEqual(Object.keys(treeOf(tar(file('d/.wh..wh.plnk'), file('d/.wh..wh.')), 'later')), [
       'd',
       'd/.wh.',
@@ -360,7 +360,7 @@ describe('whiteouts in an overlay', () => {
     ]);
   });
 
-  it('leave hard links into AUFS’s own directories what they are links to', () => {
+  it('do not remove the targets of hard links into AUFS directories', () => {
     for (const below of ['later', 'parent', 'nothing'] as const) {
       const tree = treeOf(
         tar(
@@ -387,12 +387,12 @@ describe('whiteouts in an overlay', () => {
     );
   });
 
-  it('are refused where they name nothing, or the directory itself or the one above', () => {
+  it('are refused if they name nothing, “.” or “..”', () => {
     for (const name of ['.wh.', '.wh..', '.wh...', 'd/.wh...']) refuses(tar(file(name)), 'LAYER_UNSAFE', /whiteout/);
   });
 });
 
-describe('whiteouts in a copy of the layers below', () => {
+describe('whiteouts in a full copy', () => {
   const below = (root: string): void => {
     mkdirSync(join(root, 'd/sub'), { recursive: true });
     for (const name of ['d/old', 'd/sub/old', 'gone']) writeFileSync(join(root, name), name);
@@ -405,7 +405,7 @@ describe('whiteouts in a copy of the layers below', () => {
     assert.deepEqual(paths(dir.path), []);
   });
 
-  it('remove what the layers below put into an opaque directory, and keep what this layer puts there', () => {
+  it('remove files of the layers below from an opaque directory, and keep files of this layer', () => {
     for (const order of [
       [opaque('d'), file('d/new', 'x'), file('d/sub/new', 'x')],
       [file('d/new', 'x'), file('d/sub/new', 'x'), opaque('d')],
@@ -427,7 +427,7 @@ describe('whiteouts in a copy of the layers below', () => {
     assert.deepEqual(paths(dir.path), ['d', 'd/mine', 'gone']);
   });
 
-  it('leave a directory’s times alone that the layer writes into and never names', () => {
+  it('do not change the times of implied directories', () => {
     using dir = scratch();
     below(dir.path);
     utimesSync(join(dir.path, 'd'), 1000, 1000);

@@ -6,7 +6,7 @@ import { scratch } from '../support/scratch.ts';
 import { directory, file, hardlink, type Member, symlink, tar, whiteout } from '../support/tar.ts';
 import { readTree } from '../support/tree.ts';
 
-/** The paths that a layer leaves, with and without openat2, on nothing and in a full copy of what is below. */
+/** The paths that a layer leaves in an empty directory. They must be the same with openat2 and without it. */
 function paths(...members: Member[]): string[] {
   const found = [true, false].map((useOpenat2) => {
     using dir = scratch();
@@ -18,9 +18,9 @@ function paths(...members: Member[]): string[] {
   return found[0] ?? [];
 }
 
-describe('`..` in a link’s target', () => {
+describe('`..` in the target of a symbolic link', () => {
   const real = directory('real');
-  it('takes away a name that is missing, and makes no directory of it', () => {
+  it('removes a missing name before it, which is then not made', () => {
     for (const target of [
       'missing/../real',
       '/missing/../real',
@@ -32,7 +32,7 @@ describe('`..` in a link’s target', () => {
     }
   });
 
-  it('takes away a file', () => {
+  it('removes a file before it', () => {
     for (const target of ['file/../real', '/file/../real', 'real/x/../../file/../real']) {
       assert.deepEqual(
         paths(real, file('file'), symlink('l', target), file('l/f')),
@@ -42,7 +42,7 @@ describe('`..` in a link’s target', () => {
     }
   });
 
-  it('goes to the directory of the link, or to the root and no further', () => {
+  it('leads to the directory of the link, and never above the root', () => {
     assert.deepEqual(paths(directory('d'), symlink('d/l', 'missing/..'), file('d/l/f')), ['d', 'd/f', 'd/l']);
     assert.deepEqual(paths(directory('d'), symlink('d/l', 'missing/../../../../x'), file('d/l/f')), [
       'd',
@@ -52,17 +52,17 @@ describe('`..` in a link’s target', () => {
     ]);
   });
 
-  it('makes what is missing in the end, and nothing else', () => {
+  it('makes only the directories of the resolved path', () => {
     assert.deepEqual(paths(symlink('l', 'a/b/../new/er'), file('l/f')), ['a', 'a/new', 'a/new/er', 'a/new/er/f', 'l']);
   });
 
-  it('is no way through a file', () => {
+  it('does not make a path through a file valid', () => {
     for (const target of ['file/x/../../real', 'file/x']) {
       assert.throws(() => paths(real, file('file'), symlink('l', target), file('l/f')), /ENOTDIR/);
     }
   });
 
-  it('is taken the same by hard links, deletions and times', () => {
+  it('means the same for hard links, whiteouts and times', () => {
     const link = symlink('l', 'missing/../real');
     assert.deepEqual(paths(real, file('real/f'), link, hardlink('h', 'l/f')), ['h', 'l', 'real', 'real/f']);
     assert.deepEqual(paths(real, file('real/f'), hardlink('h', 'missing/../real/f')), ['h', 'real', 'real/f']);

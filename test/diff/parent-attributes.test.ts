@@ -13,8 +13,8 @@ const ACL = Buffer.from(
   'hex',
 );
 
-describe('a directory that entries need before it is named', () => {
-  it('keeps the extended attributes of the one below that its entry does not give', () => {
+describe('an implied directory that a later entry names', () => {
+  it('gets extended attributes of the layer below that its entry does not have', () => {
     using dir = scratch();
     const lower = folder(dir.path, 'lower');
     const below = [xattr('user.both', 'below'), xattr('user.below', 'kept'), xattr('system.posix_acl_access', ACL)];
@@ -31,7 +31,7 @@ describe('a directory that entries need before it is named', () => {
     assert.ok(d?.xattrs?.['system.posix_acl_access']);
   });
 
-  it('has only its entry’s when it is named before', () => {
+  it('gets none from the layer below if its entry comes first', () => {
     using dir = scratch();
     const lower = folder(dir.path, 'lower');
     applyTar(tar(directory('d', { pax: [xattr('user.below', 'gone')] })), { root: lower });
@@ -41,14 +41,14 @@ describe('a directory that entries need before it is named', () => {
   });
 });
 
-describe('a directory that no entry names and no layer below has', () => {
+describe('an implied directory that no layer below has', () => {
   const lowerOf = (path: string): string => {
     const lower = folder(path, 'lower');
     applyTar(tar(directory('d', { mode: 0o2775, gid: 50 })), { root: lower });
     return lower;
   };
 
-  it('inherits the group of the set-group-ID directory that it is made in, which no entry names either', () => {
+  it('inherits the group of its set-group-ID parent directory, if that is implied too', () => {
     using dir = scratch();
     const lower = lowerOf(dir.path);
     for (const [name, members] of Object.entries({
@@ -63,7 +63,7 @@ describe('a directory that no entry names and no layer below has', () => {
     }
   });
 
-  it('inherits it too where the layer deletes what was there, in whichever order the two come', () => {
+  it('inherits the group too if the layer deletes the directory of the layers below, in any order', () => {
     using dir = scratch();
     const lower = lowerOf(dir.path);
     applyTar(tar(directory('d/e', { mode: 0o700, uid: 9 }), directory('d', { mode: 0o2775, gid: 50 })), {
@@ -80,7 +80,7 @@ describe('a directory that no entry names and no layer below has', () => {
     }
   });
 
-  it('inherits nothing from the one below when the directory that it is made in was named before', () => {
+  it('inherits nothing from the layer below if an earlier entry has named its parent directory', () => {
     using dir = scratch();
     const root = folder(dir.path, 'root');
     const members = [file('d/x'), directory('d', { gid: 7 }), file('d/e/f')];

@@ -20,9 +20,10 @@ import {
 import { file, symlink, tar } from '../support/tar.ts';
 
 /**
- * Applies archives where a seccomp filter makes calls fail as the archive asks for it, with any error of the kernel's:
- * `refusing-kernel.ts ROOT`. A link's owner is an error number above this one, and fchownat fails with it; a file's length
- * is, and pwrite64 does. The first is called directly, the second by Node. Prints what became of each, as JSON.
+ * Applies archives under a seccomp filter that makes calls fail with an error number from the archive: `refusing-kernel.ts
+ * ROOT`, started by entry-error.test.ts. The owner of a symbolic link, minus this base, is the error of fchownat, which is
+ * called directly. The length of a file, minus this base, is the error of pwrite64, which Node calls. Prints all results as
+ * JSON.
  */
 const BASE = 60_000;
 
@@ -42,7 +43,7 @@ const failingBy = (call: number, index: number): Instruction[] => [
 ];
 filterSystemCalls([...failingBy(fchownat, 2), ...failingBy(pwrite64, 2), [RETURN, 0, 0, ALLOW]]);
 
-// without EINTR: Node goes on trying then, for ever
+// without EINTR, because Node retries it forever
 const numbers = [...new Set([...Object.values(constants.errno), 117, 126])].filter(
   (errno) => errno !== constants.errno.EINTR,
 );

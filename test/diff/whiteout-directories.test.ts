@@ -16,7 +16,7 @@ const below = tar(
   file('usr/etc/sub/h'),
 );
 
-/** What each kind of store shows where the layer comes on the one below; of an overlay, what its upper directory holds. */
+/** The result of a layer on `below` in each kind of store; for an overlay, the content of its upper directory. */
 function trees(members: readonly Member[]): Record<'overlay' | 'copy' | 'bottom', string[]> {
   using dir = scratch();
   const archive = tar(...members);
@@ -37,7 +37,7 @@ function trees(members: readonly Member[]): Record<'overlay' | 'copy' | 'bottom'
   return { overlay: look(overlay), copy: look(copy), bottom: look(bottom) };
 }
 
-/** Paths in order; a whiteout with a minus before it, an opaque directory with a plus after it. */
+/** Sorted paths. A whiteout begins with a minus, an opaque directory ends with a plus. */
 function look(root: string): string[] {
   return Object.entries(readTree(root)).map(([path, node]) =>
     node.type === 'character' ? `-${path}` : node.xattrs?.['trusted.overlay.opaque'] === 'y' ? `${path}+` : path,
@@ -54,14 +54,14 @@ function orders(members: readonly Member[]): Member[][] {
 
 const untouched = ['usr', 'usr/etc', 'usr/etc/f', 'usr/etc/g', 'usr/etc/sub', 'usr/etc/sub/h'];
 
-describe('a directory that a layer needs only for whiteouts', () => {
-  it('is gone where the layer deletes it, in whichever order', () => {
+describe('a directory that holds only whiteouts', () => {
+  it('is removed if the layer deletes it, in any order', () => {
     for (const members of orders([whiteout('usr/etc/g'), whiteout('usr/etc')])) {
       assert.deepEqual(trees(members), { overlay: ['usr', '-usr/etc'], copy: ['usr'], bottom: ['usr'] });
     }
   });
 
-  it('is gone with what it holds, markers and directories for other whiteouts among it', () => {
+  it('is removed with its content: opaque markers and directories for other whiteouts', () => {
     for (const members of orders([
       whiteout('usr/etc/sub/deep/x'),
       opaque('usr/etc/sub'),
@@ -72,13 +72,13 @@ describe('a directory that a layer needs only for whiteouts', () => {
     }
   });
 
-  it('is gone where a directory above it is deleted, or both are', () => {
+  it('is removed if a directory above it is deleted, or both are', () => {
     for (const members of orders([whiteout('usr/etc/sub/x'), whiteout('usr/etc'), whiteout('usr')])) {
       assert.deepEqual(trees(members), { overlay: ['-usr'], copy: [], bottom: [] });
     }
   });
 
-  it('is gone where links lead to it', () => {
+  it('is removed if symbolic links lead to it', () => {
     for (const members of orders([whiteout('l/etc/g'), whiteout('usr/etc')])) {
       const { overlay, bottom } = trees([directory('usr'), symlink('l', 'usr'), ...members]);
       assert.deepEqual(overlay, ['l', 'usr', '-usr/etc']);
@@ -86,7 +86,7 @@ describe('a directory that a layer needs only for whiteouts', () => {
     }
   });
 
-  it('stays where the layer does not delete it', () => {
+  it('stays if the layer does not delete it', () => {
     for (const members of orders([whiteout('usr/etc/g'), whiteout('usr/other')])) {
       const { overlay, copy, bottom } = trees(members);
       assert.deepEqual(overlay, ['usr', 'usr/etc', '-usr/etc/g', '-usr/other']);
@@ -98,7 +98,7 @@ describe('a directory that a layer needs only for whiteouts', () => {
     }
   });
 
-  it('stays in a directory that a marker makes opaque, as in containerd', () => {
+  it('stays in an opaque directory, as in containerd', () => {
     for (const members of orders([whiteout('usr/etc/sub/x'), opaque('usr/etc')])) {
       const { overlay, copy } = trees(members);
       assert.deepEqual(overlay, ['usr', 'usr/etc+', 'usr/etc/sub', '-usr/etc/sub/x']);
@@ -108,7 +108,7 @@ describe('a directory that a layer needs only for whiteouts', () => {
 });
 
 describe('a directory that a layer deletes and writes into', () => {
-  it('is as new, and directories for whiteouts in it are gone', () => {
+  it('is made as a new one, without the directories for whiteouts in it', () => {
     for (const [index, members] of orders([
       whiteout('usr/etc/sub/x'),
       whiteout('usr/etc'),
@@ -128,7 +128,7 @@ describe('a directory that a layer deletes and writes into', () => {
     }
   });
 
-  it('is as new where its own entry makes it', () => {
+  it('is made as a new one if its own entry makes it', () => {
     for (const members of orders([whiteout('usr/etc/g'), whiteout('usr/etc'), directory('usr/etc')])) {
       const { overlay, copy, bottom } = trees(members);
       assert.deepEqual(
@@ -140,7 +140,7 @@ describe('a directory that a layer deletes and writes into', () => {
     }
   });
 
-  it('is itself where the layer makes a file of that name', () => {
+  it('is replaced by a file of the layer with its name', () => {
     for (const members of [
       [whiteout('usr/etc/g'), whiteout('usr/etc'), file('usr/etc')],
       [whiteout('usr/etc/g'), file('usr/etc'), whiteout('usr/etc')],
@@ -156,7 +156,7 @@ describe('a directory that a layer deletes and writes into', () => {
 });
 
 describe('WhiteoutDirectories', () => {
-  it('are counted whatever happens to them', () => {
+  it('counts its directories through all changes', () => {
     const directories = new WhiteoutDirectories();
     for (const path of ['a', 'a/b', 'a/b/c', 'd', 'd/e', 'd/f']) directories.add(path);
     assert.equal(directories.count, 6);
@@ -171,7 +171,7 @@ describe('WhiteoutDirectories', () => {
     assert.deepEqual(directories.take('nothing/there'), []);
   });
 
-  it('may lie as deep as a path can be long', () => {
+  it('takes the deepest path that is possible', () => {
     const directories = new WhiteoutDirectories();
     const names = Array.from({ length: 2047 }, () => 'd');
     for (let depth = 1; depth <= names.length; depth++) directories.add(names.slice(0, depth).join('/'));

@@ -12,7 +12,7 @@ const below = tar(
   directory('d/e', { mode: 0o711, uid: 6 }),
 );
 
-/** The tree of a layer on `below`, without times. */
+/** The tree of a layer in an overlay on `below`, without times. */
 function overlayTree(...members: Member[]): Record<string, object> {
   using dir = scratch();
   const lower = folder(dir.path, 'lower');
@@ -22,7 +22,7 @@ function overlayTree(...members: Member[]): Record<string, object> {
   return Object.fromEntries(Object.entries(readTree(root)).map(([path, { mtime, ...node }]) => [path, node]));
 }
 
-/** The same in a full copy, written once more where it has to be; and how many times it was written. */
+/** The same in a full copy, with as many passes as the layer needs. @returns the number of passes too */
 function copiedTree(...members: Member[]): { tree: Record<string, object>; times: number } {
   return copiedOnto(below, ...members);
 }
@@ -45,10 +45,10 @@ function copiedOnto(lower: Buffer, ...members: Member[]): { tree: Record<string,
   }
 }
 
-describe('a directory of a full copy that a layer writes into and then deletes', () => {
+describe('a directory of a full copy that a layer deletes after it has written into it', () => {
   const asNew = { type: 'directory', mode: '0755', owner: '0:0' };
 
-  it('is as new, and so are those in it', () => {
+  it('is made as a new one, and so are the directories in it', () => {
     const { tree, times } = copiedTree(file('d/e/f', 'new'), whiteout('d'));
     const f = { type: 'file', mode: '0644', owner: '0:0', content: 'new', size: 3 };
     assert.deepEqual(tree, { d: asNew, 'd/e': asNew, 'd/e/f': f });
@@ -56,14 +56,14 @@ describe('a directory of a full copy that a layer writes into and then deletes',
     assert.deepEqual(copiedTree(whiteout('d'), file('d/e/f', 'new')), { tree, times: 1 });
   });
 
-  it('is as its own entry says, which gives all its extended attributes', () => {
+  it('gets all its attributes from its own entry', () => {
     const entry = directory('d', { mode: 0o711, uid: 9, pax: [['SCHILY.xattr.user.own', 'x']] });
     const d = { type: 'directory', mode: '0711', owner: '9:0', xattrs: { 'user.own': 'x' } };
     assert.deepEqual(copiedTree(entry, whiteout('d')).tree, { d });
     assert.deepEqual(copiedTree(file('d/g'), entry, whiteout('d')).tree.d, d);
   });
 
-  it('gets today’s time and not that of the deleted one', () => {
+  it('gets the current time, not that of the deleted one', () => {
     using dir = scratch();
     const root = folder(dir.path, 'root');
     applyTar(tar(directory('d', { mtime: 5 })), { root });
@@ -72,7 +72,7 @@ describe('a directory of a full copy that a layer writes into and then deletes',
     assert.ok((readTree(root).d?.mtime ?? 0n) > 1_600_000_000n * 1_000_000_000n);
   });
 
-  it('is found where links lead, and only what is there itself is deleted', () => {
+  it('is found in the second pass by its real path only', () => {
     const { tree } = copiedTree(symlink('l', '.'), file('d/e/f'), whiteout('l/d'));
     assert.deepEqual(tree['d/e'], asNew);
     using dir = scratch();
@@ -82,7 +82,7 @@ describe('a directory of a full copy that a layer writes into and then deletes',
     assert.deepEqual(Object.keys(readTree(root)), ['link', 'real', 'real/x']);
   });
 
-  it('is no reason to write a layer twice where the layer made it, or deleted it before', () => {
+  it('needs no second pass if the layer has made it, or has deleted it before', () => {
     for (const members of [
       [file('new/f'), whiteout('new')],
       [directory('new'), whiteout('new')],
@@ -97,7 +97,7 @@ describe('a directory of a full copy that a layer writes into and then deletes',
   });
 });
 
-describe('a link of a full copy that a layer’s entries go through and that it then deletes', () => {
+describe('a symbolic link of a full copy that a layer deletes after it has written through it', () => {
   const linked = tar(
     directory('real'),
     file('real/old'),
@@ -114,7 +114,7 @@ describe('a link of a full copy that a layer’s entries go through and that it 
   const untouched = ['d', 'd/link', 'link', 'other', 'real', 'real/inner', 'real/old'];
   const without = (...names: string[]) => untouched.filter((name) => !names.includes(name));
 
-  it('is not there for them, as when it is deleted first', () => {
+  it('is not followed, as if it were deleted first', () => {
     const { names, times, tree } = onto(file('link/new', 'x'), whiteout('link'));
     assert.deepEqual(names, [...untouched, 'link/new'].sort());
     assert.deepEqual(tree.link, { type: 'directory', mode: '0755', owner: '0:0' });
@@ -122,7 +122,7 @@ describe('a link of a full copy that a layer’s entries go through and that it 
     assert.deepEqual(onto(whiteout('link'), file('link/new', 'x')), { names, times: 1, tree });
   });
 
-  it('is not there either where the directory that holds it is deleted, or a link led to it', () => {
+  it('is not followed either if its directory is deleted, or if another link led to it', () => {
     assert.deepEqual(onto(file('d/link/new'), whiteout('d')).names, [...untouched, 'd/link/new'].sort());
     assert.deepEqual(onto(file('d/link/new'), whiteout('other/link')).names, [...untouched, 'd/link/new'].sort());
     assert.deepEqual(
@@ -131,14 +131,14 @@ describe('a link of a full copy that a layer’s entries go through and that it 
     );
   });
 
-  it('takes deletions through it along, which then delete nothing', () => {
+  it('makes whiteouts whose paths lead through it delete nothing', () => {
     const { names } = onto(whiteout('link/old'), whiteout('link/inner'), whiteout('link'));
     assert.deepEqual(names, without('link'));
     const both = onto(file('real/inner/new'), whiteout('link/inner'), whiteout('link'));
     assert.deepEqual(both.names, [...untouched, 'link/new'].sort());
   });
 
-  it('is no reason to write a layer twice where nothing went through it', () => {
+  it('needs no second pass if no entry was written through it', () => {
     for (const [gone, ...members] of [
       [['link'], file('real/new'), whiteout('link')],
       [['link'], whiteout('link'), file('d/link/new'), whiteout('link')],
@@ -156,8 +156,8 @@ describe('a link of a full copy that a layer’s entries go through and that it 
   });
 });
 
-describe('a directory that a layer deletes and makes by need', () => {
-  it('takes nothing from the one that it deletes, in whichever order the two come', () => {
+describe('an implied directory that the layer deletes', () => {
+  it('gets no attributes of the deleted one, in any order', () => {
     const made = file('d/e/f', 'new');
     const expected = {
       d: { type: 'directory', mode: '0755', owner: '0:0', xattrs: { 'trusted.overlay.opaque': 'y' } },
@@ -168,12 +168,12 @@ describe('a directory that a layer deletes and makes by need', () => {
     assert.deepEqual(overlayTree(made, whiteout('d')), expected);
   });
 
-  it('is found where links lead', () => {
+  it('is found if symbolic links lead to it', () => {
     const tree = overlayTree(symlink('l', '.'), file('d/e/f'), whiteout('l/d'));
     assert.deepEqual(tree['d/e'], { type: 'directory', mode: '0755', owner: '0:0' });
   });
 
-  it('still takes its attributes from below where another name is deleted', () => {
+  it('still gets its attributes from the layer below if another name is deleted', () => {
     const tree = overlayTree(whiteout('d/e/g'), whiteout('d/eel'), file('d/e/f'));
     assert.deepEqual(tree['d/e'], { type: 'directory', mode: '0711', owner: '6:0' });
   });
@@ -183,23 +183,23 @@ describe('a directory that an entry names and the layer deletes', () => {
   const opaque = { type: 'directory', mode: '0711', owner: '0:0', xattrs: { 'trusted.overlay.opaque': 'y' } };
   const named = directory('d', { mode: 0o711 });
 
-  it('is opaque, whatever the layer has made of that name in between', () => {
+  it('is opaque, whatever the layer has made at that name in between', () => {
     assert.deepEqual(overlayTree(whiteout('d'), file('d'), named), { d: opaque });
     assert.deepEqual(overlayTree(whiteout('d'), named, file('d'), named), { d: opaque });
     assert.deepEqual(overlayTree(file('d'), whiteout('d'), named), { d: opaque });
   });
 
-  it('is opaque where links lead to it', () => {
+  it('is opaque if symbolic links lead to it', () => {
     assert.deepEqual(overlayTree(symlink('l', '.'), whiteout('d'), directory('l/d', { mode: 0o711 })).d, opaque);
   });
 
-  it('is not opaque where the archive has a device 0:0 of that name, which is no deletion', () => {
+  it('is not opaque if the archive has a device 0:0 at that name, because that deletes nothing', () => {
     const { xattrs: _, ...plain } = opaque;
     assert.deepEqual(overlayTree(device('d', 'c', 0, 0), named), { d: plain });
   });
 });
 
-it('a device 0:0 of the archive is no directory, whether the layer deletes its name or not', () => {
+it('a device 0:0 of the archive is not replaced by an implied directory, even if the layer deletes its name', () => {
   const node = device('x', 'c', 0, 0);
   for (const before of [[node], [whiteout('x'), node], [node, whiteout('x')], [whiteout('x'), node, whiteout('x')]]) {
     assert.throws(() => overlayTree(...before, file('x/y')), /a file is in the way of a directory/);

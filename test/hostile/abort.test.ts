@@ -14,7 +14,7 @@ import { file, tar } from '../support/tar.ts';
 const FOLDERS = 60;
 const FILES = 1000;
 
-/** A pool that has begun to remove a tree of 60,000 files, all of it for one entry. */
+/** Starts a layer with one entry that replaces a tree of 60,000 files, and waits until the removal has begun. */
 async function atWork(signal?: AbortSignal) {
   const dir = scratch();
   const target = scratch();
@@ -32,7 +32,7 @@ async function atWork(signal?: AbortSignal) {
   const mounts = [{ type: 'bind', source: target.path, options: ['rw'] }] as const;
   const applied = applier.apply(layer.blob, mounts, { below: 'parent', diffId: layer.diff.digest, signal });
   applied.catch(() => {});
-  // a directory has a link from each directory in it
+  // every subdirectory adds one to the number of links
   while (lstatSync(old).nlink === FOLDERS + 2) await sleep(1);
   return {
     pool,
@@ -46,13 +46,13 @@ async function atWork(signal?: AbortSignal) {
   };
 }
 
-/** A thread that has the processor for itself may have removed all before this one says anything: then once more. */
+/** The thread may finish the removal before this one can abort it: then the attempt is repeated. */
 async function inTheMiddle(once: () => Promise<boolean>): Promise<void> {
   for (let tries = 0; tries < 10; tries++) if (await once()) return;
   assert.fail('all was removed first');
 }
 
-/** What work has failed with; nothing, if it was done. */
+/** The error of the work; `undefined` if it succeeded. */
 async function failure(work: Promise<unknown>): Promise<UnpackError | undefined> {
   const error: unknown = await work.then(
     () => undefined,
@@ -62,8 +62,8 @@ async function failure(work: Promise<unknown>): Promise<UnpackError | undefined>
   return error;
 }
 
-describe('an entry that means long work', () => {
-  it('is given up in the middle when its job is, for the job’s reason', async () => {
+describe('an entry that takes long', () => {
+  it('is aborted in the middle when its job is, with the same reason', async () => {
     await inTheMiddle(async () => {
       const abort = new AbortController();
       await using work = await atWork(abort.signal);
@@ -75,7 +75,7 @@ describe('an entry that means long work', () => {
     });
   });
 
-  it('does not keep a worker from ending', async () => {
+  it('does not keep a worker from stopping', async () => {
     await inTheMiddle(async () => {
       await using work = await atWork();
       await work.pool.close();

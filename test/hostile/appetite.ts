@@ -6,15 +6,15 @@ import { toUnpackError } from '../../src/errors.ts';
 import { headerBlock, member, paxHeader } from '../support/tar.ts';
 
 /**
- * Applies an archive that is made while it is read, and says how much memory the process took at most:
- * `appetite.ts CASE ROOT COUNT`. The archives are never whole in memory, so what is measured is the applier.
+ * Applies an archive that is generated while it is read, and prints the peak memory of the process: `appetite.ts CASE ROOT
+ * COUNT`, started by memory.test.ts. No archive is whole in memory, so the peak is that of the applier.
  */
 type Source = Iterable<Buffer> | AsyncIterable<Buffer>;
 
 const END = Buffer.alloc(1024);
 const ZEROS = Buffer.alloc(1 << 20);
 
-/** Pieces of a megabyte or so, as a decompressor gives them. */
+/** Pieces of about a megabyte, as from a decompressor. */
 function* pieces(count: number, make: (i: number) => Buffer): Generator<Buffer> {
   let parts: Buffer[] = [];
   let length = 0;
@@ -36,7 +36,7 @@ function* zeros(header: Buffer, megabytes: number): Generator<Buffer> {
 }
 
 const long = (i: number): string => `${i}${'n'.repeat(240)}`;
-/** A directory whose path is as long as a path can be, through links that keep it flat. */
+/** Directories with paths of the maximum length. The paths lead through symbolic links, so the tree is flat. */
 const longPath = (i: number): Buffer => {
   const way = Array.from({ length: 15 }, () => 'l'.repeat(250)).join('/');
   return member({ name: 'x', type: '5', mode: 0o755, pax: [['path', `${way}/${i}`]] });
@@ -52,7 +52,7 @@ const CASES: Readonly<Record<string, (count: number) => Source>> = {
     const link = member({ name: 'x', type: '2', linkName: '.', pax: [['path', name]] });
     return pieces(count, (i) => (i === 0 ? link : longPath(i)));
   },
-  'directories that no entry names': (count) => pieces(count, (i) => headerBlock({ name: `d${i}/.wh.x` })),
+  'implied directories': (count) => pieces(count, (i) => headerBlock({ name: `d${i}/.wh.x` })),
   deletions: (count) => pieces(count, (i) => member({ name: 'x', pax: [['path', `.wh.${long(i)}`]] })),
   'late deletions': (count) =>
     pieces(count, (i) => {
@@ -122,7 +122,7 @@ const limits = { entries: 10_000_000, entryMetadataBytes: 1 << 20, uncompressedB
 using writer = new LayerWriter({
   root,
   lowers: [],
-  below: name === 'deletions' || name === 'directories that no entry names' ? 'parent' : 'later',
+  below: name === 'deletions' || name === 'implied directories' ? 'parent' : 'later',
   opaqueXattr: 'trusted.overlay.opaque',
   ownership: 'keep',
   copied: false,

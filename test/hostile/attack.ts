@@ -5,25 +5,25 @@ import { applyTar } from '../support/apply.ts';
 import { Sandbox } from '../support/sandbox.ts';
 import { type Node, readTree } from '../support/tree.ts';
 
-/** What an attack left in the root: the tree, and the error if it was refused. */
+/** The result of an attack: the tree in the root, and the error if the archive was refused. */
 export interface Left {
   readonly tree: Readonly<Record<string, Node>>;
   readonly error: UnpackError | undefined;
 }
 
 export interface AttackOptions {
-  /** Puts things into the root beforehand; `outside` is what must not be touched. */
+  /** Prepares the root; the files in `outside` must not be touched. */
   readonly prepare?: (root: string, outside: string) => void;
-  /** Whether what is left is looked at; the default. It takes long where paths are. */
+  /** Whether to read the resulting tree; default: true. It takes long if paths are long. */
   readonly look?: boolean;
   readonly limits?: Parameters<typeof applyTar>[2] extends { limits?: infer L } | undefined ? L : never;
 }
 
 /**
- * Applies an archive beside files that it must not touch: for each way that deletions are kept, with openat2 and by the
- * walk, and in pieces. Fails where anything outside the root has another content, mode, owner, time, attribute or name than before,
- * where the error is no UnpackError, or where the two ways leave something else.
- * @param archive or what makes it from the absolute path of what must not be touched
+ * Applies an archive next to files that it must not touch: on nothing, in an overlay and in a full copy, each with openat2
+ * and without it, and cut into pieces. Fails if a file outside the root has another content, mode, owner, time, attribute or
+ * name than before, if the error is not an UnpackError, or if the results with and without openat2 differ.
+ * @param archive or a function that makes it from the absolute path of the directory that must not be touched
  */
 export function attack(
   archive: Buffer | ((outside: string) => Buffer),
@@ -60,7 +60,7 @@ export function attack(
   return { nothing: both('nothing'), later: both('later'), parent: both('parent') };
 }
 
-/** The archive does no harm, and is refused in every way that deletions are kept. */
+/** The archive does no harm and is refused on nothing, in an overlay and in a full copy. */
 export function refused(
   archive: Parameters<typeof attack>[0],
   code: string,
@@ -73,7 +73,7 @@ export function refused(
   }
 }
 
-/** The archive does no harm and is applied: its paths are these, in every way that deletions are kept. */
+/** The archive does no harm and is applied with these paths, on nothing, in an overlay and in a full copy. */
 export function contained(
   archive: Parameters<typeof attack>[0],
   paths: readonly string[],

@@ -8,7 +8,7 @@ import { readTree } from '../support/tree.ts';
 import { attack, refused } from './attack.ts';
 
 describe('modes, owners and times', () => {
-  it('are changed through no link (CVE-2021-41089 of Docker)', () => {
+  it('are never changed through a symbolic link (CVE-2021-41089 of Docker)', () => {
     attack((outside) =>
       tar(
         symlink('l', `${outside}/canary`, { mode: 0o7777, uid: 9, mtime: 9 }),
@@ -22,7 +22,7 @@ describe('modes, owners and times', () => {
     );
   });
 
-  it('of directories, set last, do not follow a link that took a directory’s place', () => {
+  it('of directories, set last, do not follow a link in the directory’s place', () => {
     attack((outside) =>
       tar(
         directory('d', { mtime: 7 }),
@@ -34,7 +34,7 @@ describe('modes, owners and times', () => {
     );
   });
 
-  it('of a directory whose way became a file, a loop or nothing are left out', () => {
+  it('of a directory are left out if its path has become a file or a loop', () => {
     const { nothing } = attack(
       tar(directory('a/b/c', { mtime: 7 }), file('a', 'x'), directory('p/q', { mtime: 7 }), symlink('p', 'p')),
     );
@@ -42,7 +42,7 @@ describe('modes, owners and times', () => {
     assert.equal(nothing.tree.a?.content, 'x');
   });
 
-  it('may be any that the archive asks for, setuid too, inside the root', () => {
+  it('may be any, even setuid, inside the root', () => {
     const { nothing } = attack(tar(file('su', 'x', { mode: 0o6755 }), hardlink('su2', 'su', { mode: 0o4711, uid: 3 })));
     assert.equal(nothing.tree.su?.mode, '4711');
     assert.equal(nothing.tree.su2?.owner, '3:0');
@@ -62,7 +62,7 @@ describe('extended attributes', () => {
     'whiteout',
   ];
 
-  it('of overlayfs are an archive’s to set in no spelling', () => {
+  it('of overlayfs are never set, in whichever spelling', () => {
     const pax = overlay.flatMap((name) => [
       [`SCHILY.xattr.trusted.overlay.${name}`, '/outside'] as const,
       [`LIBARCHIVE.xattr.trusted.overlay.${name}`, 'eQ'] as const,
@@ -74,7 +74,7 @@ describe('extended attributes', () => {
     for (const node of Object.values(left.tree)) assert.equal(node.xattrs, undefined);
   });
 
-  it('of an overlay that ordinary users mount neither', () => {
+  it('of overlays that ordinary users mount are never set', () => {
     using dir = scratch();
     const pax = overlay.map((name) => [`SCHILY.xattr.user.overlay.${name}`, 'y'] as const);
     const archive = tar(directory('d', { pax: [...pax, ['SCHILY.xattr.user.note', 'y']] }));
@@ -83,7 +83,7 @@ describe('extended attributes', () => {
     assert.deepEqual(readTree(dir.path).d?.xattrs, { 'user.note': 'y' });
   });
 
-  it('are set through no link', () => {
+  it('are never set through a symbolic link', () => {
     const pax = [
       ['SCHILY.xattr.security.capability', Buffer.from('0100000200040000000000000000000000000000', 'hex')],
       ['SCHILY.xattr.user.x', 'y'],
@@ -98,7 +98,7 @@ describe('extended attributes', () => {
     );
   });
 
-  it('with no name, a NUL in it or one that is too long are refused', () => {
+  it('are refused if the name is empty, too long, or has a NUL', () => {
     const wrong = [
       ['', 'LAYER_CORRUPT', /"f".*an extended attribute has an empty name/],
       [`user.${'k'.repeat(300)}`, 'LIMIT_EXCEEDED', /"f".*ERANGE/],
@@ -111,7 +111,7 @@ describe('extended attributes', () => {
     }
   });
 
-  it('without a value are set, but for a file capability where the tree is copied: nobody could read it again', () => {
+  it('with an empty value are set, except a file capability in a tree that is copied, because it can’t be read', () => {
     const pax = [
       ['SCHILY.xattr.user.empty', ''],
       ['SCHILY.xattr.security.capability', ''],
@@ -124,14 +124,14 @@ describe('extended attributes', () => {
       const xattrs = { 'user.empty': '', ...(copied ? {} : { 'security.capability': '' }), 'user.other': '' };
       for (const node of [readTree(dir.path).d, readTree(dir.path).f]) assert.deepEqual(node?.xattrs, xattrs);
       assert.equal(warnings.length, copied ? 1 : 0);
-      // a directory that takes its attributes from this one
+      // an implied directory gets its attributes from this one
       using above = scratch();
       applyTar(tar(file('d/h')), { root: above.path, lowers: [dir.path], below: 'parent' });
       assert.deepEqual(readTree(above.path).d?.xattrs, xattrs);
     }
   });
 
-  it('that containerd does not read are left out where they cannot be', () => {
+  it('that containerd does not read are left out if the kernel refuses them', () => {
     const pax = [
       ['LIBARCHIVE.xattr.user.a%00b', 'eQ'],
       ['LIBARCHIVE.xattr.', 'eQ'],
@@ -145,7 +145,7 @@ describe('extended attributes', () => {
     assert.deepEqual(readTree(dir.path).f?.xattrs, { 'user.fine': 'y' });
   });
 
-  it('in any number leave out what a layer may not set in few sentences', () => {
+  it('in any number cause only a few warnings', () => {
     using dir = scratch();
     const members = Array.from({ length: 500 }, (_, i) =>
       file(`f${i}`, '', { pax: [[`SCHILY.xattr.trusted.${'k'.repeat(500)}${i}\n`, 'x']] }),
@@ -164,7 +164,7 @@ describe('devices', () => {
     assert.equal(nothing.tree.null?.content, 'x');
   });
 
-  it('of numbers that there are not are refused', () => {
+  it('with numbers out of range are refused', () => {
     const numbers = (major: number) => (block: Buffer) => {
       block.fill(0, 329, 337);
       block[329] = 0x80;

@@ -21,9 +21,9 @@ import {
 import { readTree } from '../support/tree.ts';
 import { attack, contained, refused } from './attack.ts';
 
-/** The shapes of a published attack carry its number: what the program named did wrong, and this one must not. */
+/** A test of a published attack has its CVE number and the program that was vulnerable. */
 
-describe('names that lead out', () => {
+describe('names that lead out of the root', () => {
   it('with ".." end inside the root (CVE-2007-4559 of Python’s tarfile, CVE-2016-6321 of GNU tar)', () => {
     const tree = contained(
       tar(file('../outside/canary', 'dead'), file('/../../outside/canary', 'dead'), file('a/../../outside/x')),
@@ -32,13 +32,13 @@ describe('names that lead out', () => {
     assert.equal(tree['outside/canary']?.content, 'dead');
   });
 
-  it('with ".." behind a directory that is a link end inside the root', () => {
+  it('with ".." after a link to a directory end inside the root', () => {
     attack((outside) =>
       tar(symlink('l', outside), file('l/../canary', 'dead'), directory('l/../../x', { mode: 0o777 })),
     );
   });
 
-  it('that are absolute, or become so without their first part, end inside the root (CVE-2021-32804 of node-tar)', () => {
+  it('that are absolute, or are so without their first part, end inside the root (CVE-2021-32804 of node-tar)', () => {
     attack((outside) => tar(file(`${outside}/canary`, 'dead'), file(`//${outside}/canary`, 'dead'), file('///etc/x')));
   });
 
@@ -59,11 +59,11 @@ describe('names that lead out', () => {
     );
   });
 
-  it('with backslashes are names like others (CVE-2021-37701, CVE-2021-37713 of node-tar)', () => {
+  it('with backslashes are ordinary names (CVE-2021-37701, CVE-2021-37713 of node-tar)', () => {
     contained(tar(file('..\\outside\\canary', 'dead'), file('C:\\x')), ['..\\outside\\canary', 'C:\\x']);
   });
 
-  it('that differ in case or in their Unicode form alone are two (CVE-2021-37712, CVE-2026-23950 of node-tar)', () => {
+  it('that differ only in case or Unicode form are two files (CVE-2021-37712, CVE-2026-23950 of node-tar)', () => {
     const archive = (outside: string) =>
       tar(
         symlink('caf\u00e9', outside),
@@ -77,7 +77,7 @@ describe('names that lead out', () => {
     assert.equal(Object.keys(tree).filter((path) => path.endsWith('/canary')).length, 3);
   });
 
-  it('with a NUL are refused in a PAX record and cut in a GNU long name, as Go does it', () => {
+  it('with a NUL are refused in a PAX record and cut in a GNU long name, as in Go', () => {
     refused(tar(file('x', 'dead', { pax: [['path', 'a\0/../../outside/canary']] })), 'LAYER_CORRUPT', /NUL/);
     refused(tar(symlink('x', 'y', { pax: [['linkpath', 'a\0b']] })), 'LAYER_CORRUPT', /NUL/);
     contained(tar(gnuLong('L', 'short\0/../../outside/canary'), file('x', 'inside')), ['short']);
@@ -85,7 +85,7 @@ describe('names that lead out', () => {
 });
 
 describe('links used as directories', () => {
-  it('lead nowhere outside, relative or absolute (CVE-2014-6407, CVE-2014-9356 of Docker; CVE-2011-5325 of BusyBox)', () => {
+  it('never lead outside, relative or absolute (CVE-2014-6407, CVE-2014-9356 of Docker; CVE-2011-5325 of BusyBox)', () => {
     attack(tar(symlink('l', '../outside'), file('l/canary', 'dead'), directory('l/sub', { mode: 0o777 })));
     attack(tar(symlink('l', '..'), symlink('l/m', 'outside'), file('l/outside/canary', 'dead')));
     attack(tar(symlink('a', 'b'), symlink('b', '../outside'), file('a/canary', 'dead')));
@@ -95,7 +95,7 @@ describe('links used as directories', () => {
     );
   });
 
-  it('lead nowhere when one is made through another (CVE-2020-27833 of oc)', () => {
+  it('never lead outside if one is made through another (CVE-2020-27833 of oc)', () => {
     attack(
       tar(
         directory('sub'),
@@ -108,7 +108,7 @@ describe('links used as directories', () => {
     );
   });
 
-  it('that took the place of a directory are not taken for it (CVE-2021-32803 of node-tar)', () => {
+  it('that replace a directory are not mistaken for it (CVE-2021-32803 of node-tar)', () => {
     attack(
       tar(directory('d'), file('d/x'), symlink('d', '../outside'), file('d/canary', 'dead'), file('d/sub/canary')),
     );
@@ -120,7 +120,7 @@ describe('links used as directories', () => {
     );
   });
 
-  it('take the place of a directory as often as they want, back and forth', () => {
+  it('may replace a directory, and be replaced, any number of times', () => {
     const turns = Array.from({ length: 50 }, () => [
       directory('d'),
       file('d/canary', 'in'),
@@ -130,13 +130,13 @@ describe('links used as directories', () => {
     attack(tar(...turns.flat()));
   });
 
-  it('that are the root itself or its parent are no entries at all (CVE-2021-29136 of umoci)', () => {
+  it('in place of the root or its parent are ignored (CVE-2021-29136 of umoci)', () => {
     for (const name of ['.', './', '/', '', 'a/..', '..', '../..', './.']) {
       attack((outside) => tar(symlink(name, outside), file('canary', 'in'), hardlink('h', 'canary', { mode: 0o777 })));
     }
   });
 
-  it('that are longer than a path may be are still followed inside (CVE-2025-4517 of Python’s tarfile)', () => {
+  it('with targets longer than a path may be are still followed inside the root (CVE-2025-4517 of Python’s tarfile)', () => {
     const long = 'd'.repeat(247);
     const members = [];
     let at = '';
@@ -154,13 +154,13 @@ describe('links used as directories', () => {
     );
   });
 
-  it('in a loop are not followed for ever', () => {
+  it('in a loop are not followed forever', () => {
     refused(tar(symlink('a', 'b'), symlink('b', 'a'), file('a/x')), 'LAYER_CORRUPT', /"a\/x".*ELOOP/);
     refused(tar(symlink('a', 'a'), file('a/x')), 'LAYER_CORRUPT', /"a\/x".*ELOOP/);
     refused(tar(symlink('a', 'a/a'), hardlink('h', 'a/x')), 'LAYER_CORRUPT', /"h".*ELOOP/);
   });
 
-  it('that multiply the way are not followed for ever', () => {
+  it('that multiply the steps of a path are not followed forever', () => {
     const back = '../x/'.repeat(800);
     const members = [directory('x'), symlink('x/a', 'y', { pax: [['linkpath', `${back}b`]] })];
     members.push(
@@ -172,7 +172,7 @@ describe('links used as directories', () => {
     assert.ok(process.cpuUsage(before).user < 5_000_000);
   });
 
-  it('that another process put there beforehand lead nowhere either', () => {
+  it('of another process never lead outside', () => {
     attack(tar(file('planted/canary', 'dead'), whiteout('planted/canary'), opaque('planted')), {
       prepare: (root, outside) => symlinkSync(outside, join(root, 'planted')),
     });
@@ -181,7 +181,7 @@ describe('links used as directories', () => {
     });
   });
 
-  it('through /proc lead nowhere', () => {
+  it('through /proc never lead outside', () => {
     attack((outside) =>
       tar(
         symlink('l', '/proc/self/root'),
@@ -194,7 +194,7 @@ describe('links used as directories', () => {
 });
 
 describe('hard links', () => {
-  it('to what is outside are refused (CVE-2018-20834, CVE-2026-23745 of node-tar; CVE-2026-50163 of oras-go)', () => {
+  it('to files outside are refused (CVE-2018-20834, CVE-2026-23745 of node-tar; CVE-2026-50163 of oras-go)', () => {
     for (const target of ['../outside/canary', '/../outside/canary', 'd/../../outside/canary']) {
       refused(
         tar(directory('d'), hardlink('h', target, { mode: 0o4777, uid: 5 }), file('h', 'dead')),
@@ -209,13 +209,13 @@ describe('hard links', () => {
     refused(tar(hardlink('h', 'package.json', { mode: 0o777 })), 'LAYER_CORRUPT', /does not hold/);
   });
 
-  it('through links to what is outside are refused', () => {
+  it('through symbolic links to files outside are refused', () => {
     refused(tar(symlink('l', '../outside'), hardlink('h', 'l/canary'), file('h', 'dead')), 'LAYER_CORRUPT', /"h"/);
     attack((outside) => tar(symlink('l', outside), hardlink('h', 'l/canary', { mode: 0o777 }), file('h', 'dead')));
     attack(tar(symlink('b/d1', '../../outside'), hardlink('b/mine', '/b/d1/canary', { mode: 0o777, uid: 9 })));
   });
 
-  it('to a link link to the link itself, whose target keeps its mode, owner and times', () => {
+  it('to a symbolic link are links to it; its target keeps mode, owner and times', () => {
     attack(
       tar(symlink('l', '../outside/canary'), hardlink('h', 'l', { mode: 0o4777, uid: 7, mtime: 7 }), file('h', 'dead')),
     );
@@ -224,12 +224,12 @@ describe('hard links', () => {
     );
   });
 
-  it('with content write none (CVE-2016-5418 of libarchive)', () => {
+  it('with content write no content (CVE-2016-5418 of libarchive)', () => {
     const withContent = Buffer.concat([member(hardlink('h', 'l', { size: 4 })), Buffer.from('dead'.padEnd(512, '\0'))]);
     refused(tar(symlink('l', '../outside/canary'), withContent), 'LAYER_CORRUPT', /checksum/);
   });
 
-  it('that somebody made to what is outside are replaced and not written through', () => {
+  it('of another process to files outside are replaced, not written through', () => {
     for (const useOpenat2 of [true, false]) {
       using dir = scratch();
       const [root, outside] = [folder(dir.path, 'root'), folder(dir.path, 'outside')];
@@ -242,7 +242,7 @@ describe('hard links', () => {
     }
   });
 
-  it('to a directory, or to what this layer does not hold, are refused', () => {
+  it('to a directory, or to a file that this layer does not have, are refused', () => {
     refused(tar(directory('d'), hardlink('h', 'd')), 'LAYER_CORRUPT', /cannot be linked/);
     refused(tar(hardlink('h', 'nothing')), 'LAYER_CORRUPT', /does not hold/);
     refused(tar(hardlink('h', 'h')), 'LAYER_CORRUPT', /does not hold/);
@@ -251,8 +251,8 @@ describe('hard links', () => {
   });
 });
 
-describe('deletions', () => {
-  it('through links delete nothing outside', () => {
+describe('whiteouts', () => {
+  it('through symbolic links delete nothing outside', () => {
     const prepare = (root: string, outside: string) => {
       symlinkSync(outside, join(root, 'planted'));
       mkdirSync(join(root, 'old'));
@@ -267,17 +267,17 @@ describe('deletions', () => {
     attack((outside) => tar(symlink('l', outside), whiteout('l/canary'), opaque('l')));
   });
 
-  it('of nothing, of the directory itself and of the one above are refused', () => {
+  it('of an empty name, of “.” and of “..” are refused', () => {
     for (const name of ['.wh.', '.wh..', '.wh...', 'd/.wh...', 'd/.wh..', '/.wh.', '../.wh...']) {
       refused(tar(file(name)), 'LAYER_UNSAFE', /whiteout/);
     }
   });
 
-  it('of a whiteout’s own name delete a file of that name and no more', () => {
+  it('of a whiteout’s name delete only a file with that name', () => {
     attack(tar(file('.wh..wh.a'), file('.wh..wh..wh.a'), file('.wh..wh..opq/x'), file('.wh.a/b'), whiteout('.wh.x')));
   });
 
-  it('leave what they replace unread: a FIFO or a device does not hold them up (CVE-2024-9676 of containers/storage)', () => {
+  it('never open what they delete, so a FIFO or a device does not block them (CVE-2024-9676 of containers/storage)', () => {
     const prepare = (root: string) => mkdirSync(join(root, 'd'));
     attack(
       tar(fifo('d/p'), device('d/c', 'c', 1, 3), file('d/p', 'x'), file('d/c', 'y'), whiteout('d/p'), opaque('d')),
@@ -287,8 +287,8 @@ describe('deletions', () => {
   });
 });
 
-describe('what is no directory', () => {
-  it('cannot be used as one', () => {
+describe('a file that is not a directory', () => {
+  it('can’t be used as one', () => {
     for (const taken of [file('f', 'x'), device('f', 'c', 1, 3), device('f', 'b', 8, 0), fifo('f')]) {
       refused(tar(taken, file('f/g')), 'LAYER_CORRUPT', /"f\/g".*ENOTDIR/);
       refused(tar(taken, hardlink('h', 'f/g')), 'LAYER_CORRUPT', /"h"/);
@@ -297,7 +297,7 @@ describe('what is no directory', () => {
     refused(tar(file('f', 'x'), opaque('f')), 'LAYER_CORRUPT', /ENOTDIR/);
   });
 
-  it('but a whiteout of the same layer makes room for one', () => {
+  it('is replaced by a directory if it is a whiteout of the same layer', () => {
     const { later, parent } = attack(tar(whiteout('f'), file('f/g')), {
       prepare: (root) => writeFileSync(join(root, 'other'), ''),
     });

@@ -9,13 +9,13 @@ import { LIMITS } from '../support/apply.ts';
 import { Sandbox } from '../support/sandbox.ts';
 import { directory, file, type Member, tar } from '../support/tar.ts';
 
-/** Peak of a process that applies one of the archives of appetite.ts, in bytes. */
+/** Peak memory, in bytes, of a process that applies an archive of appetite.ts. */
 function peak(name: string, count: number): number {
   using box = new Sandbox();
   const script = new URL('appetite.ts', import.meta.url).pathname;
   const child = runChild(process.execPath, [script, name, box.roots[0], String(count)]);
   assert.equal(child.status, 0, child.stderr);
-  // what the script prints
+  // the script prints this type
   const { outcome, peak } = JSON.parse(child.stdout) as { outcome: string; peak: number };
   assert.equal(outcome, 'ok');
   return peak;
@@ -26,7 +26,7 @@ const MIB = 1 << 20;
 describe('memory', () => {
   const nothing = peak('nothing', 0);
 
-  it('does not grow with what a small blob inflates to', () => {
+  it('does not grow with the uncompressed size of a small blob', () => {
     for (const name of ['a gzip bomb', 'a zstd bomb']) {
       const more = peak(name, 500) - nothing;
       assert.ok(more < 150 * MIB, `${name}: ${more / MIB} MiB`);
@@ -40,23 +40,23 @@ describe('memory', () => {
     }
   });
 
-  it('does not grow with the size that an entry says it has', () => {
+  it('does not grow with the size in an entry’s header', () => {
     assert.ok(peak('a sparse file of 20 GB', 0) - nothing < 40 * MIB);
   });
 
-  it('takes little for each directory', () => {
+  it('grows little per directory', () => {
     const more = peak('directories', 20_000) - nothing;
     assert.ok(more < 100 * MIB, `${more / MIB} MiB`);
   });
 });
 
-describe('what must be remembered until the last entry', () => {
+describe('memory that is kept until the last entry', () => {
   const path = (i: number): string => `${'n'.repeat(200)}${i}`;
   const kinds: Record<string, (i: number) => Member> = {
     'times of directories': (i) => directory('x', { pax: [['path', path(i)]] }),
-    'directories that no entry names': (i) => file('x', '', { pax: [['path', `${path(i)}/f`]] }),
+    'implied directories': (i) => file('x', '', { pax: [['path', `${path(i)}/f`]] }),
     deletions: (i) => file('x', '', { pax: [['path', `.wh.${path(i)}`]] }),
-    'what a copy of the layers below got': (i) => file('x', '', { pax: [['path', `${path(i)}`]] }),
+    'entries in a full copy': (i) => file('x', '', { pax: [['path', `${path(i)}`]] }),
   };
 
   for (const [name, make] of Object.entries(kinds)) {
@@ -84,7 +84,7 @@ describe('what must be remembered until the last entry', () => {
     });
   }
 
-  it('is not what files take in an overlay: there may be any number', () => {
+  it('is not used by files in an overlay, in any number', () => {
     using box = new Sandbox();
     using writer = new LayerWriter(
       {

@@ -10,14 +10,14 @@ import { startChild } from '../support/child.ts';
 import { Sandbox } from '../support/sandbox.ts';
 import { directory, file, hardlink, type Member, opaque, symlink, tar, whiteout } from '../support/tar.ts';
 
-/** How often each archive is applied at least, and how often the two are exchanged meanwhile. */
+/** Minimum number of times that each archive is applied, and that the two names are exchanged. */
 const ROUNDS = 100;
 const SWAPS = 1000;
-/** Milliseconds after which a race that the exchanges never win has failed. */
+/** Milliseconds after which the test fails if no entry went through the link. */
 const PATIENCE = 120_000;
 
 /**
- * Applies an archive again and again while another process exchanges a directory of the root, `d`, with a link to what is
+ * Applies an archive repeatedly while another process exchanges a directory of the root, `d`, with a link to a directory
  * outside, `l` (CVE-2018-15664 of Docker, CVE-2025-47290 of containerd).
  */
 async function race(archive: Buffer, target: (outside: string) => string, useOpenat2: boolean): Promise<void> {
@@ -35,7 +35,7 @@ async function race(archive: Buffer, target: (outside: string) => string, useOpe
     swaps = Math.max(swaps, ...text.toString().split('\n').map(Number).filter(Number.isFinite));
   });
   await once(swapper.stdout, 'data');
-  // through the link entries went to a directory of the root that is called as the one outside
+  // entries that went through the link are in a directory of the root with the name of the one outside
   const isDeceived = (): boolean =>
     readdirSync(root).some((name) => name === 'outside' || name === box.outside.split('/')[1]);
   const end = performance.now() + PATIENCE;
@@ -53,22 +53,22 @@ async function race(archive: Buffer, target: (outside: string) => string, useOpe
 
 const members: Member[] = [];
 for (let i = 0; i < 60; i++) {
-  // another directory between two, so that the way to `d` is looked up anew
+  // an entry in another directory in between, so that the path of `d` is resolved again
   members.push(file(`d/f${i % 7}`, 'dead', { mode: 0o777 }), file(`e${i % 200}/f`, 'x'));
   if (i % 5 === 0) members.push(directory('d/sub', { mode: 0o777, mtime: 7 }), file('d/sub/canary', 'dead'));
   if (i % 7 === 0) members.push(whiteout('d/canary'), opaque('d/sub'), symlink('d/s', 'f0'));
   if (i % 11 === 0) members.push(hardlink('d/h', 'd/canary', { mode: 0o777 }), hardlink('h', 'd/canary', { uid: 5 }));
 }
-// hard links to what is not there end the archive; without them it goes on to the times of directories
+// a hard link without a target ends the archive; without hard links the times of directories are reached
 const archives = [tar(...members), tar(...members.filter(({ type }) => type !== '1'))];
 
-describe('another process that exchanges a directory and a link', { concurrency: false }, () => {
+describe('another process that exchanges a directory with a link', { concurrency: false }, () => {
   for (const useOpenat2 of [true, false]) {
     const how = useOpenat2 ? 'with openat2' : 'by the walk';
-    it(`gets nothing written outside, ${how}, where the link is relative`, async () => {
+    it(`can’t make a layer write outside, ${how}, through a relative link`, async () => {
       await race(Buffer.from(archives[1] ?? ''), () => '../outside', useOpenat2);
     });
-    it(`gets nothing written outside, ${how}, where the link is absolute`, async () => {
+    it(`can’t make a layer write outside, ${how}, through an absolute link`, async () => {
       await race(Buffer.from(archives[0] ?? ''), (outside) => outside, useOpenat2);
     });
   }

@@ -11,7 +11,7 @@ import { paths } from '../support/tree.ts';
 import { attack, contained, refused } from './attack.ts';
 
 describe('names', () => {
-  it('that no file system takes are refused by name', () => {
+  it('that no file system accepts are refused', () => {
     refused(tar(file('f', '', { pax: [['path', 'n'.repeat(256)]] })), 'LIMIT_EXCEEDED', /"nnn.*ENAMETOOLONG/);
     refused(tar(file('f', '', { pax: [['path', `${'n'.repeat(256)}/f`]] })), 'LIMIT_EXCEEDED', /"nnn.*ENAMETOOLONG/);
     refused(tar(file('f', '', { pax: [['path', 'n'.repeat(4096)]] })), 'LIMIT_EXCEEDED', /"nnn.*ENAMETOOLONG/);
@@ -19,7 +19,7 @@ describe('names', () => {
     refused(tar(symlink('l', '')), 'LAYER_CORRUPT', /ENOENT/);
   });
 
-  it('of a megabyte make no longer message than others', () => {
+  it('of a megabyte do not make the message longer', () => {
     const { nothing } = attack(tar(file('f', '', { pax: [['path', `${'n/'.repeat(300_000)}f`]] })), { look: false });
     assert.ok((nothing.error?.message.length ?? 0) < 800, String(nothing.error));
     const key = `SCHILY.xattr.${'k'.repeat(200_000)}\0`;
@@ -31,15 +31,15 @@ describe('names', () => {
 describe('depth', () => {
   const deep = (depth: number, name = 'f'): string => `${'d/'.repeat(depth)}${name}`;
 
-  it('of a thousand directories is nothing special, nor is their replacement (CVE-2024-28863 of node-tar)', () => {
+  it('of a thousand directories is accepted, and they can be replaced (CVE-2024-28863 of node-tar)', () => {
     contained(tar(file('x', '', { pax: [['path', deep(1000)]] }), file('d', 'flat')), ['d']);
   });
 
-  it('past what a path can name is refused', () => {
+  it('beyond the maximum path is refused', () => {
     refused(tar(file('x', '', { pax: [['path', deep(2100)]] })), 'LIMIT_EXCEEDED', /ENAMETOOLONG/, { look: false });
   });
 
-  it('past what a path can name is refused also where links lead there', () => {
+  it('beyond the maximum path is refused, also through symbolic links', () => {
     const target = deep(1900, 'd');
     const members = [
       file('x', '', { pax: [['path', `${target}/f`]] }),
@@ -58,7 +58,7 @@ describe('depth', () => {
       using dir = scratch();
       const apply = () => applyTar(tar(...members), { root: dir.path }, { useOpenat2 });
       assert.throws(apply, /ENAMETOOLONG.*the whole path is too long/);
-      // and what there is can be removed in the usual way
+      // the tree can be removed with ordinary calls
       applyTar(tar(file('d', 'flat')), { root: dir.path }, { useOpenat2 });
       assert.deepEqual(paths(dir.path), ['d', 'l']);
     }
@@ -66,7 +66,7 @@ describe('depth', () => {
 });
 
 describe('numbers of entries', () => {
-  it('past the limit end the layer, whatever the entries are', () => {
+  it('above the limit end the layer, whatever the entries are', () => {
     const limits = { entries: 100 };
     for (const make of [
       (i: number) => file(`f${i}`),
@@ -85,7 +85,7 @@ describe('numbers of entries', () => {
 describe('metadata', () => {
   const limits = { entryMetadataBytes: 10_000 };
 
-  it('past the limit is refused before it is read (CVE-2022-2879 of Go)', () => {
+  it('above the limit is refused before it is read (CVE-2022-2879 of Go)', () => {
     const gigabytes = { size: 8 * 2 ** 30 };
     for (const type of ['x', 'g', 'L', 'K']) {
       refused(headerBlock({ name: 'x', type, ...gigabytes }), 'LIMIT_EXCEEDED', /8589934592 bytes of metadata/, {
@@ -102,7 +102,7 @@ describe('metadata', () => {
     }
   });
 
-  it('of a hundred thousand records is taken or refused at once', () => {
+  it('of a hundred thousand records is accepted or refused without delay', () => {
     const records = Array.from({ length: 100_000 }, (_, i) => [i.toString(36), ''] as const);
     const before = process.cpuUsage();
     contained(tar(paxHeader(records), file('f')), ['f'], { limits: { entryMetadataBytes: 2 << 20 } });
@@ -111,12 +111,12 @@ describe('metadata', () => {
     assert.ok(process.cpuUsage(before).user < 10_000_000);
   });
 
-  it('headers one after the other, without an entry, are passed over as they come', () => {
+  it('headers without an entry are skipped one by one', () => {
     const many = Array.from({ length: 5000 }, () => paxHeader([['path', 'dead']]));
     contained(tar(...many, gnuLong('L', 'name'), file('x')), ['name']);
   });
 
-  it('that lies about its length is refused', () => {
+  it('with a wrong length is refused', () => {
     const header = (text: string): Buffer => {
       const content = Buffer.alloc(512);
       content.write(text);
@@ -137,14 +137,14 @@ describe('metadata', () => {
   });
 });
 
-describe('sizes that two headers tell apart', () => {
-  it('are the PAX header’s, so that no entry hides in another’s content (CVE-2025-62518 of tokio-tar)', () => {
+describe('two headers with different sizes', () => {
+  it('give the size of the PAX header, so no entry hides in another’s content (CVE-2025-62518 of tokio-tar)', () => {
     const hidden = member(file('hidden', 'dead'));
     const size = String(hidden.length);
     contained(tar(file('outer', hidden, { size: 0, pax: [['size', size]] })), ['outer']);
   });
 
-  it('do not hold for the headers between the PAX header and its entry (CVE-2026-53655 of node-tar)', () => {
+  it('do not change the size of headers between the PAX header and its entry (CVE-2026-53655 of node-tar)', () => {
     const hidden = member(file('hidden', 'dead'));
     const archive = tar(
       paxHeader([['size', String(hidden.length)]]),
@@ -154,11 +154,11 @@ describe('sizes that two headers tell apart', () => {
     contained(archive, ['outer']);
   });
 
-  it('hold for no entry that has no content', () => {
+  it('do not give a size to an entry without content', () => {
     contained(tar(directory('d', { pax: [['size', '5000']] }), file('f')), ['d', 'f']);
   });
 
-  it('negative, or longer than the archive, are refused', () => {
+  it('are refused if a size is negative or longer than the archive', () => {
     refused(tar(file('f', '', { size: -1n })), 'LAYER_CORRUPT', /negative size/);
     refused(tar(file('f', '', { pax: [['size', '-1']] })), 'LAYER_CORRUPT', /negative size/);
     refused(tar(file('f', '', { size: 2n ** 62n })), 'LIMIT_EXCEEDED', /more than any file system holds/);
@@ -204,7 +204,7 @@ describe('sparse files', () => {
     refused(archive, 'LIMIT_EXCEEDED', /bytes of metadata/, { limits: { entryMetadataBytes: 10_000 } });
   });
 
-  it('whose extents overlap, go back, overflow or lie outside are refused', () => {
+  it('with extents that overlap, go back, overflow or lie outside are refused', () => {
     for (const map of [
       '2\n0\n1\n0\n1\n',
       '2\n5\n1\n0\n1\n',
@@ -228,15 +228,15 @@ describe('sparse files', () => {
       ['GNU.sparse.minor', '1'],
     ] as const;
 
-  it('of terabytes take no room', () => {
+  it('of terabytes use no disk space', () => {
     using dir = scratch();
     applyTar(tar(file('f', '', { pax: sized(2 ** 42) })), { root: dir.path });
     assert.equal(statSync(join(dir.path, 'f')).size, 2 ** 42);
     assert.equal(statSync(join(dir.path, 'f')).blocks, 0);
   });
 
-  // other file systems take any length that a header can tell
-  it('longer than the file system takes are refused', { skip: unavailable(() => ext4()) }, () => {
+  // other file systems accept any length that a header can have
+  it('above the limit of the file system are refused', { skip: unavailable(() => ext4()) }, () => {
     using disk = ext4();
     const huge = tar(file('g', '', { pax: sized(2 ** 53 - 1) }));
     assert.throws(() => applyTar(huge, { root: disk.path }), /"g".*(EFBIG|EINVAL)/);

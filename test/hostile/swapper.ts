@@ -1,6 +1,6 @@
 import { libc } from '../../src/system/libc.ts';
 
-/** Exchanges two names for ever (renameat2(2) with RENAME_EXCHANGE), as fast as it can: `swapper.ts ONE OTHER`. */
+/** Exchanges two names forever, as fast as it can (renameat2(2) with RENAME_EXCHANGE), for race.test.ts: `swapper.ts ONE OTHER`. */
 const SYS_RENAMEAT2 = process.arch === 'arm64' ? 276 : 316;
 const AT_FDCWD = -100;
 const RENAME_EXCHANGE = 2;
@@ -11,7 +11,7 @@ if (one === undefined || other === undefined) throw new Error('two names are nee
 
 let swaps = 0;
 process.stdout.write('ready\n');
-// who started it ends it, and if that has died the output fails
+// the test ends this process; if the test has died, writing to it fails
 for (;;) {
   for (let i = 0; i < 100_000; i++) {
     if (Number(renameat2(SYS_RENAMEAT2, AT_FDCWD, one, AT_FDCWD, other, RENAME_EXCHANGE)) === 0) swaps++;

@@ -7,9 +7,9 @@ import { paths } from '../support/tree.ts';
 
 const ERRNOS = { ENOSYS: 38, EPERM: 1 };
 
-describe('where openat2 is forbidden', () => {
+describe('on a kernel without openat2', () => {
   for (const [name, errno] of Object.entries(ERRNOS)) {
-    it(`with ${name}, paths are walked instead`, () => {
+    it(`paths are resolved name by name, with ${name}`, () => {
       using dir = scratch();
       const script = new URL('without-openat2.ts', import.meta.url).pathname;
       const { status, stderr } = runChild(process.execPath, [script, dir.path, String(errno)]);

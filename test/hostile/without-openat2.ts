@@ -4,7 +4,7 @@ import { applyTar } from '../support/apply.ts';
 import { ALLOW, CALL, EQUAL, ERROR, filterSystemCalls, LOAD, RETURN } from '../support/seccomp.ts';
 import { directory, file, symlink, tar } from '../support/tar.ts';
 
-/** Applies an archive where a seccomp filter answers openat2 with an error: `without-openat2.ts ROOT ERRNO`. */
+/** Applies an archive under a seccomp filter that makes openat2 fail: `without-openat2.ts ROOT ERRNO`. */
 const [root, errno] = process.argv.slice(2);
 if (root === undefined) throw new Error('a root is needed');
 
@@ -16,7 +16,7 @@ filterSystemCalls([
   [RETURN, 0, 0, ALLOW],
 ]);
 
-// were openat2 still there, this would fail with the filter's error
+// check that the filter works
 const openat2 = libc.func('long syscall(long, int, str, void *, long)');
 const answer = Number(openat2(SYS_OPENAT2, -100, '.', Buffer.alloc(24), 24));
 if (answer !== -1 || koffi.errno() !== Number(errno)) throw new Error(`openat2 answers ${answer}, ${koffi.errno()}`);

@@ -13,7 +13,7 @@ interface Refusal {
   readonly message: string;
 }
 
-/** What no archive can be blamed for, and the beginning of what is said about it. */
+/** Errors that no archive can cause, and how their messages begin. */
 const HOST: Readonly<Record<string, readonly [code: string, advice: RegExp]>> = {
   ENOSPC: ['STORE_FULL', /free space or inodes/],
   EDQUOT: ['STORE_FULL', /raise the quota/],
@@ -33,7 +33,7 @@ const HOST: Readonly<Record<string, readonly [code: string, advice: RegExp]>> = 
 const ARCHIVE = 'EEXIST EILSEQ EINVAL EISDIR ELOOP ENOENT ENOTDIR'.split(' ');
 const LIMITS = 'E2BIG EFBIG EMLINK ENAMETOOLONG ERANGE'.split(' ');
 
-describe('a call that the kernel refuses while an entry is written', () => {
+describe('a system call that fails while an entry is written', () => {
   let refusals: readonly Refusal[] = [];
   const of = (errno: string) => refusals.filter((refusal) => refusal.errno === errno);
 
@@ -45,7 +45,7 @@ describe('a call that the kernel refuses while an entry is written', () => {
     refusals = JSON.parse(stdout) as Refusal[]; // the script is our own
   });
 
-  it('is a typed failure of the layer, whichever error it is, that names the entry and the error', () => {
+  it('is a typed failure that names the entry and the error, whichever error it is', () => {
     assert.ok(refusals.length > 150);
     const known = ['STORE_FULL', 'STORE_FAILED', 'LAYER_CORRUPT', 'LIMIT_EXCEEDED'];
     for (const { call, errno, code, message } of refusals) {
@@ -55,7 +55,7 @@ describe('a call that the kernel refuses while an entry is written', () => {
     }
   });
 
-  it('is the host’s failure, with what to do, for what an archive cannot bring about', () => {
+  it('is a failure of the host, with advice, if no archive can cause it', () => {
     for (const [errno, [code, advice]] of Object.entries(HOST)) {
       assert.equal(of(errno).length, 2, errno);
       for (const refusal of of(errno)) {
@@ -65,7 +65,7 @@ describe('a call that the kernel refuses while an entry is written', () => {
     }
   });
 
-  it('is the archive’s failure for what it can', () => {
+  it('is a failure of the archive if an archive can cause it', () => {
     for (const errno of ARCHIVE) {
       for (const { call, code, message } of of(errno)) {
         if (call === 'chown' && errno === 'EINVAL') continue; // below
@@ -74,12 +74,12 @@ describe('a call that the kernel refuses while an entry is written', () => {
     }
   });
 
-  it('is LIMIT_EXCEEDED, and not tried again, where it is too large and not damaged', () => {
+  it('is LIMIT_EXCEEDED, without a retry, if something is too large but not damaged', () => {
     for (const errno of LIMITS)
       for (const { code, message } of of(errno)) assert.equal(code, 'LIMIT_EXCEEDED', message);
   });
 
-  it('is the host’s failure in all other cases: no layer is thrown away for what nobody thought of', () => {
+  it('is a failure of the host in all other cases, so that an unknown error does not condemn a layer', () => {
     const others = refusals.filter(({ errno }) => !(errno in HOST) && ![...ARCHIVE, ...LIMITS].includes(errno));
     assert.ok(others.length > 50);
     for (const { code, message } of others) {
@@ -88,17 +88,17 @@ describe('a call that the kernel refuses while an entry is written', () => {
     }
   });
 
-  it('says that a user namespace has no such owner', () => {
+  it('names the owner that the user namespace does not have', () => {
     const refusal = of('EINVAL').find(({ call }) => call === 'chown');
     assert.equal(refusal?.code, 'STORE_FAILED');
     assert.match(refusal?.message ?? '', /has no owner 60022:0; .*UNPACK_OWNERSHIP=squash/);
   });
 });
 
-describe('an error that Node has no name for', () => {
+describe('an error that has no name in Node', () => {
   const asNodeSays = (message: string, code: string) => Object.assign(new Error(message), { code, errno: -122 });
 
-  it('is named', () => {
+  it('gets its name', () => {
     const sync = asNodeSays('UNKNOWN: unknown error, write', 'UNKNOWN');
     const other = asNodeSays(
       "Unknown system error -122: Unknown system error -122, mkdtemp '/x/new-XXXXXX'",

@@ -13,8 +13,8 @@ const both = (test: (useOpenat2: boolean) => void): void => {
   for (const useOpenat2 of [true, false]) test(useOpenat2);
 };
 
-describe('removing what is in the way', () => {
-  it('of a hard link leaves the way to its target open', () => {
+describe('an entry that replaces another file', () => {
+  it('may be a hard link, whose target stays valid', () => {
     for (const inTheWay of [symlink('h', 'x'), directory('h'), file('h/f')]) {
       both((useOpenat2) => {
         using dir = scratch();
@@ -24,7 +24,7 @@ describe('removing what is in the way', () => {
     }
   });
 
-  it('of a hard link takes the target away that was inside of it', () => {
+  it('is refused if it is a hard link to a file inside the replaced directory', () => {
     both((useOpenat2) => {
       using dir = scratch();
       assert.throws(
@@ -34,7 +34,7 @@ describe('removing what is in the way', () => {
     });
   });
 
-  it('below a directory that the layer both writes and deletes goes on with the next entry', () => {
+  it('may lie in a directory that the layer both writes and deletes; the next entry is written', () => {
     both((useOpenat2) => {
       using dir = scratch();
       mkdirSync(join(dir.path, 'p/d/old'), { recursive: true });
@@ -45,7 +45,7 @@ describe('removing what is in the way', () => {
     });
   });
 
-  it('takes a time that grows with what is removed, not with all that the layer made by need', () => {
+  it('costs time for what is removed, not for all implied directories', () => {
     using box = new Sandbox();
     const members: Member[] = [];
     for (let i = 0; i < 2000; i++) members.push(file(`needed${i}/f`));
@@ -57,11 +57,11 @@ describe('removing what is in the way', () => {
   });
 });
 
-describe('links on the way', () => {
+describe('symbolic links on a path', () => {
   const chain = (length: number): Member[] =>
     Array.from({ length }, (_, i) => symlink(`l${i}`, i + 1 === length ? 'end' : `l${i + 1}`));
 
-  it('may be as many as containerd follows, and no more', () => {
+  it('have the same limit as in containerd', () => {
     both((useOpenat2) => {
       using dir = scratch();
       applyTar(tar(directory('end'), ...chain(255), file('l0/f')), { root: dir.path }, { useOpenat2 });
