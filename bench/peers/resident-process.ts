@@ -41,7 +41,7 @@ for await (const path of createInterface({ input: process.stdin })) {
     continue;
   }
   const started = performance.now();
-  const found = await unpacker.look({ kind: 'oci-layout', path }, { target: { kind: 'tag', tag: 'app' } });
+  const found = await unpacker.lookUp({ kind: 'oci-layout', path }, { target: { kind: 'tag', tag: 'app' } });
   await unpacker.unpack(found);
   process.stdout.write(`${performance.now() - started}\n`);
 }

@@ -54,7 +54,7 @@ export function applyCommand({ signal, out }: Cli, thread: ApplyThread): Command
     const snapshotter = await openSnapshotter(storeToWrite(config));
     const unpacker = createUnpacker(snapshotter, unpackSettings(config), { started: thread });
     try {
-      const found = await unpacker.look(source, request, signal);
+      const found = await unpacker.lookUp(source, request, signal);
       const images = await unpacker.unpack(found, {
         labels,
         signal,

@@ -42,7 +42,7 @@ export async function chooseImages(
     const found = await search.find(candidates);
     if (found === undefined) throw search.failure();
     const { image } = found;
-    if (!chosen.has(image.manifestDigest)) chosen.set(image.manifestDigest, withFallback(found, platform, listing));
+    if (!chosen.has(image.manifestDigest)) chosen.set(image.manifestDigest, warnOfFallback(found, platform, listing));
   }
   return [...chosen.values()];
 }
@@ -204,7 +204,7 @@ class Search {
   }
 
   async find(candidates: readonly Candidate[]): Promise<Found | undefined> {
-    return (await this.#amongNamed(candidates)) ?? (await this.#amongOthers(candidates));
+    return (await this.#findByEntry(candidates)) ?? (await this.#findByConfig(candidates));
   }
 
   /** The error if `find` found nothing. */
@@ -217,7 +217,7 @@ class Search {
     return new UnpackError('PLATFORM_NOT_FOUND', `${this.#listing.where} has no image for ${wanted}; ${list}`);
   }
 
-  async #amongNamed(candidates: readonly Candidate[]): Promise<Found | undefined> {
+  async #findByEntry(candidates: readonly Candidate[]): Promise<Found | undefined> {
     const suitable: { readonly candidate: Candidate; readonly rank: number }[] = [];
     for (const candidate of candidates) {
       if (candidate.platform === undefined) continue;
@@ -240,12 +240,12 @@ class Search {
     return undefined;
   }
 
-  async #amongOthers(candidates: readonly Candidate[]): Promise<Found | undefined> {
+  async #findByConfig(candidates: readonly Candidate[]): Promise<Found | undefined> {
     const found: Found[] = [];
     for (const candidate of candidates) {
       if (candidate.platform !== undefined || candidate.isArtifact) continue;
       try {
-        const one = await this.#inUnnamed(candidate);
+        const one = await this.#readUnnamed(candidate);
         if (one !== undefined) found.push(one);
         if (one?.rank === 0 && !this.#listing.unique) break;
       } catch (error) {
@@ -260,7 +260,7 @@ class Search {
     return best;
   }
 
-  async #inUnnamed(candidate: Candidate): Promise<Found | undefined> {
+  async #readUnnamed(candidate: Candidate): Promise<Found | undefined> {
     const content = await candidate.content();
     if (content.kind === 'index') return this.find(content.candidates);
     const { image, isArtifact } = content;
@@ -281,7 +281,7 @@ class Search {
 }
 
 /** Warns if the image is for another architecture, which runs on the platform but was not asked for. */
-function withFallback({ image }: Found, wanted: Platform, { where }: Listing): ResolvedImage {
+function warnOfFallback({ image }: Found, wanted: Platform, { where }: Listing): ResolvedImage {
   if (image.platform === undefined) return image;
   const own = formatPlatform(image.platform);
   const architecture = (name: string) => name.split('/')[1];

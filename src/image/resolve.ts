@@ -4,12 +4,12 @@ import { describePlatform, formatPlatform, hostPlatform, type Platform, suitabil
 import type { BlobSource, TagTarget } from '../source/blob-source.ts';
 import { chooseImages, everyImage, type Listing } from './choose.ts';
 import { Documents, imageOfLayers, type ReadOptions } from './documents.ts';
-import type { KnownImages } from './known-images.ts';
+import type { ImageCache } from './image-cache.ts';
 import type { ImageRequest, ResolvedImage } from './request.ts';
 
 export interface ResolveOptions extends ReadOptions {
   /** The cache of resolved images. */
-  readonly known?: KnownImages | undefined;
+  readonly imageCache?: ImageCache | undefined;
 }
 
 /**
@@ -27,30 +27,31 @@ export async function resolveImages(
   request: ImageRequest,
   options: ResolveOptions = {},
 ): Promise<readonly ResolvedImage[]> {
-  const { signal, known } = options;
+  const { signal, imageCache } = options;
   throwIfAborted(signal);
   const { target, platforms } = request;
   if (target.kind === 'layers') {
-    const make = () => [imageOfLayers(target.layers)];
-    return known?.ofLayers(target, make) ?? make();
+    const images = imageCache?.getLayers(target) ?? [imageOfLayers(target.layers)];
+    imageCache?.setLayers(target, images);
+    return images;
   }
 
   const top: TagTarget = target.kind === 'tag' ? await source.resolveTag(target.tag, signal) : target;
-  const before = known?.get(source.name, top, platforms);
-  if (before !== undefined) return before;
+  const cached = imageCache?.get(source.name, top, platforms);
+  if (cached !== undefined) return cached;
   const images = await imagesAt(top, request, new Documents(source, options));
-  known?.set(source.name, top, platforms, images);
+  imageCache?.set(source.name, top, platforms, images);
   return images;
 }
 
 /** The images of a request from the cache alone. `undefined` for a tag, because it may have moved. */
-export function recallImages(
+export function cachedImages(
   source: BlobSource,
   { target, platforms }: ImageRequest,
-  known: KnownImages,
+  imageCache: ImageCache,
 ): readonly ResolvedImage[] | undefined {
   if (target.kind === 'tag') return undefined;
-  return target.kind === 'layers' ? known.layersBefore(target) : known.get(source.name, target, platforms);
+  return target.kind === 'layers' ? imageCache.getLayers(target) : imageCache.get(source.name, target, platforms);
 }
 
 async function imagesAt(

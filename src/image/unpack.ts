@@ -13,15 +13,15 @@ export interface Unpacker {
    * The result of unpacking, if the image is in the cache and all its layers are in the store; else `undefined`. No request
    * is sent, so a tag is never answered. The result is shared; do not change it.
    */
-  recall(source: SourceSpec, request: ImageRequest): Promise<readonly UnpackedImage[] | undefined>;
+  lookUpCached(source: SourceSpec, request: ImageRequest): Promise<readonly UnpackedImage[] | undefined>;
   /**
    * Resolves the image and looks it up in the store. Nothing is changed. Cached documents are not read again, so an image
    * in the store costs at most the request for its tag.
    * @throws UnpackError as `resolveImages`
    */
-  look(source: SourceSpec, request: ImageRequest, signal?: AbortSignal): Promise<Lookup>;
+  lookUp(source: SourceSpec, request: ImageRequest, signal?: AbortSignal): Promise<Lookup>;
   /**
-   * Applies the missing layers of the images that `look` has found, and commits them.
+   * Applies the missing layers of the images that `lookUp` has found, and commits them.
    * @throws UnpackError; layers that are committed already stay
    */
   unpack(found: Lookup, options?: UnpackOptions): Promise<UnpackedImage[]>;
@@ -46,7 +46,7 @@ export interface Lookup {
   /** When the lookup began, by `performance.now()`. */
   readonly began: number;
   /** The result of unpacking, if the store has all layers of all images. It is shared; do not change it. */
-  readonly there: readonly UnpackedImage[] | undefined;
+  readonly existing: readonly UnpackedImage[] | undefined;
 }
 
 /** One image after unpacking: every layer was applied or existed. */

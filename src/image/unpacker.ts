@@ -14,10 +14,10 @@ import type { Snapshotter } from '../snapshots/snapshotter.ts';
 import type { SourceSpec } from '../source/blob-source.ts';
 import { DocumentCache } from '../source/document-cache.ts';
 import { OpenSources } from '../source/open-sources.ts';
-import { KnownImages } from './known-images.ts';
+import { ImageCache } from './image-cache.ts';
 import { observe, stateOf } from './progress.ts';
 import type { ImageRequest, ResolvedImage } from './request.ts';
-import { recallImages, resolveImages } from './resolve.ts';
+import { cachedImages, resolveImages } from './resolve.ts';
 import type { Lookup, StoreKeeper, UnpackedImage, Unpacker, UnpackOptions } from './unpack.ts';
 
 /** What the settings of a process decide about unpacking: `unpackSettings` of src/config.ts. */
@@ -41,35 +41,35 @@ export function createUnpacker(
   const pool = new ApplyPool(settings.threads, settings.apply, poolOptions);
   const locks = new ChainLocks(snapshotter.root);
   const storeSync = new StoreSync(snapshotsDirectory(snapshotter.root));
-  const probe = new StoreProbe(snapshotter);
+  const probe = new StoreProbe(snapshotter, locks);
   const sources = new OpenSources();
   const cache = new DocumentCache();
-  const known = new KnownImages();
-  /** The results for images that the store has. The keys are the arrays of `known`. */
-  const whenThere = new WeakMap<readonly ResolvedImage[], readonly UnpackedImage[]>();
+  const imageCache = new ImageCache();
+  /** The results for images that the store has. The keys are the arrays of `imageCache`. */
+  const existing = new WeakMap<readonly ResolvedImage[], readonly UnpackedImage[]>();
 
-  async function recall(spec: SourceSpec, request: ImageRequest): Promise<readonly UnpackedImage[] | undefined> {
-    const images = recallImages(sources.get(spec), request, known);
-    return images === undefined ? undefined : ifThere(images);
+  async function lookUpCached(spec: SourceSpec, request: ImageRequest): Promise<readonly UnpackedImage[] | undefined> {
+    const images = cachedImages(sources.get(spec), request, imageCache);
+    return images === undefined ? undefined : ifExisting(images);
   }
 
-  async function look(spec: SourceSpec, request: ImageRequest, signal?: AbortSignal): Promise<Lookup> {
+  async function lookUp(spec: SourceSpec, request: ImageRequest, signal?: AbortSignal): Promise<Lookup> {
     const began = performance.now();
-    const images = await resolveImages(sources.get(spec), request, { signal, cache, known });
-    return { source: spec, images, began, there: await ifThere(images) };
+    const images = await resolveImages(sources.get(spec), request, { signal, cache, imageCache });
+    return { source: spec, images, began, existing: await ifExisting(images) };
   }
 
-  async function ifThere(images: readonly ResolvedImage[]): Promise<readonly UnpackedImage[] | undefined> {
-    let there = whenThere.get(images);
-    if (there === undefined) {
-      there = images.map((image) => ({ ...stateOf(image, 'existed'), warnings: image.warnings }));
-      whenThere.set(images, there);
+  async function ifExisting(images: readonly ResolvedImage[]): Promise<readonly UnpackedImage[] | undefined> {
+    let result = existing.get(images);
+    if (result === undefined) {
+      result = images.map((image) => ({ ...stateOf(image, 'existed'), warnings: image.warnings }));
+      existing.set(images, result);
     }
     for (const { layers } of images) {
       const top = layers.at(-1);
       if (top !== undefined && !(await snapshotter.has(top.chainId))) return undefined;
     }
-    return there;
+    return result;
   }
 
   /** Whether a failed call may have left something in the store. */
@@ -89,7 +89,7 @@ export function createUnpacker(
   async function tidyUp(log: UnpackOptions['log']): Promise<void> {
     leftovers = false;
     try {
-      await removeLeftovers(snapshotter, log);
+      await removeLeftovers(snapshotter, log, locks);
     } catch (error) {
       leftovers = true;
       log?.('warn', `the leftovers of a failed job cannot be removed yet: ${toUnpackError(error).message}`);
@@ -132,8 +132,8 @@ export function createUnpacker(
   }
 
   return {
-    recall,
-    look,
+    lookUpCached,
+    lookUp,
     unpack,
     keeper: {
       tidy: (log) => probe.tidy(log),

@@ -171,15 +171,15 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
       // one that goes on waiting has told so before
       after(waited === undefined ? quietLeft : 4 * QUIET, () => reporter.start()),
     );
-    const found = await (looking?.found ?? unpacker.look(parsed.source, parsed.request, signal));
+    const found = await (looking?.found ?? unpacker.lookUp(parsed.source, parsed.request, signal));
     await flagSeen;
     throwIfAborted(signal);
-    if (found.there !== undefined && reporter.hasNothingToTell) {
-      const result = resultOf(parsed.image, found.there, facts, attempt);
+    if (found.existing !== undefined && reporter.hasNothingToTell) {
+      const result = resultOf(parsed.image, found.existing, facts, attempt);
       if (log.isLevelEnabled('info')) log.info({ durationMs: result.durationMs }, quietSentence(result));
       return result;
     }
-    if (found.there === undefined) stillHeld(attempt);
+    if (found.existing === undefined) stillHeld(attempt);
     throwIfAborted(signal);
     reporter.start();
     const images = await unwinding(

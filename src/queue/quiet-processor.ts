@@ -11,7 +11,7 @@ import { imageResults, type UnpackResult, type WorkerFacts, warningsOf } from '.
 export const QUIET = 250;
 
 export interface QuietOptions {
-  readonly unpacker: Pick<Unpacker, 'recall' | 'look'>;
+  readonly unpacker: Pick<Unpacker, 'lookUpCached' | 'lookUp'>;
   readonly jobName: string;
   /** @throws UnpackError */
   readonly parse: (data: unknown) => ParsedJob;
@@ -52,7 +52,9 @@ export function quietProcessor(options: QuietOptions): (job: Job) => Promise<Qui
     const isTag = parsed.request.target.kind === 'tag';
     const looking = isTag ? look(unpacker, parsed, started) : undefined;
     const there =
-      looking === undefined ? await unpacker.recall(parsed.source, parsed.request) : (await soon(looking.found))?.there;
+      looking === undefined
+        ? await unpacker.lookUpCached(parsed.source, parsed.request)
+        : (await soon(looking.found))?.existing;
     if (there === undefined || !cancelFlags.isUnset(id)) return { looking };
     let shared = results.get(there);
     if (shared === undefined) {
@@ -77,9 +79,9 @@ export function quietProcessor(options: QuietOptions): (job: Job) => Promise<Qui
   };
 }
 
-function look(unpacker: Pick<Unpacker, 'look'>, { source, request }: ParsedJob, since: number): Looking {
+function look(unpacker: Pick<Unpacker, 'lookUp'>, { source, request }: ParsedJob, since: number): Looking {
   const stop = new AbortController();
-  const found = unpacker.look(source, request, stop.signal);
+  const found = unpacker.lookUp(source, request, stop.signal);
   found.catch(() => {}); // the long way tells
   return {
     found,

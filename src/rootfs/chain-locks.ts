@@ -20,9 +20,6 @@ const HOLDER_BYTES = 2048;
 const openFile = promisify(open);
 const writeFile = promisify(write);
 
-/** The locks that this process holds, by path, each with the waits of its holder. */
-const held = new Map<string, LockWaits>();
-
 /**
  * Locks on chain IDs, so that all processes that share a store extract a layer at most once at a time: flock(2) on
  * `ROOT/locks/CHAIN`. After the wait, the layer is committed, or its extraction has failed and the waiter does it.
@@ -30,10 +27,13 @@ const held = new Map<string, LockWaits>();
  * The kernel releases the locks of a dead process, so there is no lease that has to expire. A process that is stopped
  * (SIGSTOP) keeps its locks. Therefore the file names the holder, and waiters report it.
  *
+ * Use one object for all calls of a process on one store: a lock that another object holds counts as another process's.
  * Deadlock is impossible: a job takes the locks of its chain from the top down, and each layer has one parent.
  */
 export class ChainLocks {
   private readonly directory: string;
+  /** The locks that this object holds, by path, each with the waits of its holder. */
+  private readonly held = new Map<string, LockWaits>();
 
   /** @param root the store's directory */
   constructor(root: string) {
@@ -79,11 +79,11 @@ export class ChainLocks {
     try {
       // the previous holder may have removed the file meanwhile; a lock on a removed file excludes nobody
       if (tryLock(fd) && statAt(AT_FDCWD, path)?.inode === statFd(fd).inode) {
-        held.set(name, waits);
+        this.held.set(name, waits);
         await writeHolder(fd, waits);
         return {
-          [Symbol.dispose]() {
-            held.delete(name);
+          [Symbol.dispose]: () => {
+            this.held.delete(name);
             try {
               unlinkAt(AT_FDCWD, path);
             } catch {
@@ -95,7 +95,7 @@ export class ChainLocks {
         };
       }
     } catch (error) {
-      held.delete(name);
+      this.held.delete(name);
       close(fd);
       throw error;
     }
@@ -103,10 +103,10 @@ export class ChainLocks {
     return undefined;
   }
 
-  /** The other process that holds the lock now; `undefined` if there is none or this process holds it. */
+  /** The other process that holds the lock now; `undefined` if there is none or this object holds it. */
   heldElsewhere(chainId: ChainId): LockWait | undefined {
     const name = this.path(chainId);
-    if (held.has(name)) return undefined;
+    if (this.held.has(name)) return undefined;
     let fd: number;
     try {
       fd = openAt(AT_FDCWD, cString(name), O.RDWR | O.NOFOLLOW | O.NONBLOCK);
@@ -125,7 +125,7 @@ export class ChainLocks {
 
   /** The other process that a held lock depends on: its holder, or whoever blocks its holder in this process. */
   private blocking(chainId: ChainId): LockWait | undefined {
-    const own = held.get(this.path(chainId));
+    const own = this.held.get(this.path(chainId));
     return own === undefined ? this.heldElsewhere(chainId) : own.blockedBy;
   }
 

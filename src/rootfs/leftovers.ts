@@ -37,11 +37,15 @@ function unique(): string {
 /**
  * Removes the extraction snapshots of dead workers, and directories that no snapshot owns. A living worker holds the lock
  * on the chain ID while it extracts, so a snapshot whose lock is free is left over.
+ * @param locks the locks of this process on the store, if it has any
  * @returns the number of snapshots and directories that were removed
  * @throws the first error, after all other leftovers have been tried
  */
-export async function removeLeftovers(snapshotter: Snapshotter, log?: Log): Promise<number> {
-  const locks = new ChainLocks(snapshotter.root);
+export async function removeLeftovers(
+  snapshotter: Snapshotter,
+  log?: Log,
+  locks = new ChainLocks(snapshotter.root),
+): Promise<number> {
   let removed = 0;
   const failures: unknown[] = [];
   for (const name of await snapshotter.keys(EXTRACTION)) {

@@ -9,7 +9,7 @@ import { type ChainId, digestOf } from '../oci/digest.ts';
 import { failureAt, snapshotsDirectory } from '../snapshots/directories.ts';
 import type { Snapshotter } from '../snapshots/snapshotter.ts';
 import type { Log } from './applier.ts';
-import { ChainLocks } from './chain-locks.ts';
+import type { ChainLocks } from './chain-locks.ts';
 import { extractionKey, removeLeftovers } from './leftovers.ts';
 
 /** Bytes that the probe writes. A store without room for them is full: even small layers fail there. */
@@ -34,14 +34,14 @@ export class StoreProbe {
   #tidying: Promise<unknown> | undefined;
   #probing: Promise<unknown> | undefined;
 
-  constructor(snapshotter: Snapshotter) {
+  constructor(snapshotter: Snapshotter, locks: ChainLocks) {
     this.#snapshotter = snapshotter;
-    this.#locks = new ChainLocks(snapshotter.root);
+    this.#locks = locks;
   }
 
   /** Removes what failed layers left behind; returns after half a minute at most. Errors are logged only. */
   async tidy(log?: Log): Promise<void> {
-    this.#tidying ??= removeLeftovers(this.#snapshotter, log)
+    this.#tidying ??= removeLeftovers(this.#snapshotter, log, this.#locks)
       // leftovers alone do not prevent writing; if the disk is the cause, the probe fails
       .catch((error: unknown) => log?.('warn', `not all leftovers can be removed: ${toUnpackError(error).message}`))
       .finally(() => {

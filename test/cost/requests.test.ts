@@ -34,7 +34,7 @@ async function stage(prefix: string, layers: readonly TestLayer[]) {
   const spec = bucket.spec({ prefix, connection: bucket.connection({ endpoint: proxy.endpoint }) });
   return {
     image,
-    unpack: async () => unpacker.unpack(await unpacker.look(spec, { target: { kind: 'tag', tag: 'app' } })),
+    unpack: async () => unpacker.unpack(await unpacker.lookUp(spec, { target: { kind: 'tag', tag: 'app' } })),
     async [Symbol.asyncDispose]() {
       await unpacker.close();
       await snapshotter.close();

@@ -30,8 +30,8 @@ async function bench(layers: readonly TestLayer[], limits: Partial<typeof LIMITS
   return {
     image,
     snapshotter,
-    unpack: async (options = {}) => unpacker.unpack(await unpacker.look(source, request), options),
-    look: () => unpacker.look(source, request),
+    unpack: async (options = {}) => unpacker.unpack(await unpacker.lookUp(source, request), options),
+    look: () => unpacker.lookUp(source, request),
     /** Puts other bytes where the blob of a layer is. */
     damage: (index: number, change: (bytes: Buffer) => Buffer) => {
       const layer = layers[index];
@@ -146,7 +146,7 @@ describe('an image without layers', () => {
     assert.equal('chainId' in image, false);
     assert.deepEqual(image.layers, []);
     assert.match(lines.join(), /no layers/);
-    assert.deepEqual((await b.look()).there, [{ ...image }]);
+    assert.deepEqual((await b.look()).existing, [{ ...image }]);
     assert.deepEqual(await b.snapshotter.walk(), []);
   });
 });
@@ -161,7 +161,7 @@ describe('a document that deviates from the specification', () => {
     });
     assert.match(first?.warnings.join() ?? '', /^document sha256:.* schemaVersion is missing, which was taken for 2$/);
     assert.deepEqual(lines, first?.warnings);
-    assert.deepEqual((await b.look()).there?.[0]?.warnings, first?.warnings);
+    assert.deepEqual((await b.look()).existing?.[0]?.warnings, first?.warnings);
     assert.deepEqual((await b.unpack())[0]?.warnings, first?.warnings);
   });
 });

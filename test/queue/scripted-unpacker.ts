@@ -14,7 +14,7 @@ export type Script = (call: Call) => Promise<UnpackedImage[]> | UnpackedImage[];
 /** What the store is said to have; default: nothing, so that every job comes to the script. */
 export interface ScriptedStore {
   /** Without asking the source. */
-  readonly recall?: Unpacker['recall'];
+  readonly recall?: Unpacker['lookUpCached'];
   /** What the worker asks about its store; default: nothing. */
   readonly keeper?: Partial<StoreKeeper>;
   readonly look?: (signal: AbortSignal | undefined) => Promise<readonly UnpackedImage[] | undefined>;
@@ -24,12 +24,12 @@ export interface ScriptedStore {
 export function scriptedUnpacker(script: Script, { recall, look }: ScriptedStore = {}): Unpacker {
   const calls = new Map<string, number>();
   return {
-    recall: recall ?? (async () => undefined),
-    look: async (source, _request, signal) => ({
+    lookUpCached: recall ?? (async () => undefined),
+    lookUp: async (source, _request, signal) => ({
       source,
       images: [],
       began: performance.now(),
-      there: await look?.(signal),
+      existing: await look?.(signal),
     }),
     async unpack({ source }, options = {}) {
       const bucket = source.kind === 's3' ? source.bucket : source.path;

@@ -4,6 +4,7 @@ import { appendFileSync, readdirSync, rmSync, statfsSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import '../support/needs-root.ts';
+import { ChainLocks } from '../../src/rootfs/chain-locks.ts';
 import { StoreProbe } from '../../src/rootfs/store-probe.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
 import { ext4, readOnlySwitch, shutdown, tmpfs, unavailable } from '../support/file-system.ts';
@@ -23,7 +24,7 @@ async function probedStore(root: string) {
   const snapshotter = await openSnapshotter({ root, type: 'overlay' });
   return {
     snapshotter,
-    probe: new StoreProbe(snapshotter),
+    probe: new StoreProbe(snapshotter, new ChainLocks(snapshotter.root)),
     [Symbol.asyncDispose]: () => snapshotter.close(),
   };
 }
@@ -34,7 +35,11 @@ describe('the probe of a store', { skip: unavailable(() => ext4()) }, () => {
     const root = join(disk.path, 'store');
     await using store = await probedStore(root);
     const { snapshotter, probe } = store;
-    await Promise.all([probe.check(), new StoreProbe(snapshotter).check(), probe.check()]);
+    await Promise.all([
+      probe.check(),
+      new StoreProbe(snapshotter, new ChainLocks(snapshotter.root)).check(),
+      probe.check(),
+    ]);
     await probe.tidy();
     assert.deepEqual(await snapshotter.walk(), []);
     assert.deepEqual([readdirSync(join(root, 'snapshots')), readdirSync(join(root, 'locks'))], [[], []]);
@@ -60,7 +65,7 @@ describe('the probe of a store', { skip: unavailable(() => ext4()) }, () => {
     await using stack = new AsyncDisposableStack();
     const snapshotter = await openSnapshotter({ root: join(disk.path, 'store'), type: 'overlay' });
     stack.defer(() => snapshotter.close());
-    const probe = new StoreProbe(snapshotter);
+    const probe = new StoreProbe(snapshotter, new ChainLocks(snapshotter.root));
     execFileSync('fsfreeze', ['-f', disk.path], { env });
     try {
       let turns = 0;
@@ -82,7 +87,7 @@ describe('the probe of a full store', { skip: unavailable(() => tmpfs('size=16m'
     const root = join(disk.path, 'store');
     const snapshotter = await openSnapshotter({ root, type: 'overlay' });
     stack.defer(() => snapshotter.close());
-    const probe = new StoreProbe(snapshotter);
+    const probe = new StoreProbe(snapshotter, new ChainLocks(snapshotter.root));
     const ballast = join(disk.path, 'ballast');
     const { bavail, bsize } = statfsSync(disk.path);
     appendFileSync(ballast, Buffer.alloc(bavail * bsize - (700 << 10)));

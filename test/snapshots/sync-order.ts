@@ -11,7 +11,7 @@ const [path = '', root = '', type, durable] = process.argv.slice(2);
 const snapshotter = await openStoreThread({ root, type: type === 'native' ? 'native' : 'overlay' });
 const unpacker = createUnpacker(snapshotter, { threads: 2, durable: durable === 'true', apply: SETTINGS });
 const request = { target: { kind: 'tag', tag: 'app' } } as const;
-await unpacker.unpack(await unpacker.look({ kind: 'oci-layout', path }, request), {
+await unpacker.unpack(await unpacker.lookUp({ kind: 'oci-layout', path }, request), {
   log: (_level, sentence, fields) => {
     if (/ applied in /.test(sentence)) writeSync(1, `reported ${fields?.chainId}\n`);
   },

@@ -11,7 +11,7 @@ const MAX_LAYERS = 20_000;
  *
  * A hit returns the same array each time, so callers may use the array as the key of a WeakMap.
  */
-export class KnownImages {
+export class ImageCache {
   readonly #byDigest = new LruCache<readonly ResolvedImage[]>(MAX_LAYERS, layersOf);
   readonly #byLayers = new WeakMap<ImageTarget, readonly ResolvedImage[]>();
 
@@ -24,17 +24,13 @@ export class KnownImages {
     this.#byDigest.add(keyOf(source, top, platforms), images);
   }
 
-  /** The image of explicit layers. `make` checks them the first time. */
-  ofLayers(target: ImageTarget, make: () => readonly ResolvedImage[]): readonly ResolvedImage[] {
-    const known = this.layersBefore(target);
-    if (known !== undefined) return known;
-    const images = make();
-    this.#byLayers.set(target, images);
-    return images;
+  /** @param target explicit layers; the same object hits */
+  getLayers(target: ImageTarget): readonly ResolvedImage[] | undefined {
+    return this.#byLayers.get(target);
   }
 
-  layersBefore(target: ImageTarget): readonly ResolvedImage[] | undefined {
-    return this.#byLayers.get(target);
+  setLayers(target: ImageTarget, images: readonly ResolvedImage[]): void {
+    this.#byLayers.set(target, images);
   }
 }
 
