@@ -4,8 +4,8 @@ import { openSnapshotter, type StoreOptions } from '../src/snapshots/open.ts';
 import type { Snapshotter } from '../src/snapshots/snapshotter.ts';
 import { type StoreAnswer, type StoreCall, serializeError } from '../src/snapshots/store-messages.ts';
 
-/** The store's thread: opens the store and does what src/snapshots/store-thread.ts asks of it, until that is `close`. */
-const opening = openSnapshotter(workerData as StoreOptions); // store-thread.ts gives it
+/** The store's thread: opens the store and executes the calls of src/snapshots/store-thread.ts, until `close`. */
+const opening = openSnapshotter(workerData as StoreOptions); // `as`: store-thread.ts passes the options
 
 opening.then(
   ({ root, type, rebase, ownership, overlayXattrs }) => {
@@ -21,14 +21,14 @@ opening.then(
 async function take({ id, method, args }: StoreCall): Promise<void> {
   try {
     const store = await opening;
-    // `as`: the message pairs the method with its arguments, which the compiler forgets when it takes them apart
+    // `as`: the compiler cannot see that `args` are the arguments of `method`
     const call = store[method] as (this: Snapshotter, ...args: StoreCall['args']) => Promise<unknown>;
     answer({ id, value: await call.apply(store, args) });
   } catch (error) {
     answer({ id, error: serializeError(error) });
   }
   if (method !== 'close') return;
-  // Node does so by itself when a thread ends, unless the process is faster
+  // Node writes the cache when a thread ends, but the process may exit before that
   flushCompileCache();
   parentPort?.close();
 }

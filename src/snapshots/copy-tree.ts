@@ -4,30 +4,30 @@ import { MAKE_ROOM } from '../errno.ts';
 import { toUnpackError, UnpackError } from '../errors.ts';
 
 /**
- * The copier is GNU cp: it keeps mode, owner, times to the nanosecond, links among the copied, extended attributes,
- * devices and FIFOs, leaves holes as holes and shares blocks where the file system can (XFS, Btrfs). It runs as a process
- * of its own, off the event loop, and can be ended at any time. Other cps of that name (BusyBox's) quietly lose
- * attributes and holes, and so are refused.
+ * Copies the parent's tree for the native store, with GNU cp. It keeps mode, owner, times to the nanosecond, hard links
+ * inside the tree, extended attributes, devices, FIFOs and holes, and shares blocks if the file system can (XFS, Btrfs). It
+ * runs as a separate process, so it does not block the event loop and can be killed. BusyBox's cp silently loses attributes
+ * and holes, and is refused.
  */
-// env(1), because the messages are read below and must not be translated
+// LC_ALL=C, because the messages are parsed below
 const COMMAND = ['env', ['LC_ALL=C', 'cp']] as const;
 const OPTIONS = [
   '--recursive',
   '--no-dereference',
   '--no-target-directory',
   '--one-file-system',
-  // named one by one: `--archive` ignores an attribute that can't be copied, this makes it an error
+  // not `--archive`, which ignores attributes that cannot be copied
   '--preserve=mode,ownership,timestamps,links,xattr',
   '--reflink=auto',
   '--sparse=auto',
 ];
 const VERSION_LIMIT = 10_000;
-/** A copy that takes longer, in milliseconds, hangs. */
+/** Maximum time of one copy, in milliseconds. */
 const COPY_LIMIT = 3_600_000;
-/** Characters of its messages that are kept. */
+/** Maximum characters kept of cp's messages. */
 const MESSAGE_LIMIT = 2000;
 
-/** @throws UnpackError STORE_FAILED when this machine has no copier that copies exactly */
+/** @throws UnpackError STORE_FAILED if this machine has no GNU cp */
 export async function requireExactCopier(): Promise<void> {
   const version = await promisify(execFile)(COMMAND[0], [...COMMAND[1], '--version'], { timeout: VERSION_LIMIT }).then(
     ({ stdout }) => stdout,
@@ -41,9 +41,9 @@ export async function requireExactCopier(): Promise<void> {
 }
 
 /**
- * Copies the directory `from`, with everything in it, to the new path `to`. The copier inherits the descriptor `lock`, so
- * that a lock on it lasts as long as somebody writes there, also when this process is killed and the copier lives on.
- * @throws UnpackError STORE_FULL, STORE_FAILED; the signal's reason when it is aborted
+ * Copies the directory `from` and its content to the new path `to`.
+ * @param lock a locked descriptor, which cp inherits: the lock is held until cp ends, even if this process is killed
+ * @throws UnpackError STORE_FULL, STORE_FAILED; the signal's reason if it is aborted
  */
 export async function copyTree(from: string, to: string, lock: number, signal: AbortSignal): Promise<void> {
   signal.throwIfAborted();
@@ -61,7 +61,7 @@ export async function copyTree(from: string, to: string, lock: number, signal: A
   child.once('error', (error) => {
     failure = error;
   });
-  // not before it has ended: a copier that still writes must not be left behind
+  // wait until cp has ended, also after an abort, because it must not write any more when this function returns
   await new Promise((resolve) => child.once('close', resolve));
   signal.throwIfAborted();
   if (child.exitCode === 0) return;
@@ -72,10 +72,10 @@ export async function copyTree(from: string, to: string, lock: number, signal: A
     ? `it took longer than ${COPY_LIMIT / 60_000} minutes`
     : failure === undefined
       ? `${firstLine(messages)}; the kernel may log more (dmesg)`
-      : `the copier does not start: ${toUnpackError(failure).message}`;
+      : `cp does not start: ${toUnpackError(failure).message}`;
   throw new UnpackError('STORE_FAILED', `${from} could not be copied: ${why}`, { cause: failure });
 }
 
 function firstLine(messages: string): string {
-  return messages.split('\n', 1)[0] || 'the copier gave no reason';
+  return messages.split('\n', 1)[0] || 'cp gave no reason';
 }

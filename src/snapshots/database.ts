@@ -4,56 +4,58 @@ import { MAKE_ROOM } from '../errno.ts';
 import { UnpackError } from '../errors.ts';
 import { spaceOf } from '../system/space.ts';
 
-/** How long a call waits for other processes before it gives up, in milliseconds. */
+/** How long a call waits for other processes that lock the file, in milliseconds. */
 export const LOCK_TIMEOUT = 10_000;
 /**
- * How long SQLite itself may wait, in milliseconds. It waits inside the call and so stops the event loop; the long wait
- * is done between calls.
+ * How long SQLite itself waits for a lock, in milliseconds. It waits inside the call and blocks the event loop, so the
+ * longer wait is done between calls.
  */
 const BUSY_TIMEOUT = 5;
-/** The pause between two tries is random up to this, in milliseconds, so that processes don't step in time. */
+/** Maximum pause between two attempts, in milliseconds. It is random, so that processes do not retry at the same moment. */
 const PAUSE = 20;
 
-/** A file, and how long to wait for those who lock it, in milliseconds. */
-export interface Patience {
+/** A database file and its lock timeout. */
+export interface DatabaseFile {
   readonly path: string;
-  readonly limit: number;
+  /** How long to wait for a lock, in milliseconds. */
+  readonly lockTimeout: number;
 }
 
 type Statements<Name extends string> = { readonly [name in Name]: StatementSync };
-/** Registers what is to be undone when the transaction does not happen. */
+/** Registers a step that undoes a change on disk if the transaction fails. */
 export type OnRollback = (undo: () => void) => void;
 
 /**
- * A SQLite file that several processes use at once. A statement that reads sees one moment; writes are transactions that
- * take the write lock at their start, so that what they have read still holds when they write. Their bodies are
- * synchronous: nothing else of this process runs in the middle of a transaction.
+ * A SQLite file that several processes use at once. Metadata is its only user. A write is a transaction that takes the
+ * write lock at its start, so what it has read is still true when it writes. The body of a transaction is synchronous, so
+ * no other code of this process runs in the middle of it.
  */
 export class Database<Name extends string = never> {
   readonly #file: DatabaseSync;
   readonly #statements: Statements<Name>;
-  readonly #patience: Patience;
+  readonly #location: DatabaseFile;
 
-  private constructor(file: DatabaseSync, statements: Statements<Name>, patience: Patience) {
+  private constructor(file: DatabaseSync, statements: Statements<Name>, location: DatabaseFile) {
     this.#file = file;
     this.#statements = statements;
-    this.#patience = patience;
+    this.#location = location;
   }
 
   /**
-   * Opens or makes the file. `prepare` sees it first, inside a write transaction, and makes the tables that the
-   * statements need; before it, `accept` may refuse a file that is somebody else's (nothing has been written then).
+   * Opens or makes the file.
+   * @param setup `accept` throws for a file of another program, before anything is written; `prepare` makes the tables,
+   *   inside a write transaction; `statements` are prepared after that
    * @throws UnpackError STORE_FAILED, STORE_FULL
    */
   static async open<Name extends string>(
-    patience: Patience,
+    location: DatabaseFile,
     setup: {
       readonly accept: (file: DatabaseSync) => void;
       readonly prepare: (file: DatabaseSync) => void;
       readonly statements: Readonly<Record<Name, string>>;
     },
   ): Promise<Database<Name>> {
-    const { path } = patience;
+    const { path } = location;
     let file: DatabaseSync;
     try {
       file = new DatabaseSync(path, { timeout: BUSY_TIMEOUT, enableForeignKeyConstraints: true });
@@ -61,40 +63,40 @@ export class Database<Name extends string = never> {
       throw databaseError(path, error);
     }
     try {
-      await patiently(patience, () => setup.accept(file));
-      await patiently(patience, () => useWriteAheadLog(file, path));
-      await patiently(patience, () => transaction(file, () => setup.prepare(file)));
+      await withRetries(location, () => setup.accept(file));
+      await withRetries(location, () => useWriteAheadLog(file, path));
+      await withRetries(location, () => transaction(file, () => setup.prepare(file)));
       // `as`: Object.fromEntries forgets which keys there were
       const statements = Object.fromEntries(
         Object.entries<string>(setup.statements).map(([name, sql]) => [name, file.prepare(sql)]),
       ) as Statements<Name>;
-      return new Database(file, statements, patience);
+      return new Database(file, statements, location);
     } catch (error) {
       file.close();
       throw databaseError(path, error);
     }
   }
 
-  /** @throws UnpackError STORE_FAILED, also when other processes kept the file locked for too long */
+  /** @throws UnpackError STORE_FAILED, also when other processes kept the file locked for longer than the timeout */
   read<T>(body: (statements: Statements<Name>) => T): Promise<T> {
-    return patiently(this.#patience, () => body(this.#statements));
+    return withRetries(this.#location, () => body(this.#statements));
   }
 
   /**
-   * Runs `body` in a transaction. When it or the commit fails, everything that was registered with `onRollback` is
-   * undone, last first, with the write lock held: no other process changes anything at the same time.
+   * Runs `body` in a transaction. If `body` or the commit fails, the steps registered with `onRollback` run, last first,
+   * while the write lock is held, so that no other process changes anything at the same time.
    * @throws UnpackError as `read`, STORE_FULL; whatever `body` throws
    */
   write<T>(body: (statements: Statements<Name>, onRollback: OnRollback) => T): Promise<T> {
     const file = this.#file;
     const run = () => transaction(file, (onRollback) => body(this.#statements, onRollback));
-    return patiently(this.#patience, () => {
+    return withRetries(this.#location, () => {
       try {
         return run();
       } catch (error) {
         if (sqliteCode(error) !== SQLITE.FULL) throw error;
-        // Once what the log holds is in the file, the log is written from its start again and needs no new space: on a
-        // full disk this is what lets a snapshot be removed.
+        // A checkpoint copies the log into the file, and the log is then overwritten from its start. It needs no new
+        // space, so a snapshot can be removed on a full disk.
         attempt(() => file.exec('PRAGMA wal_checkpoint(RESTART)'));
         return run();
       }
@@ -107,7 +109,7 @@ export class Database<Name extends string = never> {
 }
 
 function useWriteAheadLog(file: DatabaseSync, path: string): void {
-  // FULL: a change that has been reported is on the disk, also when the power goes.
+  // FULL: a change that was reported survives a loss of power.
   file.exec('PRAGMA synchronous = FULL');
   const mode = file.prepare('PRAGMA journal_mode = WAL').get()?.journal_mode;
   if (mode === 'wal') return;
@@ -123,8 +125,8 @@ function transaction<T>(file: DatabaseSync, body: (onRollback: OnRollback) => T)
     return result;
   } catch (error) {
     attempt(() => {
-      // When the disk is full SQLite rolls a failed COMMIT back by itself, and the lock is gone. Another process may have
-      // taken it since; what is undone must look whether it still has to be.
+      // On a full disk, SQLite rolls back a failed COMMIT by itself and releases the lock. Another process may have had
+      // the lock since then, so each step must check whether it is still needed.
       if (!file.isTransaction) file.exec('BEGIN IMMEDIATE');
       for (const step of undo.reverse()) attempt(step);
       file.exec('ROLLBACK');
@@ -133,29 +135,29 @@ function transaction<T>(file: DatabaseSync, body: (onRollback: OnRollback) => T)
   }
 }
 
-/** The first error is the one that counts. */
+/** Ignores an error of the step, because the caller throws the first error. */
 function attempt(step: () => void): void {
   try {
     step();
   } catch {}
 }
 
-/** The first try is made at once and in this call: most succeed, and a look at one row takes as long as one more `await`. */
-function patiently<T>(patience: Patience, call: () => T): Promise<T> {
+/** The first attempt is synchronous: most succeed, and reading one row takes no longer than an `await`. */
+function withRetries<T>(location: DatabaseFile, call: () => T): Promise<T> {
   try {
     return Promise.resolve(call());
   } catch (error) {
-    return isBusy(error) ? tryAgain(patience, call, error) : Promise.reject(databaseError(patience.path, error));
+    return isBusy(error) ? retry(location, call, error) : Promise.reject(databaseError(location.path, error));
   }
 }
 
-async function tryAgain<T>({ path, limit }: Patience, call: () => T, first: unknown): Promise<T> {
-  const deadline = performance.now() + limit;
+async function retry<T>({ path, lockTimeout }: DatabaseFile, call: () => T, first: unknown): Promise<T> {
+  const deadline = performance.now() + lockTimeout;
   for (let busy = first; ; ) {
     if (performance.now() >= deadline) {
       throw new UnpackError(
         'STORE_FAILED',
-        `other processes kept ${path} locked for ${limit / 1000} s: look for one that hangs with the store open`,
+        `other processes kept ${path} locked for ${lockTimeout / 1000} s: look for one that hangs with the store open`,
         { cause: busy },
       );
     }
@@ -196,11 +198,11 @@ const SENTENCES: Readonly<Record<number, string>> = {
     "it is another program's file (containerd's own stores have one of that name): choose an empty directory",
 };
 
-/** A failure of SQLite as an UnpackError; anything else as it is. */
+/** An error of SQLite as an UnpackError. Other errors are returned unchanged. */
 function databaseError(path: string, error: unknown): unknown {
   const code = sqliteCode(error);
   if (code === undefined || !(error instanceof Error)) return error;
-  // it does not say that a write failed for want of space when it failed in the file that its processes share
+  // if the shared-memory file cannot grow on a full disk, SQLite reports IOERR and not FULL
   if (code === SQLITE.FULL || (code === SQLITE.IOERR && isFull(path))) {
     return new UnpackError('STORE_FULL', `no space left to write ${path}; ${MAKE_ROOM}`, { cause: error });
   }
@@ -220,7 +222,7 @@ function isBusy(error: unknown): boolean {
   return code === SQLITE.BUSY || code === SQLITE.LOCKED;
 }
 
-/** The primary code of an SQLite error, without what the extended one adds. */
+/** The primary result code of an SQLite error: the low byte of the extended one. */
 function sqliteCode(error: unknown): number | undefined {
   if (!(error instanceof Error) || !('errcode' in error) || typeof error.errcode !== 'number') return undefined;
   return error.errcode & 0xff;

@@ -19,10 +19,10 @@ import { spaceOf } from '../system/space.ts';
 import type { OnRollback } from './database.ts';
 import { hasVanished, syncDirectory } from './tree.ts';
 
-/** Where the directories of a store at `root` lie. */
+/** The parent directory of all snapshot directories of the store at `root`. */
 export const snapshotsDirectory = (root: string): string => join(root, 'snapshots');
 
-/** A directory that is being filled and that no snapshot owns yet. */
+/** A locked directory that is being filled and belongs to no snapshot yet. */
 export interface Staged {
   readonly path: string;
   readonly handle: FileHandle;
@@ -33,26 +33,26 @@ const GONE = 'rm-';
 const KEEP = new Set(['lost+found']);
 const BIG = { bigint: true } as const;
 const DIRECTORY = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
-/** How often a fresh directory may be lost to another process's cleanup before something else must be wrong. */
+/** Maximum attempts to make a directory that no cleanup of another process removes before it is locked. */
 const STAGE_ATTEMPTS = 10;
 
 /**
- * The directories below ROOT/snapshots. What they are called says whose they are:
+ * The directories below ROOT/snapshots, used by SnapshotStore. The name of a directory tells its owner:
  *
- *     ID       a snapshot's; ID is a number of the metadata, or nobody's (a crash came between two steps)
- *     new-…    being filled; its maker holds an flock(2) on it, shared with the copier that it may start, and renames it
- *              to ID inside the transaction that records it
+ *     ID       the snapshot whose row has this number. Without such a row: left by a crash
+ *     new-…    being filled. Its maker holds an flock(2) on it, which a `cp` process shares, and renames the directory to
+ *              ID inside the transaction that inserts the row
  *     rm-…     being deleted
  *
- * Cleaning up while others work is safe, because a directory is only ever taken away when nobody can still want it:
+ * A cleanup is safe while other processes use the store:
  *
- * - `ID` without a row: looked at while holding the metadata's write lock. A maker renames to ID and commits under that
- *   same lock, and so is never seen in between.
- * - `new-…`: the lock on it dies with its maker, however that dies, and can't be held by a dead one; so who gets the lock
- *   knows that the directory is nobody's. Age would be a guess (copying a large parent takes minutes), a process number is
- *   worth nothing across containers. One gap is left: a maker has created its directory and not yet locked it. The
- *   cleaner may win then; the maker sees that (no lock, or no directory of that name any more) and makes another one.
- * - `rm-…`: anybody may delete it, several at once too.
+ * - `ID` without a row: the cleanup reads the rows while it holds the metadata's write lock. A maker renames and commits
+ *   under the same lock, so the cleanup never sees the state between the two.
+ * - `new-…`: the kernel releases the lock when its holder dies. A cleanup that gets the lock therefore knows that the
+ *   directory has no maker. The age would be a guess, because copying a large parent takes minutes. A process ID would
+ *   mean nothing in another container. One gap remains: a maker has created its directory and has not locked it yet. If
+ *   the cleanup gets the lock first, the maker notices (no lock, or no directory of that name) and makes another one.
+ * - `rm-…`: any process may delete it, also several at once.
  */
 export class SnapshotDirectories {
   readonly #parent: string;
@@ -72,13 +72,13 @@ export class SnapshotDirectories {
     return join(this.path(id), 'fs');
   }
 
-  /** What overlayfs needs beside the tree of an active snapshot. */
+  /** The work directory that overlayfs needs for an active snapshot. */
   work(id: number): string {
     return join(this.path(id), 'work');
   }
 
   /**
-   * Makes an empty directory that `place` or `discard` ends.
+   * Makes an empty, locked directory. Call `release` in any case, after `place` if the directory is needed.
    * @throws system errors; UnpackError STORE_FAILED
    */
   async stage(): Promise<Staged> {
@@ -95,7 +95,10 @@ export class SnapshotDirectories {
         throw error;
       }
     }
-    throw new UnpackError('STORE_FAILED', `no new directory stays in ${this.#parent}: look for what removes it`);
+    throw new UnpackError(
+      'STORE_FAILED',
+      `every new directory in ${this.#parent} disappears: find the program that removes it`,
+    );
   }
 
   async #makeNew(): Promise<string> {
@@ -107,17 +110,14 @@ export class SnapshotDirectories {
     }
   }
 
-  /**
-   * Gives a staged directory to the snapshot `id`. Call it inside the transaction that records the snapshot, and
-   * `release` after it.
-   */
+  /** Renames a staged directory to `id`. Call it inside the transaction that inserts the row. */
   place(staged: Staged, id: number, onRollback: OnRollback): void {
     const path = this.path(id);
     try {
       renameSync(staged.path, path);
     } catch (error) {
       if (!isOccupied(error)) throw error;
-      // A maker died between this rename and its commit, so that the number is given out once more.
+      // Another maker died between this rename and its commit, so SQLite gave the same number again.
       this.#delete(this.#markGone(String(id)));
       renameSync(staged.path, path);
     }
@@ -126,40 +126,41 @@ export class SnapshotDirectories {
     });
   }
 
-  /** Ends the claim on a staged directory; one that no snapshot got is deleted, by the next cleanup if not now. */
+  /** Unlocks a staged directory. Deletes it if it was not placed; if that fails, the next cleanup deletes it. */
   async release(staged: Staged): Promise<void> {
     try {
       const gone = this.#goneName(staged.path);
       await rename(staged.path, gone);
       this.#delete(gone);
     } catch {
-      // it has its place now; or the disk has failed, and what it failed with first is what counts
+      // it was placed; or the disk has failed, and the caller already has the first error
     } finally {
       await staged.handle.close();
     }
   }
 
-  /** Takes the directory of a snapshot that is no more out of the way; its deletion goes on after that. */
+  /** Renames the directory of a removed snapshot to `rm-…` and starts to delete it. Does not wait for the deletion. */
   async remove(id: number): Promise<void> {
     const gone = this.#goneName(String(id));
-    // Another process's cleanup may have been faster: the row is gone already.
+    // The row is already deleted, so a cleanup of another process may have moved the directory first.
     const renamed = await rename(this.path(id), gone).then(() => true, undefinedIfVanished);
     if (renamed) this.#delete(gone);
   }
 
-  /** Makes the names of everything that was placed before survive a loss of power. */
+  /** Flushes the names of all placed directories to the disk. */
   async syncNames(): Promise<void> {
     await syncDirectory(this.#parent);
   }
 
-  /** The numbers that have a directory. */
+  /** The numbers of all `ID` directories. */
   present(): Set<number> {
     return new Set(this.#names().filter(isNumber).map(Number));
   }
 
   /**
-   * Takes every directory out of the way that is nobody's, and returns their paths; `owned` says which numbers are
-   * somebody's. Call it with the metadata's write lock held.
+   * Renames every directory without an owner to `rm-…`. Call it with the metadata's write lock held.
+   * @param owned whether the number has a row
+   * @returns the new paths, and those of earlier `rm-…` directories
    */
   takeStrays(owned: (id: number) => boolean): string[] {
     const strays: string[] = [];
@@ -171,12 +172,12 @@ export class SnapshotDirectories {
     return strays;
   }
 
-  /** Ends when every deletion that this object has begun has ended; a failed one leaves an `rm-…` for the next cleanup. */
+  /** Waits for all deletions that this object has started. A failed deletion leaves an `rm-…` for the next cleanup. */
   async settled(): Promise<void> {
     await Promise.all(this.#deletions);
   }
 
-  /** As `settled`, but gives up after `limit` milliseconds. */
+  /** As `settled`, but aborts the deletions after `limit` milliseconds. */
   async close(limit: number): Promise<void> {
     const timer = setTimeout(() => this.#stopDeleting.abort(), limit);
     await this.settled();
@@ -200,8 +201,8 @@ export class SnapshotDirectories {
   }
 
   /**
-   * The lock is held until the directory has its new name, so that a maker that comes late notices. It may also have gone
-   * meanwhile: whoever removes a snapshot renames its directory after the transaction.
+   * Holds the lock until the directory has its new name, so that a maker that is about to lock it notices. The directory
+   * may also have disappeared: `remove` renames it after its transaction.
    */
   #markGoneIfAbandoned(name: string): string[] {
     let descriptor: number | undefined;

@@ -5,29 +5,30 @@ import type { SnapshotDirectories, Staged } from './directories.ts';
 import type { Chain } from './metadata.ts';
 import type { Mount, OverlayXattrs, Snapshotter } from './snapshotter.ts';
 
-/** What one type of store does in its own way; everything else is SnapshotStore's. */
+/** The part of SnapshotStore that differs between the two types of store: how a snapshot is filled and mounted. */
 export interface Layout {
   readonly type: Snapshotter['type'];
   readonly rebase: boolean;
   readonly overlayXattrs: OverlayXattrs;
   /**
-   * Fills the empty directory of a new snapshot. `parentTree` is the tree that it stands on, if any.
+   * Fills the empty directory of a new snapshot.
+   * @param parentTree the tree of its parent, if it has one
    * @throws UnpackError, system errors, the signal's reason
    */
   fill(staged: Staged, kind: 'active' | 'view', parentTree: string | undefined, signal: AbortSignal): Promise<void>;
-  /** Where an active snapshot or a view is to be had. */
+  /** The mounts of an active snapshot or a view. */
   mounts(chain: Chain, directories: SnapshotDirectories): Mount[];
 }
 
 export interface OverlayOptions {
-  /** The kernel knows `index`: it is turned off, because it would tie a layer to the first mount that it was part of. */
+  /** Whether the kernel has the option `index`. It is turned off, because it would bind a layer to its first mount. */
   readonly index: boolean;
   readonly overlayXattrs: OverlayXattrs;
 }
 
 /**
- * Each snapshot is one directory with what its layer adds, and overlayfs merges it with those below. Nothing of a parent
- * is needed to write a layer, so a layer may get its parent as late as at its commit.
+ * Each snapshot is a directory with what its layer adds. overlayfs merges it with the layers below. Writing a layer does
+ * not need its parent, so the parent can be set at the commit.
  */
 export function overlayLayout({ index, overlayXattrs }: OverlayOptions): Layout {
   const always = [...(overlayXattrs === 'user' ? ['userxattr'] : []), ...(index ? ['index=off'] : [])];
@@ -52,10 +53,10 @@ export function overlayLayout({ index, overlayXattrs }: OverlayOptions): Layout 
   };
 }
 
-/** Each snapshot is a whole tree: an exact copy of its parent's, and then what its layer changes in it. */
+/** Each snapshot is a whole tree: an exact copy of the parent's tree, changed by the layer. */
 export const nativeLayout: Layout = {
   type: 'native',
-  // what a layer removes can only be removed from a tree that is there
+  // a whiteout can only remove files that were already copied
   rebase: false,
   overlayXattrs: 'trusted',
 
@@ -71,18 +72,18 @@ export const nativeLayout: Layout = {
   },
 };
 
-/** Makes the root of a snapshot's tree, which is 0755 whatever the umask. */
+/** Makes the root directory of a snapshot's tree. */
 async function makeTree(directory: string): Promise<void> {
   await makeDirectory(join(directory, 'fs'), 0o755);
 }
 
-/** A directory of exactly this mode. */
+/** Makes a directory with this mode, whatever the umask. */
 async function makeDirectory(path: string, mode: number): Promise<void> {
   await mkdir(path, { mode });
   await chmod(path, mode);
 }
 
-/** The whole tree in one place, for a snapshot that needs nothing merged. */
+/** A bind mount of one tree. */
 function bind(tree: string, kind: Chain['kind']): Mount {
   return { type: 'bind', source: tree, options: [kind === 'active' ? 'rw' : 'ro', 'rbind'] };
 }

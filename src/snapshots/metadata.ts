@@ -1,5 +1,5 @@
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
-import { Database, type OnRollback, type Patience } from './database.ts';
+import { Database, type DatabaseFile, type OnRollback } from './database.ts';
 import { createOrCheck, refuseOthers, type Traits, type WantedTraits } from './schema.ts';
 import {
   type CommitOptions,
@@ -11,10 +11,11 @@ import {
 } from './snapshotter.ts';
 import { type Entry, entry, keysIn, kind, number, STATEMENTS } from './statements.ts';
 
-/** A snapshot and the committed ones below it, nearest first. */
+/** A snapshot and the committed snapshots below it. */
 export interface Chain {
   readonly id: number;
   readonly kind: SnapshotKind;
+  /** The direct parent first. */
   readonly parents: readonly number[];
 }
 
@@ -30,11 +31,11 @@ type Labels = Readonly<Record<string, string>>;
 type Statements = Parameters<Parameters<Database<keyof typeof STATEMENTS>['read']>[0]>[0];
 
 /**
- * What exists: the one truth about the store. Each change is one transaction. What must happen on disk together with a
- * change is done by a function that the caller passes; it runs inside the transaction, before it is committed.
+ * Records which snapshots exist. SnapshotStore is its only user. Each change is one transaction. If directories must
+ * change together with a row, the caller passes a function that runs inside the transaction, before the commit.
  */
 export class Metadata {
-  /** How the store was made. */
+  /** The properties that the store was made with. */
   readonly made: Traits;
   readonly #database: Database<keyof typeof STATEMENTS>;
 
@@ -44,13 +45,14 @@ export class Metadata {
   }
 
   /**
-   * @param traits of a store that is new or empty. Another must be of that type, and of that ownership if it is given.
-   * @throws UnpackError STORE_FAILED when the file is not a store, not such a one, or of another version
+   * @param traits for a new store. An existing store must have this type, and this ownership if it is given and the store
+   *   is not empty.
+   * @throws UnpackError STORE_FAILED if the file is not a store, has other traits or another schema version
    */
-  static async open(patience: Patience, traits: WantedTraits): Promise<Metadata> {
-    const { path } = patience;
+  static async open(location: DatabaseFile, traits: WantedTraits): Promise<Metadata> {
+    const { path } = location;
     let made: Traits | undefined;
-    const database = await Database.open(patience, {
+    const database = await Database.open(location, {
       accept: (file) => refuseOthers(file, path),
       prepare: (file) => {
         made = createOrCheck(file, path, traits);
@@ -70,7 +72,7 @@ export class Metadata {
     return this.#database.read((statements) => statements.committed.get(name) !== undefined);
   }
 
-  /** The keys of active snapshots and views that begin so. @param prefix ASCII, not empty */
+  /** The keys of active snapshots and views that begin with `prefix`. @param prefix ASCII, not empty */
   keys(prefix: string): Promise<string[]> {
     return this.#database.read((statements) => keysIn(statements.keys, prefix));
   }
@@ -90,13 +92,14 @@ export class Metadata {
     return this.#database.read((statements) => statements.walk.all(parameters).map((row) => entry(row).info));
   }
 
-  /** Whether `create` would be refused now; nothing is written. @throws as `create` */
+  /** Throws if `create` would be refused now; writes nothing. @returns the parent @throws as `create` */
   check(snapshot: NewSnapshot): Promise<Entry | undefined> {
     return this.#database.read((statements) => checkNew(statements, snapshot));
   }
 
   /**
-   * Records a new snapshot; `place` puts its directory where its number says.
+   * Inserts a new snapshot.
+   * @param place renames the directory of the snapshot to its number
    * @throws AlreadyExists, NotFound (no such parent), InvalidArgument (the parent is not committed, the key is empty)
    */
   create(
@@ -118,8 +121,9 @@ export class Metadata {
   }
 
   /**
-   * Makes the active snapshot `key` the committed one `name`; returns its number. `rebase` is called when it gets its
-   * parent by this.
+   * Makes the active snapshot `key` the committed snapshot `name`.
+   * @param rebase called if the commit gives the snapshot a parent
+   * @returns its number
    * @throws AlreadyExists, NotFound, InvalidArgument
    */
   commit(
@@ -156,7 +160,7 @@ export class Metadata {
     });
   }
 
-  /** Forgets a snapshot; returns its number. @throws NotFound, FailedPrecondition (it has children) */
+  /** Deletes the row of a snapshot. @returns its number @throws NotFound, FailedPrecondition (it has children) */
   remove(key: string): Promise<number> {
     return this.#database.write((statements) => {
       const { id } = find(statements, key);
@@ -180,13 +184,13 @@ export class Metadata {
     });
   }
 
-  /** Keeps what a committed snapshot takes; says whether it is still there. */
+  /** Stores the usage of a committed snapshot. @returns whether the snapshot still exists */
   recordUsage(id: number, usage: Usage): Promise<boolean> {
     const { bytes, inodes } = usage;
     return this.#database.write((statements) => Number(statements.recordUsage.run({ id, bytes, inodes }).changes) > 0);
   }
 
-  /** Calls `body` with every snapshot there is, while no process can add or remove one. */
+  /** Calls `body` with the kinds of all snapshots, while no process can add or remove one. */
   exclusively<T>(body: (kinds: ReadonlyMap<number, SnapshotKind>, forget: (id: number) => void) => T): Promise<T> {
     return this.#database.write((statements) => {
       const kinds = new Map(statements.ids.all().map((row) => [number(row.id), kind(row.kind)]));
@@ -224,7 +228,7 @@ function chainOf(statements: Statements, key: string): Chain {
   return { id: number(first.id), kind: kind(first.kind), parents: below.map((row) => number(row.id)) };
 }
 
-/** All labels, or those that `fields` names; one that is named and not given is removed. */
+/** Replaces all labels, or those that `fields` names. A label that is named and has no new value is removed. */
 function mergeLabels(info: SnapshotInfo, labels: Labels, fields: readonly string[]): Labels {
   const merged = new Map(Object.entries(info.labels));
   const replaceAll = () => {
@@ -262,20 +266,20 @@ function aKind(kind: SnapshotKind): string {
 }
 
 /**
- * Looks up names in metadata that another connection writes.
+ * A read-only connection that looks up names, for store-thread.ts. Another connection writes the metadata.
  *
- * A reader of a write-ahead log waits for no writer: it takes a lock in shared memory, sees whether anything was committed
- * since it looked last, and only then reads pages again, which whoever wrote them has left in memory. It is open for
- * reading only, so that it never writes the log back into the file, nor waits for who does.
+ * In write-ahead mode, a reader does not wait for a writer. It takes a lock in shared memory, checks whether anything was
+ * committed since its last look, and only then reads pages again. The connection is read-only, so that it never runs or
+ * waits for a checkpoint.
  */
 export class NameReader {
   readonly #file: DatabaseSync;
   readonly #committed: StatementSync;
   readonly #keys: StatementSync;
 
-  /** @throws Error of SQLite, as `has` */
+  /** @throws Error of SQLite, as all methods here */
   constructor(path: string) {
-    // it waits for nobody: who else locks the file is recovering it after a crash
+    // no waiting: a reader only finds the file locked while another process recovers it after a crash
     this.#file = new DatabaseSync(path, { readOnly: true, timeout: 0 });
     this.#committed = this.#file.prepare(STATEMENTS.committed);
     this.#keys = this.#file.prepare(STATEMENTS.keys);

@@ -3,14 +3,14 @@ import { dirname, resolve } from 'node:path';
 import { type MountEntry, mountTable, placeInFileSystem } from '../system/mount-table.ts';
 import { snapshotsDirectory } from './directories.ts';
 
-/** A snapshot's tree. */
+/** The path of a snapshot's tree. */
 const TREE = /\/\d+\/fs$/;
-/** The same below the store's directory, as the kernel shows what is bound: also after it was removed. */
+/** The same relative to ROOT/snapshots, as mountinfo shows the root of a bind mount. A removed tree is marked as deleted. */
 const BOUND = /^\/\d+\/fs(\/\/deleted)?$/;
 
 /**
- * Whether a mount shows snapshots of the store at `root`: a tree of it is bound there, or an overlay is made of its trees.
- * The store may have been mounted from under another path of the same directory.
+ * Whether a mount shows snapshots of the store at `root`: a bind mount of a tree, or an overlay with one of the trees. Also
+ * true if the mount was made through another path to the same directory. Called by commands that list or remove mounts.
  */
 export async function isOfStore(root: string, mount: MountEntry): Promise<boolean> {
   const directory = snapshotsDirectory(root);
@@ -21,7 +21,7 @@ export async function isOfStore(root: string, mount: MountEntry): Promise<boolea
     return mount.root.startsWith(prefix) && BOUND.test(mount.root.slice(prefix.length));
   }
   for (const layer of layersOf(mount.options)) {
-    // what is relative was so to the directory of the snapshots (containerd shortens its options in this way)
+    // containerd shortens its options to paths relative to the snapshots' directory
     const path = resolve(directory, layer);
     if (TREE.test(path) && (await isSame(dirname(dirname(path)), directory))) return true;
   }

@@ -14,37 +14,37 @@ import type { OverlayXattrs, Ownership, Snapshotter } from './snapshotter.ts';
 import { CLOSE_LIMIT, SnapshotStore } from './store.ts';
 
 export interface StoreOptions {
-  /** A directory for the store alone; it is made if need be. */
+  /** The store's own directory. It is made if it is missing. */
   readonly root: string;
   readonly type: Snapshotter['type'];
   /**
-   * For who writes layers: what becomes of their owners, the same in all layers of a store. Default: as the store has it,
-   * and a new one keeps them.
+   * What to do with the owners of files. Only needed to write layers. All layers of a store must be the same. Default: what
+   * the store was made with; `keep` for a new store.
    */
   readonly ownership?: Ownership;
-  /** Whether it was open before: none is made then where there is none, since its disk may not be mounted any more. */
+  /** The store was open before. If it has disappeared, its disk may not be mounted, and no new store is made. */
   readonly again?: boolean;
   /** How long a call waits for other processes that change the store, in milliseconds; default 10 s. */
   readonly lockTimeout?: number;
 }
 
-/** The file that the metadata of a store at `root` are in. */
+/** The database file of the store at `root`. */
 export const metadataFile = (root: string): string => join(root, 'metadata.db');
 
 /**
- * Opens the snapshot store at `root`, or makes one there. Any number of processes and threads may have it open.
- * @throws UnpackError STORE_FAILED when the directory can't be used, holds something else, or the other type of store, or
- *   when owners are to be kept and this process can't; STORE_FULL
+ * Opens the snapshot store at `root`, or makes one. Any number of processes and threads may have it open.
+ * @throws UnpackError STORE_FAILED if the directory cannot be used, or holds other data or the other type of store, or if
+ *   `ownership` is `keep` and this process cannot keep owners; STORE_FULL
  */
 export async function openSnapshotter(options: StoreOptions): Promise<Snapshotter> {
   const root = resolve(options.root);
-  // mount(8) and overlayfs take these apart, and not every program that reads a mount's options knows how to quote them
-  const awkward = /[:,\\"\n]/.exec(root);
-  if (awkward !== null)
-    throw refused(root, `its name has ${JSON.stringify(awkward[0])}, which no mount option can hold`);
+  // separators in mount options; not every program that reads mount options can quote them
+  const separator = /[:,\\"\n]/.exec(root);
+  if (separator !== null)
+    throw refused(root, `its name has ${JSON.stringify(separator[0])}, which no mount option can hold`);
   if (options.ownership === 'keep') requireOwners();
   if (options.again === true) await access(metadataFile(root)).catch((error: unknown) => throwGone(root, error));
-  // 0700: the files of an image, set-user-ID programs too, are nobody else's business
+  // 0700: other users must not reach the files of an image, such as set-user-ID programs
   await makeDirectories(snapshotsDirectory(root)).catch((error: unknown) => {
     throw refused(root, reason(error), error);
   });
@@ -62,8 +62,8 @@ async function openIn(root: string, options: StoreOptions): Promise<Snapshotter>
   try {
     const { type, ownership } = options;
     const overlayXattrs = await (type === 'overlay' ? requireOverlay(root, directories) : requireNative());
-    const patience = { path: metadataFile(root), limit: options.lockTimeout ?? LOCK_TIMEOUT };
-    metadata = await Metadata.open(patience, { type, ownership, overlayXattrs });
+    const location = { path: metadataFile(root), lockTimeout: options.lockTimeout ?? LOCK_TIMEOUT };
+    metadata = await Metadata.open(location, { type, ownership, overlayXattrs });
     const layout = await layoutOf(metadata.made);
     await forgetLost(metadata, directories, root);
     return new SnapshotStore(root, layout, metadata, directories);
@@ -74,7 +74,7 @@ async function openIn(root: string, options: StoreOptions): Promise<Snapshotter>
   }
 }
 
-/** As `mkdir -p`. Node's own, asked for that, says ENOENT where the file system is read-only. */
+/** As `mkdir -p`. Node's `recursive` option throws ENOENT on a read-only file system instead of EROFS. */
 async function makeDirectories(path: string): Promise<void> {
   const make = () =>
     mkdir(path, { mode: 0o700 }).catch((error: NodeJS.ErrnoException) => {
@@ -87,7 +87,7 @@ async function makeDirectories(path: string): Promise<void> {
   });
 }
 
-/** A worker that is not root must be told so: what it unpacks is not what the image says. */
+/** @throws UnpackError STORE_FAILED if this process cannot give files to the owners that an image names */
 function requireOwners(): void {
   const { user, cannotKeepOwners } = privileges();
   if (cannotKeepOwners === undefined) return;
@@ -102,15 +102,19 @@ async function requireNative(): Promise<OverlayXattrs> {
   return 'trusted';
 }
 
-/** What overlayfs needs of the file system; returns where it can keep its marks. */
+/**
+ * Checks that the file system has what overlayfs needs.
+ * @returns the namespace of extended attributes for overlayfs's marks
+ * @throws UnpackError STORE_FAILED
+ */
 async function requireOverlay(root: string, directories: SnapshotDirectories): Promise<OverlayXattrs> {
-  // tried out in a directory that a cleanup takes away if this process dies halfway
+  // the checks run in a staged directory, which a cleanup removes if this process dies
   const staged = await directories.stage();
   const facts = await fileSystemFacts(staged.path).finally(() => directories.release(staged));
   if (!facts.directoryTypes) {
     throw refused(
       root,
-      `its file system (${facts.type}) doesn't say what type names have, and overlayfs needs that (XFS: ftype=1)`,
+      `its file system (${facts.type}) doesn't report the types of names (d_type), which overlayfs needs (XFS: ftype=1)`,
     );
   }
   if (!facts.trustedXattrs && !facts.userXattrs) {
@@ -126,9 +130,9 @@ async function requireOverlay(root: string, directories: SnapshotDirectories): P
     );
   }
   if (!facts.whiteouts) {
-    throw refused(root, "this user can't make the character device 0:0 there, by which overlayfs deletes (Linux 5.8)");
+    throw refused(root, "this user can't make overlayfs whiteouts there, the character device 0:0 (needs Linux 5.8)");
   }
-  // What overlayfs itself goes by: trusted.* is for the administrator of the whole machine, not of a user namespace.
+  // overlayfs checks the same: only root of the whole machine can use trusted.*, not root of a user namespace
   return facts.trustedXattrs ? 'trusted' : 'user';
 }
 
@@ -138,9 +142,10 @@ async function layoutOf({ type, overlayXattrs }: Traits): Promise<Layout> {
 }
 
 /**
- * A row without a directory can only come from a loss of power (a directory's name is flushed at the commit of its
- * snapshot, not before). What was active then has nothing to lose. For a committed one something else has happened, and
- * guessing could cost every image.
+ * Deletes rows whose directory is missing. A loss of power can lose the directory of an active snapshot, because its name is
+ * flushed only at the commit. Such a snapshot holds no finished layer. If the directory of a committed snapshot is
+ * missing, something else is wrong, and deleting rows could lose every image.
+ * @throws UnpackError STORE_FAILED if a committed snapshot has no directory
  */
 async function forgetLost(metadata: Metadata, directories: SnapshotDirectories, root: string): Promise<void> {
   await metadata.exclusively((kinds, forget) => {
@@ -151,7 +156,7 @@ async function forgetLost(metadata: Metadata, directories: SnapshotDirectories, 
       const path = directories.path(committed[0]);
       throw refused(
         root,
-        `${path} is missing, which a committed snapshot owns: is a disk not mounted? Otherwise remove the store and unpack anew`,
+        `${path} of a committed snapshot is missing: is a disk not mounted? Otherwise remove the store and unpack anew`,
       );
     }
     for (const [id] of lost) forget(id);

@@ -5,19 +5,19 @@ import { removeTree } from '../system/remove-tree.ts';
 import { spaceOf } from '../system/space.ts';
 
 /**
- * A little space and a few inodes that a store keeps for a bad day, in ROOT/reserve. On a disk that is full to the last
- * byte nobody could open the store, since that takes a shared memory map and a directory to try things out in, and so
- * nobody could remove anything from it, nor clear away what a killed worker has left.
+ * ROOT/reserve: files that keep some space and some inodes free for a full disk. Opening the store needs space for
+ * SQLite's shared memory file and for a temporary directory. Without the reserve, nobody could open the store on a full
+ * disk, and so nobody could remove snapshots or clean up.
  */
 const FILES = 8;
-/** Of each. */
+/** Size of each file. */
 const BYTES = 64 << 10;
-/** It is taken only from a disk on which it isn't missed. */
+/** The reserve is made only if at least this much is free. */
 const PLENTY = { bytes: 256 * FILES * BYTES, inodes: 256 * FILES };
 
 const path = (root: string): string => join(root, 'reserve');
 
-/** Puts it aside, if the disk has plenty. Whoever has no reserve only lacks that. */
+/** Makes the reserve, or completes it, if the disk has enough space. Failures are ignored: the store works without it. */
 export async function keepReserve(root: string): Promise<void> {
   try {
     const { bytes, inodes } = spaceOf(root);
@@ -25,13 +25,13 @@ export async function keepReserve(root: string): Promise<void> {
     await mkdir(path(root), { recursive: true, mode: 0o700 });
     const there = new Set(await readdir(path(root)));
     for (let index = 0; index < FILES; index++) {
-      // random, because some file systems take next to nothing for zeros
+      // random bytes, because some file systems compress zeros
       if (!there.has(`${index}`)) await writeFile(join(path(root), `${index}`), randomBytes(BYTES), { mode: 0o600 });
     }
   } catch {}
 }
 
-/** Gives it back to the disk; says whether there was one. */
+/** Deletes the reserve. @returns whether there was one */
 export async function spendReserve(root: string): Promise<boolean> {
   try {
     await stat(path(root));

@@ -3,15 +3,15 @@ import { UnpackError } from '../errors.ts';
 import type { OverlayXattrs, Ownership, Snapshotter } from './snapshotter.ts';
 import { number, text } from './statements.ts';
 
-/** Written into the file's header, so that another program's database is told from a store: the bytes "unpk". */
+/** In the header of the database file, to recognise a store: the bytes "unpk". */
 export const APPLICATION_ID = 0x756e706b;
-/** The one before a change that an older version can't read. */
+/** To be raised with a change that an older unpackd cannot read. */
 export const SCHEMA_VERSION = 2;
 
 /**
- * AUTOINCREMENT, so that the number of a removed snapshot, and with it the name of its directory, never comes back.
- * Times are milliseconds since 1970; labels are a JSON object of strings; bytes and inodes stay NULL until somebody asks
- * for the usage of a committed snapshot.
+ * AUTOINCREMENT never gives the number of a removed snapshot again, so directory names are unique. Times are milliseconds
+ * since 1970. Labels are a JSON object of strings. `bytes` and `inodes` are NULL until the usage of a committed snapshot is
+ * measured.
  */
 export const SCHEMA = `
   CREATE TABLE store (
@@ -33,16 +33,17 @@ export const SCHEMA = `
   CREATE INDEX snapshots_parent ON snapshots (parent) WHERE parent IS NOT NULL;
 `;
 
-/** What holds for all snapshots of a store, from the first one on. */
+/** Properties that all snapshots of a store share. They are recorded when the store is made. */
 export interface Traits {
   readonly type: Snapshotter['type'];
   readonly ownership: Ownership;
   readonly overlayXattrs: OverlayXattrs;
 }
 
-/** Without `ownership`: whichever the store has. */
+/** The properties that a caller asks for. Without `ownership`: the store's own. */
 export type WantedTraits = Omit<Traits, 'ownership'> & { readonly ownership?: Ownership | undefined };
 
+/** @throws UnpackError STORE_FAILED if the file is the database of another program */
 export function refuseOthers(file: DatabaseSync, path: string): void {
   const id = number(file.prepare('PRAGMA application_id').get()?.application_id);
   const tables = number(file.prepare('SELECT COUNT(*) AS count FROM sqlite_schema').get()?.count);
@@ -53,6 +54,11 @@ export function refuseOthers(file: DatabaseSync, path: string): void {
   );
 }
 
+/**
+ * Makes the tables of a new store, or checks those of an existing one.
+ * @returns the properties that the store was made with
+ * @throws UnpackError STORE_FAILED if they do not match, or if the schema has another version
+ */
 export function createOrCheck(file: DatabaseSync, path: string, wanted: WantedTraits): Traits {
   const version = number(file.prepare('PRAGMA user_version').get()?.user_version);
   if (version === 0) {
@@ -71,7 +77,7 @@ export function createOrCheck(file: DatabaseSync, path: string, wanted: WantedTr
   }
   if (wanted.ownership === undefined || wanted.ownership === made.ownership) return made;
   if (number(file.prepare('SELECT COUNT(*) AS count FROM snapshots').get()?.count) === 0) return record(file, wanted);
-  // a layer is known by what it should be: nobody could tell one with its owners from one without
+  // a chain ID does not tell whether the files of a layer have their owners, so a store cannot mix both
   const holds = made.ownership === 'keep' ? 'with their owners' : 'whose files all belong to one user';
   throw new UnpackError(
     'STORE_FAILED',

@@ -1,60 +1,67 @@
+import type { MountRequest } from '../system/mount-fsmount.ts';
+
 /**
- * A store of file system snapshots, after containerd's `Snapshotter`.
+ * A store of file system snapshots, modelled on containerd's `Snapshotter`.
  *
- * The life of a snapshot: it is *prepared* under a `key`, on a committed `parent` or on nothing, and is then active: its
- * mounts are writable. Something writes into it (for a layer, the applier). It is *committed* under a `name`, which
- * makes it read-only for ever and a possible parent; the key is gone. Or it is *removed*, with everything in it. A *view*
- * is a read-only look at a committed snapshot, and is only ever removed.
+ * The life of a snapshot: `prepare` makes an active snapshot under a `key`, with a committed `parent` or without one. Its
+ * mounts are writable, and the layer is written into it. `commit` makes it read-only for ever, under a `name`; the key is
+ * free again. A committed snapshot can be a parent. `remove` deletes a snapshot and its files. `view` makes a read-only
+ * snapshot of a committed one, which can only be removed.
  *
- * `key` always means an active snapshot or a view, `name` a committed one, `parent` the name of a committed one. Keys
- * and names share one space. Every change is one transaction: after a crash it has happened or it has not.
+ * `key` always means an active snapshot or a view, `name` a committed one, `parent` the name of a committed one. Keys and
+ * names must differ from one another. Each change is one transaction: after a crash, all or nothing of it has happened.
  *
- * Errors are SnapshotError, told apart by `kind` and never by text, and UnpackError STORE_FULL or STORE_FAILED, which any
- * call may throw.
+ * Any call may throw UnpackError STORE_FULL or STORE_FAILED. All other errors are SnapshotError, with the `kind` that the
+ * method lists. Callers test the `kind`, never the text.
  */
 export interface Snapshotter {
-  /** Where the store lives, an absolute path. */
+  /** The store's directory, an absolute path. */
   readonly root: string;
   readonly type: 'overlay' | 'native';
   /**
-   * Whether a snapshot that was prepared on nothing can be given its parent at commit, so that layers can be written
-   * before the layers below them are there.
+   * Whether `commit` can give a parent to a snapshot that was prepared without one. Then layers can be written before the
+   * layers below them exist.
    */
   readonly rebase: boolean;
-  /** The same for all layers of a store, like the next. */
+  /** The same for all layers of a store. */
   readonly ownership: Ownership;
+  /** The same for all layers of a store. */
   readonly overlayXattrs: OverlayXattrs;
 
   /** @throws NotFound */
   stat(key: string): Promise<SnapshotInfo>;
-  /** Whether a committed snapshot has this name now: a part of what `stat` says, for half of the time. */
+  /** Whether a committed snapshot has this name. Takes half as long as `stat`. */
   has(name: string): Promise<boolean>;
-  /** The keys of active snapshots and views that begin so, in order. Others, however many, cost nothing. @param prefix ASCII */
+  /**
+   * The keys of active snapshots and views that begin with `prefix`, sorted. The time does not depend on the number of
+   * other snapshots.
+   * @param prefix ASCII, not empty
+   */
   keys(prefix: string): Promise<string[]>;
   /** @throws AlreadyExists when the key is taken, NotFound when there is no such parent, InvalidArgument when the parent is not committed */
   prepare(key: string, parent: string, options?: SnapshotOptions): Promise<Mount[]>;
-  /** A read-only snapshot of `parent`. @throws as prepare */
+  /** A read-only snapshot of `parent`. @throws as `prepare` */
   view(key: string, parent: string, options?: SnapshotOptions): Promise<Mount[]>;
-  /** The mounts of an active snapshot or a view, again. @throws NotFound */
+  /** The mounts of an active snapshot or a view, as `prepare` or `view` returned them. @throws NotFound */
   mounts(key: string): Promise<Mount[]>;
   /**
-   * Makes the active snapshot `key` the committed snapshot `name`. With `options.parent`, one that was prepared on
-   * nothing gets its parent now (its root then takes its owner from that parent's root).
+   * Makes the active snapshot `key` the committed snapshot `name`. `options.parent` gives a parent to a snapshot that was
+   * prepared without one; the root directory then gets the owner of the parent's root directory.
    * @throws AlreadyExists when the name is taken (the active snapshot stays), NotFound when there is no such key or
    * parent, InvalidArgument when `key` is not active or already has another parent
    */
   commit(name: string, key: string, options?: CommitOptions): Promise<void>;
-  /** Gone at once, its files soon after. @throws NotFound, FailedPrecondition when it has children */
+  /** Removes the snapshot now, and its files in the background. @throws NotFound, FailedPrecondition when it has children */
   remove(key: string): Promise<void>;
   /** Replaces labels: all of them, or those that `fields` names (`labels.NAME`). @throws NotFound, InvalidArgument for any other field */
   update(info: Pick<SnapshotInfo, 'name' | 'labels'>, fields?: readonly string[]): Promise<SnapshotInfo>;
-  /** What the snapshot itself takes on disk, without its parents. @throws NotFound */
+  /** What the snapshot takes on disk, without its parents. @throws NotFound */
   usage(key: string): Promise<Usage>;
-  /** Every snapshot that matches, sorted by key. */
+  /** All snapshots that match the filter, sorted by key. */
   walk(filter?: SnapshotFilter): Promise<SnapshotInfo[]>;
-  /** Removes directories that no snapshot owns; returns how many. */
+  /** Removes directories that belong to no snapshot. @returns how many */
   cleanup(): Promise<number>;
-  /** Releases what the object holds; a second call does nothing. */
+  /** Waits for calls and deletions that are under way, and closes the files. A second call does nothing. */
   close(): Promise<void>;
 }
 
@@ -83,34 +90,28 @@ export interface SnapshotFilter {
   readonly name?: string;
   readonly parent?: string;
   readonly kind?: SnapshotKind;
-  /** Every one of these must be there with that value. */
+  /** The snapshot must have all of these labels, with these values. */
   readonly labels?: Readonly<Record<string, string>>;
 }
 
 export interface Usage {
-  /** Bytes of blocks, a hard-linked file counted once. */
+  /** Allocated bytes. A file with several hard links counts once. */
   readonly bytes: number;
   readonly inodes: number;
 }
 
-/** Whether a layer's files get the owners that it gives them, or all belong to the user who writes them. */
+/** `keep`: files get the owners that the image names. `squash`: all files belong to the user of this process. */
 export type Ownership = 'keep' | 'squash';
 
-/** The family of attributes that overlayfs keeps its marks in: `user` where the mount has the option `userxattr`. */
+/** The namespace of the extended attributes that hold overlayfs's marks. `user` needs the mount option `userxattr`. */
 export type OverlayXattrs = 'trusted' | 'user';
 
-/** One mount(8) to make, as containerd describes it. */
-export interface Mount {
-  readonly type: 'bind' | 'overlay';
-  /** The directory to bind; `overlay` for an overlay. */
-  readonly source: string;
-  /** As `mount -o` takes them, e.g. `rbind`, `ro`, `lowerdir=A:B`. */
-  readonly options: readonly string[];
-}
+/** One mount, as containerd describes it. */
+export type Mount = MountRequest;
 
-/** The label by which containerd finds a ready-made layer: the chain ID. */
+/** Label with the chain ID. containerd finds a finished layer by it. */
 export const LABEL_SNAPSHOT_REF = 'containerd.io/snapshot.ref';
-/** The DiffID of the layer that a committed snapshot holds. */
+/** Label with the DiffID of the layer in a committed snapshot. */
 export const LABEL_DIFF_ID = 'containerd.io/snapshot/diff-id';
 
 export type SnapshotErrorKind = 'NotFound' | 'AlreadyExists' | 'InvalidArgument' | 'FailedPrecondition';

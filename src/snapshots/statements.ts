@@ -6,7 +6,7 @@ const COLUMNS = `
   snapshots.bytes, snapshots.inodes, snapshots.parent AS parent_id, COALESCE(parent.key, '') AS parent
 `;
 
-/** Every statement of the store, prepared once by its name. */
+/** All SQL statements of the store. Metadata prepares each of them once. */
 export const STATEMENTS = {
   byKey: `
     SELECT ${COLUMNS}
@@ -15,10 +15,10 @@ export const STATEMENTS = {
 
   committed: `SELECT 1 FROM snapshots WHERE key = ? AND kind = 'committed'`,
 
-  /** By the index of the keys: nothing else is looked at, in a store of any size. */
+  /** A range of the index on `key`, so the time does not grow with the store. */
   keys: `SELECT key FROM snapshots WHERE key >= ? AND key < ? AND kind <> 'committed' ORDER BY key`,
 
-  /** A snapshot and all below it, nearest first, in one statement and so as of one moment. */
+  /** A snapshot and all snapshots below it, direct parent first. One statement, so the result is consistent. */
   chain: `
     WITH RECURSIVE chain (id, kind, parent, depth) AS (
       SELECT id, kind, parent, 0 FROM snapshots WHERE key = :key
@@ -61,13 +61,13 @@ export const STATEMENTS = {
   remove: 'DELETE FROM snapshots WHERE id = :id',
 } as const;
 
-/** A snapshot as the metadata know it. */
+/** One row of the table `snapshots`. */
 export interface Entry {
-  /** Names the directory; never used twice. */
+  /** The name of the directory; never used twice. */
   readonly id: number;
   readonly info: SnapshotInfo;
   readonly parentId: number | undefined;
-  /** Known for committed snapshots that somebody has asked about. */
+  /** `undefined` until it is measured. Only committed snapshots have it. */
   readonly usage: Usage | undefined;
 }
 
@@ -79,7 +79,7 @@ export function entry(row: Record<string, SQLOutputValue>): Entry {
       kind: kind(row.kind),
       name: text(row.key),
       parent: text(row.parent),
-      // `as`: only objects of strings are ever written there
+      // `as`: only objects of strings are written
       labels: JSON.parse(text(row.labels)) as Record<string, string>,
       created: new Date(number(row.created)),
       updated: new Date(number(row.updated)),
@@ -89,26 +89,26 @@ export function entry(row: Record<string, SQLOutputValue>): Entry {
   };
 }
 
-/** The keys of active snapshots and views that begin so. @param statement `keys` @param prefix ASCII, not empty */
+/** Keys that begin with `prefix`. @param statement `STATEMENTS.keys`, prepared @param prefix ASCII, not empty */
 export function keysIn(statement: StatementSync, prefix: string): string[] {
   const after = prefix.slice(0, -1) + String.fromCharCode(prefix.charCodeAt(prefix.length - 1) + 1);
   return statement.all(prefix, after).map(({ key }) => text(key));
 }
 
-// The schema is STRICT: these three tell the compiler what SQLite has already made sure of.
+// The tables are STRICT, so SQLite has already checked the types. These functions tell the compiler.
 
 export function number(value: SQLOutputValue | undefined): number {
-  if (typeof value !== 'number') throw new TypeError(`the metadata hold ${typeof value} where a number belongs`);
+  if (typeof value !== 'number') throw new TypeError(`the store's database holds ${typeof value} instead of a number`);
   return value;
 }
 
 export function text(value: SQLOutputValue | undefined): string {
-  if (typeof value !== 'string') throw new TypeError(`the metadata hold ${typeof value} where a text belongs`);
+  if (typeof value !== 'string') throw new TypeError(`the store's database holds ${typeof value} instead of a text`);
   return value;
 }
 
 export function kind(value: SQLOutputValue | undefined): SnapshotKind {
   const word = text(value);
   if (word === 'active' || word === 'view' || word === 'committed') return word;
-  throw new TypeError(`the metadata hold a snapshot of the unknown kind ${word}`);
+  throw new TypeError(`the store's database holds a snapshot of the unknown kind ${word}`);
 }

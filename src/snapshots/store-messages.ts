@@ -1,11 +1,11 @@
 import { type SerializedUnpackError, UnpackError } from '../errors.ts';
 import { SnapshotError, type SnapshotErrorKind, type Snapshotter } from './snapshotter.ts';
 
-/** What a snapshotter says of itself, and what it can be asked. */
+/** The messages between store-thread.ts and workers/store.ts: the properties and the methods of a Snapshotter. */
 export type StoreFacts = Pick<Snapshotter, 'root' | 'type' | 'rebase' | 'ownership' | 'overlayXattrs'>;
 export type StoreMethod = Exclude<keyof Snapshotter, keyof StoreFacts>;
 
-/** What the store's thread is told: one call after the other, each with a number of its own. `close` is the last. */
+/** A call for the store's thread. Each call has its own `id`. `close` is the last call. */
 export type StoreCall = {
   readonly [Method in StoreMethod]: {
     readonly id: number;
@@ -14,21 +14,21 @@ export type StoreCall = {
   };
 }[StoreMethod];
 
-/** What it answers: first that the store is open or why not, then each call once, in any order. */
+/** The thread's answers: first `open` or `refused`, then one answer to each call, in any order. */
 export type StoreAnswer =
   | { readonly open: StoreFacts }
   | { readonly refused: SerializedError }
   | { readonly id: number; readonly value: unknown }
   | { readonly id: number; readonly error: SerializedError };
 
-/** An error on its way between threads, where classes and what Node and SQLite add to an error do not survive. */
+/** An error as a plain object. A message between threads loses the class of an error and the fields of Node and SQLite. */
 export type SerializedError = (
   | { readonly unpack: SerializedUnpackError }
   | { readonly snapshot: { readonly kind: SnapshotErrorKind; readonly message: string } }
   | { readonly other: PlainError }
 ) & { readonly cause?: SerializedError };
 
-/** The fields by which errors of Node (`code`, `errno`) and of SQLite (`errcode`) are told apart. */
+/** The fields that identify errors of Node (`code`, `errno`) and of SQLite (`errcode`). */
 interface PlainError {
   readonly message: string;
   readonly stack?: string | undefined;
@@ -37,7 +37,7 @@ interface PlainError {
   readonly errcode?: unknown;
 }
 
-/** Causes that are kept below an error; none has as many. */
+/** Maximum length of a chain of causes. */
 const MOST_CAUSES = 8;
 
 export function serializeError(thrown: unknown, depth = 0): SerializedError {
@@ -63,7 +63,7 @@ function plainError(thrown: unknown): PlainError {
   };
 }
 
-/** The error with its class, its causes and their codes again. */
+/** Restores the error with its class, its causes and their codes. */
 export function deserializeError(serialized: SerializedError): Error {
   const error = withClass(serialized);
   if (serialized.cause !== undefined) {

@@ -13,18 +13,17 @@ import {
   type StoreMethod,
 } from './store-messages.ts';
 
-/** Milliseconds that `close` waits for the thread: its own limit, and a disk that is slow beyond that. */
+/** Milliseconds that `close` waits for the thread: the limit of the store's own `close`, and 5 s for a slow disk. */
 const END_LIMIT = CLOSE_LIMIT + 5000;
-/** Milliseconds without an answer after which the disk may hang, so that nothing is read on this thread. */
+/** If a call has no answer after so many milliseconds, the disk may hang, and nothing is read on this thread. */
 const SLOW = 100;
 
 type Result<Method extends StoreMethod> = Awaited<ReturnType<Snapshotter[Method]>>;
 
 /**
- * Opens the store as `openSnapshotter` does, on a thread of its own (workers/store.ts): SQLite waits for the disk inside
- * its calls, for seconds on one that hangs, and so do renames and walks. The thread that asks goes on meanwhile: a worker
- * renews the locks of its jobs on it.
- * @throws UnpackError as `openSnapshotter`; STORE_FAILED when the machine has no more threads
+ * Opens the store on a separate thread (workers/store.ts). Calls of SQLite, renames and walks block for seconds on a slow
+ * disk. The calling thread stays free, so that a worker can renew the locks of its jobs.
+ * @throws UnpackError as `openSnapshotter`; STORE_FAILED if the machine has no more threads
  */
 export async function openStoreThread(options: StoreOptions): Promise<Snapshotter> {
   const channel = new Channel(options);
@@ -32,10 +31,10 @@ export async function openStoreThread(options: StoreOptions): Promise<Snapshotte
 }
 
 /**
- * Only looks at names are done here, as long as the thread answers in time: they are most of what a job costs whose image
- * is there, and a message to the thread and back would cost more.
+ * Sends each call to the thread. Only `has` and `keys` are answered here, while the thread answers in time: a job whose
+ * image is already unpacked makes no other calls, and a message to the thread takes longer than the lookup.
  *
- * A thread that dies fails the calls that it has; the next call starts another one.
+ * If the thread dies, its pending calls fail, and the next call starts a new thread.
  */
 class StoreOnThread implements Snapshotter {
   readonly root: string;
@@ -112,13 +111,13 @@ class StoreOnThread implements Snapshotter {
     return this.#closed;
   }
 
-  /** `undefined` where the thread is to be asked. */
+  /** `undefined` if the thread must answer instead. */
   #lookUp<T>(look: (names: NameReader) => T): T | undefined {
     if (this.#names === undefined || this.#closed !== undefined || this.#channel.waited >= SLOW) return undefined;
     try {
       return look(this.#names);
     } catch {
-      // the thread waits for who locks the file, and knows what to say of a damaged one
+      // the thread waits for a locked file, and explains the error of a damaged one
       return undefined;
     }
   }
@@ -132,7 +131,7 @@ class StoreOnThread implements Snapshotter {
     return this.#channel.ask(method, args);
   }
 
-  /** A disk that hangs keeps the thread; what is still to be deleted then is for the next cleanup. */
+  /** Does not wait longer than END_LIMIT for a disk that hangs. The next cleanup deletes what is left. */
   async #end(): Promise<void> {
     this.#names?.close();
     if (!this.#channel.alive) return;
@@ -143,7 +142,7 @@ class StoreOnThread implements Snapshotter {
   }
 }
 
-/** `undefined` where it can't be read here: the thread is asked then. */
+/** `undefined` if the file cannot be read here; then the thread answers all calls. */
 function namesOf(root: string): NameReader | undefined {
   try {
     return new NameReader(metadataFile(root));
@@ -158,24 +157,26 @@ interface Caller {
   readonly reject: (error: unknown) => void;
 }
 
-/** One life of the thread: opening → open → ended. It keeps the process only while an answer is waited for. */
+/**
+ * One thread, in the states opening → open → ended. It keeps the process alive only while a call waits for its answer.
+ */
 class Channel {
   /** @throws UnpackError as `openSnapshotter` */
   readonly opened: Promise<StoreFacts>;
   readonly #worker: Worker;
   readonly #opening = Promise.withResolvers<StoreFacts>();
-  /** In the order in which they came. */
+  /** Oldest first. */
   readonly #callers = new Map<number, Caller>();
   #isOpen = false;
   #calls = 0;
-  /** Why it answers no more. */
+  /** Why the thread has ended. */
   #ended: unknown;
 
   /** @throws UnpackError STORE_FAILED */
   constructor(options: StoreOptions) {
     this.opened = this.#opening.promise;
-    this.opened.catch(() => {}); // each call is told
-    // run from source and built, the thread's file lies beside in the same form
+    this.opened.catch(() => {}); // each call reports it
+    // .ts when run from source, .js when built
     const name = `store${extname(import.meta.filename)}`;
     try {
       this.#worker = new Worker(join(import.meta.dirname, '../../workers', name), { workerData: options });
@@ -191,13 +192,13 @@ class Channel {
     return this.#ended === undefined;
   }
 
-  /** Milliseconds since the oldest call that has no answer yet; 0 when there is none. */
+  /** Milliseconds since the oldest call without an answer; 0 if there is none. */
   get waited(): number {
     for (const { since } of this.#callers.values()) return performance.now() - since;
     return 0;
   }
 
-  /** @throws what the call throws; UnpackError STORE_FAILED when the thread dies meanwhile */
+  /** @throws what the call throws; UnpackError STORE_FAILED if the thread dies during the call */
   async ask<Method extends StoreMethod>(
     method: Method,
     args: Parameters<Snapshotter[Method]>,
@@ -208,9 +209,9 @@ class Channel {
     const id = this.#calls++;
     this.#callers.set(id, { since: performance.now(), resolve, reject });
     this.#worker.ref();
-    // `as`: method and arguments are of one kind, which the compiler cannot follow into the message
+    // `as`: the compiler cannot see that `args` are the arguments of `method`
     this.#worker.postMessage({ id, method, args } as StoreCall);
-    return promise as Promise<Result<Method>>; // the thread calls that method
+    return promise as Promise<Result<Method>>; // `as`: the thread answers with the result of `method`
   }
 
   #take(answer: StoreAnswer): void {

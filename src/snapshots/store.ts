@@ -19,18 +19,18 @@ import {
 } from './snapshotter.ts';
 import { measureTree, syncDirectory, syncDirectoryNow } from './tree.ts';
 
-/** How long `close` waits for deletions, in milliseconds; what is left then is for the next cleanup. */
+/** How long `close` waits for deletions, in milliseconds. The next cleanup deletes the rest. */
 export const CLOSE_LIMIT = 30_000;
 
 /**
- * Ties the metadata (what exists) to the directories (what is on disk), in this order, so that a crash between any two
- * steps leaves at most a directory that nobody owns:
+ * The Snapshotter of both types of store. It changes the metadata and the directories in this order, so that a crash
+ * between two steps leaves at most a directory without a row:
  *
- *     new snapshot   fill new-…, flush its names → [ record, rename to ID ]
- *     commit         flush the names of ROOT/snapshots → [ record ] → delete ID/work
- *     remove         [ forget ] → rename to rm-… → delete, in the background
+ *     new snapshot   fill new-…, flush its names → [ insert the row, rename to ID ]
+ *     commit         flush the names of ROOT/snapshots → [ update the row ] → delete ID/work
+ *     remove         [ delete the row ] → rename to rm-… → delete, in the background
  *
- * where `[ ]` is one transaction.
+ * `[ ]` is one transaction.
  */
 export class SnapshotStore implements Snapshotter {
   readonly root: string;
@@ -88,18 +88,18 @@ export class SnapshotStore implements Snapshotter {
 
   commit(name: string, key: string, options: CommitOptions = {}): Promise<void> {
     return this.#run(async () => {
-      // A committed snapshot must have its directory, also after a loss of power. What is in its files is for whoever
-      // wrote them to flush: only they know whether anybody wants to pay for that.
+      // A committed snapshot must keep its directory after a loss of power. The writer of the files flushes their content
+      // if UNPACK_DURABLE asks for it.
       await this.#directories.syncNames();
       const committed = await this.#metadata.commit(name, key, options, (id, parentId) => {
         if (!this.rebase) {
           throw new SnapshotError('InvalidArgument', `a ${this.type} store can't give ${key} a parent at its commit`);
         }
-        // after whoever wrote the layer has flushed it, and so flushed here
+        // the writer of the layer has already flushed the tree, so this change needs a flush of its own
         const tree = this.#directories.tree(id);
         if (this.#takeOwner(tree, parentId)) syncDirectoryNow(tree);
       });
-      await removeTree(this.#directories.work(committed)).catch(() => {}); // else the next cleanup does it
+      await removeTree(this.#directories.work(committed)).catch(() => {}); // the next cleanup tries again
     });
   }
 
@@ -118,7 +118,7 @@ export class SnapshotStore implements Snapshotter {
     return this.#run(async () => {
       const { id, info, usage } = await this.#metadata.stat(key);
       if (usage !== undefined) return usage;
-      // a view has nothing of its own
+      // a view has no files of its own
       if (info.kind === 'view') return { bytes: 0, inodes: 0 };
       const measured = await measureTree(this.#directories.tree(id), this.#closing.signal);
       const there =
@@ -143,11 +143,11 @@ export class SnapshotStore implements Snapshotter {
       }));
       const failures: unknown[] = [];
       for (const path of [...strays, ...committed.map((id) => this.#directories.work(id))]) {
-        // one that cannot be removed keeps no other
+        // one failure must not keep the other directories
         await removeTree(path, this.#closing.signal).catch((error: unknown) => failures.push(error));
         this.#closing.signal.throwIfAborted();
       }
-      await keepReserve(this.root); // it may have been spent to remove something
+      await keepReserve(this.root); // a removal on a full disk may have spent it
       if (failures.length > 0) throw failures[0];
       return strays.length;
     });
@@ -180,7 +180,7 @@ export class SnapshotStore implements Snapshotter {
 
   async #create(kind: 'active' | 'view', key: string, parent: string, options: SnapshotOptions): Promise<Mount[]> {
     const snapshot = { key, kind, parent, labels: options.labels ?? {} };
-    // Asked twice: now, so that nothing is made for a call that can't succeed, and once more in the transaction.
+    // Checked twice: now, so that a call that must fail makes nothing, and again inside the transaction.
     const expected = await this.#metadata.check(snapshot);
     const staged = await this.#directories.stage();
     try {
@@ -198,9 +198,9 @@ export class SnapshotStore implements Snapshotter {
   }
 
   /**
-   * On a full disk the metadata may not have the room to forget a snapshot. Nobody was promised what an active one holds,
-   * and it is to go: so its files go first. That is how a layer that filled the disk leaves it. One that holds nothing, or
-   * that is committed, takes the store's reserve.
+   * On a full disk, the metadata may have no space to delete a row. The files of an active snapshot can be deleted first,
+   * because it is not committed and is about to be removed. This frees the disk after a layer has filled it. If that frees
+   * nothing, or if the snapshot is committed, the store's reserve is deleted.
    */
   async #removeOnFullDisk(key: string, error: unknown): Promise<number> {
     requireFull(error);
@@ -224,13 +224,13 @@ export class SnapshotStore implements Snapshotter {
       await this.#layout.fill(staged, kind, this.#directories.tree(parentId), signal);
     } catch (error) {
       signal.throwIfAborted();
-      // a parent that is removed while it is copied makes the copy fail in any way; the reason is what counts
+      // if the parent was removed during the copy, report that instead of the copier's error
       const now = await this.#metadata.stat(parent).catch(() => undefined);
       throw now?.id === parentId ? error : parentGone(parent);
     }
   }
 
-  /** @returns whether it had another */
+  /** Gives a tree's root the owner of the parent's root. @returns whether the owner has changed */
   #takeOwner(tree: string, parentId: number): boolean {
     const { uid, gid } = lstatSync(this.#directories.tree(parentId));
     const own = lstatSync(tree);
@@ -240,7 +240,7 @@ export class SnapshotStore implements Snapshotter {
   }
 }
 
-/** What the disk, or what else this machine lacks, is to blame for, as an UnpackError that names the store; all else as it is. */
+/** A failure of the disk or the machine, as an UnpackError that names the store. Other errors are returned unchanged. */
 function hostFailure(error: unknown, root: string): unknown {
   if (error instanceof UnpackError) return error;
   const failure = toUnpackError(error);
@@ -251,7 +251,7 @@ function parentGone(parent: string): SnapshotError {
   return new SnapshotError('NotFound', `snapshot ${parent} was removed while another was prepared on it`);
 }
 
-/** @throws the error unless it says that the disk is full */
+/** @throws the error, unless it means that the disk is full */
 function requireFull(error: unknown): void {
   if (toUnpackError(error).code !== 'STORE_FULL') throw error;
 }

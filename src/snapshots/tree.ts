@@ -4,22 +4,23 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Usage } from './snapshotter.ts';
 
 /**
- * Walking whole trees: names are bytes (a layer's needn't be UTF-8), and a path may be longer than what one system
- * call takes (4,096 bytes), because layers are written directory by directory.
+ * Measures and flushes the directories of snapshots, for SnapshotStore. Names are bytes, because a layer may contain names
+ * that are not UTF-8. A path may be longer than one system call takes (4,096 bytes), because layers are written relative to
+ * open directories.
  */
 
-/** A path up to this length, plus one name (255 bytes), is always short enough for a system call. */
+/** A path of this length plus one name (255 bytes) is always short enough for a system call. */
 const LONG_PATH = 2048;
-/** How long one slice of a walk may keep the event loop, in milliseconds. */
+/** How long one slice of a walk may block the event loop, in milliseconds. */
 const SLICE = 5;
 
 const SLASH = Buffer.from('/');
 const BLOCK = 512n;
 
 /**
- * What a tree takes: blocks in bytes, every inode once however many names it has, its root included. Synchronous calls
- * in slices: an asynchronous lstat per file takes many times as long. What vanishes meanwhile isn't counted, nor is what
- * lies in a directory that is closed to this user (its mode is the layer's, and stays).
+ * Measures the disk usage of a tree, including its root. A file with several hard links counts once. The calls are
+ * synchronous and run in slices, because an asynchronous lstat for each file takes many times as long. Files that
+ * disappear during the walk are not counted, nor are files in a directory that this user cannot read.
  * @throws system errors, the signal's reason
  */
 export async function measureTree(root: string, signal: AbortSignal): Promise<Usage> {
@@ -32,7 +33,7 @@ export async function measureTree(root: string, signal: AbortSignal): Promise<Us
     const status = ignoring(UNCOUNTED, () => lstatSync(path, { bigint: true }));
     if (status === undefined) return false;
     if (status.nlink > 1n && !status.isDirectory()) {
-      // one file system, so that the number alone tells inodes apart
+      // the tree lies on one file system, so the inode number is unique
       if (linked.has(status.ino)) return false;
       linked.add(status.ino);
     }
@@ -72,7 +73,7 @@ export async function measureTree(root: string, signal: AbortSignal): Promise<Us
   return { bytes: Number(blocks * BLOCK), inodes };
 }
 
-/** Makes what has been written to a directory's list of names survive a loss of power. */
+/** Flushes the names in a directory to the disk. */
 export async function syncDirectory(path: string): Promise<void> {
   const handle = await open(path, constants.O_RDONLY | constants.O_DIRECTORY);
   try {
@@ -82,7 +83,7 @@ export async function syncDirectory(path: string): Promise<void> {
   }
 }
 
-/** The same within a transaction: the thread waits. */
+/** The same as a synchronous call, for use inside a transaction. */
 export function syncDirectoryNow(path: string): void {
   const descriptor = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY);
   try {

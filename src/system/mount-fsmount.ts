@@ -2,10 +2,12 @@ import { closeSync, constants, openSync, readSync } from 'node:fs';
 import { release } from 'node:os';
 import { libc, systemError } from './libc.ts';
 
-/** One mount to make, as mount(8) takes it. */
+/** One mount to make. */
 export interface MountRequest {
   readonly type: 'bind' | 'overlay';
+  /** The directory to bind; `overlay` for an overlay. */
   readonly source: string;
+  /** As `mount -o` takes them, for example `rbind`, `ro`, `lowerdir=A:B`. */
   readonly options: readonly string[];
 }
 
