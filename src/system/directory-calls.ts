@@ -3,34 +3,39 @@ import { readdir, rmdir, unlink } from 'node:fs/promises';
 import { errnoOf } from '../errno.ts';
 import { cString, descriptorPath, rmdirAt, unlinkAt } from './files.ts';
 
-/** Files at once: more would fill the thread pool that decompression shares. */
+/**
+ * Listing and deleting names in open directories, for remove-tree.ts: either on the calling thread, or on the threads of
+ * Node.
+ */
+
+/** Maximum files deleted at once. More would fill Node's thread pool, which decompression uses too. */
 const PARALLEL = 8;
-/** Names that are read of a directory at once: some milliseconds. */
+/** Names read by one call, which takes some milliseconds. */
 const NAMES_AT_ONCE = 1024;
 
 /** A name in a directory, as a C string. */
 export interface Name {
   readonly name: Buffer;
-  /** As the directory tells it: it may be out of date. */
+  /** From the directory listing, so it may be out of date. */
   readonly isDirectory: boolean;
 }
 
 export type SystemError = NodeJS.ErrnoException;
 
-/** The calls that may take long, on this thread or on another one. */
+/** The calls of a tree removal that may take long. The implementation decides on which thread they run. */
 export interface Calls {
   list(directory: number): Name[] | Promise<Name[]>;
-  /** @returns for each name what went wrong, if anything */
+  /** @returns the error of each name; `undefined` on success */
   unlink(directory: number, names: readonly Buffer[]): Failures | Promise<Failures>;
   rmdir(parent: number, name: Buffer): Failures | Promise<Failures>;
 }
 
 type Failures = readonly (SystemError | undefined)[];
 
-/** The names in an open directory; all are read before the first is given out. @param step is called now and then */
+/** All names in an open directory. @param step is called every 1,024 names, and may throw to stop */
 export function namesIn(directory: number, step?: () => void): Name[] {
   const path = descriptorPath(directory).subarray(0, -1);
-  // node:fs takes `buffer` here as everywhere, its types don't
+  // `as`: node:fs accepts `buffer` here, but its types do not
   const open = opendirSync(path, { encoding: 'buffer' as BufferEncoding, bufferSize: NAMES_AT_ONCE });
   const names: Name[] = [];
   try {
@@ -48,7 +53,7 @@ function nameOf(entry: { readonly name: string | Buffer; isDirectory(): boolean 
   return { name: cString(entry.name), isDirectory: entry.isDirectory() };
 }
 
-/** Node's own calls run on its threads; by way of /proc they too are relative to an open directory. */
+/** Calls on Node's threads. Paths through /proc make them relative to an open directory. */
 export function callsOnThreads(signal: AbortSignal | undefined): Calls {
   const at = (directory: number, name: Buffer) =>
     Buffer.concat([descriptorPath(directory).subarray(0, -1), Buffer.from('/'), name.subarray(0, -1)]);
@@ -60,7 +65,7 @@ export function callsOnThreads(signal: AbortSignal | undefined): Calls {
         encoding: 'buffer',
         withFileTypes: true,
       }).catch((error: unknown) => {
-        if (isCode(error, 'ENOENT')) return []; // removed meanwhile
+        if (isCode(error, 'ENOENT')) return []; // it was removed
         throw error;
       });
       return entries.map(nameOf);
@@ -81,6 +86,7 @@ export function callsOnThreads(signal: AbortSignal | undefined): Calls {
   };
 }
 
+/** Synchronous calls on this thread. @param step is called before each call, and may throw to stop */
 export function callsHere(step?: () => void): Calls {
   const failure = (call: () => void): SystemError | undefined => {
     step?.();
@@ -96,7 +102,7 @@ export function callsHere(step?: () => void): Calls {
       try {
         return namesIn(directory, step);
       } catch (error) {
-        if (isCode(error, 'ENOENT')) return []; // removed meanwhile
+        if (isCode(error, 'ENOENT')) return []; // it was removed
         throw error;
       }
     },
@@ -109,7 +115,7 @@ export function isCode(error: unknown, ...codes: readonly string[]): boolean {
   return codes.includes(errnoOf(error) ?? '');
 }
 
-/** @throws what is no system error: an abort, or a step that gives up */
+/** @throws any error that is no system error: an abort, or an error of `step` */
 function asSystemError(error: unknown): SystemError {
   if (errnoOf(error) === undefined || !(error instanceof Error)) throw error;
   return error;

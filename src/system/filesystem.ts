@@ -8,36 +8,36 @@ import { mountSnapshot, unmountSnapshot } from './mount.ts';
 import { mountOf } from './mount-table.ts';
 import { removeTree } from './remove-tree.ts';
 
-/** What a directory's file system is and can do. */
+/** The type, the space and the abilities of a directory's file system. For opening a store and for `unpackd doctor`. */
 export interface FileSystemFacts {
   /** As /proc/self/mountinfo names it: `ext4`, `xfs`, `btrfs`, `overlay`, `tmpfs`… */
   readonly type: string;
-  /** Bytes in all, and those that a program without privileges may still fill. */
   readonly totalBytes: number;
+  /** For a user without privileges. */
   readonly freeBytes: number;
-  /** `undefined` where the file system has no fixed number of them (Btrfs). */
+  /** `undefined` if the file system has no fixed number of inodes (Btrfs). */
   readonly totalInodes: number | undefined;
   readonly freeInodes: number | undefined;
-  /** Whether listing a directory tells types (`d_type`); overlayfs needs it. */
+  /** Whether readdir(3) returns the types of names (`d_type`). overlayfs needs them. */
   readonly directoryTypes: boolean;
-  /** Whether this process can set extended attributes of these families there. */
+  /** Whether this process can set extended attributes in these namespaces. */
   readonly trustedXattrs: boolean;
   readonly userXattrs: boolean;
-  /** Whether this process can make overlayfs's whiteouts there: ordinary users can since Linux 5.8. */
+  /** Whether this process can make overlayfs's whiteouts. Users other than root can since Linux 5.8. */
   readonly whiteouts: boolean;
 }
 
 export interface OverlayFacts {
   readonly mountable: boolean;
-  /** Why it can't be mounted, as a sentence. */
+  /** The error of the mount. Absent if it worked. */
   readonly reason?: string;
-  /** Whether the mount needs the option `userxattr`, as it does in a user namespace. */
+  /** Whether the mount needs the option `userxattr`. In a user namespace it does. */
   readonly userXattrs: boolean;
 }
 
 /**
- * Looks at a directory by trying things out in a temporary one inside it.
- * @throws system errors: the directory is not there, or can't be written
+ * Tests a directory's file system in a temporary directory inside it.
+ * @throws system errors if the directory does not exist or cannot be written
  */
 export async function fileSystemFacts(directory: string): Promise<FileSystemFacts> {
   const [type, space] = await Promise.all([fileSystemType(directory), statfs(directory)]);
@@ -50,10 +50,10 @@ export async function fileSystemFacts(directory: string): Promise<FileSystemFact
         freeBytes: space.bavail * space.bsize,
         totalInodes: space.files === 0 ? undefined : space.files,
         freeInodes: space.files === 0 ? undefined : space.ffree,
-        directoryTypes: await tellsTypes(probe),
-        trustedXattrs: canSet(handle.fd, 'trusted.unpackd'),
-        userXattrs: canSet(handle.fd, 'user.unpackd'),
-        whiteouts: canDo(() => mknodAt(handle.fd, cString('whiteout'), S_IFCHR, 0)),
+        directoryTypes: await hasTypes(probe),
+        trustedXattrs: canSetXattr(handle.fd, 'trusted.unpackd'),
+        userXattrs: canSetXattr(handle.fd, 'user.unpackd'),
+        whiteouts: succeeds(() => mknodAt(handle.fd, cString('whiteout'), S_IFCHR, 0)),
       };
     } finally {
       await handle.close();
@@ -62,12 +62,12 @@ export async function fileSystemFacts(directory: string): Promise<FileSystemFact
 }
 
 /**
- * Whether overlayfs can be mounted on layers in this directory, by mounting two.
- * @throws system errors: the directory is not there, or can't be written
+ * Tests whether overlayfs can merge layers in this directory, by mounting an overlay of two.
+ * @throws system errors if the directory does not exist or cannot be written
  */
 export async function overlayFacts(directory: string): Promise<OverlayFacts> {
   const { trustedXattrs, userXattrs } = await fileSystemFacts(directory);
-  // trusted.* can be set by who is root of the whole machine; overlayfs asks the same question
+  // only root of the whole machine can set trusted.*; overlayfs checks the same
   const needed = !trustedXattrs && userXattrs;
   return inProbe(directory, async (probe) => {
     const path = (name: string) => join(probe, name);
@@ -88,7 +88,7 @@ export async function overlayFacts(directory: string): Promise<OverlayFacts> {
   });
 }
 
-/** Whether the kernel's overlayfs has the option `index`. A module that isn't loaded doesn't say, and counts as no. */
+/** Whether the kernel's overlayfs has the option `index`. False if the module is not loaded. */
 export async function overlayKnowsIndex(): Promise<boolean> {
   return access('/sys/module/overlay/parameters/index').then(
     () => true,
@@ -109,11 +109,11 @@ async function inProbe<T>(directory: string, body: (probe: string) => Promise<T>
   }
 }
 
-function canSet(descriptor: number, name: string): boolean {
-  return canDo(() => setXattrFd(descriptor, cString(name), Buffer.from('1')));
+function canSetXattr(descriptor: number, name: string): boolean {
+  return succeeds(() => setXattrFd(descriptor, cString(name), Buffer.from('1')));
 }
 
-function canDo(call: () => void): boolean {
+function succeeds(call: () => void): boolean {
   try {
     call();
     return true;
@@ -130,8 +130,8 @@ const D_TYPE = 18;
 const D_NAME = 19;
 const DT_REG = 8;
 
-/** readdir(3) itself: Node's quietly asks lstat where the type is missing. */
-async function tellsTypes(directory: string): Promise<boolean> {
+/** Calls readdir(3) directly, because Node's readdir calls lstat if a type is missing. */
+async function hasTypes(directory: string): Promise<boolean> {
   await writeFile(join(directory, 'f'), '');
   const stream: unknown = opendir(directory);
   if (stream === null) throw systemError('opendir', directory);

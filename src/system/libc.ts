@@ -1,14 +1,14 @@
 import koffi from 'koffi';
 import { errnoFacts } from '../errno.ts';
 
-// An asynchronous call needs memory of its own, 768 KiB unless told otherwise, and only two are kept for the next call:
-// with four layers inflating at once, getting and clearing it took longer than the calls.
+// By default, koffi allocates 768 KiB for each asynchronous call and keeps only two such blocks. With four layers
+// inflating at once, allocating took longer than the calls.
 koffi.config({ async_stack_size: 64 * 1024, async_heap_size: 32 * 1024, resident_async_pools: 16 });
 
-/** The C library of this process, whichever it is (glibc, musl). */
+/** The symbols of this process: its C library (glibc or musl), and the libraries inside Node. */
 export const libc = koffi.load(null);
 
-/** A failed system call, shaped like the errors of node:fs (`code`, `errno`, `syscall`, `path`). */
+/** The error of a system call that has just failed, with the fields of node:fs errors (`code`, `errno`, `syscall`, `path`). */
 export function systemError(syscall: string, path?: string | Uint8Array): NodeJS.ErrnoException {
   const errno = koffi.errno();
   const { name, text } = errnoFacts(errno);
@@ -21,12 +21,15 @@ export function systemError(syscall: string, path?: string | Uint8Array): NodeJS
   });
 }
 
-/** A C function that another thread can run. */
+/** A C function that koffi can run on another thread. */
 export interface AsyncFunction {
   async(...parameters: unknown[]): void;
 }
 
-/** Runs a C function that returns a number on another thread. Buffers that it is given must stay referenced meanwhile. */
+/**
+ * Runs a C function on another thread. The caller must keep a reference to each buffer argument until the promise settles.
+ * @returns the number that the function returns
+ */
 export function callAsync(call: AsyncFunction, ...parameters: unknown[]): Promise<number> {
   return new Promise((resolve, reject) => {
     call.async(...parameters, (error: unknown, result: number | bigint) => {
@@ -38,7 +41,7 @@ export function callAsync(call: AsyncFunction, ...parameters: unknown[]): Promis
 
 const memcpy = libc.func('uint64 memcpy(const void *, const void *, uint64)');
 
-/** Where the bytes of a buffer of more than 64 bytes are: a copy of nothing answers with the address of its target. */
+/** The address of a buffer of more than 64 bytes. memcpy(3) of zero bytes returns the address of its target. */
 export function addressOf(bytes: Uint8Array): bigint {
   return BigInt(memcpy(bytes, bytes, 0));
 }

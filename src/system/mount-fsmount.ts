@@ -1,5 +1,6 @@
 import { closeSync, constants, openSync, readSync } from 'node:fs';
 import { release } from 'node:os';
+import { AT_FDCWD, O } from './files.ts';
 import { libc, systemError } from './libc.ts';
 
 /** One mount to make. */
@@ -11,7 +12,7 @@ export interface MountRequest {
   readonly options: readonly string[];
 }
 
-// The same numbers on every architecture; musl has no functions of these names.
+// Called by number, because musl has no functions for them. The numbers are the same on every architecture.
 const SYS_OPEN_TREE = 428;
 const SYS_MOVE_MOUNT = 429;
 const SYS_FSOPEN = 430;
@@ -19,10 +20,8 @@ const SYS_FSCONFIG = 431;
 const SYS_FSMOUNT = 432;
 const SYS_MOUNT_SETATTR = 442;
 
-const AT_FDCWD = -100;
 const AT_EMPTY_PATH = 0x1000;
 const AT_RECURSIVE = 0x8000;
-const CLOEXEC = 0o2000000;
 const OPEN_TREE_CLONE = 1;
 const FSOPEN_CLOEXEC = 1;
 const FSMOUNT_CLOEXEC = 1;
@@ -31,12 +30,10 @@ const FSCONFIG_SET_STRING = 1;
 const FSCONFIG_CMD_CREATE = 6;
 const MOVE_MOUNT_F_EMPTY_PATH = 4;
 const MOUNT_ATTR_RDONLY = 1;
-/** Bytes of a value that fsconfig(2) takes, its end included. */
+/** Maximum bytes of a value of fsconfig(2), its NUL included. */
 const VALUE_LIMIT = 256;
-/** Node doesn't name it. */
-const O_PATH = 0o10000000;
 
-// Integers are declared as long, because syscall(2) reads whole registers.
+// All integers are declared as long, because syscall(2) reads whole registers.
 const openTree = libc.func('syscall', 'long', ['long', 'long', 'str', 'long']);
 const moveMount = libc.func('syscall', 'long', ['long', 'long', 'str', 'long', 'str', 'long']);
 const fsopen = libc.func('syscall', 'long', ['long', 'str', 'long']);
@@ -45,9 +42,8 @@ const fsmount = libc.func('syscall', 'long', ['long', 'long', 'long', 'long']);
 const mountSetattr = libc.func('syscall', 'long', ['long', 'long', 'str', 'long', 'void *', 'long']);
 
 /**
- * Makes a mount through the descriptors of fsopen(2) and open_tree(2): it appears at `target` in one step, complete and,
- * if asked, read-only. Returns false, with nothing done, where the kernel (before 6.5, which brought `lowerdir+`) or its
- * seccomp filter has no such calls.
+ * Makes a mount with fsopen(2) and open_tree(2). It appears at `target` in one step, already read-only if `ro` is set.
+ * @returns false, and does nothing, if the kernel is older than 6.5 (no `lowerdir+`) or a seccomp filter forbids the calls
  * @throws system errors
  */
 export function mountByDescriptor(mount: MountRequest, target: string): boolean {
@@ -64,7 +60,7 @@ export function mountByDescriptor(mount: MountRequest, target: string): boolean 
 
 function cloneTree({ source, options }: MountRequest): number | undefined {
   const recursive = options.includes('rbind') ? AT_RECURSIVE : 0;
-  const tree = Number(openTree(SYS_OPEN_TREE, AT_FDCWD, source, OPEN_TREE_CLONE | CLOEXEC | recursive));
+  const tree = Number(openTree(SYS_OPEN_TREE, AT_FDCWD, source, OPEN_TREE_CLONE | O.CLOEXEC | recursive));
   if (tree < 0) return undefinedIfMissing('open_tree', source);
   try {
     if (options.includes('ro')) {
@@ -107,13 +103,13 @@ function set(context: number, name: string, value?: string): void {
   configure(context, kind, name, value ?? null, value === undefined ? name : `${name}=${value}`);
 }
 
-/** A path that is too long for a value is given as the descriptor that stands for it. */
+/** Passes a path that is too long for a value as /proc/self/fd/N. */
 function setPath(context: number, name: string, path: string): void {
   if (Buffer.byteLength(path) < VALUE_LIMIT) {
     set(context, name, path);
     return;
   }
-  const descriptor = openSync(path, O_PATH | constants.O_DIRECTORY);
+  const descriptor = openSync(path, O.PATH | constants.O_DIRECTORY);
   try {
     configure(context, FSCONFIG_SET_STRING, name, `/proc/self/fd/${descriptor}`, `${name}=${path}`);
   } finally {
@@ -124,12 +120,12 @@ function setPath(context: number, name: string, path: string): void {
 function configure(context: number, kind: number, name: string | null, value: string | null, what: string): void {
   if (fsconfig(SYS_FSCONFIG, context, kind, name, value, 0) >= 0) return;
   const error = systemError('fsconfig', what);
-  error.message += complaints(context);
+  error.message += kernelMessages(context);
   throw error;
 }
 
-/** What the kernel wrote about it: one message a read, `e text`, until there is none. */
-function complaints(context: number): string {
+/** The kernel's messages about the failure. Each read returns one (`e text`), until a read fails. */
+function kernelMessages(context: number): string {
   const buffer = Buffer.alloc(1024);
   let text = '';
   try {

@@ -1,6 +1,7 @@
 import { closeSync, constants, openSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { UnpackError } from '../errors.ts';
+import { O } from './files.ts';
 import { libc, systemError } from './libc.ts';
 import type { MountRequest } from './mount-fsmount.ts';
 
@@ -12,13 +13,12 @@ const MS_REMOUNT = 32;
 const MS_BIND = 4096;
 const MS_REC = 16384;
 const MNT_DETACH = 2;
-/** mount(2) takes one page of options, its end included, and cuts off the rest without a word. */
+/** mount(2) takes one page of options, the NUL included, and silently cuts off the rest. */
 const PAGE = 4096;
-const O_PATH = 0o10000000;
 
 /**
- * Makes a mount through mount(2), for kernels before 6.5. A read-only bind takes two calls, and is writable between them.
- * @throws system errors, UnpackError STORE_FAILED when the layers' paths are too long together
+ * Makes a mount with mount(2), for kernels before 6.5. A read-only bind mount needs two calls and is writable between them.
+ * @throws system errors; UnpackError STORE_FAILED if the paths of the layers are too long together
  */
 export function mountByString(mount: MountRequest, target: string): void {
   if (mount.type === 'bind') bind(mount, target);
@@ -36,9 +36,9 @@ function bind({ source, options }: MountRequest, target: string): void {
 }
 
 /**
- * Paths too long for a page are written as seen from a descriptor of the directory that holds all layers,
- * `/proc/self/fd/N/ID/fs`: 23 bytes a layer, some 150 layers. The usual way, paths relative to a working directory, is not
- * for a process with threads: it has one working directory, and all of them use it.
+ * If the paths do not fit in a page, they are shortened to `/proc/self/fd/N/ID/fs`, where N is a descriptor of the common
+ * parent directory. At 23 bytes per layer, about 150 layers fit. containerd uses paths relative to the working directory
+ * instead, but all threads of this process share one working directory.
  */
 function overlay({ source, options }: MountRequest, target: string): void {
   const flags = options.includes('ro') ? MS_RDONLY : 0;
@@ -50,7 +50,7 @@ function overlay({ source, options }: MountRequest, target: string): void {
   const lower = rest.find((option) => option.startsWith('lowerdir=')) ?? '';
   const layers = lower.slice('lowerdir='.length).split(':');
   const shared = commonDirectory(layers);
-  const descriptor = openSync(shared || '/', O_PATH | constants.O_DIRECTORY);
+  const descriptor = openSync(shared || '/', O.PATH | constants.O_DIRECTORY);
   try {
     const short = layers.map((layer) => `/proc/self/fd/${descriptor}${layer.slice(shared.length)}`).join(':');
     const shorter = rest.map((option) => (option === lower ? `lowerdir=${short}` : option));
@@ -71,7 +71,7 @@ function fits(options: readonly string[]): boolean {
   return Buffer.byteLength(options.join(',')) < PAGE;
 }
 
-/** The nearest directory above all of them, without a slash at its end: empty for `/`. */
+/** The deepest common parent directory, without a slash at its end. Empty for `/`. */
 function commonDirectory(paths: readonly string[]): string {
   let shared = dirname(paths[0] ?? '/');
   while (shared !== '/' && !paths.every((path) => path.startsWith(`${shared}/`))) shared = dirname(shared);

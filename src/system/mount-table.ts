@@ -1,22 +1,22 @@
 import { readFileSync } from 'node:fs';
 import { realpath } from 'node:fs/promises';
 
-/** One line of proc(5) mountinfo. */
+/** One mount: a line of /proc/self/mountinfo (proc(5)). */
 export interface MountEntry {
   readonly id: number;
   readonly parent: number;
   /** `major:minor` of the file system. */
   readonly device: string;
-  /** Which of its directories is mounted: `/` for all of it. */
+  /** The mounted directory inside the file system: `/` for all of it. */
   readonly root: string;
   readonly point: string;
   readonly type: string;
   readonly source: string;
-  /** Of the file system: what an overlay is made of. */
+  /** Of the file system. For an overlay: its layers. */
   readonly options: string;
 }
 
-/** Every mount that this process sees, in the kernel's order. */
+/** All mounts in this process's mount namespace, in the kernel's order. */
 export function mountTable(): MountEntry[] {
   return readFileSync('/proc/self/mountinfo', 'utf8')
     .split('\n')
@@ -30,25 +30,25 @@ export function mountTable(): MountEntry[] {
     });
 }
 
-/** The kernel writes blanks, tabs, line breaks and backslashes in octal, and every name in bytes. */
+/** Decodes the octal escapes of spaces, tabs, line breaks and backslashes. */
 function plain(text: string): string {
   return text.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
 }
 
-/** The mount that a path which exists lies on. @throws system errors */
+/** The mount of an existing path. @throws system errors */
 export async function mountOf(path: string, table = mountTable()): Promise<MountEntry | undefined> {
   const real = await realpath(path);
   let best: MountEntry | undefined;
   for (const entry of table) {
     const { point } = entry;
     const holds = point === '/' || real === point || real.startsWith(`${point}/`);
-    // the last one that is nearest
+    // the longest mount point; of several at one point, the last
     if (holds && point.length >= (best?.point.length ?? 0)) best = entry;
   }
   return best;
 }
 
-/** What is mounted at a path itself, topmost first: mounts at one point stand on one another. */
+/** The mounts at exactly this path. Mounts at one path hide each other; the visible one comes first. */
 export function mountsAt(point: string, table = mountTable()): MountEntry[] {
   const found = table.filter((entry) => entry.point === point);
   const stack: MountEntry[] = [];
@@ -61,7 +61,7 @@ export function mountsAt(point: string, table = mountTable()): MountEntry[] {
   return stack;
 }
 
-/** Where a path lies in its file system, whatever path leads there in this mount namespace. @throws system errors */
+/** The device of a path, and its path inside that file system, regardless of where that is mounted. @throws system errors */
 export async function placeInFileSystem(
   path: string,
   table = mountTable(),

@@ -4,9 +4,9 @@ import { libc, systemError } from './libc.ts';
 import { type MountRequest, mountByDescriptor } from './mount-fsmount.ts';
 import { mountByString } from './mount-syscall.ts';
 
-/** As the kernel's OVL_MAX_STACK. */
+/** The kernel's limit, OVL_MAX_STACK. */
 const MOST_LAYERS = 500;
-/** How long an unmount waits for a file that is still open, in milliseconds. */
+/** How long an unmount waits while files are open, in milliseconds. */
 const BUSY_LIMIT = 2000;
 const BUSY_PAUSE = 20;
 
@@ -14,11 +14,11 @@ const umount2 = libc.func('int umount2(const char *, int)');
 const UMOUNT_NOFOLLOW = 8;
 
 /**
- * Makes the mounts of a snapshot at the existing directory `target`; all of them or none.
+ * Makes the mounts of a snapshot at the existing directory `target`: all of them, or none.
  *
- * Where the kernel has it (Linux 6.5), through fsopen(2) and its kin: each layer is one call, so that 500 layers fit as
- * well as two, and the kernel says in words what it doesn't like. Elsewhere through mount(2), whose options must fit in one
- * page. The calls are synchronous and take about 2 ms for 128 layers.
+ * From Linux 6.5 on, through fsopen(2): each layer is a call of its own, so 500 layers are possible, and the kernel explains
+ * an error in words. On older kernels through mount(2), whose options must fit in one page. The calls are synchronous and
+ * take about 2 ms for 128 layers.
  * @throws UnpackError STORE_FAILED
  */
 export async function mountSnapshot(mounts: readonly MountRequest[], target: string): Promise<void> {
@@ -35,15 +35,15 @@ export async function mountSnapshot(mounts: readonly MountRequest[], target: str
 }
 
 /**
- * Takes away every mount at `target`; that there is none, or no such directory, is fine. Waits up to 2 s for files that
- * are still open.
+ * Removes all mounts at `target`. Does nothing if there is no mount, or no such directory. Waits up to 2 s while files are
+ * open.
  * @throws UnpackError STORE_FAILED
  */
 export async function unmountSnapshot(target: string): Promise<void> {
-  while (await unmountTop(target)); // there may be another below
+  while (await unmountTop(target)); // a mount may have hidden another one
 }
 
-/** As `unmountSnapshot`, but only the topmost mount. @returns whether there was one */
+/** As `unmountSnapshot`, but removes only the visible mount. @returns whether there was one */
 export async function unmountTop(target: string): Promise<boolean> {
   const deadline = performance.now() + BUSY_LIMIT;
   for (;;) {

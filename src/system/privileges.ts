@@ -1,6 +1,6 @@
 import { existsSync, readFileSync } from 'node:fs';
 
-/** A power of root's that this process may have, by its number in linux/capability.h. */
+/** A capability that a worker uses (linux/capability.h). */
 export type Capability = keyof typeof NUMBERS;
 
 const NUMBERS = {
@@ -13,21 +13,21 @@ const NUMBERS = {
   SETFCAP: 31,
 } as const;
 
-/** Without these, files can't be given to their owners, or what was given away can't be written any more. */
+/** The capabilities for giving files to other owners, and for writing files that belong to others. */
 const FOR_OWNERS = ['CHOWN', 'DAC_OVERRIDE', 'FOWNER', 'FSETID'] as const satisfies readonly Capability[];
 
-/** What this process may do that ordinary users may not. */
+/** The user and the capabilities of this process. */
 export interface Privileges {
-  /** `root`, or `user` and its number. */
+  /** `root`, or `user` and the user ID. */
   readonly user: string;
   readonly has: (capability: Capability) => boolean;
-  /** The process is in a user namespace of its own, where root's powers end at what that namespace owns. */
+  /** In a user namespace, root has capabilities only over what that namespace owns. */
   readonly inUserNamespace: boolean;
-  /** Why files can't be given to any owner; `undefined` where they can. */
+  /** Why this process cannot give files to other owners. `undefined` if it can. */
   readonly cannotKeepOwners: string | undefined;
 }
 
-/** @throws system errors where /proc is not mounted */
+/** @throws system errors if /proc is not mounted */
 export function privileges(): Privileges {
   const status = readFileSync('/proc/self/status', 'utf8');
   const effective = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)/m.exec(status)?.[1] ?? '0'}`);
@@ -46,13 +46,13 @@ export function privileges(): Privileges {
   return { user: id === 0 ? 'root' : `user ${id}`, has, inUserNamespace, cannotKeepOwners };
 }
 
-/** All that there are: the last is no user. */
+/** The number of all user IDs. 0xffffffff itself is not a valid ID. */
 const ALL_IDS = 0xffffffff;
 
-/** How many users or groups this process's user namespace knows (user_namespaces(7)). */
+/** The number of user or group IDs in this process's user namespace (user_namespaces(7)). */
 function mapped(kind: 'uid' | 'gid'): number {
   const file = `/proc/self/${kind}_map`;
-  // a kernel without user namespaces has no such file, and knows them all
+  // a kernel without user namespaces has no such file, and all IDs are valid
   const map = existsSync(file) ? readFileSync(file, 'utf8') : `0 0 ${ALL_IDS}`;
   return map
     .trim()

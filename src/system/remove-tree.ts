@@ -20,37 +20,36 @@ import {
 } from './files.ts';
 
 /**
- * The one remover of directory trees. Every call is relative to an open directory and follows no link, so that a directory
- * which somebody exchanges for a link meanwhile leads nowhere else. What is mounted inside a tree is left alone: it is
- * another file system's, whose files nobody asked to remove.
+ * Removes directory trees. All of unpackd uses these functions. Each call is relative to an open directory and follows no
+ * symbolic link. If another process replaces a directory by a link during the removal, nothing outside is removed. Mounts
+ * inside a tree are not entered.
  *
- * Directories that lie deeper than DEEPEST are moved up to the top of the tree first, so that few descriptors are open at
- * once and every call is short. Directories that are closed to their owner, as their layer asks, are opened first.
+ * A directory deeper than DEEPEST is first moved to the top of the tree, so that few descriptors are open and paths stay
+ * short. A directory whose mode shuts out its owner gets mode 0700 first.
  */
 const DEEPEST = 32;
 /**
- * Tries to remove one name that others change meanwhile. Several removers of one deep tree need more than a few: each moves
- * directories up to where another has just removed everything.
+ * Maximum attempts to remove one name that other processes change at the same time. Several processes that remove one deep
+ * tree need many: each moves directories to the top, which another has just emptied.
  */
 const ATTEMPTS = 100;
-/** Trees that are removed at once, by one thread: each holds up to DEEPEST descriptors. */
+/** Maximum trees that one thread removes at once. Each needs up to DEEPEST descriptors. */
 const TREES = 4;
 /**
- * Removes `path`, and all that it holds if it is a directory. That there is nothing is fine, and so is that several remove
- * the same tree at once. What can't be removed keeps nothing else: it is told at the end.
- * @throws UnpackError STORE_FAILED that names what can't be removed and why; system errors; the signal's reason, which
- *   leaves the rest
+ * Removes a file or a directory tree. Does nothing if `path` does not exist. Several processes may remove the same tree. If
+ * a name cannot be removed, the others are removed before the error is thrown.
+ * @throws UnpackError STORE_FAILED with the name and the reason; system errors; the signal's reason, which stops the removal
  */
 export async function removeTree(path: string, signal?: AbortSignal): Promise<void> {
   await removeOnThreads(path, true, signal);
 }
 
-/** As `removeTree`, but the directory itself stays. */
+/** Removes the content of a directory. Otherwise as `removeTree`. */
 export async function emptyTree(path: string, signal?: AbortSignal): Promise<void> {
   await removeOnThreads(path, false, signal);
 }
 
-/** As `removeTree`, in one call: for a process that ends, or a thread that has nothing else to do. */
+/** As `removeTree`, but synchronous: for a process that ends, or a thread without other work. */
 export function removeTreeSync(path: string): void {
   const removal = new Removal(callsHere(), path);
   const parent = openParent(path);
@@ -64,9 +63,9 @@ export function removeTreeSync(path: string): void {
 }
 
 /**
- * Removes the directory `name` in the open directory `parent`, on this thread.
- * @param step is called between the steps, and may throw to give the removal up
- * @param gone is told the inode of every directory that goes
+ * Removes the directory `name` in the open directory `parent`. Synchronous; stops at the first error.
+ * @param step is called before each system call, and may throw to stop
+ * @param gone is called with the inode of each removed directory
  * @throws the first system error
  */
 export function removeDirectoryAt(
@@ -79,12 +78,12 @@ export function removeDirectoryAt(
   sync(removal.whole(parent, name));
 }
 
-/** One removal, whichever thread its calls run on: a generator that yields what is to be waited for. */
+/** One removal, as a generator that yields the promises to wait for. With synchronous calls, it yields nothing. */
 class Removal {
   readonly #calls: Calls;
   readonly #place: string;
   readonly #gone: ((inode: bigint) => void) | undefined;
-  /** Whether the first failure ends it. */
+  /** Whether the first error stops the removal. */
   readonly #strict: boolean;
   #top: number | undefined;
   #movedUp = false;
@@ -98,12 +97,12 @@ class Removal {
     this.#strict = strict;
   }
 
-  /** `name` in `parent`, whatever it is. */
+  /** Removes the file or directory `name` in `parent`. */
   whole(parent: number, name: Buffer): Generator<Promise<unknown>, void> {
     return this.#entry(parent, name, this.#place, 0);
   }
 
-  /** All that the directory `name` in `parent` holds. */
+  /** Removes the content of the directory `name` in `parent`. */
   *inside(parent: number, name: Buffer): Generator<Promise<unknown>, void> {
     const fd = this.#open(parent, name, this.#place);
     if (fd === undefined) return;
@@ -114,12 +113,12 @@ class Removal {
     }
   }
 
-  /** @throws the first of what could not be removed */
+  /** @throws the error of the first name that could not be removed */
   report(): void {
     if (this.#failures > 0) throw this.#first;
   }
 
-  /** @param known whether it is a directory, as the one that it is in tells */
+  /** @param known whether the listing of its parent shows it as a directory */
   *#entry(
     parent: number,
     name: Buffer,
@@ -136,7 +135,7 @@ class Removal {
         const fd = this.#open(parent, name, path);
         if (fd === undefined) {
           if (this.#failures > failures) return;
-          if (attempt < ATTEMPTS) continue; // it is no directory any more
+          if (attempt < ATTEMPTS) continue; // another process has replaced it
         } else {
           try {
             inode = statFd(fd).inode;
@@ -152,8 +151,8 @@ class Removal {
         [error] = yield* wait(this.#calls.unlink(parent, [name]));
       }
       if (error === undefined || isCode(error, 'ENOENT')) return;
-      if (attempt < ATTEMPTS && isCode(error, 'EACCES') && opened(parent)) continue;
-      // somebody has written into it, or put something else in its place
+      if (attempt < ATTEMPTS && isCode(error, 'EACCES') && openedUp(parent)) continue;
+      // another process has written into it, or replaced it
       if (attempt < ATTEMPTS && isCode(error, 'ENOTEMPTY', 'EEXIST', 'ENOTDIR', 'EISDIR')) continue;
       this.#failed(error, path);
       return;
@@ -177,7 +176,7 @@ class Removal {
     for (const [index, error] of errors.entries()) {
       const name = files[index];
       if (name === undefined || error === undefined || isCode(error, 'ENOENT')) continue;
-      // once more, as whatever it is now
+      // try again: another process may have replaced it
       yield* this.#entry(fd, name, below(path, name), depth + 1);
     }
     for (const { name, isDirectory } of names) {
@@ -185,13 +184,13 @@ class Removal {
     }
   }
 
-  /** `undefined` for what is no directory any more, and for what can't be opened, which is remembered. */
+  /** Opens a directory. @returns `undefined` if it is no directory any more, or if it failed, which `report` throws later */
   #open(parent: number, name: Buffer, path: string): number | undefined {
     try {
       try {
         return openDirectoryHere(parent, name);
       } catch (error) {
-        // root is never refused; for others a directory of their own that is closed to them is only opened
+        // EACCES never happens to root; another user can change the mode of their own directory
         if (!isCode(error, 'EACCES')) throw error;
         openUp(parent, name);
         return openDirectoryHere(parent, name);
@@ -203,7 +202,7 @@ class Removal {
     }
   }
 
-  /** Whether the directory lies at the top of the tree now, or is gone. Where it can't be moved it is removed in its place. */
+  /** Moves a directory to the top of the tree. @returns false if that fails; the directory is then removed where it is */
   #moveUp(parent: number, name: Buffer): boolean {
     if (this.#top === undefined) return false;
     const up = cString(`deep-${randomUUID()}`);
@@ -212,7 +211,7 @@ class Removal {
         renameAt(parent, name, this.#top, up);
       } catch (error) {
         if (!isCode(error, 'EACCES')) throw error;
-        // a directory that gets another parent is written to: it holds its `..`
+        // a move changes the `..` of the directory, so it must be writable
         openUp(parent, name);
         renameAt(parent, name, this.#top, up);
       }
@@ -223,7 +222,7 @@ class Removal {
     }
   }
 
-  /** What is one name's own fault is told at the end. @throws what is the whole file system's */
+  /** Records an error that concerns one name. @throws an error that concerns the whole file system */
   #failed(error: unknown, path: string): void {
     const told = this.#strict ? error : explained(error, path);
     if (this.#strict || !isCode(error, 'EPERM', 'EACCES', 'EBUSY', 'EXDEV', 'ENOTEMPTY', 'ENOTDIR', 'EISDIR'))
@@ -248,7 +247,7 @@ async function removeOnThreads(path: string, itself: boolean, signal: AbortSigna
   removal.report();
 }
 
-/** The directory that `path` is in; `undefined` where there is none. */
+/** Opens the parent directory of `path`; `undefined` if it does not exist. */
 function openParent(path: string): number | undefined {
   try {
     return openAt(AT_FDCWD, cString(dirname(path)), O.RDONLY | O.DIRECTORY);
@@ -258,7 +257,10 @@ function openParent(path: string): number | undefined {
   }
 }
 
-/** Each of `TREES` turns is a promise of the one who has it. */
+/**
+ * Limits the trees that this thread removes at once. It is per thread, because it bounds the descriptors of all removals,
+ * and holds nothing that must be closed. Each turn is a promise that settles when its removal has ended.
+ */
 const turns: Promise<void>[] = Array.from({ length: TREES }, () => Promise.resolve());
 let turn = 0;
 
@@ -273,7 +275,7 @@ async function nextTurn(): Promise<Disposable> {
 }
 
 function* wait<T>(value: T | Promise<T>): Generator<Promise<unknown>, T> {
-  // `as`: who drives the generator passes back what the promise resolved with
+  // `as`: `drive` passes the result of the promise back
   return value instanceof Promise ? ((yield value) as T) : value;
 }
 
@@ -286,7 +288,7 @@ async function drive(steps: Generator<Promise<unknown>, void>): Promise<void> {
 }
 
 function sync(steps: Generator<Promise<unknown>, void>): void {
-  if (steps.next().done !== true) throw new Error('a call of this thread must not be waited for');
+  if (steps.next().done !== true) throw new Error('a synchronous removal must not wait');
 }
 
 function below(path: string, name: Buffer): string {
@@ -297,7 +299,7 @@ function isDirectory(parent: number, name: Buffer): boolean {
   return ((statAt(parent, name)?.mode ?? 0) & S_IFMT) === S_IFDIR;
 }
 
-/** Lets its owner into a directory. @throws system errors */
+/** Gives a directory the mode 0700. @throws system errors */
 function openUp(parent: number, name: Buffer): void {
   const fd = openAt(parent, name, O.PATH | O.DIRECTORY | O.NOFOLLOW);
   try {
@@ -307,8 +309,8 @@ function openUp(parent: number, name: Buffer): void {
   }
 }
 
-/** Whether the open directory could be made writable for its owner. */
-function opened(directory: number): boolean {
+/** Gives an open directory the mode 0700. @returns whether that succeeded */
+function openedUp(directory: number): boolean {
   try {
     chmodFd(directory, 0o700);
     return true;
@@ -317,18 +319,18 @@ function opened(directory: number): boolean {
   }
 }
 
-const BUSY = 'somebody still changes what is in it: look for them (fuser -v)';
+const BUSY = 'another process still changes its content: fuser -v shows which';
 const WHY: Readonly<Record<string, string>> = {
-  EPERM: 'it, or the directory that it is in, is immutable or append-only (lsattr shows it, chattr -ia takes it off)',
-  EACCES: 'this user may not write into the directory that it is in',
-  EBUSY: 'something is mounted there, or a program uses it as a mount point (grep it in /proc/*/mountinfo): unmount it',
-  EXDEV: 'something is mounted there, which is not removed: unmount it',
+  EPERM: 'it or its parent directory is immutable or append-only: lsattr shows it, chattr -ia ends it',
+  EACCES: 'this user may not write into its parent directory',
+  EBUSY: 'it is a mount point, perhaps in another mount namespace (grep it in /proc/*/mountinfo): unmount it',
+  EXDEV: 'a file system is mounted there: unmount it',
   ENOTEMPTY: BUSY,
   ENOTDIR: BUSY,
   EISDIR: BUSY,
 };
 
-/** The failure with the path that a person knows it by: node:fs names a descriptor. */
+/** The error with the real path, because the errors of node:fs name a path in /proc. */
 function explained(error: unknown, path: string): unknown {
   const code = errnoOf(error);
   if (code === undefined || !(error instanceof Error)) return error;

@@ -1,9 +1,9 @@
 import { statfsSync } from 'node:fs';
 
-/** What is free on a file system, for a program without privileges. */
+/** Free space of a file system, for a user without privileges. A file of its own, because apply threads load it. */
 export interface Space {
   readonly bytes: number;
-  /** `undefined` where the file system has no fixed number of them (Btrfs). */
+  /** `undefined` if the file system has no fixed number of inodes (Btrfs). */
   readonly inodes: number | undefined;
 }
 
@@ -13,12 +13,15 @@ export function spaceOf(path: string): Space {
   return { bytes: bavail * bsize, inodes: files === 0 ? undefined : ffree };
 }
 
-/** More than one file's attributes can take on any file system. */
+/** More than the extended attributes of one file can take on any file system. */
 const SOME_BYTES = 1 << 20;
-/** tmpfs counts attributes as inodes of a kilobyte each. */
+/** tmpfs counts an inode for each kilobyte of extended attributes. */
 const SOME_INODES = 1024;
 
-/** Whether a call that asked for little, and was refused for want of space, was refused for something else. */
+/**
+ * Whether the file system has space for the extended attributes of a file. If it has, ENOSPC of a call that sets one does
+ * not mean a full disk.
+ */
 export function hasRoom(path: string): boolean {
   try {
     const { bytes, inodes } = spaceOf(path);

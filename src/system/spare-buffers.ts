@@ -1,7 +1,7 @@
 /**
- * Large buffers of one length, with any content, that a thread uses again and again: fresh memory costs a page fault for
- * every 4 KiB, and a thread that applies small layers would spend a tenth of its time on getting rid of the old. What was
- * given back last is taken first, since it is in the processor's cache.
+ * A pool of large buffers of one length, which a thread reuses. New memory costs a page fault for each 4 KiB; measured, a
+ * thread that applies small layers would spend a tenth of its time on freeing buffers. The buffer that was given back last
+ * is taken first, because it is still in the processor's cache. The content of a taken buffer is undefined.
  */
 export class SpareBuffers {
   readonly #length: number;
@@ -16,12 +16,12 @@ export class SpareBuffers {
     return this.#spare.pop() ?? Buffer.allocUnsafeSlow(this.#length);
   }
 
-  /** Once nobody reads or writes it any more, other threads included. */
+  /** Gives a buffer back. No thread may read or write it any more. */
   give(buffer: Buffer): void {
     this.#spare.push(buffer);
   }
 
-  /** Leaves all but so many to the garbage collector. */
+  /** Drops all but `kept` buffers. */
   trim(kept: number): void {
     this.#spare.length = Math.min(this.#spare.length, kept);
   }

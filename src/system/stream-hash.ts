@@ -4,23 +4,23 @@ import { type Library, NativeCode } from './native-code.ts';
 
 export type HashAlgorithm = 'sha256' | 'sha512';
 
-/** A digest of bytes that come piece by piece. To be disposed of when no piece is being digested any more. */
+/** The digest of a stream of bytes. Dispose of it when no call of `updateBeside` is under way. */
 export interface StreamHash extends Disposable {
-  /** Digests a piece now. */
+  /** Adds a piece, on this thread. */
   update(bytes: Buffer): void;
   /**
-   * Digests a piece on another thread, or now where that is no gain. The piece must stay as it is until then, and the
-   * next one has to wait.
+   * Adds a piece, on another thread if it is large enough. Until the promise settles, the piece must not change, and no
+   * other method may be called.
    */
   updateBeside(bytes: Buffer): Promise<void>;
-  /** In lower-case hexadecimal digits. Nothing can be added then. */
+  /** The digest in lower-case hexadecimal. Call it once, after the last piece. */
   hex(): string;
 }
 
-/** Handing fewer bytes to another thread costs as much as it saves. */
+/** Below this many bytes, a call on another thread costs more than it saves. */
 const WORTH_HANDING = 64 * 1024;
 
-/** EVP_MAX_MD_SIZE, the longest digest that OpenSSL knows, in bytes. */
+/** EVP_MAX_MD_SIZE: bytes of OpenSSL's longest digest. */
 const MAX_DIGEST = 64;
 
 /**
@@ -79,7 +79,7 @@ function digestOfAbc(found: Openssl, algorithm: HashAlgorithm): string {
 class OpensslHash implements StreamHash {
   readonly #openssl: Openssl;
   #context: Pointer | undefined;
-  /** What another thread reads, kept from being collected. */
+  /** The piece that another thread reads. The reference prevents its garbage collection. */
   #piece: Buffer | undefined;
 
   constructor(found: Openssl, algorithm: HashAlgorithm) {
@@ -130,7 +130,7 @@ class OpensslHash implements StreamHash {
   }
 }
 
-/** OpenSSL's functions return 1 when they did what they should. */
+/** OpenSSL's functions return 1 on success. */
 function succeed(result: number): void {
   if (result !== 1) throw new Error('OpenSSL could not digest');
 }
