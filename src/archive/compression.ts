@@ -8,28 +8,28 @@ import { isFrameMagic, MAX_WINDOW } from './zstd-frames.ts';
 
 export interface DecompressOptions {
   /**
-   * Whether the blob is known to be the tar itself, since its digest is the DiffID, or not to be. `undefined`: nothing is
-   * known, or the two digests are of different algorithms.
+   * Whether the digest of the blob is the DiffID, so that the blob is the tar itself. `undefined` if there is no DiffID, or
+   * if the two digests use different algorithms.
    */
   readonly isTar?: boolean | undefined;
-  /** Whether native code may be called directly: ISA-L for gzip, where it is installed, and Node's own zstd. Default: yes. */
+  /** Whether ISA-L (for gzip, if it is installed) and Node's zstd may be called directly. Default: yes. */
   readonly native?: boolean;
-  /** Whether every core has work already, asked for each piece; then native code runs on this thread. Default: no. */
+  /** Whether all cores are busy; then native code runs on this thread. Called for each piece. Default: no. */
   readonly busy?: () => boolean;
-  /** Bytes of memory for what must be kept of the tar to inflate the rest. */
+  /** Maximum bytes of a zstd window, which the decompressor keeps in memory. */
   readonly memory?: number;
-  /** Told once what the blob is, before the first piece. */
+  /** Called once, before the first piece. */
   readonly found?: (compression: Compression) => void;
 }
 
 /**
- * The tar inside a blob, in pieces of up to a megabyte. All members of a gzip blob and all frames of a zstd blob count.
- * The bytes of a piece stay valid until the next is asked for.
+ * The tar inside a blob, in pieces of up to a megabyte. Reads all members of a gzip blob and all frames of a zstd blob. A
+ * piece is valid until the next one is requested.
  *
- * A blob that is its own DiffID is a tar, whatever it begins with: the first name in it may begin as gzip data do. Else its
- * first bytes decide, as they do for containerd, and never its media type, which nobody can mend in a mirror.
- * @throws UnpackError LAYER_CORRUPT for malformed or truncated data and for bytes after its end; LIMIT_EXCEEDED for zstd
- * windows that are too large; DIFF_ID_MISMATCH for compressed data that should be their own tar
+ * If the blob's digest is its DiffID, the blob is a tar, even if its first name looks like compressed data. Otherwise the
+ * first bytes decide, as in containerd. The media type never decides, because a mirror cannot correct it.
+ * @throws UnpackError LAYER_CORRUPT for malformed or truncated data and for bytes after its end; LIMIT_EXCEEDED for a zstd
+ * window that is too large; DIFF_ID_MISMATCH if the blob should be the tar itself and is compressed
  */
 export async function* decompress(
   chunks: AsyncIterable<Buffer>,
@@ -58,17 +58,17 @@ async function compressionOf(head: Head, isTar: boolean | undefined): Promise<Co
   );
 }
 
-/** Compression by its magic bytes; four are enough. */
+/** The compression, from the first four bytes. */
 export function byMagic(head: Buffer): Compression {
   if (head[0] === 0x1f && head[1] === 0x8b) return 'gzip';
   return head.length >= 4 && isFrameMagic(head.readUInt32LE(0)) ? 'zstd' : 'none';
 }
 
-/** For a sentence: `the blob is …`. */
+/** For messages: `the blob is …`. */
 export const describe = (compression: Compression): string =>
   compression === 'none' ? 'an uncompressed tar' : `${compression} data`;
 
-/** Chunks whose first bytes are looked at before they are read. */
+/** A stream whose first bytes can be read in advance. */
 class Head {
   private readonly chunks: AsyncIterator<Buffer>;
   private bytes: Buffer = Buffer.alloc(0);
@@ -78,10 +78,10 @@ class Head {
     this.chunks = chunks;
   }
 
-  /** So many bytes from the start or more, fewer where there are no more; valid until this or `whole` is called again. */
+  /** At least `length` bytes from the start, or all if the stream is shorter. Valid until the next call of a method. */
   async first(length: number): Promise<Buffer> {
     while (this.bytes.length < length && !this.ended) {
-      // the bytes at hand may be a chunk, which is lent until the next is asked for
+      // copied, because a chunk is valid only until the next one is requested
       const copy = Buffer.from(this.bytes);
       const next = await this.chunks.next();
       this.ended = next.done === true;
@@ -91,7 +91,7 @@ class Head {
     return this.bytes;
   }
 
-  /** All chunks, the first ones included. To be read once. */
+  /** The whole stream. Can be read once. */
   async *whole(): AsyncGenerator<Buffer> {
     if (this.bytes.length > 0) yield this.bytes;
     while (!this.ended) {

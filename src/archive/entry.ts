@@ -1,46 +1,46 @@
 import type { Timespec } from '../system/files.ts';
 
-/** Entry types by their flag in the archive; everything else is refused. */
+/** The types of entries. Other types are refused. */
 export type EntryType = 'file' | 'hardlink' | 'symlink' | 'character' | 'block' | 'directory' | 'fifo';
 
-/** One entry of a layer as its headers say it, all formats made one. Names are bytes. */
+/** One entry of a tar, the same for all tar formats. Names are bytes. */
 export interface TarEntry {
   readonly type: EntryType;
   readonly name: Buffer;
   readonly linkName: Buffer;
   /** Permission, setuid, setgid and sticky bits. */
   readonly mode: number;
-  /** As the kernel takes them: 32 bits, unsigned. */
+  /** Owner: unsigned, 32 bits, as in the kernel. */
   readonly uid: number;
   readonly gid: number;
-  /** Bytes of the file once written, holes included. */
+  /** Bytes of the file on disk, holes included. */
   readonly size: number;
-  /** As they go to disk: the access time is the later of the archive's two, a time that no file can have is the epoch. */
+  /** Times for the disk. A time that no file can have is 1970. `atime` is the later of the two times in the archive. */
   readonly mtime: Timespec;
   readonly atime: Timespec;
   readonly devMajor: number;
   readonly devMinor: number;
-  /** Extended attributes by their full name (bytes as latin1), in the order of the archive. */
+  /** Extended attributes by full name (bytes as latin1), in the order of the archive. */
   readonly xattrs: ReadonlyMap<string, Buffer> | undefined;
-  /** Those of them that containerd would not read; one that cannot be set is left out. */
+  /** Names of attributes that only libarchive's records have. containerd ignores them, so a failure to set one is no error. */
   readonly libarchiveOnly: ReadonlySet<string> | undefined;
-  /** Whether the content has holes, so that its length is not what was written last. */
+  /** Whether the content has holes, so that the file may be longer than its last data. */
   readonly sparse: boolean;
-  /** Where the entry's header begins, in bytes from the start of the tar. */
+  /** Offset of the header, in bytes from the start of the tar. */
   readonly offset: number;
 }
 
-/** What a reader tells of an archive, entry by entry. */
+/** Receives the entries of an archive from a TarReader. LayerWriter implements it. */
 export interface EntrySink {
-  /** The next entry; for a file, `data` and `end` follow before the next one. */
+  /** The next entry. For a file, `data` and `end` follow. */
   entry(entry: TarEntry): void;
-  /** Content of the file: `bytes` at `position` in it, in ascending order. The bytes are only valid during the call. */
+  /** Content of the file at `position`, in ascending order. The bytes are valid only during the call. */
   data(bytes: Buffer, position: number): void;
   /** The file's content is complete. */
   end(): void;
 }
 
-/** A name for a sentence: printable, and of a sane length. */
+/** A name for a message: quoted, printable and at most 200 bytes. */
 export function showName(name: Uint8Array): string {
   const text = Buffer.from(name.subarray(0, 200)).toString('latin1');
   const printable = text.replace(/[^\x20-\x7e]/g, (char) => `\\x${char.charCodeAt(0).toString(16).padStart(2, '0')}`);

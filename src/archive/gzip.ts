@@ -4,10 +4,11 @@ import { isalInflater } from './isal.ts';
 import { checkZeros, endsTooEarly, followedByOther, inflateMembers, never } from './members.ts';
 
 /**
- * Inflates gzip data of any number of members (RFC 1952, 2.2), as eStargz and pigz write it. Zeros may follow the last
- * member, anything else is LAYER_CORRUPT. The bytes of a piece are valid until the next is asked for.
- * @param native whether ISA-L may do it, where it is installed
+ * Inflates gzip data with any number of members (RFC 1952, 2.2), as eStargz and pigz write them. A piece is valid until the
+ * next one is requested.
+ * @param native whether to use ISA-L, if it is installed
  * @param busy as for `inflateMembers`
+ * @throws UnpackError LAYER_CORRUPT, also if other bytes than zeros follow the last member
  */
 export function gunzip(
   chunks: AsyncIterable<Buffer>,
@@ -18,7 +19,7 @@ export function gunzip(
   return inflater === undefined ? gunzipWithZlib(chunks) : inflateMembers(chunks, inflater, busy);
 }
 
-/** A byte that no member begins with, nor is half of how one begins. */
+/** A byte that is not in the magic number of a member. */
 const PROBE = Buffer.from([0]);
 
 function gunzipWithZlib(chunks: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
@@ -30,25 +31,25 @@ function gunzipWithZlib(chunks: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
     for await (const chunk of chunks) {
       if (!ended) {
         await writeWhole(stream, chunk);
-        if (stream.destroyed) return; // it failed, or nobody reads on
-        // zlib goes on to the next member by itself and stops only at a byte that begins none
+        if (stream.destroyed) return; // it failed, or the reader has stopped
+        // zlib starts the next member by itself and stops only at a byte that begins none
         ended = stream.bytesWritten - before < chunk.length;
       }
       checkZeros(chunk.subarray(stream.bytesWritten - before), 'gzip');
       before = stream.bytesWritten;
     }
     if (ended) return;
-    // Zlib does not tell whether it stands between two members or in one, so it is given one more byte: it leaves that where
-    // a member has ended, refuses it after the first byte of what is none, and takes it where the data are cut off.
+    // zlib does not report whether it is inside a member, so it gets one more byte. After a complete member it does not take
+    // the byte. After half a magic number it fails. Inside a member it takes the byte, so the data are truncated.
     probing = true;
     await writeWhole(stream, PROBE);
     if (!stream.destroyed && stream.bytesWritten > before) throw endsTooEarly('gzip');
   };
-  // the first member begins as one does, or nobody would have taken the data for gzip
+  // the caller has checked the first magic number, so a header error concerns a later member
   return inflating(stream, 'gzip', feed, (error) =>
     isHeaderError(error) ? followedByOther('gzip') : probing ? endsTooEarly('gzip') : undefined,
   );
 }
 
-/** Zlib has one code for all that is wrong with the data. */
+/** zlib has one code for all errors in the data, so only the message tells them apart. */
 const isHeaderError = (error: unknown): boolean => error instanceof Error && error.message === 'incorrect header check';

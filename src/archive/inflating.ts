@@ -3,15 +3,16 @@ import { UnpackError } from '../errors.ts';
 import { endsTooEarly } from './members.ts';
 
 /**
- * Large pieces: Node's default of 16 KiB costs a third of the speed (measured on 1.3 GB of tar). `highWaterMark` is how
- * much output may wait while the last piece is being written to disk, so that both go on at once.
+ * Options of Node's zlib streams, for gzip.ts and zstd.ts. Node's default pieces of 16 KiB cost a third of the speed
+ * (measured with 1.3 GB of tar). `highWaterMark` is the output that may wait while the last piece is written to disk, so
+ * that decompressing continues.
  */
 export const INFLATE_OPTIONS = { chunkSize: 1 << 20, highWaterMark: 4 << 20 };
 
 /**
- * Runs `feed` beside the reading of what `stream` makes of it. Leaving the loop early, or a failure on either side, ends
- * both.
- * @param explain what an error of the stream's is, where it is not simply LAYER_CORRUPT
+ * Yields the output of a decompression stream while `feed` writes the input. If either side fails, or if the reader stops,
+ * both end.
+ * @param explain makes the error for an error of the stream; `undefined` means LAYER_CORRUPT
  */
 export async function* inflating(
   stream: Transform,
@@ -41,7 +42,7 @@ export async function* inflating(
 
 const OUT_OF_MEMORY = new Set<unknown>(['Z_MEM_ERROR', 'ZSTD_error_memory_allocation']);
 
-/** A decompressor got no memory: that is the machine's fault, not the layer's. */
+/** The error for a decompressor that got no memory. The layer may be good. */
 export function outOfMemory(name: string, cause?: unknown): UnpackError {
   return new UnpackError(
     'STORE_FAILED',
@@ -52,7 +53,7 @@ export function outOfMemory(name: string, cause?: unknown): UnpackError {
 
 export const codeOf = (error: unknown): unknown => (error as NodeJS.ErrnoException).code;
 
-/** Writes one piece and waits until it has been taken in, or until the stream has ended or failed before that. */
+/** Writes one piece and waits until the stream has taken it, has ended or has failed. */
 export function writeWhole(stream: Transform, piece: Buffer): Promise<'taken' | 'ended'> {
   return new Promise((resolve) => {
     if (stream.destroyed || stream.readableEnded) {

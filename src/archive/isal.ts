@@ -7,14 +7,13 @@ import { givesKnownAnswer, KNOWN_GZIP } from './known-answers.ts';
 import type { Following, MemberInflater } from './members.ts';
 
 /**
- * Intel's ISA-L (Debian package `libisal2`), which inflates about twice as fast as zlib. It is used where it is
- * installed; its library is called in this process, so that no bytes go through a pipe.
+ * Intel's ISA-L (Debian package `libisal2`) inflates gzip about twice as fast as zlib. gzip.ts uses it if it is installed
+ * and passes its known-answer test. The library is called inside this process, so no bytes go through a pipe.
  *
- * These are the places of the fields of `struct inflate_state` (igzip_lib.h) on 64-bit machines. They are part of the
- * ABI of libisal.so.2; what is loaded must pass a test before it is believed.
+ * FIELD: offsets in `struct inflate_state` (igzip_lib.h) on 64-bit machines. They are part of the ABI of libisal.so.2.
  */
 const FIELD = { nextOut: 0, availOut: 8, nextIn: 16, availIn: 32, blockState: 21_160, crcFlag: 21_172 } as const;
-/** More than the 87 368 bytes of today: later minor versions may append fields. */
+/** Version 2.31 needs 87,368 bytes. Later minor versions may append fields. */
 const STATE_BYTES = 128 * 1024;
 const STATES = new SpareBuffers(STATE_BYTES);
 const GZIP_WITH_CHECKSUM = 1;
@@ -27,7 +26,7 @@ interface Functions {
   readonly inflate: ((state: Buffer) => number) & AsyncFunction;
 }
 
-/** Exported for tests, which pass a library that lacks a function or answers wrong. @param load throws if it is missing */
+/** Exported for tests, which pass a broken library. @param load throws if the library is missing */
 export function isalIn(load: () => Library): NativeCode<Functions> {
   return new NativeCode<Functions>(
     () => {
@@ -88,9 +87,11 @@ class IsalInflater implements MemberInflater {
   }
 
   /**
-   * ISA-L (2.30) keeps what it knows of a header's optional fields on its stack: of a header that comes in pieces it finds
-   * there what another call, or another thread, has left. And it passes over reserved flags, which zlib and RFC 1952 refuse:
-   * a blob must not be taken or not as the library is installed or not.
+   * ISA-L (2.30) keeps the state of a header's optional fields on its stack. If a header comes in pieces, the second call
+   * reads what another call has left there. So the header must be complete.
+   *
+   * ISA-L also ignores reserved flags, which zlib and RFC 1952 refuse. They are refused here, because acceptance must not
+   * depend on whether ISA-L is installed.
    */
   hasHeader(bytes: Buffer): boolean {
     return hasWholeHeader(bytes);
@@ -122,12 +123,12 @@ class IsalInflater implements MemberInflater {
 
 /** The flags of a gzip header (RFC 1952, 2.3.1). */
 const FLAG = { checksum: 2, extra: 4, name: 8, comment: 16, reserved: 0xe0 } as const;
-/** Longer headers are left to ISA-L: names have no limit. */
+/** A header longer than this goes to ISA-L in pieces, because names have no limit. */
 const LONGEST_HEADER = 1 << 17;
 
 /**
- * Whether a header with optional fields is there whole; of others a few bytes are enough.
- * @throws UnpackError LAYER_CORRUPT
+ * Whether `bytes` contain a complete header. A header without optional fields may be incomplete.
+ * @throws UnpackError LAYER_CORRUPT for reserved flags
  */
 function hasWholeHeader(bytes: Buffer): boolean {
   const flags = bytes[3];

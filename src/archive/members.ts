@@ -2,30 +2,30 @@ import { UnpackError } from '../errors.ts';
 import { SpareBuffers } from '../system/spare-buffers.ts';
 
 /**
- * A decompressor of the machine's own, called in this process: input and output are buffers that it reads and writes
- * while `run` is under way, and that must stay as they are until then.
+ * A native decompressor of one format, for gzip members or zstd frames. `run` reads the input buffer and writes the output
+ * buffer; nothing else may touch them until it resolves.
  */
 export interface MemberInflater {
   /** For messages: `gzip`, `zstd`. */
   readonly format: string;
-  /** Bytes of the input that were not taken. */
+  /** Bytes of the input that are not read yet. */
   readonly unread: number;
-  /** Bytes of the output that are still free. */
+  /** Free bytes of the output. */
   readonly room: number;
   input(bytes: Buffer): void;
   output(bytes: Buffer): void;
-  /** What follows a member, by its first bytes, of which there is one or more. */
+  /** What follows a member. @param bytes the first bytes after it, at least one */
   following(bytes: Buffer): Following;
   /**
-   * Whether a member that begins with these bytes can be begun with them: its header may have to be there whole.
+   * Whether `bytes` contain enough of a member's header to start with it.
    * @throws UnpackError LAYER_CORRUPT
    */
   hasHeader(bytes: Buffer): boolean;
-  /** Expects another member. */
+  /** Prepares for the next member. */
   nextMember(): void;
   /**
-   * Works on another thread until the input is taken, the output is full, or the member has ended, which is what it
-   * resolves with.
+   * Works on another thread until all input is read, the output is full or the member ends.
+   * @returns whether the member has ended
    * @throws UnpackError LAYER_CORRUPT
    */
   run(): Promise<boolean>;
@@ -35,24 +35,24 @@ export interface MemberInflater {
   free(): void;
 }
 
-/** What may follow a member: another one, zeros up to the end, or what has no business there; `unknown`: it takes more bytes. */
+/** After a member: another member, zeros up to the end, or data that is not allowed. `unknown`: more bytes are needed. */
 export type Following = 'member' | 'zeros' | 'other' | 'unknown';
 
-/** There is always a core to spare. */
+/** The default for `busy`: a core is always free. */
 export const never = (): boolean => false;
 
-/** Bytes of output a call: little enough to stay in the processor's cache until they are digested and written. */
+/** Bytes of output per call: few enough to stay in the processor's cache until they are digested and written. */
 const OUTPUT_BYTES = 512 << 10;
 const OUTPUTS = new SpareBuffers(OUTPUT_BYTES);
 
-/** Less input than this is inflated sooner than it is handed to another thread. */
+/** Below this many bytes of input, a call on another thread costs more than it saves. */
 const WORTH_HANDING = 8 << 10;
 
 /**
- * Everything in a blob of any number of members, in pieces that are valid until the next is asked for. While one piece is
- * written to disk the next is inflated: the call for it is under way before the first is handed out.
- * @param busy whether every core has work already. Then handing a piece to another thread and back gains nothing and
- * costs a twelfth of the whole (measured with two layers on two cores): it is inflated on this one. Asked for each piece.
+ * Decompresses a blob with any number of members. A piece is valid until the next one is requested. The next piece is
+ * decompressed while the caller writes the current one to disk.
+ * @param busy whether all cores are busy; called for each piece. If so, the piece is decompressed on this thread. Another
+ *   thread would gain nothing and cost a twelfth of the time (measured with two layers on two cores).
  */
 export async function* inflateMembers(
   chunks: AsyncIterable<Buffer>,
@@ -68,12 +68,12 @@ export async function* inflateMembers(
       if (piece.length === 0) return;
       [filling, other] = [other, filling];
       ahead = members.fill(filling);
-      // its failure is told when it is asked for
+      // an error is thrown when the piece is requested
       ahead.catch(() => {});
       yield piece;
     }
   } finally {
-    // the buffers are written to until it is done
+    // the decompressor may still write into the buffers
     await ahead.catch(() => {});
     inflater.free();
     OUTPUTS.give(filling);
@@ -81,17 +81,23 @@ export async function* inflateMembers(
   }
 }
 
-/** Reads members one after the other into buffers. */
+/**
+ * Decompresses members one after the other into buffers.
+ *
+ *   member ──▶ between ──▶ member     another member follows
+ *              between ──▶ padding    zeros follow
+ *   between, padding ──▶ end          the input ends
+ */
 class MemberReader {
   private readonly chunks: AsyncIterator<Buffer>;
   private readonly inflater: MemberInflater;
   private readonly busy: () => boolean;
-  /** Kept from being collected while it is read. It is the source's, and valid until the next is asked for. */
+  /** The current input. The reference prevents its garbage collection. Valid until the next chunk is requested. */
   private chunk: Buffer = Buffer.alloc(0);
-  /** Whether the next step needs input; not so while output is left that found no room. */
+  /** Whether the decompressor needs input. It does not while it holds output that did not fit. */
   private hungry = true;
   private state: 'member' | 'between' | 'padding' | 'end' = 'member';
-  /** Nothing of the member has been read. */
+  /** The decompressor has read nothing of the current member yet. */
   private fresh = true;
 
   constructor(chunks: AsyncIterator<Buffer>, inflater: MemberInflater, busy: () => boolean) {
@@ -100,7 +106,7 @@ class MemberReader {
     this.busy = busy;
   }
 
-  /** As much of the output as fits into `buffer`; empty at the end. @throws UnpackError LAYER_CORRUPT */
+  /** Fills `buffer` with output. @returns the filled part; empty at the end @throws UnpackError LAYER_CORRUPT */
   async fill(buffer: Buffer): Promise<Buffer> {
     const { inflater } = this;
     inflater.output(buffer);
@@ -119,7 +125,7 @@ class MemberReader {
     return buffer.subarray(0, buffer.length - inflater.room);
   }
 
-  /** The next chunk; `false` where there is none. */
+  /** Gets the next chunk. @returns false at the end of the input */
   private async more(): Promise<boolean> {
     for (;;) {
       const next = await this.chunks.next();
@@ -134,7 +140,7 @@ class MemberReader {
     return false;
   }
 
-  /** Joins chunks until the member can be begun. */
+  /** Joins chunks until the header of the member is complete. */
   private async gatherHeader(): Promise<void> {
     this.fresh = false;
     while (!this.inflater.hasHeader(this.rest())) {
@@ -142,7 +148,7 @@ class MemberReader {
     }
   }
 
-  /** After a member comes another, or zeros. */
+  /** Decides how to continue after a member. */
   private async begin(): Promise<void> {
     for (;;) {
       switch (this.inflater.following(this.rest())) {
@@ -163,7 +169,7 @@ class MemberReader {
     }
   }
 
-  /** Puts the next chunk behind what is left of this one, which is copied first; `false` where there is none. */
+  /** Appends the next chunk to a copy of the unread input. @returns false at the end of the input */
   private async join(): Promise<boolean> {
     const rest = Buffer.from(this.rest());
     const next = await this.chunks.next();
@@ -182,12 +188,12 @@ class MemberReader {
   }
 }
 
-/** @throws UnpackError LAYER_CORRUPT where what follows the last member is not padding */
+/** @throws UnpackError LAYER_CORRUPT if bytes after the last member are not zeros */
 export function checkZeros(bytes: Buffer, format: string): void {
   if (bytes.some((byte) => byte !== 0)) throw followedByOther(format);
 }
 
-/** The error for bytes after the last member. Every decompressor gives it the same sentence. */
+/** The error for other bytes after the last member. All decompressors use this message. */
 export function followedByOther(format: string): UnpackError {
   const other = format === 'gzip' ? 'neither gzip data nor zeros' : `no ${format} data`;
   return new UnpackError(
@@ -200,7 +206,7 @@ export function endsTooEarly(format: string): UnpackError {
   return new UnpackError('LAYER_CORRUPT', `the ${format} data is corrupt: it ends too early`);
 }
 
-/** V8 keeps the bytes of very small arrays on its own heap, where it may move them. */
+/** A buffer whose address does not change. V8 may move the bytes of very small buffers. */
 function pinned(chunk: Buffer): Buffer {
   if (chunk.length > 128) return chunk;
   const copy = Buffer.allocUnsafeSlow(256);

@@ -7,13 +7,13 @@ export type PaxRecords = Map<string, Buffer>;
 const SPARSE_OFFSET = 'GNU.sparse.offset';
 const SPARSE_LENGTH = 'GNU.sparse.numbytes';
 export const SPARSE_MAP = 'GNU.sparse.map';
-/** Values that become C strings: a NUL in them is malformed. */
+/** Values that become C strings, so a NUL is malformed. */
 const TEXT_KEYS = new Set(['path', 'linkpath', 'uname', 'gname']);
 
 /**
- * Parses `length key=value\n` records. The offsets and lengths of GNU sparse format 0.0, which repeat, are joined into
- * the map that format 0.1 has.
- * @returns what is wrong, as a phrase, where the header is malformed
+ * Parses `length key=value\n` records. The repeated offsets and lengths of GNU sparse format 0.0 are joined into the map of
+ * format 0.1.
+ * @returns the records; or, if they are malformed, the error as a phrase
  */
 export function parsePaxRecords(bytes: Buffer): PaxRecords | string {
   const records: PaxRecords = new Map();
@@ -50,14 +50,14 @@ export function parsePaxRecords(bytes: Buffer): PaxRecords | string {
 /** The extended attributes of an entry. */
 export interface PaxXattrs {
   readonly xattrs: Map<string, Buffer>;
-  /** The names that only libarchive's records give. */
+  /** Names that only libarchive's records have. */
   readonly libarchiveOnly: Set<string>;
 }
 
 /**
- * Extended attributes in PAX records: `SCHILY.xattr.NAME` holds the raw value; `LIBARCHIVE.xattr.NAME`, which libarchive
- * writes beside it, has a percent-encoded name and a base64 value and counts where the first is missing. Containerd reads
- * only the first, so one of the second that is malformed refuses no layer: it is passed over. An empty value is a value.
+ * The extended attributes in PAX records. `SCHILY.xattr.NAME` holds the raw value. libarchive also writes
+ * `LIBARCHIVE.xattr.NAME`, with a percent-encoded name and a base64 value; it counts only if the first is missing.
+ * containerd reads only the first, so a malformed record of libarchive is ignored. An empty value is a value.
  */
 export function paxXattrs(records: PaxRecords): PaxXattrs | undefined {
   const xattrs = new Map<string, Buffer>();

@@ -1,16 +1,16 @@
 import { type PaxRecords, SPARSE_MAP } from './pax.ts';
 import { parseDecimal, parseNumeric } from './tar-numbers.ts';
 
-/** A stretch of a sparse file that has data; everything between is a hole. */
+/** A range of a sparse file that has data. Between two ranges is a hole. */
 export interface SparseExtent {
   readonly offset: number;
   readonly length: number;
 }
 
-/** The sparse formats of GNU tar's PAX headers: in the records (0.0 and 0.1), or at the start of the data (1.0). */
+/** Where the map of a GNU sparse file is: in its PAX records (formats 0.0 and 0.1), or before its data (1.0). */
 export type SparseVersion = 'records' | 'data';
 
-/** Which sparse format a file's PAX records announce; `undefined`: none that is known, so an ordinary file. */
+/** The sparse format in a file's PAX records. `undefined` for an ordinary file, and for an unknown format. */
 export function sparseVersion(records: PaxRecords): SparseVersion | undefined {
   const text = (key: string): string => records.get(key)?.toString('latin1') ?? '';
   const major = text('GNU.sparse.major');
@@ -21,7 +21,7 @@ export function sparseVersion(records: PaxRecords): SparseVersion | undefined {
   return text(SPARSE_MAP) === '' ? undefined : 'records';
 }
 
-/** The map of formats 0.0 and 0.1; `undefined` where it is malformed. */
+/** The map of formats 0.0 and 0.1; `undefined` if it is malformed. */
 export function sparseMapOfRecords(records: PaxRecords): SparseExtent[] | undefined {
   const count = parseDecimal(records.get('GNU.sparse.numblocks')?.toString('latin1') ?? '');
   const map = records.get(SPARSE_MAP)?.toString('latin1') ?? '';
@@ -31,8 +31,9 @@ export function sparseMapOfRecords(records: PaxRecords): SparseExtent[] | undefi
 }
 
 /**
- * How many lines the map of format 1.0 has that begins with `blocks`: one with the number of extents, then offset and
- * length of each, decimal. The first line must be complete; a malformed one counts as the only one.
+ * The number of lines in a map of format 1.0: the number of extents, then the offset and the length of each, in decimal.
+ * @param blocks the start of the map, with a complete first line
+ * @returns 0 if the first line is malformed
  */
 export function sparseMapLines(blocks: readonly Buffer[]): number {
   const bytes = Buffer.concat(blocks);
@@ -40,7 +41,7 @@ export function sparseMapLines(blocks: readonly Buffer[]): number {
   return count === undefined || count < 0n ? 0 : 1 + 2 * Number(count);
 }
 
-/** The complete map of format 1.0; `undefined` where it is malformed. */
+/** The complete map of format 1.0; `undefined` if it is malformed. */
 export function sparseMapOfData(blocks: Buffer): SparseExtent[] | undefined {
   const [first = '', ...lines] = blocks.toString('latin1').split('\n');
   const count = parseDecimal(first);

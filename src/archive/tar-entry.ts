@@ -4,10 +4,10 @@ import { type PaxRecords, paxXattrs } from './pax.ts';
 import { boundTime, type TarHeader, type WideTime } from './tar-header.ts';
 import { parseDecimal, parsePaxTime } from './tar-numbers.ts';
 
-/** Makes the error for what is wrong with the entry in hand: a phrase, and the entry's name. */
+/** Makes the error for the current entry. @param what the fault, as a phrase @param name of the entry */
 export type Corrupt = (what: string, name: Buffer) => UnpackError;
 
-/** @throws UnpackError for a type that is not known */
+/** The type of an entry. @throws UnpackError for an unknown type */
 export function typeOf(header: TarHeader, corrupt: Corrupt): EntryType {
   switch (header.typeFlag) {
     case 0: // old archives end a directory's name with a slash
@@ -35,7 +35,7 @@ export function typeOf(header: TarHeader, corrupt: Corrupt): EntryType {
   }
 }
 
-/** PAX records stand above the header's fields; an empty value leaves the field as it is. */
+/** Replaces the header's fields by those of PAX records. An empty value replaces nothing. */
 export function mergePax(header: TarHeader, records: PaxRecords, corrupt: Corrupt): void {
   for (const [key, value] of records) {
     if (value.length === 0) continue;
@@ -81,18 +81,18 @@ export function entryOf(
   };
 }
 
-/** Whether an entry of this type has no content, whatever its header gives as its size (Go, `isHeaderOnlyType`). */
+/** Whether an entry of this type never has content, whatever its size field says (Go, `isHeaderOnlyType`). */
 const hasNoContent = (typeFlag: number): boolean => typeFlag >= 0x31 && typeFlag <= 0x36;
 
 /**
- * Go refuses a negative size in a header, whatever PAX records put in its place, unless the type has no content. An old
- * directory, which is a file whose name ends with a slash, is none of those types.
+ * Refuses a negative size in the header, as Go does, even if a PAX record replaces it. Types without content are exempt. A
+ * directory of an old archive has the type of a file, so it is not exempt.
  */
 export function checkSize(header: TarHeader, corrupt: Corrupt): void {
   if (header.size < 0 && !hasNoContent(header.typeFlag)) throw corrupt('a negative size', header.name);
 }
 
-/** Bytes of content that a header announces. @throws UnpackError LAYER_CORRUPT, LIMIT_EXCEEDED */
+/** Bytes of content in the archive, from the header. @throws UnpackError LAYER_CORRUPT, LIMIT_EXCEEDED */
 export function sizeOf(header: TarHeader, corrupt: Corrupt): number {
   const size = Number(header.size);
   if (size < 0) throw corrupt('a negative size', header.name);
@@ -103,7 +103,7 @@ export function sizeOf(header: TarHeader, corrupt: Corrupt): number {
   );
 }
 
-/** A decimal number of a PAX record. */
+/** Parses a decimal number in a PAX record. @throws UnpackError */
 export function decimal(value: Buffer, what: string, name: Buffer, corrupt: Corrupt): bigint {
   const number = parseDecimal(value.toString('latin1'));
   if (number === undefined) throw corrupt(`a malformed ${what} in its PAX header`, name);

@@ -5,7 +5,7 @@ export const BLOCK = 512;
 
 export type TarFormat = 'v7' | 'ustar' | 'star' | 'gnu';
 
-/** One header block as it stands, before PAX records and long names change it. */
+/** The fields of one header block, for TarReader. PAX records and long names may replace some of them. */
 export interface TarHeader {
   readonly format: TarFormat;
   readonly typeFlag: number;
@@ -21,7 +21,7 @@ export interface TarHeader {
   readonly devMinor: bigint | number;
 }
 
-/** A time as an archive may say it, also far outside of what a file system holds. */
+/** A time in an archive. It may be outside of the range of a file system. */
 export interface WideTime {
   readonly seconds: bigint | number;
   readonly nanoseconds: number;
@@ -29,14 +29,14 @@ export interface WideTime {
 
 const NOTHING = Buffer.alloc(0);
 
-/** The bytes from `from` up to `to`, or to the first NUL, as a copy that outlives the chunk. */
+/** A copy of the bytes from `from` up to `to`, or up to the first NUL. */
 export function textField(block: Buffer, from = 0, to = block.length): Buffer {
   let end = from;
   while (end < to && block[end] !== 0) end++;
   return end === from ? NOTHING : Buffer.from(block.subarray(from, end));
 }
 
-/** Which format a block is, by checksum and magic; `undefined`: the checksum is wrong. */
+/** The format of a header block, from its magic fields. `undefined` if its checksum is wrong. */
 function formatOf(block: Buffer): TarFormat | undefined {
   const expected = parseOctal(block, 148, 156);
   if (expected === undefined) return undefined;
@@ -57,7 +57,7 @@ function hasAt(block: Buffer, at: number, text: Buffer): boolean {
   return true;
 }
 
-/** The sum of bytes, four at a time: both bounds are multiples of four. */
+/** The sum of bytes. Both bounds are multiples of four. */
 function sumOf(block: Buffer, from: number, to: number): number {
   let sum = 0;
   for (let i = from; i < to; i += 4) {
@@ -66,7 +66,7 @@ function sumOf(block: Buffer, from: number, to: number): number {
   return sum;
 }
 
-/** Bytes with the high bit, outside of the checksum: some old tars summed signed bytes. */
+/** Counts bytes with the high bit, outside of the checksum field. Some old tars summed signed bytes. */
 function highBytes(block: Buffer): number {
   let count = 0;
   for (let i = 0; i < BLOCK; i++) if (i < 148 || i >= 156) count += (block[i] ?? 0) >> 7;
@@ -78,7 +78,7 @@ export function beginsWithTarHeader(bytes: Buffer): boolean {
   return bytes.length >= BLOCK && typeof parseTarHeader(bytes.subarray(0, BLOCK)) !== 'string';
 }
 
-/** @returns what is wrong, as a phrase, where the block is no header */
+/** Parses a header block. @returns the header; or, if it is malformed, the error as a phrase */
 export function parseTarHeader(block: Buffer): TarHeader | string {
   const format = formatOf(block);
   if (format === undefined) return 'a header with a wrong checksum';
@@ -116,7 +116,7 @@ export function parseTarHeader(block: Buffer): TarHeader | string {
     const accessed = block[345] === 0 ? null : numbers(345, 357);
     const changed = block[357] === 0 ? null : numbers(357, 369);
     if (accessed === undefined || changed === undefined) {
-      // archives of Go before 1.8 have a ustar prefix where GNU has times (golang.org/issue/12594)
+      // Go before 1.8 wrote a ustar prefix in the place of GNU's times (golang.org/issue/12594)
       const text = textField(block, 345, 500);
       if (text.every((byte) => byte < 0x80)) prefix = text;
     } else if (accessed !== null) {
@@ -142,12 +142,12 @@ export function parseTarHeader(block: Buffer): TarHeader | string {
 
 const SLASH = Buffer.from('/');
 
-/** The last moment that a file system is given: 2^63 - 1 nanoseconds after 1970, as containerd bounds it. */
+/** The latest time that is written: 2^63 - 1 nanoseconds after 1970, containerd's limit. */
 const LAST_SECOND = 9_223_372_036;
 const LAST_NANOSECOND = 854_775_807;
 const EPOCH: Timespec = { seconds: 0, nanoseconds: 0 };
 
-/** A time as a file can have it: before 1970 and past 2262 it is the epoch. */
+/** The time for the file system. Times before 1970 and after 2262 become 1970, as in containerd. */
 export function boundTime(time: WideTime): Timespec {
   const { seconds, nanoseconds } = time;
   if (seconds < 0 || seconds > LAST_SECOND || (Number(seconds) === LAST_SECOND && nanoseconds > LAST_NANOSECOND)) {

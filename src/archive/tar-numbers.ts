@@ -1,6 +1,6 @@
 /**
- * Numbers as tar headers hold them, read as Go's archive/tar reads them, since that is what registries' images are read
- * with. `undefined` means malformed.
+ * Parses the numbers of tar headers and PAX records, as Go's archive/tar does, because container engines read images with
+ * it. `undefined` means malformed.
  */
 
 const MAX_INT64 = 2n ** 63n - 1n;
@@ -8,8 +8,8 @@ const MIN_INT64 = -(2n ** 63n);
 const MAX_DIGITS = 19;
 
 /**
- * An octal field, or a base-256 one when its first bit is set (GNU; two's complement, negative numbers too). The field is
- * what `block` holds from `from` up to `to`: a header has nine of them, and a view of each would cost more than reading it.
+ * The octal number in `block` from `from` up to `to`. If the first bit is set, the number is in base 256 (GNU; two's
+ * complement, may be negative). Takes offsets, because making a view of each field would cost more than parsing it.
  */
 export function parseNumeric(block: Buffer, from: number, to: number): bigint | number | undefined {
   const first = block[from] ?? 0;
@@ -30,7 +30,7 @@ function parseBase256(field: Buffer, first: number): bigint | undefined {
 
 const isPadding = (byte: number | undefined): boolean => byte === 0x20 || byte === 0;
 
-/** Octal digits between spaces and NULs, in `block` from `from` up to `to`; an empty field is 0. */
+/** Octal digits in `block` from `from` up to `to`, with spaces and NULs around them. An empty field is 0. */
 export function parseOctal(block: Buffer, from: number, to: number): number | undefined {
   let start = from;
   let end = to;
@@ -47,7 +47,7 @@ export function parseOctal(block: Buffer, from: number, to: number): number | un
   return value;
 }
 
-/** A decimal integer of 64 bits with an optional sign and any number of leading zeros, as PAX records hold them. */
+/** A decimal integer of 64 bits, with an optional sign and leading zeros. For PAX records. */
 export function parseDecimal(text: string): bigint | undefined {
   const [, sign = '', digits] = /^([+-]?)0*([0-9]+)$/.exec(text) ?? [];
   if (digits === undefined || digits.length > MAX_DIGITS) return undefined;
@@ -55,7 +55,7 @@ export function parseDecimal(text: string): bigint | undefined {
   return value > MAX_INT64 || value < MIN_INT64 ? undefined : value;
 }
 
-/** Seconds with an optional fraction (PAX time), to the nanosecond, further digits cut off. */
+/** Seconds with an optional fraction (PAX time). Digits after the nanoseconds are ignored. */
 export function parsePaxTime(text: string): { seconds: bigint; nanoseconds: number } | undefined {
   const dot = text.indexOf('.');
   const seconds = parseDecimal(dot < 0 ? text : text.slice(0, dot));

@@ -17,39 +17,39 @@ import { parseNumeric } from './tar-numbers.ts';
 
 const EMPTY = Buffer.alloc(0);
 
-/** What one layer may hold at most; passing one is LIMIT_EXCEEDED. */
+/** The limits of one layer. A layer above a limit fails with LIMIT_EXCEEDED. */
 export interface LayerLimits {
   /** Bytes of the tar, after decompression. */
   readonly uncompressedBytes: number;
   readonly entries: number;
-  /** Bytes of PAX records and long names of one entry. */
+  /** Bytes of the PAX records, the long names and the sparse map of one entry. */
   readonly entryMetadataBytes: number;
-  /** Bytes of memory, roughly, for what must be known until the last entry: times of directories, names of deletions. */
+  /** Approximate bytes of memory for data that is kept until the last entry, such as times of directories and whiteouts. */
   readonly rememberedBytes: number;
 }
 
 /**
- * Where the reader is in the archive. Each state names the bytes that come next:
+ * The state of the reader names the bytes that come next:
  *
- *   header ──▶ special ──▶ padding ──▶ header            a PAX header or a GNU long name, which change the next entry
- *   header ──▶ sparse-header* / sparse-map ──▶ data      a sparse file, whose map comes first
+ *   header ──▶ special ──▶ padding ──▶ header            a PAX header or a GNU long name, which changes the next entry
+ *   header ──▶ sparse-header* / sparse-map ──▶ data      a sparse file, with its map before the data
  *   header ──▶ data ──▶ padding ──▶ header               a file
  *   header ──▶ header                                    an entry without content
- *   header ──▶ trailer                                   two zero blocks: nothing after them is an entry
+ *   header ──▶ trailer                                   two zero blocks; what follows is ignored
  */
 type State = 'header' | 'special' | 'sparse-header' | 'sparse-map' | 'data' | 'padding' | 'trailer';
 
 /**
- * Reads a tar stream of any format (v7, ustar, PAX, GNU, star) as Go's archive/tar does, and tells its entries to a
- * sink. Bytes go in as they come, by `write`; content goes out as slices of them, without a copy. Malformed archives
- * throw LAYER_CORRUPT with the entry and its offset, too large ones LIMIT_EXCEEDED; nothing is skipped.
+ * Reads a tar stream of any format (v7, ustar, PAX, GNU, star) as Go's archive/tar does, and passes its entries to a sink.
+ * `write` takes the bytes in any pieces. The sink gets content as slices of these pieces, without a copy. A malformed
+ * archive throws LAYER_CORRUPT with the entry and its offset, an archive above a limit LIMIT_EXCEEDED.
  */
 export class TarReader {
-  /** Entries told so far. */
+  /** The number of entries so far. */
   entries = 0;
 
   private state: State = 'header';
-  /** Bytes of the archive before the chunk in hand. */
+  /** Bytes of the archive before the current chunk. */
   private consumed = 0;
   /** A block or a special file that arrives in pieces. */
   private readonly pieces: Buffer[] = [];
@@ -57,22 +57,22 @@ export class TarReader {
   private zeroBlocks = 0;
   private headerOffset = 0;
 
-  /** Content of the current entry that is still to come, and the padding after it. */
+  /** Missing bytes of the current entry's content, and of the padding after it. */
   private remaining = 0;
   private padding = 0;
 
-  /** What special files said about the next entry. */
+  /** Records and names from special files, for the next entry. */
   private records: PaxRecords | undefined;
   private longName: Buffer = EMPTY;
   private longLink: Buffer = EMPTY;
   private special: 'pax' | 'global' | 'name' | 'link' = 'pax';
 
-  /** A file whose map is not complete yet. */
+  /** A sparse file whose map is not complete yet. */
   private pending: { entry: TarEntry; map: SparseExtent[] } | undefined;
   private mapBlocks: Buffer[] = [];
-  /** Lines that a map before the data must still have; unknown until its first one is complete. */
+  /** Missing lines of a map before the data. Unknown until its first line is complete. */
   private mapLines: number | undefined;
-  /** The current file's extents, which of them is being filled, and where its next byte goes. */
+  /** The current file's extents, the index of the current one, and the position of the next byte in the file. */
   private extents: readonly SparseExtent[] | undefined;
   private extent = 0;
   private position = 0;
@@ -85,7 +85,7 @@ export class TarReader {
     this.limits = limits;
   }
 
-  /** The next bytes of the archive. Whatever the sink throws comes out here. */
+  /** Takes the next bytes of the archive. @throws UnpackError; any error of the sink */
   write(chunk: Buffer): void {
     let at = 0;
     while (at < chunk.length) {
@@ -110,7 +110,7 @@ export class TarReader {
     this.consumed += chunk.length;
   }
 
-  /** The archive is over: throws LAYER_CORRUPT where it ended too early. A missing end-of-archive mark is fine. */
+  /** Call it after the last byte. A missing end-of-archive mark is allowed. @throws UnpackError LAYER_CORRUPT if truncated */
   finish(): void {
     if (this.state === 'trailer' || this.state === 'padding') return;
     if (this.state === 'header' && this.gathered === 0) return;
@@ -118,7 +118,7 @@ export class TarReader {
     throw this.corrupt(`the archive ends ${where}`);
   }
 
-  /** Collects the bytes that the state needs in one piece; returns how many it took. */
+  /** Collects the bytes that the state needs in one piece. @returns how many it took */
   private gather(chunk: Buffer, at: number): number {
     const wanted = this.state === 'special' ? this.remaining : BLOCK;
     const step = Math.min(wanted - this.gathered, chunk.length - at);
@@ -199,10 +199,10 @@ export class TarReader {
     } else if (this.special === 'link') {
       this.longLink = textField(bytes);
     } else {
-      // a copy: the records' values outlive the chunk
+      // copied, because the records are kept after the chunk
       const records = parsePaxRecords(Buffer.from(bytes));
       if (typeof records === 'string') throw this.corrupt(`a PAX header with ${records}`);
-      // a global header changes nothing here, but like every header it ends what was said about the next entry
+      // a global header is ignored, but like every header it discards the records and names for the next entry
       this.records = this.special === 'pax' ? records : undefined;
       if (this.special === 'global') this.longName = this.longLink = EMPTY;
     }
@@ -274,7 +274,7 @@ export class TarReader {
     }
   }
 
-  /** A further block of an old GNU sparse map; these are not counted in the entry's size. */
+  /** Another block of an old GNU sparse map. The entry's size does not include it. */
   private sparseHeader(block: Buffer): void {
     const pending = this.pendingFile();
     const more = sparseMapOfHeader(block.subarray(0, 504), 21);
@@ -284,7 +284,7 @@ export class TarReader {
     if (block[504] === 0) this.beginSparse();
   }
 
-  /** A block of the map that stands before the data (format 1.0); these are counted in the entry's size. */
+  /** A block of the map before the data (format 1.0). The entry's size includes it. */
   private sparseMap(block: Buffer): void {
     const pending = this.pendingFile();
     this.remaining -= BLOCK;
@@ -337,7 +337,7 @@ export class TarReader {
     this.state = 'header';
   }
 
-  /** Content in the chunk from `at` on; returns how many bytes it took. */
+  /** Passes content from the chunk to the sink. @returns how many bytes it took */
   private content(chunk: Buffer, at: number): number {
     const available = Math.min(this.remaining, chunk.length - at);
     let step = available;

@@ -1,17 +1,17 @@
 import { UnpackError } from '../errors.ts';
 import { followedByOther } from './members.ts';
 
-/** Largest window that a frame may ask for, in bytes: as much as containerd's decoder takes. Nothing else bounds the memory. */
+/** Largest window of a frame, in bytes: containerd's limit. It bounds the memory of the decompressor. */
 export const MAX_WINDOW = 512 << 20;
-/** What every decoder should support (RFC 8878, 3.1.1.1.2), and what `zstd -19` asks for. */
+/** Every decoder should support this window (RFC 8878, 3.1.1.1.2). `zstd -19` needs it. */
 const LEAST_WINDOW = 8 << 20;
 
-/** The largest window for so much memory, as log2 of its bytes. */
+/** The largest window for `memory` bytes, as log2. */
 export function windowLogOf(memory: number): number {
   return Math.floor(Math.log2(Math.min(MAX_WINDOW, Math.max(LEAST_WINDOW, memory))));
 }
 
-/** A frame is whole and asks for more memory than it gets. */
+/** The error for a frame with a window above the limit. */
 export function windowTooLarge(windowLog: number, cause?: unknown): UnpackError {
   return new UnpackError(
     'LIMIT_EXCEEDED',
@@ -22,7 +22,7 @@ export function windowTooLarge(windowLog: number, cause?: unknown): UnpackError 
 
 const FRAME_MAGIC = 0xfd2fb528;
 
-/** Whether a zstd frame, or one of the sixteen skippable ones, begins with these four bytes (RFC 8878, 3.1). */
+/** Whether these four bytes begin a zstd frame or one of the sixteen kinds of skippable frame (RFC 8878, 3.1). */
 export function isFrameMagic(magic: number): boolean {
   return magic === FRAME_MAGIC || (magic & 0xfffffff0) >>> 0 === 0x184d2a50;
 }
@@ -32,24 +32,24 @@ const DICTIONARY_BYTES = [0, 1, 2, 4] as const;
 
 type FrameState = 'magic' | 'skip-size' | 'skip' | 'descriptor' | 'header' | 'block-header' | 'block' | 'checksum';
 
-/** Finds where zstd frames end, in bytes that come in any pieces. */
+/** Finds the ends of zstd frames from headers and block sizes, without decompressing. The input comes in any pieces. */
 export class ZstdFrames {
   private state: FrameState = 'magic';
-  /** Bytes of the current field that are still to come. */
+  /** Missing bytes of the current field. */
   private left = 4;
-  /** The field in hand, little-endian; no field that is looked at has more than four bytes. */
+  /** The current field, little-endian. Fields that are read have at most four bytes. */
   private field = 0;
   private fieldBytes = 0;
   private hasChecksum = false;
   private lastBlock = false;
 
-  /** Where the bytes so far end. */
+  /** Where the input so far ends. */
   get end(): 'after a frame' | 'in a magic number' | 'in a frame' {
     if (this.state !== 'magic') return 'in a frame';
     return this.fieldBytes === 0 ? 'after a frame' : 'in a magic number';
   }
 
-  /** The same bytes, cut where frames end. The decompressor passes over skippable frames itself. */
+  /** Splits the input where frames end. The decompressor skips the skippable frames itself. */
   *split(chunk: Buffer): Generator<Buffer> {
     let start = 0;
     let at = 0;
@@ -68,7 +68,7 @@ export class ZstdFrames {
         try {
           this.advance();
         } catch (error) {
-          yield chunk.subarray(start, at); // what comes before may be refused first
+          yield chunk.subarray(start, at); // the decompressor may find an earlier error in it
           throw error;
         }
         if (this.state !== 'magic') continue;
@@ -79,7 +79,7 @@ export class ZstdFrames {
     if (chunk.length > start) yield chunk.subarray(start);
   }
 
-  /** Whether the current bytes are passed over and not looked at. */
+  /** Whether the bytes of the current field are skipped. */
   private isOpaque(): boolean {
     return this.state === 'skip' || this.state === 'header' || this.state === 'block' || this.state === 'checksum';
   }

@@ -7,9 +7,9 @@ import type { Following, MemberInflater } from './members.ts';
 import { isFrameMagic, windowLogOf, windowTooLarge } from './zstd-frames.ts';
 
 /**
- * The zstd inside Node, called directly: the same decoder that Node's streams use, without the streams around it and
- * without their end after the first frame. The system's libzstd would be no choice: its inner calls would end up in
- * Node's copy, which has the same names and may be another version.
+ * Calls the zstd inside Node directly, for zstd.ts. It is the decoder of Node's streams, without the cost of the streams and
+ * without their end after the first frame. The system's libzstd cannot be used: its internal calls would resolve to Node's
+ * copy, which has the same symbols and may be another version.
  */
 const PARAMETER_WINDOW_LOG_MAX = 100;
 /** `ZSTD_error_memory_allocation` and `ZSTD_error_frameParameter_windowTooLarge` (zstd_errors.h). */
@@ -26,7 +26,7 @@ interface Functions {
   readonly errorName: (code: number) => string;
 }
 
-/** Exported for tests, which pass a library that lacks a function or answers wrong. */
+/** Exported for tests, which pass a broken library. */
 export function zstdIn(library: Library): NativeCode<Functions> {
   return new NativeCode<Functions>(
     () => ({
@@ -58,7 +58,7 @@ export function zstdInflater(windowLog: number, zstd = ZSTD): MemberInflater | u
   return new ZstdInflater(functions, context, windowLog);
 }
 
-/** `ZSTD_inBuffer` and `ZSTD_outBuffer` (zstd.h) are both a pointer, a size and a position. */
+/** `ZSTD_inBuffer` or `ZSTD_outBuffer` (zstd.h): a pointer, a size and a position. */
 class BufferField {
   readonly bytes = Buffer.alloc(128);
 

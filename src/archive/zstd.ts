@@ -6,16 +6,15 @@ import { MAX_WINDOW, windowLogOf, windowTooLarge, ZstdFrames } from './zstd-fram
 import { zstdInflater } from './zstd-native.ts';
 
 /**
- * Decompresses zstd data of any number of frames, skippable ones included (RFC 8878, 3.1), as zstd:chunked and pzstd
- * write it.
+ * Decompresses zstd data with any number of frames, skippable frames included (RFC 8878, 3.1), as zstd:chunked and pzstd
+ * write them.
  *
- * Node's own zstd is called directly where it can be. Its stream ends without a word after the first frame when more
- * bytes follow in the same write. So the frames are measured here, by their headers and block sizes alone, and every write
- * ends where a frame ends.
+ * Calls Node's zstd directly if possible, and otherwise uses Node's stream. If more bytes follow a frame in the same write,
+ * that stream silently ends after the frame. So ZstdFrames finds the end of each frame, and each write ends there.
  * @param native whether Node's zstd may be called directly
  * @param busy as for `inflateMembers`
- * @param memory bytes that the window of a frame may take at most; MAX_WINDOW is the limit in any case
- * @throws UnpackError LAYER_CORRUPT; LIMIT_EXCEEDED for a window that is larger
+ * @param memory maximum bytes of a frame's window; MAX_WINDOW is the limit in any case
+ * @throws UnpackError LAYER_CORRUPT; LIMIT_EXCEEDED for a larger window
  */
 export function unzstd(
   chunks: AsyncIterable<Buffer>,
@@ -38,7 +37,7 @@ function unzstdWithNode(chunks: AsyncIterable<Buffer>, windowLog: number): Async
     for await (const chunk of chunks) {
       for (const piece of frames.split(chunk)) {
         if ((await writeWhole(stream, piece)) === 'ended') {
-          if (stream.destroyed) return; // it failed, or nobody reads on
+          if (stream.destroyed) return; // it failed, or the reader has stopped
           throw new UnpackError('LAYER_CORRUPT', 'the zstd data is corrupt: a frame ends before its last block');
         }
       }
@@ -51,7 +50,7 @@ function unzstdWithNode(chunks: AsyncIterable<Buffer>, windowLog: number): Async
     switch (codeOf(error)) {
       case 'ZSTD_error_frameParameter_windowTooLarge':
         return windowTooLarge(windowLog, error);
-      // the first frame begins as one does, or nobody would have taken the data for zstd
+      // the caller has checked the first magic number, so this concerns a later frame
       case 'ZSTD_error_prefix_unknown':
         return followedByOther('zstd');
       default:

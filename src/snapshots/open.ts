@@ -156,7 +156,7 @@ async function forgetLost(metadata: Metadata, directories: SnapshotDirectories, 
       const path = directories.path(committed[0]);
       throw refused(
         root,
-        `${path} of a committed snapshot is missing: is a disk not mounted? Otherwise remove the store and unpack anew`,
+        `${path} is missing, the directory of a committed snapshot: is a disk not mounted? Otherwise remove the store and unpack anew`,
       );
     }
     for (const [id] of lost) forget(id);

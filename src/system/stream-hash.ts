@@ -44,7 +44,7 @@ interface Openssl {
   readonly end: (context: Pointer, digest: Buffer, length: Buffer) => number;
 }
 
-/** Exported for tests, which pass a library that lacks a function or answers wrong. */
+/** Exported for tests, which pass a broken library. */
 export function opensslIn(library: Library): NativeCode<Openssl> {
   return new NativeCode<Openssl>(
     () => ({
