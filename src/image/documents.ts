@@ -188,7 +188,7 @@ function checkLayer(blob: Descriptor, layerIndex: number, layerCount: number, wh
   const { mediaType, digest } = blob;
   try {
     if (layerType(mediaType).exact) return;
-    const taken = 'which was taken for a layer; its compression is detected from its bytes';
+    const taken = 'which was read as a layer; its compression is detected from its bytes';
     warnings.push(`${which} (${shortDigest(digest)}): its media type is ${JSON.stringify(mediaType)}, ${taken}`);
   } catch (error) {
     if (!(error instanceof UnpackError)) throw error;

@@ -2,9 +2,9 @@ import { algorithmOf, type BlobDigest, type ChainId, childChainId, type DiffId, 
 import { fieldNames, JsonFields, type JsonReading, shown } from './json-fields.ts';
 import type { Platform } from './platform.ts';
 
-/** What a descriptor says of the content besides which it is. */
+/** The fields of a descriptor that only describe the content. */
 export interface DescriptorLabels {
-  /** Empty where the descriptor has none. */
+  /** Empty if the descriptor has none. */
   readonly mediaType: string;
   readonly annotations?: Readonly<Record<string, string>>;
   readonly platform?: Platform;
@@ -14,13 +14,13 @@ export interface DescriptorLabels {
 /** OCI image spec, descriptor.md. */
 export interface Descriptor extends DescriptorLabels {
   readonly digest: BlobDigest;
-  /** In bytes, of the content as stored. */
+  /** Bytes of the content as stored. */
   readonly size: number;
-  /** The content itself in base64, as it stands there: `embeddedContent` proves it. */
+  /** The content itself in base64, not verified yet: see `embeddedContent`. */
   readonly data?: string;
 }
 
-/** One layer: the blob that transports it, and the digest of the tar inside. */
+/** One layer: its blob, and the DiffID, which is the digest of the tar inside the blob. */
 export interface Layer {
   readonly diff: { readonly digest: DiffId };
   readonly blob: Descriptor;
@@ -43,13 +43,13 @@ export function chainLayers<L extends Pick<Layer, 'diff'>>(
 const DESCRIPTOR = fieldNames('mediaType', 'digest', 'size', 'annotations', 'platform', 'artifactType', 'data');
 const PLATFORM = fieldNames('os', 'architecture', 'variant', 'os.features');
 
-/** The fields of a descriptor. @throws UnpackError MANIFEST_INVALID when it is no object */
+/** The fields of a descriptor. @throws UnpackError MANIFEST_INVALID if `value` is no object */
 export function descriptorFields(value: unknown, reading: JsonReading, path: string): JsonFields {
   return new JsonFields(value, DESCRIPTOR, reading, path);
 }
 
 /**
- * A descriptor that is used: strict about digest and size, lenient about everything else.
+ * Reads a descriptor that is used. Strict about digest and size, lenient about all other fields.
  * @throws UnpackError MANIFEST_INVALID
  */
 export function readDescriptor(fields: JsonFields, labels = readLabels(fields)): Descriptor {
@@ -64,7 +64,7 @@ export function readDescriptor(fields: JsonFields, labels = readLabels(fields)):
   const data = fields.get('data');
   return {
     ...labels,
-    digest: digest as string as BlobDigest, // checked above; a descriptor names stored bytes
+    digest: digest as string as BlobDigest, // `as`: checked above, and a descriptor names stored bytes
     size,
     ...(typeof data === 'string' ? { data } : {}),
   };
@@ -83,20 +83,21 @@ export function readLabels(fields: JsonFields): DescriptorLabels {
   };
 }
 
-/** Annotations are read for two of them: what is no text is none of these. */
+/** The annotations that are texts. Others are ignored, because only annotations with texts are used. */
 function readAnnotations(value: unknown): Record<string, string> | undefined {
   if (typeof value !== 'object' || value === null) return undefined;
   return Object.fromEntries(Object.entries(value).filter(([, one]) => typeof one === 'string'));
 }
 
 /**
- * The platform in a descriptor or, with the same fields, in a config. Without an operating system it is Linux, as in
- * containerd on Linux; without an architecture, or with fields that can't be, it is none.
+ * The platform of a descriptor or of a config, which has the same fields. A missing operating system is read as Linux, as in
+ * containerd on Linux.
+ * @returns `undefined` without an architecture, or if a field is malformed
  */
 export function readPlatform(value: unknown, reading: JsonReading, path: string): Platform | undefined {
   if (value === undefined) return undefined;
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-    reading.warn(`${path} is ${shown(value)}, which was taken for nothing`);
+    reading.warn(`${path} is ${shown(value)}, which was ignored`);
     return undefined;
   }
   const fields = new JsonFields(value, PLATFORM, reading, path);
@@ -109,11 +110,11 @@ export function readPlatform(value: unknown, reading: JsonReading, path: string)
     ['os.features', features, Array.isArray(features) && features.every(isText)],
   ] as const) {
     if (right) continue;
-    reading.warn(`${fields.path(name)} is ${shown(one)}, so that no platform was read there`);
+    reading.warn(`${fields.path(name)} is ${shown(one)}, so its platform was ignored`);
     return undefined;
   }
   if (!isText(architecture) || architecture === '') return undefined;
-  if (!os) reading.warn(`${fields.path('os')} is ${os === '' ? 'empty' : 'missing'}, which was taken for linux`);
+  if (!os) reading.warn(`${fields.path('os')} is ${os === '' ? 'empty' : 'missing'}; it was read as linux`);
   const osFeatures = Array.isArray(features) ? features.filter(isText) : [];
   return {
     os: isText(os) && os !== '' ? os : 'linux',
@@ -125,7 +126,7 @@ export function readPlatform(value: unknown, reading: JsonReading, path: string)
 
 const isText = (value: unknown): value is string => typeof value === 'string';
 
-/** The content that a descriptor carries, if it is the one that it names. */
+/** The content that a descriptor carries. `undefined` if there is none, or if its size or digest is wrong. */
 export function embeddedContent({ data, size, digest }: Partial<Descriptor> & Pick<Descriptor, 'digest'>) {
   if (data === undefined) return undefined;
   const bytes = Buffer.from(data, 'base64');

@@ -3,13 +3,13 @@ import { UnpackError } from '../errors.ts';
 
 declare const role: unique symbol;
 
-/** `algorithm:hex` (OCI image spec, descriptor.md#digests), checked. Which thing it names is in its brand. */
+/** A valid `algorithm:hex` (OCI image spec, descriptor.md#digests). The brand tells what it is the digest of. */
 export type Digest = string & { readonly [role]: 'blob' | 'diff' | 'chain' };
-/** Names bytes as they are stored: a compressed layer, a manifest, a config. */
+/** The digest of stored bytes: a layer's blob, a manifest, an index or a config. */
 export type BlobDigest = Digest & { readonly [role]: 'blob' };
-/** Names a layer's uncompressed tar. */
+/** The digest of a layer's uncompressed tar. */
 export type DiffId = Digest & { readonly [role]: 'diff' };
-/** Names a layer together with everything below it. */
+/** The digest of a layer and all layers below it: see `chainIds`. */
 export type ChainId = Digest & { readonly [role]: 'chain' };
 
 export type DigestAlgorithm = 'sha256' | 'sha512';
@@ -22,7 +22,7 @@ export function isDigest(text: string): text is Digest {
   return match !== null && match[2]?.length === HEX_LENGTH[match[1] as DigestAlgorithm];
 }
 
-/** @throws UnpackError MANIFEST_INVALID when `text` is not a digest of an algorithm that is known here. */
+/** @throws UnpackError MANIFEST_INVALID if `text` is not a digest of a known algorithm */
 function checked(text: string): Digest {
   if (!isDigest(text)) {
     throw new UnpackError(
@@ -50,7 +50,7 @@ export function digestOf(bytes: Uint8Array, algorithm: DigestAlgorithm = 'sha256
   return `${algorithm}:${createHash(algorithm).update(bytes).digest('hex')}` as BlobDigest;
 }
 
-/** `sha256:0123456789ab…`: enough to recognise in a sentence. */
+/** A shortened digest for messages: `sha256:0123456789ab…`. */
 export function shortDigest(digest: string): string {
   const colon = digest.indexOf(':');
   return digest.length > colon + 14 ? `${digest.slice(0, colon + 13)}…` : digest;

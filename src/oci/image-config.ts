@@ -3,18 +3,18 @@ import { type DiffId, isDigest } from './digest.ts';
 import { fieldNames, JsonFields, JsonReading, readJson, shown } from './json-fields.ts';
 import type { Platform } from './platform.ts';
 
-/** Most bytes of a config: long histories and labels make some bigger than any manifest. */
+/** Maximum bytes of a config. It is higher than for a manifest, because a config may have a long history. */
 export const CONFIG_LIMIT = 8 * 1024 * 1024;
 
-/** What unpacking needs of an image's config (image spec, config.md). */
+/** The fields of an image's config that unpacking needs (OCI image spec, config.md). */
 export interface ImageConfig {
-  /** Absent in configs that do not say, which old tools wrote. */
+  /** Absent in some configs of old tools. */
   readonly platform?: Platform;
   /** Bottom-most first. */
   readonly diffIds: readonly DiffId[];
-  /** Whether it speaks of a root file system at all, if only of one without layers. */
+  /** Whether the config has the field `rootfs`. */
   readonly hasRootfs: boolean;
-  /** What the config says otherwise than it should, and what it was taken for. */
+  /** Deviations from the specification, and how each was read. */
   readonly warnings: readonly string[];
 }
 
@@ -22,8 +22,9 @@ const CONFIG = fieldNames('rootfs');
 const ROOTFS = fieldNames('type', 'diff_ids');
 
 /**
- * An image's config from its bytes, which the caller has verified. Strict about the DiffIDs; what else a config says of
- * its root file system decides nothing.
+ * Parses an image's config. Strict about the DiffIDs, lenient about all other fields.
+ * @param bytes verified by the caller
+ * @param what names the config in messages
  * @throws UnpackError MANIFEST_INVALID
  */
 export function parseConfig(bytes: Uint8Array, what: string): ImageConfig {
@@ -43,10 +44,10 @@ function diffIdsOf(rootfs: unknown, reading: JsonReading): DiffId[] {
   const fields = new JsonFields(rootfs, ROOTFS, reading, 'rootfs');
   const type = fields.get('type');
   if (type !== 'layers') {
-    reading.warn(`rootfs.type is ${type === undefined ? 'missing' : shown(type)}, which was taken for "layers"`);
+    reading.warn(`rootfs.type is ${type === undefined ? 'missing' : shown(type)}; it was read as "layers"`);
   }
   return fields.list('diff_ids').map((digest, index): DiffId => {
-    if (typeof digest === 'string' && isDigest(digest)) return digest as string as DiffId; // these name tars
+    if (typeof digest === 'string' && isDigest(digest)) return digest as string as DiffId; // `as`: checked, and these are digests of tars
     const expected = 'a digest (sha256 or sha512, in lower-case hexadecimal)';
     throw reading.unexpected(`rootfs.diff_ids[${index}]`, expected, digest);
   });

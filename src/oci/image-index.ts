@@ -4,30 +4,31 @@ import { JsonReading } from './json-fields.ts';
 import { describePlatform } from './platform.ts';
 import { listed } from './similar-names.ts';
 
-/** OCI image spec, image-layout.md: the annotation by which an index names its images. */
+/** The annotation with the tag of an image in an image layout (OCI image spec, image-layout.md). */
 export const REF_NAME = 'org.opencontainers.image.ref.name';
 
 /**
- * One entry of an index. Only the entry that is chosen has to be right: a mirror cannot mend the others without changing
- * the digest of the index.
+ * One entry of an index. Only the entry that is chosen must be valid: a mirror cannot correct the others without changing the
+ * digest of the index.
  */
 export interface IndexEntry {
   readonly labels: DescriptorLabels;
-  /** Absent where the entry names nothing that could be read: `problem` says why. */
+  /** Absent if the entry is malformed. */
   readonly descriptor?: Descriptor;
+  /** Why there is no descriptor. */
   readonly problem?: UnpackError;
-  /** What the entry says otherwise than it should: for the warnings of who chooses it. */
+  /** Deviations in this entry. They matter only if the entry is chosen. */
   readonly warnings: readonly string[];
 }
 
 export interface ImageIndex {
-  /** In their order, and as many as there are in the document. */
+  /** All entries, in the order of the document. */
   readonly manifests: readonly IndexEntry[];
-  /** What the index itself says otherwise than it should. */
+  /** Deviations in the index itself. */
   readonly warnings: readonly string[];
 }
 
-/** Entries of an index, each for itself. */
+/** Reads the entries of an index. A malformed entry does not affect the others. */
 export function readEntries(values: readonly unknown[], what: string): IndexEntry[] {
   return values.map((value, index): IndexEntry => {
     const reading = new JsonReading(what);
@@ -44,16 +45,16 @@ export function readEntries(values: readonly unknown[], what: string): IndexEntr
   });
 }
 
-/** What an index calls by one tag. */
+/** The image with a given tag. */
 export interface TaggedImage extends Descriptor {
   readonly warnings: readonly string[];
-  /** All that have the tag, where these are several images: the platform decides. */
+  /** All entries with the tag, if these are several images. The caller chooses by platform. */
   readonly entries?: readonly IndexEntry[];
 }
 
 /**
- * The image that an index of an image layout calls `tag`. Several images may have the same tag, one for each platform.
- * @throws UnpackError IMAGE_NOT_FOUND that lists what there is, MANIFEST_INVALID when the entry with the tag is wrong
+ * Finds the image with a tag in the index of an image layout. Several images may share a tag, one for each platform.
+ * @throws UnpackError IMAGE_NOT_FOUND with the tags that exist; MANIFEST_INVALID if the entry with the tag is malformed
  */
 export function findTag(index: ImageIndex, tag: string, where: string): TaggedImage {
   const found = index.manifests.filter(({ labels }) => labels.annotations?.[REF_NAME] === tag);

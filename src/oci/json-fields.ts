@@ -2,23 +2,23 @@ import { isUtf8 } from 'node:buffer';
 import { plain, UnpackError } from '../errors.ts';
 
 /**
- * JSON documents of registries, read as Go's `encoding/json` reads them, because that is what containerd makes of them:
+ * Reads the JSON documents of registries as containerd does, with the rules of Go's `encoding/json`:
  *
- * - a name counts in any case, unless the document has two spellings with different values
- * - `null` is the same as nothing
- * - bytes that are no UTF-8 become U+FFFD
+ * - The names of fields may be in any letter case. Two spellings with different values are refused.
+ * - `null` is the same as a missing field.
+ * - Bytes that are not UTF-8 become U+FFFD.
  *
- * And more leniently than Go in what only labels: a media type that is a number, say, is as good as none. Every deviation
- * that mattered is one sentence in `warnings`, so that who made the document learns of it. Fields that nobody reads are
- * not looked at.
+ * A field that only describes the content is read more leniently than in Go: if a media type is a number, it is ignored.
+ * Each deviation in a field that is used becomes one sentence in `warnings`, for the author of the document. Other fields
+ * are not checked.
  */
 
-/** Longest piece of a document that is quoted. */
+/** Maximum characters of a quotation in a message. */
 const MAX_QUOTE = 60;
 
-/** What is read, and what it says otherwise than it should. */
+/** A document that is being read: its name for messages, and the warnings so far. */
 export class JsonReading {
-  /** Names the document in sentences: `document sha256:… of s3://mirror`. */
+  /** Names the document in messages: `document sha256:… of s3://mirror`. */
   readonly what: string;
   readonly warnings: string[] = [];
 
@@ -26,7 +26,7 @@ export class JsonReading {
     this.what = what;
   }
 
-  /** `the field is so; it was taken for this` */
+  /** @param sentence as in `os is missing; it was read as linux` */
   warn(sentence: string): void {
     this.warnings.push(plain(`${this.what}: ${sentence}`));
   }
@@ -35,7 +35,7 @@ export class JsonReading {
     return new UnpackError('MANIFEST_INVALID', `${this.what} is wrong: ${sentence}`, { cause });
   }
 
-  /** `path` is not what is expected there. */
+  /** The error for a field with another value than expected. */
   unexpected(path: string, expected: string, value: unknown): UnpackError {
     const field = path === '' ? 'it' : path;
     return this.wrong(
@@ -45,24 +45,24 @@ export class JsonReading {
 }
 
 /**
- * JSON from bytes. Depth needs no bound of its own: V8 parses without recursion, and readers look no deeper than they
- * know. Of two equal names the last one counts, as in Go.
+ * Parses JSON. The depth needs no limit, because V8 parses without recursion and the callers read only known fields. If a
+ * name occurs twice, the last one counts, as in Go.
  * @throws UnpackError MANIFEST_INVALID
  */
 export function readJson(bytes: Uint8Array, reading: JsonReading): unknown {
-  const text = new TextDecoder().decode(bytes); // leaves out a byte order mark
+  const text = new TextDecoder().decode(bytes); // removes a byte order mark
   let value: unknown;
   try {
     value = JSON.parse(text);
   } catch (cause) {
     throw reading.wrong(text === '' ? 'it is empty' : `it is not JSON, and begins with ${shown(text)}`, cause);
   }
-  if (bytes[0] === 0xef) reading.warn('it begins with a byte order mark, which was left out');
-  if (!isUtf8(bytes)) reading.warn('it has bytes that are no UTF-8, which were taken for U+FFFD');
+  if (bytes[0] === 0xef) reading.warn('it begins with a byte order mark, which was ignored');
+  if (!isUtf8(bytes)) reading.warn('it has bytes that are not UTF-8; they were read as U+FFFD');
   return value;
 }
 
-/** JSON from bytes, where deviations are of no interest. @throws UnpackError MANIFEST_INVALID */
+/** Parses JSON, without warnings. @throws UnpackError MANIFEST_INVALID */
 export function parseJson(bytes: Uint8Array, what: string): unknown {
   return readJson(bytes, new JsonReading(what));
 }
@@ -74,10 +74,10 @@ export class JsonFields {
   readonly #values = new Map<string, unknown>();
 
   /**
-   * @param value what should be an object
-   * @param names the fields that are read, as their specification writes them
-   * @param path where the object is in its document; empty: it is the document
-   * @throws UnpackError MANIFEST_INVALID when it is none, or has one field twice with different values
+   * @param value should be an object
+   * @param names the fields that are read, as their specification spells them
+   * @param path of the object in its document; empty for the document itself
+   * @throws UnpackError MANIFEST_INVALID if `value` is no object, or has one field twice with different values
    */
   constructor(value: unknown, names: FieldNames, reading: JsonReading, path = '') {
     this.reading = reading;
@@ -90,10 +90,10 @@ export class JsonFields {
       if (name === undefined) continue;
       const earlier = this.#values.get(name);
       if (this.#values.has(name) && JSON.stringify(earlier) !== JSON.stringify(one)) {
-        throw reading.wrong(`${this.path(name)} is there in two spellings with different values`);
+        throw reading.wrong(`${this.path(name)} occurs in two spellings with different values`);
       }
       this.#values.set(name, one);
-      if (key !== name) reading.warn(`${this.path(key)} was taken for ${JSON.stringify(name)}`);
+      if (key !== name) reading.warn(`${this.path(key)} was read as ${JSON.stringify(name)}`);
     }
   }
 
@@ -102,12 +102,12 @@ export class JsonFields {
     return this.#path === '' ? name : `${this.#path}.${name}`;
   }
 
-  /** Whether the field is there, if only as `null`. */
+  /** Whether the field exists. Also true for `null`. */
   has(name: string): boolean {
     return this.#values.has(name);
   }
 
-  /** `undefined` for `null`, too. */
+  /** The value; `undefined` if the field is missing or `null`. */
   get(name: string): unknown {
     return this.#values.get(name) ?? undefined;
   }
@@ -116,38 +116,38 @@ export class JsonFields {
     return this.reading.unexpected(this.path(name), expected, this.#values.get(name));
   }
 
-  /** Text that only labels: what is no text is as good as nothing, with a warning. */
+  /** A text that only describes the content. Another type is ignored with a warning. */
   label(name: string): string | undefined {
     const value = this.get(name);
     if (value === undefined || typeof value === 'string') return value;
-    this.reading.warn(`${this.path(name)} is ${shown(value)}, which was taken for nothing`);
+    this.reading.warn(`${this.path(name)} is ${shown(value)}, which was ignored`);
     return undefined;
   }
 
-  /** @throws UnpackError MANIFEST_INVALID when it is there and no list */
+  /** A list; empty, with a warning, if it is missing. @throws UnpackError MANIFEST_INVALID if it is no list */
   list(name: string): readonly unknown[] {
     const value = this.get(name);
     if (Array.isArray(value)) return value;
     if (value !== undefined) throw this.unexpected(name, 'a list');
     const found = this.has(name) ? 'null' : 'missing';
-    this.reading.warn(`${this.path(name)} is ${found}, which was taken for an empty list`);
+    this.reading.warn(`${this.path(name)} is ${found}; it was read as an empty list`);
     return [];
   }
 }
 
-/** By what they are in any case: the names of the fields that are read of an object. */
+/** The names of fields, by their lower-case form. */
 export type FieldNames = ReadonlyMap<string, string>;
 
 export function fieldNames(...names: readonly string[]): FieldNames {
   return new Map(names.map((name) => [folded(name), name]));
 }
 
-/** As Go compares names: besides upper and lower case, U+017F is an s and U+212A a k. */
+/** The form in which Go compares names: lower case, U+017F is an s and U+212A a k. */
 function folded(name: string): string {
   return name.toLowerCase().replaceAll('\u017f', 's');
 }
 
-/** A value in a sentence. */
+/** A value for a message. */
 export function shown(value: unknown): string {
   if (value === null) return 'null';
   if (Array.isArray(value)) return 'a list';

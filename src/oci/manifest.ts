@@ -12,16 +12,16 @@ import {
   plainType,
 } from './media-type.ts';
 
-/** Most bytes of a manifest or an index: what registries take (distribution spec, "Pushing Manifests"). */
+/** Maximum bytes of a manifest or an index, as in registries (distribution spec, "Pushing Manifests"). */
 export const DOCUMENT_LIMIT = 4 * 1024 * 1024;
 
 export interface ImageManifest {
   readonly config: Descriptor;
   /** Bottom-most first. */
   readonly layers: readonly Descriptor[];
-  /** What the manifest calls itself besides an image. */
+  /** Set if the manifest is declared as an artifact of this type. */
   readonly artifactType?: string;
-  /** What the manifest says otherwise than it should, and what it was taken for. */
+  /** Deviations from the specification, and how each was read. */
   readonly warnings: readonly string[];
 }
 
@@ -30,14 +30,13 @@ export type ImageDocument = ({ readonly kind: 'index' } & ImageIndex) | ({ reado
 const DOCUMENT = fieldNames('schemaVersion', 'mediaType', 'artifactType', 'manifests', 'config', 'layers', 'fsLayers');
 
 /**
- * A manifest or an index, OCI or Docker schema 2, from its bytes, which the caller has verified. Which of the two it is
- * is said by its own media type, by the descriptor that led to it and by its fields; these must agree, and a document
- * that has the fields of both is refused: two readers could take it for different images (OCI advisory
- * GHSA-mc8v-mgrf-8f4m). The brand, OCI or Docker, does not matter, nor does a media type that says nothing.
+ * Parses a manifest or an index, OCI or Docker schema 2. Its own media type, the media type in its descriptor and its fields
+ * must agree on which of the two it is. A document with the fields of both is refused, because two readers could see
+ * different images (OCI advisory GHSA-mc8v-mgrf-8f4m). OCI and Docker types are equivalent. Generic media types are ignored.
+ * @param bytes verified by the caller
  * @param what names the document in messages
- * @param promised media type in the descriptor that led here, where there was one; it may be empty
- * @throws UnpackError MANIFEST_INVALID; UNSUPPORTED_MEDIA_TYPE for schema 1, artifacts and what is neither manifest nor
- *   index
+ * @param promised the media type in its descriptor, if there is one; may be empty
+ * @throws UnpackError MANIFEST_INVALID; UNSUPPORTED_MEDIA_TYPE for schema 1, for artifacts, and for other documents
  */
 export function parseDocument(bytes: Uint8Array, what: string, promised?: string): ImageDocument {
   const reading = new JsonReading(what);
@@ -45,7 +44,7 @@ export function parseDocument(bytes: Uint8Array, what: string, promised?: string
   const kind = kindOf(fields, promised);
   const version = fields.get('schemaVersion');
   if (version !== 2) {
-    reading.warn(`schemaVersion is ${version === undefined ? 'missing' : shown(version)}, which was taken for 2`);
+    reading.warn(`schemaVersion is ${version === undefined ? 'missing' : shown(version)}; it was read as 2`);
   }
   const { warnings } = reading;
   if (kind === 'index') return { kind, manifests: readEntries(fields.list('manifests'), what), warnings };
@@ -56,25 +55,27 @@ export function parseDocument(bytes: Uint8Array, what: string, promised?: string
   return { kind, config, layers, ...(artifactType === undefined ? {} : { artifactType }), warnings };
 }
 
-/** As parseDocument, where only an index will do. */
+/** As `parseDocument`, for an index. @throws UnpackError MANIFEST_INVALID for a manifest */
 export function parseIndex(bytes: Uint8Array, what: string): ImageIndex {
   const document = parseDocument(bytes, what);
   if (document.kind === 'index') return document;
-  throw new JsonReading(what).wrong('it is a manifest where an index belongs');
+  throw new JsonReading(what).wrong('it is a manifest, and an index is expected');
 }
 
 function descriptorOf(value: unknown, reading: JsonReading, path: string): Descriptor {
   return readDescriptor(descriptorFields(value, reading, path));
 }
 
-/** Index or manifest, as everything says that says something. */
+/** Index or manifest, from the fields and the two media types. */
 function kindOf(fields: JsonFields, promised: string | undefined): DocumentKind {
   const { reading } = fields;
   const own = fields.label('mediaType');
   const isIndex = fields.has('manifests');
   const isManifest = fields.has('layers') || fields.has('config');
   if (isIndex && isManifest) {
-    throw reading.wrong('it has the fields of an index and those of a manifest: two readers would take it differently');
+    throw reading.wrong(
+      'it has the fields of an index and those of a manifest: two readers could see different images',
+    );
   }
   if (fields.has('fsLayers') || [own, promised].some((mediaType) => mediaType !== undefined && isSchema1(mediaType))) {
     throw unsupported(
@@ -95,11 +96,11 @@ function kindOf(fields: JsonFields, promised: string | undefined): DocumentKind 
   ].join(', ');
   if (kinds.size > 1) throw reading.wrong(`its fields and media types contradict each other: ${says}`);
   const named = own && promised && documentKind(own) && documentKind(promised);
-  if (named && plainType(own) !== plainType(promised)) reading.warn(`${says}; it was taken for an ${NAME[kind]}`);
+  if (named && plainType(own) !== plainType(promised)) reading.warn(`${says}; it was read as an ${NAME[kind]}`);
   return kind;
 }
 
-/** The kinds that media types name. Those that name none are told of, and refused unless the fields say what it is. */
+/** The kinds of the media types. An unknown type gives a warning, or an error if the fields do not show the kind. */
 function typesOf(
   [own, promised]: readonly [string | undefined, string | undefined],
   reading: JsonReading,
@@ -115,9 +116,9 @@ function typesOf(
     if (kind !== undefined) {
       kinds.push(kind);
       if (mediaType !== plainType(mediaType))
-        reading.warn(`${where} is ${shown(mediaType)}, which was taken for ${plainType(mediaType)}`);
+        reading.warn(`${where} is ${shown(mediaType)}; it was read as ${plainType(mediaType)}`);
     } else if (namesNothing(mediaType) || (mediaType === own && toldByFields)) {
-      reading.warn(`${where} is ${shown(mediaType)}; its fields say what it is`);
+      reading.warn(`${where} is ${shown(mediaType)}; its fields decide what it is`);
     } else {
       throw unsupported(
         reading,
@@ -131,8 +132,8 @@ function typesOf(
 const NAME: Readonly<Record<DocumentKind, string>> = { index: 'image index', manifest: 'image manifest' };
 
 /**
- * Refuses the config of what is known to be no image. Whether another one is the config of an image, it says itself: some
- * registries and tools write media types that say nothing, and containerd does not look at them.
+ * Refuses known artifacts that are not images. Other media types of a config only give a warning, because some registries
+ * and tools write generic types, and containerd ignores the type. The config itself shows whether it has layers.
  */
 function checkConfigType(artifactType: string | undefined, config: Descriptor, reading: JsonReading): void {
   const { mediaType } = config;
@@ -145,12 +146,12 @@ function checkConfigType(artifactType: string | undefined, config: Descriptor, r
   }
   if (!isConfigType(mediaType)) {
     const found = mediaType === '' ? 'missing or empty' : shown(mediaType);
-    reading.warn(`config.mediaType is ${found}; it was taken for the config of an image`);
+    reading.warn(`config.mediaType is ${found}; it was read as the config of an image`);
   } else if (mediaType !== plainType(mediaType)) {
-    reading.warn(`config.mediaType is ${shown(mediaType)}, which was taken for ${plainType(mediaType)}`);
+    reading.warn(`config.mediaType is ${shown(mediaType)}; it was read as ${plainType(mediaType)}`);
   }
   if (artifactType !== undefined && !isConfigType(artifactType)) {
-    reading.warn(`artifactType is ${shown(artifactType)}; it was taken for an image, because its config lists layers`);
+    reading.warn(`artifactType is ${shown(artifactType)}; it was read as an image, because its config lists layers`);
   }
 }
 

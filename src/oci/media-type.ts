@@ -28,23 +28,23 @@ const LAYER_TYPES: ReadonlySet<string> = new Set([
   ]),
 ]);
 
-/** The same types with any ending: containerd knows a layer by its beginning, and mirrors hold many endings. */
+/** The same types with any suffix, because containerd only compares the beginning. */
 const LAYER =
   /^application\/vnd\.(?:oci\.image\.layer\.(?<oci>nondistributable\.)?v1|docker\.image\.rootfs\.(?<docker>foreign\.)?diff)\.tar(?<ending>(?:\.(?:gzip|gz|zstd|zst))?(?:\+[^+]*)*)$/;
 
-/** What a media type says about a layer. */
+/** The properties of a layer in its media type. */
 export interface LayerType {
-  /** What it promises; the bytes decide. */
+  /** The declared compression. The bytes of the blob decide. */
   readonly compression: Compression;
-  /** Non-distributable ("foreign"): its publisher wants it to be fetched from elsewhere, so a mirror may lack it. */
+  /** Non-distributable ("foreign"): its publisher serves it from another place, so a mirror may not have it. */
   readonly foreign: boolean;
-  /** Whether it is written as the specifications have it. */
+  /** Whether the type is spelled as in the specifications. */
   readonly exact: boolean;
 }
 
 export type DocumentKind = 'index' | 'manifest';
 
-/** A media type as it is compared: in lower case and without parameters, neither of which distinguishes types. */
+/** A media type for comparison: in lower case and without parameters. */
 export function plainType(mediaType: string): string {
   return (mediaType.split(';', 1)[0] ?? '').trim().toLowerCase();
 }
@@ -60,21 +60,20 @@ export function documentKind(mediaType: string): DocumentKind | undefined {
   return undefined;
 }
 
-/** Whether a config's media type says that it is the config of an image. */
+/** Whether the media type is that of an image's config. */
 export function isConfigType(mediaType: string): boolean {
   const plain = plainType(mediaType);
   return plain === OCI_CONFIG || plain === DOCKER_CONFIG;
 }
 
-/** Whether a config's media type is that of something else than an image: nothing, Helm, WebAssembly. */
+/** Whether the media type of a config is that of an artifact: the empty config, Helm, WebAssembly. */
 export function isArtifactConfig(mediaType: string): boolean {
   return ARTIFACT_CONFIG.test(plainType(mediaType));
 }
 
 /**
- * Whether a media type of a document tells nothing about it: none at all, or what a tool or a web server writes that does
- * not know better. Docker's engine takes these for images, too (moby, distribution/registry.go, from
- * distribution/distribution#1621).
+ * Whether the media type of a document is empty or generic, as some tools and web servers write it. Docker's engine accepts
+ * these types for images as well (moby, distribution/registry.go, from distribution/distribution#1621).
  */
 export function namesNothing(mediaType: string): boolean {
   const plain = plainType(mediaType);
@@ -82,8 +81,8 @@ export function namesNothing(mediaType: string): boolean {
 }
 
 /**
- * What a layer's media type says.
- * @throws UnpackError UNSUPPORTED_MEDIA_TYPE for types that name no layer, and for encrypted layers
+ * Parses the media type of a layer.
+ * @throws UnpackError UNSUPPORTED_MEDIA_TYPE for other types, and for encrypted layers
  */
 export function layerType(mediaType: string): LayerType {
   const groups = LAYER.exec(plainType(mediaType))?.groups;
@@ -107,7 +106,7 @@ export function layerType(mediaType: string): LayerType {
   };
 }
 
-/** The compression that a layer's media type promises. @throws UnpackError as `layerType` */
+/** The declared compression of a layer. @throws UnpackError as `layerType` */
 export function layerCompression(mediaType: string): Compression {
   return layerType(mediaType).compression;
 }

@@ -5,7 +5,7 @@ export interface Platform {
   readonly os: string;
   readonly architecture: string;
   readonly variant?: string;
-  /** `os.features`: what the image needs besides. */
+  /** `os.features`: features of the operating system that the image needs. */
   readonly osFeatures?: readonly string[];
 }
 
@@ -17,14 +17,14 @@ export function formatPlatform(platform: Platform): string {
   return variant === undefined ? `${os}/${architecture}` : `${os}/${architecture}/${variant}`;
 }
 
-/** As `formatPlatform`, with the features that keep it from being chosen: `linux(+nydus.remoteimage.v1)/amd64`. */
+/** As `formatPlatform`, with the required features: `linux(+nydus.remoteimage.v1)/amd64`. */
 export function describePlatform(platform: Platform): string {
   const features = featuresOf(platform);
   if (features.length === 0) return formatPlatform(platform);
   return formatPlatform(platform).replace('/', `(${features.map((one) => `+${one}`).join('')})/`);
 }
 
-/** @throws UnpackError INVALID_JOB when `text` is not `os/architecture[/variant]`. */
+/** @throws UnpackError INVALID_JOB if `text` is not `os/architecture[/variant]` */
 export function parsePlatform(text: string): Platform {
   const [os, architecture, variant, ...rest] = text.split('/');
   if (!os || !architecture || variant === '' || rest.length > 0) {
@@ -42,8 +42,8 @@ export function hostPlatform(): Platform {
 }
 
 /**
- * How well images run on a platform: 0 is best, `undefined` is not at all. An image that needs features of the operating
- * system does not, because a platform is asked for without any; `win32k` never counted (containerd,
+ * Ranks platforms of images for a wanted platform: 0 is best, `undefined` does not run. An image that needs features of the
+ * operating system does not run, because a wanted platform has none. On Windows, `win32k` is ignored (containerd,
  * platforms/platforms.go, `Match`).
  */
 export function suitability(wanted: Platform): (platform: Platform) => number | undefined {
@@ -52,8 +52,8 @@ export function suitability(wanted: Platform): (platform: Platform) => number | 
 }
 
 /**
- * The platforms whose images run on `platform`, best first, as containerd's `platforms.Only` orders them: its own, older
- * variants of its architecture, then the 32-bit architecture that such processors have, too.
+ * The platforms whose images run on `platform`, best first, in the order of containerd's `platforms.Only`: the platform
+ * itself, older variants of its architecture, then the 32-bit architecture that these processors support.
  */
 export function runsOn(platform: Platform): Platform[] {
   const { os, architecture, variant } = normalized(platform);
@@ -77,7 +77,7 @@ function variantsDownTo(oldest: number, variant: string): string[] {
   return [variant, ...older];
 }
 
-/** A 64-bit arm processor of v9.N has all that v8.(N+5) has (Arm Architecture Reference Manual, A2.1). */
+/** Arm v9.N includes v8.(N+5), up to v8.9 (Arm Architecture Reference Manual, A2.1). */
 const NEWEST_V8 = 9;
 
 function armVariants(variant: string): string[] {
@@ -89,7 +89,7 @@ function armVariants(variant: string): string[] {
   return major === '8' ? from(8, own) : [...from(9, own), ...from(8, Math.min(NEWEST_V8, own + 5))];
 }
 
-/** Other names of the same thing, as containerd's `platforms.Normalize` knows them. */
+/** Other names of architectures, from containerd's `platforms.Normalize`. */
 const ALIAS = new Map<string, readonly [architecture: string, variant?: string]>([
   ['aarch64', ['arm64']],
   ['armhf', ['arm', 'v7']],

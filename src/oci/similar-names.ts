@@ -1,9 +1,9 @@
-/** Names that a sentence lists. */
+/** Maximum names in one message. */
 const SHOWN = 10;
 
 /**
- * `a, b, c`, or the first few of many and how many more there are. Where somebody meant one of them, those that are
- * written most like it come first.
+ * Lists names for a message: `a, b, c`, or the first ten and the number of the others.
+ * @param meant an unknown name, for example a misspelt tag; the most similar names then come first
  */
 export function listed(names: readonly string[], meant?: string): string {
   const ordered =
@@ -17,10 +17,10 @@ export function listed(names: readonly string[], meant?: string): string {
   return ordered.slice(0, SHOWN).join(', ') + (more > 0 ? `, and ${more} more` : '');
 }
 
-/** Names beyond this length are compared by their beginnings: the work grows with the square. */
+/** Maximum characters that are compared, because the time grows with the square of the length. */
 const COMPARED = 128;
 
-/** How many letters must be added, left out or replaced to make one of the other (Levenshtein). */
+/** The Levenshtein distance: characters to add, remove or replace to make one name from the other. */
 function changes(one: string, other: string): number {
   const [from, to] = [one.slice(0, COMPARED), other.slice(0, COMPARED)];
   let above = Array.from({ length: to.length + 1 }, (_, column) => column);

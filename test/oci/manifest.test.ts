@@ -72,28 +72,36 @@ describe('a manifest or index', () => {
     const [warning, ...rest] = parse(mixed, DOCKER_MANIFEST).warnings;
     assert.match(
       warning ?? '',
-      /^it: its mediaType is .*oci.*, its descriptor says .*docker.*taken for an image manifest$/,
+      /^it: its mediaType is .*oci.*, its descriptor says .*docker.*read as an image manifest$/,
     );
     assert.deepEqual(rest, []);
     assert.equal(parse(index, DOCKER_LIST).warnings.length, 1);
   });
 
   for (const [deviation, value, says] of [
-    ['without a schemaVersion', { ...manifest, schemaVersion: undefined }, /schemaVersion is missing, .* taken for 2/],
-    ['with a schemaVersion that is text', { ...manifest, schemaVersion: '2' }, /schemaVersion is "2", .* taken for 2/],
-    ['with another schemaVersion', { ...manifest, schemaVersion: 3 }, /schemaVersion is 3, .* taken for 2/],
-    ['without layers', { ...manifest, layers: undefined }, /layers is missing, .* taken for an empty list/],
-    ['with layers that are null', { ...manifest, layers: null }, /layers is null, .* taken for an empty list/],
-    ['with a list of manifests that is null', { ...index, manifests: null }, /manifests is null, .* empty list/],
-    ['with a media type of its own that is no text', { ...manifest, mediaType: 5 }, /mediaType is 5, .* for nothing/],
-    ['with an empty media type of its own', { ...manifest, mediaType: '' }, /its mediaType is ""; its fields say/],
-    ['of a web page, as its media type says', { ...manifest, mediaType: 'text/html' }, /text\/html"; its fields say/],
+    ['without a schemaVersion', { ...manifest, schemaVersion: undefined }, /schemaVersion is missing; .* read as 2/],
+    ['with a schemaVersion that is text', { ...manifest, schemaVersion: '2' }, /schemaVersion is "2"; .* read as 2/],
+    ['with another schemaVersion', { ...manifest, schemaVersion: 3 }, /schemaVersion is 3; .* read as 2/],
+    ['without layers', { ...manifest, layers: undefined }, /layers is missing; .* read as an empty list/],
+    ['with layers that are null', { ...manifest, layers: null }, /layers is null; .* read as an empty list/],
+    ['with a list of manifests that is null', { ...index, manifests: null }, /manifests is null; .* empty list/],
+    [
+      'with a media type of its own that is no text',
+      { ...manifest, mediaType: 5 },
+      /mediaType is 5, which was ignored/,
+    ],
+    ['with an empty media type of its own', { ...manifest, mediaType: '' }, /its mediaType is ""; its fields decide/],
+    [
+      'of a web page, as its media type says',
+      { ...manifest, mediaType: 'text/html' },
+      /text\/html"; its fields decide/,
+    ],
     [
       'of a media type in capitals',
       { ...manifest, mediaType: OCI_MANIFEST.toUpperCase() },
-      /taken for application\/vnd.oci/,
+      /read as application\/vnd.oci/,
     ],
-    ['of a media type with a parameter', { ...manifest, mediaType: `${OCI_MANIFEST}; charset=utf-8` }, /taken for/],
+    ['of a media type with a parameter', { ...manifest, mediaType: `${OCI_MANIFEST}; charset=utf-8` }, /read as/],
     ['whose config has no media type', { ...manifest, config: { digest, size: 3 } }, /config.mediaType is missing/],
     ['whose config has an empty media type', { ...manifest, config: { ...config, mediaType: '' } }, /config.mediaType/],
     ...['application/octet-stream', 'application/json', 'text/html', 'text/plain; charset=utf-8'].map(
@@ -101,18 +109,18 @@ describe('a manifest or index', () => {
         [
           `whose config is of ${mediaType}`,
           { ...manifest, config: { ...config, mediaType } },
-          /config.mediaType is ".*"; it was taken for the config of an image/,
+          /config.mediaType is ".*"; it was read as the config of an image/,
         ] as const,
     ),
     [
       'of an artifact that is an image',
       { ...manifest, artifactType: 'application/x' },
-      /artifactType is .* for an image/,
+      /artifactType is .* as an image/,
     ],
     [
       'with names in capitals',
       { SchemaVersion: 2, config, Layers: [layer] },
-      /SchemaVersion was taken for "schemaVersion"/,
+      /SchemaVersion was read as "schemaVersion"/,
     ],
   ] as const) {
     test(`${deviation} is read, with a warning`, () => {
@@ -138,7 +146,7 @@ describe('a manifest or index', () => {
     const marked = Buffer.concat([Buffer.from('efbbbf', 'hex'), Buffer.from(JSON.stringify(manifest))]);
     assert.match(parseDocument(marked, 'it').warnings.join(), /byte order mark/);
     const latin = Buffer.from(JSON.stringify({ ...manifest, annotations: { author: 'Jos\u00e9' } }), 'latin1');
-    assert.match(parseDocument(latin, 'it').warnings.join(), /no UTF-8/);
+    assert.match(parseDocument(latin, 'it').warnings.join(), /not UTF-8/);
   });
 
   test('that has a field in two spellings with different values is refused', () => {
@@ -302,8 +310,8 @@ describe('an image config', () => {
   });
 
   for (const [deviation, value, says] of [
-    ['without a rootfs.type', { rootfs: { diff_ids: [digest] } }, /rootfs.type is missing, .* taken for "layers"/],
-    ['with an empty rootfs.type', { rootfs: { type: '', diff_ids: [digest] } }, /rootfs.type is "", /],
+    ['without a rootfs.type', { rootfs: { diff_ids: [digest] } }, /rootfs.type is missing; .* read as "layers"/],
+    ['with an empty rootfs.type', { rootfs: { type: '', diff_ids: [digest] } }, /rootfs.type is ""; /],
     [
       'with another rootfs.type',
       { rootfs: { type: 'layers+base', diff_ids: [digest] } },
@@ -312,18 +320,18 @@ describe('an image config', () => {
     [
       'with DiffIDs that are null',
       { rootfs: { type: 'layers', diff_ids: null } },
-      /rootfs.diff_ids is null, .* empty list/,
+      /rootfs.diff_ids is null; .* empty list/,
     ],
-    ['without DiffIDs', { rootfs: { type: 'layers' } }, /rootfs.diff_ids is missing, .* taken for an empty list/],
+    ['without DiffIDs', { rootfs: { type: 'layers' } }, /rootfs.diff_ids is missing; .* read as an empty list/],
     [
       'without an operating system',
       { architecture: 'arm', rootfs: { type: 'layers', diff_ids: [] } },
-      /os is missing, .* linux/,
+      /os is missing; .* linux/,
     ],
     [
       'with a list of operating systems',
       { os: ['linux'], architecture: 'arm', rootfs: {} },
-      /os is a list, so that no platform was read/,
+      /os is a list, so its platform was ignored/,
     ],
   ] as const) {
     test(`${deviation} is read, with a warning`, () => {

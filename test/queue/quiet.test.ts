@@ -128,7 +128,7 @@ for (const [how, { store, more }] of Object.entries(WAYS)) {
   test(`a job whose image ${how} says the same of its documents as the first one`, async () => {
     const settings = bench.settings();
     const queue = bench.producer(settings);
-    const warnings = ['document sha256:1: schemaVersion is missing, which was taken for 2'];
+    const warnings = ['document sha256:1: schemaVersion is missing; it was read as 2'];
     const images = [image('existed'), image('existed')].map((one) => ({ ...one, warnings }));
     await bench.worker(settings, neverCalled, found(images));
     await queue.wait(await queue.add(payload('one', more)));
