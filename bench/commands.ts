@@ -1,4 +1,5 @@
 import { spawn, spawnSync } from 'node:child_process';
+import { findProgram } from '../dev/local-programs.ts';
 
 export interface CommandOptions {
   readonly env?: Readonly<Record<string, string>>;
@@ -44,7 +45,7 @@ export function versionOf(program: string, flag = '--version'): string | undefin
 }
 
 export function onPath(program: string): boolean {
-  return spawnSync('sh', ['-c', `command -v ${program}`], { stdio: 'ignore' }).status === 0;
+  return findProgram(program) !== undefined;
 }
 
 /** A word of a shell line. */

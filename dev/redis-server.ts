@@ -1,51 +1,52 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
-import { access, constants, mkdtemp } from 'node:fs/promises';
-import { createConnection, createServer } from 'node:net';
+import { mkdtemp } from 'node:fs/promises';
+import { createConnection } from 'node:net';
 import { tmpdir } from 'node:os';
-import { delimiter, join } from 'node:path';
+import { join } from 'node:path';
 import { removeTree, removeTreeSync } from '../src/system/remove-tree.ts';
+import { findProgram, freePort } from './local-programs.ts';
 
-/** A Redis (or Valkey) of one's own, for the demo and the tests. */
+/** A Redis or Valkey server that this process has started, for demo, tests and benchmark. */
 export interface LocalRedis {
   readonly url: string;
   readonly port: number;
-  /** The server's process, for a test that wants to stop or freeze it. */
+  /** A test may stop or freeze the process. */
   readonly pid: number;
-  /** Kills the server as a crash would and starts it again on the same port and data; resolves when it answers. */
+  /** Kills the server, as a crash does, and starts it again on the same port and data. Resolves when it answers. */
   restart(): Promise<void>;
-  /** Kills the server and leaves port and data for a later `restart`. */
+  /** Kills the server. `restart` may start it again on the same port and data. */
   kill(): Promise<void>;
-  /** Ends the server and removes its temporary directory; a second call does nothing. */
+  /** Ends the server and removes its temporary directory. A second call does nothing. */
   stop(): Promise<void>;
 }
 
 export interface LocalRedisOptions {
-  /** Where the data goes; default: a temporary directory that `stop` removes. */
+  /** For the data. Default: a temporary directory that `stop` removes. */
   readonly directory?: string;
   /** Default: a free one. */
   readonly port?: number;
   /**
-   * Write every change to disk: `true` at once, so that a restart loses nothing; `every-second` as an installation does
-   * (docker-compose.yml). Default: not at all.
+   * When changes are written to disk. `true`: at once, so a restart loses nothing. `every-second`: as docker-compose.yml
+   * does it. Default: never.
    */
   readonly persistent?: boolean | 'every-second';
-  /** More of the server's own flags, for a state that a test wants; they come last, and so win. */
+  /** More flags of the server. They replace the ones that are set here. */
   readonly flags?: readonly string[];
 }
 
 const SERVERS = ['redis-server', 'valkey-server'];
-/** Debian, Ubuntu: the first that the machine's lists know. */
+/** Packages of Debian and Ubuntu. The first one that exists is installed. */
 const PACKAGES = ['redis-server', 'valkey-server'];
 const START_TIMEOUT = 60_000;
-/** Milliseconds that a server gets to save its data: one that cannot save it refuses to end. */
+/** Milliseconds. A server that cannot save its data refuses to end, and is killed after this time. */
 const STOP_TIMEOUT = 10_000;
 
 /**
- * Starts a server on loopback. Its policy is `noeviction`, as BullMQ demands: an evicted key is a lost job.
- * @throws Error with a sentence when there is no server on the PATH, or it does not answer within a minute
+ * Starts a server on loopback. Its policy is `noeviction`, because BullMQ loses a job with an evicted key.
+ * @throws Error with a sentence for the user if no server is on the PATH, or it does not answer within a minute
  */
 export async function startRedis(options: LocalRedisOptions = {}): Promise<LocalRedis> {
-  const program = await findRedis();
+  const program = findRedis();
   if (program === undefined) {
     throw new Error(`neither ${SERVERS.join(' nor ')} is on the PATH: install one (apt-get install redis-server)`);
   }
@@ -66,7 +67,7 @@ export async function startRedis(options: LocalRedisOptions = {}): Promise<Local
     guard?.kill('SIGKILL');
     guard = guardOf(child);
     await answering(child, port, program);
-    // a server must not keep its owner's process alive
+    // the server must not keep this process alive
     child.unref();
     for (const stream of [child.stdout, child.stderr]) if (stream !== null) unref(stream);
   };
@@ -94,7 +95,7 @@ export async function startRedis(options: LocalRedisOptions = {}): Promise<Local
     stop() {
       stopped ??= (async () => {
         process.off('exit', onExit);
-        // there is nothing to save of what is removed
+        // data that is removed need not be saved
         await kill(temporary ? 'SIGKILL' : 'SIGTERM');
         guard?.kill('SIGKILL');
         if (temporary) await removeTree(directory);
@@ -105,65 +106,49 @@ export async function startRedis(options: LocalRedisOptions = {}): Promise<Local
 }
 
 /**
- * Installs Redis (or Valkey) with apt-get where neither is there, as root or through sudo, and says so on stderr first.
- * @throws Error with a sentence that says what to do by hand
+ * Installs Redis or Valkey with apt-get if neither is on the PATH, as root or through sudo. A line on stderr comes first.
+ * @throws Error with a sentence that says how to install it by hand
  */
 export async function ensureRedisInstalled(): Promise<void> {
-  if ((await findRedis()) !== undefined) return;
+  if (findRedis() !== undefined) return;
   const byHand = 'install Redis 6.2 or newer, or Valkey, so that redis-server or valkey-server is on the PATH';
-  if ((await onPath('apt-get')) === undefined) {
+  if (findProgram('apt-get') === undefined) {
     throw new Error(`there is no redis-server here and no apt-get to install it with: ${byHand}`);
   }
   const root = process.getuid?.() === 0;
-  if (!root && (await onPath('sudo')) === undefined) {
+  if (!root && findProgram('sudo') === undefined) {
     throw new Error(`installing redis-server needs root, and there is no sudo: ${byHand}`);
   }
   process.stderr.write('Redis is not installed; installing it now with apt-get.\n');
   const apt = (...args: string[]) => {
     const environment = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
     const [program, ...rest] = root ? ['apt-get', ...args] : ['sudo', 'apt-get', ...args];
-    // stdin is passed on so that sudo can ask; the output of apt-get belongs on stderr, beside the notice
+    // stdin is passed on, because sudo may ask for a password; apt-get writes to stderr, as the line before does
     return spawnSync(program ?? 'apt-get', rest, { stdio: ['inherit', 2, 2], env: environment }).status === 0;
   };
   const install = () =>
     PACKAGES.some((name) => apt('-qq', 'install', '-y', '--no-install-recommends', '-o', 'Dpkg::Use-Pty=0', name));
-  // lists may be missing (containers) or old: refresh them only when the first try fails
+  // the package lists may be old, or missing in a container; they are updated only if the first attempt fails
   const installed = install() || (apt('-qq', 'update') && install());
-  if (!installed || (await findRedis()) === undefined) {
+  if (!installed || findRedis() === undefined) {
     throw new Error(`apt-get could not install redis-server: ${byHand}`);
   }
 }
 
-/** Path of the server's program, or `undefined` where there is none. */
-export async function findRedis(): Promise<string | undefined> {
-  for (const name of SERVERS) {
-    const path = await onPath(name);
-    if (path !== undefined) return path;
-  }
-  return undefined;
-}
-
-async function onPath(name: string): Promise<string | undefined> {
-  for (const folder of (process.env.PATH ?? '').split(delimiter)) {
-    const path = join(folder, name);
-    const executable = await access(path, constants.X_OK).then(
-      () => true,
-      () => false,
-    );
-    if (folder !== '' && executable) return path;
-  }
-  return undefined;
+/** The path of the server's program, or `undefined` if none is installed. */
+export function findRedis(): string | undefined {
+  return findProgram(...SERVERS);
 }
 
 /**
- * Kills the server when this process ends in a way that leaves it no time to (SIGTERM, SIGKILL): a pipe from here then
- * closes, and a shell that waits for that does the rest.
+ * Starts a shell that kills the server when this process ends, also by SIGKILL. The shell waits for the end of a pipe
+ * from this process.
  */
 function guardOf(server: ChildProcess): ChildProcess {
   const script = 'cat >/dev/null; kill -9 "$1" 2>/dev/null';
   const guard = spawn('/bin/sh', ['-c', script, 'guard', String(server.pid)], {
     stdio: ['pipe', 'ignore', 'ignore'],
-    // a signal to the terminal's group must not end it first
+    // Ctrl-C in the terminal must not end the shell before the server
     detached: true,
   });
   guard.on('error', () => {});
@@ -172,7 +157,7 @@ function guardOf(server: ChildProcess): ChildProcess {
   return guard;
 }
 
-/** Resolves when the server says PONG (not while it loads its data); rejects with its output when it ends before. */
+/** Resolves when the server answers PONG, which it does after it has loaded its data. @throws Error with its output */
 async function answering(child: ChildProcess, port: number, program: string): Promise<void> {
   let output = '';
   const collect = (chunk: Buffer) => {
@@ -223,19 +208,7 @@ function ended(child: ChildProcess, signal: NodeJS.Signals): Promise<void> {
   });
 }
 
-/** Pipes of a child are sockets at run time, which the type of a stream does not tell. */
+/** A pipe of a child is a socket at run time and has `unref`. The type of a stream lacks it. */
 function unref(stream: object): void {
   if ('unref' in stream && typeof stream.unref === 'function') stream.unref();
-}
-
-/** A port of loopback that nobody listens on now. */
-export function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer();
-    server.once('error', reject);
-    server.listen(0, '127.0.0.1', () => {
-      const address = server.address();
-      server.close(() => (typeof address === 'object' && address !== null ? resolve(address.port) : reject()));
-    });
-  });
 }

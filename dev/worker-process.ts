@@ -1,22 +1,23 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
 
+/** A worker in a process of its own, for the demo and the benchmark. */
 export interface WorkerProcess {
   readonly pid: number;
-  /** Rejects when the process ends before it is stopped. */
+  /** Rejects if the process ends before `stop` is called. */
   readonly failed: Promise<never>;
-  /** Ends it as a supervisor would: SIGTERM, and SIGKILL when that takes too long. */
+  /** Sends SIGTERM, and SIGKILL if the process has not ended 3 s later. */
   stop(): Promise<void>;
 }
 
 /** Milliseconds between SIGTERM and SIGKILL. */
-const PATIENCE = 3000;
+const STOP_TIMEOUT = 3000;
 const LINES_KEPT = 20;
 
-/** Starts `workers/unpack` as a process of its own; its log is kept for the case that it ends by itself. */
+/** Starts a worker program with these settings. The last lines of its log are in the error of `failed`. */
 export function startWorker(program: string, environment: Readonly<Record<string, string>>): WorkerProcess {
   const child = spawn(process.execPath, [program], {
-    // not the group of the terminal: Ctrl-C is for this process, which then ends the worker in order
+    // Ctrl-C in the terminal must reach this process only, which then stops the worker
     detached: true,
     stdio: ['ignore', 'pipe', 'pipe'],
     env: { ...process.env, ...environment },
@@ -39,7 +40,7 @@ export function startWorker(program: string, environment: Readonly<Record<string
     if (stopping) return new Promise<never>(() => {});
     throw new Error(`the worker process failed: ${why}\n${log.join('\n')}`);
   });
-  failed.catch(() => {}); // whoever waits for a job races with it; nobody may be waiting
+  failed.catch(() => {}); // not an unhandled rejection if no caller waits for it
   return {
     pid: child.pid ?? -1,
     failed,
@@ -48,10 +49,10 @@ export function startWorker(program: string, environment: Readonly<Record<string
       process.off('exit', killAtExit);
       if (hasEnded(child)) return;
       child.kill('SIGTERM');
-      const patience = new AbortController();
-      const late = sleep(PATIENCE, 'late', { signal: patience.signal }).catch(() => 'ended');
+      const timer = new AbortController();
+      const late = sleep(STOP_TIMEOUT, 'late', { signal: timer.signal }).catch(() => 'ended');
       if ((await Promise.race([exit, late])) === 'late') child.kill('SIGKILL');
-      patience.abort();
+      timer.abort();
       await exit;
     },
   };

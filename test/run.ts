@@ -40,7 +40,7 @@ const files = process.getuid?.() === 0 ? wanted : wanted.filter((file) => !needs
 if (files.length === 0) fail(`${paths.join(', ')}: writes what only root may; sudo npm test ${paths.join(' ')}`);
 
 try {
-  if (process.env.REDIS_URL && (await findRedis()) === undefined) {
+  if (process.env.REDIS_URL && findRedis() === undefined) {
     fail('REDIS_URL is set, so none is installed, but the tests stop and start one of their own: install redis-server');
   }
   await ensureRedisInstalled();

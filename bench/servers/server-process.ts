@@ -1,9 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { writeFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { startRegistry as start } from '../../dev/registry.ts';
 import { atExit } from '../at-exit.ts';
 import { onPath } from '../commands.ts';
 import { Unavailable } from '../peers/contestant.ts';
@@ -61,33 +59,13 @@ export function bucketEnvironment(server: ServerProcess): Record<string, string>
 export async function startRegistry(folder: string, work: string): Promise<ServerProcess> {
   if (!onPath('docker-registry'))
     throw new Unavailable('docker-registry is not installed (Debian: apt-get install docker-registry)');
-  const address = `127.0.0.1:${await freePort()}`;
-  const config = join(work, 'registry.yml');
   const storage = { filesystem: { rootdirectory: folder }, cache: { blobdescriptor: 'inmemory' } };
-  // JSON is YAML
-  await writeFile(config, JSON.stringify({ version: 0.1, log: { level: 'error' }, storage, http: { addr: address } }));
-  const child = spawn('docker-registry', ['serve', config], { stdio: 'ignore' });
-  const server = asServer(child, address);
-  for (let tries = 0; tries < 100; tries++) {
-    const answer = await fetch(`http://${address}/v2/`).catch(() => undefined);
-    if (answer?.status === 200) return server;
-    await sleep(100);
-  }
-  server.stop();
-  throw new Error('docker-registry did not start');
+  const registry = await start({ folder: work, storage, start: spawn });
+  return asServer(registry.process, registry.address);
 }
 
 function asServer(child: ChildProcess, address: string): ServerProcess {
   const stop = () => void child.kill('SIGKILL');
   atExit(stop);
   return { address, pid: child.pid ?? -1, stop };
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const address = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  if (typeof address !== 'object' || address === null) throw new Error('there is no free port');
-  return address.port;
 }

@@ -1,33 +1,30 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { GetObjectCommand, PutObjectCommand } from '@aws-sdk/client-s3';
 import { CliError } from '../../src/cli/failure.ts';
 import { progressLines, resultLines } from '../../src/cli/job-view.ts';
 import type { Cli } from '../../src/cli/output.ts';
 import { columns, LiveRegion } from '../../src/cli/output.ts';
-import { built, program } from '../../src/cli/package.ts';
-import { type Config, loadConfig, s3Connection } from '../../src/config.ts';
+import { type Config, s3Connection } from '../../src/config.ts';
 import { UnpackError } from '../../src/errors.ts';
 import { hexOf, shortDigest } from '../../src/oci/digest.ts';
 import { UnpackQueue } from '../../src/queue/producer.ts';
 import type { UnpackResult } from '../../src/queue/result.ts';
 import { displayRedisUrl } from '../../src/redis-address.ts';
 import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
-import { removeTree } from '../../src/system/remove-tree.ts';
+import { s3Client } from '../../src/source/s3-client.ts';
+import type { S3Connection } from '../../src/source/source-spec.ts';
 import { bytesText, durationText } from '../../src/units.ts';
-import { ensureRedisInstalled, findRedis, startRedis } from '../redis-server.ts';
-import { startS3Server } from '../s3/server.ts';
-import { startWorker, type WorkerProcess } from '../worker-process.ts';
-import { type BorrowedRedis, borrowRedis } from './borrowed-redis.ts';
-import { flipBit } from './damage.ts';
+import type { WorkerProcess } from '../worker-process.ts';
+import { type Environment, startEnvironment } from './environment.ts';
 import { DAMAGED_TAG, type ExampleImage, makeExampleImage, TAG } from './example-image.ts';
 import { lookInside } from './look-inside.ts';
-import { findPlace } from './place.ts';
 
 const BUCKET = 'images';
 const PREFIX = 'demo';
 
-/** What other commands need, to work beside the demo. */
+/** The settings that another command needs to use the servers of the demo. */
 const EXPORTED = [
   'REDIS_URL',
   'UNPACK_REDIS_PREFIX',
@@ -38,27 +35,27 @@ const EXPORTED = [
 ] as const;
 
 /**
- * Runs the demo to its end; with `keep`, until it is interrupted. `unpackd demo` calls this in a checkout.
- * @throws CliError DEMO_FAILED where a server cannot be started, or a step has another outcome than it must
+ * Runs the demo; with `keep`, until the interrupt. `unpackd demo` (src/cli/demo.ts) calls this in a checkout.
+ * @throws CliError DEMO_FAILED if a server cannot be started or a step has the wrong result
  */
 export async function runDemo(cli: Cli, packageRoot: string, { keep }: { readonly keep: boolean }): Promise<void> {
   const demo = new Demo(cli, packageRoot);
   try {
-    await demo.tell();
-    if (keep) await demo.stayUp();
+    const environment = await demo.run();
+    if (keep) await demo.stayUp(environment);
   } catch (error) {
-    // what could not be started says so in a plain sentence
+    // a server that could not be started: its message is a sentence for the user
     const plain = error instanceof Error && error.constructor === Error;
     throw plain ? new CliError('DEMO_FAILED', error.message, { cause: error }) : error;
   } finally {
     await demo.cleanUp();
   }
-  if (!keep) cli.out.line('\nEverything is gone again. With --keep it stays up, with a web page to look at.');
+  if (!keep) cli.out.line('\nEverything was stopped and removed. With --keep it stays up, with a web page.');
 }
 
 /**
- * The demo, told step by step. Everything that is started leaves a way to end it on a stack, and `cleanUp` goes down
- * that stack whatever has happened.
+ * The steps of the demo. Each thing that a step starts puts the function that ends it on a stack. `cleanUp` calls these
+ * functions, the last one first, after an error too.
  */
 class Demo {
   readonly #cli: Cli;
@@ -71,12 +68,14 @@ class Demo {
     this.#packageRoot = packageRoot;
   }
 
-  async tell(): Promise<void> {
+  /** Runs the steps. @returns the servers and the worker, which are still running */
+  async run(): Promise<Environment> {
     const { out } = this.#cli;
     this.#heading('A queue, a bucket and a worker');
-    const { config, folder, worker } = await this.#setUp();
+    const environment = await this.#start();
+    const { config, folder, worker } = environment;
 
-    this.#heading('An image, out of what is on this machine');
+    this.#heading('An image from files of this machine');
     const image = await this.#makeImage(folder);
     await this.#push(image, config);
 
@@ -97,15 +96,11 @@ class Demo {
 
     this.#heading('A job that must fail');
     await this.#fail(queue, worker, image, config);
-    this.#told = { config, folder };
+    return environment;
   }
 
-  #told: { readonly config: Config; readonly folder: string } | undefined;
-
-  /** Waits for the interrupt, with the web page up. */
-  async stayUp(): Promise<void> {
-    if (this.#told === undefined) return;
-    const { config } = this.#told;
+  /** Serves the web page until the interrupt. */
+  async stayUp({ config, credentials }: Environment): Promise<void> {
     const { out, signal } = this.#cli;
     const { startBoard } = await import('../../src/board/board.ts');
     const { createLog } = await import('../../src/queue/log.ts');
@@ -115,67 +110,29 @@ class Demo {
     );
     this.#heading(`Up until Ctrl-C: ${out.bold(board.url)}`);
     out.line('   For other commands in another terminal:');
-    // a server that was there already is reached as before, and its URL may have a password in it
+    // REDIS_URL of the user is set there already, and may contain a password
     const own = EXPORTED.filter((name) => name !== 'REDIS_URL' || config.REDIS_URL !== process.env.REDIS_URL);
     for (const name of own) out.line(`   export ${name}=${config[name] ?? ''}`);
-    for (const [name, value] of Object.entries(this.#credentials)) out.line(`   export ${name}=${value}`);
-    const unpackd = built ? 'unpackd' : 'npm run unpackd --';
-    out.line(`   ${unpackd} enqueue s3://${BUCKET}/${PREFIX}:${TAG} --watch`);
+    for (const [name, value] of Object.entries(credentials)) out.line(`   export ${name}=${value}`);
+    out.line(`   npm run unpackd -- enqueue s3://${BUCKET}/${PREFIX}:${TAG} --watch`);
     await sleep(2 ** 31 - 1, undefined, { signal }).catch(() => {});
   }
 
   async cleanUp(): Promise<void> {
-    if (this.#cli.signal.aborted) this.#cli.out.note('ending what was started');
+    if (this.#cli.signal.aborted) this.#cli.out.note('stopping what was started');
     for (let end = this.#cleanups.pop(); end !== undefined; end = this.#cleanups.pop()) {
       await end().catch((error: unknown) => this.#cli.out.note(`while cleaning up: ${String(error)}`));
     }
   }
 
-  #credentials: Readonly<Record<string, string>> = {};
-
-  async #setUp(): Promise<{ config: Config; folder: string; worker: WorkerProcess }> {
+  async #start(): Promise<Environment> {
     const { out } = this.#cli;
-    const place = await findPlace(this.#packageRoot);
-    const { folder } = this.#owned(place, ({ folder }) => removeTree(folder));
-    const directory = async (name: string) => {
-      await mkdir(join(folder, name), { recursive: true });
-      return join(folder, name);
-    };
-    const s3 = this.#owned(await startS3Server({ buckets: [BUCKET] }), (server) => server.close());
-    const redis = this.#owned(await this.#redis(await directory('redis')), (redis) => redis.stop());
-    const environment = {
-      REDIS_URL: redis.url,
-      REDIS_PASSWORD_FILE: redis.passwordFile ?? '',
-      UNPACK_REDIS_PREFIX: redis.prefix,
-      S3_ENDPOINT: s3.endpoint,
-      AWS_REGION: s3.region,
-      UNPACK_ROOT: join(folder, 'store'),
-      UNPACK_SNAPSHOTTER: place.snapshotter,
-      UNPACK_OWNERSHIP: process.geteuid?.() === 0 ? 'keep' : 'squash',
-      UNPACK_BUCKETS: BUCKET,
-      UNPACK_BACKOFF: '300ms', // nobody wants to watch the usual pauses between attempts
-      UNPACK_GRACE: '2s',
-      UNPACK_WORKER_NAME: 'demo-worker',
-      UNPACK_LOG_FORMAT: 'json',
-    };
-    this.#credentials = { AWS_ACCESS_KEY_ID: s3.accessKeyId, AWS_SECRET_ACCESS_KEY: s3.secretAccessKey };
-    Object.assign(process.env, this.#credentials); // where this process's own S3 client looks
-    const worker = this.#owned(
-      startWorker(program('workers/unpack'), { ...environment, ...this.#credentials }),
-      (worker) => worker.stop(),
-    );
-    out.line(`   ${displayRedisUrl(redis.url)}, ${s3.endpoint}, worker process ${worker.pid}`);
-    out.line(
-      `   store ${environment.UNPACK_ROOT} (${place.snapshotter}${place.note === undefined ? '' : `, because ${place.note}`})`,
-    );
-    return { config: loadConfig(environment), folder, worker };
-  }
-
-  /** One of its own, unless that would have to be installed and the user has named another. */
-  async #redis(directory: string): Promise<BorrowedRedis> {
-    if (process.env.REDIS_URL && (await findRedis()) === undefined) return borrowRedis(loadConfig());
-    await ensureRedisInstalled();
-    return { prefix: 'bull', ...(await startRedis({ directory })) };
+    const environment = await startEnvironment(this.#packageRoot, BUCKET, (thing, end) => this.#owned(thing, end));
+    const { config, worker, whyNative } = environment;
+    out.line(`   ${displayRedisUrl(config.REDIS_URL)}, ${config.S3_ENDPOINT}, worker process ${worker.pid}`);
+    const because = whyNative === undefined ? '' : `, because ${whyNative}`;
+    out.line(`   store ${config.UNPACK_ROOT} (${config.UNPACK_SNAPSHOTTER}${because})`);
+    return environment;
   }
 
   async #makeImage(folder: string): Promise<ExampleImage> {
@@ -241,7 +198,7 @@ class Demo {
     const chainId = result.images[0]?.chainId ?? '';
     const store = await this.#store(config);
     const mounts = await store.view('demo view', chainId);
-    // without root nothing is mounted, and nothing need be where a snapshot is a whole tree by itself
+    // a snapshot of the native store is a whole tree, so its checks need no mount
     const whole = store.type === 'native' ? mounts[0]?.source : undefined;
     const root = process.geteuid?.() === 0;
     if (!root && whole === undefined) return out.line('   Mounting the tree needs root.');
@@ -253,12 +210,12 @@ class Demo {
       this.#owned(tree, unmountSnapshot);
       out.line(`   ${out.dim('$')} unpackd snapshots mount ${shortDigest(chainId)} ${tree}`);
     } else {
-      out.line('   Mounting needs root; this is the snapshot’s own folder, and no program is run in it:');
+      out.line('   Mounting needs root. This is the folder of the snapshot; no program is run in it:');
       out.line(`   ${tree}`);
     }
     const findings = await lookInside(tree);
     for (const { ok, text } of findings) out.line(`   ${ok ? out.green('ok  ') : out.red('FAIL')}  ${text}`);
-    if (findings.some(({ ok }) => !ok)) throw new CliError('DEMO_FAILED', 'the tree is not what the layers say');
+    if (findings.some(({ ok }) => !ok)) throw new CliError('DEMO_FAILED', 'the unpacked tree differs from the layers');
   }
 
   async #fail(queue: UnpackQueue, worker: WorkerProcess, { damaged }: ExampleImage, config: Config): Promise<void> {
@@ -266,7 +223,7 @@ class Demo {
     const key = `${PREFIX}/blobs/sha256/${hexOf(damaged.digest)}`;
     const offset = await flipBit(s3Connection(config), BUCKET, key);
     out.line(
-      `   another image, with a fifth layer; one bit of its blob is wrong in the bucket (byte ${offset} of ${damaged.size})`,
+      `   a second image with a fifth layer; one bit of its blob was changed in the bucket (byte ${offset} of ${damaged.size})`,
     );
     const id = await this.#add(queue, DAMAGED_TAG);
     try {
@@ -277,9 +234,7 @@ class Demo {
       const { progress } = await queue.status(id);
       const failures = progress?.failures ?? [];
       for (const { attempt, attempts, code, retryable } of failures) {
-        const then = retryable
-          ? 'tried once more, from a fresh download'
-          : 'the bucket has no better bytes, so given up';
+        const then = retryable ? 'retry with a new download' : 'the bucket still has the wrong bytes, so the job fails';
         out.line(`   attempt ${attempt} of ${attempts}: ${code}: ${then}`);
       }
       const store = await this.#store(config);
@@ -291,7 +246,7 @@ class Demo {
     throw new CliError('DEMO_FAILED', 'the damaged blob was unpacked without an error');
   }
 
-  /** The worker's store, opened beside it. */
+  /** The store of the worker, opened by this process too. */
   async #store(config: Config): Promise<Snapshotter> {
     const { openSnapshotter } = await import('../../src/snapshots/open.ts');
     const store = await openSnapshotter({ root: config.UNPACK_ROOT, type: config.UNPACK_SNAPSHOTTER });
@@ -305,9 +260,25 @@ class Demo {
     out.line(`${this.#step === 1 ? '' : '\n'}${out.bold(`${this.#step}  ${text}`)}`);
   }
 
-  /** Remembers how to end what has just been started. */
+  /** Puts the function that ends a thing on the stack. */
   #owned<T>(thing: T, end: (thing: T) => Promise<unknown>): T {
     this.#cleanups.push(() => end(thing));
     return thing;
+  }
+}
+
+/** Changes one bit in the middle of an object. @returns the offset of its byte */
+async function flipBit(connection: S3Connection, bucket: string, key: string): Promise<number> {
+  const client = s3Client(connection);
+  try {
+    const object = await client.send(new GetObjectCommand({ Bucket: bucket, Key: key }));
+    const bytes = await object.Body?.transformToByteArray();
+    if (bytes === undefined || bytes.length === 0) throw new Error(`s3://${bucket}/${key} is empty`);
+    const offset = Math.floor(bytes.length / 2);
+    bytes[offset] = (bytes[offset] ?? 0) ^ 1;
+    await client.send(new PutObjectCommand({ Bucket: bucket, Key: key, Body: bytes }));
+    return offset;
+  } finally {
+    client.destroy();
   }
 }

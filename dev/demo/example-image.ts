@@ -4,10 +4,10 @@ import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { type LayerContents, LayoutWriter, type WrittenLayer } from '../layout-writer.ts';
 
-/** Tools of the development, three quarters of node_modules: not worth the minute that compressing them takes. */
+/** Development tools, three quarters of node_modules. Compressing them would take a minute. */
 const LEFT_OUT = /(^|\/)node_modules\/(node|typescript|@typescript|@biomejs|@types|\.bin|\.cache)(\/|$)/;
 
-/** What the demo looks for in the unpacked tree. */
+/** Paths in the image. `look-inside.ts` checks them in the unpacked tree. */
 export const EXPECTED = {
   runtime: 'usr/local/bin/node',
   deletedFile: 'etc/demo/password',
@@ -23,7 +23,7 @@ export const EXPECTED = {
 export interface ExampleImage {
   readonly layout: LayoutWriter;
   readonly layers: readonly WrittenLayer[];
-  /** The top layer of the second image, which the demo damages in the bucket. */
+  /** The top layer of the second image. The demo damages its blob in the bucket. */
   readonly damaged: WrittenLayer;
 }
 
@@ -31,10 +31,10 @@ export const TAG = 'app';
 export const DAMAGED_TAG = 'damaged';
 
 /**
- * Makes two images out of what is on this machine: `app` of four layers (a Node runtime, the project's node_modules,
- * files of every kind, deletions) and `damaged`, the same with a fifth layer.
- * @param packageRoot the folder that has node_modules
- * @param work an empty folder; keeps the layout and what it was made from
+ * Makes two images for the demo. `app` has four layers: a Node runtime, node_modules of the project, files of every kind,
+ * deletions. `damaged` has a fifth layer.
+ * @param packageRoot the folder with node_modules
+ * @param work an empty folder for the layout and the files of the layers
  */
 export async function makeExampleImage(packageRoot: string, work: string, signal: AbortSignal): Promise<ExampleImage> {
   const layout = new LayoutWriter(join(work, 'layout'));
@@ -98,7 +98,7 @@ class Stage {
   async write(name: string, text: string, mode = 0o644): Promise<void> {
     await mkdir(dirname(this.path(name)), { recursive: true });
     await writeFile(this.path(name), text);
-    await chmod(this.path(name), mode); // writeFile's mode is cut by the umask, and has no setuid
+    await chmod(this.path(name), mode); // the mode of writeFile is reduced by the umask and cannot have setuid
   }
 
   async copy(from: string, name: string, mode: number): Promise<void> {
@@ -108,12 +108,12 @@ class Stage {
   }
 }
 
-/** What deletes `path` in the layers below (image spec, layer.md#whiteouts). */
+/** The whiteout that deletes `path` of the layers below (image spec, layer.md#whiteouts). */
 function whiteout(path: string): string {
   return join(dirname(path), `.wh.${path.slice(dirname(path).length + 1)}`);
 }
 
-/** Libraries that a program needs to start, by the paths that it looks for them under; none where ldd knows none. */
+/** The paths of the shared libraries that a program loads; none if ldd fails. */
 async function sharedLibraries(program: string): Promise<string[]> {
   const { stdout } = await promisify(execFile)('ldd', [program]).catch(() => ({ stdout: '' }));
   // "libm.so.6 => /lib/x86_64-linux-gnu/libm.so.6 (0x…)" and "/lib64/ld-linux-x86-64.so.2 (0x…)"

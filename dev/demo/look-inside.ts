@@ -4,13 +4,14 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { EXPECTED } from './example-image.ts';
 
+/** The result of one check. */
 export interface Finding {
   readonly ok: boolean;
-  /** What was looked at and what is there, in a few words. */
+  /** The path and what was found there. */
   readonly text: string;
 }
 
-/** Compares the unpacked tree with what the image's layers say; with root's rights it also runs a program in there. */
+/** Checks the unpacked tree of the example image, for the demo. As root it also runs a program in the tree. */
 export async function lookInside(tree: string): Promise<Finding[]> {
   const path = (name: string) => join(tree, name);
   const gone = async (name: string) => (await lstat(path(name)).catch(() => undefined)) === undefined;
@@ -41,13 +42,13 @@ export async function lookInside(tree: string): Promise<Finding[]> {
   const same = (await readFile(path(EXPECTED.runtime))).equals(await readFile(process.execPath));
   add(
     same,
-    `/${EXPECTED.runtime} is ${same ? 'the same as' : 'another than'} the one that runs this demo, byte for byte`,
+    `/${EXPECTED.runtime} is ${same ? 'the same as' : 'different from'} the one that runs this demo, byte for byte`,
   );
   if (process.geteuid?.() === 0) findings.push(...(await runInside(tree)));
   return findings;
 }
 
-/** The image's own Node, with the image's own libraries and packages. */
+/** Runs Node of the image, with the libraries and the packages of the image. */
 async function runInside(tree: string): Promise<Finding[]> {
   const runs: readonly (readonly string[])[] = [
     ['--version'],

@@ -1,10 +1,9 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { once } from 'node:events';
 import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
-import { type AddressInfo, createServer } from 'node:net';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
+import { freePort } from '../../dev/local-programs.ts';
 import { brittleExt4, type Disk, ext4, readOnlySwitch, shutdown, unavailable } from '../support/file-system.ts';
 import { imageOf, layerOf } from '../support/layout.ts';
 import { referenceTrees } from '../support/store-trees.ts';
@@ -12,14 +11,6 @@ import { file, type Member, tar } from '../support/tar.ts';
 import { chainOf, type Stage, someImage, someLayer, stage, until, type WorkerProcess } from './stage.ts';
 
 const LIMIT = 120_000;
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo; // it listens on a port, not on a path
-  server.close();
-  return port;
-}
 
 /** The URL of a worker's health server, from its log. */
 const health = (worker: WorkerProcess): string => /health at (http:[^"]+)/.exec(worker.log())?.[1] ?? '';

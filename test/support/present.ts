@@ -1,4 +1,5 @@
 import { spawnSync } from 'node:child_process';
+import { findProgram } from '../../dev/local-programs.ts';
 
 /**
  * A reason to skip a test, if there is one: what this machine lacks. On a CI machine nothing that a test compares with
@@ -13,12 +14,9 @@ export function skipFor(reason: string | false | undefined): string | false {
 
 /** The reason to skip a test that runs these programs. @throws as `skipFor` */
 export function skipWithout(...programs: string[]): string | false {
-  const missing = programs.find((program) => !isInstalled(program));
+  const missing = programs.find((program) => findProgram(program) === undefined);
   return skipFor(missing !== undefined && `${missing} is not installed`);
 }
-
-const isInstalled = (program: string): boolean =>
-  spawnSync('sh', ['-c', 'command -v "$1"', 'sh', program], { stdio: 'ignore' }).status === 0;
 
 /** The reason to skip a test in a user namespace of its own: a container or a sysctl(8) may forbid them, also to root. */
 export function skipWithoutUserNamespaces(): string | false {
