@@ -11,6 +11,8 @@ export type LogSettings = Pick<Config, 'UNPACK_LOG_LEVEL' | 'UNPACK_LOG_FORMAT'>
 
 /** Characters that wait for a log that can't be written, before lines are lost. */
 const LOG_KEPT = 1 << 20;
+/** Milliseconds between two writes of the log. */
+const BETWEEN_WRITES = 10;
 
 /**
  * One line an event: JSON where machines read it, coloured text on a terminal. Children carry what they are about
@@ -71,25 +73,32 @@ function plainError(error: unknown): object {
 }
 
 /**
- * Written in this thread, all lines of one turn of the event loop at its end, and at the latest when the process exits: a
- * write for each would be a tenth of what a short job costs (measured). A log whose disk is full stops nobody's work:
- * lines wait until there is room, the latest of too many are lost.
+ * Written in this thread, and at the latest when the process exits. A write takes as long as making ten lines, and wakes
+ * whoever reads them: after one, lines are gathered for BETWEEN_WRITES, which is a tenth of what a short job costs
+ * (measured). The first line after a pause is written at the end of its turn of the event loop. A log whose disk is full
+ * stops nobody's work: lines wait until there is room, the latest of too many are lost.
  */
 function standardOutput(): DestinationStream {
   const stream = pino.destination({ dest: 1, sync: true, maxLength: LOG_KEPT });
   // unheard, it would end the process; every further line tries again
   stream.on('error', () => {});
   let lines = '';
+  let isPlanned = false;
   const write = (): void => {
     const all = lines;
     lines = '';
-    if (all !== '') stream.write(all);
+    isPlanned = all !== '';
+    if (!isPlanned) return;
+    setTimeout(write, BETWEEN_WRITES).unref();
+    stream.write(all);
   };
   process.on('exit', write);
   return {
     write(line) {
-      if (lines === '') setImmediate(write);
       lines += line;
+      if (isPlanned) return;
+      isPlanned = true;
+      setImmediate(write);
     },
   };
 }

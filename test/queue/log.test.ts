@@ -69,4 +69,20 @@ describe('a log’s lines', () => {
       );
     });
   }
+
+  it('are gathered where many come one after the other: a write every ten milliseconds', () => {
+    const script = `import fs from 'node:fs';
+      import { setImmediate as nextTurn } from 'node:timers/promises';
+      const { writeSync } = fs;
+      let writes = 0;
+      fs.writeSync = (...parameters) => { if (parameters[0] === 1) writes++; return writeSync(...parameters); };
+      ${SCRIPT.split('setInterval')[0]}
+      const began = performance.now();
+      for (; n < 200; n++) { log.info({}, 'line ' + n + 'x'); await nextTurn(); }
+      process.on('exit', () => process.stderr.write(JSON.stringify({ writes, took: performance.now() - began })));`;
+    const { stdout, stderr } = runChild(process.execPath, ['--input-type=module', '-e', script, 'json']);
+    const { writes, took } = JSON.parse(stderr);
+    assert.equal([...stdout.matchAll(/line \d+x/g)].length, 200);
+    assert.ok(writes >= 1 && writes <= took / 10 + 2, `${writes} writes in ${took} ms`);
+  });
 });
