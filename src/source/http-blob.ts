@@ -250,8 +250,18 @@ function alterationOf({ headers }: ResponseHead): string | undefined {
 const rangeOf = (head: ResponseHead): string =>
   head.headers.get('content-range') ?? `status ${head.status} and no range`;
 
-/** @param range bytes, as in `0-99` or `100-` */
+/** Questions for all of an object by their URL: what names an image by a tag is asked for again and again. */
+const WHOLE = new WeakMap<HttpRequestSpec, Question>();
+
 function questionOf(spec: HttpRequestSpec, range: string | undefined, etag: string | undefined): Question {
+  if (range !== undefined || etag !== undefined) return newQuestion(spec, range, etag);
+  const known = WHOLE.get(spec) ?? newQuestion(spec, undefined, undefined);
+  WHOLE.set(spec, known);
+  return known;
+}
+
+/** @param range bytes, as in `0-99` or `100-` */
+function newQuestion(spec: HttpRequestSpec, range: string | undefined, etag: string | undefined): Question {
   const url = new URL(spec.url);
   const secure = url.protocol === 'https:';
   const lines = [
