@@ -132,6 +132,23 @@ class LastingConnector extends AbstractConnector {
   }
 }
 
+const GATHERING = new WeakSet<Redis['stream']>();
+
+/**
+ * Lets commands that are written until the running promises have come to rest go out by one write, and their answers come
+ * back together. For commands that are known to come at the same time: others would wait for each other in vain.
+ */
+export function gatherWrites(redis: Redis): void {
+  const stream: Redis['stream'] | undefined = redis.stream; // absent before the first connection
+  if (stream === undefined || GATHERING.has(stream)) return;
+  GATHERING.add(stream);
+  stream.cork();
+  process.nextTick(() => {
+    GATHERING.delete(stream);
+    stream.uncork();
+  });
+}
+
 /** The password in REDIS_PASSWORD_FILE, without the end of its line. @throws ConfigError */
 function readPassword(file: string): string {
   const wrong = (why: string) => new ConfigError(`REDIS_PASSWORD_FILE=${JSON.stringify(file)}: ${why}`);

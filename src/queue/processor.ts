@@ -45,6 +45,8 @@ export interface ProcessorOptions {
   readonly running: RunningJobs;
   /** Set by other processes to stop a job. */
   readonly cancelFlags: Pick<CancelFlags, 'isUnset' | 'reason' | 'clear'>;
+  /** What is written into Redis until the running promises have come to rest goes out together. */
+  readonly gatherWrites: () => void;
   readonly log: Logger;
 }
 

@@ -18,6 +18,8 @@ export interface QuietOptions {
   readonly facts: WorkerFacts;
   readonly running: Pick<RunningJobs, 'isClosed'>;
   readonly cancelFlags: Pick<CancelFlags, 'isUnset'>;
+  /** What is written into Redis until the running promises have come to rest goes out together. */
+  readonly gatherWrites: () => void;
   readonly log: Logger;
 }
 
@@ -39,7 +41,7 @@ export type Quiet = { readonly result: UnpackResult } | { readonly looking: Look
  * than all the rest (measured).
  */
 export function quietProcessor(options: QuietOptions): (job: Job) => Promise<Quiet> {
-  const { unpacker, jobName, parse, facts, running, cancelFlags, log } = options;
+  const { unpacker, jobName, parse, facts, running, cancelFlags, gatherWrites, log } = options;
   /** What is shared by all who find an image there is one result, too. */
   const results = new WeakMap<readonly UnpackedImage[], Pick<UnpackResult, 'images' | 'warnings'>>();
 
@@ -55,6 +57,8 @@ export function quietProcessor(options: QuietOptions): (job: Job) => Promise<Qui
       looking === undefined
         ? await unpacker.lookUpCached(parsed.source, parsed.request)
         : (await soon(looking.found))?.existing;
+    // jobs that have waited for one read end at the same time
+    if (isTag) gatherWrites();
     if (there === undefined || !cancelFlags.isUnset(id)) return { looking };
     let shared = results.get(there);
     if (shared === undefined) {

@@ -8,7 +8,7 @@ import type { StoreKeeper, Unpacker } from '../image/unpack.ts';
 import { durationText } from '../units.ts';
 import { CancelFlags } from './cancel-flags.ts';
 import { cancelChannel, cancelledError, cancelReasons } from './cancellation.ts';
-import { patientConnection } from './connection.ts';
+import { gatherWrites, patientConnection } from './connection.ts';
 import { BullWorker, RunningJobs } from './job-runs.ts';
 import type { Logger } from './log.ts';
 import { Outages, unavailable } from './outages.ts';
@@ -87,6 +87,7 @@ export class UnpackWorker {
       facts: { worker: { name: settings.UNPACK_WORKER_NAME, host: hostname() }, store },
       running: this.#running,
       cancelFlags: this.#cancelFlags,
+      gatherWrites: () => gatherWrites(this.#redis),
       log,
     });
     this.#worker = new BullWorker(settings.UNPACK_QUEUE, processor, bullWorkerOptions(settings, this.#redis));
