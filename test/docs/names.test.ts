@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { existsSync, globSync, readFileSync } from 'node:fs';
+import { existsSync, globSync, readFileSync, statSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { test } from 'node:test';
 import { SETTINGS } from '../../src/config.ts';
@@ -20,6 +20,14 @@ const sourceFiles = [...globSync(`${SOURCES}/**/*`, { cwd: root }), ...globSync(
 test('README.md has at most 150 lines', () => {
   const lines = text('README.md').trimEnd().split('\n').length;
   assert.ok(lines <= 150, `it has ${lines}`);
+});
+
+test('docs/architecture.md lists every folder of the code', () => {
+  const architecture = text('docs/architecture.md');
+  const folders = globSync('src/*', { cwd: root }).filter((name) => statSync(join(root, name)).isDirectory());
+  for (const folder of [...folders, 'workers', 'dev', 'bench', 'test']) {
+    assert.match(architecture, new RegExp(`^ {4}${folder}/ `, 'm'), folder);
+  }
 });
 
 for (const page of [...pages, ...folderPages]) {
