@@ -2,6 +2,7 @@ import { abortError, UnpackError } from '../errors.ts';
 import type { SpareBuffers } from '../system/spare-buffers.ts';
 import { PIECE, Segment, type SegmentTransfer } from './segment.ts';
 import { type MinimumSpeed, watchSilence, watchSpeed } from './silence.ts';
+import { timesFaster, WaitingTime } from './waiting-time.ts';
 
 const MiB = 1024 * 1024;
 
@@ -25,11 +26,6 @@ const SEGMENTS_AHEAD = 6;
 export const WINDOW = SEGMENTS_AHEAD * LONGEST_SEGMENT;
 const ALL_WINDOWS = 4 * WINDOW;
 
-/** How many times as fast bytes could come until a reader has no time to wait any more; 8 at most. Both in milliseconds. */
-function timesFaster(passed: number, waited: number): number {
-  return passed / Math.max(passed - waited, passed / MOST_CONNECTIONS);
-}
-
 /** Bytes that each of so many downloads of a process may hold. */
 export function windowOf(downloads: number): number {
   return Math.min(WINDOW, ALL_WINDOWS / Math.max(1, downloads));
@@ -43,9 +39,6 @@ const READY = MiB;
 
 /** Bytes that are handed out before the sockets have their turn again, which a reader that never waits would deny them. */
 const TURN = MiB / 2;
-
-/** Milliseconds that are looked at to see whether more connections would help. */
-const LOOK = 8;
 
 /** Shares of its time that the reader may wait: before ranges are tried, which only much is worth, and once they are a gain. */
 const WAITS_ALONE = 1 / 2;
@@ -120,11 +113,7 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
   #failure: UnpackError | undefined;
   #closed = false;
   #wake: (() => void) | undefined;
-  /** When the last look was, from the first chunk on, and milliseconds of waiting since. */
-  #lookedAt = Number.NaN;
-  #waited = 0;
-  #waitedEver = 0;
-  #waitingSince: number | undefined;
+  readonly #waiting = new WaitingTime();
   /** Milliseconds that one connection takes for a range, as the first request showed. */
   #transfer = 0;
   /** The next range is all that is left. */
@@ -171,7 +160,6 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
     }
     this.#sinceTurn += chunk.length;
     this.#ready -= chunk.length;
-    if (Number.isNaN(this.#lookedAt)) this.#lookAgain();
     this.#look();
     for (const segment of this.#row) if (segment.stopped && this.#mayArrive(segment, READY / 2)) segment.resume();
     this.#askAhead();
@@ -210,8 +198,7 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
 
   /** Until something comes for the first segment of the row. */
   async #wait(): Promise<void> {
-    const began = performance.now();
-    this.#waitingSince = began;
+    this.#waiting.begin();
     this.#silence.arm();
     this.#speed.arm();
     await new Promise<void>((resolve) => {
@@ -220,10 +207,7 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
     this.#wake = undefined;
     this.#silence.disarm();
     this.#speed.disarm();
-    const waited = performance.now() - began;
-    this.#waitingSince = undefined;
-    this.#waited += waited;
-    this.#waitedEver += waited;
+    this.#waiting.end();
   }
 
   #ask(from: number, to: number, first: boolean): Segment {
@@ -233,7 +217,7 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
     });
     this.#active += 1;
     this.#row.push(segment);
-    segment.askedAt = this.#clock();
+    segment.askedAt = this.#waiting.total;
     segment.transfer = this.#options.ask(segment, first);
     return segment;
   }
@@ -265,7 +249,7 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
     this.#ready += count;
     this.#sinceTurn = 0;
     if (count === 0 && segment.latency === undefined) {
-      segment.latency = this.#clock() - segment.askedAt;
+      segment.latency = this.#waiting.total - segment.askedAt;
       if (segment === this.#tried) this.#judge(segment.latency, segment.delay);
       else if (segment !== this.#first) this.#judgeAgain(segment.latency);
     }
@@ -355,7 +339,7 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
     this.#tried = undefined;
     this.#transfer = this.#longest() / this.#speedOfFirst();
     // so far all has come by the first request, and the reader has waited for more than half of its time
-    const wanted = Math.max(3, Math.ceil(timesFaster(delay, latency)));
+    const wanted = Math.max(3, Math.ceil(timesFaster({ passed: delay, waited: latency }, MOST_CONNECTIONS)));
     if ((wanted * this.#transfer) / (latency + this.#transfer) < WORTH) {
       this.#dropRanges();
       this.#options.onNoGain?.();
@@ -371,14 +355,6 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
     if (this.#transfer === 0 || (this.#connections * this.#transfer) / (latency + this.#transfer) >= 1) return;
     this.#restAtOnce = true;
     this.#options.onNoGain?.();
-  }
-
-  /**
-   * Milliseconds that the reader has waited. Latencies are taken by this clock: while the thread writes a file, nobody sees
-   * that an answer has come.
-   */
-  #clock(): number {
-    return this.#waitedEver + (this.#waitingSince === undefined ? 0 : performance.now() - this.#waitingSince);
   }
 
   /** Bytes a millisecond that the first request has brought; at least one. */
@@ -401,23 +377,21 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
 
   /** More connections: as many times as what passed is longer than the reader's work, where it waits for too much of it. */
   #look(): void {
-    const now = performance.now();
-    const passed = now - this.#lookedAt;
-    if (passed < LOOK) return;
+    const look = this.#waiting.look();
+    if (look === undefined) return;
     const mayWait = this.#connections === 1 ? WAITS_ALONE : WAITS_ENOUGH;
     const mayGrow = !this.#single && this.#connections < MOST_CONNECTIONS && this.#awaited?.settled !== false;
-    if (this.#waited > mayWait * passed && mayGrow) {
+    if (look.waited > mayWait * look.passed && mayGrow) {
       if (this.#connections === 1 && this.#first !== undefined) this.#try(this.#first);
       else {
         this.#connections = Math.min(
           MOST_CONNECTIONS,
-          Math.ceil(this.#connections * timesFaster(passed, this.#waited)),
+          Math.ceil(this.#connections * timesFaster(look, MOST_CONNECTIONS)),
         );
         this.#askAhead();
         this.#awaited = this.#row.at(-1);
       }
     }
-    this.#lookAgain(now);
   }
 
   /** Asks for one range, so far ahead that its answer should come before the first request is there. */
@@ -431,11 +405,6 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
     this.#askAhead();
     this.#tried = this.#row.at(-1);
     this.#awaited = this.#tried;
-  }
-
-  #lookAgain(now = performance.now()): void {
-    this.#lookedAt = now;
-    this.#waited = 0;
   }
 
   #beSilent(): void {
