@@ -123,10 +123,8 @@ export async function applyBlob(
  */
 function wrongMediaType(mediaType: string, declared: Compression, actual: Compression, bytes: number): string[] {
   if (actual === declared) return [];
-  const found = bytes === 0 ? 'there are none, which is an empty tar' : `they are ${describe(actual)}`;
-  return [
-    `its media type ${mediaType} promises that its bytes are ${describe(declared)}, but ${found}; unpacked as such`,
-  ];
+  const found = bytes === 0 ? 'it has no bytes, which is an empty tar' : `its bytes are ${describe(actual)}`;
+  return [`its media type ${mediaType} means ${describe(declared)}, but ${found}; unpacked as such`];
 }
 
 /** Digests a piece and writes it, at the same time unless every core has work. */

@@ -211,7 +211,7 @@ class Chain {
     const stopParent = new AbortController();
     const either = (stop: AbortController): AbortSignal =>
       options.signal === undefined ? stop.signal : AbortSignal.any([options.signal, stop.signal]);
-    const failures: unknown[] = []; // the first is the cause, the next its consequence
+    const failures: unknown[] = []; // the first is the cause, the second its consequence
     const applying = this.apply(index, mounts, { ...options, signal: either(stopApply) }).catch((error: unknown) => {
       failures.push(error);
       // if the layer will be retried, the layers below are worth finishing
@@ -247,7 +247,7 @@ class Chain {
     if (diff.digest !== expected.digest) {
       throw new UnpackError(
         'DIFF_ID_MISMATCH',
-        `its tar has the digest ${diff.digest}, but the image promises ${expected.digest}`,
+        `its tar has the digest ${diff.digest}, but its DiffID is ${expected.digest}; build the image again`,
         { details: { expected: expected.digest, actual: diff.digest } },
       );
     }

@@ -77,7 +77,7 @@ async function costOf(target: Partial<Payload>): Promise<Cost> {
   try {
     await worker.start();
     const { id } = await queue.add(job.payload);
-    // not by waiting for it, which reads the queue's events
+    // not by queue.wait, which reads the queue's events
     await eventually('the image is there', async () => (await queue.status(id)).state === 'completed');
     await bull.pause();
     const added = await queue.addBulk(
@@ -92,7 +92,7 @@ async function costOf(target: Partial<Payload>): Promise<Cost> {
       } as T; // it calls the method as it was called
     Object.assign(StatementSync.prototype, { get: counting(get), all: counting(all), run: counting(run) });
     await bull.resume();
-    // no script of BullMQ's, which would be counted
+    // not a script of BullMQ, which would be counted
     await eventually('all are done', async () => (await client.zcard(bull.toKey('completed'))) > JOBS);
     const commands = commandCounts(await client.info('commandstats'));
     assert.equal((await queue.status(added.at(-1)?.id ?? '')).state, 'completed');
@@ -119,13 +119,13 @@ const scripts = ({ commands }: Cost): number => (commands.evalsha ?? 0) + (comma
 for (const [kind, target] of Object.entries(TARGETS)) {
   test(`a job that names an existing image by ${kind} writes only its result, and does one or two lookups`, async () => {
     const cost = await costOf(target);
-    assert.ok(scripts(cost) >= JOBS && cost.statements >= JOBS, 'the counts count');
-    // what was seen ahead counts for a second: where nobody gets the processor for so long, a job looks for itself, at its
-    // flag and at the store once more
+    assert.ok(scripts(cost) >= JOBS && cost.statements >= JOBS, 'the counters work');
+    // flags that were read ahead are valid for a second; on a machine that is too busy, a job reads its flag and the store
+    // once more
     assert.ok(scripts(cost) <= 2 * JOBS + JOBS_AT_ONCE, `${scripts(cost)} scripts for ${JOBS} jobs`);
     assert.ok(cost.statements <= 2 * JOBS, `${cost.statements} statements`);
     const { rpush = 0, xread = 0, publish = 0, hset = 0 } = cost.commands;
-    // a job that nobody serves for a quarter of a second shows what it does: one write of progress, three lines of log
+    // a job that takes a quarter of a second on a busy machine writes its progress once and three log lines
     const shown = hset - JOBS;
     assert.ok(shown < JOBS / 2, `${shown} of ${JOBS} jobs wrote progress`);
     assert.deepEqual({ rpush, xread, publish }, { rpush: 3 * shown, xread: 0, publish: 0 }, 'no log, no progress');

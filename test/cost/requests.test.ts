@@ -60,7 +60,7 @@ test('each layer is fetched and applied once for many jobs at the same time', as
     [1, 1, 1],
   );
   const applied = all.flat().flatMap(({ layers }) => layers.filter(({ phase }) => phase === 'applied'));
-  assert.equal(applied.length, 3, 'whoever came later found the layer there');
+  assert.equal(applied.length, 3, 'later jobs find the layer in the store');
 });
 
 test('an image in the store is looked up and not fetched', async () => {
@@ -69,7 +69,7 @@ test('an image in the store is looked up and not fetched', async () => {
   const before = proxy.seen.length;
   await s.unpack();
   const asked = proxy.seen.slice(before).map(({ key }) => key);
-  assert.ok(asked.length <= 1, `at most the tag is asked for again, not ${asked.join(', ')}`);
+  assert.ok(asked.length <= 1, `at most the tag is requested again, not ${asked.join(', ')}`);
 });
 
 test('simultaneous lookups of a tag share one request that begins after all of them', async () => {
@@ -78,7 +78,7 @@ test('simultaneous lookups of a tag share one request that begins after all of t
   const before = proxy.seen.length;
   await Promise.all(Array.from({ length: 20 }, () => s.unpack()));
   const asked = proxy.seen.slice(before).map(({ key }) => key);
-  assert.deepEqual(asked, ['tags/index.json', 'tags/index.json'], 'one for the first, one for all who came after it');
+  assert.deepEqual(asked, ['tags/index.json', 'tags/index.json'], 'one for the first lookup, one for all later ones');
 });
 
 test('a large blob is fetched by one request from a fast bucket', async () => {
@@ -86,7 +86,7 @@ test('a large blob is fetched by one request from a fast bucket', async () => {
   await using s = await stage('large', [layer]);
   await s.unpack();
   const [requests = []] = askedFor('large', s.image);
-  // ranges beside it, if its reader has waited; never a second one for everything
+  // ranges may be requested beside it, but never the whole blob again
   assert.equal(requests[0], undefined);
   for (const range of requests.slice(1)) assert.match(range ?? '', /^bytes=\d+-\d+$/);
 });

@@ -59,7 +59,7 @@ describe('a disk that becomes read-only during a job', { skip: unavailable(() =>
     assert.equal(result.attempts, 1);
     assert.equal(result.images[0]?.chainId, image.chainId);
     assert.equal((await fetch(`${health(worker)}/readyz`)).status, 200);
-    assert.equal(worker.log().split('takes no more jobs').length, 2, 'told once');
+    assert.equal(worker.log().split('takes no more jobs').length, 2, 'logged once');
     assert.deepEqual(await s.stored(), await referenceTrees({ app: image }));
     await s.assertClean(chainOf(image));
     assert.deepEqual(readdirSync(join(s.root, 'locks')), []);

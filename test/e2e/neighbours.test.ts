@@ -51,7 +51,7 @@ describe('a worker whose disk is broken', { skip: unavailable(() => ext4()) }, (
       const healthy = await s.worker({ UNPACK_WORKER_NAME: 'healthy' });
       assert.deepEqual(await allCompleted(s, jobs), { healthy: JOBS });
       console.log(`50 jobs beside a disk that is ${how}: ${Math.round(performance.now() - began)} ms`);
-      assert.equal(broken.log().split('takes no more jobs until').length, 2, 'told once');
+      assert.equal(broken.log().split('takes no more jobs until').length, 2, 'logged once');
       assert.deepEqual([broken.child.exitCode, healthy.child.exitCode], [null, null]);
       await s.assertClean(chains);
     });

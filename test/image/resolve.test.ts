@@ -221,7 +221,7 @@ describe('resolveImages', () => {
     const data = bytes.toString('base64');
     const [found] = await resolve(await buildImage(put, { manifest: { layers: [], config: { ...config, data } } }));
     assert.equal(found?.configDigest, config.digest);
-    // what it carries is not believed: it is looked for in the bucket, and is not there
+    // its embedded data has another digest, so the blob is read from the bucket, which lacks it
     const wrong = Buffer.from(bytes)
       .fill(0x20, bytes.length - 1)
       .toString('base64');
@@ -356,7 +356,7 @@ describe('resolveImages', () => {
       assert.equal(found?.manifestDigest, amd64.digest);
       const [named] = await resolve(await buildIndex(put, [absent, amd64]), platforms('linux/amd64'));
       assert.equal(named?.manifestDigest, amd64.digest);
-      // it may be the one, and may come yet
+      // the missing entry may be the right one and may still be uploaded
       await fails('IMAGE_NOT_FOUND', resolve(await buildIndex(put, [absent]), platforms('linux/amd64')));
     });
 
@@ -527,7 +527,7 @@ describe('resolveImages', () => {
 
     test('at once when the signal is aborted', async () => {
       const proxy = await startFaultyProxy({ target: bucket.server.endpoint, rules: [{ fault: { kind: 'silence' } }] });
-      // an hour of silence would be allowed: whatever ends it is the abort
+      // the idle timeout is an hour, so only the abort can end the read
       const connection = bucket.connection({ endpoint: proxy.endpoint, idleTimeout: 3_600_000 });
       const silent = openSource(bucket.spec({ connection }));
       try {

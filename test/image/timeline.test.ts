@@ -64,7 +64,7 @@ test('a long layer has as many samples as a short one, spread over its whole tim
   );
   assert.equal(samples.at(-1)?.[0], 3_600_000);
   const longest = Math.max(...samples.map(([at], index) => at - (samples[index - 1]?.[0] ?? 0)));
-  assert.ok(longest < 3_600_000 / 5, 'and no long time without one');
+  assert.ok(longest < 3_600_000 / 5, 'no long gap between two samples');
 });
 
 test('the layers of an image share its maximum of samples', () => {

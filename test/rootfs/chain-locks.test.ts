@@ -23,7 +23,7 @@ describe('the lock on a chain ID', () => {
       assert.equal(readdirSync(directory).length, 1);
       const next = await others.tryAcquire(CHAIN);
       assert.ok(next);
-      assert.equal(await locks.tryAcquire(CHAIN), undefined, 'the same file locks it');
+      assert.equal(await locks.tryAcquire(CHAIN), undefined, 'the old file is locked again');
       execFileSync('chattr', ['-i', directory]);
       next[Symbol.dispose]();
       assert.deepEqual(readdirSync(directory), []);

@@ -15,9 +15,9 @@ describe('a disk that loses writes', { skip: unavailable(() => brittleExt4()) },
     const third = other.watch();
     writeTooMuch(disk);
     await assert.rejects(first(), LOST);
-    await assert.rejects(second(), LOST, 'it may be the one whose files are lost');
-    await assert.rejects(third(), LOST, 'the kernel has told of it once already');
-    // nothing has been lost since, where the disk can be written again: a journal that was cut off fails for ever
+    await assert.rejects(second(), LOST, 'its files may be lost too');
+    await assert.rejects(third(), LOST, 'the kernel has reported the loss already');
+    // nothing was lost since then, if the disk can be written again; an aborted journal fails forever
     if (spawnSync('sync', ['-f', disk.path]).status === 0) await one.watch()();
   });
 

@@ -65,7 +65,7 @@ describe('the compression of a layer', () => {
     ['zstd data', zstdCompressSync(archive)],
     ['zstd data', Buffer.concat([skippable, zstdCompressSync(archive)])],
   ];
-  for (const [mediaType, promised] of Object.entries(TYPES)) {
+  for (const [mediaType, declared] of Object.entries(TYPES)) {
     it(`is detected from its bytes under ${mediaType}, with one warning if they differ`, async () => {
       for (const [actual, bytes] of blobs) {
         for (const algorithm of ['sha256', 'sha512'] as const) {
@@ -75,10 +75,10 @@ describe('the compression of a layer', () => {
             assert.equal(applied.digest, diffIdOf(archive, algorithm));
             const [warning = '', ...more] = applied.warnings;
             assert.deepEqual(more, []);
-            if (promised === actual) assert.equal(warning, '');
+            if (declared === actual) assert.equal(warning, '');
             else {
-              assert.ok(warning.includes(`${mediaType} promises that its bytes are ${promised}`), warning);
-              assert.ok(warning.includes(`but they are ${actual}`), warning);
+              assert.ok(warning.includes(`${mediaType} means ${declared}`), warning);
+              assert.ok(warning.includes(`but its bytes are ${actual}`), warning);
             }
           }
         }
@@ -140,12 +140,12 @@ describe('a tar whose first name begins with the magic bytes of compressed data'
 describe('an empty blob', () => {
   const nothing = Buffer.alloc(0);
   it('is an empty tar under any media type', async () => {
-    for (const [mediaType, promised] of Object.entries(TYPES)) {
+    for (const [mediaType, declared] of Object.entries(TYPES)) {
       const applied = await apply({ bytes: nothing, mediaType, diffId: diffIdOf(nothing) });
       assert.deepEqual(applied.paths, []);
       assert.equal(applied.digest, diffIdOf(nothing));
-      assert.equal(applied.warnings.length, promised === 'an uncompressed tar' ? 0 : 1, mediaType);
-      for (const warning of applied.warnings) assert.match(warning, /there are none, which is an empty tar/);
+      assert.equal(applied.warnings.length, declared === 'an uncompressed tar' ? 0 : 1, mediaType);
+      for (const warning of applied.warnings) assert.match(warning, /it has no bytes, which is an empty tar/);
     }
   });
 

@@ -18,7 +18,7 @@ async function heldByAnother(root: string, chainId: ChainId): Promise<AsyncDispo
   mkdirSync(join(root, 'locks'), { recursive: true });
   const path = join(root, 'locks', chainId.replace(':', '-'));
   writeFileSync(path, holderText({ worker: 'the-other', job: 'its-job' }));
-  // the program takes the lock and becomes the other one, which holds it until it is killed
+  // flock takes the lock and executes sleep, which holds it until it is killed
   const child = startChild('flock', ['-x', '--no-fork', path, 'sleep', '600'], { stdio: 'ignore' });
   const locks = new ChainLocks(root);
   await until(() => locks.heldElsewhere(chainId) !== undefined);
@@ -51,7 +51,7 @@ describe('a wait for a lock', () => {
     const { pid, worker, job, since } = JSON.parse(readFileSync(join(place.path, 'locks', name), 'utf8'));
     assert.deepEqual([pid, worker, job], [process.pid, 'w', 'j']);
     assert.ok(!Number.isNaN(Date.parse(since)));
-    assert.equal(locks.heldElsewhere(A), undefined, 'its own process has it');
+    assert.equal(locks.heldElsewhere(A), undefined, 'this object holds it');
     lock[Symbol.dispose]();
     assert.deepEqual(readdirSync(join(place.path, 'locks')), []);
     assert.equal(locks.heldElsewhere(A), undefined);

@@ -111,7 +111,7 @@ describe('the apply threads', () => {
     assert.equal(threads.length, 2);
   });
 
-  it('take the layers of the earliest job first, the largest of them first', async () => {
+  it('take the layers of the earliest job first, and the largest of these first', async () => {
     const sized = (size: number) => layerOf(tar(file('name', randomBytes(size))), 'none');
     const [small, middling, large] = [sized(10), sized(2000), sized(90_000)];
     await using b = await poolOf(1, {}, [first, small, middling, large]);
