@@ -3,10 +3,10 @@ import { after, describe, it } from 'node:test';
 import { compareImage, layersOf, STORES, type StoreType, type Suite, startSuite } from './conformance.ts';
 import type { StoredLayer } from './containerd.ts';
 
-/** What a test file of the suite gets: both appliers, which end with the file's last test. */
+/** The two appliers for one test file. They are stopped after its last test. */
 export type Started = { readonly suite: Suite; readonly skip: false } | { readonly skip: string };
 
-/** Starts both for one test file. Where there is no containerd every test is skipped, and says why. */
+/** Starts both for one test file. Without containerd every test is skipped, with the reason. */
 export async function started(): Promise<Started> {
   const suite = await startSuite();
   if ('missing' in suite) return { skip: suite.missing };
@@ -19,7 +19,7 @@ export type Image = readonly Buffer[];
 
 export const STORE_TYPES = Object.keys(STORES) as StoreType[]; // keys of a literal
 
-/** A test for each image and store: both leave the same folders, or both refuse. */
+/** One test per image and store: both leave the same folders, or both refuse the image. */
 export function bothAgree(
   started: Started,
   title: string,
@@ -37,7 +37,7 @@ export function bothAgree(
   });
 }
 
-/** @param equivalent what containerd gets instead, to leave what unpackd must leave */
+/** @param equivalent image for containerd: it leaves the folders that unpackd must leave */
 export async function agree(
   suite: Suite,
   layers: readonly StoredLayer[],
@@ -50,12 +50,12 @@ export async function agree(
   }
 }
 
-/** A test for each image: neither takes it. */
+/** One test per image: both refuse it. */
 export function bothRefuse(started: Started, title: string, images: Readonly<Record<string, Image>>): void {
   eachRefused(started, `both refuse: ${title}`, images, { containerd: 'refused', unpackd: 'refused' });
 }
 
-/** A test for each image that containerd takes and unpackd does not. */
+/** One test per image that only unpackd refuses. */
 export function onlyUnpackdRefuses(started: Started, title: string, images: Readonly<Record<string, Image>>): void {
   eachRefused(started, `only unpackd refuses: ${title}`, images, { containerd: 'applied', unpackd: 'refused' });
 }
@@ -83,22 +83,22 @@ function eachRefused(
   });
 }
 
-/** An image that means another thing to containerd, and what it must be for unpackd, said so that containerd agrees. */
+/** An image that containerd applies differently, and an equivalent image for containerd (README.md). */
 export interface Difference {
   readonly image: Image;
   readonly equivalent: Image;
-  /** Default: all. */
+  /** Stores to test; default: all. */
   readonly stores?: readonly StoreType[];
 }
 
-/** A test for each image that containerd refuses and unpackd takes: it becomes what the equivalent one does. */
+/** One test per image that only containerd refuses: unpackd leaves the folders of the equivalent image. */
 export function onlyContainerdRefuses(started: Started, images: Readonly<Record<string, Difference>>): void {
   eachDifferent(started, 'only containerd refuses', images, (lines) =>
     lines.some((line) => line.startsWith('only containerd')),
   );
 }
 
-/** A test for each image that both take and leave different folders of: unpackd leaves what the equivalent one is. */
+/** One test per image that the two apply differently: unpackd leaves the folders of the equivalent image. */
 export function differOnPurpose(started: Started, images: Readonly<Record<string, Difference>>): void {
   eachDifferent(started, 'both take, with different folders', images, (lines) =>
     lines.some((line) => !line.startsWith('only ')),

@@ -19,12 +19,12 @@ import {
   writeSync,
 } from 'node:fs';
 
-/** One change to the tree of an image in the making; the builder makes a layer of it. */
+/** One change to the tree of an image. The builder makes one layer of each change. */
 export type Step = (at: (path: string) => string) => void;
 
 /** `cap_net_raw+ep`, as the kernel keeps it (capabilities(7)). */
 const CAPABILITY = '0x0100000200200000000000000000000000000000';
-/** Node takes a name that is not UTF-8 only as bytes. */
+/** Bytes, because Node's strings can't hold a name that is not UTF-8. */
 const oddName = (at: (path: string) => string): Buffer =>
   Buffer.concat([Buffer.from(at('not UTF-8 ')), Buffer.from([0xff, 0xfe])]);
 
@@ -32,7 +32,7 @@ const run = (program: string, ...words: string[]): void => {
   execFileSync(program, words);
 };
 
-/** What builders are given to do, one step after the other: each layer holds what its step has changed. */
+/** The changes in order. Each layer holds the changes of one step. */
 export const STEPS: Readonly<Record<string, Step>> = {
   'a first layer'(at) {
     for (const path of [
@@ -136,7 +136,7 @@ export const STEPS: Readonly<Record<string, Step>> = {
     rmSync(at('home/user'));
     mkdirSync(at('home/user'), { mode: 0o750 });
     rmSync(at('usr/bin/wall'), { recursive: true });
-    run('mv', at('srv/app'), at('srv/renamed')); // an overlay renames no directory, mv copies it then
+    run('mv', at('srv/app'), at('srv/renamed')); // overlayfs can't rename a directory of a lower layer, so mv copies it
     renameSync(at('opt/third'), at('opt/old/fresh'));
     linkSync(at('usr/bin/su'), at('usr/bin/sudo'));
   },
@@ -144,7 +144,7 @@ export const STEPS: Readonly<Record<string, Step>> = {
   nothing() {},
 };
 
-/** Data and holes in turn, and a hole at the end. */
+/** Alternating data and holes, with a hole at the end. */
 function sparseFile(path: string): void {
   const fd = openSync(path, 'w');
   for (let i = 1; i <= 10; i++) writeSync(fd, Buffer.alloc(4096, 's'), 0, 4096, i << 16);
@@ -153,8 +153,8 @@ function sparseFile(path: string): void {
 }
 
 /**
- * Gives everything that was changed since `since` (milliseconds since 1970) a time of the past, so that it counts when
- * trees are compared: see `Comparison.since`. Children first, which changes no directory's time any more.
+ * Gives every file that was changed since `since` (milliseconds since 1970) a time in the past, so that its time is
+ * compared (see `Comparison.since`). Children first, because a change in a directory changes its time.
  */
 export function ageChanges(root: string, since: number, step: number): void {
   const visit = (path: Buffer): void => {

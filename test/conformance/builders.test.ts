@@ -16,7 +16,7 @@ import { mountsBelow, type StoredLayer } from './containerd.ts';
 const running = await started();
 const began = Date.now();
 
-/** Makes an image out of changes to a tree; returns OCI layouts in `folder`, by the name of the form that they hold it in. */
+/** Builds an image from changes to a tree. @returns OCI layouts in `folder`, by the name of their blob format */
 type Build = (folder: string) => Record<string, string>;
 
 const BUILDERS: Readonly<Record<string, { readonly program: string; readonly build: Build }>> = {
@@ -30,7 +30,7 @@ const BUILDERS: Readonly<Record<string, { readonly program: string; readonly bui
 
 for (const [name, { program, build }] of Object.entries(BUILDERS)) {
   const skip = running.skip || skipWithout(program, 'setfattr', 'setfacl', 'mknod', 'mkfifo');
-  describe(`layers that ${name} makes`, { skip }, () => {
+  describe(`layers of ${name}`, { skip }, () => {
     let folder = '';
     let layouts: Record<string, string> = {};
     before(async () => {
@@ -42,7 +42,7 @@ for (const [name, { program, build }] of Object.entries(BUILDERS)) {
       await rm(folder, { recursive: true, force: true });
     });
 
-    it('become the same folders', async (test) => {
+    it('leave the same folders', async (test) => {
       if (running.skip !== false) return;
       for (const [form, layout] of Object.entries(layouts)) {
         const layers = await layersIn(layout);
@@ -53,7 +53,7 @@ for (const [name, { program, build }] of Object.entries(BUILDERS)) {
   });
 }
 
-/** `umoci repack` compares the tree with how it was unpacked; `umoci insert` writes deletions without a tree. */
+/** `umoci repack` compares the tree with its state after unpacking; `umoci insert` writes whiteouts without a tree. */
 function withUmoci(folder: string): Record<string, string> {
   const layout = join(folder, 'layout');
   const bundle = join(folder, 'bundle');
@@ -82,7 +82,7 @@ function withUmoci(folder: string): Record<string, string> {
 
 type Form = 'gzip' | 'zstd' | 'zstd:chunked';
 
-/** A container of the image before, changed and committed, step by step. The driver finds what was changed. */
+/** Each step changes and commits a container of the image before. The storage driver finds the changes. */
 function withBuildah(folder: string, driver: 'overlay' | 'vfs', forms: readonly Form[]): Record<string, string> {
   const policy = join(folder, 'policy.json');
   writeFileSync(policy, JSON.stringify({ default: [{ type: 'insecureAcceptAnything' }] }));

@@ -1,6 +1,6 @@
 import type { ExactNode, ExactTree } from './exact-tree.ts';
 
-/** Who the two trees are from, for the report. */
+/** Names of the two programs, for the report. */
 export interface Sides {
   readonly expected: string;
   readonly actual: string;
@@ -9,16 +9,17 @@ export interface Sides {
 export interface Comparison {
   readonly sides: Sides;
   /**
-   * When the suite began, in nanoseconds since 1970. Archives hold times of the past, so a later time is one that the
-   * applier's own writing left: of a directory that no entry names, of a whiteout, of a root. Two such are equal.
+   * Start of the suite, in nanoseconds since 1970. Archives have times in the past, so a later time comes from the applier
+   * itself: of an implied directory, a whiteout or a root. Two such times count as equal.
    */
   readonly since: bigint;
   /** unpackd's own trees of the layers below, nearest first. */
   readonly lowers?: readonly ExactTree[];
   /**
-   * Whether the trees hold what an applier wrote itself, and not a copy of it or a mounted view. Only then access times
-   * of files count: reading the original changes them (relatime). Those of directories and links never do, since every
-   * look changes them. Neither do hard links between anything but files in a copy: containerd's copies lose them.
+   * Whether the appliers wrote the trees themselves; false for a copy or a mounted view. Access times of files are compared
+   * only if true, because making the copy reads the files (relatime). Access times of directories and links are never
+   * compared, because reading them changes them. Hard links between files that are not regular are not compared in a copy,
+   * because containerd's copies lose them.
    */
   readonly written: boolean;
   /**
@@ -30,7 +31,7 @@ export interface Comparison {
 
 const OPAQUE = 'xattr trusted.overlay.opaque';
 
-/** What differs between two trees, a line each; none if they are the same. */
+/** The differences between two trees, one line each. */
 export function differences(expected: ExactTree, actual: ExactTree, comparison: Comparison): string[] {
   const paths = [...new Set([...expected.keys(), ...actual.keys()])].sort();
   return paths.flatMap((path) => {
@@ -48,14 +49,14 @@ export function differences(expected: ExactTree, actual: ExactTree, comparison: 
 
 const isWhiteout = ({ type, facts }: ExactNode): boolean => type === 'character' && facts.get('device') === '0:0';
 
-/** Whether a directory above the path is opaque in this same layer. */
+/** Whether a directory above the path is opaque in this layer. */
 function isIdle(path: string, tree: ExactTree, { idleMarkers }: Comparison): boolean {
   if (idleMarkers !== true) return false;
   const parents = path.split('/').map((_, index, names) => names.slice(0, index).join('/'));
   return parents.some((parent) => tree.get(parent === '' ? '.' : parent)?.facts.has(OPAQUE));
 }
 
-/** @param passed a fact that is not compared */
+/** @param passed name of a fact that is not compared */
 function nodeDifferences(
   path: string,
   wanted: ExactNode,
@@ -86,9 +87,8 @@ function sameModified(wanted: ExactNode, found: ExactNode, { since, lowers = [] 
   if (wanted.mtime === found.mtime) return true;
   if (wanted.mtime < since) return false;
   if (found.mtime >= since) return true;
-  // A directory that the layer writes into and does not name: containerd gives it the times of the one below and then
-  // writes into it, which leaves today's time; unpackd gives it its times last. The one below may have another path, where
-  // a link leads to it.
+  // An implied directory: containerd gives it the times of the directory below and then writes into it, which leaves the
+  // current time. unpackd sets the times last. The directory below may have another path if a link leads to it.
   const isBelow = (node: ExactNode): boolean => node.type === 'directory' && node.mtime === found.mtime;
   return found.type === 'directory' && lowers.some((tree) => [...tree.values()].some(isBelow));
 }

@@ -13,18 +13,18 @@ import {
 import { type ExactTree, readExactTree } from './exact-tree.ts';
 import { Unpackd } from './unpackd.ts';
 
-/** Containerd and unpackd side by side. */
+/** containerd and unpackd, both started. */
 export interface Suite {
   readonly containerd: Containerd;
   readonly unpackd: Unpackd;
-  /** When it began, in nanoseconds since 1970. */
+  /** Start of the suite, in nanoseconds since 1970. */
   readonly since: bigint;
   close(): Promise<void>;
 }
 
-/** Both appliers, started; or why this machine can't have them, to skip the tests with. */
+/** Starts both appliers. @returns the reason to skip the tests if this machine can't run them */
 export async function startSuite(): Promise<Suite | { readonly missing: string }> {
-  // a file's time comes from a clock that ticks every few milliseconds
+  // the clock of file times has a resolution of a few milliseconds
   const since = BigInt(Date.now() - 100) * 1_000_000n;
   const containerd = await startContainerd();
   if ('missing' in containerd) return containerd;
@@ -49,18 +49,18 @@ export type StoreType = keyof typeof STORES;
 export const layersOf = (archives: readonly Buffer[]): StoredLayer[] =>
   archives.map((archive) => layerOf(archive, 'none'));
 
-/** What may differ between the folders all the same. */
+/** Differences that are allowed. */
 export interface Allowed {
-  /** Names in the root that containerd keeps. */
+  /** Names in the root that only containerd keeps. */
   readonly leftOut?: RegExp;
   /** See `Comparison`. */
   readonly idleMarkers?: boolean;
 }
 
 /**
- * Applies an image with both and compares every layer's folder; for what containerd gets, `equivalent` may stand, an
- * image that means to containerd what `layers` must mean to unpackd.
- * @returns the differences, a line each; one line where one of the two refused and the other did not
+ * Applies an image with both and compares the folder of every layer. If given, containerd gets the image `equivalent`
+ * instead (README.md).
+ * @returns the differences, one line each; a single line if only one of the two refused the image
  */
 export async function compareImage(
   suite: Suite,
@@ -88,7 +88,7 @@ export async function compareImage(
 
 function refusals(theirs: Outcome, ours: Outcome): string[] {
   if (theirs.kind === 'refused' && ours.kind === 'refused') {
-    // with layers in parallel, an upper one may be refused before a lower one has been looked at
+    // layers are applied in parallel, so an upper layer may be refused before a lower one
     return [];
   }
   if (theirs.kind === 'refused') return [`only containerd refuses layer ${theirs.layer + 1}: ${theirs.reason}`];

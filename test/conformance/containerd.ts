@@ -13,35 +13,35 @@ import { decodeBytes, type Field, type Message, mapField } from './protobuf.ts';
 
 export type SnapshotterName = 'overlayfs' | 'native';
 
-/** A layer with a way to its blob's bytes. */
+/** A layer with its blob's bytes. */
 export interface StoredLayer extends Layer {
   readonly bytes: Buffer | (() => Promise<Buffer>);
 }
 
-/** What became of an image: the directory of each layer, bottom-most first, or the layer that was refused and why. */
+/** The result of an image: the directory of each layer, bottom-most first, or the layer that was refused and why. */
 export type Outcome =
   | { readonly kind: 'applied'; readonly directories: readonly string[] }
   | { readonly kind: 'refused'; readonly layer: number; readonly reason: string };
 
-/** A daemon of the suite's own, with its own socket and directories, that ends with the process. */
+/** A containerd of the suite, with its own socket and directories. It ends with the process. */
 export interface Containerd {
-  /** As `1.6.20` and `2.3.4`, with what a distribution or a pre-release adds. */
+  /** Such as `1.6.20` or `2.3.4`, with the suffix of a distribution or a pre-release. */
   readonly version: string;
-  /** Applies the layers one on the other, as containerd's own client does it when it unpacks an image. */
+  /** Applies the layers in order, as containerd's client does when it unpacks an image. */
   apply(layers: readonly StoredLayer[], snapshotter: SnapshotterName): Promise<Outcome>;
   stop(): Promise<void>;
 }
 
-/** CONFORMANCE_CONTAINERD=/path/to/containerd: another one than that on the PATH. */
+/** CONFORMANCE_CONTAINERD=/path/to/containerd replaces the one on the PATH. */
 const PROGRAM = process.env.CONFORMANCE_CONTAINERD ?? 'containerd';
 
-/** Or why there is none on this machine. @throws Error with `CI=true` where there is none */
+/** The program, or why this machine has none. @throws Error with `CI=true` if there is none */
 export async function startContainerd(): Promise<Containerd | { readonly missing: string }> {
   const missing = missingContainerd();
   return missing === false ? Daemon.start(versionOf(PROGRAM) ?? '') : { missing };
 }
 
-/** Why none can be started on this machine. @throws Error with `CI=true` where it can't */
+/** Why containerd can't be started on this machine. @throws Error with `CI=true` if it can't */
 export function missingContainerd(): string | false {
   if (process.getuid?.() !== 0) return skipFor('containerd and its mounts need root');
   return versionOf(PROGRAM) === undefined && skipFor(`${PROGRAM} does not run: apt-get install containerd`);
@@ -60,13 +60,13 @@ export function isSince(version: string, release: `${number}.${number}`): boolea
   return major > wantedMajor || (major === wantedMajor && minor >= wantedMinor);
 }
 
-/** Milliseconds in which it may start, on a machine however busy. */
+/** Milliseconds that containerd may take to start on a busy machine. */
 const PATIENCE = 120_000;
-/** Bytes of a blob in one message; containerd takes at most 16 MiB. */
+/** Bytes of a blob per message; containerd accepts at most 16 MiB. */
 const PIECE = 1 << 20;
 /**
- * Only what applies layers; no collector of garbage either: what is written stays until the end. Names that a version
- * does not know do no harm.
+ * Plugins that are not needed to apply layers are disabled, including garbage collection, so that snapshots stay until the
+ * end. Names that a version does not know are ignored.
  */
 const DISABLED = [
   'io.containerd.grpc.v1.cri',
@@ -200,7 +200,7 @@ class Daemon implements Containerd {
   }
 }
 
-/** In the second version of its configuration, which 1.6 and 2.x read. */
+/** Version 2 of the configuration format, which 1.6 and 2.x read. */
 function configuration(directory: string, socket: string): string {
   return `version = 2
 root = ${JSON.stringify(join(directory, 'root'))}
@@ -215,7 +215,7 @@ disabled_plugins = ${JSON.stringify(DISABLED)}
 `;
 }
 
-/** Where an active snapshot's own files are: an overlay's upper directory, or what is bound. */
+/** The directory of an active snapshot's files: the upper directory of an overlay, or the source of a bind mount. */
 function directoryOf(mounts: readonly Buffer[]): string {
   const [mount] = mounts;
   if (mount === undefined || mounts.length !== 1) throw new Error(`a snapshot of ${mounts.length} mounts`);

@@ -3,19 +3,19 @@ import { device, directory, fifo, file, hardlink, opaque, symlink, tar, whiteout
 import { bothAgree, differOnPurpose, started } from './agreement.ts';
 
 /**
- * A directory with a default ACL in a layer below, which a layer above writes into and does not name before: containerd
- * copies the directory first, so that the kernel passes the ACL on to all that is made in it.
+ * A layer writes into a directory that it does not name first, and the layer below has a default ACL for this directory.
+ * containerd copies the directory first, so all that is made in it inherits the ACL.
  */
 const suite = await started();
 
 const WIDE = 'user::rwx,user:1000:rwx,group::r-x,mask::rwx,other::r-x';
 const NARROW = 'user::r--,user:7:r--,group::---,group:8:rw-,mask::r--,other::---';
-/** Says no more than a mode does, so that what is made has no ACL, but directories still pass it on. */
+/** A default ACL with only the entries of a mode: new files get no ACL, but new directories still inherit it. */
 const MINIMAL = 'user::rwx,group::r--,other::---';
 
 type Records = readonly (readonly [string, Buffer])[];
 
-/** `d/plain` and `d/own` were there before `d` got its ACL, so neither has inherited it. */
+/** `d/plain` and `d/own` are older than the ACL of `d`, so they have not inherited it. */
 const full = (...d: Records): Buffer =>
   tar(
     directory('d/plain', { mode: 0o711, uid: 3, mtime: 1 }),
@@ -26,7 +26,7 @@ const full = (...d: Records): Buffer =>
     directory('d', { mode: 0o2775, uid: 5, gid: 6, mtime: 4, pax: d }),
   );
 
-/** Containerd's own copies pass default ACLs on to what they copy, so there is nothing to copy in `d`. */
+/** `d` is empty, because files in containerd's copies inherit default ACLs. */
 const empty = (...d: Records): Buffer =>
   tar(file('outside', 'below', { mtime: 3 }), directory('d', { mode: 0o2775, uid: 5, gid: 6, mtime: 4, pax: d }));
 
@@ -65,27 +65,27 @@ for (const [type, below] of [
     suite,
     `${type}: a default ACL of the layers below is inherited`,
     {
-      'beside an ACL of the directory’s own': [below(defaultAcl(WIDE), accessAcl(NARROW)), tar(...everything('d'))],
-      'from any layer below, through one that makes the directory by need too': [
+      'if the directory has an access ACL too': [below(defaultAcl(WIDE), accessAcl(NARROW)), tar(...everything('d'))],
+      'from any layer below, also through a layer with the implied directory': [
         below(defaultAcl(WIDE)),
         tar(file('d/one')),
         tar(file('d/two'), file('d/plain/two')),
       ],
-      'not from a layer below one that names the directory without it': [
+      'not from below a layer that names the directory without it': [
         below(defaultAcl(WIDE)),
         tar(directory('d', { mode: 0o700 })),
         tar(...everything('d')),
       ],
-      'not where the directory is named before': [below(defaultAcl(WIDE)), tar(directory('d'), ...everything('d'))],
-      'until the directory is named with another': [
+      'not if the directory is named first': [below(defaultAcl(WIDE)), tar(directory('d'), ...everything('d'))],
+      'until the directory is named with another ACL': [
         below(defaultAcl(WIDE)),
         tar(file('d/before'), directory('d', { pax: [defaultAcl(NARROW)] }), file('d/after'), file('d/n/after')),
       ],
-      'also after the directory is named without one': [
+      'also after the directory is named without an ACL': [
         below(defaultAcl(WIDE)),
         tar(file('d/before'), directory('d', { mode: 0o751, uid: 9, mtime: 7 }), file('d/after'), directory('d/n')),
       ],
-      'also after the directory is named with an access ACL that says no more than a mode': [
+      'also after the directory is named with an access ACL that equals a mode': [
         below(defaultAcl(WIDE), accessAcl(WIDE)),
         tar(file('d/before'), directory('d', { mode: 0o751, pax: [accessAcl(MINIMAL)] }), file('d/after')),
       ],
@@ -100,7 +100,7 @@ for (const [type, below] of [
           file('d/plain dir/f'),
         ),
       ],
-      'by what replaces something of the same layer': [
+      'by an entry that replaces another of the same layer': [
         below(defaultAcl(WIDE)),
         tar(
           file('d/a', 'first', { mode: 0o600 }),
@@ -113,7 +113,7 @@ for (const [type, below] of [
           file('d/c/f'),
         ),
       ],
-      'by a file that is linked elsewhere, and not by one that is linked here': [
+      'by a file that is linked elsewhere, not by a link to a file elsewhere': [
         below(defaultAcl(WIDE)),
         tar(
           file('inside', 'made outside', { mode: 0o640 }),
@@ -124,20 +124,20 @@ for (const [type, below] of [
           hardlink('d/twice', 'from inside', { mode: 0o777, pax: [accessAcl(NARROW)] }),
         ),
       ],
-      'by what is made by way of a link': [
+      'by entries whose paths lead through a link': [
         below(defaultAcl(WIDE)),
         tar(symlink('l', 'd/plain'), file('l/f'), file('l/n/f'), file('d/f')),
       ],
-      'beside deletions, and by them': [
+      'by entries next to whiteouts, and by whiteouts': [
         below(defaultAcl(WIDE)),
         tar(whiteout('d/old'), whiteout('d/plain/old'), file('d/new')),
       ],
-      'by nothing but a deletion': [below(defaultAcl(WIDE)), tar(whiteout('d/plain/old'))],
+      'by a whiteout alone': [below(defaultAcl(WIDE)), tar(whiteout('d/plain/old'))],
       'in an opaque directory, before and after the marker': [
         below(defaultAcl(WIDE)),
         tar(opaque('d'), file('d/new'), file('d/new dir/f')),
       ],
-      'where the directory is replaced, not by its successor': [
+      'until the directory is replaced, not by the new one': [
         below(defaultAcl(WIDE)),
         tar(file('d/f'), file('d', 'a file'), directory('d'), file('d/g')),
       ],
@@ -147,7 +147,7 @@ for (const [type, below] of [
 }
 
 differOnPurpose(suite, {
-  'a directory that is deleted passes no default ACL on, in whichever order': {
+  'the default ACL of a directory that the layer deletes is not inherited, in any order': {
     image: [
       empty(defaultAcl(WIDE)),
       tar(file('d/f'), file('d/n/f'), fifo('d/n/p'), symlink('d/l', 'f'), whiteout('d')),

@@ -36,10 +36,10 @@ bothAgree(suite, 'entries', {
       fifo('pipe', { mode: 0o622, mtime: 6 }),
     ),
   ],
-  'leave the root as it is': [
+  'do not change the root directory': [
     tar(directory('./', { mode: 0o700, uid: 9, mtime: 1 }), directory('/', { mode: 0 }), file('a')),
   ],
-  'lie where their cleaned name says': [
+  'are written to their cleaned paths': [
     tar(
       directory('a'),
       file('./a//b', '1'),
@@ -63,7 +63,7 @@ bothAgree(suite, 'entries', {
       file('...'),
     ),
   ],
-  'replace what an earlier entry of the layer made': [
+  'replace files of earlier entries of the layer': [
     tar(
       file('a', 'first'),
       file('a', 'second', { mtime: 7 }),
@@ -79,7 +79,7 @@ bothAgree(suite, 'entries', {
       file('f', 'another file'),
     ),
   ],
-  'merge a directory with the one there': [
+  'merge a directory with an existing one': [
     tar(
       directory('a', { mtime: 1 }),
       file('a/b', '1'),
@@ -87,7 +87,7 @@ bothAgree(suite, 'entries', {
       file('a/c', '2'),
     ),
   ],
-  'turn a directory with contents into a file or a link, times of the directory going to what is there at last': [
+  'replace a directory and its content by a file or a link, which gets the directory’s times': [
     tar(
       directory('a', { mtime: 50 }),
       file('a/b'),
@@ -110,7 +110,7 @@ bothAgree(suite, 'entries', {
     tar(symlink('m', 'a'), directory('m/d', { mtime: 5 }), directory('m', { mtime: 6 }), file('m/d/x'), file('a/d/y')),
     tar(file('a/d/z'), symlink('n', 'a'), directory('n/d', { mtime: 5 }), directory('n', { mtime: 6 }), file('n/d/x')),
   ],
-  'go through links inside the layer': [
+  'follow symbolic links of the layer': [
     tar(
       directory('real', { mtime: 10 }),
       symlink('relative', 'real'),
@@ -126,7 +126,7 @@ bothAgree(suite, 'entries', {
       file('dangling/f', '5'),
     ),
   ],
-  'go up from where a link leads straight to, in an absolute link and in the target of a hard link': [
+  'with `..` after a link go up from the link’s target, in an absolute link and in the target of a hard link': [
     tar(
       directory('a/b', { mtime: 1 }),
       file('a/f', '1', { mtime: 2 }),
@@ -153,7 +153,7 @@ bothAgree(suite, 'hard links', {
       hardlink('c', './b', { mode: 0o644, gid: 3, mtime: 3 }),
     ),
   ],
-  'are resolved inside the root, links on the way included': [
+  'are resolved inside the root, including symbolic links in their paths': [
     tar(
       directory('d'),
       file('d/f', 'x'),
@@ -174,7 +174,7 @@ bothAgree(suite, 'hard links', {
       hardlink('e', 'c', { mode: 0o666 }),
     ),
   ],
-  'are to what a link leads to where a slash follows it': [
+  'follow a symbolic link if a slash comes after it': [
     tar(
       directory('d'),
       file('d/f', 'x'),
@@ -185,16 +185,16 @@ bothAgree(suite, 'hard links', {
       hardlink('file-dot', 'd/f/.'),
     ),
   ],
-  'are refused to what a link to a directory leads to': [tar(directory('d'), symlink('l', 'd'), hardlink('h', 'l/'))],
-  'are refused to what a link to nothing leads to': [tar(symlink('l', 'nowhere'), hardlink('h', 'l/'))],
-  'replace what is there': [tar(file('a', '1'), file('b', '2'), hardlink('b', 'a'))],
-  'are refused where the layer does not hold their target': [BASE, tar(hardlink('new', 'd/missing'))],
+  'are refused if they follow a link to a directory': [tar(directory('d'), symlink('l', 'd'), hardlink('h', 'l/'))],
+  'are refused if they follow a dangling link': [tar(symlink('l', 'nowhere'), hardlink('h', 'l/'))],
+  'replace an existing file': [tar(file('a', '1'), file('b', '2'), hardlink('b', 'a'))],
+  'are refused if the layer does not have their target': [BASE, tar(hardlink('new', 'd/missing'))],
   'are refused to a directory': [tar(directory('d'), hardlink('e', 'd'))],
   'are refused to themselves': [tar(file('a', '1'), hardlink('a', 'a'))],
 });
 
 bothAgree(suite, 'attributes', {
-  'hold setuid, setgid and sticky bits after the owner': [
+  'include setuid, setgid and sticky bits, set after the owner': [
     tar(
       file('suid', '', { mode: 0o4755, uid: 1000 }),
       file('sgid', '', { mode: 0o2755, gid: 1000 }),
@@ -204,7 +204,7 @@ bothAgree(suite, 'attributes', {
       file('more', '', { mode: 0o107644 }),
     ),
   ],
-  'hold extended attributes, file capabilities and ACLs': [
+  'include extended attributes, file capabilities and ACLs': [
     tar(
       file('ping', 'x', { uid: 1, pax: [xattr('security.capability', CAPABILITY)] }),
       file('user', 'x', { pax: [xattr('user.a', 'b'), xattr('user.binary', Buffer.from([0, 10, 255, 61]))] }),
@@ -216,7 +216,7 @@ bothAgree(suite, 'attributes', {
       file('acls/implied/x', 'x'),
     ),
   ],
-  'leave out trusted.* and what can’t be carried': [
+  'do not include trusted.* and attributes that a file can’t have': [
     tar(
       file('a', '', { pax: [xattr('trusted.overlay.opaque', 'y'), xattr('trusted.x', 'y')] }),
       directory('d', { pax: [xattr('trusted.overlay.opaque', 'y')] }),
@@ -225,13 +225,13 @@ bothAgree(suite, 'attributes', {
       file('b', '', { pax: [xattr('nonsense', 'y')] }),
     ),
   ],
-  'stay when a hard link gives more': [
+  'stay if a hard link adds more': [
     tar(file('a', '', { pax: [xattr('user.one', '1')] }), hardlink('b', 'a', { pax: [xattr('user.two', '2')] })),
   ],
-  'stay when a directory is merged': [
+  'stay if a directory is merged': [
     tar(directory('d', { pax: [xattr('user.one', '1')] }), directory('d', { pax: [xattr('user.two', '2')] })),
   ],
-  'hold times to the nanosecond, the access time the later of the two': [
+  'include times to the nanosecond; the access time is the later of the two': [
     tar(
       file('a', 'x', {
         pax: [
@@ -256,7 +256,7 @@ bothAgree(suite, 'attributes', {
       }),
     ),
   ],
-  'bound times to what the kernel holds': [
+  'include times cut to the range of the kernel': [
     tar(
       file('before', '', { mtime: -1 }),
       file('long before', '', {
@@ -272,21 +272,21 @@ bothAgree(suite, 'attributes', {
       file('2500', '', { mtime: 16_725_225_600 }),
     ),
   ],
-  'hold owners of 32 bits': [
+  'include owners of 32 bits': [
     tar(file('a', '', { uid: 4_000_000_000, gid: 65_536 }), file('b', '', { uid: 2 ** 31 - 1 })),
   ],
 });
 
 bothAgree(suite, 'whiteouts', {
   'of names and of whole directories': [BASE, tar(whiteout('z', { uid: 3, gid: 4 }), whiteout('d/e'), whiteout('l'))],
-  'of what is not there': [BASE, tar(whiteout('nothing'), whiteout('d/nothing'))],
-  'make the directories that they need': [BASE, tar(whiteout('d/e/f'), whiteout('new/x'))],
+  'of files that do not exist': [BASE, tar(whiteout('nothing'), whiteout('d/nothing'))],
+  'make their missing parent directories': [BASE, tar(whiteout('d/e/f'), whiteout('new/x'))],
   'that make a directory opaque': [BASE, tar(directory('d', { mtime: 9 }), opaque('d'), file('d/only'))],
   'that make an unnamed directory opaque': [BASE, tar(opaque('d'), file('d/only'))],
   'that make the root opaque': [BASE, tar(opaque(''), file('only'))],
-  'in the bottom layer mean nothing': [tar(file('a'), whiteout('b'), whiteout('c/d'), directory('e'), opaque('e'))],
+  'in the bottom layer delete nothing': [tar(file('a'), whiteout('b'), whiteout('c/d'), directory('e'), opaque('e'))],
   'of names that begin with dots': [BASE, tar(whiteout('.hidden'), whiteout('...'), whiteout('..x'))],
-  'are not the devices of an archive, though they look like them': [
+  'are told from devices 0:0 of an archive': [
     BASE,
     tar(
       device('d', 'c', 0, 0, { mtime: 7 }),
@@ -297,10 +297,10 @@ bothAgree(suite, 'whiteouts', {
       directory('x/', { mtime: 10 }),
     ),
   ],
-  'through a link of the same layer': [BASE, tar(directory('d'), symlink('k', 'd'), whiteout('k/g'))],
+  'through a symbolic link of the same layer': [BASE, tar(directory('d'), symlink('k', 'd'), whiteout('k/g'))],
 });
 
-/** A link to `real`, a file in it by way of the link, and what the way there leads over. */
+/** A link to `real`, a file written through the link, and the names in the link's target. */
 const wayOver = (target: string, link = 'l'): Buffer =>
   tar(
     directory('real', { mtime: 5 }),
@@ -314,21 +314,24 @@ const wayOver = (target: string, link = 'l'): Buffer =>
   );
 
 bothAgree(suite, '`..` in the target of a link', {
-  'takes away a name that is missing': [wayOver('missing/../real')],
-  'takes away a name that is missing, from the root': [wayOver('/missing/../real')],
-  'takes away several that are missing': [wayOver('a/b/../../real')],
-  'takes away a file': [wayOver('file/../real')],
-  'takes away a file after others': [wayOver('real/x/../../file/../real')],
-  'makes what is missing in the end': [wayOver('a/b/../new/er')],
-  'from a directory below': [wayOver('../missing/../../real', 'deep/l'), wayOver('missing/../../real', 'deep/l')],
-  'from a directory below that the link takes itself': [
+  'removes a missing name': [wayOver('missing/../real')],
+  'removes a missing name in an absolute target': [wayOver('/missing/../real')],
+  'removes several missing names': [wayOver('a/b/../../real')],
+  'removes the name of a file': [wayOver('file/../real')],
+  'removes the name of a file after other names': [wayOver('real/x/../../file/../real')],
+  'makes the missing directories of the resolved path': [wayOver('a/b/../new/er')],
+  'starts from the directory of the link': [
+    wayOver('../missing/../../real', 'deep/l'),
+    wayOver('missing/../../real', 'deep/l'),
+  ],
+  'starts from the directory of the link, when a link leads there': [
     wayOver('missing/..', 'deep/er/l'),
     wayOver('../file/..', 'deep/l'),
   ],
 });
 
 bothAgree(suite, 'whiteouts of names that begin with .wh.', {
-  'are like any other, but in the root': [
+  'are ordinary names outside the root': [
     tar(directory('d'), file('d/x'), file('d/y')),
     tar(
       file('d/.wh..wh.x', ''),
@@ -344,18 +347,22 @@ bothAgree(suite, 'layers on layers', {
     BASE,
     tar(directory('z'), file('z/in'), file('l', 'was a link'), file('d/e', 'was a folder'), symlink('empty', 'd')),
   ],
-  'take attributes of unnamed directories from below': [
+  'get attributes of implied directories from below': [
     BASE,
     tar(file('d/e/new', 'x')),
     tar(file('d/newer', 'x'), file('empty/x/y', 'z')),
     tar(file('d/e/newest', 'x')),
   ],
-  'keep attributes from below of a directory that is named after what is in it': [
+  'keep attributes from below if a directory’s entry comes after its content': [
     tar(directory('d', { uid: 1, pax: [xattr('user.below', '1'), xattr('system.posix_acl_access', ACL)] })),
     tar(file('d/e/f'), directory('d', { mode: 0o700, mtime: 3, pax: [xattr('user.entry', '2')] })),
   ],
-  'make a directory where below there is a link': [BASE, tar(file('l/new', 'x')), tar(file('absolute/new', 'x'))],
-  'make a directory where below there is a file': [BASE, tar(file('z/new', 'x'))],
+  'make a directory in place of a link of the layer below': [
+    BASE,
+    tar(file('l/new', 'x')),
+    tar(file('absolute/new', 'x')),
+  ],
+  'make a directory in place of a file of the layer below': [BASE, tar(file('z/new', 'x'))],
   'may repeat the same archive': [BASE, BASE, BASE],
   'may be empty': [BASE, tar(), Buffer.alloc(0), tar(directory('./'))],
 });

@@ -16,14 +16,14 @@ import { libc } from '../../src/system/libc.ts';
 
 export type NodeType = 'file' | 'directory' | 'link' | 'character' | 'block' | 'fifo' | 'other';
 
-/** Everything that a snapshot says about one path. */
+/** All facts about one path of a snapshot. */
 export interface ExactNode {
   readonly type: NodeType;
-  /** What must be the same, by name, as it is shown: mode, owner, size, content, target, device, xattr NAME, linked to. */
+  /** Facts that must be the same, as text: mode, owner, size, content, target, device, xattr NAME, linked to. */
   readonly facts: ReadonlyMap<string, string>;
   /** Nanoseconds since 1970. */
   readonly mtime: bigint;
-  /** Read before anything else was, since reading may change it. */
+  /** Read first, because reading the file may change it. */
   readonly atime: bigint;
 }
 
@@ -40,15 +40,15 @@ const TYPES: Readonly<Record<number, NodeType>> = {
 };
 
 /**
- * Reads a snapshot's folder, its root included. Access times first: listing and reading may change them.
- * @param leftOut names in the root that are passed over
+ * Reads a snapshot's folder, including its root. Access times are read first, because listing and reading may change them.
+ * @param leftOut names in the root that are skipped
  */
 export function readExactTree(root: string, leftOut?: RegExp): ExactTree {
   const tree = new Map<string, ExactNode>();
   const groups = new Map<bigint, string>();
   const visit = (path: Buffer, shown: string): void => {
     const node = readNode(path, shown, groups);
-    if (node === undefined) return; // overlayfs lists a whiteout in a directory that has nothing below, though it is not there
+    if (node === undefined) return; // overlayfs lists a whiteout, though it does not exist, in a directory that no layer below has
     tree.set(shown, node);
     if (node.type !== 'directory') return;
     for (const name of readdirSync(path, { encoding: 'buffer' }).sort(Buffer.compare)) {
@@ -82,7 +82,7 @@ function readNode(path: Buffer, shown: string, groups: Map<bigint, string>): Exa
   return { type, facts, mtime: mtimeNs, atime: atimeNs };
 }
 
-/** SHA-256 of a file's content, without a trace in its access time. */
+/** SHA-256 of a file's content, without a change of its access time. */
 function digest(path: Buffer): string {
   const hash = createHash('sha256');
   const buffer = Buffer.alloc(1 << 20);
@@ -101,7 +101,7 @@ const llistxattr = libc.func('int64 llistxattr(const void *, void *, uint64)');
 const lgetxattr = libc.func('int64 lgetxattr(const void *, const void *, void *, uint64)');
 const xattrBytes = Buffer.alloc(1 << 16); // XATTR_SIZE_MAX
 
-/** Extended attributes of a path itself, a link's too, by name. */
+/** Extended attributes of a path by name; symbolic links are not followed. */
 function xattrsOf(path: Buffer): Map<string, Buffer> {
   const all = new Map<string, Buffer>();
   const cPath = cString(path);
@@ -111,7 +111,7 @@ function xattrsOf(path: Buffer): Map<string, Buffer> {
     if (name === '') continue;
     const key = cString(Buffer.from(name, 'latin1'));
     const size = Number(lgetxattr(cPath, key, xattrBytes, xattrBytes.length));
-    // an empty one can be set and not be read
+    // an empty file capability can be set but not read
     if (size < 0 && name !== 'security.capability') {
       throw new Error(`the extended attribute ${name} of ${show(path)} can't be read`);
     }

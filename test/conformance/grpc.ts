@@ -14,8 +14,8 @@ export class GrpcError extends Error {
 }
 
 /**
- * gRPC over a Unix socket, on Node's own HTTP/2. Containerd's command line tool can't say which layer it refused nor
- * where a committed snapshot lies, and starts a process a call; its services say both, in a millisecond or two.
+ * gRPC over a Unix socket, with Node's HTTP/2. containerd's command line tool does not report which layer it refused, or
+ * where a committed snapshot is, and needs a process per call. Its services report both in a few milliseconds.
  */
 export class GrpcConnection {
   private readonly session: ClientHttp2Session;
@@ -23,7 +23,7 @@ export class GrpcConnection {
 
   constructor(socket: string, headers: Readonly<Record<string, string>>) {
     this.session = connect('http://localhost', { createConnection: () => connectSocket(socket) });
-    this.session.on('error', () => {}); // each call has its own
+    this.session.on('error', () => {}); // each call reports its own errors
     this.headers = headers;
   }
 
@@ -59,10 +59,10 @@ export class GrpcConnection {
   }
 }
 
-/** One message after the other, as the server takes them: Node ends a session that has more than 10 MB to send. */
+/** Sends one message after the other, with back-pressure: Node ends a session with more than 10 MB to send. */
 async function send(stream: ClientHttp2Stream, messages: readonly Message[]): Promise<void> {
   for (const message of messages) {
-    if (stream.closed) return; // the server has answered already, and means no
+    if (stream.closed) return; // the server has refused the call already
     if (stream.write(framed(encode(message)))) continue;
     await new Promise<void>((resolve) => {
       const proceed = (): void => {
@@ -75,12 +75,12 @@ async function send(stream: ClientHttp2Stream, messages: readonly Message[]): Pr
   stream.end();
 }
 
-/** Percent-encoded bytes; those of a file's name need not be UTF-8. */
+/** Decodes percent-encoded bytes. A file's name may not be UTF-8. */
 function unescaped(text: string): string {
   return text.replace(/%([0-9A-Fa-f]{2})/g, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)));
 }
 
-/** A byte that says "not compressed", four for the length, the message. */
+/** A gRPC frame: a zero byte for "not compressed", four bytes for the length, the message. */
 function framed(message: Buffer): Buffer {
   const head = Buffer.alloc(5);
   head.writeUInt32BE(message.length, 1);

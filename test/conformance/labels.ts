@@ -18,12 +18,12 @@ const WAYS: readonly ((archive: Buffer) => Buffer)[] = [
   (archive) => Buffer.concat([SKIPPABLE, zstdCompressSync(archive)]),
 ];
 
-/** The same archive is always stored and labelled in the same way, so that an image comes out the same again. */
+/** The same archive always gets the same form and label, so that results can be repeated. */
 function stored(archive: Buffer, label: 'any' | 'true'): StoredLayer {
   const digest = digestOf(archive);
   const [way = 0, type = 0] = Buffer.from(digest.slice('sha256:'.length), 'hex');
   const bytes = archive.length === 0 ? archive : (WAYS[way % WAYS.length]?.(archive) ?? archive);
-  // containerd, too, looks at the bytes under any type but OCI's plain one
+  // containerd looks at the bytes too, except for OCI's media type of an uncompressed layer
   const truth = bytes === archive ? OCI : `${DOCKER}.gzip`;
   const mediaType = label === 'true' ? truth : (TYPES[type % TYPES.length] ?? truth);
   return {
@@ -33,8 +33,8 @@ function stored(archive: Buffer, label: 'any' | 'true'): StoredLayer {
   };
 }
 
-/** A layer that is stored in some way and labelled in any. */
+/** A layer stored in one of these forms, with any label. */
 export const labelled = (archive: Buffer): StoredLayer => stored(archive, 'any');
 
-/** A layer that is stored in some way, with a label under which containerd takes it. */
+/** A layer stored in one of these forms, with a label that containerd accepts. */
 export const truly = (archive: Buffer): StoredLayer => stored(archive, 'true');

@@ -1,8 +1,8 @@
-/** As much of the protobuf wire format as containerd's services need: varints, strings, bytes, nested messages. */
+/** The part of the protobuf wire format that containerd's services use: varints, strings, bytes, nested messages. */
 export type Field = readonly [number: number, value: string | number | Buffer | Message];
 export type Message = readonly Field[];
 
-/** Bytes of a message. Fields that repeat, and maps, are given once for each value. */
+/** Encodes a message. Repeated fields and maps are given once per value. */
 export function encode(message: Message): Buffer {
   return Buffer.concat(
     message.map(([number, value]) => {
@@ -13,7 +13,7 @@ export function encode(message: Message): Buffer {
   );
 }
 
-/** Labels and the like: `map<string, string>` is a list of messages with a key and a value. */
+/** A `map<string, string>`, such as labels: a list of messages with a key and a value. */
 export const mapField = (number: number, entries: Readonly<Record<string, string>>): Field[] =>
   Object.entries(entries).map(
     ([key, value]): Field => [
@@ -25,7 +25,7 @@ export const mapField = (number: number, entries: Readonly<Record<string, string
     ],
   );
 
-/** The strings, bytes and nested messages of a message under one field's number, in order. */
+/** All strings, bytes and nested messages with one field number, in order. */
 export function decodeBytes(bytes: Buffer, wanted: number): Buffer[] {
   const found: Buffer[] = [];
   let at = 0;

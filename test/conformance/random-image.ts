@@ -3,17 +3,17 @@ import { defaultAcl } from '../support/acl.ts';
 import { gnuLong, type Member, member, tar } from '../support/tar.ts';
 import { show } from './exact-tree.ts';
 
-/** One entry of a random layer: what the builder needs, with its path apart so that it can be reasoned about. */
+/** One entry of a random layer, for the tar builder. The path is split into names, so that rules can look at them. */
 export interface RandomEntry {
   readonly kind: 'file' | 'directory' | 'symlink' | 'hardlink' | 'device' | 'fifo' | 'whiteout' | 'opaque';
-  /** Names from the root down; of a whiteout, what it deletes; of an opaque marker, the directory. */
+  /** Names from the root down. For a whiteout: the deleted path. For an opaque marker: the directory. */
   readonly path: readonly Buffer[];
-  /** What stands before and after the path in the archive, and means nothing: `./`, `/`, `../`. */
+  /** Text before and after the path in the archive that does not change its meaning: `./`, `/`, `../`. */
   readonly before: string;
   readonly after: string;
   readonly target: string;
   readonly content: string;
-  /** Of a directory: as archives of before 1988 have it, a name that ends with a slash and no type. */
+  /** For a directory: the form of archives before 1988, a name that ends with a slash, without a type. */
   readonly old?: boolean;
   readonly fields: Pick<Member, 'mode' | 'uid' | 'gid' | 'mtime' | 'pax' | 'devMajor' | 'devMinor'>;
 }
@@ -31,18 +31,18 @@ const TYPE = {
   whiteout: '0',
   opaque: '0',
 };
-/** Few names, so that entries meet. */
+/** Only a few names, so that entries often have the same path. */
 const NAMES = ['a', 'b', 'c', 'd'].map((name) => Buffer.from(name));
 const ODD_NAMES = [
   Buffer.from([0x61, 0xff, 0xfe]),
   Buffer.from('new\nline ü'),
   Buffer.from('n'.repeat(101)),
   Buffer.from('...'),
-  // a first name of an archive that begins as gzip data do
+  // as the first name, it makes an archive begin like gzip data
   Buffer.from('1f8b0861', 'hex'),
 ];
 const PLNK = Buffer.from('.wh..wh.plnk');
-/** Deleted beside links, and given to nothing else in such a layer: see `layerWithLinks`. */
+/** The only name that is deleted in layers with links. No other entry has it: see `layerWithLinks`. */
 const DELETED = Buffer.from('x');
 
 const name = fc.oneof(
@@ -66,7 +66,7 @@ const pax = fc.oneof(
     .map(([key, value]) => [[`SCHILY.xattr.${key}`, value] as const]),
   fc.constant([['uid', `${'0'.repeat(60)}7`] as const]),
 );
-/** Of directories: what is made in them has it too. */
+/** For directories: new files in them inherit it. */
 const inherited = fc.option(
   fc.constantFrom(
     'user::rwx,user:1000:rwx,group::r-x,mask::rwx,other::r-x',
@@ -87,11 +87,11 @@ const fields = fc
   })
   .map(({ pax: records, ...rest }) => (records === undefined ? rest : { ...rest, pax: records }));
 
-/** What is not there, and `..` after it, which means nothing. */
+/** Missing names and `..` after them, which remove each other. */
 const DETOURS = ['missing/../', 'missing/too/../../'];
 /**
- * `..` only in front, or after what nothing is called: after a link, containerd takes it away with the name before it, whatever
- * that leads to (README.md).
+ * `..` comes only first, or after a missing name. After a link, containerd removes `..` together with the link's name,
+ * wherever the link leads (README.md).
  */
 const target = fc
   .tuple(
@@ -122,7 +122,7 @@ function entry(...kinds: RandomEntry['kind'][]): fc.Arbitrary<RandomEntry> {
     });
 }
 
-/** A file as AUFS kept it, and a hard link to it, together as AUFS's own archives have them. */
+/** A file in AUFS's directory and a hard link to it, together as in archives of AUFS. */
 const linkedByAufs: fc.Arbitrary<RandomEntry[]> = fc
   .tuple(entry('file', 'file', 'fifo'), entry('hardlink'), fc.constantFrom('', '/', './'), fc.constantFrom(...NAMES))
   .map(([kept, link, before, last]) => [
@@ -137,17 +137,17 @@ const withLinksOfAufs = (entries: fc.Arbitrary<RandomEntry>, most: number): fc.A
     })
     .map((parts) => parts.flat());
 
-/** Deletions in any order, of anything, also of what the layer itself makes; no links, so that a name means one place. */
+/** Whiteouts in any order, of any path, also of entries of the layer. No links, so every path has one meaning. */
 const layerWithDeletions = withLinksOfAufs(
   entry('file', 'file', 'directory', 'directory', 'hardlink', 'device', 'fifo', 'whiteout', 'whiteout', 'opaque'),
   9,
 );
-/** Directories that are needed for whiteouts, and often for nothing else, deleted before and after. */
+/** Directories that hold whiteouts, and often nothing else, deleted before and after. */
 const layerWithWhiteouts = fc.array(entry('whiteout', 'whiteout', 'whiteout', 'opaque', 'file', 'directory'), {
   minLength: 2,
   maxLength: 7,
 });
-/** Links, also where folders are wanted, and deletions of a name that nothing else in the layer has. */
+/** Links, also in place of directories, and whiteouts of a name that nothing else in the layer has. */
 const layerWithLinks = fc
   .tuple(
     withLinksOfAufs(entry('file', 'file', 'directory', 'directory', 'symlink', 'symlink', 'hardlink', 'fifo'), 9),
@@ -157,7 +157,7 @@ const layerWithLinks = fc
     ),
   )
   .map(([entries, deletion]) => (deletion === undefined ? entries : [...entries, deletion]));
-/** What there is to delete. */
+/** Paths that can be deleted. */
 const layerWithFiles = fc
   .array(entry('file', 'directory', 'symlink'), { minLength: 1, maxLength: 6 })
   .map((entries) =>
@@ -177,9 +177,9 @@ export const anyImage: fc.Arbitrary<RandomImage> = fc.array(
 );
 
 /**
- * The same, but as image builders write layers: the directories that entries are in are named first, and each name is
- * given once, and hard links are to files. Extended attributes are left out, since merging a directory keeps those of the one below in a full copy only,
- * and so is the device 0:0, which an overlay takes for a deletion.
+ * The same, but as image builders write layers: directories come before their content, each path has one entry, and hard
+ * links are to files. There are no extended attributes, because merging a directory keeps those of the layer below in a full
+ * copy only, and no device 0:0, because it is a whiteout in an overlay.
  */
 export const asBuildersWrite = (image: RandomImage): RandomImage => image.map(withParentsOnce);
 
@@ -206,11 +206,11 @@ function withParentsOnce(layer: RandomLayer): RandomLayer {
 }
 
 /**
- * The same without directories that are named for the entries in them: deletions come in any order, and each directory
- * takes its attributes from the layers below unless it is deleted there. Each name is given once; opaque markers come last,
- * the deepest first, since what they hide gives its attributes all the same, and a full copy has it until then. For the
- * same reason there are none where a layer above needs a directory inside, nor deletions of what the layer makes again,
- * which is opaque then: an overlay looks behind it, containerd's too.
+ * The same without entries for the directories of other entries: whiteouts come in any order, and every implied directory
+ * gets its attributes from the layers below unless it is deleted. Each path has one entry. Opaque markers come last, the
+ * deepest first: a hidden directory still gives its attributes, and a full copy has it until the marker comes. For the same
+ * reason there are no markers above an implied directory of a layer above, and no whiteouts of paths that the layer makes.
+ * Such a directory is opaque, and an overlay, containerd's too, still takes attributes from behind it.
  */
 export const asMinimalistsWrite = (image: RandomImage): RandomImage => {
   const layers = image.map(withoutParents);
@@ -227,7 +227,7 @@ export const asMinimalistsWrite = (image: RandomImage): RandomImage => {
   });
 };
 
-/** Whether an entry is that path or needs it. */
+/** Whether an entry has this path or lies in it. */
 const makes =
   (path: readonly Buffer[]) =>
   (entry: RandomEntry): boolean =>
@@ -268,7 +268,7 @@ export const withoutAcls = (image: RandomImage): RandomImage =>
 
 export const key = (names: readonly Buffer[]): string => names.map((each) => each.toString('latin1')).join('/');
 
-/** The layer's archive; of no entries, no bytes at all. */
+/** The archive of a layer. Without entries it has no bytes. */
 export const archiveOf = (layer: RandomLayer): Buffer =>
   layer.length === 0 ? Buffer.alloc(0) : tar(...layer.map(membersOf));
 
@@ -289,7 +289,7 @@ function membersOf(entry: RandomEntry): Buffer {
     ...(kind === 'symlink' || kind === 'hardlink' ? { linkName: link } : {}),
     ...given,
   };
-  // a name that doesn't fit goes the GNU way or the PAX way
+  // a name that does not fit into the header gets a GNU or a PAX header
   if (plain.length <= 100) return member(one);
   if (given.pax === undefined) return Buffer.concat([gnuLong('L', plain), member({ ...one, format: 'gnu' })]);
   return member({ ...one, pax: [...given.pax, ['path', plain]] });
@@ -304,7 +304,7 @@ function namesInArchive(kind: RandomEntry['kind'], names: readonly Buffer[]): Bu
 
 const joined = (names: readonly Buffer[]): Buffer => Buffer.from(key(names), 'latin1');
 
-/** The path that a link names, without what means nothing in it. */
+/** The path in a link's target, without parts that change nothing. */
 export function linkedPath(target: string): string {
   const plain = DETOURS.reduce((text, detour) => text.replace(detour, ''), target);
   return plain
@@ -313,7 +313,7 @@ export function linkedPath(target: string): string {
     .join('/');
 }
 
-/** The image as a person reads it. */
+/** The image as readable text. */
 export function describeImage(image: RandomImage): string {
   return image
     .map((layer, index) => {

@@ -16,7 +16,7 @@ const running = LAYOUTS.length === 0 ? { skip: 'CONFORMANCE_IMAGE names no OCI l
 
 for (const path of LAYOUTS.length === 0 ? ['(none)'] : LAYOUTS) {
   for (const type of STORE_TYPES) {
-    it(`the real image in ${path} becomes the same folders, ${type}`, { skip: running.skip }, async (test) => {
+    it(`the real image in ${path} leaves the same folders, ${type}`, { skip: running.skip }, async (test) => {
       if (!('suite' in running)) return;
       const source = openSource({ kind: 'oci-layout', path });
       const [image] = await resolveImages(source, { target: { kind: 'tag', tag: TAG } }, {});

@@ -41,11 +41,11 @@ bothRefuse(suite, 'malformed archives', {
   'a wrong checksum': [broken(tar(file('a', 'x'), file('b')), 1024, 0x63)],
   'an archive that ends inside a header': [member(file('a', 'x'.repeat(600))).subarray(0, 100)],
   'an archive that ends inside content': [member(file('a', 'x'.repeat(600))).subarray(0, 1000)],
-  'what is no archive': [Buffer.from('not an archive at all, but longer than a block. '.repeat(30))],
+  'bytes that are no archive': [Buffer.from('not an archive at all, but longer than a block. '.repeat(30))],
   'a header after one block of zeros': [Buffer.concat([Buffer.alloc(512), tar(file('a'))])],
   'an unknown type': [tar({ name: 'odd', type: 'Z' })],
   'a volume header': [tar({ name: 'label', type: 'V' })],
-  'a number that is none': [tar(file('a', '', { patch: (block) => block.write('99999999', 108, 'latin1') }))],
+  'a malformed number': [tar(file('a', '', { patch: (block) => block.write('99999999', 108, 'latin1') }))],
   'a size of more than 63 bits': [tar(file('a', '', { patch: (block) => block.fill(0xbf, 124, 136) }))],
   'a negative size': [tar(file('a', '', { size: -5n }))],
   'a PAX record without a length': [pax(' path=x\n')],
@@ -59,7 +59,7 @@ bothRefuse(suite, 'malformed archives', {
   'a PAX number with a space': [tar(file('a', '', { pax: [['uid', ' 5']] }))],
   'a PAX number with an underscore': [tar(file('a', '', { pax: [['uid', '1_0']] }))],
   'a PAX number of more than 64 bits': [tar(file('a', '', { pax: [['uid', '9223372036854775808']] }))],
-  'a PAX number of more digits than a sign': [tar(file('a', '', { pax: [['uid', '+-5']] }))],
+  'a PAX number with two signs': [tar(file('a', '', { pax: [['uid', '+-5']] }))],
   'an octal number with a sign': [tar(file('a', '', { patch: (block) => block.write('+000005\0', 108, 'latin1') }))],
   'a base-256 number of more than 64 bits': [
     tar(file('a', '', { patch: (block) => block.fill('80ff', 124, 136, 'hex') })),
@@ -67,45 +67,48 @@ bothRefuse(suite, 'malformed archives', {
   'an extended attribute without a name': [tar(file('a', '', { pax: [['SCHILY.xattr.', 'x']] }))],
   'an extended attribute without a name or a value': [tar(directory('a', { pax: [['SCHILY.xattr.', '']] }))],
   'a PAX record that ends in the middle': [pax('9 path=xy')],
-  'a PAX length that is none': [pax('abc path=x\n')],
+  'a malformed PAX length': [pax('abc path=x\n')],
   'a NUL in a PAX path': [tar(file('a', '', { pax: [['path', 'a\0b']] }))],
-  'a PAX time that is none': [tar(file('a', '', { pax: [['mtime', 'noon']] }))],
-  'a PAX owner that is none': [tar(file('a', '', { pax: [['uid', 'root']] }))],
+  'a malformed PAX time': [tar(file('a', '', { pax: [['mtime', 'noon']] }))],
+  'a malformed PAX owner': [tar(file('a', '', { pax: [['uid', 'root']] }))],
   'a negative PAX size': [tar(file('a', '', { pax: [['size', '-4']] }))],
   'a sparse map out of order': [sparse('2,3,1,1')],
   'a sparse map past the end': [sparse('18,4')],
-  'a sparse map of more than there is': [sparse('2,9')],
+  'a sparse map with more data than the entry has': [sparse('2,9')],
   'a sparse map of negative numbers': [sparse('-2,4')],
 });
 
 bothRefuse(suite, 'entries that can’t be', {
-  'a whiteout of nothing': [tar(file('d/.wh.'))],
-  'a whiteout of the directory itself': [tar(file('d/.wh..'))],
-  'a whiteout of the directory above': [tar(file('d/.wh...'))],
+  'a whiteout of an empty name': [tar(file('d/.wh.'))],
+  'a whiteout of “.”': [tar(file('d/.wh..'))],
+  'a whiteout of “..”': [tar(file('d/.wh...'))],
   'a file used as a directory': [tar(file('a'), file('a/b'))],
   'a device used as a directory': [tar(device('a', 'c', 1, 3), file('a/b'))],
-  'the device that means a deletion used as a directory': [tar(file('x')), tar(device('a', 'c', 0, 0), file('a/b'))],
-  'a link to a deletion used as a directory': [tar(file('a')), tar(whiteout('a'), hardlink('l', 'a'), file('l/b'))],
+  'a device 0:0 used as a directory': [tar(file('x')), tar(device('a', 'c', 0, 0), file('a/b'))],
+  'a hard link to a whiteout used as a directory': [
+    tar(file('a')),
+    tar(whiteout('a'), hardlink('l', 'a'), file('l/b')),
+  ],
   'a link to a file used as a directory': [tar(file('a'), symlink('l', 'a'), file('l/b'))],
   'a link to itself used as a directory': [tar(symlink('l', 'l'), file('l/b'))],
-  'links in a circle used as directories': [tar(symlink('a', 'b'), symlink('b', 'a'), file('a/c'))],
-  'a hard link to nothing': [tar(hardlink('a', 'missing'))],
+  'links in a loop used as directories': [tar(symlink('a', 'b'), symlink('b', 'a'), file('a/c'))],
+  'a hard link to a missing file': [tar(hardlink('a', 'missing'))],
   'a hard link to a directory': [tar(directory('d'), hardlink('a', 'd'))],
   'a hard link to the root': [tar(hardlink('a', '/'))],
   'a hard link outside': [tar(hardlink('a', '../../../../etc/hostname'))],
   'a hard link through a link to outside': [tar(symlink('l', '/etc'), hardlink('a', 'l/hostname'))],
   'a name of 256 bytes': [tar(file('', '', { pax: [['path', 'x'.repeat(256)]] }))],
-  'an extended attribute of no namespace that exists': [tar(file('a', '', { pax: [['SCHILY.xattr.security.', 'x']] }))],
+  'an extended attribute of an unknown namespace': [tar(file('a', '', { pax: [['SCHILY.xattr.security.', 'x']] }))],
   'a malformed file capability': [tar(file('a', '', { pax: [['SCHILY.xattr.security.capability', 'nonsense']] }))],
-  'a symbolic link to nothing at all': [tar(symlink('a', ''))],
+  'a symbolic link with an empty target': [tar(symlink('a', ''))],
 });
 
 bothAgree(suite, 'odd archives that both take', {
-  'without an end': [member(file('a', 'x'))],
-  'with half an end': [Buffer.concat([member(file('a', 'x')), Buffer.alloc(512)])],
-  'with entries after the end': [Buffer.concat([tar(file('a')), member(file('after'))])],
+  'without the end blocks': [member(file('a', 'x'))],
+  'with one end block': [Buffer.concat([member(file('a', 'x')), Buffer.alloc(512)])],
+  'with entries after the end blocks': [Buffer.concat([tar(file('a')), member(file('after'))])],
   'without the last padding': [member(file('a', 'x')).subarray(0, 513)],
-  'of nothing': [Buffer.alloc(0)],
+  'without bytes': [Buffer.alloc(0)],
   'with headers of v7, GNU and ustar in turn': [
     tar(file('a', '1', { format: 'v7' }), file('b', '2', { format: 'gnu' }), file('c', '3'), {
       name: 'd/',
@@ -143,7 +146,7 @@ bothAgree(suite, 'odd archives that both take', {
       }),
     ),
   ],
-  'with negative sizes on what has no content': [
+  'with negative sizes of entries without content': [
     tar(
       file('f', 'x'),
       directory('d', { size: -1n }),
@@ -205,7 +208,7 @@ bothAgree(suite, 'odd archives that both take', {
       }),
     ),
   ],
-  'with a sparse map that begins with a number longer than a block, and an empty size beside a real one': [
+  'with a sparse map that begins with a number longer than a block, and an empty size next to a real one': [
     tar(
       file('s', Buffer.concat([padded(Buffer.from(`${'0'.repeat(700)}1\n2\n3\n`)), Buffer.from('abc')]), {
         pax: [
@@ -217,7 +220,7 @@ bothAgree(suite, 'odd archives that both take', {
       }),
     ),
   ],
-  'with a name that a sparse header makes end with a slash': [
+  'with a name that ends with a slash because of a sparse header': [
     tar({
       name: 's',
       type: '\0',
@@ -253,10 +256,10 @@ bothAgree(suite, 'odd archives that both take', {
       }),
     ),
   ],
-  'with names that climb out': [
+  'with names that lead out of the root': [
     tar(file('../../etc/x', '1'), file('/../y', '2'), symlink('up', '../../..'), file('up/z', '3')),
   ],
-  'with links swapped on the way': [
+  'with links that are replaced between entries': [
     tar(
       directory('a'),
       symlink('l', 'a'),
@@ -280,7 +283,7 @@ onlyContainerdRefuses(suite, {
     equivalent: [tar(file('a')), tar(whiteout('a'))],
     stores: ['overlay'],
   },
-  'a directory for whiteouts alone that the layer deletes, whichever of the two comes first: it is gone': {
+  'a directory that holds only whiteouts, deleted by the same layer in any order: it is removed': {
     image: [
       tar(directory('d', { uid: 5 }), directory('d/e'), file('d/e/g'), directory('c'), directory('b')),
       tar(whiteout('d/e/g'), whiteout('d/e'), whiteout('c'), whiteout('c/x'), whiteout('b/x/y/z'), opaque('b/x')),
@@ -299,7 +302,7 @@ onlyContainerdRefuses(suite, {
       tar(file('sparse', Buffer.concat([Buffer.from('ab'), Buffer.alloc(998), Buffer.from('cd')]), { format: 'gnu' })),
     ],
   },
-  'a directory that is needed, where the layer below has deleted the one above it': {
+  'an implied directory whose parent directory was deleted by the layer below': {
     image: [tar(directory('d'), directory('d/e', { uid: 5 })), tar(whiteout('d')), tar(file('d/e/new', 'x'))],
     equivalent: [
       tar(directory('d'), directory('d/e', { uid: 5 })),
@@ -308,22 +311,22 @@ onlyContainerdRefuses(suite, {
     ],
     stores: ['overlay'],
   },
-  'a directory whose place a link to nothing takes': {
+  'a directory that a dangling link replaces': {
     image: [tar(directory('a', { mtime: 5 }), symlink('a', 'nowhere', { mtime: 6 }))],
     equivalent: [tar(symlink('a', 'nowhere', { mtime: 6 }))],
   },
-  'a deletion of a directory that the same layer named before': {
+  'a whiteout of a directory that the same layer has named before': {
     image: [tar(file('d/f')), tar(directory('d', { mtime: 7 }), file('d/new'), whiteout('d'))],
     equivalent: [tar(file('d/f')), tar(whiteout('d'), directory('d', { mtime: 7 }), file('d/new'))],
     stores: ['native'],
   },
-  'a directory in one whose place a file takes': {
+  'a directory inside a directory that a file replaces': {
     image: [tar(directory('a'), directory('a/b'), file('a', 'x', { mtime: 1_600_000_000 }))],
     equivalent: [tar(file('a', 'x'))],
   },
 });
 
-// pkg/archive/tar_unix.go: up to 2.3 the numbers are cut off to 32 bits, since 2.4 they are refused
+// pkg/archive/tar_unix.go: containerd cuts the numbers to 32 bits up to 2.3, and refuses them since 2.4
 const DEVICE_NUMBERS = {
   'a negative device number': [tar(device('a', 'c', -1, 0))],
   'a device number of more than 32 bits': [tar(device('a', 'b', 1, 2 ** 32))],

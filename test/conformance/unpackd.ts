@@ -17,15 +17,15 @@ import { SETTINGS } from '../support/apply.ts';
 import type { Outcome, StoredLayer } from './containerd.ts';
 
 /**
- * How the layers of an image are scheduled: `parallel` as a worker does it; `sequential` on a store that can't give a
- * parent at commit; `shuffled` in parallel, with a random wait after each layer is written.
+ * How the layers of an image are scheduled. `parallel`: as in a worker. `sequential`: on a store that can't set the parent
+ * at commit. `shuffled`: in parallel, with a random delay after each written layer.
  */
 export type Schedule = 'parallel' | 'sequential' | 'shuffled';
 
-/** Failures that are the archive's; any other is a failure of the test. */
+/** Failures that an archive can cause. Any other failure fails the test. */
 const REFUSALS = new Set(['LAYER_CORRUPT', 'LAYER_UNSAFE', 'LIMIT_EXCEEDED', 'UNSUPPORTED_MEDIA_TYPE']);
 
-/** The code under test: one store for each type and schedule, all fed from one folder of blobs. */
+/** The code under test: one store per type and schedule, with one folder of blobs for all. */
 export class Unpackd implements AsyncDisposable {
   private readonly directory: string;
   private readonly pool = new ApplyPool(2, SETTINGS);
@@ -36,7 +36,7 @@ export class Unpackd implements AsyncDisposable {
     this.directory = directory;
   }
 
-  /** Applies the layers in a store that other images of the same type and schedule share. */
+  /** Applies the layers. Images of the same type and schedule share a store. */
   async apply(
     layers: readonly StoredLayer[],
     type: Snapshotter['type'],
@@ -62,7 +62,7 @@ export class Unpackd implements AsyncDisposable {
     return { kind: 'applied', directories };
   }
 
-  /** What a container of the image would see: the mounts of a view of its top layer, for as long as `use` takes. */
+  /** Mounts a view of the top layer, as a container of the image sees it, while `use` runs. */
   async view<T>(layers: readonly StoredLayer[], use: (mounts: readonly Mount[]) => Promise<T>): Promise<T> {
     const top = chainIds(layers.map((layer) => layer.diff.digest)).at(-1);
     if (top === undefined) throw new Error('an image needs a layer');
@@ -110,7 +110,7 @@ async function withView<T>(
   }
 }
 
-/** The same store, but a layer needs its parent from the start, so that layers are applied one by one. */
+/** The same store without rebase: a layer needs its parent from the start, so layers are applied one by one. */
 function withoutRebase(snapshotter: Snapshotter): Snapshotter {
   return new Proxy(snapshotter, {
     get(target, name) {
@@ -121,7 +121,7 @@ function withoutRebase(snapshotter: Snapshotter): Snapshotter {
   });
 }
 
-/** Layers are written as fast as ever, but end in any order. */
+/** Adds a random delay, so that layers end in any order. */
 function delayed(applier: Applier): Applier {
   return {
     async apply(blob, mounts, options) {

@@ -2,27 +2,27 @@ import type { StoreType } from './conformance.ts';
 import { key, linkedPath, type RandomEntry, type RandomImage, type RandomLayer } from './random-image.ts';
 
 /**
- * The image that makes containerd leave what the specification asks for.
+ * The equivalent image for which containerd leaves the tree that the OCI image specification requires.
  *
- * "A whiteout hides what is below, never what the same layer adds, in whichever order the two come" (OCI image spec,
- * layer.md#whiteouts); containerd goes by the order instead: in an overlay it refuses a layer that deletes and makes the
- * same name, or lets what is below show through; elsewhere it removes what the layer itself has made. So that it can tell
- * what the right tree is, its deletions come where their order does no harm. Layers with links stay as they are: names
- * there may mean each other, and they delete nothing that they make.
- * @returns `undefined` where links or the order leave open what a directory inherits, and where a hard link is to what the
- * layer has deleted: to containerd that is the whiteout itself
+ * A whiteout hides what is below, but never what the same layer adds, in any order (layer.md#whiteouts). containerd goes by
+ * the order: in an overlay it refuses a layer that deletes and makes the same name, or shows the content from below; in
+ * other directories it removes what the layer has made. So the whiteouts are moved to where their order does no harm. Layers
+ * with symbolic links are not changed: two paths may lead to the same file there, and such layers delete nothing of their
+ * own.
+ * @returns `undefined` if links or the order leave open what a directory inherits, or if a hard link is to a name that the
+ * layer has deleted, because containerd then links to the whiteout
  */
 export function whiteoutsForContainerd(image: RandomImage, type: StoreType): RandomImage | undefined {
   const layers: RandomLayer[] = [];
   for (const [index, each] of image.entries()) {
     const hasLinks = each.some(({ kind }) => kind === 'symlink');
-    const layer = hasLinks ? each : withoutHollow(each);
+    const layer = hasLinks ? each : withoutEmptiedDirectories(each);
     if (layer === undefined) return undefined;
     if (hasLinks) layers.push(layer);
     else if (index === 0) layers.push(layer.map(deletesNothing));
     else {
       const lowers = image.slice(0, index);
-      if (type === 'native' && mayBeHollowByLink(layer, lowers)) return undefined;
+      if (type === 'native' && mayLeadThroughLink(layer, lowers)) return undefined;
       const equivalent = type === 'native' ? deletionsFirst(layer, lowers) : forOverlay(layer, lowers);
       if (equivalent === undefined) return undefined;
       layers.push(equivalent);
@@ -32,14 +32,14 @@ export function whiteoutsForContainerd(image: RandomImage, type: StoreType): Ran
 }
 
 /**
- * Whether a layer's hard links may mean what its entries alone do not tell: one to a link of a layer below is a link that
- * paths go through, and one to a link, a device or a FIFO that has two names already gives both its attributes, but not in
- * containerd's full copies, which lose hard links between those.
+ * Whether the meaning of a hard link depends on more than the entries of its layer. A hard link to a symbolic link of a
+ * layer below is a link that paths can lead through. A hard link to a link, device or FIFO that has two names already sets
+ * the attributes of both names, but not in containerd's full copies, which lose such hard links.
  */
 export function hasUntoldLinks(image: RandomImage): boolean {
   const symlinks = new Set<string>();
   const others = new Set<string>();
-  /** Last names of links, devices and FIFOs that have several. */
+  /** Last names of links, devices and FIFOs that have several names. */
   const linkedOthers = new Set<string>();
   for (const layer of image) {
     const links = layer.filter(({ kind }) => kind === 'hardlink');
@@ -61,9 +61,9 @@ export function hasUntoldLinks(image: RandomImage): boolean {
 const lastOf = (path: string): string => path.slice(path.lastIndexOf('/') + 1);
 
 /**
- * The image as the native store is asked for it: with opaque markers first. A directory that no entry names, inside one
- * that a marker makes opaque, has the attributes of the one below in an overlay, containerd's too; in a full copy of
- * containerd's it has them or not by the order, and unpackd has them where the marker comes too late to remove it.
+ * The image for the native store, with opaque markers first. In an overlay, containerd's too, an implied directory inside an
+ * opaque directory has the attributes of the directory below. In containerd's full copy this depends on the order. In
+ * unpackd's full copy it has them if the marker comes too late to remove the directory.
  */
 export const withOpaqueMarkersFirst = (image: RandomImage): RandomImage =>
   image.map((layer) =>
@@ -71,17 +71,17 @@ export const withOpaqueMarkersFirst = (image: RandomImage): RandomImage =>
   );
 
 /**
- * The layer without the deletions that are in what it deletes, where nothing else needs their directories: they add nothing,
- * and containerd would keep those directories.
- * @returns `undefined` where such a deletion made a directory that an entry names afterwards: the directory takes extended
- * attributes from the layers below, but not in the image without the deletion
+ * The layer without whiteouts inside directories that it deletes, if no other entry lies in these directories. Such whiteouts
+ * add nothing, and containerd would keep the directories.
+ * @returns `undefined` if a later entry names a directory that such a whiteout has made: that directory gets extended
+ * attributes of the layers below, but not in the image without the whiteout
  */
-function withoutHollow(layer: RandomLayer): RandomLayer | undefined {
-  const there = new Map<string, 'hollow' | 'filled'>();
+function withoutEmptiedDirectories(layer: RandomLayer): RandomLayer | undefined {
+  const there = new Map<string, 'whiteouts' | 'filled'>();
   const deleted = new Set<string>();
   const dropped = new Set<RandomEntry>();
-  const inHollow: { entry: RandomEntry; directory: string; made: readonly string[]; index: number }[] = [];
-  /** Where directories were named last. */
+  const kept: { entry: RandomEntry; directory: string; made: readonly string[]; index: number }[] = [];
+  /** Index of the last entry of each directory. */
   const named = new Map<string, number>();
   for (const [index, entry] of layer.entries()) {
     const directories = prefixes(isDeletion(entry) ? directoryOf(entry) : entry.path.slice(0, -1));
@@ -98,14 +98,14 @@ function withoutHollow(layer: RandomLayer): RandomLayer | undefined {
       dropped.add(entry);
       continue;
     }
-    for (const path of missing) there.set(path, 'hollow');
-    inHollow.push({ entry, directory: directories.at(-1) ?? '', made: missing, index });
+    for (const path of missing) there.set(path, 'whiteouts');
+    kept.push({ entry, directory: directories.at(-1) ?? '', made: missing, index });
     if (entry.kind !== 'whiteout') continue;
     deleted.add(own);
     for (const [path, what] of there) {
-      if (what !== 'hollow' || !isAtOrAbove(own, path)) continue;
+      if (what !== 'whiteouts' || !isAtOrAbove(own, path)) continue;
       there.delete(path);
-      for (const inside of inHollow) {
+      for (const inside of kept) {
         if (!isAtOrAbove(path, inside.directory)) continue;
         if (inside.made.some((made) => (named.get(made) ?? -1) > inside.index)) return undefined;
         dropped.add(inside.entry);
@@ -115,14 +115,14 @@ function withoutHollow(layer: RandomLayer): RandomLayer | undefined {
   return layer.filter((entry) => !dropped.has(entry));
 }
 
-/** Whether a deletion in a full copy leads through a link below, perhaps into what the layer deletes. */
-const mayBeHollowByLink = (layer: RandomLayer, lowers: RandomImage): boolean =>
+/** Whether the path of a whiteout leads through a link of a layer below, possibly into a directory that the layer deletes. */
+const mayLeadThroughLink = (layer: RandomLayer, lowers: RandomImage): boolean =>
   layer.some(({ kind }) => kind === 'whiteout') &&
   layer.some((entry) => isDeletion(entry) && leadsThroughLink(lowers, entry));
 
 const isDeletion = ({ kind }: RandomEntry): boolean => kind === 'whiteout' || kind === 'opaque';
 
-/** There is nothing below a bottom layer. The directories that the deletion needs are still made. */
+/** A whiteout of a bottom layer, changed to delete a missing name. Its parent directories are still made. */
 function deletesNothing(entry: RandomEntry): RandomEntry {
   if (!isDeletion(entry)) return entry;
   const parent = entry.kind === 'opaque' ? entry.path : entry.path.slice(0, -1);
@@ -130,9 +130,10 @@ function deletesNothing(entry: RandomEntry): RandomEntry {
 }
 
 /**
- * In a full copy a deletion removes, so it must come before anything is added, be it the directory that another deletion
- * needs: those nearer to the root first. Where the layer has put a directory in the place of something else before it
- * deletes in there, that directory comes along. At their own places the deletions still need their directories.
+ * For a full copy, in which a whiteout removes files: all whiteouts come before the other entries, those nearer to the root
+ * first, also before directories of other whiteouts. If a whiteout lies in a directory that the layer has put in place of
+ * another file, this directory is moved with it. At its old place a whiteout stays that deletes a missing name, because it
+ * makes its parent directories.
  */
 function deletionsFirst(layer: RandomLayer, lowers: RandomImage): RandomLayer | undefined {
   const deletions = sorted(layer.filter(isDeletion));
@@ -147,7 +148,7 @@ function deletionsFirst(layer: RandomLayer, lowers: RandomImage): RandomLayer | 
       const named = layer.slice(0, index).findLast(({ kind, path }) => kind !== 'whiteout' && key(path) === needed);
       if (named?.kind !== 'directory') continue;
       const isOther = mayBeOther(lowers, needed);
-      // what is made in it has its group, and would not if it were made sooner
+      // files in it inherit its group, but not if they were made earlier
       if (setgid(named) !== 0 && (isOther || needed !== directory)) return undefined;
       if (!isOther) continue;
       replacing.set(needed, named);
@@ -166,10 +167,10 @@ function deletionsFirst(layer: RandomLayer, lowers: RandomImage): RandomLayer | 
   return [...first, ...layer.map(deletesNothing)];
 }
 
-/** The directory that an entry is in; of an opaque marker, the one that is opaque. */
+/** The directory that an entry lies in; for an opaque marker, the opaque directory. */
 const directoryOf = ({ kind, path }: RandomEntry): readonly Buffer[] => (kind === 'opaque' ? path : path.slice(0, -1));
 
-/** Whether the layers may have something at a path that is no directory. */
+/** Whether the layers may have a file other than a directory at a path. */
 const mayBeOther = (layers: RandomImage, wanted: string): boolean =>
   layers.some((layer) =>
     layer.some(
@@ -178,13 +179,13 @@ const mayBeOther = (layers: RandomImage, wanted: string): boolean =>
     ),
   );
 
-/** Whether the layers have a link on the way to the directory of a deletion. */
+/** Whether the layers have a symbolic link on the path to the directory of a whiteout. */
 const leadsThroughLink = (layers: RandomImage, entry: RandomEntry): boolean => {
   const needed = prefixes(directoryOf(entry));
   return layers.some((layer) => layer.some(({ kind, path }) => kind === 'symlink' && needed.includes(key(path))));
 };
 
-/** Whether an entry is a directory where the layers may have a file, to which a link may lead. */
+/** Whether an entry is a directory at a path where the layers may have another type of file, possibly through a link. */
 const isReplacing = (layers: RandomImage, { kind, path }: RandomEntry): boolean =>
   kind === 'directory' &&
   layers.some((layer) =>
@@ -199,8 +200,9 @@ const sorted = (entries: RandomEntry[]): RandomEntry[] =>
   entries.sort((one, other) => directoryOf(one).length - directoryOf(other).length);
 
 /**
- * A name that the layer both deletes and makes hides what is below by itself, but for a directory, which is opaque. Nothing
- * is below a directory in it any more that it could take its attributes from, so containerd must not have to make one.
+ * For an overlay: the whiteout of a name that the layer also makes is left out, because the new file hides what is below. A
+ * directory is made opaque instead. Directories inside can't get attributes from below then, so the image names them, and
+ * containerd does not make them itself.
  */
 function forOverlay(layer: RandomLayer, lowers: RandomImage): RandomLayer | undefined {
   const touched = new Set(layer.flatMap(({ kind, path }) => prefixes(kind === 'whiteout' ? path.slice(0, -1) : path)));
@@ -209,7 +211,7 @@ function forOverlay(layer: RandomLayer, lowers: RandomImage): RandomLayer | unde
   const there = new Map<string, RandomEntry | 'unnamed'>();
   const once = new Set<string>();
   const unnamedDirectories = new Set<RandomEntry>();
-  /** Those that another entry took the place of: containerd would give that their times. */
+  /** Directories that another entry has replaced: containerd would give that entry the directory's times. */
   const replaced = new Set<RandomEntry>();
   const equivalent: RandomEntry[] = [];
   for (const entry of layer) {
@@ -249,22 +251,22 @@ function forOverlay(layer: RandomLayer, lowers: RandomImage): RandomLayer | unde
   return [...equivalent.filter((entry) => !replaced.has(entry)), ...opaque];
 }
 
-/** The path that a hard link names. */
+/** The target path of a hard link. */
 const linked = ({ target }: RandomEntry): string => linkedPath(target);
 
-/** An entry for a directory as it is made where it is needed; the time counts as the applier's own. */
+/** An entry for a directory like an implied one; its time counts as set by the applier. */
 function unnamedDirectory(path: string, gid: number): RandomEntry {
   const names = path.split('/').map((name) => Buffer.from(name, 'latin1'));
   const fields = { mode: 0o755, uid: 0, gid, mtime: Math.ceil(Date.now() / 1000) };
   return { kind: 'directory', path: names, before: '', after: '', target: '', content: '', fields };
 }
 
-/** The group that a directory passes on to what is made in it, or 0. */
+/** The group that new files in a directory inherit, or 0. */
 function setgid({ kind, fields: { mode = 0, gid = 0 } }: RandomEntry): number {
   return kind === 'directory' && (mode & 0o2000) !== 0 ? Number(gid) : 0;
 }
 
-/** The same of the directory that the layers leave at `wanted`; `undefined`: links may lead to it. */
+/** The same for the directory that the layers leave at `wanted`; `undefined`: links may lead to it. */
 function setgidBelow(layers: RandomImage, wanted: string): number | undefined {
   const all = layers.flat();
   if (all.every((entry) => setgid(entry) === 0)) return 0;
@@ -283,14 +285,14 @@ function setgidBelow(layers: RandomImage, wanted: string): number | undefined {
 
 const isAtOrAbove = (path: string, other: string): boolean => path === other || other.startsWith(`${path}/`);
 
-/** What an opaque marker hides gives its attributes all the same, where it is needed. */
+/** Whether an opaque marker hides a directory. Not an implied one: it still gets its attributes from below. */
 const isOpaqueAbove = (layer: RandomLayer, tree: ReadonlyMap<string, unknown>, wanted: string): boolean =>
   !tree.has(wanted) && layer.some(({ kind, path }) => kind === 'opaque' && wanted.startsWith(`${key(path)}/`));
 
 const prefixes = (path: readonly Buffer[]): string[] => path.map((_, index) => key(path.slice(0, index + 1)));
 const prefixesOf = (path: string): string[] => prefixes(path.split('/').map((name) => Buffer.from(name, 'latin1')));
 
-/** What the layer leaves at each path, where it holds no links. */
+/** The last entry at each path of a layer without links. */
 function ownTree(layer: RandomLayer): Map<string, 'named' | 'implied' | 'other'> {
   const tree = new Map<string, 'named' | 'implied' | 'other'>();
   for (const { kind, path } of layer) {

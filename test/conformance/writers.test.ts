@@ -25,7 +25,7 @@ import { compareImage, layersOf, STORES } from './conformance.ts';
 
 const running = await started();
 
-/** How another program writes an archive of a folder: `{}` stands for the archive, the folder is the current one. */
+/** A command that writes an archive of the current directory. `{}` is the path of the archive. */
 type Command = readonly string[];
 
 const WRITERS: Readonly<Record<string, Command>> = {
@@ -58,7 +58,7 @@ const WRITERS: Readonly<Record<string, Command>> = {
   'node-tar, portable': nodeTar('portable: true'),
 };
 
-/** Archives that containerd takes for another thing than they are, and those that it takes rightly (README.md). */
+/** Archives that containerd applies differently, and equivalent archives that it applies correctly (README.md). */
 const OTHERWISE: Readonly<Record<string, { readonly command: Command; readonly equivalent: Command }>> = {
   'GNU tar, old sparse files: containerd refuses type S': {
     command: gnuTar('--format=gnu', '--sparse'),
@@ -83,7 +83,7 @@ function bsdTar(xattrHeader: string): Command {
   return ['bsdtar', '--format=pax', '--xattrs', '--acls', '--options', options, '-cf', '{}', '.'];
 }
 
-/** It takes names from its input, and passes over what a format can't hold. */
+/** cpio reads names from its input, and skips files that the format can't hold. */
 function cpio(format: string): Command {
   return ['sh', '-c', `find . -print0 | LC_ALL=C sort -z | cpio --quiet --create --null --format=${format} > '{}'`];
 }
@@ -98,14 +98,14 @@ function nodeTar(option: string): Command {
   return [process.execPath, '--input-type=module', '-e', program];
 }
 
-/** The archive that a program writes of a folder made for it, filled with what `name` says that the format can hold. */
+/** Fills a folder with files that the format `name` can hold. @returns the archive that the program writes of it */
 function written(name: string, command: Command): Buffer {
   using dir = scratch();
   const folder = join(dir.path, 'folder');
   fillFolder(folder, name);
   const archive = join(dir.path, 'archive.tar');
   const [program = '', ...rest] = command.map((word) => word.replaceAll('{}', archive));
-  // node-tar is found from here
+  // Node resolves node-tar from this directory
   const done = spawnSync(program, program === process.execPath ? withFolder(rest, folder) : rest, {
     cwd: program === process.execPath ? import.meta.dirname : folder,
     env: { ...process.env, LC_ALL: 'C.UTF-8' },
@@ -115,12 +115,12 @@ function written(name: string, command: Command): Buffer {
   return readFileSync(archive);
 }
 
-/** What a writer needs, and what fills the folder. */
+/** The reason to skip a test: a program of the writer, or one that fills the folder, is missing. */
 function missing([program = '']: Command): string | false {
   return skipWithout(program === 'sh' ? 'cpio' : program, 'setfattr', 'setfacl', 'mkfifo', 'mknod');
 }
 
-describe('archives of other programs become the same folders', () => {
+describe('archives of other programs leave the same folders', () => {
   for (const [name, command] of Object.entries(WRITERS)) {
     it(name, { skip: running.skip || missing(command) }, async () => {
       if (running.skip !== false) return;
@@ -129,7 +129,7 @@ describe('archives of other programs become the same folders', () => {
   }
 });
 
-describe('archives of other programs become what they are', () => {
+describe('archives that containerd applies differently are applied correctly', () => {
   for (const [name, { command, equivalent }] of Object.entries(OTHERWISE)) {
     it(name, { skip: running.skip || missing(command) }, async () => {
       if (running.skip !== false) return;
@@ -158,7 +158,7 @@ const BLOBS = {
   'zstd-chunked.tar.zst': 'sha256:54ad29b065c1e9e9ff3201d6fe1ef8cb67f595ff165c0ab1ded6f1b6320baebb',
 };
 
-describe('blobs for lazy pulling become the same folders', () => {
+describe('blobs for lazy pulling leave the same folders', () => {
   for (const [name, diffId] of Object.entries(BLOBS)) {
     it(name, { skip: running.skip }, async () => {
       if (running.skip !== false) return;
@@ -173,7 +173,7 @@ describe('blobs for lazy pulling become the same folders', () => {
 const withFolder = (words: readonly string[], folder: string): string[] =>
   words.map((word) => word.replace('sync: true', `sync: true, cwd: ${JSON.stringify(folder)}`));
 
-/** What the formats differ in: long names, long links, large numbers, holes, fractions of seconds, attributes. */
+/** Files that the formats store differently: long names, long links, large numbers, holes, fractions of seconds, attributes. */
 function fillFolder(folder: string, writer: string): void {
   const at = (name: string) => join(folder, name);
   const small = writer.includes('v7') || writer.includes('ustar') || writer.includes('USTAR');
@@ -197,7 +197,7 @@ function fillFolder(folder: string, writer: string): void {
   spawn('setfattr', '-n', 'user.conformance', '-v', 'value', at('large'));
   spawn('setfacl', '-m', 'u:1000:r', at('empty'));
   spawn('chmod', '4755', at('dir/sub/program'));
-  // before the suite began, so that it counts: see `Comparison.since`
+  // before the start of the suite, so that the time is compared: see `Comparison.since`
   for (const name of readdirSync(folder, { recursive: true, encoding: 'utf8' }).sort().reverse()) {
     lutimesSync(at(name), 1_500_000_000.25, 1_600_000_000.123456);
   }
@@ -206,7 +206,7 @@ function fillFolder(folder: string, writer: string): void {
   utimesSync(folder, 1_500_000_000, 1_600_000_000);
 }
 
-/** Data and holes in turn, more than the map of one header holds, and a hole at the end. */
+/** Alternating data and holes, more than the sparse map of one header holds, with a hole at the end. */
 function sparseFile(path: string): void {
   const fd = openSync(path, 'w');
   writeSync(fd, Buffer.alloc(5000, 'd'), 0, 5000, 0);
