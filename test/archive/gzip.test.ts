@@ -13,7 +13,7 @@ import { digestOfOutput, inTurn } from '../support/stream.ts';
 const FOLLOWED =
   'the gzip data is followed by bytes that are neither gzip data nor zeros: something has been appended to the blob, or has overwritten its end; build and push the layer again';
 
-/** Bytes that deflate to about a third, as files do. */
+/** Bytes that compress to about a third, like typical files. */
 function someBytes(length: number): Buffer {
   const bytes = randomBytes(length);
   for (let i = 0; i < length; i += 64) bytes.fill('text', i + 20, Math.min(length, i + 64));
@@ -32,7 +32,7 @@ for (const [name, native, busy] of [
   describe(`gunzip with ${name}`, {
     skip: skipFor(native && isalInflater() === undefined && 'libisal2 is not installed'),
   }, () => {
-    it('gives the same bytes however members and pieces are cut', async () => {
+    it('gives the same bytes for any split into members and pieces', async () => {
       const mebi = 1 << 20;
       for (const length of [0, 1, 1000, mebi - 1, mebi, mebi + 1, 2 * mebi, 3_333_333]) {
         const text = someBytes(length);
@@ -46,7 +46,7 @@ for (const [name, native, busy] of [
       }
     });
 
-    it('reads a header with any of its fields, however it is cut', async () => {
+    it('reads a header with any optional fields, in pieces of any size', async () => {
       const texts = Array.from({ length: 32 }, (_, flags) => Buffer.from(`after the flags ${flags}`));
       const bytes = Buffer.concat(texts.map((text, flags) => memberWithFields(text, flags)));
       const expected = createHash('sha256').update(Buffer.concat(texts)).digest('hex');
@@ -57,7 +57,7 @@ for (const [name, native, busy] of [
       }
     });
 
-    it('reads members that begin anywhere in a piece, the last bytes of it included', async () => {
+    it('reads members that begin anywhere in a piece, also in its last bytes', async () => {
       for (const flags of [0, 4, 8, 2 | 4 | 8 | 16]) {
         // pieces of up to 128 bytes are copied anyway
         const texts = [randomBytes(200), randomBytes(200), Buffer.alloc(0), Buffer.from('last')];
@@ -76,7 +76,7 @@ for (const [name, native, busy] of [
       assert.equal(await digest(gzipSync(text), 65_536, native, busy), expected);
     });
 
-    it('refuses what is cut short, damaged or followed by something else', async () => {
+    it('refuses data that are truncated, damaged or followed by other data', async () => {
       const whole = gzipSync(someBytes(5000));
       const damaged = Buffer.from(whole);
       damaged[whole.length - 6] = (damaged[whole.length - 6] ?? 0) ^ 1;
@@ -98,7 +98,7 @@ for (const [name, native, busy] of [
       }
     });
 
-    it('says one and the same of whatever follows the last member and is no member', async () => {
+    it('gives the same error for any data after the last member', async () => {
       const whole = gzipSync(someBytes(300));
       for (const rest of [
         'x',
@@ -121,7 +121,7 @@ for (const [name, native, busy] of [
       }
     });
 
-    it('ends at once when nobody reads on', async () => {
+    it('ends at once if the reader stops', async () => {
       const bytes = gzipSync(someBytes(10_000_000));
       for await (const piece of gunzip(lent(bytes, 65_536), native, busy)) {
         assert.ok(piece.length > 0);

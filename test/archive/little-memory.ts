@@ -4,7 +4,7 @@ import { UnpackError } from '../../src/errors.ts';
 import { libc, systemError } from '../../src/system/libc.ts';
 import { lent } from '../support/lent.ts';
 
-/** Decompresses a frame that asks for a window of 128 MiB with less than that left: `little-memory.ts native|node`. */
+/** Decompresses a frame with a window of 128 MiB while less memory is free: `little-memory.ts native|node`. */
 const native = process.argv[2] === 'native';
 
 // a frame (RFC 8878, 3.1.1) of one raw block, whose window descriptor says 2^27

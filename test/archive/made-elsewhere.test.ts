@@ -10,13 +10,13 @@ import { Sandbox } from '../support/sandbox.ts';
 import { digestOfOutput } from '../support/stream.ts';
 import { readTree } from '../support/tree.ts';
 
-/** By Node's streams, or by native code called directly. */
+/** With Node's streams, and with native code. */
 const WAYS = [false, true];
 
-/** Bytes from one cut or wrong bit to the next; streams.test.ts has smaller blobs, and every byte of those. */
+/** Bytes between two tested positions. streams.test.ts tests every byte of smaller blobs. */
 const STEP = 5;
 
-/** What the writers say of their blobs: see blobs/README.md. */
+/** Digests from the tools that wrote the blobs: see blobs/README.md. */
 const BLOBS = {
   'estargz.tar.gz': {
     compression: 'gzip',
@@ -36,7 +36,7 @@ const BLOBS = {
 
 const inflate = (blob: Buffer, native: boolean): Promise<Buffer> => readAll(decompress(lent(blob), { native }));
 
-/** What a damaged blob inflates to; `undefined` where it is refused. */
+/** The output for a damaged blob; `undefined` if it is refused. */
 async function ifTaken(blob: Buffer, native: boolean): Promise<Buffer | undefined> {
   try {
     const bytes = await inflate(blob, native);
@@ -52,7 +52,7 @@ for (const [name, { compression, diffId, mtime, added, deleted }] of Object.entr
   describe(name, () => {
     const blob = readFileSync(new URL(`blobs/${name}`, import.meta.url));
 
-    it('is inflated whole, in pieces of any size', async () => {
+    it('is decompressed completely, in pieces of any size', async () => {
       for (const native of WAYS) {
         for (const cut of [1, 7, 511, 4096, blob.length]) {
           const digest = await digestOfOutput(decompress(lent(blob, cut), { native }));
@@ -61,7 +61,7 @@ for (const [name, { compression, diffId, mtime, added, deleted }] of Object.entr
       }
     });
 
-    it('becomes the files that went into it', async () => {
+    it('unpacks to its original files', async () => {
       using box = new Sandbox();
       applyTar(await inflate(blob, true), { root: box.roots[0], below: 'later' });
       const tree = readTree(box.roots[0]);
@@ -86,7 +86,7 @@ for (const [name, { compression, diffId, mtime, added, deleted }] of Object.entr
       assert.equal(tree['dir/small']?.mode, '4755');
     });
 
-    it('is refused wherever it is cut, but between members or frames, where its size and digest tell', async () => {
+    it('is refused if it is truncated, except between members or frames, where size and digest show it', async () => {
       const whole = await inflate(blob, true);
       for (let end = 1; end < blob.length; end += STEP) {
         const [one, other] = await Promise.all(WAYS.map((native) => ifTaken(blob.subarray(0, end), native)));
@@ -95,7 +95,7 @@ for (const [name, { compression, diffId, mtime, added, deleted }] of Object.entr
       }
     });
 
-    it('is refused, or read as it was, whichever byte has a wrong bit', async () => {
+    it('is refused, or gives the original content, for a wrong bit in any byte', async () => {
       const whole = await inflate(blob, true);
       for (let at = 0; at < blob.length; at += STEP) {
         const damaged = Buffer.from(blob);

@@ -12,14 +12,14 @@ import { Sandbox } from '../support/sandbox.ts';
 import { directory, file, member, opaque, symlink, tar, whiteout } from '../support/tar.ts';
 import { paths } from '../support/tree.ts';
 
-/** How a blob is inflated: by Node's streams, or by native code called directly. */
+/** Blobs are decompressed with Node's streams, and with native code. */
 const WAYS = [false, true];
 
 async function inflate(bytes: Buffer, native: boolean, cut = bytes.length): Promise<Buffer> {
   return readAll(decompress(lent(bytes, cut), { native }));
 }
 
-/** A blob gives this archive, however it is inflated and cut. */
+/** Asserts that a blob gives this archive in every way and in pieces of any size. */
 async function gives(archive: Buffer, blob: Buffer, cuts = [1, 7, 1000]): Promise<void> {
   for (const native of WAYS) {
     for (const cut of [blob.length, ...cuts]) {
@@ -29,7 +29,7 @@ async function gives(archive: Buffer, blob: Buffer, cuts = [1, 7, 1000]): Promis
   }
 }
 
-/** What reading a blob to its end comes to; anything but a refusal is thrown. */
+/** The result of reading a blob to its end, or the refusal. Other errors are thrown. */
 async function refusal(bytes: Buffer, native: boolean): Promise<UnpackError | Buffer> {
   try {
     const archive = await inflate(bytes, native);
@@ -57,7 +57,7 @@ describe('eStargz layers', () => {
     return Buffer.concat([header, subfield, Buffer.from([1, 0, 0, 0xff, 0xff]), Buffer.alloc(8)]);
   }
 
-  it('are read whole: a member for each chunk of a file, one for the table of contents, and a footer', async () => {
+  it('are read completely: a member for each chunk of a file, one for the table of contents, and a footer', async () => {
     const entries = contents.map((content, i) => file(`f${i}`, content));
     const toc = member(file('stargz.index.json', JSON.stringify({ version: 1, entries: [] })));
     const plain: Buffer[] = [];
@@ -86,20 +86,20 @@ describe('eStargz layers', () => {
 describe('gzip blobs', () => {
   const archive = tar(...contents.map((content, i) => file(`f${i}`, content)));
 
-  it('of thousands of members are read whole', async () => {
+  it('of thousands of members are read completely', async () => {
     const parts = Array.from({ length: Math.ceil(archive.length / 40) }, (_, i) =>
       gzipSync(archive.subarray(i * 40, i * 40 + 40)),
     );
     await gives(archive, Buffer.concat(parts), [1000, 65_536]);
   });
 
-  it('with empty members anywhere are read whole', async () => {
+  it('with empty members anywhere are read completely', async () => {
     const [a, b] = [archive.subarray(0, 999), archive.subarray(999)];
     const empty = gzipSync('');
     await gives(archive, Buffer.concat([empty, gzipSync(a), empty, empty, gzipSync(b), empty]));
   });
 
-  it('with every optional field of a header are read whole', async () => {
+  it('with all optional fields of a header are read completely', async () => {
     const header = Buffer.from([0x1f, 0x8b, 8, 0x1e, 1, 2, 3, 4, 2, 3, 5, 0]);
     const fields = Buffer.from('extraname\0comment\0', 'latin1');
     const start = Buffer.concat([header, fields]);
@@ -113,7 +113,7 @@ describe('gzip blobs', () => {
     await gives(Buffer.concat([archive, archive, archive]), Buffer.concat([one, one, one]), [1, 11, 29, 100]);
   });
 
-  it('with flags in a header that nobody knows are refused, in any member', async () => {
+  it('with unknown flags in the header of any member are refused', async () => {
     const odd = gzipSync(archive);
     odd[3] = 0x40;
     for (const native of WAYS) {
@@ -123,7 +123,7 @@ describe('gzip blobs', () => {
     }
   });
 
-  it('may be padded with zeros, and with nothing else', async () => {
+  it('may be padded with zeros only', async () => {
     await gives(archive, Buffer.concat([gzipSync(archive), Buffer.alloc(5000)]), [100, 4096]);
     for (const rest of ['x', '\0\0x', '\x1f', '\x1f\x8b', '\x1f\x8b\x08\0\0\0\0\0\0\0']) {
       for (const native of WAYS) {
@@ -144,7 +144,7 @@ describe('zstd blobs', () => {
     return Buffer.concat([header, Buffer.from(content)]);
   };
 
-  it('of thousands of frames, with skippable ones of every kind between them, are read whole', async () => {
+  it('of thousands of frames, with all kinds of skippable frames between them, are read completely', async () => {
     const parts: Buffer[] = [];
     for (let at = 0, i = 0; at < archive.length; at += 40, i++) {
       if (i % 3 === 0) parts.push(skippable('s'.repeat(i % 50), i % 16));
@@ -153,7 +153,7 @@ describe('zstd blobs', () => {
     await gives(archive, Buffer.concat(parts), [13, 1000, 65_536]);
   });
 
-  it('as zstd:chunked writes them, with the table of contents and the footer in skippable frames, are read whole', async () => {
+  it('of zstd:chunked, with the table of contents and the footer in skippable frames, are read completely', async () => {
     const frames = contents.map((content, i) => zstdCompressSync(member(file(`f${i}`, content))));
     const toc = skippable(
       zstdCompressSync(JSON.stringify({ version: 1, entries: contents.map((_, i) => ({ name: `f${i}` })) })),
@@ -165,11 +165,11 @@ describe('zstd blobs', () => {
     await gives(archive, Buffer.concat([...frames, end, toc, skippable(footer)]));
   });
 
-  it('of skippable frames alone are an empty layer', async () => {
+  it('of skippable frames only are an empty layer', async () => {
     await gives(Buffer.alloc(0), skippable('nothing'));
   });
 
-  it('with bytes after them that are no frame are refused', async () => {
+  it('with other bytes after the last frame are refused', async () => {
     for (const rest of ['x', '\0\0\0\0', '\x28\xb5\x2f', '\x50\x2a\x4d\x18', '\x50\x2a\x4d\x18\xff\xff\xff\xff']) {
       for (const native of WAYS) {
         const result = await refusal(Buffer.concat([zstdCompressSync(archive), Buffer.from(rest, 'latin1')]), native);
@@ -180,8 +180,8 @@ describe('zstd blobs', () => {
   });
 });
 
-describe('layers that hold little', () => {
-  it('are applied: none at all, only end blocks, only deletions, no end blocks, one, or bytes after them', () => {
+describe('layers with little or no content', () => {
+  it('are applied: no bytes, only end blocks, only whiteouts, no end block, one end block, bytes after the end', () => {
     const one = file('f', 'x');
     const cases: [Buffer, string[]][] = [
       [Buffer.alloc(0), []],
@@ -218,7 +218,7 @@ describe('a small blob', () => {
   for (const [name, blob] of Object.entries(blobs)) {
     const compression = name as Compression; // a key of the record above
     const what = name === 'none' ? 'a plain tar' : name;
-    it(`of ${what} is refused wherever it is cut${name === 'none' ? ', but between entries' : ''}`, async () => {
+    it(`of ${what} is refused if it is truncated${name === 'none' ? ', except between entries' : ''}`, async () => {
       for (let end = 1; end < blob.length; end++) {
         for (const native of compression === 'none' ? [false] : WAYS) {
           const result = await refusal(blob.subarray(0, end), native);
@@ -229,7 +229,7 @@ describe('a small blob', () => {
       }
     });
 
-    it(`of ${what} is refused, or ${name === 'none' ? 'has another digest' : 'read as it was'}, whichever bit is flipped`, async () => {
+    it(`of ${what} is refused, or ${name === 'none' ? 'has another digest' : 'gives the original content'}, if any bit is flipped`, async () => {
       for (let at = 0; at < blob.length; at++) {
         const bytes = Buffer.from(blob);
         bytes[at] = (bytes[at] ?? 0) ^ (1 << (at % 8));

@@ -25,7 +25,7 @@ interface Read {
   readonly ended: boolean;
 }
 
-/** Reads an archive whole, and again in pieces of every awkward size: the answer must be the same. */
+/** Reads an archive in one piece and in pieces of various sizes. The results must be equal. */
 function read(archive: Buffer, limits: Partial<typeof LIMITS> = {}): Read[] {
   const whole = readInPieces(archive, archive.length, limits);
   for (const cut of [1, 511, 513, 1000]) {
@@ -77,7 +77,7 @@ const refuses = (archive: Buffer, code: string, text: RegExp) =>
   );
 
 describe('tar headers', () => {
-  it('tells name, mode, owner, size and time of a file', () => {
+  it('give name, mode, owner, size and time of a file', () => {
     const { entry, content, ended } = only(
       tar(file('a/b', 'hello', { mode: 0o4755, uid: 1000, gid: 2000, mtime: 1_500_000_000 })),
     );
@@ -91,55 +91,55 @@ describe('tar headers', () => {
     assert.ok(ended);
   });
 
-  it('ends every file, an empty one too', () => {
+  it('end every file, also an empty one', () => {
     assert.deepEqual(
       read(tar(file('empty'), file('full', 'x'.repeat(512)))).map(({ ended }) => ended),
       [true, true],
     );
   });
 
-  it('reads v7, ustar and GNU headers', () => {
+  it('are read in the formats v7, ustar and GNU', () => {
     for (const format of ['v7', 'ustar', 'gnu'] as const) {
       assert.equal(only(tar(file('name', 'x', { format }))).name, 'name');
     }
   });
 
-  it('joins the ustar prefix and the name', () => {
+  it('join the ustar prefix and the name', () => {
     const archive = tar(file('name', '', { patch: (block) => block.write('long/prefix', 345, 'latin1') }));
     assert.equal(only(archive).name, 'long/prefix/name');
   });
 
-  it('takes the last moments of a GNU header as its access time', () => {
+  it('give the access time of a GNU header', () => {
     const archive = tar(
       file('name', '', { format: 'gnu', mtime: 5, patch: (block) => block.write('00000000144\0', 345, 'latin1') }),
     );
     assert.deepEqual(only(archive).entry.atime, { seconds: 100, nanoseconds: 0 });
   });
 
-  it('reads a prefix where old Go archives put one into a GNU header', () => {
+  it('give the prefix that old versions of Go put into a GNU header', () => {
     const archive = tar(
       file('name', '', { format: 'gnu', patch: (block) => block.write('some/prefix', 345, 'latin1') }),
     );
     assert.equal(only(archive).name, 'some/prefix/name');
   });
 
-  it('takes a name that ends with a slash for a directory where the type is NUL', () => {
+  it('of type NUL mean a directory if the name ends with a slash', () => {
     assert.equal(only(tar({ name: 'old/', type: '\0' })).entry.type, 'directory');
     assert.equal(only(tar({ name: 'old', type: '\0' })).entry.type, 'file');
   });
 
-  it('reads numbers in base 256, negative ones too', () => {
+  it('may have numbers in base 256, also negative ones', () => {
     const { entry } = only(tar(file('a', '', { uid: 3_000_000_000, mtime: -5n })));
     assert.equal(entry.uid, 3_000_000_000);
     assert.deepEqual(entry.mtime, { seconds: 0, nanoseconds: 0 });
   });
 
-  it('takes an owner as the 32 bits that the kernel would take', () => {
+  it('give the low 32 bits of an owner, as the kernel does', () => {
     assert.equal(only(tar(file('a', '', { uid: 2 ** 32 + 7 }))).entry.uid, 7);
     assert.equal(only(tar(file('a', '', { uid: -1n }))).entry.uid, 0xffff_ffff);
   });
 
-  it('refuses a negative size where there may be content, also of an old directory, and nowhere else', () => {
+  it('are refused for a negative size, if the type may have content or is an old directory', () => {
     for (const type of ['0', '\0', 'x', 'g', 'L', 'K', 'S']) {
       refuses(tar({ name: 'a', type, size: -1n }), 'LAYER_CORRUPT', /negative size/);
     }
@@ -151,7 +151,7 @@ describe('tar headers', () => {
     assert.equal(only(tar({ name: 'd/', type: '\0', format: 'v7', pax: [['size', '-1']] })).entry.type, 'directory');
   });
 
-  it('accepts a checksum of signed bytes', () => {
+  it('may have a checksum of signed bytes', () => {
     const block = headerBlock(file(Buffer.from([0xe4]), ''));
     block.write('      ', 148, 'latin1');
     const signed = block.reduce((sum, byte, at) => sum + (at >= 148 && at < 156 ? 0x20 : (byte << 24) >> 24), 0);
@@ -159,12 +159,12 @@ describe('tar headers', () => {
     assert.equal(only(tar(block)).name, '\xe4');
   });
 
-  it('keeps names as bytes', () => {
+  it('give names as bytes', () => {
     const name = Buffer.from([0x61, 0xff, 0xfe, 0x0a]);
     assert.deepEqual(only(tar(file(name))).entry.name, name);
   });
 
-  it('gives links and directories no content, whatever their size says', () => {
+  it('give no content to links and directories, whatever their size field', () => {
     const reads = read(
       tar({ ...directory('d'), size: 0 }, symlink('s', 't'), { ...hardlink('h', 'f'), size: 99 }, file('f', 'x')),
     );
@@ -212,7 +212,7 @@ describe('PAX headers', () => {
     assert.deepEqual(entry.xattrs?.get('security.capability'), value);
   });
 
-  it('carry attributes in libarchive’s form too, where the plain one is missing', () => {
+  it('may have attributes in libarchive’s form, which count if the plain form is missing', () => {
     const { entry } = only(
       tar(
         file('a', '', {
@@ -229,7 +229,7 @@ describe('PAX headers', () => {
     assert.deepEqual([...(entry.libarchiveOnly ?? [])], ['user.a b']);
   });
 
-  it('of libarchive’s form that are malformed are passed over: containerd does not read them', () => {
+  it('with malformed attributes in libarchive’s form are accepted, because containerd does not read these', () => {
     const pax = [
       ['LIBARCHIVE.xattr.user.a', '!!'],
       ['LIBARCHIVE.xattr.user.b%00c', 'eQ'],
@@ -237,7 +237,7 @@ describe('PAX headers', () => {
     assert.equal(only(tar(file('a', '', { pax }))).entry.xattrs, undefined);
   });
 
-  it('have empty values for attributes, which count, in both forms', () => {
+  it('may have empty values of attributes, in both forms', () => {
     const { entry } = only(
       tar(
         file('f', '', {
@@ -258,11 +258,11 @@ describe('PAX headers', () => {
     );
   });
 
-  it('leave a field as it is where their value is empty', () => {
+  it('do not change a field if their value is empty', () => {
     assert.equal(only(tar(file('kept', '', { pax: [['path', '']] }))).name, 'kept');
   });
 
-  it('change nothing and make nothing when they are global', () => {
+  it('are ignored if they are global', () => {
     const archive = tar(
       paxHeader(
         [
@@ -278,7 +278,7 @@ describe('PAX headers', () => {
     assert.equal(entry.mtime.seconds, 1_600_000_000);
   });
 
-  it('bound times to what a file can have', () => {
+  it('limit times to those that a file can have', () => {
     for (const [text, seconds, nanoseconds] of [
       ['-1.5', 0, 0],
       ['99999999999', 0, 0],
@@ -290,7 +290,7 @@ describe('PAX headers', () => {
     }
   });
 
-  it('are refused when malformed', () => {
+  it('are refused if they are malformed', () => {
     const broken: [string, RegExp][] = [
       ['12 path', /length "12"|newline/],
       ['abc path=x\n', /length "abc"/],
@@ -319,7 +319,7 @@ describe('PAX headers', () => {
     }
   });
 
-  it('hold decimals, and lengths of their own, with any number of leading zeros', () => {
+  it('may have leading zeros in numbers and record lengths', () => {
     const text = `${'0'.repeat(58)}68 uid=77\n`;
     const record = Buffer.concat([headerBlock({ name: 'p', type: 'x', size: text.length }), padded(Buffer.from(text))]);
     assert.equal(only(tar(record, file('a'))).entry.uid, 77);
@@ -342,7 +342,7 @@ describe('PAX headers', () => {
 });
 
 describe('GNU headers', () => {
-  it('say long names and links', () => {
+  it('give long names and link targets', () => {
     const name = `${'n'.repeat(300)}/x`;
     const archive = tar(gnuLong('L', name), gnuLong('K', 'k'.repeat(200)), symlink('n', 'k', { format: 'gnu' }));
     const { entry } = only(archive);
@@ -350,7 +350,7 @@ describe('GNU headers', () => {
     assert.equal(entry.linkName.toString(), 'k'.repeat(200));
   });
 
-  it('describe sparse files in the old way, with extension blocks', () => {
+  it('describe sparse files in the old format, with extension blocks', () => {
     const extents = Array.from({ length: 30 }, (_, i) => [i * 1000, 1] as const);
     const slot = (block: Buffer, at: number, value: number) =>
       block.write(`${value.toString(8).padStart(11, '0')}\0`, at, 'latin1');
@@ -427,7 +427,7 @@ describe('GNU headers', () => {
     });
   }
 
-  it('are refused when a sparse map does not fit its file or its data', () => {
+  it('are refused if a sparse map does not fit its file or its data', () => {
     const sparse = (map: string, size = '20') =>
       tar(
         file('f', 'abcd', {
@@ -447,17 +447,17 @@ describe('GNU headers', () => {
 });
 
 describe('the end of an archive', () => {
-  it('is two blocks of zeros, and what follows is no entry', () => {
+  it('is two blocks of zeros, and later bytes are ignored', () => {
     assert.equal(read(Buffer.concat([tar(file('a')), member(file('after'))])).length, 1);
   });
 
-  it('may be missing, also half of it', () => {
+  it('may be missing, completely or by half', () => {
     assert.equal(read(member(file('a', 'x'))).length, 1);
     assert.equal(read(Buffer.concat([member(file('a', 'x')), Buffer.alloc(512)])).length, 1);
     assert.equal(read(Buffer.alloc(0)).length, 0);
   });
 
-  it('may fall into the padding of the last file', () => {
+  it('may be missing together with padding of the last file', () => {
     assert.equal(read(member(file('a', 'x')).subarray(0, 513)).length, 1);
   });
 
@@ -467,12 +467,12 @@ describe('the end of an archive', () => {
     refuses(archive.subarray(0, 1000), 'LAYER_CORRUPT', /inside the content/);
   });
 
-  it('is an error when one block of zeros is followed by a header', () => {
+  it('is an error if a header follows one block of zeros', () => {
     refuses(Buffer.concat([Buffer.alloc(512), tar(file('a'))]), 'LAYER_CORRUPT', /block of zeros/);
   });
 });
 
-describe('what is refused', () => {
+describe('the reader refuses', () => {
   it('a wrong checksum, with the offset', () => {
     const archive = tar(file('a', 'x'), file('b'));
     archive[1024] = 0x63;
@@ -483,7 +483,7 @@ describe('what is refused', () => {
     refuses(tar({ name: 'odd', type: 'Z' }), 'LAYER_CORRUPT', /"odd".*unknown type "Z"/);
   });
 
-  it('numbers that are none', () => {
+  it('malformed numbers', () => {
     refuses(
       tar(file('a', '', { patch: (block) => block.write('99999999', 108, 'latin1') })),
       'LAYER_CORRUPT',

@@ -38,7 +38,7 @@ for (const [name, native, busy] of [
   describe(`unzstd with ${name}`, {
     skip: native && zstdInflater(windowLogOf(MAX_WINDOW)) === undefined && 'Node does not offer it',
   }, () => {
-    it('gives the same bytes however frames and pieces are cut, skippable frames among them', async () => {
+    it('gives the same bytes for any split into frames and pieces, with skippable frames', async () => {
       for (const length of [0, 1, 1000, 1 << 20, 3_333_333]) {
         const text = randomBytes(length);
         text.fill('text', 0, Math.floor(length / 2));
@@ -55,7 +55,7 @@ for (const [name, native, busy] of [
       }
     });
 
-    it('reads frames that begin anywhere in a piece, the last bytes of it included', async () => {
+    it('reads frames that begin anywhere in a piece, also in its last bytes', async () => {
       const frames = ['first', 'second', '', 'last'].map((text) => zstdCompressSync(Buffer.from(text), CHECKSUM));
       const bytes = Buffer.concat(frames.flatMap((frame) => [skippable(Buffer.from('skip me')), frame]));
       let at = 0;
@@ -71,7 +71,7 @@ for (const [name, native, busy] of [
       assert.equal(await digest(bytes, 65_536, native, busy), sha256(Buffer.from('a small file'.repeat(10_000))));
     });
 
-    it('refuses what is cut short, damaged or followed by something else', async () => {
+    it('refuses data that are truncated, damaged or followed by other data', async () => {
       const whole = zstdCompressSync(randomBytes(5000), CHECKSUM);
       const damaged = Buffer.from(whole);
       damaged[whole.length - 2] = (damaged[whole.length - 2] ?? 0) ^ 1;
@@ -94,7 +94,7 @@ for (const [name, native, busy] of [
       }
     });
 
-    it('takes windows of up to 512 MiB, and no more of them than there may be memory', async () => {
+    it('accepts windows up to 512 MiB, or up to the memory limit', async () => {
       for (const [windowLog, memory] of [
         [27, undefined],
         [29, undefined],
@@ -108,7 +108,7 @@ for (const [name, native, busy] of [
       }
     });
 
-    it('says of larger windows, and of frames of one segment as large, that they are too large', async () => {
+    it('refuses larger windows, also of single-segment frames', async () => {
       for (const [bytes, memory, text] of [
         [frameWithWindow(29, 1), undefined, /more than 512 MiB/],
         [frameWithWindow(31), undefined, /more than 512 MiB/],
@@ -130,7 +130,7 @@ for (const [name, native, busy] of [
       }
     });
 
-    it('says one and the same of whatever follows the last frame and is no frame', async () => {
+    it('gives the same error for any data after the last frame', async () => {
       const whole = zstdCompressSync(randomBytes(300), CHECKSUM);
       for (const rest of ['x', 'abc', '\x28\xb5\x2f', 'garbage!', '\0'.repeat(600)]) {
         for (const cut of [1, whole.length, whole.length + 1, 100_000]) {
@@ -148,9 +148,9 @@ for (const [name, native, busy] of [
   });
 }
 
-describe('zstd data for which there is no memory', () => {
+describe('zstd data with too little memory', () => {
   for (const how of ['native', 'node']) {
-    it(`is the machine’s failure, not the layer’s: ${how}`, () => {
+    it(`is STORE_FAILED and not LAYER_CORRUPT: ${how}`, () => {
       const script = new URL('little-memory.ts', import.meta.url).pathname;
       const { stdout, stderr } = runChild(process.execPath, [script, how]);
       const { before, code, message } = JSON.parse(stdout || JSON.stringify({ message: stderr }));

@@ -8,8 +8,8 @@ import { mutate } from './mutations.ts';
 import { Random } from './random.ts';
 
 /**
- * `node test/fuzz/against-containerd.ts --inputs 500 --seed 1`: whether containerd and unpackd take and refuse the same
- * archives, of the corpus and of random ones. Differences are counted by what was said; the README explains them.
+ * `node test/fuzz/against-containerd.ts --inputs 500 --seed 1`: compares which archives containerd and unpackd accept, from
+ * the corpus and random ones. Counts the differences by error message; the README explains them.
  */
 const { values } = parseArgs({
   options: { inputs: { type: 'string', default: '500' }, seed: { type: 'string', default: '1' } },
@@ -54,13 +54,13 @@ function* inputs(count: number, seed: number): Generator<[string, Buffer]> {
   }
 }
 
-/** Limits are unpackd's own, so the suite takes passing one for a failure. */
+/** containerd has no such limits, so an archive above a limit counts as a failure. */
 function overTheLimit(error: unknown): Outcome {
   if (!(error instanceof UnpackError) || error.code !== 'LIMIT_EXCEEDED') throw error;
   return { kind: 'refused', layer: 0, reason: error.message };
 }
 
-/** What it said, without names and numbers. */
+/** The error message without names and numbers. */
 function describe(who: string, outcome: Outcome): string {
   if (outcome.kind === 'applied') return `${who} applies it`;
   const reason = outcome.reason

@@ -8,8 +8,8 @@ import { LIMITS } from './read.ts';
 import { describeTree } from './tree.ts';
 
 /**
- * Applies an archive twice: with openat2 and whole, and by the walk and in pieces.
- * @throws where anything outside changes, the two differ, or anything is no refusal
+ * Applies an archive twice: in one piece with openat2, and in small pieces without it.
+ * @throws if a file outside the root changes, if the two results differ, or for an error that is no refusal
  */
 export function checkApplying(archive: Buffer, cut: number, below: Below, sandbox: Sandbox): Outcome {
   const since = BigInt(Date.now() - 100) * 1_000_000n;
@@ -33,7 +33,7 @@ export function checkApplying(archive: Buffer, cut: number, below: Below, sandbo
   }
 }
 
-/** What a layer below may have left, links out of the root included. */
+/** Files of a lower layer, with links out of the root. */
 function putLayerBelow(root: string, outside: string): void {
   mkdirSync(join(root, 'a/b/c'), { recursive: true });
   mkdirSync(join(root, 'd/a/deep'), { recursive: true });

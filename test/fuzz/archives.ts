@@ -2,8 +2,8 @@ import { gnuLong, type Member, member, paxHeader, paxRecord } from '../support/t
 import type { Random } from './random.ts';
 
 /**
- * Random archives that are mostly well-formed: entries of every type and format with few names, so that they meet, and
- * with the names, links and records that attacks are made of.
+ * Random archives that are mostly valid: entries of every type and format, with few names, so that they conflict, and with
+ * names, links and records that attacks use.
  */
 
 const PARTS = [
@@ -25,7 +25,7 @@ const TIMES = [
   '1600000000.1234567891234567',
 ];
 
-/** Refused, or of no effect, by name alone. */
+/** Names that are refused or ignored. */
 const ODD_PARTS = ['.wh..wh.plnk', '.wh..wh.aufs', '.wh.', '.wh..', '.wh...', '.wh...wh.a', 'z'.repeat(256)];
 
 /** Malformed. */
@@ -224,7 +224,7 @@ export class Archives {
   }
 }
 
-/** A PAX record whose length is not what it should be. */
+/** A PAX record with a wrong length. */
 export function brokenRecord(random: Random): Buffer {
   const record = paxRecord('path', 'x'.repeat(random.below(20)));
   record[0] = 0x30 + random.below(10);

@@ -14,10 +14,10 @@ import { checkDecompressing, compressed } from './streams.ts';
 const CORPUS = new URL('corpus/', import.meta.url).pathname;
 const BELOW = ['later', 'parent', 'nothing'] as const;
 
-describe('inputs that fuzzing found', () => {
+describe('inputs found by fuzzing', () => {
   const files = readdirSync(CORPUS);
 
-  it('as archives are read and applied the same in any pieces, with openat2 and without, or refused', () => {
+  it('are, as archives, refused or applied with the same result in any pieces, with openat2 and without', () => {
     using box = new Sandbox();
     for (const name of files.filter((name) => name.endsWith('.tar'))) {
       const archive = readFileSync(join(CORPUS, name));
@@ -30,7 +30,7 @@ describe('inputs that fuzzing found', () => {
     }
   });
 
-  it('as blobs are inflated the same in any pieces, by Node’s streams and natively, or refused', async () => {
+  it('are, as blobs, refused or decompressed with the same result in any pieces, by Node’s streams and natively', async () => {
     for (const name of files) {
       const compression = name.endsWith('.gzip') ? 'gzip' : name.endsWith('.zstd') ? 'zstd' : undefined;
       if (compression === undefined) continue;
@@ -39,14 +39,14 @@ describe('inputs that fuzzing found', () => {
     }
   });
 
-  it('take less than a megabyte', () => {
+  it('are less than a megabyte in all', () => {
     const total = files.reduce((sum, name) => sum + readFileSync(join(CORPUS, name)).length, 0);
     assert.ok(total < 1 << 20, `${total} bytes`);
   });
 });
 
 describe('fuzzing', () => {
-  it('goes on finding nothing in a few thousand more inputs', async () => {
+  it('finds nothing in a few thousand new inputs', async () => {
     using box = new Sandbox();
     const random = new Random(1);
     const archives = new Archives(random, box.outside);

@@ -2,7 +2,7 @@ import { checksummed, padded } from '../support/tar.ts';
 import { brokenRecord } from './archives.ts';
 import type { Random } from './random.ts';
 
-/** The numeric fields of a header: where, and how long (POSIX ustar; the last ones are GNU's). */
+/** Offsets and lengths of the numeric fields of a header (POSIX ustar; the last are GNU's). */
 const FIELDS: readonly (readonly [number, number])[] = [
   [100, 8], // mode
   [108, 8], // uid
@@ -30,7 +30,7 @@ const VALUES = [
 
 const FLAGS = [...'0123456 7SxgLKVMDNX'];
 
-/** Changes an archive that comes in pieces of whole blocks; the result may be anything. */
+/** Changes an archive, given in pieces of whole blocks. The result may be invalid. */
 export function mutate(pieces: readonly Buffer[], random: Random, other: readonly Buffer[]): Buffer {
   const all = [...pieces];
   for (let changes = random.oneIn(3) ? 1 + random.below(3) : 0; changes > 0; changes--)
@@ -69,7 +69,7 @@ function changePieces(all: Buffer[], random: Random, other: readonly Buffer[]): 
   }
 }
 
-/** One field of one header gets another value, under a checksum that is right. */
+/** Changes one field of one header, and corrects the checksum. */
 function withField(piece: Buffer, random: Random): Buffer {
   const blocks = Math.max(1, Math.floor(piece.length / 512));
   const at = 512 * (random.oneIn(2) ? 0 : random.below(blocks));
@@ -104,7 +104,7 @@ function withField(piece: Buffer, random: Random): Buffer {
   return piece;
 }
 
-/** A piece that begins with a PAX header gets one record more, most often a broken one. */
+/** Adds a record, usually a malformed one, to a PAX header. */
 function withRecord(piece: Buffer, random: Random): Buffer {
   const flag = piece[156];
   if (flag !== 0x78 && flag !== 0x67) return withField(Buffer.from(piece), random);

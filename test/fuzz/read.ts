@@ -6,7 +6,7 @@ import { type Outcome, refusal, sameOutcome, show } from './outcome.ts';
 
 export const LIMITS = { uncompressedBytes: 1 << 26, entries: 200, entryMetadataBytes: 1 << 16 };
 
-/** Everything that a reader tells, as one digest, in whatever pieces the content comes. */
+/** A digest of all entries and all content, independent of the pieces of the content. */
 class Telling implements EntrySink {
   private readonly hash: Hash = createHash('sha1');
   private next = -1;
@@ -52,7 +52,7 @@ function read(archive: Buffer, cut: number): { outcome: Outcome; told: string } 
   return { outcome, told: telling.digest() };
 }
 
-/** Reads an archive whole and in pieces. @throws where the two differ, or anything is no refusal */
+/** Reads an archive in one piece and in several. @throws if the results differ, or for an error that is no refusal */
 export function checkReading(archive: Buffer, cut: number): Outcome {
   const whole = read(archive, Math.max(1, archive.length));
   const pieces = read(archive, cut);

@@ -8,13 +8,13 @@ import { type Outcome, refusal, show } from './outcome.ts';
 import type { Random } from './random.ts';
 import { LIMITS } from './read.ts';
 
-/** Bytes of a blob, damaged or not, and what they are compressed with. */
+/** A blob, perhaps damaged, and its compression. */
 export interface Blob {
   readonly bytes: Buffer;
   readonly compression: 'gzip' | 'zstd';
 }
 
-/** Compresses an archive in random members or frames, and damages some of what comes out. */
+/** Compresses an archive into random members or frames, and damages some of the blobs. */
 export function compressed(archive: Buffer, random: Random): Blob {
   const compression = random.pick(['gzip', 'zstd']);
   const parts: Buffer[] = [];
@@ -45,9 +45,9 @@ function skippable(random: Random): Buffer {
 }
 
 /**
- * Decompresses a blob with Node's streams, and with native decompressors whole and in pieces.
+ * Decompresses a blob with Node's streams, and with native decompressors in one piece and in several.
  * @returns the archive, or the refusal
- * @throws where they differ, or anything is no refusal
+ * @throws if the results differ, or for an error that is no refusal
  */
 export async function checkDecompressing(blob: Blob, cut: number): Promise<Buffer | Outcome> {
   const node = await inflate(blob, cut, false);

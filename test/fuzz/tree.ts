@@ -1,13 +1,12 @@
 import { type BigIntStats, lstatSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { AT_FDCWD, close, cString, O, openAt, xattrsOfPathFd } from '../../src/system/files.ts';
 
-/** Files are compared byte by byte up to this size; a sparse one may be a gigabyte long. */
+/** Maximum size of files that are compared by content, because a sparse file may have a gigabyte. */
 const LONG = 1 << 16;
 const SLASH = Buffer.from('/');
 
 /**
- * Everything below a directory as text, a line for each path. A time after `since` is one that writing left: such are
- * equal.
+ * All files below a directory as text, one line for each path. Times after `since` come from writing and are not compared.
  */
 export function describeTree(root: string, since: bigint): string {
   const lines: string[] = [];

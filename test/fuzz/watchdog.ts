@@ -1,13 +1,13 @@
 import { writeFileSync } from 'node:fs';
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
 
-/** Longest that one input may take, in milliseconds, before it counts as a hang, on a machine however busy. */
+/** Maximum milliseconds for one input. A longer time is a hang, also on a busy machine. */
 const LIMIT = 300_000;
 const LONGEST_INPUT = 1 << 20;
 
 /**
- * Ends the process when an input hangs, which nothing inside it could notice, and writes that input to a file. The
- * thread sees it through shared memory: a count, a length and the bytes.
+ * Ends the process if an input hangs, and writes that input to a file. It runs on a thread, because a hanging process cannot
+ * notice this itself. The thread gets the input through shared memory: a count, a length and the bytes.
  */
 export class Watchdog implements Disposable {
   private readonly head: Int32Array;

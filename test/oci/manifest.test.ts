@@ -42,7 +42,7 @@ describe('a manifest or index', () => {
     assert.equal(parse({ ...index, mediaType: DOCKER_LIST }).kind, 'index');
   });
 
-  test('without a media type is told by its fields', () => {
+  test('without a media type is recognised by its fields', () => {
     assert.equal(parse({ ...manifest, mediaType: undefined }).kind, 'manifest');
     assert.equal(parse({ ...index, mediaType: undefined }).kind, 'index');
     fails('MANIFEST_INVALID', () => parse({ schemaVersion: 2 }));
@@ -64,7 +64,7 @@ describe('a manifest or index', () => {
     fails('MANIFEST_INVALID', () => parse({ ...index, mediaType: undefined }, OCI_MANIFEST));
   });
 
-  test('may be of another brand than its descriptor says, and of mixed brands', () => {
+  test('may mix OCI and Docker types, also with its descriptor', () => {
     const mixed = {
       ...manifest,
       layers: [{ ...layer, mediaType: 'application/vnd.docker.image.rootfs.diff.tar.gzip' }],
@@ -130,7 +130,7 @@ describe('a manifest or index', () => {
     });
   }
 
-  test('whose deviations say nothing about the image is read without a warning', () => {
+  test('with deviations in unused fields is read without a warning', () => {
     for (const value of [
       { ...manifest, mediaType: undefined },
       { ...manifest, artifactType: '', subject: null, annotations: null },
@@ -142,7 +142,7 @@ describe('a manifest or index', () => {
     }
   });
 
-  test('that begins with a byte order mark or has a name in Latin-1 is read, with a warning', () => {
+  test('with a byte order mark or a name in Latin-1 is read, with a warning', () => {
     const marked = Buffer.concat([Buffer.from('efbbbf', 'hex'), Buffer.from(JSON.stringify(manifest))]);
     assert.match(parseDocument(marked, 'it').warnings.join(), /byte order mark/);
     const latin = Buffer.from(JSON.stringify({ ...manifest, annotations: { author: 'Jos\u00e9' } }), 'latin1');
@@ -171,7 +171,7 @@ describe('a manifest or index', () => {
     fails('UNSUPPORTED_MEDIA_TYPE', () => parse({ ...manifest, mediaType: undefined }, mediaType));
   });
 
-  test('of an artifact is unsupported, in each of the forms that artifacts have', () => {
+  test('of an artifact is unsupported, in each form of artifacts', () => {
     const empty = { ...config, mediaType: 'application/vnd.oci.empty.v1+json' };
     for (const artifact of [
       { ...manifest, artifactType: 'application/vnd.example.sbom', config: empty },
@@ -182,7 +182,7 @@ describe('a manifest or index', () => {
     }
   });
 
-  test('with a wrong field is refused in a sentence that names the field', () => {
+  test('with a wrong field is refused, and the error names the field', () => {
     for (const [wrong, field] of [
       [
         { ...manifest, layers: [{ ...layer, digest: 'sha256:abc' }] },
@@ -209,7 +209,7 @@ describe('a manifest or index', () => {
     fails('MANIFEST_INVALID', () => parseDocument(Buffer.alloc(0), 'it'));
   });
 
-  test('with fields that null out, as Go writes empty ones, is read', () => {
+  test('with null fields, as Go writes empty ones, is read', () => {
     const sparse = { ...manifest, layers: [{ ...layer, urls: null, annotations: null, platform: null }] };
     assert.deepEqual(parse(sparse), { kind: 'manifest', config, layers: [layer], warnings: [] });
   });
@@ -246,12 +246,12 @@ describe('a tag in an index', () => {
     assert.equal(findTag(tagged(entry('a', '1'), entry('b', '2')), 'b', 'it').digest, digestOf(Buffer.from('2')));
   });
 
-  test('that is missing gives IMAGE_NOT_FOUND and the tags there are', () => {
+  test('that is missing gives IMAGE_NOT_FOUND and lists the tags', () => {
     assert.match(fails('IMAGE_NOT_FOUND', () => findTag(tagged(entry('a')), 'c', 'it')).message, /its tags: a/);
     assert.match(fails('IMAGE_NOT_FOUND', () => findTag(tagged(), 'c', 'it')).message, /it has no images/);
   });
 
-  test('in an index without tags gives the digests there are', () => {
+  test('in an index without tags gives IMAGE_NOT_FOUND and lists the digests', () => {
     const untagged = { ...entry('a'), annotations: null, platform: { os: 'linux', architecture: 's390x' } };
     const { message } = fails('IMAGE_NOT_FOUND', () => findTag(tagged(untagged), 'c', 'it'));
     assert.ok(
@@ -260,12 +260,12 @@ describe('a tag in an index', () => {
     );
   });
 
-  test('of several images names them all', () => {
+  test('of several images gives all of them', () => {
     assert.equal(findTag(tagged(entry('a', '1'), entry('a', '2')), 'a', 'it').entries?.length, 2);
     assert.equal(findTag(tagged(entry('a', '1'), entry('a', '1')), 'a', 'it').entries, undefined);
   });
 
-  test('counts alone: no other entry has to be right', () => {
+  test('is found even if other entries are malformed', () => {
     const others = [
       null,
       [],
@@ -283,14 +283,14 @@ describe('a tag in an index', () => {
     assert.deepEqual(found.warnings, []);
   });
 
-  test('must be on an entry that is right', () => {
+  test('on a malformed entry is refused', () => {
     for (const wrong of [{ digest: 'blake3:00' }, { size: -1 }, { digest: undefined }]) {
       const error = fails('MANIFEST_INVALID', () => findTag(tagged({ ...entry('a'), ...wrong }), 'a', 'it'));
       assert.match(error.message, /manifests\[0\]\.(digest|size) /);
     }
   });
 
-  test('is not looked for in a manifest', () => {
+  test('is refused in a manifest', () => {
     fails('MANIFEST_INVALID', () => parseIndex(Buffer.from(JSON.stringify(manifest)), 'index.json'));
   });
 });
@@ -340,13 +340,13 @@ describe('an image config', () => {
     });
   }
 
-  test('is read whatever its history and its other fields are', () => {
+  test('is read with any history and any other fields', () => {
     const rootfs = { type: 'layers', diff_ids: [digest] };
     const { warnings } = parseIt({ rootfs, history: 5, created: [], 'os.features': null, config: 'x', author: null });
     assert.deepEqual(warnings, []);
   });
 
-  test('with wrong DiffIDs is refused, in a sentence that names the field', () => {
+  test('with wrong DiffIDs is refused, and the error names the field', () => {
     for (const [wrong, says] of [
       [[], /it must be an object, and is a list/],
       [{ rootfs: [] }, /rootfs must be an object, and is a list/],

@@ -3,7 +3,7 @@ import { describe, test } from 'node:test';
 import { formatPlatform, parsePlatform, runsOn, suitability } from '../../src/oci/platform.ts';
 
 describe('a platform', () => {
-  test('has one name, whatever it is called', () => {
+  test('has one name for all its aliases', () => {
     for (const [written, name] of [
       ['linux/amd64', 'linux/amd64'],
       ['linux/amd64/v1', 'linux/amd64'],
@@ -23,7 +23,7 @@ describe('a platform', () => {
     }
   });
 
-  test('runs its own images first, then those of older variants', () => {
+  test('prefers its own images, then those of older variants', () => {
     const names = (text: string) => runsOn(parsePlatform(text)).map(formatPlatform);
     assert.deepEqual(names('linux/arm/v7'), ['linux/arm/v7', 'linux/arm/v6', 'linux/arm/v5']);
     const arm = ['linux/arm/v8', 'linux/arm/v7', 'linux/arm/v6', 'linux/arm/v5'];
@@ -37,7 +37,7 @@ describe('a platform', () => {
     assert.deepEqual(names('linux/ppc64le/power9'), ['linux/ppc64le/power9']);
   });
 
-  test('runs no image that needs features of the operating system, but for win32k', () => {
+  test('runs no image that needs features of the operating system, except win32k', () => {
     const rank = (wanted: string, osFeatures: string[]) =>
       suitability(parsePlatform(wanted))({ ...parsePlatform(wanted), osFeatures });
     assert.equal(rank('linux/amd64', []), 0);

@@ -8,7 +8,7 @@ import { device, directory, fifo, file, hardlink, opaque, symlink, tar, whiteout
 import { type Node, readTree } from '../support/tree.ts';
 import { asUser, NODE, PROGRAM, skip, USER, unpackd, usersFolder } from './as-user.ts';
 
-/** cap_net_raw+ep, as the kernel keeps it. */
+/** cap_net_raw+ep in the kernel's format. */
 const CAPABILITY = Buffer.from('0100000200200000000000000000000000000000', 'hex');
 
 const lower = layerOf(
@@ -52,7 +52,7 @@ const image = imageOf([lower, upper]);
 
 type Type = 'overlay' | 'native';
 
-/** Unpacks the image as an ordinary user. */
+/** Unpacks the image as a user without privileges. */
 async function unpacked(type: Type) {
   const folder = await usersFolder(image);
   const store = ['--root', join(folder.path, 'store'), '--snapshotter', type];
@@ -64,7 +64,7 @@ async function unpacked(type: Type) {
   return { folder, store, snapshots, result: JSON.parse(stdout), [Symbol.dispose]: () => folder[Symbol.dispose]() };
 }
 
-/** The tree of a store that has this file. */
+/** The snapshot tree that contains this file. */
 function treeWith(snapshots: string, name: string): Record<string, Node> {
   for (const id of readdirSync(snapshots)) {
     const tree = readTree(join(snapshots, id, 'fs'));
@@ -82,9 +82,9 @@ const told = (tree: Record<string, Node>, ...names: readonly string[]) =>
   );
 const mine = `${USER}:${USER}`;
 
-describe('an ordinary user without UNPACK_OWNERSHIP=squash', { skip }, () => {
+describe('a user without root rights and without UNPACK_OWNERSHIP=squash', { skip }, () => {
   for (const command of ['apply', 'worker'] as const) {
-    test(`is refused by ${command} at the start, in one sentence with the way out`, async () => {
+    test(`is refused by ${command} at the start, with the remedy`, async () => {
       using folder = await usersFolder(image);
       const argument = command === 'apply' ? [`${folder.path}/layout:app`] : [];
       const { status, stdout, stderr } = await unpackd(command, ...argument, '--root', `${folder.path}/store`);
@@ -99,8 +99,8 @@ describe('an ordinary user without UNPACK_OWNERSHIP=squash', { skip }, () => {
   }
 });
 
-describe('an ordinary user with UNPACK_OWNERSHIP=squash: overlay', { skip }, () => {
-  test('gets every file, with its mode, under its own name', async () => {
+describe('a user without root rights, with UNPACK_OWNERSHIP=squash: overlay', { skip }, () => {
+  test('owns all files, with their modes', async () => {
     using run = await unpacked('overlay');
     const tree = treeWith(run.snapshots, 'su');
     assert.deepEqual(
@@ -136,7 +136,7 @@ describe('an ordinary user with UNPACK_OWNERSHIP=squash: overlay', { skip }, () 
     assert.deepEqual(tree.link?.xattrs, { 'user.c': '3' });
   });
 
-  test('gets no device, no file capability, and no mark of an overlay that the archive asks for', async () => {
+  test('gets no devices, no file capabilities, and no overlay marks from the archive', async () => {
     using run = await unpacked('overlay');
     const tree = treeWith(run.snapshots, 'su');
     assert.deepEqual(told(tree, 'dev/null', 'dev/sda', 'dev/zero'), {
@@ -148,7 +148,7 @@ describe('an ordinary user with UNPACK_OWNERSHIP=squash: overlay', { skip }, () 
     assert.equal(tree.tmp?.xattrs, undefined);
   });
 
-  test('is told of each kind of thing that was left out, once a layer', async () => {
+  test('gets one warning per layer for each kind of entry that is left out', async () => {
     using run = await unpacked('overlay');
     const kinds = run.result.warnings.map((warning: string) => warning.slice(0, warning.indexOf('"') - 1)).sort();
     assert.deepEqual(kinds, [
@@ -164,7 +164,7 @@ describe('an ordinary user with UNPACK_OWNERSHIP=squash: overlay', { skip }, () 
     );
   });
 
-  test('has deletions as overlayfs wants them under userxattr, also in a layer that came before its parents', async () => {
+  test('gets whiteouts for userxattr, also in a layer that is written before its parents', async () => {
     using run = await unpacked('overlay');
     const tree = treeWith(run.snapshots, 'replaced/new');
     assert.deepEqual(told(tree, 'gone', 'becomes-device'), {
@@ -178,7 +178,7 @@ describe('an ordinary user with UNPACK_OWNERSHIP=squash: overlay', { skip }, () 
     assert.equal(tree.ro?.mtime, 5_000_000_000n);
   });
 
-  test('sees in a user namespace what the layers mean together', async (context) => {
+  test('sees the merged layers in a user namespace', async (context) => {
     using run = await unpacked('overlay');
     const namespace = ['--user', '--map-root-user', '--mount'];
     const possible = await asUser('unshare', [...namespace, 'true']);
@@ -215,7 +215,7 @@ describe('an ordinary user with UNPACK_OWNERSHIP=squash: overlay', { skip }, () 
     );
   });
 
-  test('unpacks once, counts, removes and cleans up', async () => {
+  test('can unpack once, measure, remove and clean up', async () => {
     using run = await unpacked('overlay');
     const again = await unpackd(
       'apply',
@@ -234,7 +234,7 @@ describe('an ordinary user with UNPACK_OWNERSHIP=squash: overlay', { skip }, () 
     assert.deepEqual(readdirSync(run.snapshots), []);
   });
 
-  test('can’t mix layers with their owners into the store, nor can root', async () => {
+  test('cannot add layers with owners to the store, and root cannot either', async () => {
     using run = await unpacked('overlay');
     const { status, stderr } = await runCli(['apply', `${run.folder.path}/layout:app`, ...run.store]);
     assert.equal(status, 1);
@@ -244,7 +244,7 @@ describe('an ordinary user with UNPACK_OWNERSHIP=squash: overlay', { skip }, () 
     );
   });
 
-  test('leaves nothing behind of a layer that fails, closed directories or not', async () => {
+  test('leaves nothing of a failed layer, also with directories that shut out their owner', async () => {
     const broken = imageOf([
       layerOf(tar(directory('closed', { mode: 0 }), file('closed/in', 'x'), hardlink('y', 'nowhere'))),
     ]);
@@ -263,8 +263,8 @@ describe('an ordinary user with UNPACK_OWNERSHIP=squash: overlay', { skip }, () 
   });
 });
 
-describe('an ordinary user with UNPACK_OWNERSHIP=squash: native', { skip }, () => {
-  test('gets the whole tree, in which it can read all that a copy needs', async () => {
+describe('a user without root rights, with UNPACK_OWNERSHIP=squash: native', { skip }, () => {
+  test('gets the whole tree, and can read all files that a copy needs', async () => {
     using run = await unpacked('native');
     const tree = treeWith(run.snapshots, 'replaced/new');
     assert.deepEqual(

@@ -6,7 +6,7 @@ import { type Finished, finished, MAIN } from '../cli/run-cli.ts';
 import { startChild } from '../support/child.ts';
 import { type TestImage, writeLayout } from '../support/layout.ts';
 
-/** Nobody: a user who owns nothing on this machine. */
+/** The user ID of nobody, who owns no files on this machine. */
 export const USER = 65534;
 
 /** Only root can become another user. */
@@ -15,8 +15,8 @@ export const skip = process.getuid?.() === 0 ? false : 'becoming another user ne
 const ROOT = new URL('../..', import.meta.url).pathname;
 
 /**
- * Where that user finds the project. A clone in root's own home is closed to others, so each command sees it mounted on a
- * folder that is not; the mount goes with the command.
+ * The directory where that user finds the project. A clone in root's home is not accessible, so each command gets a bind
+ * mount of it, which ends with the command.
  */
 const project = skip === false && isClosed() ? openFolder() : ROOT;
 
@@ -34,10 +34,10 @@ function openFolder(): string {
 
 const inProject = (path: string): string => (path.startsWith(ROOT) ? project + path.slice(ROOT.length) : path);
 
-/** What that user runs in place of this process's own Node and program. */
+/** The paths of Node and of the program for that user. */
 export const [NODE, PROGRAM] = [inProject(process.execPath), inProject(MAIN)];
 
-/** A folder of that user's, with an image in a layout that it can read; gone when the scope ends. */
+/** A directory of that user with an image layout. It is removed at the end of the scope. */
 export async function usersFolder(image: TestImage): Promise<{ readonly path: string; [Symbol.dispose](): void }> {
   const path = mkdtempSync(join(tmpdir(), 'unpackd-rootless-'));
   await writeLayout(join(path, 'layout'), { app: image });
@@ -62,7 +62,7 @@ export function startAsUser(
   return startChild('unshare', ['--mount', 'sh', '-c', script, 'sh', command, ...args], options);
 }
 
-/** A command as that user, to its end. */
+/** Runs a command as that user. */
 export function asUser(command: string, args: readonly string[]): Promise<Finished> {
   return finished(startAsUser(command, args));
 }

@@ -7,7 +7,7 @@ import { imageOf, layerOf } from '../support/layout.ts';
 import { file, tar } from '../support/tar.ts';
 import { skip, unpackd, usersFolder } from './as-user.ts';
 
-/** What the doctor finds as an ordinary user, by name. */
+/** The checks of the doctor for a user without root rights, by name. */
 async function checks(...flags: readonly string[]): Promise<Map<string, Check>> {
   using folder = await usersFolder(imageOf([layerOf(tar(file('a')))]));
   const { stdout } = await unpackd('doctor', '--json', '--root', join(folder.path, 'store'), ...flags);
@@ -16,15 +16,15 @@ async function checks(...flags: readonly string[]): Promise<Map<string, Check>> 
   return new Map(checks.map((check) => [check.name, check]));
 }
 
-describe('the doctor, asked by an ordinary user', { skip }, () => {
-  test('names the missing capabilities and the setting that does without them', async () => {
+describe('the doctor, for a user without root rights', { skip }, () => {
+  test('names the missing capabilities and the setting that does not need them', async () => {
     const permissions = (await checks()).get('Permissions');
     assert.equal(permissions?.status, 'fail');
     assert.match(permissions?.finding ?? '', /^user 65534, without CAP_CHOWN/);
     assert.match(permissions?.advice ?? '', /UNPACK_OWNERSHIP=squash/);
   });
 
-  test('is content with that setting, and says where overlays can be mounted', async () => {
+  test('passes with that setting, and tells where overlays can be mounted', async () => {
     const found = await checks('--ownership', 'squash');
     for (const name of ['Permissions', 'Attributes', 'Whiteouts']) assert.equal(found.get(name)?.status, 'ok', name);
     assert.match(found.get('Permissions')?.finding ?? '', /^user 65534, to whom all files will belong/);

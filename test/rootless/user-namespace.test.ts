@@ -13,7 +13,7 @@ import { device, file, tar } from '../support/tar.ts';
 
 const skip = process.getuid?.() === 0 ? skipWithoutUserNamespaces() : 'giving a user namespace its users needs root';
 
-/** `unpackd ARGS` as root of a user namespace that has users and groups 0 to 999. */
+/** Runs `unpackd ARGS` as root of a user namespace with the users and groups 0 to 999. */
 async function unpackdInNamespace(...args: readonly string[]): Promise<Finished> {
   const inside = ['--user', 'sh', '-c', 'read _ && exec "$0" "$@"'];
   const child = startChild('unshare', [...inside, process.execPath, MAIN, ...args], {
@@ -36,7 +36,7 @@ async function unpackdInNamespace(...args: readonly string[]): Promise<Finished>
   return end;
 }
 
-test('a device that root of a user namespace may not make is the worker’s lack too', { skip }, async () => {
+test('a device that root of a user namespace may not make is an error of the worker', { skip }, async () => {
   using dir = scratch();
   await writeLayout(join(dir.path, 'layout'), { app: imageOf([layerOf(tar(device('null', 'c', 1, 3)))]) });
   const { stderr } = await unpackdInNamespace('apply', `${dir.path}/layout:app`, '--root', `${dir.path}/store`);
@@ -46,7 +46,7 @@ test('a device that root of a user namespace may not make is the worker’s lack
   );
 });
 
-test('an owner that the user namespace has not is the worker’s lack, not the layer’s', { skip }, async () => {
+test('an owner outside the user namespace is an error of the worker, not of the layer', { skip }, async () => {
   using dir = scratch();
   const image = imageOf([layerOf(tar(file('mine', 'x', { uid: 999 }), file('theirs', 'x', { uid: 5000, gid: 7 })))]);
   await writeLayout(join(dir.path, 'layout'), { app: image });

@@ -7,8 +7,8 @@ import { openSnapshotter } from '../../src/snapshots/open.ts';
 import { brittleExt4, tmpfs, unavailable, writeTooMuch } from '../support/file-system.ts';
 import { scratch } from '../support/scratch.ts';
 
-describe('a store whose disk dies while it is open', { skip: unavailable(() => brittleExt4()) }, () => {
-  test('says so in every call that writes, with the place and what to do, and still tells what there is', async () => {
+describe('a store whose disk fails while the store is open', { skip: unavailable(() => brittleExt4()) }, () => {
+  test('reports the failure, the place and the remedy in every call that writes; reads still work', async () => {
     using disk = brittleExt4();
     const root = join(disk.path, 'root');
     const store = await openSnapshotter({ root, type: 'overlay' });
@@ -37,7 +37,7 @@ describe('a store whose disk dies while it is open', { skip: unavailable(() => b
   });
 });
 
-test('metadata that is damaged says so, and what to do', async () => {
+test('a damaged database gives an error with the remedy', async () => {
   using dir = scratch();
   const options = { root: join(dir.path, 'root'), type: 'overlay' } as const;
   const store = await openSnapshotter(options);
@@ -52,7 +52,7 @@ test('metadata that is damaged says so, and what to do', async () => {
   await assert.rejects(damaged, { code: 'STORE_FAILED', message: /metadata\.db: it is damaged: .*fsck.*unpack anew/ });
 });
 
-test('a store that nobody has open and whose disk has inodes but no bytes left is STORE_FULL', {
+test('opening a store is STORE_FULL if its disk has free inodes but no free bytes', {
   skip: unavailable(() => tmpfs('size=4m')),
 }, async () => {
   using disk = tmpfs('size=4m');

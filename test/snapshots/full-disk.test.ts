@@ -22,7 +22,7 @@ for (const type of ['overlay', 'native'] as const) {
         assert.equal(await store.cleanup(), 0);
       }));
 
-    test('the layer that filled it can be removed, and then there is room again', () =>
+    test('the layer that filled it can be removed, which frees the space', () =>
       onSmallDisk(type, async (store) => {
         const [mount] = await store.prepare('layer', '');
         fill(join(mount?.source ?? '', 'file'));
@@ -33,9 +33,9 @@ for (const type of ['overlay', 'native'] as const) {
   });
 }
 
-describe('a store on a disk that is full to the last byte', { skip: unavailable(() => ext4()) }, () => {
+describe('a store on a disk without a free byte', { skip: unavailable(() => ext4()) }, () => {
   for (const what of ['bytes', 'inodes'] as const) {
-    test(`of ${what} can be opened where no process has it open, and what fills it can be removed`, async () => {
+    test(`of ${what} can be opened by the first process, and the snapshot that fills it can be removed`, async () => {
       using disk = ext4([], 256 << 20);
       const options = { root: join(disk.path, 'root'), type: 'overlay' } as const;
       const before = await openSnapshotter(options);
@@ -66,7 +66,7 @@ describe('a store on a disk that is full to the last byte', { skip: unavailable(
   }
 });
 
-test('a snapshot that holds nothing can be removed from a disk that another one has filled, in a store that stays open', async () => {
+test('in an open store, an empty snapshot can be removed from a full disk', async () => {
   using disk = tmpfs('size=256m');
   const root = join(disk.path, 'root');
   const store = await openSnapshotter({ root, type: 'overlay' });
@@ -84,7 +84,7 @@ test('a snapshot that holds nothing can be removed from a disk that another one 
   }
 });
 
-test('a copy that fills the disk is STORE_FULL, and is deleted again', () =>
+test('a copy that fills the disk is STORE_FULL and is deleted', () =>
   onSmallDisk('native', async (store, directory) => {
     const [mount] = await store.prepare('key', '');
     appendFileSync(join(mount?.source ?? '', 'file'), Buffer.alloc(3 << 20, 1));
@@ -102,7 +102,7 @@ function isFull(error: unknown): boolean {
   return toUnpackError(error).code === 'STORE_FULL';
 }
 
-/** Appends until there is no room for a single byte more. */
+/** Appends until the disk has no free byte. */
 function fill(file: string): void {
   for (const size of [1 << 16, 1 << 12, 1]) {
     try {

@@ -3,9 +3,9 @@ import { openSnapshotter } from '../../src/snapshots/open.ts';
 import { SnapshotError, type Snapshotter } from '../../src/snapshots/snapshotter.ts';
 
 /**
- * One of several processes that use a store at once: `hammer.ts ROOT TYPE SEED ROUNDS`. Prepares, commits, views and removes
- * under few names, so that the processes meet. Refusals are part of the game; any other error ends the process with 1.
- * Each committed layer holds one file, so that a committed snapshot with less is seen.
+ * One of several processes that use a store at once: `hammer.ts ROOT TYPE SEED ROUNDS`. It prepares, commits, views and
+ * removes snapshots with few names, so that the processes conflict. Refusals are expected; any other error ends the process
+ * with 1. Each committed layer holds one file, so that a committed snapshot without its file is noticed.
  */
 const [root = '', type = '', seed = '1', rounds = '1'] = process.argv.slice(2);
 const NAMES = ['red', 'green', 'blue', 'white'];

@@ -3,8 +3,8 @@ import { lstatSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { AT_FDCWD, close, cString, O, openAt, xattrsOfPathFd } from '../../src/system/files.ts';
 
 /**
- * Every path below a directory, itself included, with all that it is, so that two trees can be compared: type, mode,
- * owner, device, size, time to the nanosecond, attributes, content or target, and the first name of the same file.
+ * Lists a directory and all paths below it, to compare two trees: type, mode, owner, device, size, time to the nanosecond,
+ * attributes, content or link target, and for a hard link its first name.
  */
 export function listTree(root: string): string[] {
   const lines: string[] = [];

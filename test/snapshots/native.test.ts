@@ -32,17 +32,20 @@ const behaviour = (sentence: string, body: (context: TemporaryStore) => Promise<
   test(sentence, () => withStore('native', body));
 
 describe('native store', () => {
-  behaviour('mounts are one bind, of its own tree or of the one it looks at', async ({ store, layer, root }) => {
-    await layer('base', '');
-    const bind = (id: number, mode: string) => [
-      { type: 'bind', source: join(root, `snapshots/${id}/fs`), options: [mode, 'rbind'] },
-    ];
-    assert.deepEqual(await store.prepare('a', 'base'), bind(2, 'rw'));
-    assert.deepEqual(await store.view('b', 'base'), bind(1, 'ro'));
-    assert.deepEqual(await store.view('c', ''), bind(4, 'ro'));
-  });
+  behaviour(
+    'the mount is a bind of the snapshot’s tree, or of the parent’s tree for a view',
+    async ({ store, layer, root }) => {
+      await layer('base', '');
+      const bind = (id: number, mode: string) => [
+        { type: 'bind', source: join(root, `snapshots/${id}/fs`), options: [mode, 'rbind'] },
+      ];
+      assert.deepEqual(await store.prepare('a', 'base'), bind(2, 'rw'));
+      assert.deepEqual(await store.view('b', 'base'), bind(1, 'ro'));
+      assert.deepEqual(await store.view('c', ''), bind(4, 'ro'));
+    },
+  );
 
-  behaviour('a parent at the commit is InvalidArgument: nothing can be removed from it any more', async (context) => {
+  behaviour('a parent at the commit is InvalidArgument, because whiteouts need the parent’s files', async (context) => {
     const { store, layer } = context;
     assert.equal(store.rebase, false);
     await layer('base', '');
@@ -68,7 +71,7 @@ describe('native store', () => {
     assert.ok((await store.usage('key')).bytes < 1 << 20);
   });
 
-  behaviour('a copy that is under way when the store closes is ended, and nothing is left of it', async (context) => {
+  behaviour('closing the store ends a running copy and deletes it', async (context) => {
     const { store, layer, root } = context;
     await layer('base', '', (directory) => makeFiles(directory, 20));
     using copier = new HeldCopier();
@@ -80,7 +83,7 @@ describe('native store', () => {
     assert.deepEqual(await readdir(join(root, 'snapshots')), ['1']);
   });
 
-  behaviour('a parent that is removed while it is copied is NotFound', async ({ store, layer, root }) => {
+  behaviour('removing the parent during the copy gives NotFound', async ({ store, layer, root }) => {
     await layer('base', '', (directory) => makeFiles(directory, 20));
     using copier = new HeldCopier();
     const preparing = refused(store.prepare('key', 'base'), 'NotFound');
@@ -92,7 +95,7 @@ describe('native store', () => {
     assert.deepEqual(await readdir(join(root, 'snapshots')), []);
   });
 
-  behaviour('a copy that is under way is not taken for a stray', async ({ store, layer, reopen, mounted }) => {
+  behaviour('a cleanup does not remove a running copy', async ({ store, layer, reopen, mounted }) => {
     await layer('base', '', (directory) => makeFiles(directory, 20));
     const other = await reopen();
     using copier = new HeldCopier();
@@ -102,7 +105,7 @@ describe('native store', () => {
     copier.go();
     await mounted(await preparing, async (directory) => assert.equal((await readdir(directory)).length, 20));
   });
-  behaviour('a copier that outlives its killed process keeps its directory until it ends', async (context) => {
+  behaviour('a cp whose parent process was killed keeps its directory until it ends', async (context) => {
     const { store, layer, root } = context;
     await layer('base', '', (directory) => makeFiles(directory, 20));
     using copier = new HeldCopier();
@@ -124,7 +127,7 @@ describe('native store', () => {
   });
 });
 
-/** A cp for the copies of this process and its children that says when it begins, and waits until it may. */
+/** A cp for this process and its children that reports its start and then waits for permission. */
 class HeldCopier implements Disposable {
   private readonly place = scratch();
   private readonly path = process.env.PATH;
@@ -165,7 +168,7 @@ function makeFiles(directory: string, count: number): void {
   for (let index = 0; index < count; index += 1) writeFileSync(join(directory, `${index}`), 'text');
 }
 
-/** One of every kind of file and attribute. */
+/** One file of each type, and one attribute of each kind. */
 async function makeEverything(directory: string): Promise<void> {
   const at = (name: string) => join(directory, name);
   await mkdir(at('a/b'), { recursive: true });

@@ -10,7 +10,7 @@ import { openSnapshotter } from '../../src/snapshots/open.ts';
 import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
 import { mountSnapshot, unmountSnapshot } from '../../src/system/mount.ts';
 
-test('a store that goes while it is open says so, in a sentence', () =>
+test('a store that disappears while it is open gives an error that names it', () =>
   inDirectory(async (parent) => {
     const root = join(parent, 'store');
     const store = await openSnapshotter({ root, type: 'overlay' });
@@ -25,7 +25,7 @@ test('a store that goes while it is open says so, in a sentence', () =>
     }
   }));
 
-describe('openSnapshotter refuses, with a sentence,', () => {
+describe('openSnapshotter refuses with a clear message', () => {
   test('a store of the other type', () =>
     inDirectory(async (root) => {
       await (await openSnapshotter({ root, type: 'overlay' })).close();
@@ -46,7 +46,7 @@ describe('openSnapshotter refuses, with a sentence,', () => {
       assert.equal(change(root, 'DROP TABLE theirs'), 'delete');
     }));
 
-  test('a metadata.db that is no database, as containerd has one', () =>
+  test('a metadata.db that is not SQLite, such as containerd’s', () =>
     inDirectory(async (root) => {
       await writeFile(join(root, 'metadata.db'), Buffer.alloc(8192, 7));
       await refuses(root, 'overlay', /another program's file/);
@@ -58,7 +58,7 @@ describe('openSnapshotter refuses, with a sentence,', () => {
       await refuses(join(root, 'file'), 'overlay', /can't be used as the snapshot store: ENOTDIR/);
     }));
 
-  test('a root whose name mount options can not hold', () =>
+  test('a root path with a separator of mount options', () =>
     inDirectory(async (root) => {
       for (const name of ['a:b', 'a,b', 'a\\b', 'a"b']) {
         await refuses(join(root, name), 'overlay', /no mount option can hold/);
@@ -82,7 +82,7 @@ describe('openSnapshotter refuses, with a sentence,', () => {
     }));
 });
 
-test('many can make one store at once', () =>
+test('several processes can create one store at once', () =>
   inDirectory(async (root) => {
     const stores = await Promise.all(Array.from({ length: 8 }, () => openSnapshotter({ root, type: 'overlay' })));
     await Promise.all(stores.map((store, index) => store.prepare(`key-${index}`, '')));

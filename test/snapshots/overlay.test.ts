@@ -27,11 +27,11 @@ describe('overlay store: on disk', () => {
     assert.deepEqual(await inside(3), ['fs']);
   });
 
-  behaviour('nobody else may look into the store', async ({ root }) => {
+  behaviour('other users cannot read the store', async ({ root }) => {
     for (const path of [root, join(root, 'snapshots')]) assert.equal((await stat(path)).mode & 0o777, 0o700);
   });
 
-  behaviour('a work directory that a crash left at a commit goes with the next cleanup', async (context) => {
+  behaviour('a cleanup removes the work directory that a crash left after a commit', async (context) => {
     const { store, layer, root } = context;
     await layer('base', '');
     const left = join(root, 'snapshots/1/work/work');
@@ -42,7 +42,7 @@ describe('overlay store: on disk', () => {
 });
 
 describe('overlay store: mounts as mount(8) takes them', () => {
-  behaviour('no parent: a bind, writable or not', async ({ store, root }) => {
+  behaviour('without a parent: a bind, writable or read-only', async ({ store, root }) => {
     const bind = (id: number, mode: string) => [
       { type: 'bind', source: join(root, `snapshots/${id}/fs`), options: [mode, 'rbind'] },
     ];
@@ -58,7 +58,7 @@ describe('overlay store: mounts as mount(8) takes them', () => {
     ]);
   });
 
-  behaviour('otherwise an overlay, the nearest parent first', async ({ store, layer, root }) => {
+  behaviour('otherwise an overlay, with the direct parent first', async ({ store, layer, root }) => {
     await layer('base', '');
     await layer('top', 'base');
     const at = (path: string) => join(root, 'snapshots', path);
@@ -96,7 +96,7 @@ describe('overlay store: mounts as mount(8) takes them', () => {
 });
 
 describe('overlay store: in a user namespace', { skip: skipWithoutUserNamespaces() }, () => {
-  behaviour('asks for userxattr, and what it gives can be mounted', async ({ beside }) => {
+  behaviour('asks for userxattr, and its mounts work', async ({ beside }) => {
     const source = (path: string) => JSON.stringify(new URL(`../../src/${path}`, import.meta.url).href);
     const script = `
       const { openSnapshotter } = await import(${source('snapshots/open.ts')});
@@ -116,8 +116,8 @@ describe('overlay store: in a user namespace', { skip: skipWithoutUserNamespaces
   });
 });
 
-describe('overlay store: layers that remove what is below', () => {
-  behaviour('a whiteout hides a file, an opaque directory hides what it held', async (context) => {
+describe('overlay store: whiteouts and opaque directories', () => {
+  behaviour('a whiteout hides a file, an opaque directory hides the content below', async (context) => {
     const { store, layer, root, mounted } = context;
     await layer('base', '', async (directory) => {
       await writeFile(join(directory, 'file'), '');
@@ -152,7 +152,7 @@ describe('overlay store: layers that remove what is below', () => {
 });
 
 describe('overlay store: a parent at the commit', () => {
-  behaviour('is given to a snapshot that was prepared on nothing', async ({ store, layer, mounted }) => {
+  behaviour('can be given to a snapshot without a parent', async ({ store, layer, mounted }) => {
     assert.equal(store.rebase, true);
     await mounted(await store.prepare('upper', ''), (directory) => writeFile(join(directory, 'upper'), ''));
     await layer('base', '', (directory) => writeFile(join(directory, 'lower'), ''));
@@ -172,7 +172,7 @@ describe('overlay store: a parent at the commit', () => {
     assert.deepEqual([uid, gid], [1234, 5678]);
   });
 
-  behaviour('must be there and committed', async ({ store }) => {
+  behaviour('must exist and be committed', async ({ store }) => {
     await store.prepare('upper', '');
     await store.prepare('other', '');
     await refused(store.commit('top', 'upper', { parent: 'nothing' }), 'NotFound');

@@ -12,7 +12,7 @@ import { Random } from '../fuzz/random.ts';
 import { startChild } from '../support/child.ts';
 import { type TemporaryStore, withStore } from './temporary-store.ts';
 
-/** Of the moments at which processes are killed: `KILL_SEED=N npm test test/snapshots/processes.test.ts` has them again. */
+/** Seed of the moments when processes are killed. Repeat a run: `KILL_SEED=N npm test test/snapshots/processes.test.ts`. */
 const SEED = Number(process.env.KILL_SEED ?? Math.floor(Math.random() * 2 ** 31));
 console.log(`KILL_SEED=${SEED}`);
 const HAMMER = join(import.meta.dirname, 'hammer.ts');
@@ -22,7 +22,7 @@ for (const type of ['overlay', 'native'] as const) {
     test(sentence, () => withStore(type, body));
 
   describe(`${type} store: several processes`, () => {
-    behaviour('use it at once, and what it says stays true', async (context) => {
+    behaviour('can use it at once, and it stays consistent', async (context) => {
       const hammers = [1, 2, 3, 4].map((seed) => hammer(context.root, type, seed, 60));
       const ends = await Promise.all(hammers.map(ended));
       assert.deepEqual(ends, [0, 0, 0, 0]);
@@ -33,7 +33,7 @@ for (const type of ['overlay', 'native'] as const) {
       await checkStore(context);
     });
 
-    behaviour('killed at any point leave a store that opens and says nothing untrue', async (context) => {
+    behaviour('that are killed at any moment leave a consistent store that opens', async (context) => {
       const random = new Random(SEED);
       for (let seed = 1; seed <= 8; seed += 1) {
         const hammers = [hammer(context.root, type, seed, 100_000), hammer(context.root, type, seed + 1000, 100_000)];
@@ -47,8 +47,8 @@ for (const type of ['overlay', 'native'] as const) {
   });
 }
 
-describe('a store that another process holds locked', () => {
-  test('keeps a call waiting, but not the event loop', () =>
+describe('a store that another process has locked', () => {
+  test('delays a call without blocking the event loop', () =>
     withStore('overlay', async ({ store, root }) => {
       const other = new DatabaseSync(join(root, 'metadata.db'));
       other.exec('BEGIN IMMEDIATE');
@@ -64,7 +64,7 @@ describe('a store that another process holds locked', () => {
       await preparing;
     }));
 
-  test('ends a call with a typed error when it takes too long', () =>
+  test('fails a call with a typed error after the timeout', () =>
     withStore('overlay', async ({ root, reopen }) => {
       const store = await reopen({ lockTimeout: 200 });
       const other = new DatabaseSync(join(root, 'metadata.db'));
@@ -75,10 +75,10 @@ describe('a store that another process holds locked', () => {
     }));
 });
 
-/** Milliseconds that an orphaned copy of a few files may take on a busy machine. */
+/** Maximum milliseconds for a copy of a few files, on a busy machine. */
 const COPY_LIMIT = 120_000;
 
-/** What holds at any time: a directory for every snapshot, the file in every committed one, and nothing else on disk after a cleanup. */
+/** Checks that every snapshot has its directory, every committed one its file, and a cleanup leaves nothing else. */
 async function checkStore({ store, root }: Pick<TemporaryStore, 'store' | 'root'>): Promise<void> {
   // a copy may outlive the process that was killed, and holds its directory until it ends
   const end = performance.now() + COPY_LIMIT;

@@ -11,10 +11,10 @@ import { scratch } from '../support/scratch.ts';
 
 const skip = skipWithout('strace') || (spawnSync('strace', ['-c', 'true']).status !== 0 && 'strace may not trace here');
 
-/** Milliseconds that the disk takes for each sync: far longer than a busy machine keeps a process waiting. */
+/** Milliseconds for each sync: much longer than a busy machine delays a process. */
 const SYNC = 2000;
 
-/** The report of slow-disk.ts on a disk that is slow. */
+/** The report of slow-disk.ts on the slow disk. */
 async function workOn(where: 'thread' | 'here'): Promise<{ longest: number; looks: number }> {
   using place = scratch();
   const root = join(place.path, 'root');
@@ -35,14 +35,14 @@ async function workOn(where: 'thread' | 'here'): Promise<{ longest: number; look
   }
 }
 
-describe('on a disk that takes seconds for a sync', { skip, concurrency: true }, () => {
-  test('a store on a thread of its own keeps nobody else, nor looks at what is there', async () => {
+describe('on a disk with syncs that take seconds', { skip, concurrency: true }, () => {
+  test('a store on a separate thread blocks neither the caller nor lookups', async () => {
     const { longest, looks } = await workOn('thread');
     assert.ok(longest < SYNC / 2, `the event loop stood still for ${longest} ms`);
     assert.ok(looks > 0, 'nobody could look while the commit waited');
   });
 
-  test('a store on the same thread holds it up, which shows that the disk is slow', async () => {
+  test('a store on the same thread blocks it, which shows that the disk is slow', async () => {
     const { longest } = await workOn('here');
     assert.ok(longest >= SYNC, `${longest} ms`);
   });

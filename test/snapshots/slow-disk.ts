@@ -2,8 +2,8 @@ import { openSnapshotter } from '../../src/snapshots/open.ts';
 import { openStoreThread } from '../../src/snapshots/store-thread.ts';
 
 /**
- * Works in a store and tells, as JSON, for how long that kept the event loop at most, in milliseconds, and how many looks at a
- * committed name were answered meanwhile. Started by slow-disk.test.ts: `slow-disk.ts ROOT thread|here`.
+ * Uses a store and prints as JSON: the longest time the event loop was blocked, in milliseconds, and how many lookups of a
+ * committed name were answered. Started by slow-disk.test.ts: `slow-disk.ts ROOT thread|here`.
  */
 const [root = '', where] = process.argv.slice(2);
 const options = { root, type: 'overlay' } as const;

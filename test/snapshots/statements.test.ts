@@ -4,8 +4,8 @@ import { describe, test } from 'node:test';
 import { SCHEMA } from '../../src/snapshots/schema.ts';
 import { STATEMENTS } from '../../src/snapshots/statements.ts';
 
-/** What each layer asks of the store must not take longer the more there is in it. */
-describe('a statement that every layer runs looks nothing through', () => {
+/** The statements that run for each layer must not take longer in a larger store. */
+describe('a statement that runs for each layer uses an index', () => {
   const file = new DatabaseSync(':memory:');
   file.exec(SCHEMA);
   for (const name of ['byKey', 'committed', 'keys', 'chain', 'children', 'commit', 'remove'] as const) {

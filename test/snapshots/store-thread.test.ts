@@ -29,23 +29,26 @@ describe('a store on a thread of its own', () => {
     threads.length = 0;
   });
 
-  behaviour('fails the calls that it has when the thread dies, and starts another for the next', async (context) => {
-    const { store, layer } = context;
-    await layer('base', '');
-    await store.prepare('key', '');
-    await nextTurn(); // Node tells of new threads in the turn after
-    threads[0]?.postMessage(null); // nothing that it knows: it dies of it
-    await assert.rejects(Promise.all([store.walk(), store.commit('name', 'key')]), {
-      code: 'STORE_FAILED',
-      message: /the thread of the store .*root died/,
-    });
-    assert.equal((await store.stat('base')).kind, 'committed');
-    assert.equal(await store.has('base'), true);
-    await nextTurn();
-    assert.equal(threads.length, 2);
-  });
+  behaviour(
+    'fails its pending calls if the thread dies, and starts a new thread for the next call',
+    async (context) => {
+      const { store, layer } = context;
+      await layer('base', '');
+      await store.prepare('key', '');
+      await nextTurn(); // Node tells of new threads in the turn after
+      threads[0]?.postMessage(null); // nothing that it knows: it dies of it
+      await assert.rejects(Promise.all([store.walk(), store.commit('name', 'key')]), {
+        code: 'STORE_FAILED',
+        message: /the thread of the store .*root died/,
+      });
+      assert.equal((await store.stat('base')).kind, 'committed');
+      assert.equal(await store.has('base'), true);
+      await nextTurn();
+      assert.equal(threads.length, 2);
+    },
+  );
 
-  behaviour('ends what is asked of it before it closes', async ({ store, reopen }) => {
+  behaviour('completes its calls before it closes', async ({ store, reopen }) => {
     const prepared = store.prepare('key', '').then(
       () => ['key'],
       () => [],
@@ -55,7 +58,7 @@ describe('a store on a thread of its own', () => {
     assert.deepEqual(await again.keys('k'), await prepared);
   });
 
-  behaviour('says why it can’t be opened, in the words of the store', async ({ store, root }) => {
+  behaviour('fails to open with the error of the store', async ({ store, root }) => {
     await store.close();
     await assert.rejects(openStoreThread({ root, type: 'native' }), {
       code: 'STORE_FAILED',
@@ -63,7 +66,7 @@ describe('a store on a thread of its own', () => {
     });
   });
 
-  test('tells with what code the disk, or SQLite, has refused', async () => {
+  test('keeps the error codes of the disk and of SQLite', async () => {
     const causes = async (root: string) => {
       const error: unknown = await openStoreThread({ root, type: 'overlay' }).catch((thrown: unknown) => thrown);
       const codes: unknown[] = [];
@@ -79,7 +82,7 @@ describe('a store on a thread of its own', () => {
     assert.deepEqual(await causes(join(place.path, 'root')), ['STORE_FAILED', 14]);
   });
 
-  behaviour('makes no new store when the thread died and the disk is gone', async ({ store, root }) => {
+  behaviour('makes no new store if the thread has died and the disk has disappeared', async ({ store, root }) => {
     await store.prepare('key', '');
     await nextTurn();
     threads[0]?.postMessage(null);
@@ -89,7 +92,7 @@ describe('a store on a thread of its own', () => {
     assert.equal(existsSync(root), false, 'no new store is made in its place');
   });
 
-  test('does not keep a process that has nothing left to do', async () => {
+  test('does not keep an idle process alive', async () => {
     using place = scratch();
     const program = `import(${JSON.stringify(THREAD)}).then(async ({ openStoreThread }) => {
       const store = await openStoreThread({ root: ${JSON.stringify(join(place.path, 'root'))}, type: 'overlay' });

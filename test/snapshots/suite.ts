@@ -7,13 +7,13 @@ import { openSnapshotter } from '../../src/snapshots/open.ts';
 import { LABEL_SNAPSHOT_REF, type Snapshotter } from '../../src/snapshots/snapshotter.ts';
 import { refused, type TemporaryStore, withStore } from './temporary-store.ts';
 
-/** What every store must do, whatever it looks like on disk and whichever thread it is on. */
+/** The behaviour of every store: both types, on the calling thread and on a separate one. */
 export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshotter): void {
   const behaviour = (sentence: string, body: (context: TemporaryStore) => Promise<void>) =>
     test(sentence, () => withStore(type, body, open));
 
   describe(`${type} store: stat`, () => {
-    behaviour('tells an active snapshot by its key, with parent, labels and times', async ({ store, layer }) => {
+    behaviour('returns an active snapshot by its key, with parent, labels and times', async ({ store, layer }) => {
       await layer('base', '');
       const before = Date.now();
       await store.prepare('key', 'base', { labels: { a: '1' } });
@@ -23,20 +23,20 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
       assert.deepEqual(info.updated, info.created);
     });
 
-    behaviour('tells a view and a committed snapshot', async ({ store, layer }) => {
+    behaviour('returns a view and a committed snapshot', async ({ store, layer }) => {
       await layer('base', '');
       await store.view('look', 'base');
       assert.equal((await store.stat('look')).kind, 'view');
       assert.equal((await store.stat('base')).kind, 'committed');
     });
 
-    behaviour('is NotFound for what is not there', async ({ store }) => {
+    behaviour('is NotFound for an unknown key', async ({ store }) => {
       await refused(store.stat('nothing'), 'NotFound');
     });
   });
 
   describe(`${type} store: has`, () => {
-    behaviour('knows committed snapshots, and no other', async ({ store, layer }) => {
+    behaviour('is true for committed snapshots only', async ({ store, layer }) => {
       await layer('base', '');
       await store.view('look', 'base');
       await store.prepare('key', 'base');
@@ -44,7 +44,7 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
       assert.deepEqual(found, [true, false, false, false, false]);
     });
 
-    behaviour('sees at once what another process has committed or removed', async ({ store }) => {
+    behaviour('sees commits and removals of another process at once', async ({ store }) => {
       const other = await openSnapshotter({ root: store.root, type });
       try {
         for (let times = 0; times < 3; times++) {
@@ -62,7 +62,7 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
   });
 
   describe(`${type} store: keys`, () => {
-    behaviour('lists active snapshots and views that begin so, in order', async ({ store, layer }) => {
+    behaviour('lists active snapshots and views with the prefix, sorted', async ({ store, layer }) => {
       await layer('base', '');
       await layer('extract-committed', '');
       for (const key of ['extract-b', 'extract-a 1', 'extract', 'extract.', 'extracu-', 'EXTRACT-a'])
@@ -81,14 +81,14 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
       });
     });
 
-    behaviour('a new snapshot starts with what its parent has', async ({ store, layer, mounted }) => {
+    behaviour('a new snapshot starts with the parent’s files', async ({ store, layer, mounted }) => {
       await layer('base', '', (directory) => writeFile(join(directory, 'file'), 'text'));
       await mounted(await store.prepare('key', 'base'), async (directory) => {
         assert.equal(await readFile(join(directory, 'file'), 'utf8'), 'text');
       });
     });
 
-    behaviour('what is written into it leaves the parent as it was', async ({ store, layer, mounted }) => {
+    behaviour('writes into it do not change the parent', async ({ store, layer, mounted }) => {
       await layer('base', '', (directory) => writeFile(join(directory, 'file'), 'text'));
       await mounted(await store.prepare('key', 'base'), async (directory) => {
         await writeFile(join(directory, 'file'), 'other');
@@ -137,7 +137,7 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
       }
     });
 
-    behaviour('a taken key is AlreadyExists, whatever has it', async ({ store, layer }) => {
+    behaviour('a key that is in use is AlreadyExists, for any kind of snapshot', async ({ store, layer }) => {
       await layer('base', '');
       await store.prepare('key', '');
       for (const key of ['key', 'base']) {
@@ -146,7 +146,7 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
       }
     });
 
-    behaviour('a parent that is not there is NotFound', async ({ store }) => {
+    behaviour('an unknown parent is NotFound', async ({ store }) => {
       await refused(store.prepare('key', 'nothing'), 'NotFound');
       await refused(store.view('key', 'nothing'), 'NotFound');
     });
@@ -172,7 +172,7 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
       assert.deepEqual(await readdir(join(root, 'snapshots')), ['1']);
     });
 
-    behaviour('of many calls for one key at once, one succeeds', async ({ store }) => {
+    behaviour('one of several concurrent calls for one key succeeds', async ({ store }) => {
       const results = await Promise.allSettled(Array.from({ length: 20 }, () => store.prepare('key', '')));
       const failures = results.filter((result) => result.status === 'rejected');
       assert.equal(failures.length, 19);
@@ -181,7 +181,7 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
   });
 
   describe(`${type} store: mounts`, () => {
-    behaviour('gives the mounts again that prepare and view gave', async ({ store, layer }) => {
+    behaviour('returns the same mounts as prepare and view', async ({ store, layer }) => {
       await layer('base', '');
       await layer('top', 'base');
       assert.deepEqual(await store.prepare('a', ''), await store.mounts('a'));
@@ -198,7 +198,7 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
   });
 
   describe(`${type} store: commit`, () => {
-    behaviour('the snapshot has its name, and its key is gone', async ({ store, layer }) => {
+    behaviour('the snapshot gets its name, and its key is free', async ({ store, layer }) => {
       await layer('base', '');
       await store.prepare('key', 'base');
       await store.commit('name', 'key');
@@ -207,13 +207,13 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
       assert.deepEqual({ kind, parent }, { kind: 'committed', parent: 'base' });
     });
 
-    behaviour('labels are those given at the commit, none is left from before', async ({ store }) => {
+    behaviour('the labels of the commit replace all earlier labels', async ({ store }) => {
       await store.prepare('key', '', { labels: { old: '1', [LABEL_SNAPSHOT_REF]: 'old' } });
       await store.commit('name', 'key', { labels: { new: '2', [LABEL_SNAPSHOT_REF]: 'name' } });
       assert.deepEqual((await store.stat('name')).labels, { new: '2', [LABEL_SNAPSHOT_REF]: 'name' });
     });
 
-    behaviour('a taken name is AlreadyExists, and the active snapshot stays', async ({ store, layer }) => {
+    behaviour('a name that is in use is AlreadyExists, and the active snapshot stays', async ({ store, layer }) => {
       await layer('name', '');
       await store.prepare('key', '');
       await refused(store.commit('name', 'key'), 'AlreadyExists');
@@ -232,7 +232,7 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
       await refused(store.commit('name', 'base'), 'InvalidArgument');
     });
 
-    behaviour('the parent that it has already may be named, another one is InvalidArgument', async (context) => {
+    behaviour('the same parent may be given again, another one is InvalidArgument', async (context) => {
       const { store, layer } = context;
       await layer('base', '');
       await layer('other', '');
@@ -242,7 +242,7 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
       assert.equal((await store.stat('name')).parent, 'base');
     });
 
-    behaviour('of many commits to one name at once, one succeeds and the others stay active', async ({ store }) => {
+    behaviour('one of several concurrent commits to one name succeeds, the others stay active', async ({ store }) => {
       const keys = Array.from({ length: 10 }, (_, index) => `key-${index}`);
       await Promise.all(keys.map((key) => store.prepare(key, '')));
       const results = await Promise.allSettled(keys.map((key) => store.commit('name', key)));
@@ -250,7 +250,7 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
       assert.equal((await store.walk({ kind: 'active' })).length, 9);
     });
 
-    behaviour('does not count the files: that waits for the first question', async ({ store, layer, root }) => {
+    behaviour('does not measure the usage, which the first call of usage does', async ({ store, layer, root }) => {
       await layer('name', '');
       await writeFile(join(root, 'snapshots/1/fs/after the commit'), '');
       assert.equal((await store.usage('name')).inodes, 2);
@@ -258,7 +258,7 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
   });
 
   describe(`${type} store: remove`, () => {
-    behaviour('removes what is active, looked at or committed', async ({ store, layer }) => {
+    behaviour('removes active snapshots, views and committed snapshots', async ({ store, layer }) => {
       await layer('base', '');
       await store.prepare('key', 'base');
       await store.view('look', 'base');
@@ -268,13 +268,13 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
       }
     });
 
-    behaviour('the directory has lost its name when remove returns', async ({ store, root }) => {
+    behaviour('the directory is renamed before remove returns', async ({ store, root }) => {
       await store.prepare('key', '');
       await store.remove('key');
       assert.equal((await readdir(join(root, 'snapshots'))).includes('1'), false);
     });
 
-    behaviour('the key may be used again, and its number is not', async ({ store, root }) => {
+    behaviour('the key can be used again, the number is never reused', async ({ store, root }) => {
       await store.prepare('key', '');
       await store.remove('key');
       await store.prepare('key', '');
@@ -282,7 +282,7 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
       assert.deepEqual(await readdir(join(root, 'snapshots')), ['2']);
     });
 
-    behaviour('a snapshot with children is FailedPrecondition until they are gone', async ({ store, layer }) => {
+    behaviour('a snapshot with children is FailedPrecondition until they are removed', async ({ store, layer }) => {
       await layer('base', '');
       await layer('top', 'base');
       await refused(store.remove('base'), 'FailedPrecondition');
@@ -295,13 +295,13 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
       await store.remove('base');
     });
 
-    behaviour('an unknown key is NotFound, a second time too', async ({ store }) => {
+    behaviour('an unknown or removed key is NotFound', async ({ store }) => {
       await store.prepare('key', '');
       await store.remove('key');
       await refused(store.remove('key'), 'NotFound');
     });
 
-    behaviour('links that point outside are removed, what they point to stays', async ({ store, beside, layer }) => {
+    behaviour('links to the outside are removed, their targets stay', async ({ store, beside, layer }) => {
       await writeFile(join(beside, 'outside'), 'text');
       await layer('base', '', async (directory) => {
         await symlink(beside, join(directory, 'directory'));
@@ -326,20 +326,20 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
       assert.deepEqual(await store.stat('key'), after);
     });
 
-    behaviour('a named label is set, or removed when it is not given; the others stay', async ({ store }) => {
+    behaviour('a named label is set, or removed without a new value; the others stay', async ({ store }) => {
       await store.prepare('key', '', { labels: { a: '1', b: '2', c: '3' } });
       const given = { name: 'key', labels: { a: 'new', d: 'ignored' } };
       const after = await store.update(given, ['labels.a', 'labels.b']);
       assert.deepEqual(after.labels, { a: 'new', c: '3' });
     });
 
-    behaviour('a label name may hold dots and slashes', async ({ store }) => {
+    behaviour('a label name may contain dots and slashes', async ({ store }) => {
       await store.prepare('key', '');
       const given = { name: 'key', labels: { 'a.b/c.d': '1' } };
       assert.deepEqual((await store.update(given, ['labels.a.b/c.d'])).labels, { 'a.b/c.d': '1' });
     });
 
-    behaviour('views and committed snapshots take labels too', async ({ store, layer }) => {
+    behaviour('views and committed snapshots can have labels', async ({ store, layer }) => {
       await layer('base', '');
       await store.view('look', 'base');
       for (const name of ['base', 'look']) {
@@ -360,7 +360,7 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
   });
 
   describe(`${type} store: usage`, () => {
-    behaviour('counts blocks, and a file of several names once', async ({ store, mounted }) => {
+    behaviour('counts blocks, and a file with several hard links once', async ({ store, mounted }) => {
       await mounted(await store.prepare('key', ''), async (directory) => {
         await writeFile(join(directory, 'file'), Buffer.alloc(100_000, 1));
         await mkdir(join(directory, 'a'));
@@ -371,7 +371,7 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
       });
     });
 
-    behaviour('of an active snapshot is as of now', async ({ store, mounted }) => {
+    behaviour('of an active snapshot is measured in each call', async ({ store, mounted }) => {
       await mounted(await store.prepare('key', ''), async (directory) => {
         assert.equal((await store.usage('key')).inodes, 1);
         await writeFile(join(directory, 'file'), '');
@@ -379,7 +379,7 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
       });
     });
 
-    behaviour('of a committed snapshot is counted once and kept', async ({ store, layer, root, reopen }) => {
+    behaviour('of a committed snapshot is measured once and stored', async ({ store, layer, root, reopen }) => {
       await layer('base', '', (directory) => writeFile(join(directory, 'file'), 'text'));
       const first = await store.usage('base');
       assert.equal(first.inodes, 2);
@@ -387,19 +387,19 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
       assert.deepEqual(await (await reopen()).usage('base'), first);
     });
 
-    behaviour('of a view is nothing', async ({ store, layer }) => {
+    behaviour('of a view is zero', async ({ store, layer }) => {
       await layer('base', '', (directory) => writeFile(join(directory, 'file'), 'text'));
       await store.view('look', 'base');
       assert.deepEqual(await store.usage('look'), { bytes: 0, inodes: 0 });
     });
 
-    behaviour('of what is not there is NotFound', async ({ store }) => {
+    behaviour('of an unknown key is NotFound', async ({ store }) => {
       await refused(store.usage('nothing'), 'NotFound');
     });
   });
 
   describe(`${type} store: walk`, () => {
-    behaviour('gives every snapshot, sorted', async ({ store, layer }) => {
+    behaviour('returns all snapshots, sorted', async ({ store, layer }) => {
       await layer('b', '');
       await layer('a', 'b');
       await store.view('c', 'a');
@@ -407,7 +407,7 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
       assert.deepEqual((await store.walk())[0], await store.stat('a'));
     });
 
-    behaviour('filters by name, parent, kind and labels, all together', async ({ store, layer }) => {
+    behaviour('filters by name, parent, kind and labels at once', async ({ store, layer }) => {
       await layer('base', '');
       await store.prepare('a', 'base', { labels: { x: '1', y: '2' } });
       await store.prepare('b', 'base', { labels: { x: '1', y: '3' } });
@@ -423,14 +423,14 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
       assert.deepEqual(await names(store, { labels: { x: '2' } }), []);
     });
 
-    behaviour('a label name is taken as it is, quotes and all', async ({ store }) => {
+    behaviour('a label name may contain quotes', async ({ store }) => {
       await store.prepare('key', '', { labels: { 'a"b.c[0]': "it's" } });
       assert.deepEqual(await names(store, { labels: { 'a"b.c[0]': "it's" } }), ['key']);
     });
   });
 
   describe(`${type} store: cleanup`, () => {
-    behaviour('removes directories that no snapshot owns, and no others', async ({ store, layer, root, mounted }) => {
+    behaviour('removes directories without a snapshot, and no others', async ({ store, layer, root, mounted }) => {
       await layer('base', '', (directory) => writeFile(join(directory, 'file'), 'text'));
       await store.prepare('key', 'base');
       const strays = ['99/fs', 'new-dead/fs', 'rm-7-left/fs/a/b', 'stray'];
@@ -443,7 +443,7 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
       assert.equal(await store.cleanup(), 0);
     });
 
-    behaviour('a number that a crash gave out twice gets a directory of its own', async ({ store, root, mounted }) => {
+    behaviour('a number that is given again after a crash gets a new directory', async ({ store, root, mounted }) => {
       await mkdir(join(root, 'snapshots/1/fs/left'), { recursive: true });
       await mounted(await store.prepare('key', ''), async (directory) =>
         assert.deepEqual(await readdir(directory), []),
@@ -454,7 +454,7 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
   });
 
   describe(`${type} store: open and close`, () => {
-    behaviour('what was there is there when it is opened again', async ({ store, layer, reopen, mounted }) => {
+    behaviour('a store that is opened again has the same snapshots', async ({ store, layer, reopen, mounted }) => {
       await layer('base', '', (directory) => writeFile(join(directory, 'file'), 'text'));
       await store.prepare('key', 'base', { labels: { a: '1' } });
       const before = await store.walk();
@@ -466,13 +466,13 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
       );
     });
 
-    behaviour('closing twice is fine, and calls after it are refused', async ({ store }) => {
+    behaviour('a second close does nothing, and later calls are refused', async ({ store }) => {
       await store.close();
       await store.close();
       await assert.rejects(store.stat('key'), (error) => toUnpackError(error).code === 'SHUTTING_DOWN');
     });
 
-    behaviour('closing waits for deletions that remove began', async ({ store, layer, root }) => {
+    behaviour('closing waits for the deletions of remove', async ({ store, layer, root }) => {
       await layer('base', '', async (directory) => {
         for (let index = 0; index < 200; index += 1) await writeFile(join(directory, `${index}`), '');
       });

@@ -14,12 +14,12 @@ import { scratch } from '../support/scratch.ts';
 import { directory, file, symlink, tar } from '../support/tar.ts';
 
 /**
- * What a power cut must find is decided by the order of a few system calls. They are recorded by strace(1) around a real
- * unpacking, so that no change of the code between them goes unseen.
+ * The order of a few system calls decides what is on disk after a power cut. strace(1) records them during a real unpacking,
+ * so that a change of the order is noticed.
  */
 const skip = skipWithout('strace') || (spawnSync('strace', ['-c', 'true']).status !== 0 && 'strace may not trace here');
 
-/** Whatever writes a file, or changes what a directory says of one. */
+/** Calls that write a file or change a directory. */
 const WRITES =
   'write,pwrite64,writev,pwritev,pwritev2,copy_file_range,ftruncate,fallocate,mkdirat,mkdir,mknodat,symlinkat,linkat,' +
   'utimensat,fchown,fchownat,lchown,chmod,fchmod,fsetxattr,lsetxattr';
@@ -81,7 +81,7 @@ async function recorded(place: string, type: 'overlay' | 'native', durable: bool
   return callsOf(readFileSync(output, 'latin1'));
 }
 
-/** The numbers of the snapshots, which their directories are named by. */
+/** The numbers of the snapshots, which are the names of their directories. */
 function idsIn(root: string): Map<string, number> {
   const file = new DatabaseSync(join(root, 'metadata.db'), { readOnly: true });
   try {
@@ -96,7 +96,7 @@ function idsIn(root: string): Map<string, number> {
   }
 }
 
-/** What is written to: the second of the two files that a copy names. */
+/** The file that a call writes; for a copy, the second of two files. */
 function target(name: string, text: string): string {
   return name === 'copy_file_range' ? (text.split(' NULL, ')[1] ?? '') : text;
 }
@@ -107,7 +107,7 @@ function lastOf(calls: readonly Call[], what: string): Call {
   return last;
 }
 
-describe('before a layer is reported', { skip }, () => {
+describe('before a layer is reported, on disk are', { skip }, () => {
   for (const type of ['overlay', 'native'] as const) {
     for (const durable of [true, false]) {
       const contents = durable ? 'its files are synced, then ' : '';

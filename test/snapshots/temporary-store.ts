@@ -11,7 +11,7 @@ import {
 } from '../../src/snapshots/snapshotter.ts';
 import { mountSnapshot, unmountSnapshot } from '../../src/system/mount.ts';
 
-/** A store that lives as long as a test, and real mounts of what is in it. */
+/** A store for one test, with real mounts of its snapshots. */
 export interface TemporaryStore {
   readonly store: Snapshotter;
   /** ROOT of the store. */
@@ -66,7 +66,7 @@ export async function withStore(
   }
 }
 
-/** That a call is refused with an error of that kind. */
+/** Asserts that a call fails with a SnapshotError of this kind. */
 export async function refused(call: Promise<unknown>, kind: SnapshotErrorKind): Promise<void> {
   await assert.rejects(call, (error) => {
     assert.ok(isSnapshotError(error, kind), `expected ${kind}, got ${String(error)}`);

@@ -9,8 +9,8 @@ import { inDirectory, makeDeep } from '../support/deep-tree.ts';
 
 const NEVER = new AbortController().signal;
 
-describe('counting a tree', () => {
-  test('goes as deep as directories go, past the longest path of a system call', () =>
+describe('measuring a tree', () => {
+  test('works for paths longer than a system call takes', () =>
     inDirectory(async (directory) => {
       const root = join(directory, 'root');
       makeDeep(root, 60, 'd'.repeat(200)); // 12,000 bytes
@@ -18,7 +18,7 @@ describe('counting a tree', () => {
       await removeTree(root);
     }));
 
-  test('goes through thousands of directories in each other', () =>
+  test('works for thousands of nested directories', () =>
     inDirectory(async (directory) => {
       const root = join(directory, 'root');
       makeDeep(root, 3000, 'd');
@@ -27,7 +27,7 @@ describe('counting a tree', () => {
       await assert.rejects(access(root), { code: 'ENOENT' });
     }));
 
-  test('lets the event loop run', () =>
+  test('does not block the event loop', () =>
     inDirectory(async (directory) => {
       for (let index = 0; index < 8000; index += 1) writeFileSync(join(directory, `${index}`), '');
       let turns = 0;
@@ -46,7 +46,7 @@ describe('counting a tree', () => {
       await assert.rejects(measureTree(directory, AbortSignal.abort(new Error('enough'))), { message: 'enough' });
     }));
 
-  test('of a directory that is not there is nothing', () =>
+  test('of a missing directory is zero', () =>
     inDirectory(async (directory) => {
       assert.deepEqual(await measureTree(join(directory, 'nothing'), NEVER), { bytes: 0, inodes: 0 });
     }));

@@ -9,7 +9,7 @@ import { fileSystemFacts, overlayFacts, overlayKnowsIndex } from '../../src/syst
 import { skipWithoutUserNamespaces } from '../support/present.ts';
 
 describe('facts about a file system', () => {
-  test('are those that stat(1) and df(1) tell', () =>
+  test('agree with stat(1) and df(1)', () =>
     inDirectory(async (directory) => {
       await writeFile(join(directory, 'file'), 'x'.repeat(100_000));
       const facts = await fileSystemFacts(directory);
@@ -21,7 +21,7 @@ describe('facts about a file system', () => {
       assert.ok(facts.freeBytes > 0 && facts.freeBytes <= facts.totalBytes - 100_000);
     }));
 
-  test('say whether listings tell types and which attributes can be set', () =>
+  test('tell whether listings have types and which attributes can be set', () =>
     inDirectory(async (directory) => {
       const { directoryTypes, trustedXattrs, userXattrs } = await fileSystemFacts(directory);
       assert.deepEqual(
@@ -37,11 +37,11 @@ describe('facts about a file system', () => {
       assert.deepEqual(await readdir(directory), []);
     }));
 
-  test('of another file system are its own', async () => {
+  test('are those of the directory’s own file system', async () => {
     assert.equal((await fileSystemFacts('/dev/shm')).type, 'tmpfs');
   });
 
-  test('of a directory that is not there are a system error', () =>
+  test('of a missing directory are a system error', () =>
     inDirectory(async (directory) => {
       await assert.rejects(fileSystemFacts(join(directory, 'nothing')), { code: 'ENOENT' });
     }));
@@ -63,7 +63,7 @@ describe('facts about overlayfs', () => {
     }),
   );
 
-  test('whoever may not mount is told what is missing', () =>
+  test('a user who may not mount gets the reason', () =>
     inDirectory(async (directory) => {
       const facts: unknown = JSON.parse(run('setpriv', '--bounding-set=-sys_admin', ...askingIn(directory)));
       assert.ok(facts !== null && typeof facts === 'object' && 'reason' in facts && 'mountable' in facts);
@@ -72,7 +72,7 @@ describe('facts about overlayfs', () => {
     }));
 });
 
-/** A command that prints what overlayFacts says about a directory. */
+/** A command that prints overlayFacts of a directory. */
 function askingIn(directory: string): string[] {
   const module = new URL('../../src/system/filesystem.ts', import.meta.url).href;
   const script = `const { overlayFacts } = await import(${JSON.stringify(module)});

@@ -11,7 +11,7 @@ import type { MountRequest } from '../../src/system/mount-fsmount.ts';
 import { mountByDescriptor } from '../../src/system/mount-fsmount.ts';
 import { mountByString } from '../../src/system/mount-syscall.ts';
 
-/** Both ways to mount, whatever this kernel would choose. */
+/** Both ways to mount are tested, whichever this kernel would use. */
 const WAYS = new Map<string, (mount: MountRequest, target: string) => unknown>([['mount(2)', mountByString]]);
 const [major = 0, minor = 0] = release().split('.').map(Number);
 const hasLowerdirPlus = major > 6 || (major === 6 && minor >= 5);
@@ -28,14 +28,14 @@ for (const [way, mount] of WAYS) {
         assert.deepEqual((await readdir(source)).sort(), ['file', 'more']);
       }));
 
-    test('a read-only bind can not be written, and its source still can', () =>
+    test('a read-only bind cannot be written, its source can', () =>
       inDirectory(async ({ source, target }) => {
         mount({ type: 'bind', source, options: ['ro', 'rbind'] }, target);
         await assert.rejects(writeFile(join(target, 'file'), ''), { code: 'EROFS' });
         await writeFile(join(source, 'file'), '');
       }));
 
-    test('128 layers merge, the first one on top', () =>
+    test('128 layers merge, the first on top', () =>
       inDirectory(async ({ root, target }) => {
         mount(overlay(makeLayers(root, 128)), target);
         assert.equal(await readFile(join(target, 'same'), 'utf8'), '0');
@@ -43,7 +43,7 @@ for (const [way, mount] of WAYS) {
         await assert.rejects(writeFile(join(target, 'new'), ''), { code: 'EROFS' });
       }));
 
-    test('128 layers with a writable one on top', () =>
+    test('128 layers merge below a writable one', () =>
       inDirectory(async ({ root, target }) => {
         const layers = makeLayers(root, 128);
         for (const name of ['upper', 'work']) await mkdir(join(root, name));
@@ -52,7 +52,7 @@ for (const [way, mount] of WAYS) {
         assert.equal(await readFile(join(root, 'upper/same'), 'utf8'), 'changed');
       }));
 
-    test('an overlay that is asked to be read-only is', () =>
+    test('an overlay can be read-only', () =>
       inDirectory(async ({ root, target }) => {
         for (const name of ['upper', 'work']) await mkdir(join(root, name));
         const writable = [`workdir=${join(root, 'work')}`, `upperdir=${join(root, 'upper')}`];
@@ -63,19 +63,19 @@ for (const [way, mount] of WAYS) {
 }
 
 describe('mountSnapshot', () => {
-  test('merges 500 layers, as many as overlayfs can', { skip: !hasLowerdirPlus }, () =>
+  test('merges 500 layers, the maximum of overlayfs', { skip: !hasLowerdirPlus }, () =>
     inDirectory(async ({ root, target }) => {
       await mountSnapshot([overlay(makeLayers(root, 500))], target);
       assert.equal((await readdir(target)).length, 501);
     }),
   );
 
-  test('refuses 501 with a sentence', () =>
+  test('refuses 501 layers with a clear message', () =>
     inDirectory(async ({ root, target }) => {
       await fails(mountSnapshot([overlay(makeLayers(root, 501))], target), /at most 500 layers and there are 501/);
     }));
 
-  test('mounts layers whose paths are longer than a mount option may be', () =>
+  test('mounts layers with paths longer than a mount option may be', () =>
     inDirectory(async ({ root, target }) => {
       const deep = join(root, 'd'.repeat(150), 'e'.repeat(150));
       for (const name of ['upper', 'work']) await mkdir(join(deep, name), { recursive: true });
@@ -84,7 +84,7 @@ describe('mountSnapshot', () => {
       assert.equal((await readdir(target)).length, 4);
     }));
 
-  test('leaves nothing mounted when one of several can not be', () =>
+  test('leaves nothing mounted if one of several mounts fails', () =>
     inDirectory(async ({ source, target }) => {
       const good: MountRequest = { type: 'bind', source, options: ['rbind', 'rw'] };
       await fails(mountSnapshot([good, { ...good, source: join(source, 'nothing') }], target), /ENOENT/);
@@ -92,7 +92,7 @@ describe('mountSnapshot', () => {
       assert.deepEqual(await readdir(source), []);
     }));
 
-  test("says the kernel's own words and what to do", () =>
+  test('reports the message of the kernel and the remedy', () =>
     inDirectory(async ({ root, target }) => {
       await fails(mountSnapshot([overlay(makeLayers(root, 2), 'nonsense=1')], target), /nonsense/);
       await fails(mountSnapshot([overlay([join(root, 'nothing')])], target), /is not there/);
@@ -100,13 +100,13 @@ describe('mountSnapshot', () => {
 });
 
 describe('unmountSnapshot', () => {
-  test('is fine where nothing is mounted, or nothing is', () =>
+  test('does nothing for a directory without a mount, or a missing one', () =>
     inDirectory(async ({ root, target }) => {
       await unmountSnapshot(target);
       await unmountSnapshot(join(root, 'nothing'));
     }));
 
-  test('takes away everything that is stacked there', () =>
+  test('removes all mounts at one path', () =>
     inDirectory(async ({ source, target }) => {
       const mount: MountRequest = { type: 'bind', source, options: ['rbind', 'rw'] };
       await mountSnapshot([mount, mount], target);
@@ -115,7 +115,7 @@ describe('unmountSnapshot', () => {
       assert.deepEqual(await readdir(target), []);
     }));
 
-  test('waits for a file that is still open', () =>
+  test('waits while a file is open', () =>
     inDirectory(async ({ source, target }) => {
       await mountSnapshot([{ type: 'bind', source, options: ['rbind', 'rw'] }], target);
       const file = await open(join(target, 'file'), 'w');
@@ -125,7 +125,7 @@ describe('unmountSnapshot', () => {
       await unmounting;
     }));
 
-  test('says that it is in use when that takes longer than 2 s', () =>
+  test('fails after 2 s if the mount is still in use', () =>
     inDirectory(async ({ source, target }) => {
       await mountSnapshot([{ type: 'bind', source, options: ['rbind', 'rw'] }], target);
       const file = await open(join(target, 'file'), 'w');
@@ -141,7 +141,7 @@ function overlay(layers: readonly string[], ...more: string[]): MountRequest {
   return { type: 'overlay', source: 'overlay', options: [...more, `lowerdir=${layers.join(':')}`, 'index=off'] };
 }
 
-/** Directories of one file each, and one that all have. */
+/** Directories with one file of their own, and one file that all have. */
 function makeLayers(root: string, count: number): string[] {
   return Array.from({ length: count }, (_, index) => {
     const layer = join(root, 'layers', String(index), 'fs');

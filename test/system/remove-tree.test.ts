@@ -23,7 +23,7 @@ import { inDirectory, makeDeep } from '../support/deep-tree.ts';
 import { ext4, tmpfs, unavailable } from '../support/file-system.ts';
 import { Sandbox } from '../support/sandbox.ts';
 
-/** The three ways in; each removes `path`, a directory. */
+/** The three functions that remove a directory. */
 const REMOVERS = {
   'on threads': removeTree,
   'in one call': async (path: string) => removeTreeSync(path),
@@ -48,7 +48,7 @@ for (const [how, remove] of Object.entries(REMOVERS)) {
         assert.deepEqual(await readdir(directory), []);
       }));
 
-    test('goes through five thousand directories in each other with few descriptors', () =>
+    test('removes five thousand nested directories with few descriptors', () =>
       inDirectory(async (directory) => {
         const root = join(directory, 'root');
         makeDeep(root, 5000, 'd');
@@ -63,7 +63,7 @@ for (const [how, remove] of Object.entries(REMOVERS)) {
         assert.ok(readdirSync('/proc/self/fd').length <= before, 'descriptors were left open');
       }));
 
-    test('opens directories that are closed to their owner', () =>
+    test('removes directories whose mode shuts out their owner', () =>
       inDirectory(async (directory) => {
         const root = join(directory, 'root');
         await mkdir(join(root, 'a/b'), { recursive: true });
@@ -77,7 +77,7 @@ for (const [how, remove] of Object.entries(REMOVERS)) {
         assert.deepEqual(await readdir(directory), []);
       }));
 
-    test('follows no link, and leaves other names of a file alone', () =>
+    test('follows no symbolic link, and keeps other hard links of a file', () =>
       inDirectory(async (directory) => {
         const root = join(directory, 'root');
         await mkdir(root);
@@ -91,7 +91,7 @@ for (const [how, remove] of Object.entries(REMOVERS)) {
         assert.deepEqual(readdirSync(join(directory, 'kept')), ['file', 'inner']);
       }));
 
-    test('leaves what is mounted inside alone', { skip: unavailable(() => tmpfs('size=1m')) }, () =>
+    test('does not enter mounts inside the tree', { skip: unavailable(() => tmpfs('size=1m')) }, () =>
       inDirectory(async (directory) => {
         using disk = tmpfs('size=1m');
         writeFileSync(join(disk.path, 'canary'), 'alive');
@@ -113,7 +113,7 @@ for (const [how, remove] of Object.entries(REMOVERS)) {
       }),
     );
 
-    test('while another process exchanges a directory for a link, outside stays as it was', async () => {
+    test('removes nothing outside while another process replaces a directory by a link', async () => {
       using box = new Sandbox();
       const [root, building] = box.roots;
       const tree = join(root, 'tree');
@@ -142,7 +142,7 @@ for (const [how, remove] of Object.entries(REMOVERS)) {
 }
 
 describe('removing a tree', () => {
-  test('may be done by several at once', () =>
+  test('can be done by several callers at once', () =>
     inDirectory(async (directory) => {
       const root = join(directory, 'root');
       makeDeep(root, 200, 'd'.repeat(200));
@@ -151,7 +151,7 @@ describe('removing a tree', () => {
       assert.deepEqual(await readdir(directory), []);
     }));
 
-  test('takes what is added meanwhile', () =>
+  test('removes files that are added during the removal', () =>
     inDirectory(async (directory) => {
       const root = join(directory, 'root');
       await mkdir(join(root, 'a/b/c'), { recursive: true });
@@ -165,14 +165,14 @@ describe('removing a tree', () => {
       assert.deepEqual(await readdir(directory), []);
     }));
 
-  test('of one that is not there is fine, and of one whose directory is not there', () =>
+  test('does nothing if the tree or its parent directory is missing', () =>
     inDirectory(async (directory) => {
       await removeTree(join(directory, 'nothing'));
       await removeTree(join(directory, 'nothing/at/all'));
       removeTreeSync(join(directory, 'nothing/at/all'));
     }));
 
-  test('removes a file or a link that stands where the tree should be, and not what the link leads to', () =>
+  test('removes a file or a link at the path, but not the target of the link', () =>
     inDirectory(async (directory) => {
       await mkdir(join(directory, 'kept'));
       symlinkSync('kept', join(directory, 'link'));
@@ -182,7 +182,7 @@ describe('removing a tree', () => {
       assert.deepEqual(await readdir(directory), ['kept']);
     }));
 
-  test('emptyTree leaves the directory, and follows no link to one', () =>
+  test('emptyTree keeps the directory, and does not follow a link', () =>
     inDirectory(async (directory) => {
       const root = join(directory, 'root');
       makeDeep(root, 100, 'd');
@@ -194,7 +194,7 @@ describe('removing a tree', () => {
       assert.deepEqual(await readdir(root), ['f']);
     }));
 
-  test('stops between two files when it is aborted', () =>
+  test('stops between two files if it is aborted', () =>
     inDirectory(async (directory) => {
       const root = await mkdtemp(join(directory, 'root'));
       for (let index = 0; index < 500; index += 1) writeFileSync(join(root, `${index}`), '');
@@ -203,7 +203,7 @@ describe('removing a tree', () => {
     }));
 
   const disk = unavailable(() => ext4());
-  test('what is immutable is named in one sentence, and keeps nothing else', { skip: disk }, async () => {
+  test('an immutable file is named in the error, and all other files are removed', { skip: disk }, async () => {
     using disk = ext4();
     const root = join(disk.path, 'root');
     mkdirSync(join(root, 'a/fixed'), { recursive: true });

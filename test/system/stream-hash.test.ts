@@ -6,11 +6,11 @@ import { streamHash } from '../../src/system/stream-hash.ts';
 const PIECES = [0, 1, 63, 64, 65, 65_535, 65_536, 65_537, 3 << 20, 7].map((length) => randomBytes(length));
 const WHERE = ['here', 'beside'] as const;
 
-describe('a digest of pieces', () => {
+describe('the digest of a stream', () => {
   for (const algorithm of ['sha256', 'sha512'] as const) {
     const expected = createHash(algorithm).update(Buffer.concat(PIECES)).digest('hex');
     for (const where of WHERE) {
-      it(`is that of the whole, ${algorithm}, ${where}`, async () => {
+      it(`equals the digest of all bytes, ${algorithm}, ${where}`, async () => {
         using now = streamHash(algorithm, where);
         using beside = streamHash(algorithm, where);
         using mixed = streamHash(algorithm, where);
@@ -25,7 +25,7 @@ describe('a digest of pieces', () => {
     }
   }
 
-  it('is right for many at once', async () => {
+  it('is right for many streams at once', async () => {
     const digests = Array.from({ length: 40 }, async (_, index) => {
       using hash = streamHash('sha256', 'beside');
       for (const piece of PIECES.slice(index % 5)) await hash.updateBeside(piece);
@@ -39,7 +39,7 @@ describe('a digest of pieces', () => {
     assert.deepEqual(await Promise.all(digests), expected);
   });
 
-  it('runs on another thread: this one goes on meanwhile', async () => {
+  it('is computed on another thread, without blocking this one', async () => {
     using hash = streamHash('sha256', 'beside');
     const large = Buffer.alloc(64 << 20);
     const digesting = hash.updateBeside(large);
@@ -50,7 +50,7 @@ describe('a digest of pieces', () => {
     assert.equal(hash.hex(), createHash('sha256').update(large).digest('hex'));
   });
 
-  it('can be given up, and not be taken twice', () => {
+  it('can be abandoned, and can be read only once', () => {
     for (const where of WHERE) streamHash('sha256', where)[Symbol.dispose]();
     for (const where of WHERE) {
       using hash = streamHash('sha256', where);
