@@ -26,7 +26,7 @@ export function kindOf(outcome: Outcome): string {
 /** Whether two refusals are equal, apart from the system call that failed first. */
 export function sameOutcome(a: Outcome, b: Outcome): boolean {
   if (a === 'ok' || b === 'ok') return a === b;
-  const sentence = (message: string): string => message.replace(/(cannot be created: E[A-Z]+).*/s, '$1');
+  const sentence = (message: string): string => message.replace(/(: E[A-Z]+): .*/s, '$1');
   return a.code === b.code && sentence(a.message) === sentence(b.message);
 }
 
