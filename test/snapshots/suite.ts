@@ -482,7 +482,7 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
     });
 
     behaviour(
-      'an active snapshot whose directory went with the power is forgotten',
+      'an active snapshot whose directory was lost in a power cut is removed',
       async ({ store, root, reopen }) => {
         await store.prepare('key', '');
         await store.close();
@@ -492,7 +492,7 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
     );
 
     behaviour(
-      'a committed snapshot without its directory keeps the store shut',
+      'a store with a committed snapshot without directory does not open',
       async ({ store, layer, root, reopen }) => {
         await layer('base', '');
         await store.close();

@@ -107,11 +107,11 @@ function lastOf(calls: readonly Call[], what: string): Call {
   return last;
 }
 
-describe('before a layer is reported, on disk are', { skip }, () => {
+describe('before a layer is reported, the disk has', { skip }, () => {
   for (const type of ['overlay', 'native'] as const) {
     for (const durable of [true, false]) {
-      const contents = durable ? 'its files are synced, then ' : '';
-      test(`${type}, durable=${durable}: ${contents}its name, then its record`, async () => {
+      const contents = durable ? 'its synced files, then ' : '';
+      test(`${type}, durable=${durable}: ${contents}its name, then its row`, async () => {
         using place = scratch();
         const root = join(place.path, 'root');
         const calls = await recorded(place.path, type, durable);
