@@ -1,8 +1,8 @@
-/** What must be ended or removed when this process ends, whatever way. */
+/** Functions that end child processes and remove folders when this process ends, in whatever way. */
 const cleanups: (() => void)[] = [];
 
 process.once('exit', () => {
-  // the last first: a daemon ends before the folder that it works in goes
+  // the last one first: a daemon must end before its folder is removed
   for (const cleanup of cleanups.reverse()) {
     try {
       cleanup();
@@ -12,7 +12,7 @@ process.once('exit', () => {
   }
 });
 
-/** @param cleanup synchronous, and harmless when there is nothing left to do */
+/** @param cleanup is synchronous, and does nothing if there is nothing left to do */
 export function atExit(cleanup: () => void): void {
   cleanups.push(cleanup);
 }

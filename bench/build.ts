@@ -3,23 +3,23 @@ import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { run } from './commands.ts';
 
-/** unpackd as its users run it: compiled, by the Node that the project brings. */
+/** The compiled unpackd, and the Node of the project that runs it. */
 export interface Build {
   readonly node: string;
   readonly cli: string;
   readonly worker: string;
-  /** The module that has `createUnpacker`, and the one that opens a store, for a resident process of the bench's own. */
+  /** The build. `resident-process.ts` imports modules from it. */
   readonly folder: string;
 }
 
 /**
- * Compiles into `.bench`, beside `dist`, which is somebody else's: a build during a test must not change what it runs.
- * A mistake of types stops nobody from measuring; `onTypeErrors` is told.
+ * Compiles into `.bench`, not into `dist`, which the user may be running.
+ * @param onTypeErrors called with the type errors; they do not stop the benchmark
  */
 export async function build(packageRoot: string, onTypeErrors: (text: string) => void): Promise<Build> {
   const folder = join(packageRoot, '.bench');
   const cli = join(folder, 'src/cli/main.cjs');
-  await rm(cli, { force: true }); // an older one must not be measured for this one
+  await rm(cli, { force: true }); // if the build fails, an older one must not be measured
   await run(process.execPath, [join(packageRoot, 'build.ts'), folder]).catch((error: Error) => {
     if (!existsSync(cli)) throw error;
     onTypeErrors(error.message);

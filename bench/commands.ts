@@ -8,7 +8,7 @@ export interface CommandOptions {
 
 const OUTPUT_KEPT = 1 << 20;
 
-/** Runs a program to its end. @returns what it wrote to stdout @throws Error with the end of its stderr */
+/** Runs a program until it ends. @returns its stdout @throws Error with the end of its stderr */
 export function run(program: string, args: readonly string[], options: CommandOptions = {}): Promise<string> {
   return new Promise((resolve, reject) => {
     const child = spawn(program, args, {
@@ -32,12 +32,12 @@ export function run(program: string, args: readonly string[], options: CommandOp
   });
 }
 
-/** The same for a line of bash that fails where any part of a pipe fails. */
+/** Runs a bash script. It fails if any command, or any part of a pipe, fails. */
 export function bash(script: string, options: CommandOptions = {}): Promise<string> {
   return run('bash', ['-euo', 'pipefail', '-c', script], options);
 }
 
-/** The first line that `program --version` (or so) prints; `undefined` where it is not on the PATH. */
+/** The first line of output of `program --version`, or of another flag. `undefined` if it is not on the PATH. */
 export function versionOf(program: string, flag = '--version'): string | undefined {
   const { error, stdout, stderr } = spawnSync(program, [flag], { encoding: 'utf8' });
   if (error !== undefined) return undefined;
@@ -48,7 +48,7 @@ export function onPath(program: string): boolean {
   return findProgram(program) !== undefined;
 }
 
-/** A word of a shell line. */
+/** `text` as one word of a shell command. */
 export function quoted(text: string): string {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { availableParallelism, cpus, loadavg, release, totalmem } from 'node:os';
 import { versionOf } from './commands.ts';
 
-/** Where the figures come from. */
+/** The machine and the programs that the figures were measured with. They are part of each report. */
 export interface Machine {
   readonly processor: string;
   readonly processors: number;
@@ -11,9 +11,9 @@ export interface Machine {
   readonly kernel: string;
   readonly system: string;
   readonly node: string;
-  /** Of the peers and of what they use. */
+  /** Versions of the other programs and of what they use. */
   readonly programs: Readonly<Record<string, string>>;
-  /** The commit, with `+` where the tree has changes. */
+  /** The commit, with `+` if src or workers have uncommitted changes. */
   readonly commit: string;
   readonly load: number;
 }
@@ -55,6 +55,6 @@ function commitOf(packageRoot: string): string {
   try {
     return `${git('rev-parse', '--short', 'HEAD')}${git('status', '--porcelain', 'src', 'workers') === '' ? '' : '+'}`;
   } catch {
-    return 'unknown'; // an unpacked archive of the project
+    return 'unknown'; // no git repository
   }
 }

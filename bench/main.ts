@@ -17,8 +17,8 @@ import type { Scenario, ScenarioResult, Stage } from './scenarios/scenario.ts';
 import { makeWorkFolder, removeTree } from './work-folder.ts';
 
 /**
- * `npm run bench`: lets unpackd and others do the same work in turn, and says how long each took. The table goes to
- * stdout, how it goes to stderr, everything to the results folder.
+ * `npm run bench`: measures unpackd and other programs with the same work, in turn. Tables go to stdout, progress to
+ * stderr, and both with plots to the results folder.
  */
 const packageRoot = join(import.meta.dirname, '..');
 
@@ -29,7 +29,7 @@ try {
   note(error instanceof Error ? `bench: ${error.message}` : String(error));
   process.exit(1);
 }
-// daemons that did not end in order end with this process
+// the exit handlers end daemons that are still running
 process.exit(0);
 
 async function main(): Promise<void> {
@@ -41,7 +41,7 @@ async function main(): Promise<void> {
   note(`${machine.processors} × ${machine.processor}, Node ${machine.node}, commit ${machine.commit}`);
   note(`${chosen.map(({ name }) => name).join(', ')}: about ${Math.ceil(estimate(chosen, options))} minutes`);
   if (machine.load > 0.5)
-    note(`the machine has other work (load ${machine.load.toFixed(1)}): ratios may do, seconds don't`);
+    note(`the machine is busy (load ${machine.load.toFixed(1)}): trust the ratios only, not the seconds`);
   const stage = await setStage(options);
   const results: ScenarioResult[] = [];
   const report: Report = { machine, quick: options.quick, rounds: options.rounds, results };
@@ -53,13 +53,13 @@ async function main(): Promise<void> {
       results.push({ ...result, commit: machine.commit });
       process.stdout.write(`${scenarioMarkdown(result)}\n`);
     } catch (error) {
-      // one scenario that can't be staged must not take the others' figures with it
+      // a scenario that fails must not stop the others
       note(`${scenario.name} could not be run: ${error instanceof Error ? (error.stack ?? error.message) : error}`);
     }
-    // what is on the disk stays to the end (`Shelf`)
+    // the folder on the disk is removed at the end (`LateRemoval`)
     await emptied(stage.folder);
     note(`${scenario.name} took ${secondsText((Date.now() - began) / 60_000)} minutes`);
-    // after each, so that an interrupted run leaves what it has
+    // after each scenario, so that an interrupted run keeps its results
     await writeReport(options.results, report);
   }
   if (options.publish) await publish(packageRoot, report);
@@ -69,7 +69,7 @@ async function main(): Promise<void> {
 async function setStage(options: BenchOptions): Promise<Stage> {
   const work = await makeWorkFolder(options.folder);
   note(`working in ${work.path} (${work.fileSystem})`);
-  const built = await build(packageRoot, (text) => note(`the types are not right, measuring all the same: ${text}`));
+  const built = await build(packageRoot, (text) => note(`type errors, measuring anyway: ${text}`));
   const images = new ImageCache({
     real: options.image,
     cache: join(packageRoot, '.bench', 'images'),
@@ -104,7 +104,7 @@ async function setStage(options: BenchOptions): Promise<Stage> {
   };
 }
 
-/** A folder on a disk: what the temporary folder is on, or else the project. */
+/** A new folder on a disk: in the temporary folder, or in the project if that one is a tmpfs. */
 async function makeDiskFolder(given: string | undefined): Promise<string> {
   const parents = given === undefined ? [tmpdir(), join(packageRoot, '.bench')] : [given];
   let parent = parents[0] ?? tmpdir();
@@ -118,7 +118,7 @@ async function makeDiskFolder(given: string | undefined): Promise<string> {
   return folder;
 }
 
-/** What a given image's layers hold, as the result of unpacking it tells. */
+/** Bytes and entries of the layers of an image, from the result of unpacking it once. */
 async function contentsOf({ node, cli }: Build, image: BenchImage, work: string): Promise<Contents> {
   const store = join(work, 'look');
   const args = ['apply', `${image.folder}:${image.tag}`, '--json', '--root', store, '--durable', 'false'];
@@ -141,7 +141,7 @@ function choose({ only, quick }: BenchOptions): Scenario[] {
 
 function estimate(scenarios: readonly Scenario[], { quick, rounds }: BenchOptions): number {
   return scenarios.reduce((sum, { minutes: [full, short] }) => {
-    // what the scenarios say is for five rounds and one to warm up, or for two with --quick
+    // the minutes of a scenario are for five rounds and a warm-up, or for two rounds with --quick
     return sum + (quick && short > 0 ? (short / 2) * rounds : (full / 6) * (rounds + 1));
   }, 0);
 }

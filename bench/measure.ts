@@ -12,42 +12,42 @@ import {
   usageOfEnded,
 } from './processes.ts';
 
-/** What one run took. */
+/** The figures of one run. */
 export interface Sample {
   readonly seconds: number;
   /** User and system time of every process that took part: commands, daemons, and what they started. */
   readonly cpuSeconds: number;
-  /** The same of those that served it: an S3 server, a registry, Redis. */
+  /** User and system time of the servers: S3, registry, Redis. */
   readonly serverCpuSeconds: number;
-  /** The most memory that these had at one moment, looked at every tenth of a second; of each alone, to the byte. */
+  /** Peak of the resident memory of all these processes, sampled every 0.1 s, or of one of them alone if that is higher. */
   readonly peakBytes: number;
-  /** Bytes given to write calls: files, and pipes between programs. */
+  /** Bytes passed to write calls, for files and for pipes between programs. */
   readonly writtenBytes: number;
-  /** Share of all processors that others used meanwhile, 0 to 1: what makes the figures doubtful. */
+  /** Share of all processors that other processes used during the run, 0 to 1. A high one makes the figures unreliable. */
   readonly disturbance: number;
 }
 
-/** Processes of this one's that run throughout and have a part in the work. */
+/** Child processes of the benchmark that run before, during and after a run. */
 export interface Standing {
-  /** They do the work, so that their use counts: containerd, a resident worker. */
+  /** They do the work, so their usage counts: containerd, a resident worker. */
   readonly workers: readonly number[];
-  /** They serve it, the same for everybody: an S3 server, a registry, Redis. */
+  /** They serve the work, in the same way for every program: S3, registry, Redis. */
   readonly servers: readonly number[];
 }
 
-/** Milliseconds between two looks at the memory; a look costs a third of one. */
-const LOOK = 100;
+/** Milliseconds between two samples of the memory. One sample takes 0.3 ms. */
+const SAMPLE_INTERVAL = 100;
 
 /**
- * Measures `work`. What it starts must have ended when it resolves, or be one of the standing ones.
- * @param work may return the seconds that count instead of those that passed here
+ * Measures `work`. Processes that it starts must have ended when it resolves, except the standing ones.
+ * @param work may return seconds to be used instead of the time that passed here
  */
 export async function measure(standing: Standing, work: () => Promise<number | undefined>): Promise<Sample> {
   for (const pid of standing.workers) forgetPeak(pid);
-  // what stands here already serves this one's work or waits for its own turn
+  // these processes serve the work, or belong to another program
   const standingBefore = childrenOf(process.pid);
   let peak = 0;
-  const look = (): void => {
+  const sampleMemory = (): void => {
     const started = childrenOf(process.pid).filter((pid) => !standingBefore.includes(pid));
     const roots = [...standing.workers, ...started];
     const now = roots.flatMap(familyOf).reduce((sum, pid) => sum + residentBytes(pid), 0);
@@ -55,7 +55,7 @@ export async function measure(standing: Standing, work: () => Promise<number | u
   };
   const before = used(standing);
   const started = performance.now();
-  const timer = setInterval(look, LOOK);
+  const timer = setInterval(sampleMemory, SAMPLE_INTERVAL);
   let own: number | undefined;
   try {
     own = await work();
@@ -63,7 +63,7 @@ export async function measure(standing: Standing, work: () => Promise<number | u
     clearInterval(timer);
   }
   const passed = (performance.now() - started) / 1000;
-  look();
+  sampleMemory();
   const after = used(standing);
   const ours = after.everything - before.everything;
   const others = Math.max(0, after.machine - before.machine - ours);

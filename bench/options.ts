@@ -3,14 +3,14 @@ import { parseArgs } from 'node:util';
 
 export interface BenchOptions {
   readonly quick: boolean;
-  /** Names of scenarios, or beginnings of them; empty: all. */
+  /** Names of scenarios, or the beginnings of names. Empty: all. */
   readonly only: readonly string[];
   readonly image: string | undefined;
   readonly rounds: number;
   readonly folder: string | undefined;
   readonly diskFolder: string | undefined;
   readonly containerds: readonly string[];
-  /** Where the results go. */
+  /** The folder for the results. */
   readonly results: string;
   /** Write the results into bench/results/published, docs/performance.md and README.md, too. */
   readonly publish: boolean;
@@ -18,18 +18,18 @@ export interface BenchOptions {
 
 export const USAGE = `npm run bench -- [options]
 
-  --quick            a few scenarios, two rounds each and none to warm up: two minutes
-  --only NAME        scenarios whose name begins so; may be given more than once
-  --rounds N         measured runs of each (default 5, with --quick 2); one more that does not count comes first
-  --image DIR        a folder with the OCI layouts gzip/ and zstd/, tag app; default: one made of this machine's files
-  --dir DIR          where to work; default: a tmpfs of its own (root), or the temporary folder
-  --disk-dir DIR     a folder on the disk, for what is measured there (default: the temporary folder, or the project)
-  --containerd DIR   a folder with another containerd and ctr, beside the one on the PATH; may be given more than once
-  --results DIR      where the table, the figures and the plots go (default bench/results/latest)
+  --quick            a few scenarios, two rounds each, no warm-up: two minutes
+  --only NAME        scenarios whose name begins with NAME; may be repeated
+  --rounds N         measured rounds (default 5, with --quick 2), after a warm-up round
+  --image DIR        a folder with the OCI layouts gzip/ and zstd/, tag app (default: made from files of this machine)
+  --dir DIR          the working folder (default: a new tmpfs, or without root the temporary folder)
+  --disk-dir DIR     a folder on a disk, for the disk scenarios (default: the temporary folder, or the project)
+  --containerd DIR   a folder with another containerd and ctr, besides those on the PATH; may be repeated
+  --results DIR      the folder for tables, figures and plots (default bench/results/latest)
   --publish          write the results into bench/results/published, docs/performance.md and README.md, too
   --list             the scenarios and how long they take`;
 
-/** @returns the text to show instead, where that is what was asked for. @throws Error for wrong use */
+/** @returns `help` or `list` for these flags @throws Error for wrong use */
 export function parseOptions(args: readonly string[], packageRoot: string): BenchOptions | 'help' | 'list' {
   const { values } = parseArgs({
     args: [...args],

@@ -4,15 +4,15 @@ import { run } from './commands.ts';
 import { measure, type Sample } from './measure.ts';
 import { type Contestant, type Entrant, NOBODY, Unavailable } from './peers/contestant.ts';
 
-/** What somebody came to. */
+/** The figures of one program in a race. */
 export interface Row {
   readonly name: string;
   readonly how: string;
-  /** One for each round, in order; who takes long is in the first rounds only. */
+  /** One for each round, in order. A slow program runs in the first rounds only. */
   readonly samples: readonly Sample[];
 }
 
-/** Somebody who could not take part, or not to the end. */
+/** A program that could not run, or that failed in a round. */
 export interface Absence {
   readonly name: string;
   readonly reason: string;
@@ -25,16 +25,16 @@ export interface RaceResult {
 
 export interface RaceOptions {
   readonly rounds: number;
-  /** Write out what is dirty before each run, so that nobody pays for the one before. For races on a disk. */
+  /** Call sync before each run, so that a run does not wait for the data of the run before. For races on a disk. */
   readonly settleDisk?: boolean;
-  /** A run of each that does not count comes first, unless `false`: page cache, daemons, compiled code. */
+  /** Default true: one round that does not count comes first, for page cache, daemons and compiled code. */
   readonly warmUp?: boolean;
   readonly onRun: (name: string, round: number, sample: Sample) => void;
 }
 
 /**
- * Lets everybody run in turn, A B C A B C…: what disturbs the machine disturbs all of them alike. Who fails is out, with
- * the reason, and the others go on.
+ * Runs all programs in turn, A B C A B C…, so that a disturbance of the machine affects all of them alike. A program that
+ * fails leaves the race with the reason, and the others continue.
  */
 export async function race(entrants: readonly Entrant[], options: RaceOptions): Promise<RaceResult> {
   const absent: Absence[] = [];
@@ -83,7 +83,7 @@ function reasonOf(error: unknown): string {
   return error instanceof Unavailable ? sentence : `failed: ${sentence}`;
 }
 
-/** A folder for each contestant, so that nobody meets what another left. */
+/** A folder for one contestant alone. */
 export async function folderFor(parent: string, name: string): Promise<string> {
   const folder = join(parent, name.replaceAll(/[^\w.]+/g, '-'));
   await mkdir(folder, { recursive: true });

@@ -1,3 +1,4 @@
+/** The medians of the benchmark's tables and goals. */
 export function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b);
   const middle = Math.floor(sorted.length / 2);
@@ -6,8 +7,8 @@ export function median(values: readonly number[]): number {
 }
 
 /**
- * How many times as long `other` took as `one`: the median over the rounds, because what disturbs the machine disturbs
- * those that ran one after the other. Rounds that only one of them was in do not count.
+ * How many times as long `other` took as `one`: the median of the ratios of all rounds, because a disturbance affects
+ * both runs of a round. A round in which only one of them ran does not count.
  */
 export function medianRatio(other: readonly number[], one: readonly number[]): number {
   const common = Math.min(other.length, one.length);

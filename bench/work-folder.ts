@@ -6,23 +6,23 @@ import { join } from 'node:path';
 import { fileSystemFacts } from '../src/system/filesystem.ts';
 import { atExit } from './at-exit.ts';
 
-/** Where the benchmark works; everything in it goes when the process ends, whatever way it ends. */
+/** The working folder. It is removed when the process ends, in whatever way. */
 export interface WorkFolder {
   readonly path: string;
-  /** As statfs(2) says it: `tmpfs`, `ext4`… */
+  /** The type from statfs(2): `tmpfs`, `ext4`… */
   readonly fileSystem: string;
 }
 
-/** Of the free memory: the rest is for the programs that are measured. */
+/** The part of the free memory that the tmpfs may use. The rest is for the programs. */
 const SHARE_OF_MEMORY = 0.75;
 
 /**
- * A new folder in `parent`, or, where none is given, a tmpfs of our own: memory takes the disk's noise out. Who may not
- * mount gets a folder among the temporary ones.
+ * Makes a new folder in `parent`. Without `parent` it is a new tmpfs, because a disk makes the figures noisy; without
+ * the right to mount it is a temporary folder.
  */
 export async function makeWorkFolder(parent: string | undefined): Promise<WorkFolder> {
   if (parent !== undefined) mkdirSync(parent, { recursive: true });
-  // lower-case, because podman makes an image's name of its path
+  // lower case, because podman makes the name of an image from the path
   const path = join(parent ?? tmpdir(), `unpackd-bench-${randomUUID().slice(0, 8)}`);
   mkdirSync(path);
   if (parent === undefined) {
@@ -33,7 +33,7 @@ export async function makeWorkFolder(parent: string | undefined): Promise<WorkFo
   return { path, fileSystem: (await fileSystemFacts(path)).type };
 }
 
-/** Removes a folder with all that is mounted in it, and on it. */
+/** Unmounts everything on and below a folder, and removes it. */
 export function removeTree(path: string): void {
   for (const mountPoint of mountsIn(path)) {
     if (spawnSync('umount', [mountPoint], { stdio: 'ignore' }).status !== 0)
@@ -42,7 +42,7 @@ export function removeTree(path: string): void {
   rmSync(path, { recursive: true, force: true });
 }
 
-/** Innermost first. */
+/** Mount points on and below a folder, the innermost first. */
 function mountsIn(path: string): string[] {
   return readFileSync('/proc/self/mountinfo', 'utf8')
     .split('\n')

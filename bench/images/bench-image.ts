@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { type LayerCompression, LayoutWriter, type WrittenLayer } from '../../dev/layout-writer.ts';
 import type { GeneratedLayer } from './generated-layers.ts';
 
-/** An image to unpack: an OCI image layout with one tag, and what its layers hold. */
+/** An image to unpack: an OCI image layout with one tag, and the size of its layers. */
 export interface BenchImage {
   /** A word for tables and file names. */
   readonly name: string;
@@ -26,7 +26,7 @@ export interface BenchLayer {
   readonly compression: 'gzip' | 'zstd' | 'none';
 }
 
-/** What the layers hold, where the maker of the image knows it. */
+/** Bytes and entries of the uncompressed layers. */
 export interface Contents {
   readonly tarBytes: number;
   readonly entries: number;
@@ -42,7 +42,7 @@ interface Descriptor {
   readonly annotations?: Readonly<Record<string, string>>;
 }
 
-/** @throws Error when there is no image with the tag `app` in the layout */
+/** Reads the image with the tag `app` from a layout. @throws Error if there is none */
 export function readImage(name: string, folder: string, contents: Contents): BenchImage {
   const index = readJson<{ manifests: Descriptor[] }>(join(folder, 'index.json'));
   const found = index.manifests.find(({ annotations }) => annotations?.[TAG_ANNOTATION] === TAG);
@@ -85,5 +85,5 @@ function blobPath(folder: string, digest: string): string {
 }
 
 function readJson<T>(path: string): T {
-  return JSON.parse(readFileSync(path, 'utf8')) as T; // an image that the caller vouches for
+  return JSON.parse(readFileSync(path, 'utf8')) as T; // the benchmark has written it, or the user trusts it
 }

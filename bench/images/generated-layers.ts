@@ -1,6 +1,6 @@
 import { directory, headerBlock, padded } from '../../test/support/tar.ts';
 
-/** A layer whose tar is computed piece by piece, the same bytes in every run. Scenarios make images of them. */
+/** A layer whose tar is generated piece by piece, with the same bytes in every run. Scenarios make images of them. */
 export interface GeneratedLayer {
   readonly title: string;
   readonly pieces: Iterable<Buffer>;
@@ -11,7 +11,7 @@ const END = Buffer.alloc(1024);
 const FILES_A_DIRECTORY = 100;
 const PIECE = 1 << 20;
 
-/** `count` files of 200 B to 8 KiB that compress as source code does, a hundred a directory. */
+/** `count` files of 200 B to 8 KiB, a hundred in each directory. They compress as well as source code. */
 export function smallFiles(count: number): GeneratedLayer {
   return files(`${count} small files`, count, (random) => 200 + Math.floor(random() ** 3 * 8000));
 }
@@ -21,7 +21,7 @@ export function tinyFiles(count: number): GeneratedLayer {
   return files(`${count} tiny files`, count, () => 100);
 }
 
-/** One file that compresses to about a third. */
+/** One file that is a third as large when compressed. */
 export function oneFile(bytes: number): GeneratedLayer {
   const random = generator(1);
   const pool = textPool(random);
@@ -38,7 +38,7 @@ export function randomFile(bytes: number): GeneratedLayer {
   });
 }
 
-/** Layers of one small file each. */
+/** Layers with one small file each. */
 export function* thinLayers(count: number): Generator<GeneratedLayer> {
   for (let index = 0; index < count; index++) {
     const content = Buffer.from(`the file of layer ${index}\n`.repeat(40));
@@ -49,8 +49,7 @@ export function* thinLayers(count: number): Generator<GeneratedLayer> {
 }
 
 /**
- * The same file again and again, each time of zeros: a layer as long as one likes that takes no more of the disk than
- * one of its files.
+ * The same file of zeros, repeated. The layer may be very long, but it needs no more disk space than one of the files.
  */
 export function rewrittenFile(times: number, bytes: number): GeneratedLayer {
   const zeros = Buffer.alloc(PIECE);
@@ -112,7 +111,7 @@ function slice(pool: Buffer, random: () => number, length: number): Buffer {
   return pool.subarray(at, at + length);
 }
 
-/** Eight megabytes of words with some noise between them: gzip makes a third of it. */
+/** Eight megabytes of words with some random numbers between them. gzip compresses them to a third. */
 function textPool(random: () => number): Buffer {
   const words = Array.from({ length: 4000 }, () => {
     const length = 2 + Math.floor(random() * 9);
@@ -120,7 +119,7 @@ function textPool(random: () => number): Buffer {
   });
   const pool = Buffer.alloc(8 << 20);
   for (let at = 0; at < pool.length; ) {
-    // small indexes come more often, as in a language
+    // small indexes come more often, as frequent words do in a language
     const word = words[Math.floor(random() ** 2 * words.length)] ?? '';
     const next = random() < 0.1 ? `${Math.floor(random() * 1e9).toString(36)};\n` : `${word} `;
     at += pool.write(next, at);
@@ -128,7 +127,7 @@ function textPool(random: () => number): Buffer {
   return pool;
 }
 
-/** The same numbers in every run, so that figures of two runs are of the same bytes (mulberry32). */
+/** Random numbers, the same in every run, so that two runs unpack the same bytes (mulberry32). */
 function generator(seed: number): () => number {
   let state = seed;
   return () => {

@@ -6,26 +6,26 @@ import type { GeneratedLayer } from './generated-layers.ts';
 import { imageOfThisMachine } from './machine-image.ts';
 
 export interface ImageCacheOptions {
-  /** A folder with the layouts `gzip` and `zstd`, or `undefined`: one of what is on this machine is made. */
+  /** A folder with the layouts `gzip` and `zstd`. `undefined`: an image is made from files of this machine. */
   readonly real: string | undefined;
-  /** Where made images are kept from run to run. */
+  /** Keeps the images that were made, for the next run of the benchmark. */
   readonly cache: string;
-  /** Where they are copied to, so that everybody reads them from memory. */
+  /** The images are copied here, so that every program reads them from memory. */
   readonly work: string;
   readonly packageRoot: string;
   readonly quick: boolean;
-  /** Tells a person what takes so long. */
+  /** Prints a line for the user. */
   readonly note: (sentence: string) => void;
-  /** What a given image holds, found by unpacking it once. */
+  /** Finds bytes and entries of a given image by unpacking it once. */
   readonly look: (image: BenchImage) => Promise<Contents>;
 }
 
 const CONTENTS = 'contents.json';
-/** Bytes of files in each layer of an image of this machine. */
+/** Bytes of files in each layer of an image from this machine. */
 const FULL_LAYER = 400 << 20;
 const QUICK_LAYER = 80 << 20;
 
-/** The images of a run, each made or copied when it is first asked for. */
+/** The images of a run. Each is made or copied when a scenario first needs it. */
 export class ImageCache {
   readonly #options: ImageCacheOptions;
   readonly #ready = new Map<string, Promise<BenchImage>>();
@@ -34,7 +34,7 @@ export class ImageCache {
     this.#options = options;
   }
 
-  /** The image that stands for those of life. */
+  /** The real image: that of `--image`, or one from files of this machine. */
   real(compression: LayerCompression): Promise<BenchImage> {
     return this.#once(`real-${compression}`, async () => {
       const { real, work, packageRoot, quick, note, look } = this.#options;
@@ -52,7 +52,7 @@ export class ImageCache {
     });
   }
 
-  /** An image of made-up layers. `name` says all that they depend on. */
+  /** An image of generated layers. Images with the same name must have the same layers. */
   generated(name: string, compression: LayerCompression, layers: () => Iterable<GeneratedLayer>): Promise<BenchImage> {
     const kind = `${name}-${compression}`;
     return this.#once(kind, () =>

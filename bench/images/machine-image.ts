@@ -5,8 +5,9 @@ import { type LayerCompression, LayoutWriter } from '../../dev/layout-writer.ts'
 import { type BenchImage, readImage, TAG } from './bench-image.ts';
 
 /**
- * An image out of what is on this machine, for a run without a real one: programs, libraries, the project's own
- * node_modules, and a layer of deletions. @param limit bytes of files in each of the first three layers
+ * Makes an image from files of this machine, for a run without `--image`: libraries, programs, node_modules of the
+ * project, and a layer of deletions.
+ * @param limit bytes of files in each of the first three layers
  */
 export async function imageOfThisMachine(
   folder: string,
@@ -29,7 +30,7 @@ export async function imageOfThisMachine(
   const layers = [];
   for (const { title, folder, start, more, prefix } of parts) {
     const paths = upTo(limit, folder, more === undefined ? [start] : [start, more]);
-    // every path by itself: node-tar takes a folder with all that is in it
+    // node-tar adds a folder with everything in it, so a filter chooses the paths
     const taken = new Set(paths);
     layers.push(
       await layout.writeLayer(
@@ -53,7 +54,7 @@ export async function imageOfThisMachine(
   return readImage('machine', folder, contents);
 }
 
-/** Paths of files, links and folders, until their files hold `limit` bytes; what can't be read or is special is left out. */
+/** Paths of files, symbolic links and folders, until the files have `limit` bytes. Special files are left out. */
 function upTo(limit: number, root: string, starts: readonly string[]): string[] {
   const found: string[] = [];
   let bytes = 0;

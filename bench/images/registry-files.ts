@@ -7,8 +7,8 @@ import type { BenchImage } from './bench-image.ts';
 export const REPOSITORY = 'bench/app';
 
 /**
- * The image as the CNCF Distribution registry keeps it, below `folder`: one tree that both a registry and a bucket
- * serve. Blobs are linked, so `folder` must be on the file system of the layout.
+ * Writes the image into `folder` as the CNCF Distribution registry stores it, so that a registry and a bucket can serve
+ * the same files. Blobs are hard links, so `folder` must be on the file system of the layout.
  */
 export async function writeRegistryFiles(image: BenchImage, folder: string): Promise<void> {
   const keys = bucketKeys({ kind: 'distribution', repository: REPOSITORY }, '');
@@ -32,6 +32,6 @@ export async function writeRegistryFiles(image: BenchImage, folder: string): Pro
 
 function digestOfName(hex: string): BlobDigest {
   const digest = `sha256:${hex}`;
-  if (!isDigest(digest)) throw new Error(`${hex} is no blob's name`);
+  if (!isDigest(digest)) throw new Error(`${hex} is not the name of a blob`);
   return digest as BlobDigest; // checked above
 }

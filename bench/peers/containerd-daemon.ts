@@ -7,7 +7,7 @@ import { onPath, run, versionOf } from '../commands.ts';
 import { removeTree } from '../work-folder.ts';
 import { Unavailable } from './contestant.ts';
 
-/** A containerd's programs: those on the PATH, or those in a folder. */
+/** The programs of one containerd, on the PATH or in a folder. */
 export interface ContainerdPrograms {
   readonly containerd: string;
   readonly ctr: string;
@@ -40,7 +40,7 @@ export interface DaemonOptions {
 
 const PATIENCE = 15_000;
 const NAMESPACE = 'bench';
-/** Neither Kubernetes nor what needs file systems of its own. */
+/** Plugins for Kubernetes, and snapshotters that need a file system of their own. */
 const DISABLED = [
   'io.containerd.grpc.v1.cri',
   'io.containerd.cri.v1.images',
@@ -51,7 +51,7 @@ const DISABLED = [
   ...['aufs', 'btrfs', 'devmapper', 'zfs', 'blockfile', 'erofs'].map((name) => `io.containerd.snapshotter.v1.${name}`),
 ];
 
-/** A containerd of the bench's own, with its own socket and folders; it ends with this process. */
+/** A containerd with its own socket and folders. It ends when this process ends. */
 export class ContainerdDaemon {
   readonly programs: ContainerdPrograms;
   readonly #folder: string;
@@ -104,12 +104,12 @@ export class ContainerdDaemon {
     return this.#child.pid ?? -1;
   }
 
-  /** Where its overlayfs snapshotter keeps snapshots. */
+  /** The folder of the snapshots of its overlayfs snapshotter. */
   get overlaySnapshots(): string {
     return join(this.#folder, 'root/io.containerd.snapshotter.v1.overlayfs/snapshots');
   }
 
-  /** The arguments of a call of ctr, the program first. */
+  /** The command line of a ctr call, with the program. */
   command(...args: string[]): string[] {
     return [this.programs.ctr, '--address', this.#socket, '--namespace', NAMESPACE, ...args];
   }
@@ -148,7 +148,7 @@ disabled_plugins = ${JSON.stringify(DISABLED)}
 ${parallel}`;
 }
 
-/** What a containerd inflates gzip with: the first that it finds on the PATH, else its own Go code. 1.x knows no igzip. */
+/** The program that containerd uses for gzip: the first of its list on the PATH, or its own Go code. 1.x does not use igzip. */
 export function gzipOf({ major }: ContainerdPrograms): string {
   return [...(major >= 2 ? ['igzip'] : []), 'unpigz'].find(onPath) ?? 'Go';
 }

@@ -8,20 +8,20 @@ import {
   gzipOf,
 } from './containerd-daemon.ts';
 import { type Contestant, type Entrant, type Task, Unavailable } from './contestant.ts';
-import type { Shelf } from './shelf.ts';
+import type { LateRemoval } from './removal.ts';
 
 export interface ContainerdOptions {
   /** A folder with `containerd` and `ctr`; default: those on the PATH. */
   readonly programs?: string | undefined;
-  /** Make what was applied durable: 2.x with its own option, after each layer; 1.x has none and gets a syncfs at the end. */
+  /** Make the snapshots durable: with `--sync-fs` for each layer in 2.x, with one syncfs at the end in 1.x. */
   readonly sync?: boolean;
-  /** Where snapshots' files go that have been measured; default: they are removed. */
-  readonly shelf?: Shelf | undefined;
+  /** Keeps the files of measured snapshots until the end. Default: they are removed after each round. */
+  readonly removal?: LateRemoval | undefined;
 }
 
 /**
- * The layers of an image that is in containerd's content store, applied one after the other by `ctr snapshots unpack`.
- * The daemon runs throughout, and its use counts.
+ * `ctr snapshots unpack` of an image that is in the content store. containerd applies one layer after the other. The
+ * daemon runs during the whole race, and its usage counts.
  */
 export function containerd(task: Task, options: ContainerdOptions = {}): Entrant {
   const { sync = false } = options;
@@ -45,9 +45,9 @@ export function containerd(task: Task, options: ContainerdOptions = {}): Entrant
           if (sync && !own) await bash(`sync -f ${quoted(task.folder)}`);
           return undefined;
         },
-        // the image is all that holds the snapshots: they go with it, and --sync waits for their files too
+        // only the image refers to the snapshots, so they are removed with it; --sync waits for their files too
         async reset() {
-          await options.shelf?.takeSnapshots(daemon.overlaySnapshots);
+          await options.removal?.takeSnapshots(daemon.overlaySnapshots);
           await daemon.ctr('images', 'rm', '--sync', name);
         },
         close: () => daemon.stop(),
@@ -60,7 +60,7 @@ export interface PullOptions extends ContainerdOptions {
   /** `127.0.0.1:5000/bench/app:app`. */
   readonly reference: string;
   readonly servers: readonly number[];
-  /** Layers unpacked at once; containerd 2.2 and later. Default: one after the other. */
+  /** Layers that are unpacked at once, by containerd 2.2 and later. Default: one after the other. */
   readonly parallel?: number;
 }
 

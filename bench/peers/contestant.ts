@@ -2,41 +2,41 @@ import type { BenchImage } from '../images/bench-image.ts';
 import type { Standing } from '../measure.ts';
 
 /**
- * Someone who unpacks one image in one place, again and again. Its life: made by an entrant (servers started, blobs where
- * it wants them) → for each round `prepare`, `run`, `reset` → `close`. Only `run` is measured.
+ * A program that unpacks one image into one folder, round by round. Its life: `enter` of an entrant makes it, with servers
+ * started and blobs in place → for each round `prepare`, `run`, `reset` → `close`. Only `run` is measured.
  */
 export interface Contestant {
-  /** Processes of this one's that run throughout. */
+  /** Its processes that run during the whole race. */
   readonly standing?: Standing;
   prepare?(): Promise<void>;
-  /** @returns the seconds that count, where they are not those that passed */
+  /** @returns seconds to be used instead of the time that passed */
   run(): Promise<number | undefined>;
-  /** Leaves the place as it was before `prepare`; called after a failed run too. */
+  /** Restores the state before `prepare`, also after a failed run. */
   reset?(): Promise<void>;
   close?(): Promise<void>;
 }
 
-/** A name on the list of a scenario, before anybody knows whether it can take part. */
+/** A program in the list of a scenario. `enter` finds out whether it can run on this machine. */
 export interface Entrant {
-  /** As tables show it. */
+  /** The name in tables. */
   readonly name: string;
-  /** What is measured, in words: a command, or which part of what. */
+  /** What is measured: a command, or a part of a job. */
   readonly how: string;
-  /** Runs at most, and none to warm up: for who takes many times as long as the others. Default: as everybody. */
+  /** Maximum rounds, without a warm-up, for a program that is many times slower. Default: all rounds. */
   readonly rounds?: number;
   /** @throws Unavailable */
   enter(): Promise<Contestant>;
 }
 
-/** Why somebody can't take part: no failure of the benchmark, and told in its results. */
+/** The reason why a program cannot run here. The results contain it; the benchmark does not fail. */
 export class Unavailable extends Error {
   override readonly name = 'Unavailable';
 }
 
-/** What an entrant is to unpack, and in which folder. */
+/** The image to unpack, and the folder to work in. */
 export interface Task {
   readonly image: BenchImage;
-  /** Its own, empty. */
+  /** An empty folder of this contestant alone. */
   readonly folder: string;
 }
 

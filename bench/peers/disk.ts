@@ -4,7 +4,7 @@ import type { Entrant } from './contestant.ts';
 
 const PIECE = Buffer.alloc(4 << 20, 'bytes of no meaning ');
 
-/** The disk itself: as many bytes as the tars have, written in one go and synced. Nobody is durable sooner. */
+/** The disk alone: writes and syncs as many bytes as the tars have. A durable unpacking cannot be faster. */
 export function disk(folder: string, bytes: number): Entrant {
   const path = join(folder, 'bytes');
   return {

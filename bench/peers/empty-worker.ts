@@ -5,8 +5,8 @@ import type { UnpackResult } from '../../src/queue/result.ts';
 import { bullWorkerOptions } from '../../src/queue/worker-options.ts';
 
 /**
- * What BullMQ alone does with our jobs: a worker with the settings of ours, by the same code, whose processor returns a
- * result like ours at once. It is told in the environment what to do, as our own worker is; BENCH_RESULT is the result.
+ * A BullMQ worker whose processor returns a result at once, to measure BullMQ alone. Its settings come from the
+ * environment, by the same code as those of the unpackd worker. BENCH_RESULT is the result that it returns.
  */
 const config = loadConfig();
 const result: UnpackResult = JSON.parse(process.env.BENCH_RESULT ?? '');

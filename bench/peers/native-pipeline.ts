@@ -5,13 +5,13 @@ import { bash, onPath, quoted } from '../commands.ts';
 import { type Entrant, type Task, Unavailable } from './contestant.ts';
 import { inflater, TAR_FLAGS } from './tar.ts';
 
-/** How the tar reaches both the digest and tar itself: which one is faster depends on the machine. */
+/** How the tar reaches both openssl and GNU tar. Which way is faster depends on the machine. */
 export type Sharing = 'by tee' | 'inflated twice';
 
 /**
- * The floor: what native programs do when nothing but the machine holds them back. Every layer in its own pipeline, the
- * largest first, as many at once as there are processors; both digests are computed and compared with nothing. Whiteouts
- * stay what they are in the archive, nothing is committed anywhere. GNU tar, because bsdtar takes longer.
+ * The floor: the time of native programs that do nothing else. Each layer has a pipeline, the largest layer first, and as
+ * many run at once as there are processors. Both digests are computed, but not compared. Whiteouts stay files, and nothing
+ * is committed. It uses GNU tar, because bsdtar is slower.
  */
 export function nativePipeline({ image, folder }: Task, sharing: Sharing): Entrant {
   return {
@@ -34,7 +34,7 @@ export function nativePipeline({ image, folder }: Task, sharing: Sharing): Entra
   };
 }
 
-/** For one layer: $1 is its blob, $2 a folder. */
+/** A bash script for one layer. $1 is the blob, $2 the folder to extract into. */
 function layerScript(inflate: string, sharing: Sharing): string {
   const extract = `tar ${TAR_FLAGS} -xf - -C "$2"`;
   const both =

@@ -3,7 +3,7 @@ import { run, versionOf } from '../commands.ts';
 import { removeTree } from '../work-folder.ts';
 import { type Entrant, type Task, Unavailable } from './contestant.ts';
 
-/** podman pull of the local layout, into a store of its own: overlay layers, and what containers/storage notes of each file. */
+/** podman pull of the local layout into a new store: overlay layers, and the record of each file in containers/storage. */
 export function podman({ image, folder }: Task): Entrant {
   const version = /(\d+\.\d+\.\d+)/.exec(versionOf('podman') ?? '')?.[1];
   return {

@@ -1,15 +1,16 @@
 import { createInterface } from 'node:readline';
 import type { createUnpacker as CreateUnpacker } from '../../src/image/unpacker.ts';
 import type { openSnapshotter as OpenSnapshotter } from '../../src/snapshots/open.ts';
+import { emptyStore } from './removal.ts';
 
 /**
- * A worker without its queue, for images that no bucket has: started once, then told by lines on stdin what to unpack.
- * Each line is a path to a layout; the answer is the milliseconds it took, and the store is emptied before the next.
+ * Unpacks images as a worker does, without a queue and a bucket; `unpackd-resident.ts` starts it. Each line on stdin is
+ * the path of a layout to unpack, and is answered with the milliseconds that this took. An empty line empties the store.
  *
  *     node resident-process.ts BUILD STORE DURABLE THREADS
  */
 const [build = '', root = '', durable, threads = '2'] = process.argv.slice(2);
-// what was compiled, not the sources beside this file: the programs that are compared run compiled too
+// the compiled files, because the other programs run compiled too
 const { createUnpacker }: { createUnpacker: typeof CreateUnpacker } = await import(`${build}/src/image/unpacker.js`);
 const { openSnapshotter }: { openSnapshotter: typeof OpenSnapshotter } = await import(`${build}/src/snapshots/open.js`);
 
@@ -23,20 +24,10 @@ const unpacker = createUnpacker(snapshotter, {
   },
 });
 
-async function empty(): Promise<void> {
-  let left = await snapshotter.walk();
-  while (left.length > 0) {
-    const parents = new Set(left.map(({ parent }) => parent));
-    for (const { name } of left) if (!parents.has(name)) await snapshotter.remove(name);
-    left = await snapshotter.walk();
-  }
-  await snapshotter.cleanup();
-}
-
 process.stdout.write('ready\n');
 for await (const path of createInterface({ input: process.stdin })) {
   if (path === '') {
-    await empty();
+    await emptyStore(snapshotter);
     process.stdout.write('empty\n');
     continue;
   }

@@ -5,8 +5,7 @@ import type { BenchLayer } from '../images/bench-image.ts';
 import { type Entrant, type Task, Unavailable } from './contestant.ts';
 
 /**
- * GNU tar, one layer after the other, each into a folder of its own: what a shell user would do. No digest is checked
- * and whiteouts stay what they are in the archive.
+ * GNU tar, one layer after the other, each into a folder of its own. No digest is checked, and whiteouts stay files.
  */
 export function tar({ image, folder }: Task): Entrant {
   return {
@@ -29,10 +28,10 @@ export function tar({ image, folder }: Task): Entrant {
   };
 }
 
-/** Owners by number, modes as they are, extended attributes. The large blocks save GNU tar most of its reads. */
+/** Owners by number, modes unchanged, extended attributes. With large blocks GNU tar needs fewer read calls. */
 export const TAR_FLAGS = "--numeric-owner --same-owner -p --xattrs --xattrs-include='*' --warning=none -b 128";
 
-/** The fastest program here that inflates these layers. @throws Unavailable */
+/** The fastest installed program that decompresses these layers. @throws Unavailable */
 export function inflater(layers: readonly BenchLayer[]): string {
   const kinds = new Set(layers.map(({ compression }) => compression));
   if (kinds.size > 1) throw new Unavailable('the layers are compressed in different ways');

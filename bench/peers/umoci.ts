@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { run, versionOf } from '../commands.ts';
 import { type Entrant, type Task, Unavailable } from './contestant.ts';
 
-/** umoci, which applies the layers one after the other into one tree. */
+/** umoci. It applies the layers one after the other into one tree. */
 export function umoci({ image, folder }: Task): Entrant {
   const version = /version (\d+\.\d+\.\d+)/.exec(versionOf('umoci') ?? '')?.[1];
   return {
@@ -13,7 +13,7 @@ export function umoci({ image, folder }: Task): Entrant {
     async enter() {
       if (version === undefined) throw new Unavailable('umoci is not installed (Debian: apt-get install umoci)');
       if (/^0\.[0-4]\./.test(version) && image.layers.some(({ compression }) => compression === 'zstd'))
-        throw new Unavailable(`umoci ${version} knows no zstd`);
+        throw new Unavailable(`umoci ${version} does not support zstd`);
       const place = join(folder, 'umoci');
       return {
         prepare: async () => void (await mkdir(place, { recursive: true })),

@@ -5,17 +5,17 @@ import { createInterface, type Interface } from 'node:readline';
 import { atExit } from '../at-exit.ts';
 import type { Build } from '../build.ts';
 import type { Contestant, Entrant, Task } from './contestant.ts';
-import type { Shelf } from './shelf.ts';
+import type { LateRemoval } from './removal.ts';
 
-/** A process that unpacks as a worker does, started before the first round: what a daemon is to be compared with. */
+/** unpackd in a process that runs during the whole race, to be compared with a daemon. */
 export function residentUnpackd(
   build: Build,
   task: Task,
   options: {
     readonly durable?: boolean;
     readonly threads?: number;
-    /** Where snapshots' files go that have been measured; default: they are removed. */
-    readonly shelf?: Shelf | undefined;
+    /** Keeps the files of measured snapshots until the end. Default: they are removed after each round. */
+    readonly removal?: LateRemoval | undefined;
   } = {},
   name = 'unpackd, resident',
 ): Entrant {
@@ -31,7 +31,7 @@ export function residentUnpackd(
         standing: { workers: [process.pid], servers: [] },
         run: async () => Number(await process.ask(task.image.folder)) / 1000,
         async reset() {
-          await options.shelf?.takeSnapshots(join(store, 'snapshots'));
+          await options.removal?.takeSnapshots(join(store, 'snapshots'));
           await process.ask('');
         },
         close: () => process.end(),
@@ -40,7 +40,7 @@ export function residentUnpackd(
   };
 }
 
-/** Asks by a line, answers by a line. */
+/** The child process. One line asks, one line answers. */
 class Resident {
   readonly #child: ChildProcess;
   readonly #lines: AsyncIterator<string>;
@@ -54,7 +54,7 @@ class Resident {
     child.stderr.setEncoding('utf8').on('data', (text: string) => {
       this.#error = (this.#error + text).slice(-1000);
     });
-    child.stdin.on('error', () => {}); // told by the missing answer
+    child.stdin.on('error', () => {}); // `answer` throws then
     const lines: Interface = createInterface({ input: child.stdout });
     this.#child = child;
     this.#lines = lines[Symbol.asyncIterator]();
@@ -70,7 +70,7 @@ class Resident {
     return this.answer();
   }
 
-  /** @throws Error with its last words when it has ended */
+  /** @throws Error with the end of its stderr if it has ended */
   async answer(): Promise<string> {
     const { value, done } = await this.#lines.next();
     if (done === true) throw new Error(`the resident process ended: ${this.#error.trim()}`);

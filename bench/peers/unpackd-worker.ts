@@ -7,22 +7,22 @@ import type { Payload } from '../../src/queue/payload-schema.ts';
 import { UnpackQueue } from '../../src/queue/producer.ts';
 import type { UnpackResult } from '../../src/queue/result.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
-import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
 import type { Build } from '../build.ts';
 import type { Contestant, Entrant } from './contestant.ts';
+import { emptyStore } from './removal.ts';
 
 export interface WorkerOptions {
   readonly folder: string;
   readonly payload: Payload;
-  /** Settings of the worker: where the bucket is, how durable. */
+  /** Settings of the worker: bucket, durability. */
   readonly settings: Readonly<Record<string, string>>;
   readonly servers: readonly number[];
   readonly onResult?: (result: UnpackResult) => void;
 }
 
 /**
- * The whole product: a worker process that has served a job before, fed through Redis. What counts is the time from the
- * job's start in the worker to its end, as its result tells it.
+ * A worker process that has run a job before and takes jobs from Redis. The time that counts is `durationMs` of the
+ * result: from the start of the job in the worker to its end.
  */
 export function unpackdWorker(build: Build, options: WorkerOptions, name = 'unpackd, worker'): Entrant {
   return {
@@ -61,13 +61,4 @@ export function unpackdWorker(build: Build, options: WorkerOptions, name = 'unpa
       };
     },
   };
-}
-
-/** Removes every snapshot, children first, with its files. */
-export async function emptyStore(snapshotter: Snapshotter): Promise<void> {
-  for (let left = await snapshotter.walk(); left.length > 0; left = await snapshotter.walk()) {
-    const parents = new Set(left.map(({ parent }) => parent));
-    for (const { name } of left) if (!parents.has(name)) await snapshotter.remove(name);
-  }
-  await snapshotter.cleanup();
 }

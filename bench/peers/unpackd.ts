@@ -5,23 +5,23 @@ import type { UnpackResult } from '../../src/queue/result.ts';
 import type { Build } from '../build.ts';
 import { run } from '../commands.ts';
 import type { Contestant, Entrant, Task } from './contestant.ts';
-import type { Shelf } from './shelf.ts';
+import type { LateRemoval } from './removal.ts';
 
 export interface UnpackdOptions {
   readonly durable?: boolean;
   /** More flags of `unpackd apply`. */
   readonly flags?: readonly string[];
-  /** What to unpack instead of the layout: `s3://…`. */
+  /** A source instead of the layout: `s3://…`. */
   readonly source?: string;
   readonly env?: Readonly<Record<string, string>>;
   readonly servers?: readonly number[];
-  /** Where stores go that have been measured; default: they are removed. */
-  readonly shelf?: Shelf;
-  /** Told the result of each run (schemas/result.schema.json). */
+  /** Keeps measured stores until the end. Default: they are removed after each round. */
+  readonly removal?: LateRemoval;
+  /** Called with the result of each run (schemas/result.schema.json). */
   readonly onResult?: (result: UnpackResult) => void;
 }
 
-/** `unpackd apply`, a new process and a new store each time. */
+/** `unpackd apply`, with a new process and a new store for each run. */
 export function unpackd(build: Build, task: Task, options: UnpackdOptions = {}, name = 'unpackd'): Entrant {
   const { durable = false } = options;
   return {
@@ -43,7 +43,7 @@ function contestant(build: Build, { image, folder }: Task, options: UnpackdOptio
       return undefined;
     },
     async reset() {
-      if (options.shelf !== undefined && existsSync(store)) await options.shelf.take(store);
+      if (options.removal !== undefined && existsSync(store)) await options.removal.take(store);
       else await rm(store, { recursive: true, force: true });
     },
   };

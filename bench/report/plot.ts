@@ -13,12 +13,12 @@ const GAP = 26;
 const INK = '#24292f';
 const FAINT = '#6b7280';
 const GRID = '#e7e9ed';
-/** Ours, the floor, everybody else. */
+/** Colours: unpackd, the floor, the other programs. */
 const OURS = '#3d85c6';
 const FLOOR = '#9aa1ab';
 const OTHERS = '#d9a15b';
 
-/** Bars of the medians, with a line from the fastest run to the slowest: one block a scenario, one below the other. */
+/** Bars of the medians, with a line from the fastest to the slowest run. Each scenario is one block. */
 export function racePlot(title: string, results: readonly ScenarioResult[]): string {
   const shown = results.filter(({ rows }) => rows.some(({ samples }) => samples.length > 0));
   const parts: string[] = [text(16, 26, title, { 'font-size': 16, 'font-weight': 600, fill: INK })];
@@ -76,7 +76,7 @@ function colorOf(name: string): string {
 const PANEL = 280;
 const PANEL_HEIGHT = 220;
 
-/** Seconds against size, both on scales where ten times as much is one step: a straight line at 45° is linear growth. */
+/** Seconds against size, both on logarithmic scales. A straight line at 45° is linear growth. */
 export function growthPlot(title: string, series: readonly Series[]): string {
   const parts = [text(16, 26, title, { 'font-size': 16, 'font-weight': 600, fill: INK })];
   for (const [index, one] of series.entries()) parts.push(...panel(one, 70 + index * (PANEL + 70), 60));
@@ -120,7 +120,7 @@ function panel({ title, unit, points }: Series, left: number, top: number): stri
     ...usable.flatMap(({ count, seconds }, index) => [
       rect(x(Math.log10(count)) - 3, y(Math.log10(seconds)) - 3, 6, 6, { fill: OURS }),
       text(x(Math.log10(count)) + (index === 0 ? 4 : 0), y(Math.log10(seconds)) - 9, `${secondsText(seconds)} s`, {
-        // the first one would lie on the axis
+        // the first label would overlap the axis
         'text-anchor': index === 0 ? 'start' : 'middle',
         'font-size': 11,
         fill: INK,

@@ -5,7 +5,7 @@ import { median, medianRatio } from '../statistics.ts';
 
 const TITLES = ['who', 'seconds', 'from–to', 'ratio', 'MB/s', 'entries/s', 'CPU s', 'memory', 'written'];
 
-/** One scenario as Markdown: its table, its goals, who was absent and why, what to know. */
+/** One scenario as Markdown: table, goals, programs that did not run with the reason, notes. */
 export function scenarioMarkdown(result: ScenarioResult, commit = result.commit): string {
   const { work, title, rows, absent, goals, notes = [] } = result;
   const size = work === undefined ? [] : [sizeOf(work), ''];
@@ -58,7 +58,7 @@ function cells(row: Row, { rows, work, reference }: ScenarioResult): string[] {
   ];
 }
 
-/** Aligned, so that it reads as well on a terminal. The first column is text, the others are numbers. */
+/** A table that is aligned for the terminal too. The first column is text, the others are numbers. */
 export function markdownTable(titles: readonly string[], rows: readonly (readonly string[])[]): string[] {
   const widths = titles.map((title, column) =>
     Math.max(3, title.length, ...rows.map((row) => (row[column] ?? '').length)),

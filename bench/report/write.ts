@@ -14,7 +14,7 @@ export interface Report {
   readonly results: readonly ScenarioResult[];
 }
 
-/** Everything that was measured, as `results.json`, `results.md` and plots. */
+/** Writes all figures as `results.json`, `results.md` and plots. */
 export async function writeReport(folder: string, report: Report): Promise<void> {
   await mkdir(folder, { recursive: true });
   const at = new Date().toISOString();
@@ -30,13 +30,13 @@ export async function writeReport(folder: string, report: Report): Promise<void>
   if (series.length > 0) await writeFile(join(folder, 'growth.svg'), growthPlot('Growth with size', series));
 }
 
-/** The report that a folder holds, if it does. */
+/** Reads the report in a folder, if there is one. */
 export async function readReport(folder: string): Promise<Report | undefined> {
   try {
     const report = JSON.parse(await readFile(join(folder, 'results.json'), 'utf8')) as Report & { version: number };
     return report.version === 1 ? report : undefined;
   } catch {
-    return undefined; // none, or none that can be read
+    return undefined; // there is none, or it cannot be read
   }
 }
 
@@ -48,13 +48,13 @@ export function placeText(machine: Machine): string {
 export function reportMarkdown({ machine, rounds, results }: Report, at: string): string {
   return [
     `Measured ${at.slice(0, 10)} at commit ${machine.commit} on ${placeText(machine)}.`,
-    `Everybody ran in turn, ${rounds} round${rounds === 1 ? '' : 's'} after a warm-up; medians; a ratio is the median of the rounds’ ratios.`,
+    `All programs ran in turn, ${rounds} round${rounds === 1 ? '' : 's'} after a warm-up. The figures are medians; a ratio is the median of the ratios of the rounds.`,
     '',
     ...results.map((result) => scenarioMarkdown(result, machine.commit)),
   ].join('\n');
 }
 
-/** Figures to four places: more are noise and make the file long. */
+/** Four significant digits. More are noise. */
 function rounded(_key: string, value: unknown): unknown {
   return typeof value === 'number' && !Number.isInteger(value) ? Number(value.toPrecision(4)) : value;
 }

@@ -8,7 +8,7 @@ import { s3Scenarios } from './s3-in-life.ts';
 import type { Scenario } from './scenario.ts';
 import { shapeScenarios } from './shapes.ts';
 
-/** In the order in which they run: what matters most comes first. */
+/** All scenarios in the order in which they run, the most important ones first. */
 export const SCENARIOS: readonly Scenario[] = [
   localScenario('gzip'),
   localScenario('zstd'),

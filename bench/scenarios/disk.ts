@@ -2,17 +2,17 @@ import { join } from 'node:path';
 import { containerd } from '../peers/containerd.ts';
 import type { Entrant } from '../peers/contestant.ts';
 import { disk } from '../peers/disk.ts';
-import { Shelf } from '../peers/shelf.ts';
+import { LateRemoval } from '../peers/removal.ts';
 import { unpackd } from '../peers/unpackd.ts';
 import { residentUnpackd } from '../peers/unpackd-resident.ts';
 import { folderFor, race } from '../race.ts';
 import { timesAsFast } from './goals.ts';
 import { newestContainerd, type Scenario, workOf } from './scenario.ts';
 
-/** What the disk's own write time may be passed by. */
+/** The most that unpacking may take, as a multiple of the write time of the disk. */
 const OVERHEAD = 1.15;
 
-/** The real image onto a disk: written through before each commit, or left to the page cache. */
+/** The real image onto a disk: synced before each commit, or left in the page cache. */
 export const diskScenarios: readonly Scenario[] = [diskScenario(true), diskScenario(false)];
 
 function diskScenario(durable: boolean): Scenario {
@@ -25,11 +25,11 @@ function diskScenario(durable: boolean): Scenario {
       const programs = newestContainerd(stage);
       const place = await folderFor(stage.diskFolder, name);
       const task = async (who: string) => ({ image, folder: await folderFor(place, who) });
-      const shelf = new Shelf(join(place, 'measured'));
+      const removal = new LateRemoval(join(place, 'measured'));
       const entrants: Entrant[] = [
-        unpackd(stage.build, await task('unpackd'), { durable, shelf }),
-        residentUnpackd(stage.build, await task('resident'), { durable, shelf }),
-        containerd(await task('containerd'), { programs, sync: durable, shelf }),
+        unpackd(stage.build, await task('unpackd'), { durable, removal }),
+        residentUnpackd(stage.build, await task('resident'), { durable, removal }),
+        containerd(await task('containerd'), { programs, sync: durable, removal }),
         ...(durable ? [disk(await folderFor(place, 'disk'), image.tarBytes)] : []),
       ];
       const result = await race(entrants, stage.raceOptions({ settleDisk: true }));
@@ -45,10 +45,10 @@ function diskScenario(durable: boolean): Scenario {
           ...ours.map((one) => timesAsFast(result, one, 'containerd', 1)),
         ],
         notes: [
-          'What was measured stays on the disk until the end: ext4 takes seconds to make files where 40,000 were removed a moment ago.',
+          'Measured trees stay on the disk until the end, because ext4 creates files slowly after 40,000 were removed.',
           ...(durable
             ? [
-                'unpackd and containerd 2 (--sync-fs) sync the file system for each layer; containerd 1 can’t and gets one syncfs at the end.',
+                'unpackd and containerd 2 (--sync-fs) sync the file system for each layer; containerd 1 cannot, and one syncfs follows at the end.',
               ]
             : []),
         ],

@@ -2,7 +2,7 @@ import type { RaceResult, Row } from '../race.ts';
 import { median, medianRatio } from '../statistics.ts';
 import type { GoalResult } from './scenario.ts';
 
-/** `ours` must be at least `times` as fast as every row whose name begins with `theirs`, or, if `exact`, is that. */
+/** `ours` must be `times` as fast as each row whose name begins with `theirs`; with `exact`, whose name is `theirs`. */
 export function timesAsFast(
   result: RaceResult,
   ours: string,
@@ -17,7 +17,7 @@ export function timesAsFast(
   return { goal, measured: `${least.toFixed(2)} times`, met: least >= times };
 }
 
-/** `ours` must be ahead of everybody else in the race but those named. */
+/** `ours` must be faster than all other programs of the race, except those named. */
 export function aheadOfAll(result: RaceResult, ours: string, except: readonly string[] = []): GoalResult[] {
   const others = result.rows.filter(
     ({ name }) => !name.startsWith('unpackd') && !except.some((one) => name.startsWith(one)),
@@ -28,7 +28,7 @@ export function aheadOfAll(result: RaceResult, ours: string, except: readonly st
   });
 }
 
-/** The memory of `row` must stay below `limit` bytes. */
+/** The memory of the row `name` must stay below `limit` bytes. */
 export function memoryBelow(result: RaceResult, name: string, limit: number): GoalResult {
   const row = rowOf(result, name);
   const goal = `${name}: at most ${Math.round(limit / 1e6)} MB of memory`;

@@ -13,7 +13,7 @@ import type { GoalResult, Scenario, Series, Stage } from './scenario.ts';
 interface Ladder {
   readonly title: string;
   readonly unit: string;
-  /** From small to large, with the image of each. */
+  /** The three sizes, from small to large. */
   readonly steps: readonly number[];
   readonly image: (stage: Stage, count: number) => Promise<BenchImage>;
 }
@@ -39,16 +39,16 @@ const LADDERS: readonly Ladder[] = [
   },
 ];
 
-/** What the largest tree takes in memory, about, in bytes. */
+/** About the memory that the largest tree needs, in bytes. */
 const TOUCHED = 6 * 2 ** 30;
 const PIECE = Buffer.alloc(1 << 20);
 
-/** How much more a thing may cost in the largest image than in the one before it. */
+/** How much more each entry, byte or layer may cost in the largest image than in the one before it. */
 const LINEAR = 1.25;
-/** A run that takes long is repeated less: its own noise is small. */
+/** Rounds. A long run has little noise, so few are enough. */
 const FEW = 2;
 
-/** The same work in three sizes: what grows faster than its size shows here. */
+/** The same work in three sizes: it must not take more time than the size explains. */
 export const growthScenario: Scenario = {
   name: 'growth',
   minutes: [3, 0],
@@ -89,8 +89,8 @@ export const growthScenario: Scenario = {
 };
 
 /**
- * A virtual machine's memory beyond the first gigabytes is its host's until it is written to, and that takes up to eight
- * times as long as writing it again: without this, whoever writes most would be the slowest for it.
+ * Writes to memory before each run. A virtual machine gets most of its memory from the host at the first write, which takes
+ * up to eight times as long as a later one. Without this, the largest image would be slower for that reason alone.
  */
 function inTouchedMemory(entrant: Entrant, folder: string): Entrant {
   const path = join(folder, 'touched');
@@ -119,7 +119,7 @@ function nameOf({ unit }: Ladder, count: number): string {
   return `${count.toLocaleString('en-US')} ${unit}`;
 }
 
-/** What each more costs, between the two largest: the start of a process is in both. */
+/** Compares the cost of each more between the sizes, so that the start of the process does not count. */
 function linear({ title, unit }: Ladder, points: Series['points']): GoalResult {
   const [small, middle, large] = points;
   const goal = `time grows with ${title} and no faster, to ${large?.count.toLocaleString('en-US')} ${unit}`;
@@ -139,7 +139,7 @@ function steadyCommit({ title, steps }: Ladder, commits: ReadonlyMap<number, rea
   const least = (count: number | undefined) => Math.min(...(commits.get(count ?? 0) ?? []));
   const [first, last] = [least(steps[0]), least(steps.at(-1))];
   if (!Number.isFinite(first) || !Number.isFinite(last)) return { goal, measured: 'not measured', met: undefined };
-  // milliseconds: below these two, it is the machine that is measured
+  // a difference below two milliseconds is noise
   return {
     goal,
     measured: `${first.toFixed(1)} ms, ${last.toFixed(1)} ms`,
@@ -147,7 +147,7 @@ function steadyCommit({ title, steps }: Ladder, commits: ReadonlyMap<number, rea
   };
 }
 
-/** Milliseconds from the wish to commit to the commit's end, of each layer of a result. */
+/** Milliseconds that the commit of each layer took. */
 function commitTimes({ images }: UnpackResult): number[] {
   return images
     .flatMap(({ layers }) => layers)

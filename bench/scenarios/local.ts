@@ -12,7 +12,7 @@ import { type Scenario, workOf } from './scenario.ts';
 
 const FASTER_THAN_CONTAINERD = { gzip: 2.4, zstd: 2 } as const;
 
-/** The real image out of a local layout, to committed snapshots in memory: nothing durable anywhere. */
+/** The real image from a local layout to committed snapshots in memory. No program syncs. */
 export function localScenario(compression: LayerCompression): Scenario {
   return {
     name: `local-${compression}`,

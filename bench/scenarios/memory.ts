@@ -6,12 +6,12 @@ import type { Scenario } from './scenario.ts';
 
 const LIMIT = 400e6;
 const GIGABYTE = 1 << 30;
-/** What a long layer may have more than a short one: the noise of a garbage collector. */
+/** How much more memory a long layer may need than a short one: the noise of the garbage collector. */
 const SLACK = 1.15;
 const SHORT = 1;
 const LONG = 20;
 
-/** Memory: four layers at once, and a layer that is longer than any. */
+/** Memory of four layers at once, and of one very long layer. */
 export const memoryScenario: Scenario = {
   name: 'memory',
   minutes: [1.5, 0],
@@ -47,7 +47,7 @@ export const memoryScenario: Scenario = {
           met: Number.isNaN(growth) ? undefined : growth <= SLACK,
         },
       ],
-      notes: ['The long layer writes one file again and again: the stream is long, the disk’s share is not.'],
+      notes: ['The long layer writes the same file again and again: the stream is long, but the tree is small.'],
     };
   },
 };

@@ -17,7 +17,7 @@ import { type GoalResult, type Scenario, type Stage, workOf } from './scenario.t
 
 const BUCKET = 'images';
 
-/** The real image over HTTP: unpackd from S3, containerd from a registry, the same files behind both. */
+/** The real image over HTTP: unpackd from S3, containerd from a registry. Both serve the same files. */
 export const pullScenario: Scenario = {
   name: 'pull',
   minutes: [2.5, 0.5],
@@ -80,7 +80,7 @@ export const pullScenario: Scenario = {
         reference: 'unpackd',
         goals,
         notes: [
-          `Seconds of a processor that the servers took: ${result.rows
+          `CPU seconds of the servers: ${result.rows
             .map(({ name, samples }) => `${median(samples.map((one) => one.serverCpuSeconds)).toFixed(2)} for ${name}`)
             .join(', ')}.`,
         ],
@@ -93,7 +93,7 @@ export const pullScenario: Scenario = {
   },
 };
 
-/** Every containerd one layer at a time, and those that can several at once too. */
+/** Each containerd with one layer at a time. Those that can also run with several layers at once. */
 async function containerds(
   stage: Stage,
   registry: ServerProcess | undefined,

@@ -4,28 +4,28 @@ import type { BenchImage } from '../images/bench-image.ts';
 import type { ImageCache } from '../images/image-cache.ts';
 import type { RaceOptions, RaceResult } from '../race.ts';
 
-/** One question to the machine. */
+/** One question that the benchmark answers. */
 export interface Scenario {
   /** For `--only`. */
   readonly name: string;
-  /** Minutes that it takes, about, in full and with `--quick`; 0: it is left out then. */
+  /** About the minutes it takes, in full and with `--quick`. 0: `--quick` leaves it out. */
   readonly minutes: readonly [full: number, quick: number];
   run(stage: Stage): Promise<ScenarioResult>;
 }
 
-/** What every scenario is given. */
+/** What every scenario gets from `main.ts`. */
 export interface Stage {
   readonly build: Build;
   readonly images: ImageCache;
   readonly quick: boolean;
   readonly rounds: number;
-  /** Empty folders: in memory (where the machine lets us), and on a disk. Both are emptied after the scenario. */
+  /** Empty folders: in memory if possible, and on a disk. The first is emptied after each scenario. */
   readonly folder: string;
   readonly diskFolder: string;
-  /** Folders with other containerds than the PATH's. */
+  /** Folders with other containerds, besides the one on the PATH. */
   readonly containerds: readonly string[];
   readonly note: (sentence: string) => void;
-  /** Race options that tell a person how it goes. */
+  /** Race options that print the progress. */
   readonly raceOptions: (more?: Partial<RaceOptions>) => RaceOptions;
 }
 
@@ -34,16 +34,16 @@ export interface ScenarioResult extends RaceResult {
   readonly title: string;
   /** The commit that was measured. */
   readonly commit?: string;
-  /** The same for everybody. */
+  /** The same for all programs. */
   readonly work?: Work;
-  /** Whose times the others are divided by: the name of a row. */
+  /** The name of the row that the ratios refer to. */
   readonly reference: string;
   readonly goals: readonly GoalResult[];
-  /** What a reader must know. */
+  /** Sentences below the table. */
   readonly notes?: readonly string[];
-  /** For the plot of growth. */
+  /** For the growth plot. */
   readonly series?: readonly Series[];
-  /** One of our runs, to be drawn. */
+  /** A result of unpackd, for the timeline plot. */
   readonly timeline?: UnpackResult;
 }
 
@@ -57,7 +57,7 @@ export interface Work {
 export interface GoalResult {
   readonly goal: string;
   readonly measured: string;
-  /** `undefined`: who it is measured against could not take part. */
+  /** `undefined`: one of the programs did not run. */
   readonly met: boolean | undefined;
 }
 
@@ -68,7 +68,7 @@ export interface Series {
   readonly points: readonly { readonly count: number; readonly seconds: number }[];
 }
 
-/** The last of those that were named, or the PATH's: where one containerd is enough. */
+/** The last containerd of the options, or the one on the PATH: for a scenario that needs only one. */
 export function newestContainerd({ containerds }: Stage): string | undefined {
   return containerds.at(-1);
 }

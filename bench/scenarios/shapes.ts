@@ -14,7 +14,7 @@ interface Shape {
   readonly name: string;
   readonly minutes: readonly [number, number];
   readonly title: string;
-  /** What the image is called, by its contents, and what these are. */
+  /** The name of the image, which says its contents, and its layers. */
   readonly image: (quick: boolean) => { readonly name: string; readonly layers: () => Iterable<GeneratedLayer> };
 }
 
@@ -39,7 +39,7 @@ const SHAPES: readonly Shape[] = [
   },
 ];
 
-/** Images that are all of one kind: what each kind costs by itself. */
+/** Images with one kind of content: many small files, one large file, many layers. */
 export const shapeScenarios: readonly Scenario[] = SHAPES.map((shape) => ({
   name: shape.name,
   minutes: shape.minutes,
