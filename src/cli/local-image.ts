@@ -3,6 +3,7 @@ import { join, resolve } from 'node:path';
 import { UnpackError } from '../errors.ts';
 import type { ImageTarget } from '../image/request.ts';
 import { blobDigest, isDigest } from '../oci/digest.ts';
+import { hostOf, isReference } from '../oci/reference.ts';
 import { CliError } from './failure.ts';
 
 /** Where an image is and which it is, as the command line names it. */
@@ -49,19 +50,14 @@ function withName(path: string, rest: string, whole: string): ImageArgument {
 
 const folder = (path: string): ImageArgument['place'] => ({ kind: 'folder', path: resolve(path) });
 
-/** The grammar of references (distribution, reference/reference.go), with a host or without. */
-const REFERENCE =
-  /^([a-zA-Z0-9][a-zA-Z0-9.-]*(:\d+)?\/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127})?(@[a-z0-9]+:[0-9a-f]+)?$/;
-
 /**
  * What to do about an image that is named as in a registry, where no such path is there; `undefined` for what is no
  * such name, or names a path by its form.
  */
 export function registryAdvice(text: string): string | undefined {
-  if (!REFERENCE.test(text)) return undefined;
-  const host = /^([^/]+)\//.exec(text)?.[1];
-  const hasHost = host !== undefined && (/[.:]/.test(host) || host === 'localhost');
-  if (!hasHost && !/[:@]/.test(text)) return undefined; // a path that is not there, more likely
+  if (!isReference(text)) return undefined;
+  // without host, tag and digest it is more likely a path
+  if (hostOf(text) === undefined && !/[:@]/.test(text)) return undefined;
   const short = /([^/:@]+)(:[^/@]*)?(@.*)?$/.exec(text);
   const tag = short?.[2] ?? ':latest';
   const layout = `${short?.[1] ?? 'image'}${tag}`;

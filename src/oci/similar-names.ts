@@ -10,8 +10,8 @@ export function listed(names: readonly string[], meant?: string): string {
     meant === undefined || names.length <= SHOWN
       ? names
       : names
-          .map((name) => ({ name, changes: changes(name, meant) }))
-          .sort((one, other) => one.changes - other.changes)
+          .map((name) => ({ name, distance: editDistance(name, meant) }))
+          .sort((one, other) => one.distance - other.distance)
           .map(({ name }) => name);
   const more = names.length - SHOWN;
   return ordered.slice(0, SHOWN).join(', ') + (more > 0 ? `, and ${more} more` : '');
@@ -20,8 +20,8 @@ export function listed(names: readonly string[], meant?: string): string {
 /** Maximum characters that are compared, because the time grows with the square of the length. */
 const COMPARED = 128;
 
-/** The Levenshtein distance: characters to add, remove or replace to make one name from the other. */
-function changes(one: string, other: string): number {
+/** The edit distance (Levenshtein): characters to add, remove or replace to make one name from the other. */
+export function editDistance(one: string, other: string): number {
   const [from, to] = [one.slice(0, COMPARED), other.slice(0, COMPARED)];
   let above = Array.from({ length: to.length + 1 }, (_, column) => column);
   for (let row = 1; row <= from.length; row += 1) {

@@ -4,10 +4,11 @@ import { LruCache } from '../lru-cache.ts';
 import type { Layer } from '../oci/descriptor.ts';
 import { blobDigest, diffId } from '../oci/digest.ts';
 import { parsePlatform } from '../oci/platform.ts';
+import { repositoryOf } from '../oci/reference.ts';
 import type { SourceSpec } from '../source/blob-source.ts';
 import type { BucketLayout, S3Connection } from '../source/s3.ts';
 import { problemSentence } from './payload-problems.ts';
-import { type Payload, payloadSchema, repositoryOf } from './payload-schema.ts';
+import { type Payload, payloadSchema } from './payload-schema.ts';
 
 /** A payload as the worker acts on it. */
 export interface ParsedJob {

@@ -1,4 +1,5 @@
 import type * as z from 'zod';
+import { editDistance } from '../oci/similar-names.ts';
 import { payloadSchema } from './payload-schema.ts';
 
 const SHOWN = 3;
@@ -93,20 +94,9 @@ function field(of: unknown, name: string): unknown {
   return typeof of === 'object' && of !== null ? Reflect.get(of, name) : undefined;
 }
 
-/** At most two single-character edits apart, one for short names. */
+/** Whether two names differ by a typing error: one edit in a short name, two in a longer one. */
 function closeTo(a: string, b: string): boolean {
-  const limit = Math.min(a.length, b.length) <= 4 ? 1 : 2;
-  if (Math.abs(a.length - b.length) > limit) return false;
-  let row = Array.from({ length: b.length + 1 }, (_, index) => index);
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j++) {
-      const swap = (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1);
-      next.push(Math.min(swap, (row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1));
-    }
-    row = next;
-  }
-  return (row[b.length] ?? 0) <= limit;
+  return editDistance(a, b) <= (Math.min(a.length, b.length) <= 4 ? 1 : 2);
 }
 
 function pathText(path: readonly PropertyKey[]): string {

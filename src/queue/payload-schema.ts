@@ -1,5 +1,7 @@
 import * as z from 'zod';
+import { MAX_REPOSITORY, REPOSITORY, repositoryOf, TAG } from '../oci/reference.ts';
 import { LABEL_DIFF_ID, LABEL_SNAPSHOT_REF } from '../snapshots/snapshotter.ts';
+import { BUCKET, MAX_KEY_BYTES } from '../source/bucket-layout.ts';
 
 /**
  * What a producer sends, version 1. Producers are written in many languages: `schemas/payload.schema.json` is generated
@@ -10,22 +12,16 @@ import { LABEL_DIFF_ID, LABEL_SNAPSHOT_REF } from '../snapshots/snapshotter.ts';
  */
 
 const DIGEST = /^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$/;
-// no colon: an ARN would name another region or account
-const BUCKET = /^[A-Za-z0-9][A-Za-z0-9._-]{1,254}$/;
 // a control character would make the deduplication text ambiguous, and has no place in a key
 // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is refused
 const PLAIN = /^[^\u0000-\u001f\u007f]*$/;
 // `.` and `..` are folded away by HTTP clients and proxies, which would lead out of the bucket
 const NO_DOTS = /^(?!.*(?:^|\/)\.{1,2}(?:\/|$))/;
-// distribution/reference, grammar of a path
-const REPOSITORY = /^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:\/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$/;
-// a distribution tag, or the wider grammar of an OCI layout's org.opencontainers.image.ref.name
-const TAG = /^[A-Za-z0-9_][A-Za-z0-9_.:@/+-]{0,254}$/;
+/** A tag of a registry, or a name in an OCI layout (org.opencontainers.image.ref.name), whose grammar allows more. */
+const TAG_OR_NAME = /^[A-Za-z0-9_][A-Za-z0-9_.:@/+-]{0,254}$/;
 const PLATFORM = /^[a-z0-9]+\/[a-z0-9_]+(\/[a-z0-9.]+)?$/;
 /** containerd, pkg/labels: key and value together. */
 const MAX_LABEL_BYTES = 4096;
-/** S3: bytes of an object key. */
-const MAX_KEY_BYTES = 1024;
 /** Twice what overlayfs can stack; a longer list is a mistake. */
 const MAX_LAYERS = 1000;
 
@@ -54,7 +50,7 @@ const sourceSchema = z
     }),
     repository: z
       .string()
-      .max(255, 'is longer than 255 characters')
+      .max(MAX_REPOSITORY, `is longer than ${MAX_REPOSITORY} characters`)
       .regex(REPOSITORY, 'is not a repository name')
       .optional()
       .meta({
@@ -130,7 +126,7 @@ export const payloadSchema = z
       }),
     source: sourceSchema,
     manifest: digest.optional().meta({ description: 'Digest of a manifest or an index.' }),
-    tag: z.string().regex(TAG, 'is not a tag').optional().meta({
+    tag: z.string().regex(TAG_OR_NAME, 'is not a tag').optional().meta({
       description: 'A tag, for the layouts that have tags (`oci`: the annotation org.opencontainers.image.ref.name).',
     }),
     layers: z
@@ -176,7 +172,7 @@ export const payloadSchema = z
     if (payload.tag === undefined) return;
     if (layout === 'keys')
       wrong(['tag'], 'cannot be used with layout "keys", which has no tags: give manifest or layers');
-    if (layout === 'distribution' && !/^\w[\w.-]{0,127}$/.test(payload.tag)) wrong(['tag'], 'is not a tag');
+    if (layout === 'distribution' && !TAG.test(payload.tag)) wrong(['tag'], 'is not a tag');
     if (layout === 'distribution' && repository === undefined && repositoryOf(payload.image) === undefined) {
       wrong(
         ['source', 'repository'],
@@ -186,19 +182,3 @@ export const payloadSchema = z
   });
 
 export type Payload = z.infer<typeof payloadSchema>;
-
-/**
- * The repository that a reference names, as a mirror keeps it: without registry host, tag and digest. As Docker reads
- * references (distribution/reference, normalize.go): the first part is a host when it has a dot or a colon or is
- * `localhost`, and a single name on Docker Hub is in `library`.
- */
-export function repositoryOf(image: string): string | undefined {
-  const name = image.replace(/@.*$/, '').replace(/:[^/:]*$/, '');
-  const slash = name.indexOf('/');
-  const first = slash === -1 ? '' : name.slice(0, slash);
-  const hasHost = first === 'localhost' || /[.:]/.test(first);
-  const host = hasHost ? first : 'docker.io';
-  const path = hasHost ? name.slice(slash + 1) : name;
-  const repository = host === 'docker.io' && !path.includes('/') ? `library/${path}` : path;
-  return REPOSITORY.test(repository) ? repository : undefined;
-}

@@ -1,6 +1,7 @@
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as z from 'zod';
+import { TAG } from '../oci/reference.ts';
 import { failureSchema } from './failure.ts';
 import { payloadSchema } from './payload-schema.ts';
 import { resultSchema } from './result-schema.ts';
@@ -132,7 +133,7 @@ export function schemaFiles(): Record<string, object> {
         layoutRule(
           'distribution',
           { properties: { template: false } },
-          { properties: { tag: { pattern: '^\\w[\\w.-]{0,127}$' } } },
+          { properties: { tag: { pattern: TAG.source } } },
         ),
       ],
     }),

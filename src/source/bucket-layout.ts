@@ -1,14 +1,15 @@
 import { UnpackError } from '../errors.ts';
 import { algorithmOf, type BlobDigest, hexOf } from '../oci/digest.ts';
+import { MAX_REPOSITORY, REPOSITORY, TAG } from '../oci/reference.ts';
 import type { BucketLayout } from './source-spec.ts';
 
 /** S3's own limit, in bytes of UTF-8. */
-const LONGEST_KEY = 1024;
-/** Distribution spec, "Pulling manifests": the grammar of repository names and tags. */
-const REPOSITORY = /^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$/;
-const TAG = /^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$/;
-/** Letters, digits, dots, dashes (and what old buckets and other servers allow); never an ARN or a path. */
-const BUCKET = /^[A-Za-z0-9](?!.*\.\.)[A-Za-z0-9._-]{1,253}[A-Za-z0-9]$/;
+export const MAX_KEY_BYTES = 1024;
+/**
+ * A bucket's name: letters, digits, dots, dashes, and the underscores of old buckets and of other servers. No colon, because
+ * an ARN would name another region or account.
+ */
+export const BUCKET = /^[A-Za-z0-9](?!.*\.\.)[A-Za-z0-9._-]{1,253}[A-Za-z0-9]$/;
 const REGISTRY_ROOT = 'docker/registry/v2';
 
 /** Where a layout keeps what, as keys of a bucket. */
@@ -107,7 +108,7 @@ function checkSegments(what: string, path: string): void {
 
 function checkedRepository(repository: string | undefined): string {
   if (repository === undefined) throw invalid('a tag in the layout "distribution" needs the name of its repository');
-  if (!REPOSITORY.test(repository) || repository.length > 255) {
+  if (!REPOSITORY.test(repository) || repository.length > MAX_REPOSITORY) {
     throw invalid(`${JSON.stringify(repository)} is not a repository name: lower-case, as in library/alpine`);
   }
   return repository;
@@ -115,8 +116,8 @@ function checkedRepository(repository: string | undefined): string {
 
 function checkedKey(key: string): string {
   const length = Buffer.byteLength(key);
-  if (length > LONGEST_KEY)
-    throw invalid(`a key of ${length} bytes is longer than S3 allows (${LONGEST_KEY}): ${key.slice(0, 80)}…`);
+  if (length > MAX_KEY_BYTES)
+    throw invalid(`a key of ${length} bytes is longer than S3 allows (${MAX_KEY_BYTES}): ${key.slice(0, 80)}…`);
   return key;
 }
 

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { repositoryOf } from '../../src/oci/reference.ts';
 import { checkPayload, parsePayload } from '../../src/queue/parse-payload.ts';
-import { repositoryOf } from '../../src/queue/payload-schema.ts';
 import { CONNECTION, payload } from './bench.ts';
 import { digest } from './scripted-unpacker.ts';
 
