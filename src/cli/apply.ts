@@ -15,6 +15,7 @@ import { LiveRegion } from './output.ts';
 import { APPLY_SETTINGS, configOf, S3_SETTINGS, STORE_SETTINGS, takesSettings } from './settings.ts';
 import { checkTimelineName, type TimelineOption, takesTimeline, writeTimeline } from './timeline.ts';
 
+/** Milliseconds between two updates of the progress on a terminal. */
 const REDRAW = 100;
 
 const EXAMPLES = `
@@ -25,15 +26,18 @@ Examples:
   unpackd apply s3://images/team/app:1.0 --timeline why-slow.svg
   unpackd apply s3://images/app@sha256:… --platform linux/arm64 --json | jq -r '.images[].chainId'`;
 
-/** `unpackd apply`: what a worker does for a job, without a queue. `thread` takes the first layer. */
+/**
+ * `unpackd apply`: unpacks one image as a worker does, without a queue.
+ * @param thread an apply thread that is starting already; it takes the first layer
+ */
 export function applyCommand({ signal, out }: Cli, thread: ApplyThread): Command {
   const command = new Command('apply')
     .description(
       'Unpacks an image into the store of this machine. IMAGE is s3://BUCKET/PREFIX or a folder with an OCI image layout, ' +
-        'then :TAG or @DIGEST; a folder with one image needs neither.\nThe result has the form of a job’s (schemas/result.schema.json).',
+        'followed by :TAG or @DIGEST. A folder with one image needs neither.\nThe result has the same format as the result of a job (schemas/result.schema.json).',
     )
     .argument('<image>')
-    .option('--json', 'the result as one JSON document');
+    .option('--json', 'print the result as one JSON document');
   takesTimeline(command);
   takesImageOptions(command).addHelpText('after', EXAMPLES);
   takesSettings(command, [...STORE_SETTINGS, ...APPLY_SETTINGS, ...S3_SETTINGS, 'UNPACK_WORKER_NAME']);
@@ -80,14 +84,14 @@ export function applyCommand({ signal, out }: Cli, thread: ApplyThread): Command
   });
 }
 
-/** Where the argument names only the layout. @throws UnpackError IMAGE_NOT_FOUND that lists its images */
+/** The image of a layout, if the argument names only the layout. @throws UnpackError IMAGE_NOT_FOUND that lists its images */
 async function onlyImage(path: string): Promise<ImageTarget> {
   const { openImageArchive } = await import('../source/image-archive.ts');
   const { chooseImage } = await import('../source/image-names.ts');
   const archive = await openImageArchive(path);
   try {
     const { descriptor, name, made } = await chooseImage(archive, undefined, undefined);
-    // several manifests with one name: the platform decides
+    // several manifests have this name, so the platform decides
     if (made !== undefined && name !== undefined) return { kind: 'tag', tag: name };
     return { kind: 'manifest', digest: descriptor.digest };
   } finally {
@@ -95,6 +99,7 @@ async function onlyImage(path: string): Promise<ImageTarget> {
   }
 }
 
+/** What to unpack: the same fields that a worker gets from a payload. */
 interface LocalJob {
   readonly image: string;
   readonly source: SourceSpec;
@@ -106,7 +111,7 @@ async function jobOf(argument: string, options: ImageOptions, config: Config): P
   const { place, target } = parseImageArgument(argument);
   if (place.kind === 's3') {
     const { parsePayload } = await import('../queue/parse-payload.ts');
-    // by the same way as a job's payload, so that both mean the same; UNPACK_BUCKETS limits jobs, not the person here
+    // parsed as a job's payload, so that an address means the same here; UNPACK_BUCKETS limits jobs, not this command
     return parsePayload(payloadOf(argument, options), { connection: s3Connection(config), buckets: [] });
   }
   requireLayout(place.path, argument);

@@ -4,18 +4,18 @@ import type { Cli } from './output.ts';
 import { configOf, LOG_SETTINGS, QUEUE_SETTINGS, takesSettings } from './settings.ts';
 
 const EXAMPLES = `
-Without a password the board answers on loopback only. Open to all: /healthz (alive) and /readyz (Redis answers).
-Prometheus reads /metrics, with the user and password if there are any.
+Without a password, the board listens on loopback only. /healthz (the process is alive) and /readyz (Redis answers) never
+need a password. Prometheus reads /metrics with the same user and password as a browser.
 
 Examples:
   unpackd board
   UNPACK_BOARD_PASSWORD=… unpackd board --board-host 0.0.0.0 --board-user ops`;
 
-/** `unpackd board`. */
+/** `unpackd board`: serves the board until SIGTERM. `src/board` holds the board itself. */
 export function boardCommand({ signal }: Cli): Command {
   const command = new Command('board')
     .description(
-      'Serves the web page with the jobs of the queue (look, retry, clean), health and metrics, until SIGTERM.',
+      'Serves a web page that shows, retries and removes jobs, and health and metrics for other programs, until SIGTERM.',
     )
     .addHelpText('after', EXAMPLES);
   takesSettings(command, [

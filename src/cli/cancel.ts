@@ -2,15 +2,15 @@ import { Command } from 'commander';
 import type { Cli } from './output.ts';
 import { configOf, QUEUE_SETTINGS, takesSettings } from './settings.ts';
 
-/** `unpackd cancel`. */
+/** `unpackd cancel`: asks for the end of a job. */
 export function cancelCommand({ out }: Cli): Command {
   const command = new Command('cancel')
     .description(
-      'Asks for the end of a job, waiting or running; it then fails with CANCELLED. What is unpacked by then stays.',
+      'Cancels a job that waits or runs. The job fails with CANCELLED. Layers that it has committed stay in the store.',
     )
-    .argument('<job>', 'its ID, as enqueue has told it')
-    .option('--reason <text>', 'for the job’s failure')
-    .option('--json', 'one JSON document')
+    .argument('<job>', 'its ID, as enqueue printed it')
+    .option('--reason <text>', 'the reason to write into the job’s failure')
+    .option('--json', 'print one JSON document')
     .addHelpText('after', '\nExample:\n  unpackd cancel 3f1c… --reason "wrong tag"');
   takesSettings(command, QUEUE_SETTINGS);
   return command.action(async (id: string, { reason }: { readonly reason?: string }) => {
@@ -19,7 +19,7 @@ export function cancelCommand({ out }: Cli): Command {
     const queue = new UnpackQueue(config);
     try {
       const cancelled = await queue.cancel(id, reason);
-      out.result({ id, cancelled }, () => [cancelled ? `job ${id} will end` : `job ${id} had ended already`]);
+      out.result({ id, cancelled }, () => [cancelled ? `job ${id} will be cancelled` : `job ${id} has ended already`]);
     } finally {
       await queue.close();
     }

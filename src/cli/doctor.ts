@@ -5,15 +5,15 @@ import { EXIT_FAILED } from './failure.ts';
 import type { Cli, Output } from './output.ts';
 import { configOf, S3_SETTINGS, STORE_SETTINGS, takesSettings } from './settings.ts';
 
-/** `unpackd doctor`. */
+/** `unpackd doctor`: runs the checks of `src/doctor` and prints what they find. */
 export function doctorCommand({ out }: Cli): Command {
   const command = new Command('doctor')
     .description(
-      'Looks at everything a worker on this machine depends on, and says what to do about what is wrong. Changes nothing but ' +
-        'a temporary folder in the store.\nExit status: 0 when nothing failed (warnings may be there), else 1.',
+      'Checks everything that a worker on this machine depends on, and says how to repair what is wrong. It writes nothing but ' +
+        'a temporary folder in the store, and two keys in Redis that expire after a second.\nExit status: 0 if no check failed (there may be warnings), else 1.',
     )
-    .option('--bucket <name...>', 'buckets to try; default: those in UNPACK_BUCKETS')
-    .option('--json', 'one JSON document')
+    .option('--bucket <name...>', 'buckets to check (default: those in UNPACK_BUCKETS)')
+    .option('--json', 'print one JSON document')
     .action(async (options: { readonly bucket?: readonly string[] }) => {
       const config = configOf(command);
       const { checkRuntime } = await import('../doctor/runtime.ts');
@@ -52,6 +52,6 @@ export function doctorCommand({ out }: Cli): Command {
 
 function lines({ name, status, finding, advice }: Check, out: Output): string[] {
   const mark = { ok: out.green('ok  '), warn: out.yellow('warn'), fail: out.red('FAIL') }[status];
-  const told = `${mark}  ${name}: ${finding}`;
-  return advice === undefined ? [told] : [told, `      → ${advice}`];
+  const line = `${mark}  ${name}: ${finding}`;
+  return advice === undefined ? [line] : [line, `      → ${advice}`];
 }

@@ -25,21 +25,25 @@ interface EnqueueOptions extends ImageOptions {
   readonly deduplicate: boolean;
 }
 
-/** `unpackd enqueue`: a job from flags, or from a payload as producers send it. */
+/** `unpackd enqueue`: adds a job, from flags or from a payload. */
 export function enqueueCommand(cli: Cli): Command {
   const command = new Command('enqueue')
     .description(
-      'Adds a job. IMAGE is s3://BUCKET/PREFIX, then :TAG or @DIGEST; endpoint and credentials are the worker’s own.\n' +
-        'The same work, while it waits or runs, stays one job.',
+      'Adds a job. IMAGE is s3://BUCKET/PREFIX, followed by :TAG or @DIGEST. The worker uses its own endpoint and credentials.\n' +
+        'If the same work waits or runs already, no job is added, and the ID of that job is printed.',
     )
     .argument('[image]')
-    .option('--payload <file>', 'a payload as JSON (schemas/payload.schema.json) instead of IMAGE; - for stdin')
-    .option('--watch', 'follow the job to its end; the exit status is then the job’s')
-    .option('--priority <number>', '1 comes first; a job without comes before all that have one', whole(1, 2_097_151))
-    .option('--attempts <number>', 'default: the worker’s UNPACK_ATTEMPTS', whole(1, 100))
-    .option('--delay <seconds>', 'before the job may start', whole(0, 31_536_000))
-    .option('--no-deduplicate', 'add the job even while the same work waits or runs')
-    .option('--json', 'one JSON document');
+    .option('--payload <file>', 'a payload as JSON (schemas/payload.schema.json) instead of IMAGE; - means stdin')
+    .option('--watch', 'follow the job to its end; the exit status is 1 if the job fails')
+    .option(
+      '--priority <number>',
+      '1 is the first; jobs without a priority come before all jobs with one',
+      whole(1, 2_097_151),
+    )
+    .option('--attempts <number>', 'attempts of the job (default: UNPACK_ATTEMPTS of the worker)', whole(1, 100))
+    .option('--delay <seconds>', 'wait before the job may start', whole(0, 31_536_000))
+    .option('--no-deduplicate', 'add the job even if the same work waits or runs already')
+    .option('--json', 'print one JSON document');
   takesImageOptions(command).addHelpText('after', EXAMPLES);
   takesSettings(command, QUEUE_SETTINGS);
   return command.action(async (argument: string | undefined, options: EnqueueOptions) => {
@@ -59,7 +63,7 @@ export function enqueueCommand(cli: Cli): Command {
         const { watchJob } = await import('./watch.ts');
         return await watchJob(queue, job.id, { deduplicated: job.deduplicated }, cli);
       }
-      const found = job.deduplicated ? ' (the same work was in the queue already)' : '';
+      const found = job.deduplicated ? ' (the queue had a job for the same work already)' : '';
       cli.out.result(job, () => [`job ${job.id}${found}`]);
     } finally {
       await queue.close();
@@ -74,16 +78,16 @@ async function readPayload(
 ): Promise<Payload> {
   const { payload: file } = options;
   if ((argument === undefined) === (file === undefined)) {
-    throw new CliError('USAGE', 'say what to unpack: either IMAGE, as in s3://BUCKET/PREFIX:TAG, or --payload FILE');
+    throw new CliError('USAGE', 'give either IMAGE, as in s3://BUCKET/PREFIX:TAG, or --payload FILE');
   }
   const { checkPayload } = await import('../queue/parse-payload.ts');
   if (file === undefined) return checkPayload(payloadOf(argument ?? '', options));
   const name = file === '-' ? 'stdin' : file;
-  // one that nobody writes to would be waited for without end, and no interrupt ends that; what a shell passes has a writer
+  // opening a named pipe without a writer blocks and cannot be interrupted; a pipe that the shell passes has a writer
   if (file !== '-' && !/^\/(dev|proc)\//.test(file) && (await stat(file).catch(() => undefined))?.isFIFO()) {
     throw new CliError('USAGE', `${name} is a named pipe: give a file, or - for stdin`);
   }
-  const json = await (file === '-' ? typed(signal) : readFile(file, 'utf8')).catch((error: Error) => {
+  const json = await (file === '-' ? readStdin(signal) : readFile(file, 'utf8')).catch((error: Error) => {
     signal.throwIfAborted();
     throw new CliError('USAGE', `${name} cannot be read: ${error.message}`);
   });
@@ -91,15 +95,15 @@ async function readPayload(
   try {
     data = JSON.parse(json);
   } catch (error) {
-    // without the piece of the text that it quotes, which may be anything
+    // the message quotes a piece of the text, which may be a secret
     const reason = (error instanceof Error ? error.message : String(error)).replace(/, ?\.{0,3}"[\s\S]*$/, '');
     throw new CliError('USAGE', `${name} is not JSON: ${reason}`);
   }
   return checkPayload(data);
 }
 
-/** What comes on stdin, unless an interrupt comes first. */
-function typed(signal: AbortSignal): Promise<string> {
+/** All of stdin. An interrupt ends the wait. */
+function readStdin(signal: AbortSignal): Promise<string> {
   return text(addAbortSignal(signal, process.stdin));
 }
 

@@ -5,7 +5,7 @@ import { JobNotFoundError, QueueUnavailableError, UnreadableJobError, WaitTimeou
 import { maskSecrets } from '../secrets.ts';
 import { SnapshotError } from '../snapshots/snapshotter.ts';
 
-/** What only the command line can fail with, beside the codes of jobs. */
+/** Codes that only the command line has, in addition to the failure codes of jobs. */
 export type CliCode =
   | 'USAGE'
   | 'INVALID_SETTING'
@@ -18,7 +18,7 @@ export type CliCode =
   | 'SNAPSHOT_IN_USE'
   | 'DEMO_FAILED';
 
-/** A command that cannot do what it was asked; `message` is a sentence for stderr. */
+/** The failure of a command. `message` is one sentence for stderr. */
 export class CliError extends Error {
   override readonly name = 'CliError';
   readonly code: CliCode;
@@ -46,7 +46,7 @@ const SNAPSHOT_CODES = {
   InvalidArgument: 'USAGE',
 } as const satisfies Record<SnapshotError['kind'], CliCode>;
 
-/** Any thrown value as what is told about it and the status to exit with. */
+/** The code, the message and the exit status for any thrown value. */
 export function explain(thrown: unknown): Failure {
   if (thrown instanceof CliError) return failure(thrown.code, thrown.message);
   if (thrown instanceof UnpackError) return failure(thrown.code, thrown.message);
@@ -54,17 +54,17 @@ export function explain(thrown: unknown): Failure {
   if (thrown instanceof UnreadableJobError) return failure('JOB_UNREADABLE', thrown.message);
   if (thrown instanceof WaitTimeoutError) return failure('TIMED_OUT', thrown.message);
   if (thrown instanceof QueueUnavailableError) {
-    const hint = / is not available: /.test(thrown.message) ? ' (is REDIS_URL right? unpackd doctor looks closer)' : '';
+    const hint = / is not available: /.test(thrown.message) ? ' (check REDIS_URL, and run unpackd doctor)' : '';
     return failure('REDIS_UNAVAILABLE', `${thrown.message}${hint}`);
   }
   if (thrown instanceof ListenError) return failure('ADDRESS_UNAVAILABLE', thrown.message);
   if (thrown instanceof SnapshotError) return failure(SNAPSHOT_CODES[thrown.kind], thrown.message);
   if (thrown instanceof CommanderError && thrown.code === 'commander.help') {
-    return failure('USAGE', 'a command is missing: --help lists them');
+    return failure('USAGE', 'no command was given: --help lists the commands');
   }
   if (thrown instanceof CommanderError) return failure('USAGE', usageSentence(thrown.message));
   if (thrown instanceof Error) {
-    // by name: importing the settings costs the start of every command more than everything else together
+    // by name, because importing the settings would slow down the start of every command
     if (thrown.name === 'ConfigError') return failure('INVALID_SETTING', thrown.message);
     return failure('INTERNAL', thrown.message === '' ? thrown.name : thrown.message);
   }
@@ -79,7 +79,7 @@ function failure(code: string, message: string): Failure {
   return { code, message: sentence, exitStatus: misused ? EXIT_USAGE : EXIT_FAILED };
 }
 
-/** commander's `error: unknown option '--x=value'` and its suggestion below as one sentence, without the value. */
+/** A message of commander, `error: unknown option '--x=value'` with a suggestion below it, as one sentence without the value. */
 function usageSentence(message: string): string {
   return message
     .replace(/^error: /, '')

@@ -17,7 +17,7 @@ export function parseImageArgument(text: string): ImageArgument {
   if (scheme.toLowerCase() !== 's3') {
     throw new CliError(
       'USAGE',
-      `images come from s3://BUCKET/PREFIX:TAG or from a folder with an OCI layout, not from ${scheme}:// (${JSON.stringify(text)})`,
+      `${JSON.stringify(text)}: ${scheme}:// cannot be read; give s3://BUCKET/PREFIX:TAG or a folder with an OCI layout`,
     );
   }
   const at = text.lastIndexOf('@');
@@ -33,17 +33,19 @@ export function parseImageArgument(text: string): ImageArgument {
   const colon = /:([^:/]*)$/.exec(text);
   if (colon === null) return { place: bucketOf(text, text) };
   const tag = colon[1] ?? '';
-  if (tag === '') throw new CliError('USAGE', `there is no tag after the colon of ${JSON.stringify(text)}`);
+  if (tag === '')
+    throw new CliError('USAGE', `${JSON.stringify(text)} has no tag after the colon: write s3://BUCKET/PREFIX:TAG`);
   return { place: bucketOf(text.slice(0, colon.index), text), target: { kind: 'tag', tag } };
 }
 
 function bucketOf(text: string, whole: string): ImageArgument['place'] {
   const [bucket = '', ...prefix] = text.slice('s3://'.length).split('/');
-  if (bucket === '') throw new CliError('USAGE', `there is no bucket in ${JSON.stringify(whole)}`);
+  if (bucket === '')
+    throw new CliError('USAGE', `${JSON.stringify(whole)} names no bucket: write s3://BUCKET/PREFIX:TAG`);
   return { kind: 's3', bucket, prefix: prefix.join('/') };
 }
 
-/** What the image argument leaves open. */
+/** The options that describe an image, beside the image argument. */
 export interface ImageOptions {
   readonly layout: 'oci' | 'distribution' | 'keys';
   readonly repository?: string;
@@ -56,17 +58,20 @@ export interface ImageOptions {
 /** `--layout`, for the commands that read from buckets or write to them. */
 export function layoutOption(): Option {
   const choices = ['oci', 'distribution', 'keys'];
-  return new Option('--layout <layout>', 'how blobs lie in the bucket').choices(choices).default('oci');
+  return new Option('--layout <layout>', 'layout of the bucket').choices(choices).default('oci');
 }
 
 export function takesImageOptions(command: Command): Command {
   return command
     .addOption(layoutOption())
-    .option('--repository <name>', 'for --layout distribution: the repository with the tag, as in library/alpine')
-    .option('--template <key>', 'for --layout keys: where a blob is, as in blobs/{algorithm}/{hex}')
-    .option('--image <reference>', 'the name that the upstream mirror knows the image by; recorded, never fetched from')
-    .option('--platform <platform...>', 'os/architecture[/variant], or all; default: that of the machine that unpacks')
-    .option('--label <key=value...>', 'kept on the snapshots', collectLabel);
+    .option('--repository <name>', 'for --layout distribution: the repository of the tag, as in library/alpine')
+    .option('--template <key>', 'for --layout keys: the key of a blob, as in blobs/{algorithm}/{hex}')
+    .option('--image <reference>', 'the name of the image at the mirror; only recorded, never fetched from')
+    .option(
+      '--platform <platform...>',
+      'os/architecture[/variant], or all (default: the platform of the machine that unpacks)',
+    )
+    .option('--label <key=value...>', 'labels to set on the snapshots', collectLabel);
 }
 
 function collectLabel(text: string, earlier: Record<string, string> = {}): Record<string, string> {
@@ -75,18 +80,18 @@ function collectLabel(text: string, earlier: Record<string, string> = {}): Recor
   return { ...earlier, [text.slice(0, equals)]: text.slice(equals + 1) };
 }
 
-/** The payload of a job for an image in a bucket; its form is checked by who takes it. @throws CliError USAGE */
+/** The payload of a job for an image in a bucket. It is not checked here; `checkPayload` does that. @throws CliError USAGE */
 export function payloadOf(argument: string, options: ImageOptions): Payload {
   const { place, target } = parseImageArgument(argument);
   if (place.kind !== 's3') {
     throw new CliError(
       'USAGE',
       (existsSync(place.path) ? undefined : registryAdvice(argument)) ??
-        `workers read from buckets only: push ${JSON.stringify(argument)} to one first (unpackd push), or unpack it here (unpackd apply)`,
+        `${JSON.stringify(argument)} is not in a bucket, and workers read from buckets only: push it to one first (unpackd push), or unpack it here (unpackd apply)`,
     );
   }
   if (target === undefined)
-    throw new CliError('USAGE', `which image of ${argument}? Write ${argument}:TAG or ${argument}@sha256:…`);
+    throw new CliError('USAGE', `${argument} names no image: write ${argument}:TAG or ${argument}@sha256:…`);
   return {
     version: 1,
     image: options.image ?? imageNameOf(argument, options),
@@ -115,11 +120,12 @@ export function requestOf(target: ImageTarget, options: ImageOptions): ImageRequ
 /** @throws CliError USAGE */
 export function platformsOf(names: readonly string[]): 'all' | string[] {
   if (!names.includes('all')) return [...names];
-  if (names.length > 1) throw new CliError('USAGE', '--platform all goes with no other platform');
+  if (names.length > 1)
+    throw new CliError('USAGE', '--platform all excludes every other platform: give either all or names');
   return 'all';
 }
 
-/** A name for the record: with a registry's layout the repository and tag, else the address in the bucket. */
+/** The image name to record: the repository and tag, if a repository is given, else the address in the bucket. */
 function imageNameOf(argument: string, { repository }: ImageOptions): string {
   const plain = argument.replace(/^s3:\/\//, '');
   return repository === undefined ? plain : `${repository}${/(@[^@]*|:[^:/]*)$/.exec(plain)?.[0] ?? ''}`;

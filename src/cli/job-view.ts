@@ -7,12 +7,12 @@ import { type Cell, columns } from './output.ts';
 
 const BAR = 24;
 
-/** A job's progress as lines for a terminal: a sum, then a line for each layer, bottom-most first. */
+/** The progress of a job as lines for a terminal: totals, then a line for each layer, bottom-most first. */
 export function progressLines(progress: Progress): string[] {
   const { attempt, attempts, layersDone, layersTotal, bytesFetched, bytesTotal } = progress;
   if (progress.waiting !== undefined) return [waitingText(progress.waiting)];
   const tries = attempt > 1 ? `, attempt ${attempt} of ${attempts}` : '';
-  if (progress.phase === 'resolving') return [`looking for the image${tries}`];
+  if (progress.phase === 'resolving') return [`resolving the image${tries}`];
   const sum = `${layersDone} of ${layersTotal} layers, ${bytesText(bytesFetched)} of ${bytesText(bytesTotal)}${tries}`;
   return [
     sum,
@@ -30,10 +30,10 @@ export function progressLines(progress: Progress): string[] {
   ];
 }
 
-/** What a job that has given its slot back waits for, and since when. */
+/** What a parked job waits for, and since when. */
 function waitingText(waiting: WaitingFor): string {
   const [since, until] = [waiting.since, waiting.until].map((time) => new Date(time).toISOString());
-  return `${waitingSentence(waiting)}; it has waited since ${since}, and is looked at again at ${until} or when the layer is free`;
+  return `${waitingSentence(waiting)}; the job has waited since ${since}, and is tried again at ${until} or when the layer is free`;
 }
 
 function bar(done: number, of: number): string {
@@ -41,14 +41,14 @@ function bar(done: number, of: number): string {
   return `[${'#'.repeat(filled)}${'.'.repeat(BAR - filled)}]`;
 }
 
-/** A result for a person: a table of the layers and where the tree is now. */
+/** The result of a job as lines for a terminal: a table of the layers, and the store that has the image. */
 export function resultLines(result: UnpackResult): string[] {
   const attempts = result.attempts > 1 ? ` in attempt ${result.attempts}` : '';
   return [
     ...result.images.flatMap((image) => [
       `${[result.image, image.platform, image.manifestDigest && shortDigest(image.manifestDigest)].filter(Boolean).join('  ')}`,
       ...(image.chainId === undefined
-        ? ['  no layers, so there is nothing to unpack and no chain ID']
+        ? ['  no layers: nothing to unpack, no chain ID']
         : [...layerTable(image).map((line) => `  ${line}`), `  chain ID ${image.chainId}`]),
     ]),
     `done in ${durationText(result.durationMs)}${attempts} by ${result.worker.name}`,

@@ -5,12 +5,12 @@ import { UnpackError } from '../errors.ts';
 import { algorithmOf, blobDigest, type DigestAlgorithm, hexOf, isDigest } from '../oci/digest.ts';
 import { CliError } from './failure.ts';
 
-/** A layer's blob as the command line names it. */
+/** The blob of a layer that the command line names. */
 export interface LayerFile {
   readonly path: string;
   readonly algorithm: DigestAlgorithm;
-  /** The digest that it should have. */
-  readonly promised: string | undefined;
+  /** The digest that the argument names, if it names one. */
+  readonly expected: string | undefined;
 }
 
 /** Reads `FILE`, or `LAYOUT@DIGEST`: a blob of an OCI image layout. @throws CliError USAGE, UnpackError BLOB_NOT_FOUND */
@@ -22,7 +22,7 @@ export async function parseLayerArgument(text: string): Promise<LayerFile> {
     const algorithm = algorithmOf(digest);
     const path = join(text.slice(0, at), 'blobs', algorithm, hexOf(digest));
     await requireFile(path, text);
-    return { path, algorithm, promised: digest };
+    return { path, algorithm, expected: digest };
   }
   if (at > 0 && /^sha\d+:/.test(suffix) && !existsSync(text)) {
     throw new CliError(
@@ -31,34 +31,37 @@ export async function parseLayerArgument(text: string): Promise<LayerFile> {
     );
   }
   await requireFile(text, text);
-  return { path: text, algorithm: 'sha256', promised: undefined };
+  return { path: text, algorithm: 'sha256', expected: undefined };
 }
 
 async function requireFile(path: string, text: string): Promise<void> {
   const found = await stat(path).catch((cause: unknown) => {
-    throw new UnpackError('BLOB_NOT_FOUND', `there is no layer ${text}: ${path} is not there`, { cause });
+    throw new UnpackError('BLOB_NOT_FOUND', `layer ${text} not found: ${path} does not exist`, { cause });
   });
-  // one that nobody writes to would be waited for without end; what a shell passes (/dev/stdin, /dev/fd/63) has a writer
+  // opening a named pipe without a writer blocks; a pipe that the shell passes (/dev/stdin, /dev/fd/63) has a writer
   if (found.isFIFO() && !/^\/(dev|proc)\//.test(path)) {
     throw new CliError('USAGE', `${text} is a named pipe: give a file, or /dev/stdin`);
   }
   await access(path, constants.R_OK).catch((cause: unknown) => {
-    throw new UnpackError('SOURCE_DENIED', `the layer ${text} can't be read by this user`, { cause });
+    throw new UnpackError('SOURCE_DENIED', `layer ${text} cannot be read: this user lacks the permission`, { cause });
   });
   if (found.isDirectory()) {
     throw new CliError('USAGE', `${text} is a folder: write LAYOUT@sha256:… for a blob of an OCI image layout`);
   }
 }
 
-/** Bytes of the file that are read at once. */
+/** Bytes of one read of the file. */
 const CHUNK = 1 << 20;
 
 export function openLayer({ path }: LayerFile, signal: AbortSignal): AsyncIterable<Buffer> {
   return createReadStream(path, { highWaterMark: CHUNK, signal });
 }
 
-/** @throws UnpackError BLOB_DIGEST_MISMATCH */
-export function verifyLayer({ path, promised }: LayerFile, actual: string): void {
-  if (promised === undefined || promised === actual) return;
-  throw new UnpackError('BLOB_DIGEST_MISMATCH', `${path} holds other bytes: they have the digest ${actual}`);
+/** Compares the digest of the blob with the one that the argument names. @throws UnpackError BLOB_DIGEST_MISMATCH */
+export function verifyLayer({ path, expected }: LayerFile, actual: string): void {
+  if (expected === undefined || expected === actual) return;
+  throw new UnpackError(
+    'BLOB_DIGEST_MISMATCH',
+    `${path} has the digest ${actual}, not the one in its name: the file is damaged, copy it again`,
+  );
 }

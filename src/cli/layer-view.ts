@@ -13,7 +13,7 @@ const LETTERS = {
   fifo: 'p',
 } as const satisfies Record<EntryType, string>;
 
-/** An entry as `ls -l` would show it, but exact; what only some entries have stands below it. */
+/** An entry as lines: one like a line of `ls -l`, but exact, and below it the fields that only some entries have. */
 export function entryLines(read: ReadEntry): string[] {
   const { entry, whiteout, content } = read;
   const { type, mode, uid, gid, size, mtime, atime, xattrs } = entry;
@@ -47,18 +47,20 @@ function whiteoutText(whiteout: NonNullable<ReadEntry['whiteout']>): string {
     case 'deleted':
       return `whiteout: deletes ${escaped(whiteout.name)}`;
     case 'opaque':
-      return 'opaque: hides what the layers below have in this directory';
+      return 'opaque: hides what the lower layers have in this directory';
     case 'ignored':
-      return 'ignored: bookkeeping of AUFS';
+      return 'ignored: metadata of AUFS';
     case 'invalid':
-      return 'invalid: a whiteout of nothing, with which no layer is applied';
+      return 'invalid: a whiteout without a name; the layer cannot be applied';
   }
 }
 
 export function totalsLines({ compression, blob, tar, entries, contentBytes }: LayerTotals, kinds: Kinds): string[] {
-  const told = [...kinds].map(([kind, count]) => `${count.toLocaleString('en-US')} ${plural(kind, count)}`).join(', ');
+  const counts = [...kinds]
+    .map(([kind, count]) => `${count.toLocaleString('en-US')} ${plural(kind, count)}`)
+    .join(', ');
   return [
-    `${entries.toLocaleString('en-US')} entries${told === '' ? '' : `: ${told}`}; ${bytesText(contentBytes)} of content`,
+    `${entries.toLocaleString('en-US')} entries${counts === '' ? '' : `: ${counts}`}; ${bytesText(contentBytes)} of content`,
     `tar   ${tar.digest}  ${tar.bytes} bytes  (the DiffID)`,
     `blob  ${blob.digest}  ${blob.bytes} bytes  ${compression === 'none' ? 'not compressed' : compression}`,
   ];
@@ -67,7 +69,7 @@ export function totalsLines({ compression, blob, tar, entries, contentBytes }: L
 const plural = (kind: string, count: number): string =>
   count === 1 ? kind : kind === 'directory' ? 'directories' : `${kind}s`;
 
-/** How many entries there are of each kind. */
+/** The number of entries of each kind. */
 export type Kinds = ReadonlyMap<string, number>;
 
 const KINDS = {

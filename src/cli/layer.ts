@@ -17,34 +17,35 @@ BLOB is a file, compressed with gzip or zstd or not at all, or a blob of an OCI 
 
 const LS_HELP = `${BLOB}
 
-A line is an entry, in the order of the tar, as unpackd would write it:
+Each line is one entry, in the order of the tar, as unpackd would write it:
 
   - 4755 0:0                 31768 2024-03-01T10:00:00.123456789Z usr/bin/su
-  │ │    │                       │ │                              └ name: bytes; those that are not printable as \\xNN
-  │ │    │                       │ └ modified, to the nanosecond
-  │ │    │                       └ bytes of a file, numbers of a device
+  │ │    │                       │ │                              └ name; bytes that are not printable as \\xNN
+  │ │    │                       │ └ modification time, to the nanosecond
+  │ │    │                       └ size of a file in bytes, numbers of a device
   │ │    └ owner and group
   │ └ mode
   └ - file, d directory, l symbolic link, h hard link, c b devices, p FIFO, w whiteout
 
-Below it, indented: extended attributes, an access time that is another, with --contents the digest of a file's data.
-At the end: how many entries, the digest of the tar (the DiffID) and of the blob.
+Indented lines below an entry show extended attributes, an access time that differs from the modification time, and with
+--contents the digest of the data of a file. The last lines show the number of entries and the digests of the tar (the
+DiffID) and of the blob.
 
---json is one document, {"entries": […], "totals": {…}}, with one entry a line; where the layer turns out to be damaged,
-"error" stands in place of "totals".
+--json prints one document, {"entries": […], "totals": {…}}, with one entry a line. If the layer is damaged, it has "error"
+instead of "totals".
 
 Examples:
   unpackd layer ls layer.tar.gz
-  unpackd layer ls ./layout@sha256:4f2a… | grep '^w'                  what a layer deletes
+  unpackd layer ls ./layout@sha256:4f2a… | grep '^w'                  the whiteouts of a layer
   unpackd layer ls layer.tar.zst --json | jq '.entries[] | select(.xattrs)'`;
 
 const DIFF_HELP = `${BLOB}
 
-A line is an entry that is not the same in both: - only in A, + only in B, ~ in both, with what is different. Contents are
-compared by their digests. How the tars are compressed and how their headers are written makes no difference, nor does the
-order of the entries, which is told. Of several entries of one name the first is compared with the first, and so on.
+Each line is one entry that differs: - only in A, + only in B, ~ in both, with the fields that differ. Contents are compared
+by their digests. Compression, the format of the tar headers and the order of the entries do not count as differences; another
+order is reported. If a name has several entries, the first is compared with the first, the second with the second, and so on.
 
-Exit status: 0 the same, 1 different, 2 wrong use, or a layer that can't be read.
+Exit status: 0 no difference, 1 differences, 2 wrong use, or a layer that cannot be read.
 
 Examples:
   unpackd layer diff built-here.tar built-there.tar.gz
@@ -54,16 +55,18 @@ interface ListOptions {
   readonly contents?: true;
 }
 
-/** `unpackd layer …`: what is in a layer, without unpacking it. */
+/** `unpackd layer ls` and `unpackd layer diff`: shows and compares layers without unpacking them. */
 export function layerCommand(cli: Cli): Command {
-  const group = new Command('layer').description('Looks into layers, without a store and without writing anything.');
+  const group = new Command('layer').description(
+    'Shows the contents of layers, without a store and without writing anything.',
+  );
   const add = (name: string, description: string, help: string) => {
-    const command = group.command(name).description(description).option('--json', 'one JSON document');
+    const command = group.command(name).description(description).option('--json', 'print one JSON document');
     return takesSettings(command.addHelpText('after', help), LIMIT_SETTINGS);
   };
-  const ls = add('ls', 'List the entries of a layer, exactly, then totals and digests.', LS_HELP)
+  const ls = add('ls', 'List the entries of a layer exactly, then totals and digests.', LS_HELP)
     .argument('<blob>')
-    .option('--contents', 'with the digest of every file’s content')
+    .option('--contents', 'show the digest of the content of every file')
     .action((blob: string, options: ListOptions) => list(ls, blob, options, cli));
   const diff = add('diff', 'Compare two layers, entry by entry.', DIFF_HELP)
     .argument('<a>')
@@ -123,7 +126,7 @@ async function difference(command: Command, a: string, b: string, cli: Cli): Pro
       if (!(await output.flush())) return;
     }
   } catch (error) {
-    // 1 would say that they differ
+    // exit status 1 would mean that the layers differ
     await output.fail(error, EXIT_USAGE);
   }
 }
@@ -161,7 +164,7 @@ function verdict(count: number, a: LayerTotals, b: LayerTotals, sameOrder: boole
   return `the same ${a.entries.toLocaleString('en-US')} entries${order}; the tars are written in different ways`;
 }
 
-/** A long list on its way out: a line an item, one JSON document in all, and no more of it in memory than a batch. */
+/** Prints a long list, one item a line, as text or as one JSON document. Only one batch of it is in memory. */
 class ListOutput {
   readonly #cli: Cli;
   readonly #name: string;
@@ -179,7 +182,7 @@ class ListOutput {
     this.#begun = true;
   }
 
-  /** @returns whether anybody still reads: `unpackd layer ls BLOB | head` has seen enough at some point */
+  /** @returns false if the reader has closed the pipe, as in `unpackd layer ls BLOB | head` */
   async flush(): Promise<boolean> {
     const text = this.#cli.out.json ? this.#lines.join('') : this.#lines.map((line) => `${line}\n`).join('');
     this.#lines = [];
@@ -191,14 +194,14 @@ class ListOutput {
     return !process.stdout.destroyed;
   }
 
-  /** What follows the list. */
+  /** Ends the list and prints what follows it. */
   async end(document: object, text: readonly string[]): Promise<void> {
     if (this.#cli.out.json) this.#lines.push(this.#tail(document));
     else this.#lines.push(...text);
     await this.flush();
   }
 
-  /** A list that has begun is brought to an end that a program can read; else the failure is told as by any command. */
+  /** Prints the failure. A JSON list that has begun is closed, so that a program can parse it. */
   async fail(error: unknown, exitStatus: number): Promise<void> {
     if (this.#cli.signal.aborted) throw error;
     const { code, message, exitStatus: usual } = explain(error);

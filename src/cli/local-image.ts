@@ -6,22 +6,22 @@ import { blobDigest, isDigest } from '../oci/digest.ts';
 import { hostOf, isReference } from '../oci/reference.ts';
 import { CliError } from './failure.ts';
 
-/** Where an image is and which it is, as the command line names it. */
+/** The image that the command line names: where it is, and which one. */
 export interface ImageArgument {
   readonly place:
     | { readonly kind: 's3'; readonly bucket: string; readonly prefix: string }
     | { readonly kind: 'folder'; readonly path: string };
-  /** Absent where the argument names only a place. */
+  /** Absent if the argument names only the place. */
   readonly target?: Exclude<ImageTarget, { readonly kind: 'layers' }>;
 }
 
 /**
- * Reads `PATH`, `PATH:NAME` or `PATH@DIGEST`. Paths and names may have colons of their own (`app:v1/`,
- * `registry.example.com/team/app:latest`), so that what is there decides: the longest path that exists.
+ * Reads `PATH`, `PATH:NAME` or `PATH@DIGEST`. Paths and names may contain colons (`app:v1/`,
+ * `registry.example.com/team/app:latest`), so the longest prefix that exists as a path is taken as the path.
  * @throws CliError USAGE
  */
 export function parseLocalArgument(text: string): ImageArgument {
-  if (text === '') throw new CliError('USAGE', `there is no folder in ${JSON.stringify(text)}: write PATH:TAG`);
+  if (text === '') throw new CliError('USAGE', `${JSON.stringify(text)} names no folder: write PATH:TAG`);
   if (existsSync(text)) return { place: folder(text) };
   for (let end = text.length - 1; end > 0; end -= 1) {
     const isMark = text[end] === ':' || text[end] === '@';
@@ -34,7 +34,7 @@ export function parseLocalArgument(text: string): ImageArgument {
 
 function withName(path: string, rest: string, whole: string): ImageArgument {
   const name = rest.slice(1);
-  if (path === '') throw new CliError('USAGE', `there is no folder in ${JSON.stringify(whole)}: write PATH:TAG`);
+  if (path === '') throw new CliError('USAGE', `${JSON.stringify(whole)} names no folder: write PATH:TAG`);
   if (rest.startsWith('@')) {
     if (!isDigest(name)) {
       throw new CliError(
@@ -44,15 +44,15 @@ function withName(path: string, rest: string, whole: string): ImageArgument {
     }
     return { place: folder(path), target: { kind: 'manifest', digest: blobDigest(name) } };
   }
-  if (name === '') throw new CliError('USAGE', `there is no tag after the colon of ${JSON.stringify(whole)}`);
+  if (name === '') throw new CliError('USAGE', `${JSON.stringify(whole)} has no tag after the colon: write PATH:TAG`);
   return { place: folder(path), target: { kind: 'tag', tag: name } };
 }
 
 const folder = (path: string): ImageArgument['place'] => ({ kind: 'folder', path: resolve(path) });
 
 /**
- * What to do about an image that is named as in a registry, where no such path is there; `undefined` for what is no
- * such name, or names a path by its form.
+ * Advice for an argument that is not a path but the name of an image in a registry.
+ * @returns `undefined` if it is no such name, or looks like a path
  */
 export function registryAdvice(text: string): string | undefined {
   if (!isReference(text)) return undefined;
@@ -61,13 +61,13 @@ export function registryAdvice(text: string): string | undefined {
   const short = /([^/:@]+)(:[^/@]*)?(@.*)?$/.exec(text);
   const tag = short?.[2] ?? ':latest';
   const layout = `${short?.[1] ?? 'image'}${tag}`;
-  return `${JSON.stringify(text)} is the name of an image in a registry, and unpackd reads buckets and OCI layouts: copy it first (skopeo copy --all docker://${text} oci:${layout}), then unpackd apply ${layout}, or unpackd push ${layout} s3://BUCKET/PREFIX${tag}`;
+  return `${JSON.stringify(text)} is an image in a registry, and unpackd reads only buckets and OCI layouts: copy it first (skopeo copy --all docker://${text} oci:${layout}), then unpackd apply ${layout}, or unpackd push ${layout} s3://BUCKET/PREFIX${tag}`;
 }
 
 /**
- * Says what `path` is instead, if it is no folder with an OCI layout.
+ * Checks that `path` is a folder with an OCI layout. The error says what the path is instead.
  * @param text the whole argument
- * @throws CliError USAGE for what can't be one, UnpackError IMAGE_NOT_FOUND, SOURCE_DENIED
+ * @throws CliError USAGE if it cannot be a layout; UnpackError IMAGE_NOT_FOUND, SOURCE_DENIED
  */
 export function requireLayout(path: string, text: string): void {
   let found: Stats;
@@ -76,20 +76,20 @@ export function requireLayout(path: string, text: string): void {
   } catch (cause) {
     const { code, message } = cause as NodeJS.ErrnoException;
     if (code !== 'ENOENT' && code !== 'ENOTDIR') {
-      throw new UnpackError('SOURCE_DENIED', `${path} can't be looked at: ${message}`, { cause });
+      throw new UnpackError('SOURCE_DENIED', `${path} cannot be accessed: ${message}`, { cause });
     }
     const registry = registryAdvice(text);
     if (registry !== undefined) throw new CliError('USAGE', registry, { cause });
     throw new UnpackError(
       'IMAGE_NOT_FOUND',
-      `there is no ${path}: an image is a folder with an OCI layout, or in a bucket (s3://…)`,
+      `${path} does not exist: give a folder with an OCI layout, or s3://BUCKET/PREFIX:TAG`,
       { cause },
     );
   }
   if (found.isFile()) {
     throw new CliError(
       'USAGE',
-      `${path} is a file, and images are applied from buckets and folders with an OCI layout: push it to a bucket (unpackd push ${text} s3://BUCKET/PREFIX:TAG), or make a layout of it (skopeo copy docker-archive:FILE oci:FOLDER:TAG; oci-archive: for the tar of a layout)`,
+      `${path} is a file, and unpackd applies images from buckets and from folders with an OCI layout: push it to a bucket (unpackd push ${text} s3://BUCKET/PREFIX:TAG), or convert it to a layout (skopeo copy docker-archive:FILE oci:FOLDER:TAG; oci-archive: for the tar of a layout)`,
     );
   }
   if (!found.isDirectory()) throw new CliError('USAGE', `${path} is neither a folder nor a file`);
@@ -102,15 +102,15 @@ function insteadOfLayout(path: string): string {
   try {
     names = readdirSync(path);
   } catch (cause) {
-    throw new UnpackError('SOURCE_DENIED', `${path} can't be read: ${(cause as Error).message}`, { cause });
+    throw new UnpackError('SOURCE_DENIED', `${path} cannot be read: ${(cause as Error).message}`, { cause });
   }
   if (names.length === 0)
-    return 'is an empty folder, no OCI layout: is its file system not mounted, or the copy not done?';
+    return 'is an empty folder, not an OCI layout: check that its file system is mounted and that the copy is complete';
   if (names.includes('manifest.json')) {
-    return 'is no OCI layout, but what docker save writes, unpacked: push it to a bucket (unpackd push) and apply it from there';
+    return 'is an unpacked archive of docker save, not an OCI layout: push it to a bucket (unpackd push) and apply it from there';
   }
-  if (names.includes('metadata.db') && names.includes('snapshots')) return 'is a snapshot store, no OCI layout';
+  if (names.includes('metadata.db') && names.includes('snapshots')) return 'is a snapshot store, not an OCI layout';
   const inside = names.filter((name) => existsSync(join(path, name, 'index.json')));
-  if (inside.length > 0) return `is no OCI layout (it has no index.json); its folder ${inside[0]} is one`;
-  return 'is no OCI layout: it has no index.json';
+  if (inside.length > 0) return `is not an OCI layout, because it has no index.json; its folder ${inside[0]} is one`;
+  return 'is not an OCI layout, because it has no index.json';
 }

@@ -12,14 +12,14 @@ interface Entry {
   readonly name: string;
   readonly arguments?: string;
   readonly summary: string;
-  /** Imported only when it is this command that runs: `--help` must not wait for an S3 client. */
+  /** Imports the command when it runs, so that `--help` does not wait for an S3 client. */
   readonly load: () => Promise<(cli: Cli) => Command>;
 }
 
 const COMMANDS: readonly Entry[] = [
   {
     name: 'worker',
-    summary: 'take jobs from the queue and unpack them',
+    summary: 'take jobs from the queue and unpack their images',
     load: async () => (await import('./worker.ts')).workerCommand,
   },
   {
@@ -31,24 +31,24 @@ const COMMANDS: readonly Entry[] = [
   {
     name: 'status',
     arguments: 'JOB',
-    summary: 'tell how far a job is, or how it ended',
+    summary: 'show how far a job is, or how it ended',
     load: async () => (await import('./status.ts')).statusCommand,
   },
   {
     name: 'cancel',
     arguments: 'JOB',
-    summary: 'end a job, waiting or running',
+    summary: 'cancel a job that waits or runs',
     load: async () => (await import('./cancel.ts')).cancelCommand,
   },
   {
     name: 'apply',
     arguments: 'IMAGE',
-    summary: 'unpack an image here and now, without a queue',
+    summary: 'unpack an image on this machine, without a queue',
     load: async () => {
-      // first of all: the thread starts beside everything else that happens before the first layer, and takes as long
+      // the thread starts first, because its start takes as long as all other work before the first layer
       const { ApplyThread } = await import('../rootfs/apply-thread.ts');
       const thread = new ApplyThread();
-      // a process that exits while a thread loads native code may be aborted by it
+      // an exit while a thread loads native code may abort the process
       beforeExit = () => thread.end();
       const { applyCommand } = await import('./apply.ts');
       return (cli) => applyCommand(cli, thread);
@@ -62,32 +62,32 @@ const COMMANDS: readonly Entry[] = [
   },
   {
     name: 'snapshots',
-    summary: 'look into the snapshot store: ls, stat, usage, mount, umount, rm, cleanup',
+    summary: 'show and change the snapshot store: ls, stat, usage, mount, umount, rm, cleanup',
     load: async () => (await import('./snapshots.ts')).snapshotsCommand,
   },
   {
     name: 'layer',
-    summary: 'look into a layer: ls, diff',
+    summary: 'show and compare layers: ls, diff',
     load: async () => (await import('./layer.ts')).layerCommand,
   },
   {
     name: 'board',
-    summary: 'serve the web page with the queue, health and metrics',
+    summary: 'serve the web page of the queue, health and metrics',
     load: async () => (await import('./board.ts')).boardCommand,
   },
   {
     name: 'settings',
-    summary: 'list every setting, its value here and where that comes from',
+    summary: 'list every setting with its value and where the value comes from',
     load: async () => (await import('./settings.ts')).settingsCommand,
   },
   {
     name: 'doctor',
-    summary: 'check Redis, S3, the store and permissions, and say what to do',
+    summary: 'check Redis, S3, the store and permissions, and say what to repair',
     load: async () => (await import('./doctor.ts')).doctorCommand,
   },
   {
     name: 'demo',
-    summary: 'show all of it on this machine in under a minute (in a checkout)',
+    summary: 'run everything on this machine in under a minute (in a checkout)',
     load: async () => (await import('./demo.ts')).demoCommand,
   },
 ];
@@ -95,33 +95,33 @@ const COMMANDS: readonly Entry[] = [
 const HELP = `
 Examples:
   unpackd demo                                        see it work on this machine; needs a checkout
-  unpackd doctor                                      is this machine fit to be a worker?
+  unpackd doctor                                      check whether this machine can be a worker
   unpackd worker                                      take jobs until SIGTERM
-  unpackd push ./layout:app s3://images/app:1.0       an image into a bucket
-  unpackd enqueue s3://images/app:1.0 --watch         a job, followed to its end
-  unpackd apply ./layout:app --root /tmp/store        the same unpacking without a queue
-  unpackd snapshots ls                                what is in the store
-  unpackd layer ls layer.tar.gz                       what is in a layer
+  unpackd push ./layout:app s3://images/app:1.0       copy an image into a bucket
+  unpackd enqueue s3://images/app:1.0 --watch         add a job and follow it to its end
+  unpackd apply ./layout:app --root /tmp/store        unpack the same image without a queue
+  unpackd snapshots ls                                list the snapshots of the store
+  unpackd layer ls layer.tar.gz                       list the entries of a layer
 
-Settings come from flags, then from the environment, then from defaults: unpackd settings lists them all,
-unpackd COMMAND --help those that a command uses.
+A setting is a flag, or else an environment variable, or else its default. unpackd settings lists all settings,
+unpackd COMMAND --help the settings of a command.
 
-Exit status: 0 done, 1 failed, 2 wrong use, 130 interrupted.`;
+Exit status: 0 success, 1 failure, 2 wrong use, 130 interrupted.`;
 
 const args = process.argv.slice(2);
 const out = new Output(args.includes('--json'));
 const interruption = new AbortController();
-/** What must come to its end before the process may. */
+/** Work that must end before the process exits. */
 let beforeExit: () => Promise<void> = async () => {};
 let interruptedBy: 'SIGINT' | 'SIGTERM' | undefined;
 
-// a reader that has seen enough (unpackd snapshots ls | head -1) is no failure
+// a reader may close the pipe early (unpackd snapshots ls | head -1), which is no failure
 for (const stream of [process.stdout, process.stderr]) {
   stream.on('error', (error: NodeJS.ErrnoException) => {
     if (error.code !== 'EPIPE') throw error;
   });
 }
-// libraries print what they find to the console, and once is enough
+// libraries print warnings to the console, some of them many times: print each once
 const printed = new Set<string>();
 console.warn = console.error = (...parts: unknown[]) => {
   const text = maskSecrets(format(...parts).split('\n')[0] ?? '');
@@ -130,7 +130,7 @@ console.warn = console.error = (...parts: unknown[]) => {
 };
 for (const name of ['SIGINT', 'SIGTERM'] as const) {
   process.on(name, () => {
-    // the second one does not wait for the cleaning up
+    // the second signal does not wait for the clean-up
     if (interruptedBy !== undefined) process.exit(128 + constants.signals[name]);
     interruptedBy = name;
     interruption.abort(new UnpackError('CANCELLED', `interrupted by ${name}`));
@@ -150,7 +150,7 @@ async function main(): Promise<number> {
     await program.parseAsync(args, { from: 'user' });
     return Number(process.exitCode ?? 0);
   } catch (error) {
-    // help and version end here too, with 0
+    // --help and --version throw, too
     if (error instanceof CommanderError && error.exitCode === 0) return 0;
     return report(error);
   }
@@ -173,21 +173,21 @@ async function build(cli: Cli): Promise<Command> {
   for (const command of everyCommand(program)) {
     command
       .exitOverride()
-      .configureOutput({ writeErr: () => {} }) // told by report()
+      .configureOutput({ writeErr: () => {} }) // report() prints them
       .configureHelp({ subcommandTerm: (sub) => `${sub.name()} ${usageOf(sub.name())}`.trim(), helpWidth: 110 })
       .showSuggestionAfterError();
   }
   return program;
 }
 
-/** An empty word is a variable of the shell that is not set: no command may take it for everything. @throws CliError USAGE */
+/** Refuses an empty argument: it comes from an unset shell variable, and must not mean "all". @throws CliError USAGE */
 function refuseEmpty(command: Command): void {
   command.registeredArguments.forEach((argument, index) => {
     const given: unknown = command.processedArgs[index];
     if (hasEmpty(given)) throw new CliError('USAGE', `${argument.name().toUpperCase()} is empty`);
   });
   for (const option of command.options) {
-    // a setting has its own check, and some may be empty
+    // settings have their own checks, and some may be empty
     const isSetting = /\([A-Z0-9]+_[A-Z0-9_]+[;)]/.test(option.description);
     const given: unknown = command.getOptionValue(option.attributeName());
     if (!isSetting && hasEmpty(given)) throw new CliError('USAGE', `the value of ${option.long} is empty`);
@@ -206,9 +206,9 @@ function usageOf(name: string): string {
   return COMMANDS.find((entry) => entry.name === name)?.arguments ?? '';
 }
 
-/** Tells the failure and returns the status to exit with. */
+/** Prints the failure. @returns the exit status */
 function report(error: unknown): number {
-  // whatever the interrupted work made of it
+  // an interrupted command can fail in many ways; the reason is the interrupt
   const shown = interruption.signal.aborted ? interruption.signal.reason : error;
   const { code, message, exitStatus } = explain(shown);
   if (out.json) process.stdout.write(`${JSON.stringify({ error: { code, message } })}\n`);

@@ -1,11 +1,11 @@
 /**
- * Where a command writes. Results go to stdout: text for a person, or one JSON document for a program (`--json`).
- * Progress and sentences about the way there go to stderr, so that a pipe gets the result alone.
+ * The output of a command. The result goes to stdout: text for a person, or one JSON document for a program (`--json`).
+ * Progress and messages go to stderr, so that a pipe gets only the result.
  */
 export class Output {
-  /** One JSON document on stdout, and nothing else there. */
+  /** Whether stdout gets one JSON document and nothing else. */
   readonly json: boolean;
-  /** Whether a person watches, so that lines may be drawn over. */
+  /** Whether a terminal shows the output, so that lines may be overwritten. */
   readonly live: boolean;
   readonly #colors: boolean;
 
@@ -15,28 +15,28 @@ export class Output {
     this.#colors = process.stdout.isTTY === true && (process.env.NO_COLOR ?? '') === '' && process.env.TERM !== 'dumb';
   }
 
-  /** Text on stdout; silent with `--json`. */
+  /** Prints a line on stdout; nothing with `--json`. */
   line(text = ''): void {
     if (!this.json) process.stdout.write(`${text}\n`);
   }
 
-  /** The result: `document` with `--json`, else the lines that `text` gives. */
+  /** Prints the result: `document` with `--json`, else the lines of `text`. */
   result(document: unknown, text: () => readonly string[]): void {
     if (this.json) process.stdout.write(`${JSON.stringify(document, undefined, 2)}\n`);
     else for (const line of text()) this.line(line);
   }
 
-  /** A sentence on stderr. */
+  /** Prints a message on stderr. */
   note(text: string): void {
     process.stderr.write(`${text}\n`);
   }
 
   /**
-   * Waits until the readers have taken everything. A pipe holds 64 KiB, and what is beyond that is lost when the process
-   * ends. A reader may take its time (less), so only its end or `signal` end the wait.
+   * Waits until the readers have read everything, because output that is not in the pipe yet (it holds 64 KiB) is lost when
+   * the process exits. A reader may be slow (less), so only its end or `signal` ends the wait.
    */
   async flushed(signal: AbortSignal): Promise<void> {
-    await Promise.all([process.stdout, process.stderr].map((stream) => taken(stream, signal)));
+    await Promise.all([process.stdout, process.stderr].map((stream) => drained(stream, signal)));
   }
 
   readonly bold = (text: string) => this.#paint(text, 1, 22);
@@ -50,26 +50,24 @@ export class Output {
   }
 }
 
-function taken(stream: NodeJS.WriteStream, signal: AbortSignal): Promise<void> | undefined {
+function drained(stream: NodeJS.WriteStream, signal: AbortSignal): Promise<void> | undefined {
   if (stream.writableLength === 0 || stream.destroyed || signal.aborted) return undefined;
   return new Promise((resolve) => {
     const done = (): void => resolve();
     signal.addEventListener('abort', done, { once: true });
     stream.once('close', done);
-    stream.write('', done); // called after all before it, or when that has failed
+    stream.write('', done); // called after all earlier writes, also if they fail
   });
 }
 
-/** What every command is given by `main`. */
+/** What `main` passes to every command. */
 export interface Cli {
-  /** Aborted by SIGINT and SIGTERM; a command then cleans up and lets the abort's reason through. */
+  /** Aborted by SIGINT and SIGTERM. The command cleans up and throws the reason of the signal. */
   readonly signal: AbortSignal;
   readonly out: Output;
 }
 
-/**
- * Lines at the bottom of a terminal that are drawn over, on stderr. Where nobody watches, nothing is drawn.
- */
+/** Lines at the bottom of a terminal, on stderr, that are overwritten by each update. Without a terminal it prints nothing. */
 export class LiveRegion {
   readonly #live: boolean;
   #height = 0;
@@ -81,14 +79,14 @@ export class LiveRegion {
   draw(lines: readonly string[]): void {
     if (!this.#live) return;
     const width = process.stderr.columns || 80;
-    // a wrapped line would make the count of lines to go up wrong
+    // cut long lines: a wrapped line would take two rows, and the cursor would go up too few
     const height = Math.max(1, (process.stderr.rows || 24) - 1);
     const shown = lines.slice(0, height).map((line) => (line.length < width ? line : `${line.slice(0, width - 2)}…`));
     process.stderr.write(`${this.#up()}${shown.map((line) => `${line}\u001b[K\n`).join('')}\u001b[J`);
     this.#height = shown.length;
   }
 
-  /** Removes what was drawn, so that a result may take its place. */
+  /** Removes the lines, so that the result takes their place. */
   clear(): void {
     if (!this.#live || this.#height === 0) return;
     process.stderr.write(`${this.#up()}\u001b[J`);
@@ -102,7 +100,7 @@ export class LiveRegion {
 
 export type Cell = string | number;
 
-/** Rows under their titles; the columns named in `right` are aligned there. */
+/** A table: rows under their titles. The columns named in `right` are aligned right. */
 export function columns(
   titles: readonly string[],
   rows: readonly (readonly Cell[])[],

@@ -1,13 +1,13 @@
 import { readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 
-/** Whether this is what `npm run build` has made, and not the source. */
+/** Whether this code runs from `dist` (`npm run build`) and not from the source. */
 export const built: boolean = !import.meta.filename.endsWith('.ts');
 
-/** The folder with package.json: two up from here, and one more from dist/, which mirrors the sources. */
+/** The folder with package.json: two levels above this file, and three in `dist`. */
 export const packageRoot: string = join(import.meta.dirname, built ? '../../..' : '../..');
 
-/** The path of one of our own programs: the source where the source runs, the built file where that does. */
+/** The path of one of the project's own programs: the source file, or the built file if this code runs from `dist`. */
 export function program(name: string): string {
   const base = join(dirname(dirname(import.meta.dirname)), name);
   return built ? `${base}.js` : `${base}.ts`;

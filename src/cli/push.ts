@@ -28,25 +28,25 @@ interface PushFlags {
   readonly platform?: readonly string[];
 }
 
-/** `unpackd push`. */
+/** `unpackd push`: copies an image into a bucket. */
 export function pushCommand({ out, signal }: Cli): Command {
   const command = new Command('push')
     .description(
-      'Copies an image into a bucket, its tag last, so that a reader never finds half an image. Blobs that are there are not ' +
-        'sent again.\nSOURCE is an OCI image layout (a folder or a tar) or what docker save has written, and :NAME where it has ' +
-        'several images, or @DIGEST. A tar may be packed with gzip, zstd or xz. TARGET is s3://BUCKET/PREFIX[:TAG].',
+      'Copies an image into a bucket. The tag is written last, so a reader never finds half an image. Blobs that the bucket has ' +
+        'are not sent again.\nSOURCE is an OCI image layout (a folder or a tar) or an archive of docker save, followed by :NAME or ' +
+        '@DIGEST if it has several images. A tar may be compressed with gzip, zstd or xz. TARGET is s3://BUCKET/PREFIX[:TAG].',
     )
     .argument('<source>')
     .argument('<target>')
     .addOption(layoutOption())
-    .option('--repository <name>', 'for --layout distribution: where the tag goes, as in library/alpine')
-    .option('--template <key>', 'for --layout keys: where a blob goes, as in blobs/{algorithm}/{hex}')
-    .option('--image <name>', 'which image of SOURCE, by its name, tag or digest: the same as SOURCE:NAME')
+    .option('--repository <name>', 'for --layout distribution: the repository to write to, as in library/alpine')
+    .option('--template <key>', 'for --layout keys: the key of a blob, as in blobs/{algorithm}/{hex}')
+    .option('--image <name>', 'the image of SOURCE to push, by name, tag or digest; the same as SOURCE:NAME')
     .option(
       '--platform <platform...>',
-      'os/architecture[/variant]: only these of an index, which stays as it is; default: all',
+      'os/architecture[/variant]: push only these images of an index; the index itself stays unchanged (default: all)',
     )
-    .option('--json', 'one JSON document')
+    .option('--json', 'print one JSON document')
     .addHelpText('after', EXAMPLES);
   takesSettings(command, S3_SETTINGS);
   return command.action(async (source: string, target: string, flags: PushFlags) => {
@@ -54,9 +54,9 @@ export function pushCommand({ out, signal }: Cli): Command {
     const { path, name } = sourceOf(source);
     const { place, target: named } = parseImageArgument(target);
     if (place.kind !== 's3')
-      throw new CliError('USAGE', `push goes to s3://BUCKET/PREFIX[:TAG], not to ${JSON.stringify(target)}`);
+      throw new CliError('USAGE', `${JSON.stringify(target)} is not a bucket: write s3://BUCKET/PREFIX[:TAG]`);
     if (named?.kind === 'manifest')
-      throw new CliError('USAGE', `${target}: the digest follows from the image; give a tag or nothing`);
+      throw new CliError('USAGE', `${target} names a digest, but the image decides that: give a tag or nothing`);
     const { pushImage } = await import('../source/push.ts');
     const started = performance.now();
     const region = new LiveRegion(out.live);
@@ -76,8 +76,8 @@ export function pushCommand({ out, signal }: Cli): Command {
     const address = `s3://${place.bucket}${place.prefix === '' ? '' : `/${place.prefix}`}`;
     out.result({ bucket: place.bucket, prefix: place.prefix, layout: flags.layout, ...pushed }, () => [
       `${address}${tag === undefined ? `@${digest}` : `:${tag}  ${shortDigest(digest)}`}`,
-      `sent ${uploaded.count} blobs (${bytesText(uploaded.bytes)}) in ${durationText(performance.now() - started)}, ${skipped.count} were there`,
-      ...(leftOut.length === 0 ? [] : [`left out, though the image lists it: ${listed(leftOut)}`]),
+      `sent ${uploaded.count} blobs (${bytesText(uploaded.bytes)}) in ${durationText(performance.now() - started)}, ${skipped.count} existed`,
+      ...(leftOut.length === 0 ? [] : [`left out, although the image lists them: ${listed(leftOut)}`]),
     ]);
   });
 }
@@ -85,7 +85,7 @@ export function pushCommand({ out, signal }: Cli): Command {
 function sourceOf(text: string): { path: string; name?: string } {
   const { place, target } = parseImageArgument(text);
   if (place.kind !== 'folder')
-    throw new CliError('USAGE', `push reads from a folder or a file, not from ${JSON.stringify(text)}`);
+    throw new CliError('USAGE', `${JSON.stringify(text)} cannot be pushed: give a folder or a file`);
   const registry = existsSync(place.path) ? undefined : registryAdvice(text);
   if (registry !== undefined) throw new CliError('USAGE', registry);
   if (target === undefined) return { path: place.path };

@@ -13,7 +13,7 @@ import { CliError } from './failure.ts';
 import type { Cli } from './output.ts';
 import { type Cell, columns } from './output.ts';
 
-/** Which settings a command takes; every one is a flag too, except those that must not be seen in a process list. */
+/** Groups of settings that commands take. Each setting is a flag, too, except secrets, because a list of processes shows flags. */
 export const QUEUE_SETTINGS = [
   'REDIS_URL',
   'REDIS_PASSWORD_FILE',
@@ -47,7 +47,7 @@ export const APPLY_SETTINGS = [
 export const HEALTH_SETTINGS = ['UNPACK_HEALTH_HOST', 'UNPACK_HEALTH_PORT'] as const;
 export const LOG_SETTINGS = ['UNPACK_LOG_LEVEL', 'UNPACK_LOG_FORMAT'] as const;
 
-/** Defaults that depend on the machine, as a table that is read elsewhere says them. */
+/** Defaults that depend on the machine, in words for the documentation. */
 const FALLBACK_IN_WORDS: Partial<Record<SettingName, string>> = {
   UNPACK_THREADS: 'number of processors, at least 2',
   UNPACK_WORKER_NAME: 'host:pid',
@@ -61,14 +61,14 @@ export function flagOf(name: SettingName): string {
     .replaceAll('_', '-')}`;
 }
 
-/** Adds one option for each setting, checked when it is parsed, and says in the help where else it may come from. */
+/** Adds an option for each setting, which is checked when it is parsed. The help names the environment variable. */
 export function takesSettings(command: Command, names: readonly SettingName[]): Command {
   for (const name of names.filter((name) => !SECRET_SETTINGS.includes(name))) {
     const { help } = SETTINGS[name];
     const option = new Option(`${flagOf(name)} <value>`, `${help} (${name}${defaultOf(name)})`);
-    option.helpGroup('Settings (a flag beats the environment variable):').argParser((text: string) => {
+    option.helpGroup('Settings (a flag overrides the environment variable):').argParser((text: string) => {
       const problem = flagProblem(name, text);
-      // not commander's InvalidArgumentError, which quotes the value whatever it is
+      // not commander's InvalidArgumentError, which quotes the value, even a secret
       if (problem !== undefined) throw new CliError('USAGE', problem);
       return text;
     });
@@ -79,7 +79,7 @@ export function takesSettings(command: Command, names: readonly SettingName[]): 
   if (names.includes('S3_ENDPOINT')) {
     command.addHelpText(
       'after',
-      '\nS3 credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or any other of the AWS SDK’s standard chain.',
+      '\nS3 credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or any other source that the AWS SDK tries.',
     );
   }
   return command;
@@ -89,13 +89,13 @@ function flagProblem(name: SettingName, text: string): string | undefined {
   if (name === 'REDIS_URL' && text.includes('@')) {
     const address = readRedisUrl(text);
     if (typeof address === 'string' || address.password !== undefined) {
-      return `${flagOf(name)} takes no password, because every user of this machine can see it in the list of processes: set REDIS_URL in the environment, or put the password into a file and name that in REDIS_PASSWORD_FILE`;
+      return `${flagOf(name)} takes no password, because every user of this machine can see it in the list of processes: set REDIS_URL in the environment, or write the password to a file and name it in REDIS_PASSWORD_FILE`;
     }
   }
   return settingProblem(name, text, flagOf(name));
 }
 
-/** The settings as flags, environment and defaults give them. @throws ConfigError */
+/** The settings from the flags of a command, the environment and the defaults. @throws ConfigError */
 export function configOf(command: Command): Config {
   return loadConfig(flagsOf(command));
 }
@@ -111,19 +111,19 @@ function flagsOf(command: Command): Partial<Record<SettingName, string>> {
   return flags;
 }
 
-/** `unpackd settings`: what is in force, and why. */
+/** `unpackd settings`: lists the value of every setting and where it comes from. */
 export function settingsCommand({ out }: Cli): Command {
   const command = new Command('settings')
     .description(
-      'Lists every setting with its value here and where that comes from: a flag, the environment, or the default.\n' +
+      'Lists every setting with its value and where the value comes from: a flag, the environment, or the default.\n' +
         'Secrets are not shown.',
     )
-    .option('--json', 'one JSON document')
-    .option('--markdown', 'the table of docs/operations.md')
+    .option('--json', 'print one JSON document')
+    .option('--markdown', 'print the table of docs/operations.md')
     .action((options: { readonly markdown?: true }) => {
       if (options.markdown) return void out.line(settingsTable().trimEnd());
       const flags = flagsOf(command);
-      loadConfig(flags); // a wrong one is told as every command tells it
+      loadConfig(flags); // reports wrong values as every command does
       const settings = settingNames().map((name) => ({ name, ...sourced(name, flags[name]) }));
       out.result({ settings }, () => {
         const rows = settings.map(({ name, value, from }): Cell[] => [
@@ -138,7 +138,7 @@ export function settingsCommand({ out }: Cli): Command {
   return takesSettings(command, settingNames());
 }
 
-/** A setting's value as it may be shown, and where it comes from. */
+/** The value of a setting, with secrets masked, and where it comes from. */
 function sourced(name: SettingName, flag: string | undefined) {
   const variable = process.env[name] ?? '';
   const given = flag ?? (variable === '' ? undefined : variable);
@@ -147,7 +147,7 @@ function sourced(name: SettingName, flag: string | undefined) {
   return { value: value === undefined ? null : (shownValue(name, value) ?? '(set)'), from };
 }
 
-/** Every setting as a Markdown table, without anything of the machine that it is made on. */
+/** Every setting as a Markdown table. It is the same on every machine. */
 export function settingsTable(): string {
   const rows = settingNames().map((name) => {
     const { help, fallback } = SETTINGS[name];

@@ -4,10 +4,10 @@ import { isSnapshotError, type SnapshotInfo, type Snapshotter } from '../snapsho
 import { type MountEntry, mountsAt } from '../system/mount-table.ts';
 import { CliError } from './failure.ts';
 
-/** The key of the snapshot that stands for a mount: found again by the folder alone. */
+/** The key of the snapshot that `mountAt` adds for a mount. `unmountAt` finds it by the folder. */
 const mountKey = (folder: string) => `unpackd-mount ${folder}`;
 
-/** Mounts a snapshot at a folder; a committed one by way of a view, or of a writable layer. */
+/** Mounts a snapshot at a folder. A committed one is mounted through a new view, or a new active snapshot if `writable`. */
 export async function mountAt(
   store: Snapshotter,
   info: SnapshotInfo,
@@ -19,13 +19,16 @@ export async function mountAt(
   const own = mountKey(folder);
   const committed = info.kind === 'committed';
   if (writable && !committed)
-    throw new CliError('USAGE', `--writable is for a committed snapshot; ${info.name} is ${info.kind}`);
+    throw new CliError(
+      'USAGE',
+      `--writable needs a committed snapshot, and ${info.name} is ${info.kind}: leave --writable out`,
+    );
   if (committed) {
     await (writable ? store.prepare(own, info.name) : store.view(own, info.name)).catch((error: unknown) => {
       if (!isSnapshotError(error, 'AlreadyExists')) throw error;
       throw new CliError(
         'SNAPSHOT_EXISTS',
-        `something is mounted at ${folder} already: unpackd snapshots umount ${folder}`,
+        `${folder} has a mount already: run unpackd snapshots umount ${folder} first`,
       );
     });
   }
@@ -38,30 +41,30 @@ export async function mountAt(
 }
 
 /**
- * Takes away the mounts of this store that are on top at a folder, and what stands for them in the store. What somebody
- * else mounted there stays; that a restart took the mount away already is fine.
- * @returns what is mounted there still
- * @throws CliError USAGE where what is there is not this store's
+ * Unmounts the topmost mounts at a folder as long as they are of this store, and removes their snapshots. Mounts of others
+ * stay. It is no error if a restart of the machine has unmounted the folder already.
+ * @returns the mount that is left at the folder
+ * @throws CliError USAGE if nothing of this store is mounted there
  */
 export async function unmountAt(store: Snapshotter, folder: string): Promise<MountEntry | undefined> {
   const { unmountTop } = await import('../system/mount.ts');
   const point = await realpath(folder).catch(() => folder);
-  let taken = 0;
+  let unmounted = 0;
   let left: MountEntry | undefined;
   for (;;) {
     [left] = mountsAt(point);
     if (left === undefined || !(await isOfStore(store.root, left))) break;
     await unmountTop(point);
-    taken += 1;
+    unmounted += 1;
   }
   let recorded = false;
-  if (left === undefined || taken > 0) {
+  if (left === undefined || unmounted > 0) {
     for (const key of new Set([mountKey(folder), mountKey(point)])) {
-      // an active snapshot was mounted as it is, and has no such key
+      // an active snapshot is mounted itself, without such a key
       recorded = (await removeIfThere(store, key)) || recorded;
     }
   }
-  if (taken === 0 && !recorded) throw new CliError('USAGE', `${folder} ${instead(left, store)}`);
+  if (unmounted === 0 && !recorded) throw new CliError('USAGE', `${folder} ${instead(left, store)}`);
   return left;
 }
 
@@ -76,11 +79,11 @@ async function removeIfThere(store: Snapshotter, key: string): Promise<boolean> 
 }
 
 function instead(mount: MountEntry | undefined, { root }: Snapshotter): string {
-  if (mount === undefined) return `is no mount: nothing of the store ${root} is mounted there`;
-  return `has ${describe(mount)} mounted, not a snapshot of the store ${root}: to unmount that, use umount(8); for a snapshot of another store say --root`;
+  if (mount === undefined) return `has no mount of the store ${root}`;
+  return `has ${describe(mount)} mounted, not a snapshot of the store ${root}: unmount it with umount(8), or name another store with --root`;
 }
 
-/** For a sentence: `a tmpfs`, `an overlay`. */
+/** The mount in words, such as `a tmpfs` or `an overlay`. */
 export function describe({ type, source, root }: MountEntry): string {
   const name = `${/^[aeiou]/.test(type) ? 'an' : 'a'} ${type}`;
   if (type === 'overlay' || source === type || source === 'none') return name;

@@ -16,7 +16,7 @@ import { configOf, STORE_SETTINGS, takesSettings } from './settings.ts';
 import { describe, mountAt, unmountAt } from './snapshot-mount.ts';
 
 const EXAMPLES = `
-A committed snapshot is named by its chain ID; the beginning of a key will do where only one begins so.
+The key of a committed snapshot is its chain ID. The beginning of a key is enough if only one key begins with it.
 
 Examples:
   unpackd snapshots ls --kind committed
@@ -33,46 +33,46 @@ interface ListOptions {
   readonly parent?: string;
 }
 
-/** `unpackd snapshots …`: the store, looked at by hand. */
+/** `unpackd snapshots …`: shows, mounts and removes the snapshots of a store. */
 export function snapshotsCommand(cli: Cli): Command {
   const group = new Command('snapshots')
-    .description('Looks into the snapshot store of this machine. Workers may be at work in it meanwhile.')
+    .description('Shows and changes the snapshot store of this machine. Workers may use the store at the same time.')
     .addHelpText('after', EXAMPLES);
 
   const add = (name: string, description: string) => {
-    const command = group.command(name).description(description).option('--json', 'one JSON document');
+    const command = group.command(name).description(description).option('--json', 'print one JSON document');
     return takesSettings(command, STORE_SETTINGS);
   };
 
   const ls = add('ls', 'List snapshots.')
-    .addOption(new Option('--kind <kind>', 'only these').choices(['active', 'view', 'committed']))
-    .option('--parent <name>', 'only those directly on this one')
+    .addOption(new Option('--kind <kind>', 'list only snapshots of this kind').choices(['active', 'view', 'committed']))
+    .option('--parent <name>', 'list only the children of this snapshot')
     .action((options: ListOptions) => withStore(ls, (store) => list(store, options, cli)));
 
   const stat = add('stat', 'Show a snapshot with its labels.')
     .argument('<key>')
     .action((key: string) => withStore(stat, (store) => show(store, key, cli)));
 
-  const usage = add('usage', 'Show what snapshots take on disk, without their parents.')
+  const usage = add('usage', 'Show the disk usage of snapshots, without their parents.')
     .argument('[key...]', 'default: all')
     .action((keys: readonly string[]) => withStore(usage, (store) => disk(store, keys, cli)));
 
-  const mount = add('mount', 'Mount a snapshot at a folder, which is created where it is missing. Needs root.')
+  const mount = add('mount', 'Mount a snapshot at a folder, which is created if it is missing. Needs root.')
     .argument('<key>')
     .argument('<folder>')
-    .option('--writable', 'with a writable layer on top, thrown away by umount')
+    .option('--writable', 'with a writable layer on top, which umount removes')
     .action((key: string, folder: string, options: { readonly writable?: true }) =>
       withStore(mount, async (store) => {
         const info = await find(store, key);
         const [at, writable] = [resolve(folder), options.writable === true];
         await mountAt(store, info, at, writable);
         cli.out.result({ key: info.name, folder: at, writable }, () => [
-          `${info.name} is at ${at}${writable ? ', writable' : ''}`,
+          `${info.name} is mounted at ${at}${writable ? ', writable' : ''}`,
         ]);
       }),
     );
 
-  const umount = add('umount', 'Unmount what mount has mounted.')
+  const umount = add('umount', 'Unmount a folder that mount has mounted.')
     .argument('<folder>')
     .action((argument: string) =>
       withStore(umount, async (store) => {
@@ -84,16 +84,16 @@ export function snapshotsCommand(cli: Cli): Command {
       }),
     );
 
-  const rm = add('rm', 'Remove snapshots; one that others are built on stays.')
+  const rm = add('rm', 'Remove snapshots. A snapshot with children is not removed.')
     .argument('<key...>')
-    .option('--with-parents', 'those below it too, as far down as nothing else is built on them: a whole image')
+    .option('--with-parents', 'also remove the parents that have no other children: a whole image')
     .action((keys: readonly string[], options: RemoveOptions) =>
       withStore(rm, (store) => remove(store, keys, options, cli)),
     );
 
   const cleanup = add(
     'cleanup',
-    'Remove what dead workers left behind: unfinished snapshots, and folders that none owns.',
+    'Remove what dead workers left behind: unfinished snapshots, and folders without a snapshot.',
   ).action(() => withStore(cleanup, (store) => clean(store, cli)));
 
   return group;
@@ -129,13 +129,13 @@ async function list(store: Snapshotter, { kind, parent }: ListOptions, { out }: 
   });
 }
 
-/** What a filter left out, so that nobody takes the store for empty. */
+/** The sentence for an empty list. It counts what the filter left out, so that the store does not look empty. */
 async function nothingOf(store: Snapshotter, kind?: SnapshotKind, parent?: string): Promise<string> {
   const which = `${kind === undefined ? '' : `${kind} `}snapshots${parent === undefined ? '' : ` on ${short(parent)}`}`;
   const counts = new Map<SnapshotKind, number>();
   for (const { kind } of await store.walk()) counts.set(kind, (counts.get(kind) ?? 0) + 1);
   const others = [...counts].map(([kind, count]) => `${count} ${kind}`).join(', ');
-  return `no ${which} in ${store.root}${others === '' ? '' : `; there are others: ${others}`}`;
+  return `no ${which} in ${store.root}${others === '' ? '' : `; the store has ${others}`}`;
 }
 
 async function show(store: Snapshotter, key: string, { out }: Cli): Promise<void> {
@@ -156,7 +156,7 @@ async function disk(store: Snapshotter, keys: readonly string[], { out, signal }
   const infos = keys.length === 0 ? await store.walk() : await Promise.all(keys.map((key) => find(store, key)));
   const snapshots: (Usage & { readonly name: string })[] = [];
   for (const { name } of infos) {
-    signal.throwIfAborted(); // a big store takes a while to count
+    signal.throwIfAborted(); // counting a large store takes long
     snapshots.push({ name, ...(await store.usage(name)) });
   }
   const total = {
@@ -196,7 +196,7 @@ async function remove(
   out.result({ removed }, () => []);
 }
 
-/** @returns what it stood on; `undefined` where it stays, because another snapshot stands on it, or is gone */
+/** @returns the parent of the removed snapshot; `undefined` if it has other children, and so stays, or does not exist */
 async function removeParent(store: Snapshotter, name: string): Promise<string | undefined> {
   try {
     const { parent } = await store.stat(name);
@@ -214,10 +214,10 @@ async function clean(store: Snapshotter, { out }: Cli): Promise<void> {
   out.result({ removed }, () => [removed === 0 ? 'nothing to remove' : `removed ${removed}`]);
 }
 
-/** Characters of a key that are enough to mean it: with fewer, `rm` would take whatever is there alone. */
-const LEAST = 4;
+/** Minimum characters of a shortened key. With fewer, `rm` could remove the only snapshot by mistake. */
+const MIN_PREFIX = 4;
 
-/** The snapshot of that key, or the only one whose key begins so. @throws CliError SNAPSHOT_NOT_FOUND, USAGE */
+/** The snapshot with this key, or the only one whose key begins with it. @throws CliError SNAPSHOT_NOT_FOUND, USAGE */
 async function find(store: Snapshotter, key: string): Promise<SnapshotInfo> {
   const infos = await store.walk();
   const exact = infos.find(({ name }) => name === key);
@@ -227,18 +227,21 @@ async function find(store: Snapshotter, key: string): Promise<SnapshotInfo> {
   if (only === undefined) {
     throw new CliError(
       'SNAPSHOT_NOT_FOUND',
-      `there is no snapshot ${JSON.stringify(key)} in ${store.root}: unpackd snapshots ls lists them`,
+      `${store.root} has no snapshot ${JSON.stringify(key)}: unpackd snapshots ls lists all`,
     );
   }
   if (second !== undefined)
-    throw new CliError('USAGE', `${alike.length} snapshots begin with ${JSON.stringify(key)}: write more of it`);
-  if (key.replace(/^sha\d*:?/, '').length < LEAST) {
-    throw new CliError('USAGE', `${JSON.stringify(key)} is too short: write ${LEAST} characters of the key or more`);
+    throw new CliError('USAGE', `${alike.length} keys begin with ${JSON.stringify(key)}: write more of the key`);
+  if (key.replace(/^sha\d*:?/, '').length < MIN_PREFIX) {
+    throw new CliError(
+      'USAGE',
+      `${JSON.stringify(key)} is too short: write at least ${MIN_PREFIX} characters of the key`,
+    );
   }
   return only;
 }
 
-/** A digest by its beginning, which `find` understands; other keys as they are. */
+/** A digest shortened to what `find` accepts; other keys unchanged. */
 function short(key: string): string {
   return key.replace(/^(sha\d+:[0-9a-f]{12})[0-9a-f]+$/, '$1');
 }

@@ -14,13 +14,15 @@ Examples:
   unpackd status 3f1c… --timeline why-slow.svg
   unpackd status 3f1c… --json | jq '{state, failure}'`;
 
-/** `unpackd status`. */
+/** `unpackd status`: shows a job. */
 export function statusCommand(cli: Cli): Command {
   const command = new Command('status')
-    .description('Tells how far a job is, or how it ended. Exit status 0 also for a failed job, unless it is watched.')
-    .argument('<job>', 'its ID, as enqueue has told it')
-    .option('--watch', 'follow the job to its end; the exit status is then the job’s')
-    .option('--json', 'one JSON document')
+    .description(
+      'Shows how far a job is, or how it ended. The exit status is 0 for a failed job, too, except with --watch.',
+    )
+    .argument('<job>', 'its ID, as enqueue printed it')
+    .option('--watch', 'follow the job to its end; the exit status is 1 if the job fails')
+    .option('--json', 'print one JSON document')
     .addHelpText('after', EXAMPLES);
   takesTimeline(command);
   takesSettings(command, QUEUE_SETTINGS);
@@ -44,11 +46,11 @@ export function statusCommand(cli: Cli): Command {
   });
 }
 
-/** @throws CliError USAGE: only a completed job has times; UnreadableJobError */
+/** @throws CliError USAGE if the job is not completed, and so has no times; UnreadableJobError */
 function resultOf({ id, state, result, resultProblem }: JobStatus): UnpackResult {
   if (result !== undefined) return result;
   if (resultProblem !== undefined) throw new UnreadableJobError(resultProblem);
-  throw new CliError('USAGE', `job ${id} is ${state}: there is a timeline once it is completed`);
+  throw new CliError('USAGE', `job ${id} is ${state}, and only a completed job has a timeline`);
 }
 
 function lines({
@@ -65,7 +67,7 @@ function lines({
   const head = [
     `job    ${id}`,
     `image  ${image ?? '(none)'}`,
-    `state  ${state}${cancelRequested ? ', asked to end' : ''}`,
+    `state  ${state}${cancelRequested ? ', cancel requested' : ''}`,
     `added  ${added.toISOString()}`,
   ];
   if (result !== undefined) return [...head, '', ...resultLines(result)];
@@ -73,9 +75,9 @@ function lines({
   const failures = (progress?.failures ?? []).map(
     ({ attempt, attempts, at, code, message }) => `attempt ${attempt} of ${attempts}, ${at}: [${code}] ${message}`,
   );
-  // BullMQ can fail a job by itself, and then this is all there is
+  // if BullMQ itself fails a job, there is only failedReason
   const last = failures.length === 0 && failedReason !== undefined ? [failedReason] : [];
-  // a job that has come back since, and waits for a worker, has said what it waited for
+  // the progress of a job that waits for a worker is that of an earlier run
   const shows = state === 'active' || (state === 'delayed' && progress?.waiting !== undefined);
   const running = shows && progress !== undefined ? progressLines(progress) : [];
   return [...head, ...running, ...failures, ...last];

@@ -1,4 +1,4 @@
-/** Pieces of SVG as text. Numbers are rounded to a tenth of a pixel: a picture of a job must stay small. */
+/** SVG elements as text, for the timeline. Numbers are rounded to a tenth of a pixel, which keeps the file small. */
 
 export type Attributes = Readonly<Record<string, string | number>>;
 
@@ -19,7 +19,7 @@ export function text(x: number, y: number, content: string, attributes: Attribut
   return element('text', { x, y, ...attributes }, escaped(content));
 }
 
-/** A whole picture on white, in the fonts of whatever shows it. */
+/** A whole picture on white, in the system font of the viewer. */
 export function document(width: number, height: number, parts: readonly string[]): string {
   const attributes = {
     xmlns: 'http://www.w3.org/2000/svg',
@@ -38,7 +38,7 @@ export function ticks(most: number, count: number): number[] {
   const rough = most / count;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = power * ([1, 2, 5].find((factor) => factor * power >= rough) ?? 10);
-  // whole multiples, because sums of tenths are no tenths
+  // multiples instead of sums, because sums of 0.1 drift
   return Array.from({ length: Math.floor(most / step + 1e-9) + 1 }, (_, index) =>
     Number((index * step).toPrecision(6)),
   );

@@ -15,7 +15,7 @@ const BINS = 90;
 const FETCHED = '#3d85c6';
 const UNPACKED = '#3f9f6b';
 
-/** Megabytes a second of all layers together: what came, and what was unpacked. */
+/** The chart below the timeline: megabytes a second of all layers together, fetched and unpacked. `timeline.ts` adds it. */
 export function throughputPanel(timelines: readonly Timeline[], end: number, panel: Panel): string[] {
   const [FETCHED_AT, UNPACKED_AT] = [1, 2] as const;
   const fetched = rates(timelines, end, FETCHED_AT);
@@ -39,7 +39,10 @@ export function throughputPanel(timelines: readonly Timeline[], end: number, pan
   ];
 }
 
-/** Megabytes a second in each bin, of one count of the samples, evenly spread between two of them. */
+/**
+ * Megabytes a second in each bin of time. Bytes are spread evenly between two samples.
+ * @param count the field of a sample: 1 bytes of the blob, 2 bytes of the tar
+ */
 function rates(timelines: readonly Timeline[], end: number, count: 1 | 2): number[] {
   const bytes = new Array<number>(BINS).fill(0);
   const width = end / BINS;

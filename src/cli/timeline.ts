@@ -16,27 +16,27 @@ const LEFT = 270;
 const RIGHT = 190;
 const TOP = 92;
 const PLOT = WIDTH - LEFT - RIGHT;
-/** Of a row with its gap; of many layers each gets less. */
+/** Height of a row with its gap, in pixels. Many layers get lower rows. */
 const ROW = 44;
 const LEAST_ROW = 12;
 const ROWS_HEIGHT = 1200;
 const PANEL = 110;
-/** Pixels of a letter of the legend, about, and of one of the three times beside a row. */
+/** Pixels, approximately: a character of the legend, and the column of one of the three times beside a row. */
 const CHARACTER = 6.2;
 const SHARE = 42;
-/** Pixels that even the shortest commit gets. */
-const LEAST = 2;
+/** Minimum width of a commit in pixels, so that it can be seen. */
+const MIN_COMMIT = 2;
 
 const COLORS = { fetch: '#3d85c6', inflate: '#f0a030', write: '#3f9f6b', commit: '#8e4fa8', wait: '#c9ced6' } as const;
-/** Orange is too pale for letters. */
+/** For text, because orange text is too pale. */
 const DARK_INFLATE = '#b86e00';
 const INK = '#24292f';
 const FAINT = '#6b7280';
 const GRID = '#e7e9ed';
 
 /**
- * Draws how one unpacking went, a row a layer, against seconds: whatever fills a row while a layer is unpacked is what
- * its thread did or waited for. Answers "why was this one slow?".
+ * Draws the timeline of a job as SVG: a row for each layer, against seconds. The colour shows what the thread of the layer
+ * did or waited for. It shows why a job was slow.
  */
 export function timelineSvg(result: UnpackResult): string {
   const rows = result.images.flatMap((image) => image.layers.map((layer, index) => ({ image, layer, index })));
@@ -57,7 +57,7 @@ export function timelineSvg(result: UnpackResult): string {
   ]);
 }
 
-/** Waiting is hatched, so that nobody takes it for work. */
+/** Waiting is hatched, to distinguish it from work. */
 const HATCHING = element(
   'defs',
   {},
@@ -84,9 +84,9 @@ function heading(result: UnpackResult): string[] {
   const legend = [
     ['fetch', 'waiting for bytes of the blob', COLORS.fetch],
     ['inflate', 'decompressing', COLORS.inflate],
-    ['write', 'digesting, writing files', COLORS.write],
-    ['commit', 'made durable, committed', COLORS.commit],
-    ['wait', 'for a thread, or for the layers below', 'url(#wait)'],
+    ['write', 'hashing, writing files', COLORS.write],
+    ['commit', 'syncing to disk, committing', COLORS.commit],
+    ['wait', 'for a thread, or for the lower layers', 'url(#wait)'],
   ] as const;
   let at = 16;
   const keys = legend.flatMap(([name, meaning, fill]) => {
@@ -133,12 +133,12 @@ function layerRow(layer: Layer, name: string, top: number, height: number, x: (m
       ]
     : [text(0, middle + small / 3, `${name}  ${sizes}`, { ...end, fill: INK, 'font-size': small })];
   if (timeline === undefined) {
-    const there = layer.state === 'existed' ? 'was there already' : 'no times were noted';
-    return [...label, text(LEFT + 8, middle + 4, there, { fill: FAINT, 'font-style': 'italic', 'font-size': small })];
+    const state = layer.state === 'existed' ? 'existed' : 'no times recorded';
+    return [...label, text(LEFT + 8, middle + 4, state, { fill: FAINT, 'font-style': 'italic', 'font-size': small })];
   }
   const waiting = (from: number, to: number): string =>
     rect(x(from), middle - height * 0.14, x(to) - x(from), height * 0.28, { fill: 'url(#wait)' });
-  const commitWidth = Math.max(LEAST, x(timeline.committedMs) - x(timeline.committingMs));
+  const commitWidth = Math.max(MIN_COMMIT, x(timeline.committedMs) - x(timeline.committingMs));
   const shares =
     timings === undefined
       ? []
@@ -163,17 +163,17 @@ function layerRow(layer: Layer, name: string, top: number, height: number, x: (m
   ];
 }
 
-/** Between two samples: what share of the time went where, one on the other. One path a colour keeps the file small. */
+/** The shares of fetch, inflate and write between two samples, stacked. One path for each colour keeps the file small. */
 function slices(timeline: Timeline, bar: { readonly top: number; readonly height: number }, x: (ms: number) => number) {
   const paths = { write: '', inflate: '', fetch: '' };
   let [from, fetched, inflated] = [timeline.startedMs, 0, 0];
   for (const [at, , , fetchMs, decompressMs] of timeline.samples) {
     const passed = at - from;
     if (passed <= 0) continue;
-    // messages between threads come a little late: no share may pass the whole
+    // messages between threads arrive late, so a share can exceed the interval: limit it
     const fetch = Math.min(1, Math.max(0, (fetchMs - fetched) / passed));
     const inflate = Math.min(1 - fetch, Math.max(0, (decompressMs - inflated) / passed));
-    // each down from the top, the widest below the others: rounding then leaves no gaps
+    // every share starts at the top, and smaller ones cover larger ones, so that rounding leaves no gaps
     for (const [name, share] of [
       ['write', 1],
       ['inflate', fetch + inflate],
@@ -197,18 +197,21 @@ export interface TimelineOption {
 }
 
 export function takesTimeline(command: Command): Command {
-  return command.option('--timeline <file.svg>', 'draw when each layer was fetched, inflated, written and committed');
+  return command.option(
+    '--timeline <file.svg>',
+    'write a picture of when each layer was fetched, inflated, written and committed',
+  );
 }
 
-/** Refuses a name that no viewer would open, before there is any work to lose. @throws CliError USAGE */
+/** Refuses a file name without .svg, before any work is done. @throws CliError USAGE */
 export function checkTimelineName(file: string | undefined): void {
   if (file !== undefined && extname(file) !== '.svg')
-    throw new CliError('USAGE', `--timeline ${file}: the picture is an SVG, so give a name that ends with .svg`);
+    throw new CliError('USAGE', `--timeline ${file}: the picture is SVG, so give a name that ends with .svg`);
 }
 
-/** @throws CliError when the file can't be written */
+/** Draws the timeline into a file. @throws CliError if it cannot be written */
 export async function writeTimeline(file: string, result: UnpackResult): Promise<void> {
   await writeFile(file, timelineSvg(result)).catch((error: Error) => {
-    throw new CliError('USAGE', `the timeline could not be written: ${error.message}`);
+    throw new CliError('USAGE', `the timeline cannot be written: ${error.message}`);
   });
 }

@@ -6,9 +6,9 @@ import type { Cli } from './output.ts';
 import { LiveRegion } from './output.ts';
 
 /**
- * Follows a job to its end: live on a terminal, in silence elsewhere, and then its result or why it failed. An interrupt
- * ends the watching and not the job.
- * @param about goes into the JSON document beside the result
+ * Follows a job to its end, for `enqueue --watch` and `status --watch`. A terminal shows the progress. At the end it prints
+ * the result or the failure. An interrupt ends the watching, not the job.
+ * @param about fields to add to the JSON document
  */
 export async function watchJob(queue: UnpackQueue, id: string, about: object, { out, signal }: Cli): Promise<void> {
   const region = new LiveRegion(out.live);
@@ -22,7 +22,7 @@ export async function watchJob(queue: UnpackQueue, id: string, about: object, { 
   } catch (error) {
     region.clear();
     if (signal.aborted) {
-      out.note(`job ${id} goes on without being watched; unpackd cancel ${id} ends it`);
+      out.note(`job ${id} continues; to end it, run unpackd cancel ${id}`);
       throw error;
     }
     const { code, message } = explain(error);

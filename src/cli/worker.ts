@@ -26,17 +26,17 @@ const WORKER_SETTINGS = [
 ] as const satisfies SettingName[];
 
 const EXAMPLES = `
-SIGTERM (and Ctrl-C) takes no more jobs and lets the running ones finish for UNPACK_GRACE; what is left goes back to the
-queue. A second one ends the process at once: its jobs go to other workers when their locks have run out (UNPACK_LOCK).
+On SIGTERM or Ctrl-C the worker takes no more jobs. Running jobs have UNPACK_GRACE to finish; then they go back to the queue.
+A second signal ends the process at once, and other workers take its jobs when their locks expire (UNPACK_LOCK).
 
 Examples:
   unpackd worker --root /var/lib/unpackd --jobs 8
   REDIS_URL=rediss://queue:6379 S3_ENDPOINT=https://s3.example UNPACK_BUCKETS=images unpackd worker`;
 
-/** `unpackd worker`. */
+/** `unpackd worker`: runs a worker in this process (`workers/unpack.ts`). */
 export function workerCommand({ signal }: Cli): Command {
   const command = new Command('worker')
-    .description('Takes jobs from the queue and unpacks them into the store of this machine, until SIGTERM.')
+    .description('Takes jobs from the queue and unpacks their images into the store of this machine, until SIGTERM.')
     .addHelpText('after', EXAMPLES);
   takesSettings(command, [
     ...QUEUE_SETTINGS,
@@ -52,7 +52,7 @@ export function workerCommand({ signal }: Cli): Command {
     const { createLog } = await import('../queue/log.ts');
     const { runWorker } = await import('../../workers/unpack.ts');
     const log = createLog(config);
-    signal.addEventListener('abort', () => log.info('stopping; once more to stop at once'), { once: true });
+    signal.addEventListener('abort', () => log.info('stopping; send the signal again to stop at once'), { once: true });
     await runWorker(config, signal, log);
   });
 }

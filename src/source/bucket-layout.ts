@@ -9,7 +9,7 @@ export const MAX_KEY_BYTES = 1024;
  * A bucket's name: letters, digits, dots, dashes, and the underscores of old buckets and of other servers. No colon, because
  * an ARN would name another region or account.
  */
-export const BUCKET = /^[A-Za-z0-9](?!.*\.\.)[A-Za-z0-9._-]{1,253}[A-Za-z0-9]$/;
+export const BUCKET = /^[A-Za-z0-9](?!.*\.\.)[A-Za-z0-9._-]{0,253}[A-Za-z0-9]$/;
 const REGISTRY_ROOT = 'docker/registry/v2';
 
 /** Where a layout keeps what, as keys of a bucket. */

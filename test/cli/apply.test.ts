@@ -31,7 +31,7 @@ describe('apply', root, () => {
     assert.equal(readFileSync(motd, 'utf8'), 'hello\n');
   });
 
-  test('--json is the result in the form of a job’s, also by digest', async () => {
+  test('--json prints a result in the format of a job, also by digest', async () => {
     using folder = scratch();
     await writeLayout(join(folder.path, 'layout'), { app: image });
     const reference = `${folder.path}/layout@${image.manifestDigest}`;
@@ -45,20 +45,20 @@ describe('apply', root, () => {
     );
   });
 
-  test('an image without layers completes, with no chain ID', async () => {
+  test('an image without layers completes without a chain ID', async () => {
     using folder = scratch();
     await writeLayout(join(folder.path, 'layout'), { app: imageOf([], undefined, { layers: null }) });
     const place = ['--root', join(folder.path, 'store'), '--timeline', join(folder.path, 'timeline.svg')];
     const shown = await runCli(['apply', `${folder.path}/layout:app`, ...place]);
     assert.deepEqual([shown.status, shown.stderr], [0, '']);
-    assert.match(shown.stdout, /no layers, so there is nothing to unpack and no chain ID\n/);
+    assert.match(shown.stdout, /no layers: nothing to unpack, no chain ID\n/);
     assert.match(shown.stdout, /warning: document sha256:\S+ of \S+: layers is null; it was read as an empty list\n/);
     const { stdout } = await runCli(['apply', `${folder.path}/layout:app`, ...place, '--json']);
     const { images, warnings } = JSON.parse(stdout);
     assert.deepEqual([images[0].layers, 'chainId' in images[0], warnings.length], [[], false, 1]);
   });
 
-  test('--timeline draws where the time went; a name that no viewer would open is refused before any work', async () => {
+  test('--timeline draws a picture, and a name without .svg is refused before any work', async () => {
     using folder = scratch();
     await writeLayout(join(folder.path, 'layout'), { app: image });
     const args = ['apply', `${folder.path}/layout:app`, '--root', join(folder.path, 'store'), '--timeline'];
@@ -71,7 +71,7 @@ describe('apply', root, () => {
     assert.match(readFileSync(join(folder.path, 'timeline.svg'), 'utf8'), /<svg .*2 entries/s);
   });
 
-  test('a second time every layer is there', async () => {
+  test('the second time every layer existed', async () => {
     using folder = scratch();
     await writeLayout(join(folder.path, 'layout'), { app: image });
     const args = ['apply', `${folder.path}/layout:app`, '--root', join(folder.path, 'store'), '--json'];
@@ -81,7 +81,7 @@ describe('apply', root, () => {
     assert.deepEqual(states, ['existed', 'existed']);
   });
 
-  test('passes the limits of a layer down to what writes it', async () => {
+  test('applies the limits of a layer', async () => {
     using folder = scratch();
     const wide = layerOf(tar(...Array.from({ length: 20 }, (_, i) => directory(`d${i}`))), 'gzip');
     await writeLayout(join(folder.path, 'layout'), { app: imageOf([wide]) });
@@ -98,7 +98,7 @@ describe('apply', root, () => {
     assert.equal((await runCli([...args, '--max-layer-memory', '10KiB'])).status, 0);
   });
 
-  test('a damaged blob is one sentence with the code and the layer, and exits with 1', async () => {
+  test('a damaged blob exits with 1 and one sentence that has the code and the layer', async () => {
     using folder = scratch();
     await writeLayout(join(folder.path, 'layout'), { app: image });
     const blob = join(folder.path, 'layout/blobs/sha256', hexOf(upper.blob.digest));
@@ -110,7 +110,7 @@ describe('apply', root, () => {
     assert.equal(status, 1);
   });
 
-  test('a tag that is not there is IMAGE_NOT_FOUND', async () => {
+  test('a missing tag is IMAGE_NOT_FOUND', async () => {
     using folder = scratch();
     await writeLayout(join(folder.path, 'layout'), { app: image });
     const { status, stderr } = await runCli(['apply', `${folder.path}/layout:other`, '--root', `${folder.path}/store`]);
@@ -118,7 +118,7 @@ describe('apply', root, () => {
     assert.equal(status, 1);
   });
 
-  test('names that are whole references, and a layout with one image, need no more than that', async () => {
+  test('a name may be a whole reference, and a layout with one image needs no name', async () => {
     using folder = scratch();
     const layout = join(folder.path, 'layout');
     await writeLayout(layout, { 'registry.example.com/team/app:v1': image });
@@ -134,7 +134,7 @@ describe('apply', root, () => {
     assert.match(stderr, /^unpackd: \[IMAGE_NOT_FOUND\] [^\n]*2 images; say which one: app:v1, app:v2\n$/);
   });
 
-  describe('says what it was given instead of an image:', () => {
+  describe('says what the argument is if it is no image:', () => {
     const folder = scratch();
     process.once('exit', () => folder[Symbol.dispose]());
     const at = (name: string) => join(folder.path, name);
@@ -146,19 +146,19 @@ describe('apply', root, () => {
       writeFileSync(at('image.tar'), tar(file('manifest.json', '[]')));
     });
     const cases: readonly (readonly [argument: string, status: number, sentence: RegExp])[] = [
-      ['docker.io/library/alpine:3.20', 2, /name of an image in a registry.*skopeo copy.*docker:\/\/docker\.io/],
-      ['alpine:3.20', 2, /name of an image in a registry/],
-      ['localhost:5000/app', 2, /name of an image in a registry/],
+      ['docker.io/library/alpine:3.20', 2, /is an image in a registry.*skopeo copy.*docker:\/\/docker\.io/],
+      ['alpine:3.20', 2, /is an image in a registry/],
+      ['localhost:5000/app', 2, /is an image in a registry/],
       ['ghcr.io/org/app@sha256:12', 2, /not a digest/],
-      ['./alpine:3.20', 1, /there is no \S+\/alpine:/],
+      ['./alpine:3.20', 1, /\/alpine:3\.20 does not exist|\/alpine does not exist/],
       [at('image.tar'), 2, /is a file, .*unpackd push/],
       [`${at('image.tar')}:latest`, 2, /image\.tar is a file, .*unpackd push/],
-      [at('nothing'), 1, /there is no \S+\/nothing:/],
-      [`${at('nothing')}:v1`, 1, /there is no \S+\/nothing:/],
+      [at('nothing'), 1, /\/nothing does not exist:/],
+      [`${at('nothing')}:v1`, 1, /\/nothing does not exist:/],
       ['/dev/null', 2, /neither a folder nor a file/],
       [at('empty'), 1, /empty is an empty folder/],
       [`${at('empty')}:v1`, 1, /empty is an empty folder/],
-      [at('saved'), 1, /docker save writes, unpacked: .*unpackd push/],
+      [at('saved'), 1, /unpacked archive of docker save.*unpackd push/],
       [at('nested'), 1, /its folder layout is one/],
       [at('other'), 1, /has no index\.json/],
     ];
@@ -173,7 +173,7 @@ describe('apply', root, () => {
     }
   });
 
-  test('SIGINT ends it with 130 and leaves nothing unfinished', async () => {
+  test('SIGINT ends it with 130 and leaves no unfinished snapshot', async () => {
     using folder = scratch();
     const big = imageOf([layerOf(tar(...Array.from({ length: 60_000 }, (_, at) => file(`f${at}`, 'x'))), 'none')]);
     await writeLayout(join(folder.path, 'layout'), { app: big });
@@ -206,7 +206,7 @@ describe('snapshots', root, () => {
     process.once('exit', () => folder[Symbol.dispose]());
   });
 
-  test('ls lists them with their parents', async () => {
+  test('ls lists snapshots with their parents', async () => {
     const { stdout } = await run('ls', '--json');
     const { snapshots } = JSON.parse(stdout);
     const parents = Object.fromEntries(
@@ -215,20 +215,20 @@ describe('snapshots', root, () => {
     assert.deepEqual(parents, { [chain(0)]: '', [chain(1)]: chain(0) });
   });
 
-  test('stat takes the beginning of a key', async () => {
+  test('stat accepts the beginning of a key', async () => {
     const { stdout } = await run('stat', hexOf(chain(1)).slice(0, 8), '--json');
     assert.equal(JSON.parse(stdout).name, chain(1));
   });
 
-  test('stat of what is not there is SNAPSHOT_NOT_FOUND', async () => {
+  test('stat of a missing snapshot is SNAPSHOT_NOT_FOUND', async () => {
     const { status, stderr } = await run('stat', 'sha256:0000');
     assert.match(stderr, /^unpackd: \[SNAPSHOT_NOT_FOUND\] [^\n]+\n$/);
     assert.equal(status, 1);
   });
 
-  test('the beginning of several keys is not enough', async () => {
+  test('a beginning that several keys share is refused', async () => {
     const { status, stderr } = await run('stat', 'sha256:');
-    assert.match(stderr, /^unpackd: \[USAGE\] 2 snapshots begin with "sha256:"/);
+    assert.match(stderr, /^unpackd: \[USAGE\] 2 keys begin with "sha256:"/);
     assert.equal(status, 2);
   });
 
@@ -242,7 +242,7 @@ describe('snapshots', root, () => {
     );
   });
 
-  test('mount shows the whole image, and umount takes it away with its view', async () => {
+  test('mount shows the whole image, and umount removes the mount and its view', async () => {
     const at = join(folder.path, 'mounted');
     const mounted = await run('mount', chain(1), at);
     assert.equal(mounted.status, 0, mounted.stderr);
@@ -258,7 +258,7 @@ describe('snapshots', root, () => {
     assert.equal(JSON.parse((await run('ls', '--json')).stdout).snapshots.length, 2);
   });
 
-  test('mount --writable takes changes that umount throws away', async () => {
+  test('mount --writable allows changes, which umount discards', async () => {
     const at = join(folder.path, 'writable');
     await run('mount', chain(1), at, '--writable');
     try {
@@ -274,11 +274,11 @@ describe('snapshots', root, () => {
     }
   });
 
-  test('ls says what its filter left out', async () => {
+  test('ls counts what its filter left out', async () => {
     const { stdout } = await run('ls', '--kind', 'active');
-    assert.equal(stdout, `no active snapshots in ${store}; there are others: 2 committed\n`);
+    assert.equal(stdout, `no active snapshots in ${store}; the store has 2 committed\n`);
     const onTop = await run('ls', '--parent', chain(1));
-    assert.match(onTop.stdout, /^no snapshots on sha256:[0-9a-f]{12} in \S+; there are others: 2 committed\n$/);
+    assert.match(onTop.stdout, /^no snapshots on sha256:[0-9a-f]{12} in \S+; the store has 2 committed\n$/);
     assert.deepEqual(JSON.parse((await run('ls', '--kind', 'view', '--json')).stdout).snapshots, []);
   });
 
@@ -297,12 +297,12 @@ describe('snapshots', root, () => {
     before(() => mkdirSync(at));
 
     test('refuses a folder where nothing is mounted', async () => {
-      await refused(/is no mount/);
+      await refused(/has no mount of the store/);
       const { stderr } = await run('umount', join(folder.path, 'nowhere'));
-      assert.match(stderr, /^unpackd: \[USAGE\] [^\n]*is no mount/);
+      assert.match(stderr, /^unpackd: \[USAGE\] [^\n]*has no mount of the store/);
     });
 
-    test('refuses mounts of others, and leaves them', async () => {
+    test('refuses mounts of others and keeps them', async () => {
       for (const name of ['low1', 'low2', 'fake/7/fs', 'fake/8/fs']) {
         mkdirSync(join(folder.path, name), { recursive: true });
       }
@@ -325,7 +325,7 @@ describe('snapshots', root, () => {
       }
     });
 
-    test('takes its own away, from under another path of the store too, and leaves what was there below', async () => {
+    test('unmounts its own mount, also if the store has another path, and keeps the mount below', async () => {
       const alias = join(folder.path, 'alias');
       mkdirSync(alias);
       mount('--bind', store, alias);
@@ -345,7 +345,7 @@ describe('snapshots', root, () => {
       }
     });
 
-    test('takes away a tree that was removed meanwhile', async () => {
+    test('unmounts a snapshot whose directory was removed', async () => {
       const tree = join(store, 'snapshots/4712/fs');
       mkdirSync(tree, { recursive: true });
       mount('--bind', tree, at);
@@ -356,7 +356,7 @@ describe('snapshots', root, () => {
       rmdirSync(join(store, 'snapshots/4712'));
     });
 
-    test('finds a mount that is named by a link, and forgets one that a restart took away', async () => {
+    test('finds a mount through a symbolic link, and forgets a mount that a restart removed', async () => {
       const link = join(folder.path, 'link');
       symlinkSync(at, link);
       await run('mount', chain(1), at);
@@ -369,13 +369,13 @@ describe('snapshots', root, () => {
     });
   });
 
-  test('rm refuses a snapshot that another stands on', async () => {
+  test('rm refuses a snapshot with children', async () => {
     const { status, stderr } = await run('rm', chain(0));
     assert.match(stderr, /^unpackd: \[SNAPSHOT_IN_USE\] [^\n]+\n$/);
     assert.equal(status, 1);
   });
 
-  test('cleanup removes folders that no snapshot owns, and nothing else', async () => {
+  test('cleanup removes only folders without a snapshot', async () => {
     mkdirSync(join(store, 'snapshots/4711/fs'), { recursive: true });
     const { stdout } = await run('cleanup', '--json');
     assert.deepEqual(JSON.parse(stdout), { removed: 1 });
@@ -383,7 +383,7 @@ describe('snapshots', root, () => {
     assert.equal(JSON.parse((await run('ls', '--json')).stdout).snapshots.length, 2);
   });
 
-  test('rm --with-parents removes an image, but for what something else stands on', async () => {
+  test('rm --with-parents removes an image except for parents with other children', async () => {
     const at = join(folder.path, 'tree');
     await run('mount', chain(0), at);
     const first = await run('rm', chain(1), '--with-parents', '--json');

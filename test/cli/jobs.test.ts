@@ -31,29 +31,29 @@ describe('jobs', () => {
     assert.equal(status.image, 'bucket/app:1');
   });
 
-  test('status --timeline of a job that has not completed says that there is none yet', async () => {
+  test('status --timeline of a job that is not completed says so', async () => {
     const { id } = JSON.parse((await run('enqueue', 's3://bucket/waits:1', '--json')).stdout);
     const { status, stderr } = await run('status', id, '--timeline', '/nowhere/timeline.svg');
     assert.match(
       stderr,
-      /^unpackd: \[USAGE\] job [0-9a-f-]{36} is waiting: there is a timeline once it is completed\n$/,
+      /^unpackd: \[USAGE\] job [0-9a-f-]{36} is waiting, and only a completed job has a timeline\n$/,
     );
     assert.equal(status, 2);
   });
 
-  test('the same work is one job', async () => {
+  test('the same work gives one job', async () => {
     const first = JSON.parse((await run('enqueue', 's3://bucket/same:1', '--json')).stdout);
     const second = JSON.parse((await run('enqueue', 's3://bucket/same:1', '--json')).stdout);
     assert.deepEqual(second, { id: first.id, deduplicated: true });
   });
 
-  test('--no-deduplicate makes it two', async () => {
+  test('with --no-deduplicate the same work gives two jobs', async () => {
     const first = JSON.parse((await run('enqueue', 's3://bucket/two:1', '--json')).stdout);
     const second = JSON.parse((await run('enqueue', 's3://bucket/two:1', '--json', '--no-deduplicate')).stdout);
     assert.notEqual(second.id, first.id);
   });
 
-  test('a payload on stdin is added as it is', async () => {
+  test('a payload on stdin is added unchanged', async () => {
     const payload = { version: 1, image: 'registry.example/a:1', source: { bucket: 'b1', layout: 'oci' }, tag: '1' };
     const env = { REDIS_URL: redis.url };
     const added = await runCli(['enqueue', '--payload', '-', '--json'], { env, stdin: JSON.stringify(payload) });
@@ -61,7 +61,7 @@ describe('jobs', () => {
     assert.equal(JSON.parse((await run('status', id, '--json')).stdout).image, 'registry.example/a:1');
   });
 
-  test('cancel asks a waiting job to end', async () => {
+  test('cancel ends a waiting job', async () => {
     const { id } = JSON.parse((await run('enqueue', 's3://bucket/cancel:1', '--json')).stdout);
     const cancelled = await run('cancel', id, '--json');
     assert.deepEqual(JSON.parse(cancelled.stdout), { id, cancelled: true });
@@ -69,14 +69,14 @@ describe('jobs', () => {
   });
 
   for (const command of ['status', 'cancel']) {
-    test(`${command} of a job that is not there is JOB_NOT_FOUND`, async () => {
+    test(`${command} of a missing job is JOB_NOT_FOUND`, async () => {
       const { status, stderr } = await run(command, 'nothing');
       assert.match(stderr, /^unpackd: \[JOB_NOT_FOUND\] there is no job nothing[^\n]*\n$/);
       assert.equal(status, 1);
     });
   }
 
-  test('an interrupt ends the watching, says that the job goes on, and exits with 130', async () => {
+  test('an interrupt ends the watching but not the job, says so, and exits with 130', async () => {
     const child = startCli(['enqueue', 's3://bucket/watched:1', '--watch'], { env: { REDIS_URL: redis.url } });
     const end = finished(child);
     const client = new Redis(redis.url);
@@ -85,11 +85,11 @@ describe('jobs', () => {
     client.disconnect();
     child.kill('SIGINT');
     const { status, stderr } = await end;
-    assert.match(stderr, /job [0-9a-f-]{36} goes on without being watched/);
+    assert.match(stderr, /job [0-9a-f-]{36} continues; to end it, run unpackd cancel/);
     assert.equal(status, 130);
   });
 
-  test('doctor looks at Redis and at the store, and exits with 1 when something fails', async () => {
+  test('doctor checks Redis and the store, and exits with 1 if a check fails', async () => {
     const { status, stdout } = await runCli(
       ['doctor', '--json', '--s3-endpoint', 'http://127.0.0.1:1', '--bucket', 'b'],
       {
@@ -111,7 +111,7 @@ describe('jobs', () => {
     for (const { status, advice } of JSON.parse(stdout).checks) assert.equal(advice !== undefined, status !== 'ok');
   });
 
-  test('push, worker and enqueue --watch go together', { skip: workerNeedsRoot }, async () => {
+  test('push, worker and enqueue --watch work together', { skip: workerNeedsRoot }, async () => {
     using folder = scratch();
     const image = imageOf([layerOf(tar(file('hello', 'world')))]);
     await writeLayout(join(folder.path, 'layout'), {
@@ -144,7 +144,7 @@ describe('jobs', () => {
       assert.match(readFileSync(drawing, 'utf8'), /1 of 1 layers applied/);
 
       for (const [tag, state] of [
-        ['bare', /no layers, so there is nothing to unpack and no chain ID/],
+        ['bare', /no layers: nothing to unpack, no chain ID/],
         ['odd', /warning: document sha256:\S+ of s3:\/\/images\/team\/app: schemaVersion is missing/],
       ] as const) {
         const { status, stderr } = await runCli(

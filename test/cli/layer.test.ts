@@ -84,7 +84,7 @@ describe('layer ls', () => {
       'an opaque directory',
       opaque('etc'),
       [
-        'w 0644 0:0                    0 2020-09-13T12:26:40.000000000Z etc/.wh..wh..opq  (opaque: hides what the layers below have in this directory)',
+        'w 0644 0:0                    0 2020-09-13T12:26:40.000000000Z etc/.wh..wh..opq  (opaque: hides what the lower layers have in this directory)',
       ],
     ],
     [
@@ -125,7 +125,7 @@ describe('layer ls', () => {
     });
   }
 
-  test('--json is one document with exact fields', async () => {
+  test('--json prints one document with exact fields', async () => {
     const { stdout } = await list(tar(SU, whiteout('x')), '--json', '--contents');
     const { entries, totals } = JSON.parse(stdout);
     assert.deepEqual(entries, [
@@ -153,7 +153,7 @@ describe('layer ls', () => {
     assert.equal(totals.entries, 2);
   });
 
-  test('--json of an empty layer and of a damaged one is a document too', async () => {
+  test('--json prints one document for an empty layer and for a damaged one', async () => {
     assert.deepEqual(JSON.parse((await list(tar(), '--json')).stdout).entries, []);
     const damaged = await list(gzipSync(tar(SU)).subarray(0, 100), '--json');
     assert.equal(damaged.status, 1);
@@ -163,7 +163,7 @@ describe('layer ls', () => {
     assert.deepEqual([entries.length, error.code], [1, 'LAYER_CORRUPT']);
   });
 
-  test('takes a blob of an OCI layout, and says when its bytes are others', async () => {
+  test('reads a blob of an OCI layout, and reports a blob with another digest', async () => {
     using folder = scratch();
     const layer = layerOf(tar(file('a', 'b')));
     await writeLayout(folder.path, { app: imageOf([layer]) });
@@ -175,7 +175,7 @@ describe('layer ls', () => {
     assert.match(stderr, /^unpackd: \[BLOB_DIGEST_MISMATCH\] [^\n]+\n$/);
   });
 
-  test('a folder alone is wrong use, and a file that is not there has a sentence', async () => {
+  test('a folder is wrong use, and a missing file is reported in one sentence', async () => {
     const folder = await runCli(['layer', 'ls', '/']);
     assert.equal(folder.status, 2);
     assert.match(folder.stderr, /^unpackd: \[USAGE\] \/ is a folder: write LAYOUT@sha256:…/);
@@ -184,7 +184,7 @@ describe('layer ls', () => {
     assert.match(nothing.stderr, /^unpackd: \[BLOB_NOT_FOUND\] [^\n]+\n$/);
   });
 
-  test('a named pipe, which might be waited for without end, is wrong use', async () => {
+  test('a named pipe is wrong use, because it may block without end', async () => {
     using folder = scratch();
     execFileSync('mkfifo', [join(folder.path, 'pipe')]);
     const { status, stderr } = await runCli(['layer', 'ls', join(folder.path, 'pipe')]);
@@ -192,7 +192,7 @@ describe('layer ls', () => {
     assert.equal(status, 2);
   });
 
-  test('a slow reader gets all of it', async () => {
+  test('a slow reader gets the whole output', async () => {
     using folder = scratch();
     const path = join(folder.path, 'layer.tar');
     const layer = (count: number) => tar(...Array.from({ length: count }, (_, at) => file(`f${10_000 + at}`)));
@@ -208,7 +208,7 @@ describe('layer ls', () => {
     assert.match(all.slice(-400), new RegExp(`${count} entries: ${count} files`));
   });
 
-  test('a long layer takes no more memory than a short one', async () => {
+  test('a long layer needs no more memory than a short one', async () => {
     using folder = scratch();
     const path = join(folder.path, 'layer.gz');
     const piece = Buffer.concat(Array.from({ length: 1000 }, (_, at) => tar(file(`f${at}`)).subarray(0, 512)));
@@ -224,21 +224,21 @@ describe('layer ls', () => {
 });
 
 describe('layer diff', () => {
-  test('of the same entries, however they are compressed, exits with 0', async () => {
+  test('of the same entries exits with 0, whatever the compression', async () => {
     const archive = tar(SU, directory('d'));
     const { status, stdout } = await diff(gzipSync(archive), zstdCompressSync(archive));
     assert.equal(status, 0);
     assert.equal(stdout, `the same tar, ${digestOf(archive)}\n`);
   });
 
-  test('says that only the order is another', async () => {
+  test('says if only the order differs', async () => {
     const [a, b, c] = [file('a', 'a'), file('b', 'b'), file('c', 'c')];
     const { status, stdout } = await diff(tar(a, b, c), tar(c, a, b));
     assert.equal(status, 0);
     assert.equal(stdout, 'the same 3 entries, in another order; the tars are written in different ways\n');
   });
 
-  test('says what is different, entry by entry, and exits with 1', async () => {
+  test('lists the differences, entry by entry, and exits with 1', async () => {
     const a = tar(SU, file('same', 's'), symlink('l', 'x'), file('old'), file('text', 'one'));
     const b = tar(
       file('bin/su', 'x', { mode: 0o755 }),
@@ -260,19 +260,19 @@ describe('layer diff', () => {
     ]);
   });
 
-  test('tells an attribute with an empty value from none', async () => {
+  test('distinguishes an attribute with an empty value from no attribute', async () => {
     const empty = tar(file('a', '', { pax: [['SCHILY.xattr.user.e', '']] }));
     const { stdout } = await diff(empty, tar(file('a')));
     assert.equal(stdout, '~ a: xattr user.e "" → (none)\n1 entry differs\n');
     assert.equal((await diff(empty, empty)).status, 0);
   });
 
-  test('compares the first of a name with the first, and the second with the second', async () => {
+  test('pairs several entries of one name in their order', async () => {
     const { stdout } = await diff(tar(file('a', '1'), file('a', '2')), tar(file('a', '1'), file('a', '3')));
     assert.match(stdout, /^~ a: content .*\n1 entry differs\n$/);
   });
 
-  test('--json is one document', async () => {
+  test('--json prints one document', async () => {
     const { status, stdout } = await diff(tar(file('a', '', { mode: 0o600 }), file('b')), tar(file('a')), '--json');
     assert.equal(status, 1);
     const { same, differences } = JSON.parse(stdout);
@@ -283,7 +283,7 @@ describe('layer diff', () => {
     ]);
   });
 
-  test('exits with 2, not 1, where a layer can’t be read', async () => {
+  test('exits with 2, not 1, if a layer cannot be read', async () => {
     const { status, stderr } = await diff(tar(SU), Buffer.alloc(600, 'x'));
     assert.equal(status, 2);
     assert.match(stderr, /^unpackd: \[LAYER_CORRUPT\] [^\n]+\n$/);

@@ -17,10 +17,10 @@ export interface RunOptions {
   readonly stdin?: string;
 }
 
-/** Only what a setting needs to be, so that the tests do not depend on who runs them. */
+/** The minimal environment, so that the tests do not depend on the user's. */
 const BARE = { PATH: process.env.PATH ?? '', HOME: process.env.HOME ?? '/', AWS_EC2_METADATA_DISABLED: 'true' };
 
-/** Starts `unpackd ARGS` as a process of its own. */
+/** Starts `unpackd ARGS` as a process. */
 export function startCli(args: readonly string[], { env = {}, stdin }: RunOptions = {}): ChildProcess {
   const child = startChild(process.execPath, [MAIN, ...args], {
     env: { ...BARE, ...env },
@@ -30,7 +30,7 @@ export function startCli(args: readonly string[], { env = {}, stdin }: RunOption
   return child;
 }
 
-/** `unpackd ARGS`, to its end. */
+/** Runs `unpackd ARGS` to its end. */
 export async function runCli(args: readonly string[], options: RunOptions = {}): Promise<Finished> {
   return finished(startCli(args, options));
 }

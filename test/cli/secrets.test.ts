@@ -11,7 +11,7 @@ import { eventually } from '../support/eventually.ts';
 import { scratch } from '../support/scratch.ts';
 import { finished, runCli, startCli } from './run-cli.ts';
 
-/** A word that is in every secret here, so that a piece of one is found too. */
+/** A word in every secret of this file, so that a piece of a secret is found, too. */
 const WORD = 'zq7vw';
 const PASSWORD = `${WORD}@/?#% ${WORD}`;
 const folder = scratch();
@@ -29,7 +29,7 @@ after(async () => {
   folder[Symbol.dispose]();
 });
 
-test('a secret is in nothing that a command prints, wherever in the settings it is, right or wrong', async () => {
+test('no command prints a secret, whichever setting it is in, valid or not', async () => {
   const host = redis.url.replace('redis://', '');
   const others = {
     UNPACK_BOARD_USER: 'ann',
@@ -62,7 +62,7 @@ test('a secret is in nothing that a command prints, wherever in the settings it 
   }
 });
 
-test('a password file takes any characters, and the job has nothing of it', async () => {
+test('a password file may contain any characters, and the job does not contain them', async () => {
   const env = { REDIS_URL: redis.url, REDIS_PASSWORD_FILE: join(folder.path, 'password') };
   const { status, stderr } = await runCli(['enqueue', 's3://bucket/app:1'], { env });
   assert.equal(status, 0, stderr);
@@ -77,7 +77,7 @@ test('a password file takes any characters, and the job has nothing of it', asyn
   }
 });
 
-test('a secret is in no line of a worker at trace level, and on no page of the board', async () => {
+test('no log line of a worker at trace level and no page of the board contains a secret', async () => {
   const settings = {
     REDIS_URL: redis.url,
     REDIS_PASSWORD_FILE: join(folder.path, 'password'),

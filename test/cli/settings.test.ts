@@ -19,7 +19,7 @@ const QUEUE: readonly SettingName[] = [
   'UNPACK_REDIS_PREFIX',
 ];
 
-/** Every command, made as main.ts makes it, with those below it. */
+/** Every command with its subcommands, as main.ts makes them. */
 async function commands(): Promise<Command[]> {
   const made = [
     (await import('../../src/cli/worker.ts')).workerCommand(cli),
@@ -36,10 +36,10 @@ async function commands(): Promise<Command[]> {
   return made.flatMap((command) => [command, ...command.commands]);
 }
 
-/** Any text is a path, or a list. */
+/** Settings that accept any text: paths and lists. */
 const ANY_TEXT: readonly SettingName[] = ['UNPACK_ROOT', 'REDIS_PASSWORD_FILE', 'AWS_CA_BUNDLE', 'UNPACK_BUCKETS'];
 
-/** Files of a command that read settings, and so which it must take. */
+/** For each command the files that read settings. The command must take these settings as flags. */
 const READERS: Readonly<Record<string, readonly string[]>> = {
   worker: [
     'workers/unpack.ts',
@@ -56,13 +56,13 @@ const READERS: Readonly<Record<string, readonly string[]>> = {
 };
 
 describe('flags', () => {
-  test('every setting is a flag of settings, except the secret ones', async () => {
+  test('every setting is a flag of unpackd settings, except secrets', async () => {
     const settings = (await commands()).find((command) => command.name() === 'settings');
     const flags = settings?.options.map(({ long }) => long) ?? [];
     for (const name of names) assert.equal(flags.includes(flagOf(name)), !SECRET_SETTINGS.includes(name), name);
   });
 
-  test('every setting is a flag of a command that does something, except the secret ones', async () => {
+  test('every setting is a flag of another command, too, except secrets', async () => {
     const working = (await commands()).filter((command) => command.name() !== 'settings');
     const flags = new Set(working.flatMap((command) => command.options.map(({ long }) => long)));
     for (const name of names) assert.equal(flags.has(flagOf(name)), !SECRET_SETTINGS.includes(name), name);
@@ -97,7 +97,7 @@ describe('flags', () => {
     });
   }
 
-  test('every flag of a setting refuses nonsense with its own name and one sentence, at every command', async () => {
+  test('every flag of a setting refuses a wrong value with its own name and one sentence, in every command', async () => {
     for (const command of await commands()) {
       command.exitOverride().configureOutput({ writeErr: () => {}, writeOut: () => {} });
       for (const setting of names) {
@@ -117,7 +117,7 @@ describe('flags', () => {
 });
 
 describe('unpackd settings', () => {
-  test('says of each value where it comes from, and a flag beats the environment', async () => {
+  test('says where each value comes from, and a flag overrides the environment', async () => {
     const env = { UNPACK_JOBS: '7', UNPACK_THREADS: '3' };
     const { status, stdout, stderr } = await runCli(['settings', '--json', '--jobs', '9'], { env });
     assert.equal(status, 0, stderr);
@@ -149,7 +149,7 @@ describe('REDIS_PASSWORD_FILE', () => {
     ['that is no file', '/dev/null', /it is no regular file/],
   ];
   for (const [title, file, contents] of cases) {
-    test(`a file ${title} is refused with its name, and exit status 2`, async () => {
+    test(`a file ${title} is refused with its name and exit status 2`, async () => {
       const { status, stderr } = await runCli(['status', 'x', '--redis-password-file', file]);
       assert.match(stderr, /^unpackd: \[INVALID_SETTING\] REDIS_PASSWORD_FILE="[^\n]+\n$/);
       assert.match(stderr, contents);

@@ -47,7 +47,7 @@ function resultOf(image: string, layers: Layer[]): UnpackResult {
   };
 }
 
-test('a timeline has a row for each layer, with what it is and how long it took', () => {
+test('a timeline has a row for each layer with its size and its time', () => {
   const svg = timelineSvg(resultOf('registry.example/app:1', [existed, applied]));
   assert.match(svg, /^<svg xmlns=/);
   assert.match(svg, /registry\.example\/app:1</);
@@ -58,13 +58,13 @@ test('a timeline has a row for each layer, with what it is and how long it took'
   assert.match(svg, />1\.00 s</);
 });
 
-test('names from outside can’t become markup', () => {
+test('names are escaped, so that they cannot become markup', () => {
   const svg = timelineSvg(resultOf('registry.example/<script>&"', [applied]));
   assert.match(svg, /registry\.example\/&lt;script&gt;&amp;&quot;/);
   assert.doesNotMatch(svg, /<script>/);
 });
 
-test('an image that was there, and one of more than a hundred layers, can be drawn', () => {
+test('an image that existed and an image of more than a hundred layers can be drawn', () => {
   assert.match(timelineSvg(resultOf('a', [existed])), /was there already/);
   const many = timelineSvg(resultOf('b', new Array<Layer>(128).fill(applied)));
   assert.doesNotMatch(many, /NaN|Infinity|undefined/);

@@ -24,7 +24,7 @@ const COMMANDS = [
 ];
 const SUBCOMMANDS = ['ls', 'stat', 'usage', 'mount', 'umount', 'rm', 'cleanup'];
 
-/** One sentence on stderr, with the code, and no trace of the code behind it. */
+/** Asserts one sentence on stderr with the code and without a stack. */
 function assertSentence(stderr: string, code: string, contents: RegExp): void {
   assert.match(stderr, new RegExp(`^unpackd: \\[${code}\\] [^\\n]+\\n$`));
   assert.match(stderr, contents);
@@ -62,7 +62,7 @@ describe('help', () => {
     assert.match(stdout, /--redis-url <value>[^-]*REDIS_URL/);
   });
 
-  test('a password is no flag, because flags are seen by every user of the machine', async () => {
+  test('a password is no flag, because every user of the machine can see flags', async () => {
     const { stdout } = await runCli(['board', '--help']);
     assert.doesNotMatch(stdout, /--board-password/);
     assert.match(stdout, /UNPACK_BOARD_PASSWORD/);
@@ -75,9 +75,9 @@ describe('help', () => {
   });
 
   for (const args of [[], ['snapshots']]) {
-    test(`unpackd ${args.join(' ')} without a command says where they are listed`, async () => {
+    test(`unpackd ${args.join(' ')} without a command names --help`, async () => {
       const { status, stderr } = await runCli(args);
-      assertSentence(stderr, 'USAGE', /a command is missing: --help lists them/);
+      assertSentence(stderr, 'USAGE', /no command was given: --help lists the commands/);
       assert.equal(status, 2);
     });
   }
@@ -92,9 +92,9 @@ describe('wrong use exits with 2 and one sentence', () => {
     ['an unknown subcommand', ['snapshots', 'list'], /unknown command 'list'/],
     ['no image', ['enqueue'], /either IMAGE.*or --payload FILE/],
     ['an image and a payload', ['enqueue', 's3://b:t', '--payload', 'x.json'], /either IMAGE.*or --payload FILE/],
-    ['an address of another kind', ['apply', 'docker://alpine:3'], /images come from s3:\/\/.*not from docker:\/\//],
+    ['an address of another kind', ['apply', 'docker://alpine:3'], /docker:\/\/ cannot be read; give s3:\/\//],
     ['no bucket', ['enqueue', 's3://:tag'], /no bucket/],
-    ['no tag', ['enqueue', 's3://bucket/app'], /which image of s3:\/\/bucket\/app\?/],
+    ['no tag', ['enqueue', 's3://bucket/app'], /s3:\/\/bucket\/app names no image: write/],
     ['an empty tag', ['apply', './layout:'], /no tag after the colon/],
     ['a wrong digest', ['apply', './layout@sha256:12'], /"sha256:12".*is not a digest/],
     ['a folder for a job', ['enqueue', './layout:app'], /workers read from buckets only/],
@@ -128,7 +128,7 @@ describe('wrong use exits with 2 and one sentence', () => {
     });
   }
 
-  test('a wrong environment variable, by its name', async () => {
+  test('a wrong environment variable is named', async () => {
     const { status, stderr } = await runCli(['status', 'x'], { env: { UNPACK_GRACE: 'soon', REDIS_URL: 'http://x' } });
     assertSentence(stderr, 'INVALID_SETTING', /REDIS_URL="http:\/\/x": .*; UNPACK_GRACE="soon": write a time/);
     assert.equal(status, 2);
@@ -141,7 +141,7 @@ describe('wrong use exits with 2 and one sentence', () => {
   });
 });
 
-test('a payload that is no JSON is not quoted, whatever it is', async () => {
+test('a payload that is not JSON is not quoted, because it may contain a secret', async () => {
   for (const stdin of ['\u0000\u0001\u001b[2J', '1\n2\n', '', '{"password": "hidden" x}']) {
     const { status, stderr } = await runCli(['enqueue', '--payload', '-'], { stdin });
     assertSentence(stderr, 'USAGE', /stdin is not JSON: /);
@@ -150,7 +150,7 @@ test('a payload that is no JSON is not quoted, whatever it is', async () => {
   }
 });
 
-test('a named pipe is no payload, because nobody may write to it', async () => {
+test('a named pipe is refused as a payload, because it may block without end', async () => {
   using folder = scratch();
   const pipe = join(folder.path, 'pipe');
   execFileSync('mkfifo', [pipe]);
@@ -172,7 +172,7 @@ test('an interrupt ends the wait for a payload on stdin', async () => {
   assert.equal(status, 130);
 });
 
-test('snapshots rm takes no few letters for the only snapshot', async () => {
+test('snapshots rm refuses a key of fewer than four characters, even for the only snapshot', async () => {
   using folder = scratch();
   const app = imageOf([layerOf(tar(file('hello', 'world')))]);
   await writeLayout(join(folder.path, 'layout'), { app });
@@ -183,7 +183,7 @@ test('snapshots rm takes no few letters for the only snapshot', async () => {
   const native = [...root, '--snapshotter', 'native'];
   for (const key of ['s', 'sha256:', app.chainId.slice(0, 9)]) {
     const { status, stderr } = await runCli(['snapshots', 'rm', key, ...native]);
-    assertSentence(stderr, 'USAGE', /is too short: write 4 characters/);
+    assertSentence(stderr, 'USAGE', /is too short: write at least 4 characters/);
     assert.equal(status, 2);
   }
   assert.equal((await runCli(['snapshots', 'stat', app.chainId.slice(0, 12), ...native])).status, 0);
@@ -196,20 +196,20 @@ describe('failures', () => {
     assert.equal(status, 1);
   });
 
-  test('a platform that is none is INVALID_JOB', async () => {
+  test('a malformed platform is INVALID_JOB', async () => {
     const { status, stderr } = await runCli(['enqueue', 's3://bucket/p:t', '--platform', 'amd64']);
     assertSentence(stderr, 'INVALID_JOB', /platform/);
     assert.equal(status, 1);
   });
 
-  test('Redis that is not there is named and exits with 1', async () => {
+  test('a Redis that cannot be reached is named, and the command exits with 1', async () => {
     const { status, stderr } = await runCli(['status', 'x'], { env: { REDIS_URL: 'redis://user:secret@127.0.0.1:1' } });
     assertSentence(stderr, 'REDIS_UNAVAILABLE', /127\.0\.0\.1:1/);
     assert.doesNotMatch(stderr, /secret/);
     assert.equal(status, 1);
   });
 
-  test('--json puts the failure on stdout as one document', async () => {
+  test('--json prints the failure on stdout as one document', async () => {
     const { status, stdout } = await runCli(['apply', 'ftp://x:y', '--json']);
     assert.equal(status, 2);
     const { error } = JSON.parse(stdout);
@@ -223,7 +223,7 @@ describe('failures', () => {
   });
 });
 
-test('a reader that leaves early is no failure', async () => {
+test('a reader that closes the pipe early causes no failure', async () => {
   await using child = startChild('bash', ['-o', 'pipefail', '-c', `"${process.execPath}" "${MAIN}" settings | true`], {
     stdio: ['ignore', 'pipe', 'pipe'],
   });
@@ -233,7 +233,7 @@ test('a reader that leaves early is no failure', async () => {
 });
 
 describe('settings', () => {
-  test('a value from the environment is shown as such, and passwords never', async () => {
+  test('a value from the environment is marked, and no password is shown', async () => {
     const env = { UNPACK_JOBS: '7', REDIS_URL: 'redis://u:hidden@h:1', UNPACK_BOARD_PASSWORD: 'hidden' };
     const { status, stdout } = await runCli(['settings', '--json'], { env });
     assert.equal(status, 0);
