@@ -7,7 +7,7 @@ import { runCli } from '../cli/run-cli.ts';
 
 /**
  * Everything that README.md and docs/ name must exist: files, anchors, npm scripts, commands with their flags, settings.
- * Links are checked in the README files of the folders, too.
+ * Links and source files are checked in the README files of the folders, too.
  */
 const root = join(import.meta.dirname, '../..');
 const pages = ['README.md', ...globSync('docs/*.md', { cwd: root }).sort()];
@@ -42,16 +42,22 @@ for (const page of [...pages, ...folderPages]) {
   });
 }
 
+for (const page of [...pages, ...folderPages]) {
+  test(`every source file that ${page} names exists`, () => {
+    for (const [path] of text(page).matchAll(/(?<![\w./-])[\w./-]+\.ts\b/g)) {
+      const name = path.replace(/^(\.\.\/)+/, '');
+      const found = sourceFiles.some((file) => file === name || file.endsWith(`/${name}`));
+      assert.ok(found, path);
+    }
+  });
+}
+
 for (const page of pages) {
   test(`every file and folder that ${page} names exists`, () => {
     const paths = text(page).matchAll(/(?<![\w./:-])(?:src|workers|dev|bench|test|docs|schemas|\.ci)\/[\w./-]*/g);
     for (const [path] of paths) {
       const name = path.replace(/[.,:]+$/, '');
       assert.ok(existsSync(join(root, name)), name);
-    }
-    for (const [name] of text(page).matchAll(/(?<![\w./-])[\w./-]+\.ts\b/g)) {
-      const found = sourceFiles.some((file) => file === name || file.endsWith(`/${name}`));
-      assert.ok(found, `${name} is no source file`);
     }
   });
 
