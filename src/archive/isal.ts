@@ -15,6 +15,7 @@ import type { Following, MemberInflater } from './members.ts';
 const FIELD = { nextOut: 0, availOut: 8, nextIn: 16, availIn: 32, blockState: 21_160, crcFlag: 21_172 } as const;
 /** Version 2.31 needs 87,368 bytes. Later minor versions may append fields. */
 const STATE_BYTES = 128 * 1024;
+/** One pool per thread. It holds only memory, so nobody must close it. */
 const STATES = new SpareBuffers(STATE_BYTES);
 const GZIP_WITH_CHECKSUM = 1;
 const BLOCK_FINISHED = 5;

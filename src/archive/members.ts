@@ -43,6 +43,7 @@ export const never = (): boolean => false;
 
 /** Bytes of output per call: few enough to stay in the processor's cache until they are digested and written. */
 const OUTPUT_BYTES = 512 << 10;
+/** One pool per thread. It holds only memory, so nobody must close it. */
 const OUTPUTS = new SpareBuffers(OUTPUT_BYTES);
 
 /** Below this many bytes of input, a call on another thread costs more than it saves. */

@@ -93,7 +93,7 @@ function requireOwners(): void {
   if (cannotKeepOwners === undefined) return;
   throw new UnpackError(
     'STORE_FAILED',
-    `${user} can't give files to the owners that images name (${cannotKeepOwners}): run as root, or set UNPACK_OWNERSHIP=squash, with which every file belongs to the user who unpacks it and devices are left out`,
+    `${user} can't give files to the owners that images name (${cannotKeepOwners}): run as root, or set UNPACK_OWNERSHIP=squash, which gives all files to this user and leaves out devices`,
   );
 }
 

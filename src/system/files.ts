@@ -159,6 +159,7 @@ export interface Timespec {
   readonly nanoseconds: number;
 }
 
+/** A scratch buffer of this thread. Each synchronous call fills it again. */
 const times = Buffer.alloc(32);
 /** Low and high halves of four 64-bit numbers. Four bigints would take longer than calling through koffi. */
 const timeHalves = new Int32Array(times.buffer, times.byteOffset, 8);
@@ -194,6 +195,7 @@ export interface FileStatus {
 }
 
 const STATX_BASIC_STATS = 0x7ff;
+/** A scratch buffer of this thread: statx(2) fills it, and `statusFields` reads it in the same call. */
 const status = Buffer.alloc(256);
 
 /** The status of a name. Does not follow a symbolic link. `undefined` if the name does not exist. */
