@@ -260,6 +260,6 @@ export function layerLimits(config: Config): LayerLimits {
     uncompressedBytes: config.UNPACK_MAX_LAYER_BYTES,
     entries: config.UNPACK_MAX_LAYER_ENTRIES,
     entryMetadataBytes: config.UNPACK_MAX_ENTRY_METADATA,
-    rememberedBytes: config.UNPACK_MAX_LAYER_MEMORY,
+    memoryBytes: config.UNPACK_MAX_LAYER_MEMORY,
   };
 }

@@ -19,7 +19,7 @@ const unpacker = createUnpacker(snapshotter, {
   threads: Number(threads),
   durable: durable === 'true',
   apply: {
-    limits: { uncompressedBytes: 2 ** 40, entries: 2 ** 40, entryMetadataBytes: 2 ** 20, rememberedBytes: 2 ** 29 },
+    limits: { uncompressedBytes: 2 ** 40, entries: 2 ** 40, entryMetadataBytes: 2 ** 20, memoryBytes: 2 ** 29 },
     native: true,
   },
 });

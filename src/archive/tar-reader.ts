@@ -25,7 +25,7 @@ export interface LayerLimits {
   /** Bytes of the PAX records, the long names and the sparse map of one entry. */
   readonly entryMetadataBytes: number;
   /** Approximate bytes of memory for data that is kept until the last entry, such as times of directories and whiteouts. */
-  readonly rememberedBytes: number;
+  readonly memoryBytes: number;
 }
 
 /**

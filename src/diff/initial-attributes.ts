@@ -27,9 +27,9 @@ export class InitialAttributes {
    */
   private readonly keepsCreator: boolean;
 
-  /** The directory that the next three fields describe. Its descriptor is valid until `root.drops` changes. */
+  /** The directory that the next three fields describe. Its descriptor is valid until `root.evictions` changes. */
   private parent = -1;
-  private drops = -1;
+  private evictions = -1;
   private sameGroup = false;
   private setgid = false;
   private defaultAcl = false;
@@ -59,12 +59,12 @@ export class InitialAttributes {
   }
 
   private look(parent: number): void {
-    if (parent === this.parent && this.drops === this.root.drops) return;
+    if (parent === this.parent && this.evictions === this.root.evictions) return;
     const { gid, mode } = statFd(parent);
     this.sameGroup = gid === this.gid;
     this.setgid = (mode & S_ISGID) !== 0;
     this.defaultAcl = hasXattrOfPathFd(parent, DEFAULT_ACL);
     this.parent = parent;
-    this.drops = this.root.drops;
+    this.evictions = this.root.evictions;
   }
 }

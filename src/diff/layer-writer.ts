@@ -50,10 +50,10 @@ export interface LayerWriterOptions {
   /** Default: true if the kernel has it. */
   readonly useOpenat2?: boolean;
   /** Limit of the memory that is kept until the last entry, in bytes (`LayerLimits`); default: none. */
-  readonly rememberedBytes?: number;
+  readonly memoryBytes?: number;
   /** What the pass before has found, if this is not the first. */
   readonly findings?: PassFindings | undefined;
-  /** Its errors come out of `entry`, `finish` or `settle`, possibly as the cause of another error. */
+  /** Its errors come out of `entry`, `finish` or `copyParentAttributes`, possibly as the cause of another error. */
   readonly checkpoint?: Checkpoint | undefined;
 }
 
@@ -71,16 +71,16 @@ export interface WrittenLayer {
 }
 
 /**
- * Writes a layer's entries into a directory, one after the other, as containerd's applier does. Every path is resolved
- * inside the directory, and the last name of a path is never followed.
+ * Writes a layer's entries into a directory, one after the other, as containerd's applier does. The apply thread passes it to
+ * a `TarReader`. Every path is resolved inside the directory, and the last name of a path is never followed.
  *
  * States: `writing` takes entries (`entry`, then `data` and `end` for a file). Between two entries `finish` leads to
- * `finished`, then `settle` to `settled`, each once. `dispose` may come in any state and leads to `disposed`.
+ * `finished`, then `copyParentAttributes` to `completed`, each once. `dispose` may come in any state and leads to `disposed`.
  *
  * A file is created before any check whether its name exists: most names do not exist, so the common case needs no stat.
  */
 export class LayerWriter implements EntrySink, Disposable {
-  private state: 'writing' | 'finished' | 'settled' | 'disposed' = 'writing';
+  private state: 'writing' | 'finished' | 'completed' | 'disposed' = 'writing';
   private readonly target: DiffTarget;
   private readonly root: Root;
   private readonly whiteouts: Whiteouts;
@@ -114,7 +114,7 @@ export class LayerWriter implements EntrySink, Disposable {
     this.checkpoint = checkpoint;
     this.isFirstPass = findings === undefined;
     this.root = new Root(target.root, options);
-    const budget = new MemoryBudget(options.rememberedBytes ?? Number.POSITIVE_INFINITY);
+    const budget = new MemoryBudget(options.memoryBytes ?? Number.POSITIVE_INFINITY);
     const times = new DirectoryTimes(budget);
     this.directoryTimes = times;
     this.aufs = new AufsDirectories(this.root, budget);
@@ -181,9 +181,9 @@ export class LayerWriter implements EntrySink, Disposable {
    * After `finish`: gives implied directories the attributes of the parent, if `lowers` has its directories.
    * @throws UnpackError, system errors, and the checkpoint's error
    */
-  settle(): WrittenLayer {
+  copyParentAttributes(): WrittenLayer {
     this.require('finished');
-    this.state = 'settled';
+    this.state = 'completed';
     const { root, lowers } = this.target;
     const impliedDirectories = this.implied.list(this.checkpoint);
     const directoryModes = this.squash?.directoryModes();

@@ -85,7 +85,7 @@ export class Root {
   private readonly checkpoint: Checkpoint;
   private real: string | undefined;
   /** Number of evictions. As long as it does not change, the descriptor of a path stays the same. */
-  drops = 0;
+  evictions = 0;
 
   /** @param path an absolute path; symbolic links in this path are followed */
   constructor(path: string, options: { useOpenat2?: boolean; checkpoint?: Checkpoint | undefined } = {}) {
@@ -102,7 +102,7 @@ export class Root {
 
   /** Evicts all descriptors from the cache. */
   private evict(): void {
-    this.drops++;
+    this.evictions++;
     this.lastPath = undefined;
     this.evicted.push(...this.cache.values());
     this.cache.clear();

@@ -56,7 +56,7 @@ export async function* readLayer(
   // without ISA-L: speed does not matter here, and Node's own zlib is the reference
   const pieces = decompress(source, {
     native: false,
-    memory: limits.rememberedBytes,
+    memory: limits.memoryBytes,
     found: (found) => {
       compression = found;
     },

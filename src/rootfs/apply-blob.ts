@@ -53,7 +53,7 @@ export async function applyBlob(
   const statistics = new FetchStatistics();
   const algorithm = algorithmOf(diffId);
   using digest = streamHash(algorithm, 'beside');
-  using writer = new LayerWriter(target, { rememberedBytes: limits.rememberedBytes, findings, checkpoint });
+  using writer = new LayerWriter(target, { memoryBytes: limits.memoryBytes, findings, checkpoint });
   const reader = new TarReader(writer, limits);
   const download = new Download(fetchBlob(source, blob, { signal, statistics, busy }));
   const declared = layerCompression(blob.mediaType);
@@ -66,7 +66,7 @@ export async function applyBlob(
       isTar: algorithm === algorithmOf(blob.digest) ? blob.digest === (diffId as string) : undefined,
       native,
       busy,
-      memory: limits.rememberedBytes,
+      memory: limits.memoryBytes,
       found: (compression) => {
         actual = compression;
       },
@@ -100,7 +100,7 @@ export async function applyBlob(
   }
   let written: WrittenLayer;
   try {
-    written = writer.settle();
+    written = writer.copyParentAttributes();
   } catch (error) {
     throwIfAborted(signal);
     throw failureAt(error, target.root);

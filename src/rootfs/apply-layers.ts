@@ -197,7 +197,7 @@ class Chain {
   ): Promise<AppliedDiff> {
     if (below !== 'later') return this.apply(index, mounts, { below, findings, signal });
     const diff = await this.applyBesideParent(index, mounts, { below, findings, signal });
-    const needsSecondPass = await this.waits.writing(() => this.settle(index, mounts, diff, signal));
+    const needsSecondPass = await this.waits.writing(() => this.copyParentAttributes(index, mounts, diff, signal));
     return { ...diff, needsSecondPass };
   }
 
@@ -259,7 +259,7 @@ class Chain {
    * Gives the directories that the layer does not name the attributes that they have in its parent, which exists now.
    * @returns whether the layer needs another pass
    */
-  private async settle(
+  private async copyParentAttributes(
     index: number,
     mounts: readonly Mount[],
     diff: AppliedDiff,

@@ -17,7 +17,7 @@ export function extractionKey(chainId: ChainId): string {
   return `${EXTRACTION}${unique()} ${chainId}`;
 }
 
-/** The key of the view that shows a layer's lower layers while the layer is settled. */
+/** The key of the view that shows a layer's lower layers while the layer gets attributes of its parent. */
 export function viewKey(chainId: ChainId): string {
   return `${EXTRACTION}view-${unique()} ${chainId}`;
 }

@@ -45,7 +45,7 @@ function apply(root: string, members: readonly (Member | Buffer)[], patience = N
   reader.write(tar(...members));
   reader.finish();
   writer.finish();
-  writer.settle();
+  writer.copyParentAttributes();
   return asked;
 }
 

@@ -133,7 +133,7 @@ try {
   for await (const piece of source) reader.write(piece);
   reader.finish();
   writer.finish();
-  writer.settle();
+  writer.copyParentAttributes();
 } catch (error) {
   outcome = toUnpackError(error).message.slice(0, 200);
 }

@@ -71,7 +71,7 @@ describe('memory that is kept until the last entry', () => {
           ownership: 'keep',
           copied: false,
         },
-        { rememberedBytes: 100_000 },
+        { memoryBytes: 100_000 },
       );
       const reader = new TarReader(writer, LIMITS);
       assert.throws(
@@ -95,7 +95,7 @@ describe('memory that is kept until the last entry', () => {
         ownership: 'keep',
         copied: false,
       },
-      { rememberedBytes: 1000 },
+      { memoryBytes: 1000 },
     );
     const reader = new TarReader(writer, LIMITS);
     reader.write(tar(...Array.from({ length: 600 }, (_, i) => file(`f${i}`))));

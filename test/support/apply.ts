@@ -10,7 +10,7 @@ export const LIMITS = {
   uncompressedBytes: 2 ** 36,
   entries: 1_000_000,
   entryMetadataBytes: 1 << 20,
-  rememberedBytes: 512 << 20,
+  memoryBytes: 512 << 20,
 };
 
 /** How layers are applied in tests. */
@@ -43,12 +43,12 @@ export function applyTar(
   options: ApplyTarOptions = {},
 ) {
   const whole = diffTarget(target);
-  using writer = new LayerWriter(whole, { rememberedBytes: LIMITS.rememberedBytes, ...options });
+  using writer = new LayerWriter(whole, { memoryBytes: LIMITS.memoryBytes, ...options });
   const reader = new TarReader(writer, { ...LIMITS, ...options.limits });
   for (const piece of lentNow(archive, options.cut)) reader.write(piece);
   reader.finish();
   writer.finish();
-  const { warnings, needsSecondPass, findings } = writer.settle();
+  const { warnings, needsSecondPass, findings } = writer.copyParentAttributes();
   return { warnings, entries: reader.entries, again: needsSecondPass ? findings : undefined };
 }
 
