@@ -3,10 +3,11 @@ import { chmodSync, chownSync, closeSync, lstatSync, mkdirSync, openSync, utimes
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import '../support/needs-root.ts';
+import { LayerWriter } from '../../src/diff/layer-writer.ts';
 import type { Below } from '../../src/diff/target.ts';
 import { UnpackError } from '../../src/errors.ts';
 import { cString, setXattrAt } from '../../src/system/files.ts';
-import { applyTar, folder } from '../support/apply.ts';
+import { applyTar, diffTarget, folder } from '../support/apply.ts';
 import { scratch } from '../support/scratch.ts';
 import { device, directory, fifo, file, hardlink, opaque, symlink, tar, whiteout } from '../support/tar.ts';
 import { type Node, paths, readTree } from '../support/tree.ts';
@@ -433,5 +434,18 @@ describe('whiteouts in a full copy', () => {
     utimesSync(join(dir.path, 'd'), 1000, 1000);
     applyTar(tar(file('d/new')), { root: dir.path, below: 'parent' });
     assert.equal(readTree(dir.path).d?.mtime, 1000n * SECOND);
+  });
+});
+
+describe('the layer writer', () => {
+  it('refuses calls that do not fit its state', () => {
+    using dir = scratch();
+    const writer = new LayerWriter(diffTarget({ root: dir.path }));
+    assert.throws(() => writer.copyParentAttributes(), /must be finished, but it is writing/);
+    writer.finish();
+    assert.throws(() => writer.finish(), /must be writing, but it is finished/);
+    assert.equal(writer.copyParentAttributes().needsSecondPass, false);
+    writer[Symbol.dispose]();
+    assert.throws(() => writer.finish(), /must be writing, but it is disposed/);
   });
 });
