@@ -1,10 +1,10 @@
-/** Where a Redis is, as its URL says it. */
+/** The address in a Redis URL. `src/queue/connection.ts` connects to it. */
 export interface RedisAddress {
   readonly host: string;
   readonly port: number;
   readonly tls: boolean;
   readonly db: number;
-  /** Address family that the host's name is looked up for; 0: either. */
+  /** IP version of the host's address; 0: any. */
   readonly family: 0 | 4 | 6;
   readonly username: string | undefined;
   readonly password: string | undefined;
@@ -12,9 +12,9 @@ export interface RedisAddress {
 
 const FORM = 'redis://[user:password@]host:port[/db] (rediss:// for TLS)';
 const ENCODE =
-  'in user and password, every character but letters, digits, - . _ ~ is written percent-encoded (@ is %40, : is %3A, / is %2F, ? is %3F, # is %23, % is %25, a space is %20); or put the password, as it is, into a file and name that in REDIS_PASSWORD_FILE';
+  'percent-encode every character in user and password except letters, digits, - . _ ~ (@ is %40, : is %3A, / is %2F, ? is %3F, # is %23, % is %25, a space is %20), or write the password unencoded to a file and name it in REDIS_PASSWORD_FILE';
 
-/** Valkey's own tools write the name of Valkey. */
+/** The tools of Valkey write valkey://. */
 const SCHEMES: Readonly<Record<string, { readonly tls: boolean }>> = {
   redis: { tls: false },
   rediss: { tls: true },
@@ -22,36 +22,37 @@ const SCHEMES: Readonly<Record<string, { readonly tls: boolean }>> = {
   valkeys: { tls: true },
 };
 const HOST = /^(\[[0-9a-f:.]+\]|[\w.-]+)$/i;
-/** What the parser of URLs drops or encodes, wherever a shell or a file has left it. */
-// biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is refused
+/** Characters that the URL parser would drop or encode. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: the expression matches control characters
 const DROPPED = /[\u0000-\u0020\u007f]/;
-/** What can be shown of a wrong URL: it has no place where a password could be. */
+/** A malformed URL that may be shown, because no part of it can be a password. */
 const HARMLESS = /^[a-z][a-z0-9+.-]*:\/\/(\[[0-9a-f:.]+\]|[\w.-]+)(:\d+)?(\/\d*)?$/i;
 
 /**
- * Reads the URL of a Redis. ioredis reads one too, but takes options out of its query, leaves TLS out for `REDISS://` and
- * gives pieces of a password that is not encoded a meaning.
- * @returns the address, or what is wrong as a sentence that shows nothing of a password
+ * Parses a Redis URL. The parser of ioredis is not used, because it reads options from the query, ignores TLS in `REDISS://`,
+ * and misreads a password that is not encoded.
+ * @returns the address, or an error sentence that contains no part of a password
  */
 export function readRedisUrl(text: string): RedisAddress | string {
   const scheme = /^([a-z][a-z0-9+.-]*):\/\//i.exec(text)?.[1]?.toLowerCase();
   const known = scheme === undefined ? undefined : SCHEMES[scheme];
-  if (scheme === undefined) return text.startsWith('/') ? `a socket cannot be used: write ${FORM}` : `write ${FORM}`;
-  if (known === undefined) return `${scheme}:// is not the address of a Redis: write ${FORM}`;
+  if (scheme === undefined)
+    return text.startsWith('/') ? `a Unix socket is not supported: write ${FORM}` : `write ${FORM}`;
+  if (known === undefined) return `${scheme}:// is not a Redis URL: write ${FORM}`;
   const url = URL.parse(text.replace(/^[^:]+/, 'redis'));
   const readable = url !== null && !DROPPED.test(text) && url.hash === '' && !url.pathname.includes('@');
-  if (!readable) return text.includes('@') ? `it cannot be read: ${ENCODE}` : `it cannot be read: write ${FORM}`;
+  if (!readable) return text.includes('@') ? `the URL is malformed: ${ENCODE}` : `the URL is malformed: write ${FORM}`;
   const username = decoded(url.username);
   const password = decoded(url.password);
-  if (username === null || password === null) return `it cannot be read: ${ENCODE}`;
-  if (!HOST.test(url.hostname)) return `it names no host, or more than one: write ${FORM}`;
-  if (url.port === '0') return `port 0 is none: write ${FORM}`;
+  if (username === null || password === null) return `the URL is malformed: ${ENCODE}`;
+  if (!HOST.test(url.hostname)) return `the URL must name one host: write ${FORM}`;
+  if (url.port === '0') return `port 0 is not valid: write ${FORM}`;
   const family = familyOf(url);
   if (family === undefined) {
-    return `it has parameters after a ?, and only family=4 or family=6 is known: write ${FORM}; ${ENCODE}`;
+    return `of the parameters after a ?, only family=4 and family=6 are supported: write ${FORM}; ${ENCODE}`;
   }
   const db = /^\/?(\d{0,6})$/.exec(url.pathname)?.[1];
-  if (db === undefined) return `what follows the host must be the number of a database: write ${FORM}; ${ENCODE}`;
+  if (db === undefined) return `only the number of a database may follow the host: write ${FORM}; ${ENCODE}`;
   return {
     host: url.hostname.replace(/^\[|\]$/g, ''),
     port: url.port === '' ? 6379 : Number(url.port),
@@ -63,7 +64,7 @@ export function readRedisUrl(text: string): RedisAddress | string {
   };
 }
 
-/** `redis://host:port/db` without user, password and parameters, for messages; whatever `text` is. */
+/** `redis://host:port/db` for messages, without user, password and parameters. It accepts any text. */
 export function displayRedisUrl(text: string): string {
   const address = readRedisUrl(text);
   if (typeof address === 'string') return HARMLESS.test(text) ? text : 'REDIS_URL';
@@ -72,17 +73,17 @@ export function displayRedisUrl(text: string): string {
   return `redis${tls ? 's' : ''}://${name}:${port}${db === 0 ? '' : `/${db}`}`;
 }
 
-/** A Redis URL as a listing of settings shows it; `undefined` for one that could show a secret. */
+/** A Redis URL with user and password masked, for the list of settings; `undefined` if it could reveal a secret. */
 export function maskedRedisUrl(text: string): string | undefined {
   const address = readRedisUrl(text);
   if (typeof address === 'string') return HARMLESS.test(text) ? text : undefined;
   const { username, password } = address;
-  // a user without a password is as likely a password in the wrong place
+  // a user without a password may be a password in the wrong place
   const secret = username !== undefined || password !== undefined;
   return displayRedisUrl(text).replace('://', secret ? '://***@' : '://');
 }
 
-/** `null` where a percent sign stands for itself. */
+/** `null` if a percent sign is not part of an encoded character. */
 function decoded(text: string): string | null {
   try {
     return decodeURIComponent(text);

@@ -1,38 +1,40 @@
 /**
- * Keeps passwords, keys and signatures out of what people read: messages, logs, listings. What cannot be told apart from
- * a secret is masked with it, because a lost piece of a host name does less harm than a shown piece of a password.
+ * Masks passwords, keys and signatures in messages, logs and listings. If a text could be part of a secret, it is masked, too,
+ * because a masked host name does less harm than a visible piece of a password.
+ *
+ * The set of known secrets is global, because every message of the process must be masked.
  */
 
 const MASK = '***';
-/** Shorter ones are too likely to be a piece of an ordinary word, and masking them would ruin sentences. */
+/** Minimum length of a known secret. Shorter ones may be part of ordinary words, and masking them would garble messages. */
 const SHORTEST_KNOWN = 6;
 
 const known = new Set<string>();
 
-/** From now on this text is masked wherever `maskSecrets` meets it, also percent-encoded. */
+/** Adds a text that `maskSecrets` masks from now on, also in its percent-encoded and JSON forms. */
 export function addSecret(secret: string | undefined): void {
   if (secret === undefined || secret.length < SHORTEST_KNOWN) return;
   known.add(secret);
   known.add(encodeURIComponent(secret));
-  // as it stands in JSON
+  // as JSON writes it
   known.add(JSON.stringify(secret).slice(1, -1));
 }
 
-/** A URL to its first white space or quotation mark. */
+/** A URL, up to white space or a quotation mark. */
 const URLS = /\b([a-z][a-z0-9+.-]*:\/\/)((?:[^\s"'<>\\]|\\.)+)/gi;
 /** The end of a user and password: an `@`, unless it begins a digest (`s3://images/app@sha256:…`). */
 const AT = /@(?!sha\d+:)/g;
-/** What this project's own sentences say to write. */
+/** The placeholder in this project's own messages. */
 const EXAMPLE = /^\[?(user)?:password$/;
 const QUEUE_SCHEME = /^(rediss?|valkeys?)/i;
 const PLAIN_HOST = /^(\[[0-9a-f:.]*\]|[\w.-]*)(:\d*)?$/i;
 
-/** Parameters of a query, or fields of a header, that let their reader in. */
+/** Parameters of a query and fields of a header that hold credentials. */
 const PARAMETERS =
   /((?:^|[^\w-])(?:x-amz-(?:signature|credential|security-token)|signature|awsaccesskeyid|sig|(?:access_|session_?|auth)?token|passw(?:or)?d|pass|pwd|(?:client_?)?secret|secret_?access_?key|aws_secret_access_key|aws_session_token|api[_-]?key)=)[^&\s"'<>#,;]+/gi;
 const AUTHORIZATION = /\b(authorization["']?\s*[:=]\s*["']?(?:[\w-]+ +)?)[^\s"',;]+/gi;
 
-/** `text` without the secrets in it: users and passwords of URLs, signatures, and every one that `addSecret` was told. */
+/** Masks users and passwords in URLs, signatures, and every secret that `addSecret` was given. */
 export function maskSecrets(text: string): string {
   let masked = text;
   for (const secret of known) if (masked.includes(secret)) masked = masked.replaceAll(secret, MASK);
@@ -43,8 +45,9 @@ export function maskSecrets(text: string): string {
 }
 
 /**
- * A password that is not percent-encoded ends anywhere: everything up to the last `@` may be one, unless a whole host
- * stands before the first `/`, `?` or `#`. Redis has no paths with an `@`, so there even that proves nothing.
+ * Masks everything before the last `@`, because a password that is not percent-encoded can contain any character. If a complete
+ * host precedes the first `/`, `?` or `#`, the `@` belongs to the path and nothing is masked. This exception does not hold for
+ * Redis URLs, whose paths contain no `@`.
  */
 function maskUserInfo(scheme: string, rest: string): string {
   const last = [...rest.matchAll(AT)].at(-1)?.index;
@@ -52,6 +55,6 @@ function maskUserInfo(scheme: string, rest: string): string {
   if (EXAMPLE.test(rest.slice(0, last))) return rest;
   const authority = /^[^/?#]*/.exec(rest)?.[0] ?? '';
   if (!QUEUE_SCHEME.test(scheme) && PLAIN_HOST.test(authority)) return rest;
-  // with `s3://bucket/…@tag` there is no user either
+  // keep the `@` and what follows it, so that the host stays visible
   return `${MASK}${rest.slice(last)}`;
 }

@@ -4,17 +4,20 @@ import { readRedisUrl } from './redis-address.ts';
 import { parseBytes, parseDuration } from './units.ts';
 
 /**
- * The kinds of values that settings have, each with the one sentence that says what to write. Every number has bounds:
- * what a timer, a counter or a machine cannot hold is refused, and not cut off or turned into something else.
+ * The kinds of values of settings, each with the sentence that says what to write. `src/config.ts` uses them. Every number has
+ * bounds, so that a value that a timer or a counter cannot hold is refused.
  */
 
-/** A size between two others, as they are written; in bytes. */
+/** A size in bytes between two limits, which are written as in a setting. */
 export function bytes(least: string, most: string) {
   const sentence = `write a size from ${least} to ${most}, in bytes or with a unit, as in 512MiB`;
   return number(parseBytes, parseBytes(least), parseBytes(most), sentence);
 }
 
-/** A time between two others, as they are written; in milliseconds. @param most less than a timer holds (24.8 days) */
+/**
+ * A time in milliseconds between two limits, which are written as in a setting.
+ * @param most at most 24 days, because a timer holds no more than 24.8 days
+ */
 export function duration(least: string, most: string) {
   const sentence = `write a time from ${least} to ${most} with its unit (ms, s, m, h, d), as in 30s or 5m`;
   return number(parseDuration, parseDuration(least), parseDuration(most), sentence);
@@ -35,7 +38,7 @@ export const flag = z
   .enum(['1', '0', 'true', 'false', 'yes', 'no', 'on', 'off'], { error: 'write true or false' })
   .transform((text) => ['1', 'true', 'yes', 'on'].includes(text));
 
-/** Parts separated by commas; empty ones do not count. */
+/** Parts separated by commas. Empty parts are ignored. */
 export const list = z.string().transform((text) =>
   text
     .split(',')
@@ -51,12 +54,12 @@ export const line = checked((text) =>
   text === '' || CONTROL.test(text) ? 'write a text of one line that is not empty' : undefined,
 );
 
-/** A part of the names of Redis keys, which a colon separates. */
+/** A part of the names of Redis keys. A colon separates the parts. */
 export const queueName = checked((text) =>
   text === '' || CONTROL.test(text) || text.includes(':') ? 'write a name without a colon' : undefined,
 );
 
-/** A folder or file; made absolute. */
+/** A path, which becomes absolute. */
 export const path = checked((text) =>
   text === '' || text.includes('\0') ? 'write the path of a file or folder' : undefined,
 ).transform((text) => resolve(text));
@@ -66,12 +69,12 @@ export const redisUrl = checked((text) => {
   return typeof address === 'string' ? address : undefined;
 });
 
-/** The address of a server; credentials come another way, and a query means nothing to it. */
+/** The URL of a server, without credentials and without a query. */
 export const httpUrl = checked((text) => {
   const url = /^https?:\/\//i.test(text) ? URL.parse(text) : null;
   if (url === null) return 'write http://host:port or https://host';
   if (url.username !== '' || url.password !== '' || text.includes('@')) {
-    return 'write http://host:port or https://host, without user and password: S3 credentials are AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY';
+    return 'write http://host:port or https://host, without user and password: set S3 credentials in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY';
   }
   return text.includes('?') || text.includes('#')
     ? 'write http://host:port or https://host, without ? and #'

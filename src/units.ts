@@ -1,4 +1,4 @@
-/** Sizes and times as text, both ways: what people read, and what they write into settings. */
+/** Formats sizes and times for people, and parses those that people write into settings. */
 
 /** `850 ms`, `12.3 s`, `5 min 2 s`, `1 h 0 min`. */
 export function durationText(milliseconds: number): string {
@@ -11,7 +11,7 @@ export function durationText(milliseconds: number): string {
   return minutes % 60 === 0 ? `${minutes / 60} h` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
-/** `512 B`, `3.4 MiB`: three digits are enough for a person. */
+/** `512 B`, `3.4 MiB`. */
 export function bytesText(bytes: number): string {
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
   let value = bytes;
@@ -28,16 +28,18 @@ export function count(number: number, noun: string): string {
   return `${number} ${noun}${number === 1 ? '' : 's'}`;
 }
 
-/** Whole text of a size: the suffixes are powers of 1024, with or without the `i`. */
+/** A size. The units are powers of 1024, with or without the `i`. */
 const BYTES = /^(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?$/i;
 const DURATION = /^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)$/;
 const MILLISECONDS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
 
+/** Bytes; NaN if the text is not a size. */
 export function parseBytes(text: string): number {
   const [, number, unit = ''] = BYTES.exec(text) ?? [];
   return Math.round(Number(number) * 1024 ** ' KMGT'.indexOf(unit.toUpperCase() || ' '));
 }
 
+/** Milliseconds; NaN if the text is not a time. */
 export function parseDuration(text: string): number {
   const [, number, unit = 'ms'] = DURATION.exec(text) ?? [];
   return Math.round(Number(number) * (MILLISECONDS[unit] ?? 1));

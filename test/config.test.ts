@@ -3,9 +3,9 @@ import { describe, test } from 'node:test';
 import { ConfigError, loadConfig, SETTINGS, type SettingName } from '../src/config.ts';
 
 const names = Object.keys(SETTINGS) as SettingName[];
-/** What setTimeout holds: a longer time fires at once (timers, "setTimeout"). */
+/** Maximum milliseconds of setTimeout. A longer timer fires at once (Node documentation, timers). */
 const LONGEST_TIMER = 2 ** 31 - 1;
-/** zod's sentences for what nobody has given one of its own. */
+/** Default messages of zod, which no setting may show. */
 const ZODS_WORDS = /Invalid|expected|received|Too (small|big)|Unrecognized/i;
 
 function problemOf(name: SettingName, value: string): string | undefined {
@@ -18,20 +18,20 @@ function problemOf(name: SettingName, value: string): string | undefined {
   }
 }
 
-/** Those of kind `duration`: what takes a time and nothing else. */
+/** The settings of kind `duration`. */
 const durations = names.filter(
   (name) => problemOf(name, '20s') === undefined && /a time/.test(problemOf(name, 'x') ?? ''),
 );
 const sizes = names.filter((name) => /a size/.test(problemOf(name, 'x') ?? ''));
 const counts = names.filter((name) => /whole number/.test(problemOf(name, 'x') ?? ''));
 
-test('every kind of setting is among those that are tried here', () => {
+test('this file tests every kind of setting', () => {
   assert.ok(durations.length >= 6 && sizes.length >= 3 && counts.length >= 8);
 });
 
 describe('durations', () => {
   for (const name of durations) {
-    test(`${name} takes no time that a timer cannot hold`, () => {
+    test(`${name} refuses a time that a timer cannot hold`, () => {
       for (const text of ['600h', '25d', '2147483648ms', '9007199254740993ms', `${'9'.repeat(400)}h`]) {
         assert.match(
           problemOf(name, text) ?? '',
@@ -40,7 +40,7 @@ describe('durations', () => {
         );
       }
     });
-    test(`${name} takes the bounds that its sentence names, and they fit a timer`, () => {
+    test(`${name} accepts the bounds that its message names, and a timer can hold them`, () => {
       const [, least = '', most = ''] = /from (\S+) to (\S+)/.exec(problemOf(name, 'x') ?? '') ?? [];
       for (const text of [least, most]) assert.equal(problemOf(name, text), undefined, text);
       // four seconds are added to UNPACK_GRACE, and half of UNPACK_LOCK is an interval
@@ -59,7 +59,7 @@ describe('durations', () => {
   });
 });
 
-test('every number has bounds, and what is none is refused in one sentence', () => {
+test('every number has bounds, and a text that is no number is refused in one sentence', () => {
   const nonsense = [
     '-1',
     '1e9',
@@ -83,7 +83,7 @@ test('every number has bounds, and what is none is refused in one sentence', () 
   }
 });
 
-test('no setting answers with words of its parser, whatever it is given', () => {
+test('no value makes a setting answer with a message of its parser', () => {
   const nonsense = [
     '',
     'x',
@@ -103,26 +103,23 @@ test('no setting answers with words of its parser, whatever it is given', () => 
   }
 });
 
-test('an empty variable is an unset one, and spaces around a value do not count', () => {
+test('an empty variable counts as unset, and spaces around a value are ignored', () => {
   const empty = Object.fromEntries(names.map((name) => [name, '']));
   assert.deepEqual(loadConfig({}, empty), loadConfig({}, {}));
   assert.equal(loadConfig({}, { UNPACK_JOBS: ' 7 \r\n' }).UNPACK_JOBS, 7);
 });
 
-test('a queue name with a colon is refused here, and not by the queue', () => {
+test('a queue name with a colon is refused as a setting', () => {
   assert.match(problemOf('UNPACK_QUEUE', 'a:b') ?? '', /^UNPACK_QUEUE="a:b": write a name without a colon$/);
 });
 
-test('a password in two places, and a user without one, are refused', () => {
+test('two passwords of Redis, and a user without a password, are refused', () => {
   const both = { REDIS_URL: 'redis://:s3cr3t@host', REDIS_PASSWORD_FILE: '/run/secrets/redis' };
-  assert.throws(
-    () => loadConfig({}, both),
-    /REDIS_URL has a password, and REDIS_PASSWORD_FILE=.*leave one of them out/,
-  );
+  assert.throws(() => loadConfig({}, both), /REDIS_URL has a password, and REDIS_PASSWORD_FILE=.*remove one of them/);
   assert.throws(
     () => loadConfig({}, { REDIS_URL: 'redis://s3cr3t@host' }),
     (error: Error) => {
-      assert.match(error.message, /^REDIS_URL names a user and no password/);
+      assert.match(error.message, /^REDIS_URL has a user but no password/);
       assert.doesNotMatch(error.message, /s3cr3t/);
       return true;
     },

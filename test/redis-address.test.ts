@@ -29,26 +29,26 @@ describe('readRedisUrl', () => {
   }
 
   const refused: readonly (readonly [url: string, sentence: RegExp])[] = [
-    ['redis://:p@ss#word@host', /percent-encoded.*REDIS_PASSWORD_FILE/],
-    ['redis://user:pa/ss@host', /percent-encoded/],
-    ['redis://user:pa?ss@host', /percent-encoded/],
-    ['redis://user:12/34@host', /percent-encoded/],
-    ['redis://user:12?34@host', /percent-encoded/],
-    ['redis://user:100%sure@host', /percent-encoded/],
-    ['redis://:two words@host', /percent-encoded/],
-    ['redis://:ta\tb@host', /percent-encoded/],
+    ['redis://:p@ss#word@host', /percent-encode.*REDIS_PASSWORD_FILE/],
+    ['redis://user:pa/ss@host', /percent-encode/],
+    ['redis://user:pa?ss@host', /percent-encode/],
+    ['redis://user:12/34@host', /percent-encode/],
+    ['redis://user:12?34@host', /percent-encode/],
+    ['redis://user:100%sure@host', /percent-encode/],
+    ['redis://:two words@host', /percent-encode/],
+    ['redis://:ta\tb@host', /percent-encode/],
     ['redis://host?password=secret', /parameters after a \?/],
     ['redis://host?tls=true', /parameters after a \?/],
     ['redis://host/name', /number of a database/],
-    ['redis://one,two', /more than one/],
-    ['redis://', /no host/],
+    ['redis://one,two', /must name one host/],
+    ['redis://', /must name one host/],
     ['redis://host:0', /port 0/],
-    ['redis://host:99999', /cannot be read/],
+    ['redis://host:99999', /malformed/],
     ['host:6379', /write redis:\/\//],
     ['user:pass@host', /write redis:\/\//],
-    ['/run/redis.sock', /a socket cannot be used/],
-    ['unix:///run/redis.sock', /unix:\/\/ is not the address of a Redis/],
-    ['http://host:6379', /http:\/\/ is not the address of a Redis/],
+    ['/run/redis.sock', /a Unix socket is not supported/],
+    ['unix:///run/redis.sock', /unix:\/\/ is not a Redis URL/],
+    ['http://host:6379', /http:\/\/ is not a Redis URL/],
     ['', /write redis:\/\//],
   ];
   for (const [url, sentence] of refused) {
@@ -56,7 +56,7 @@ describe('readRedisUrl', () => {
   }
 });
 
-test('what is shown of a URL has nothing that could be a password, whether the URL can be read or not', () => {
+test('the shown URL contains no part of a password, even if the URL is malformed', () => {
   const secrets = ['s3cr3t', 's3/cr3t', 's3?cr3t', 's3#cr3t', 's3@cr3t', 's3 cr3t', 's3%cr3t', 's3:cr3t', '53/cr3t'];
   const forms = (one: string) => [
     `redis://:${one}@host:1/2`,

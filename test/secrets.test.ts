@@ -31,7 +31,7 @@ const kept = [
 ];
 for (const text of kept) test(`keeps ${text}`, () => assert.equal(maskSecrets(text), text));
 
-test('a secret that is known is masked wherever it stands', () => {
+test('a known secret is masked in every text', () => {
   addSecret('hun/ter "2"');
   assert.equal(maskSecrets('said hun/ter "2" and hun%2Fter%20%222%22'), 'said *** and ***');
   assert.equal(maskSecrets(JSON.stringify({ of: 'hun/ter "2"' })), '{"of":"***"}');

@@ -14,16 +14,17 @@ export interface Refusal {
   readonly sentence: string;
 }
 
-/** Answers to anyone: they tell nothing but up or down, and probes have no password. */
+/** Paths that need no password, because probes have none. They reveal only whether the process is up or down. */
 export const OPEN_PATHS: ReadonlySet<string> = new Set(['/healthz', '/readyz']);
 
 /**
- * Who may use the board. On loopback everyone on this machine, unless a user is set; anywhere else the user only.
+ * Decides who may use the board: with a user, only that user; without one, which is allowed on loopback only, everyone on this
+ * machine.
  *
- * A web page that is open in somebody's browser can send requests to this machine too. It is told by its `Origin`, and,
- * where it has made its own host name point here (DNS rebinding), by a `Host` that is not loopback.
+ * A foreign web page in a browser can send requests to this machine, too. Its `Origin` reveals it. If its host name points to
+ * this machine (DNS rebinding), a `Host` that is not loopback reveals it.
  *
- * @throws ConfigError when the address is not loopback and there is no password, or only one of user and password
+ * @throws ConfigError if the address is not loopback and there is no password, or only one of user and password is set
  */
 export function accessRule(
   settings: AccessSettings,
@@ -31,11 +32,11 @@ export function accessRule(
   const { UNPACK_BOARD_HOST: host, UNPACK_BOARD_USER: user, UNPACK_BOARD_PASSWORD: password } = settings;
   if ((user === undefined) !== (password === undefined)) {
     const missing = user === undefined ? 'UNPACK_BOARD_USER' : 'UNPACK_BOARD_PASSWORD';
-    throw new ConfigError(`${missing} is not set: the board wants both a user and a password, or neither`);
+    throw new ConfigError(`${missing} is not set: set both a user and a password, or neither`);
   }
   if (user === undefined && !isLoopback(host)) {
     throw new ConfigError(
-      `UNPACK_BOARD_HOST=${host} is reachable from other machines: set UNPACK_BOARD_USER and UNPACK_BOARD_PASSWORD, or use 127.0.0.1`,
+      `UNPACK_BOARD_HOST=${host} can be reached from other machines: set UNPACK_BOARD_USER and UNPACK_BOARD_PASSWORD, or use 127.0.0.1`,
     );
   }
   const expected = user === undefined ? undefined : digest(`${user}:${password}`);
@@ -43,19 +44,19 @@ export function accessRule(
   return (method, headers) => {
     if (expected !== undefined) {
       if (!timingSafeEqual(expected, digest(credentials(headers.authorization)))) {
-        return { status: 401, sentence: 'The board wants a user and a password.' };
+        return { status: 401, sentence: 'The board needs a user and a password.' };
       }
     } else if (!isLoopback(hostName(headers.host))) {
-      return { status: 403, sentence: 'The board answers to this machine only, as localhost or 127.0.0.1.' };
+      return { status: 403, sentence: 'The board answers only this machine: open it as localhost or 127.0.0.1.' };
     }
     if (method !== 'GET' && method !== 'HEAD' && !sameOrigin(headers)) {
-      return { status: 403, sentence: 'The board takes no orders from other web pages.' };
+      return { status: 403, sentence: 'The board refuses requests from other web pages.' };
     }
     return undefined;
   };
 }
 
-/** Whether an address or name can be reached from this machine only. */
+/** Whether only this machine can reach an address or host name. */
 export function isLoopback(host: string): boolean {
   const name = host.replace(/^\[|\]$/g, '').toLowerCase();
   if (isIPv4(name)) return name.startsWith('127.');
@@ -63,7 +64,7 @@ export function isLoopback(host: string): boolean {
   return name === 'localhost';
 }
 
-/** Equal in length whatever was sent, so that comparing takes equal time. */
+/** A digest has a constant length, so that the comparison takes constant time. */
 function digest(text: string): Buffer {
   return createHash('sha256').update(text).digest();
 }

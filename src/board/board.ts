@@ -19,13 +19,13 @@ export interface Board {
   close(): Promise<void>;
 }
 
-/** Milliseconds that a page waits for Redis. */
+/** Maximum milliseconds that a page waits for Redis. */
 const REDIS_TIMEOUT = 5000;
 
 /**
- * Serves the queue to a person (Bull Board: look, retry, promote, clean), to a supervisor (`/healthz`, `/readyz`) and to
- * Prometheus (`/metrics`). It starts without Redis and says so on its pages until Redis is there.
- * @throws ConfigError when its address would be open to other machines; ListenError when the address can't be had
+ * Serves the queue to people (Bull Board: inspect, retry, promote, clean), to supervisors (`/healthz`, `/readyz`) and to
+ * Prometheus (`/metrics`). It starts without Redis, too; its pages then say why Redis is not available.
+ * @throws ConfigError if the address is open to other machines without a password; ListenError if it cannot listen there
  */
 export async function startBoard(settings: BoardSettings, log: Logger): Promise<Board> {
   const refusal = accessRule(settings);
@@ -34,7 +34,7 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
     connection: redis,
     prefix: settings.UNPACK_REDIS_PREFIX,
     skipMetasUpdate: true,
-    // what it finds it prints to the console
+    // the check prints its warnings to the console
     skipVersionCheck: true,
   });
   const where = `Redis at ${displayRedisUrl(settings.REDIS_URL)}`;
@@ -42,10 +42,10 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
     redis,
     settings,
     log,
-    meanwhile: 'the pages say so until it is back',
+    meanwhile: 'the pages say so until Redis is back',
     key: queue.toKey('unpackd-probe'),
   });
-  // a page can be opened while nothing works yet, so that nothing is hopeless here
+  // the board waits for any Redis, even one with wrong settings, because its pages can show the reason
   outages.worked();
   queue.on('error', outages.notice);
 
@@ -63,7 +63,7 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
         .type('text/plain')
         .send(`${where} ${outages.trouble ?? 'does not answer'}.\n`);
     }
-    // nobody else's page has a reason to show this one in a frame
+    // no other page may show the board in a frame (clickjacking)
     reply.header('x-frame-options', 'DENY');
   });
   addHealthRoutes(app, (timeout) => outages.whyNotReady(timeout));
@@ -71,21 +71,21 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
     const text = await queue.exportPrometheusMetrics();
     return reply.type('text/plain; version=0.0.4; charset=utf-8').send(`${text}\n`);
   });
-  const told = (error: unknown): unknown => {
+  const explained = (error: unknown): unknown => {
     const trouble = redisTrouble(error);
     if (trouble === undefined) return error;
     outages.notice(error);
     return Object.assign(new Error(`${where} ${trouble.sentence}.`), { statusCode: 503 });
   };
   app.setErrorHandler((error, _request, reply) => {
-    const plain = told(error);
+    const plain = explained(error);
     if (plain === error) throw error;
     return reply
       .status(503)
       .type('text/plain')
       .send(`${plain instanceof Error ? plain.message : ''}\n`);
   });
-  await addBullBoard(app, queue, told);
+  await addBullBoard(app, queue, explained);
 
   const end = async () => {
     await app.close();
@@ -112,22 +112,22 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
   };
 }
 
-/** Bull Board's own adapter, with sentences for what Redis answers. */
-class TellingAdapter extends FastifyAdapter {
-  readonly #told: (error: unknown) => unknown;
+/** Bull Board's adapter, with errors of Redis explained. */
+class ExplainingAdapter extends FastifyAdapter {
+  readonly #explained: (error: unknown) => unknown;
 
-  constructor(told: (error: unknown) => unknown) {
+  constructor(explained: (error: unknown) => unknown) {
     super();
-    this.#told = told;
+    this.#explained = explained;
   }
 
   override setErrorHandler(handler: Parameters<FastifyAdapter['setErrorHandler']>[0]): this {
-    return super.setErrorHandler((error) => handler(this.#told(error) as typeof error)); // an error again
+    return super.setErrorHandler((error) => handler(this.#explained(error) as typeof error)); // the result is an Error, too
   }
 }
 
-async function addBullBoard(app: FastifyInstance, queue: Queue, told: (error: unknown) => unknown): Promise<void> {
-  const server = new TellingAdapter(told);
+async function addBullBoard(app: FastifyInstance, queue: Queue, explained: (error: unknown) => unknown): Promise<void> {
+  const server = new ExplainingAdapter(explained);
   createBullBoard({
     queues: [new UnpackQueueAdapter(queue)],
     serverAdapter: server,

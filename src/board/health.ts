@@ -2,15 +2,18 @@ import { type FastifyInstance, fastify } from 'fastify';
 import type { Config } from '../config.ts';
 import { listen } from './listen.ts';
 
-/** Milliseconds; a probe that waits longer than its own limit learns nothing. */
+/** Maximum milliseconds of `/readyz`, so that it answers before the time limit of a probe. */
 export const READY_TIMEOUT = 2000;
 
-/** Why a process can't do its work, in a sentence; `undefined`: it can. It is given its time limit in milliseconds. */
+/**
+ * Why a process cannot work, in a sentence; `undefined` if it can.
+ * @param timeout milliseconds that the check may take
+ */
 export type WhyNotReady = (timeout: number) => Promise<string | undefined>;
 
 /**
- * `/healthz`: the process is alive. `/readyz`: it can do its work; 503 and the reason where not: Redis does not answer, or a
- * worker's store can't be written.
+ * `/healthz`: the process is alive. `/readyz`: it can work; else the status is 503 and the body the reason, for example that
+ * Redis does not answer or the store cannot be written. Board and workers serve both.
  */
 export function addHealthRoutes(app: FastifyInstance, whyNotReady: WhyNotReady): void {
   app.get('/healthz', async (_request, reply) => reply.type('text/plain').send('alive\n'));
@@ -24,8 +27,8 @@ export function addHealthRoutes(app: FastifyInstance, whyNotReady: WhyNotReady):
 }
 
 /**
- * The probes of a worker, where UNPACK_HEALTH_PORT asks for them.
- * @throws ListenError when the address can't be had
+ * Serves `/healthz` and `/readyz` of a worker, if UNPACK_HEALTH_PORT is set.
+ * @throws ListenError if it cannot listen on the address
  */
 export async function startHealthServer(
   settings: Pick<Config, 'UNPACK_HEALTH_HOST' | 'UNPACK_HEALTH_PORT'>,

@@ -1,12 +1,12 @@
 import type { FastifyInstance } from 'fastify';
 import { errnoOf } from '../errno.ts';
 
-/** The address of the board or of a worker's probes cannot be listened on; `message` says why and what to change. */
+/** The board or the probes of a worker cannot listen on their address. `message` says why and what to change. */
 export class ListenError extends Error {
   override readonly name = 'ListenError';
 }
 
-/** An address to listen on, and the names of its settings, for a sentence. */
+/** An address to listen on, and the names of its settings for error messages. */
 export interface Address {
   readonly host: string;
   readonly port: number;
@@ -14,7 +14,7 @@ export interface Address {
   readonly portSetting: string;
 }
 
-/** Listens, and gives the URL. @throws ListenError */
+/** Starts to listen. @returns the URL @throws ListenError */
 export async function listen(app: FastifyInstance, address: Address): Promise<string> {
   const { host, port } = address;
   try {
@@ -28,15 +28,15 @@ function sentence({ host, port, hostSetting, portSetting }: Address, error: unkn
   const where = `${host.includes(':') ? `[${host}]` : host}:${port}`;
   switch (errnoOf(error)) {
     case 'EADDRINUSE':
-      return `${where} is in use by another process (ss -ltnp shows which): end that one, or set ${portSetting} to another port`;
+      return `${where} is in use by another process (ss -ltnp shows which): end that process, or set ${portSetting} to another port`;
     case 'EACCES':
-      return `this user may not listen on ${where}: set ${portSetting} to a port from 1024 on`;
+      return `this user may not listen on ${where}: set ${portSetting} to 1024 or more`;
     case 'EADDRNOTAVAIL':
-      return `${where} is no address of this machine: set ${hostSetting} to one that it has, as ip addr lists them, or to 0.0.0.0 for all`;
+      return `${where} is not an address of this machine: set ${hostSetting} to one that ip addr lists, or to 0.0.0.0 for all`;
     case 'ENOTFOUND':
     case 'EAI_AGAIN':
-      return `${host} is the name of no address: correct ${hostSetting}`;
+      return `the host name ${host} has no address: correct ${hostSetting}`;
     default:
-      return `${where} cannot be listened on: ${error instanceof Error ? error.message : String(error)}; ${hostSetting} and ${portSetting} say where`;
+      return `cannot listen on ${where}: ${error instanceof Error ? error.message : String(error)}; change ${hostSetting} or ${portSetting}`;
   }
 }

@@ -7,8 +7,8 @@ import { quietLog, quietProgress } from '../queue/quiet-job.ts';
 import { schemaFiles } from '../queue/schemas.ts';
 
 /**
- * The queue as Bull Board shows it: a job under the name of its image, and a Retry that gives a job all its attempts
- * again (BullMQ's own would continue the count, which leaves one).
+ * The queue for Bull Board. A job is shown with the name of its image. Retry gives a job all its attempts again; Bull Board's
+ * own retry continues the count, so the job would have only one.
  */
 export class UnpackQueueAdapter extends BullMQAdapter {
   readonly #queue: Queue;
@@ -20,7 +20,7 @@ export class UnpackQueueAdapter extends BullMQAdapter {
     });
     this.#queue = queue;
     this.setFormatter('name', (job: { data?: unknown; name?: string }) => imageOf(job.data) ?? job.name ?? '');
-    // a number named `progress` is what it draws a ring of
+    // Bull Board draws a ring for a number named `progress`
     this.setFormatter('progress', (progress: unknown) => {
       const known = readProgress(progress);
       return known === undefined ? progress : { progress: percentOf(known), ...known };
@@ -35,7 +35,7 @@ export class UnpackQueueAdapter extends BullMQAdapter {
   override async getJobs(...args: Parameters<BullMQAdapter['getJobs']>): Promise<Job[]> {
     const jobs = await super.getJobs(...args).catch(async (error: unknown) => {
       if (!(error instanceof SyntaxError)) throw error;
-      // one job that can't be read must not hide the others
+      // one unreadable job must not hide the others
       const [states, start, end] = args;
       const ids = await this.#queue.getRanges(
         states.filter((state) => state !== 'paused'),
@@ -49,17 +49,17 @@ export class UnpackQueueAdapter extends BullMQAdapter {
     return jobs.map(shown);
   }
 
-  /** In place of a job whose fields are not JSON: one that says so. */
+  /** A job whose fields are not JSON is replaced by one that says so. */
   #readable(id: string, job: Promise<Job | undefined>): Promise<Job | undefined> {
     return job.catch((error: unknown) => {
       if (!(error instanceof SyntaxError)) throw error;
-      const told = new Job(this.#queue, 'cannot be read', {}, {}, id);
-      told.failedReason = unreadableJob(id);
-      return told;
+      const placeholder = new Job(this.#queue, 'cannot be read', {}, {}, id);
+      placeholder.failedReason = unreadableJob(id);
+      return placeholder;
     });
   }
 
-  /** A job that found everything there has written no line. */
+  /** The log of a job. A job whose image existed has written no lines; they are derived from its result. */
   override async getJobLogs(id: string): Promise<string[]> {
     const lines = await super.getJobLogs(id);
     if (lines.length > 0) return lines;
@@ -68,7 +68,7 @@ export class UnpackQueueAdapter extends BullMQAdapter {
   }
 }
 
-/** By the bytes that had to be fetched; by layers where nothing had to be. */
+/** Percent of the bytes to fetch, or of the layers if no bytes must be fetched. */
 function percentOf({ phase, bytesFetched, bytesTotal, layersDone, layersTotal }: Progress): number {
   const [done, total] = bytesTotal > 0 ? [bytesFetched, bytesTotal] : [layersDone, layersTotal];
   // an image may have no layers

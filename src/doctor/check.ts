@@ -1,10 +1,10 @@
-/** One thing looked at. */
+/** The outcome of one check of `unpackd doctor`. Every file of this folder returns some. */
 export interface Check {
   readonly name: string;
   readonly status: 'ok' | 'warn' | 'fail';
-  /** What is there, in a few words. */
+  /** What the check found, in a few words. */
   readonly finding: string;
-  /** What to do about it; absent when all is well. */
+  /** What to do; absent if the status is `ok`. */
   readonly advice?: string;
 }
 
@@ -22,7 +22,7 @@ export const fail = (name: string, finding: string, advice: string): Check => ({
   advice,
 });
 
-/** What a thrown value says, in one line. */
+/** The message of a thrown value, in one line. */
 export function reason(thrown: unknown): string {
   if (!(thrown instanceof Error)) return String(thrown);
   const code = 'code' in thrown && typeof thrown.code === 'string' ? thrown.code : thrown.name;

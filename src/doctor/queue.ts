@@ -4,10 +4,10 @@ import { durationText } from '../units.ts';
 import { type Check, fail, ok, reason, warn } from './check.ts';
 
 const TIMEOUT = 3000;
-/** Names of workers that are shown. */
+/** Maximum names of workers in a message. */
 const SHOWN = 5;
 
-/** What the queue holds, and whether anybody takes jobs from it. Redis is known to answer. */
+/** Checks the queue: its jobs, and the workers that are connected. `checkRedis` must have passed. */
 export async function checkQueue(
   settings: RedisSettings & Pick<QueueSettings, 'UNPACK_QUEUE' | 'UNPACK_REDIS_PREFIX'>,
 ): Promise<Check[]> {
@@ -16,7 +16,7 @@ export async function checkQueue(
   connection.on('error', () => {});
   let queue: Queue | undefined;
   try {
-    // a command before it is connected would fail at once
+    // on this connection a command fails at once until it is connected
     if (connection.status !== 'ready') {
       await new Promise((resolve, reject) => {
         connection.once('ready', resolve).once('error', reject).once('end', reject);
@@ -26,9 +26,9 @@ export async function checkQueue(
     queue.on('error', () => {});
     const workers = await workersOf(queue);
     const { jobs, held } = await jobsOf(queue, name);
-    return [jobs, anyWorker(workers, held, name)];
+    return [jobs, workersCheck(workers, held, name)];
   } catch (error) {
-    return [fail('Queue', `${name} can't be read: ${reason(error)}`, 'see the rights of the Redis user (ACL)')];
+    return [fail('Queue', `${name} cannot be read: ${reason(error)}`, 'check the permissions of the Redis user (ACL)')];
   } finally {
     await queue?.close().catch(() => {});
     connection.disconnect();
@@ -49,27 +49,27 @@ async function jobsOf(queue: Queue, name: string): Promise<{ readonly jobs: Chec
       held,
       jobs: warn(
         'Queue',
-        `${finding}; it is paused`,
-        'workers take nothing until it is resumed: queue.resume() of BullMQ',
+        `${finding}; the queue is paused`,
+        'workers take no jobs until somebody resumes it (queue.resume() of BullMQ)',
       ),
     };
   }
   return { held, jobs: ok('Queue', finding) };
 }
 
-/** Jobs with a priority have an order of their own: the first of both is the oldest of those that come next. */
+/** The age of the oldest job that is next. BullMQ keeps jobs with a priority in a second list, so both lists are asked. */
 async function longestWait(queue: Queue): Promise<string> {
   const first = await queue.getJobs(['waiting', 'prioritized'], 0, 0, true);
   const added = first.flatMap((job) => (job === undefined || job === null ? [] : [job.timestamp]));
-  if (added.length === 0) return 'none of them by now';
+  if (added.length === 0) return 'none is left now';
   return `the oldest was added ${durationText(Math.max(0, Date.now() - Math.min(...added)))} ago`;
 }
 
-/** Their names; `undefined` where the server does not tell who is connected. */
+/** The names of the connected workers; `undefined` if the server does not list its clients. */
 async function workersOf(queue: Queue): Promise<readonly string[] | undefined> {
   try {
     const clients = await queue.getWorkers();
-    // BullMQ's answer where the server has no CLIENT LIST
+    // BullMQ returns this if the server has no CLIENT LIST
     if (clients.some(({ name }) => name?.includes('does not support'))) return undefined;
     return clients.map(
       ({ rawname = '', name = '', addr = 'unknown' }) => /:w:(.*)$/.exec(rawname || name)?.[1] ?? addr,
@@ -79,17 +79,21 @@ async function workersOf(queue: Queue): Promise<readonly string[] | undefined> {
   }
 }
 
-function anyWorker(workers: readonly string[] | undefined, held: number, queue: string): Check {
+function workersCheck(workers: readonly string[] | undefined, held: number, queue: string): Check {
   const name = 'Workers';
   if (workers === undefined) {
-    return warn(name, 'this server does not tell who is connected (CLIENT LIST)', 'look at the workers themselves');
+    return warn(
+      name,
+      'unknown, because this server does not list its clients (CLIENT LIST)',
+      'check on the machines of the workers whether they run',
+    );
   }
   if (workers.length > 0) {
     const more = workers.length > SHOWN ? `, and ${workers.length - SHOWN} more` : '';
     return ok(name, `${workers.length} connected: ${workers.slice(0, SHOWN).join(', ')}${more}`);
   }
-  if (held === 0) return ok(name, `none is connected to ${queue}, and there is nothing to do`);
+  if (held === 0) return ok(name, `none is connected to ${queue}, and the queue is empty`);
   const advice =
-    'start one (unpackd worker), or see that it has the same REDIS_URL, UNPACK_QUEUE and UNPACK_REDIS_PREFIX';
-  return warn(name, `none is connected to ${queue}: its jobs wait`, advice);
+    'start one (unpackd worker); if one runs, give it the same REDIS_URL, UNPACK_QUEUE and UNPACK_REDIS_PREFIX';
+  return warn(name, `none is connected to ${queue}, so its jobs wait`, advice);
 }

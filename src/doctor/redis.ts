@@ -6,15 +6,15 @@ import { displayRedisUrl } from '../redis-address.ts';
 import { type Check, fail, ok, reason, warn } from './check.ts';
 
 const TIMEOUT = 3000;
-/** What BullMQ asks for (docs.bullmq.io, "Compatibility"). */
+/** Versions of Redis that BullMQ requires and recommends (docs.bullmq.io, "Compatibility"). */
 const OLDEST = 5;
 const ADVISED = 6.2;
 const START = 'start Redis or Valkey, or correct REDIS_URL';
 
-/** What a queue does all the time: a script that writes two of its keys, which vanish by themselves. */
+/** Tests what a queue does all the time: a script that writes two of its keys. The keys expire after a second. */
 const TRY_WRITES = "for _, key in ipairs(KEYS) do redis.call('SET', key, '', 'PX', 1000) end";
 
-/** Whether the server is there, does what a queue asks of it, and will keep jobs. */
+/** Checks the Redis server: whether it answers, accepts the commands of a queue, and keeps its jobs. */
 export async function checkRedis(
   settings: RedisSettings & Pick<QueueSettings, 'UNPACK_QUEUE' | 'UNPACK_REDIS_PREFIX'>,
 ): Promise<Check[]> {
@@ -22,14 +22,14 @@ export async function checkRedis(
   try {
     redis = singleConnection(settings, TIMEOUT);
   } catch (error) {
-    return [fail('Redis', reason(error), 'correct that setting')];
+    return [fail('Redis', reason(error), 'correct this setting')];
   }
-  // the failure that explains is this event's; the rejected promise only says that the connection is closed
+  // the event has the cause; the rejected promise says only that the connection is closed
   let failure: unknown;
   redis.on('error', (error) => {
     failure ??= error;
   });
-  // a server that is silent, or loads its data, keeps a connection waiting for as long as it likes
+  // a server that hangs or loads its data can keep a connection waiting without end
   let unready: RedisTrouble | undefined;
   const late = setTimeout(async () => {
     if (redis.status === 'connect') unready = await whyNotReady(redis);
@@ -61,11 +61,11 @@ export async function checkRedis(
 function version(info: Info, where: string): Check {
   const valkey = info.get('valkey_version');
   const text = valkey === undefined ? `Redis ${info.get('redis_version')}` : `Valkey ${valkey}`;
-  // Valkey says which Redis it is compatible with (7.2 and newer)
+  // Valkey reports the version of Redis that it is compatible with (7.2 or newer)
   const number = Number.parseFloat(info.get('redis_version') ?? '0');
   const finding = `${text} at ${where}`;
-  if (number < OLDEST) return fail('Redis', finding, `BullMQ needs Redis ${OLDEST} or newer: upgrade it`);
-  if (number < ADVISED) return warn('Redis', finding, `BullMQ works best with ${ADVISED} or newer: upgrade it`);
+  if (number < OLDEST) return fail('Redis', finding, `BullMQ needs Redis ${OLDEST} or newer: upgrade Redis`);
+  if (number < ADVISED) return warn('Redis', finding, `BullMQ recommends Redis ${ADVISED} or newer: upgrade Redis`);
   return ok('Redis', finding);
 }
 
@@ -75,8 +75,8 @@ function policy(info: Info): Check {
   if (found === 'noeviction') return ok(name, 'maxmemory-policy noeviction');
   return fail(
     name,
-    `maxmemory-policy ${found}: jobs may vanish when memory runs short`,
-    'set maxmemory-policy noeviction in the configuration of the server, or of its parameter group',
+    `maxmemory-policy ${found}: Redis may evict jobs when its memory is full`,
+    'set maxmemory-policy noeviction in the configuration of the server, or in its parameter group',
   );
 }
 
@@ -88,7 +88,7 @@ function persistence(info: Info): Check {
   return warn(
     name,
     `no append-only file${detail} (last snapshot ${new Date(Number(saved) * 1000).toISOString()})`,
-    'set appendonly yes, unless losing the waiting jobs with the server is acceptable',
+    'set appendonly yes, unless you accept that waiting jobs are lost with the server',
   );
 }
 

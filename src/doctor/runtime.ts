@@ -4,19 +4,19 @@ import { type Check, fail, ok, warn } from './check.ts';
 
 const OLDEST_NODE = 24;
 
-/** What a worker does that needs each of these. */
+/** Why a worker needs each capability. */
 const PURPOSES = {
-  CHOWN: 'give files to their owners',
+  CHOWN: 'set the owners of files',
   DAC_OVERRIDE: 'write into folders of other users',
   FOWNER: 'set modes, times and attributes of files of other users',
   FSETID: 'keep setgid bits',
-  SYS_ADMIN: 'write the trusted.* attributes of overlays, and mount',
-  MKNOD: 'make devices',
+  SYS_ADMIN: 'set the trusted.* attributes of overlays, and mount',
+  MKNOD: 'create devices',
   SETFCAP: 'set file capabilities',
 } as const satisfies Record<Capability, string>;
 
 /**
- * The runtime and the rights of this process.
+ * Checks Node, the permissions of this process, its native code and optional programs.
  * @param nativeInflate the setting UNPACK_NATIVE_INFLATE
  */
 export async function checkRuntime(ownership: Ownership, nativeInflate: boolean): Promise<Check[]> {
@@ -47,29 +47,30 @@ async function permissions(ownership: Ownership): Promise<Check> {
   // `as`: the keys of an object literal are its type's
   const missing = (Object.keys(PURPOSES) as Capability[]).filter((capability) => !has(capability));
   if (ownership === 'squash') {
-    return ok(name, `${user}, to whom all files will belong; there will be no devices (UNPACK_OWNERSHIP=squash)`);
+    return ok(name, `${user}, who will own all files; devices are left out (UNPACK_OWNERSHIP=squash)`);
   }
   if (missing.length === 0 && cannotKeepOwners === undefined) {
-    return ok(name, `${user}, with every capability that a worker uses`);
+    return ok(name, `${user}, with every capability that a worker needs`);
   }
   const lacks = missing.map((capability) => `CAP_${capability} (${PURPOSES[capability]})`).join(', ');
   return fail(
     name,
     missing.length === 0 ? `${user}, but ${cannotKeepOwners}` : `${user}, without ${lacks}`,
-    `${whatToDo(user, missing)}; or set UNPACK_OWNERSHIP=squash: all files will belong to this user, devices and file capabilities will be left out`,
+    `${howToPermit(user, missing)}; or set UNPACK_OWNERSHIP=squash: this user owns all files, and devices and file capabilities are left out`,
   );
 }
 
-function whatToDo(user: string, missing: readonly Capability[]): string {
+function howToPermit(user: string, missing: readonly Capability[]): string {
   if (user !== 'root') return 'run as root; in a container, add these capabilities';
-  if (missing.length === 0) return 'give the user namespace more users (/etc/subuid, /etc/subgid), or leave it';
+  if (missing.length === 0)
+    return 'give the user namespace more users (/etc/subuid, /etc/subgid), or run outside of it';
   const flags = missing.map((capability) => `--cap-add ${capability}`).join(' ');
   return `give this process these capabilities (docker run ${flags}; systemd: CapabilityBoundingSet=)`;
 }
 
-/** Programs that only some commands ask for. */
+/** Checks programs that only some commands need. */
 async function programs(): Promise<Check> {
   const { hasXz } = await import('../source/packed-archive.ts');
-  if (await hasXz()) return ok('Programs', 'xz: push reads archives that are packed with it');
-  return ok('Programs', 'no xz: only push of archives packed with it needs that (the optional package xz-utils)');
+  if (await hasXz()) return ok('Programs', 'xz: push can read archives that are compressed with xz');
+  return ok('Programs', 'no xz: push cannot read archives that are compressed with xz (optional package xz-utils)');
 }

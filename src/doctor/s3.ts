@@ -3,10 +3,10 @@ import { s3Client } from '../source/s3-client.ts';
 import type { S3Connection } from '../source/source-spec.ts';
 import { type Check, fail, ok, reason, warn } from './check.ts';
 
-/** A name that no image has: what the server says about it tells endpoint, bucket and credentials apart. */
+/** A key that no image has. The error of the server shows whether endpoint, bucket or credentials are wrong. */
 const PROBE = 'unpackd-doctor-asks-for-what-is-not-there';
 
-/** Whether each bucket can be read with the worker's own credentials; without buckets, whether there are credentials. */
+/** Checks that each bucket can be read with the worker's credentials. Without buckets it checks only that there are credentials. */
 export async function checkS3(connection: S3Connection, buckets: readonly string[]): Promise<Check[]> {
   const client = s3Client(connection);
   const where = connection.endpoint ?? `AWS ${connection.region}`;
@@ -18,18 +18,14 @@ export async function checkS3(connection: S3Connection, buckets: readonly string
       fail(
         'S3 credentials',
         `none found: ${reason(error)}`,
-        'set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give the machine a role',
+        'set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the machine a role',
       ),
     ];
   }
   try {
     if (buckets.length === 0) {
       return [
-        warn(
-          'S3',
-          `credentials are there; no bucket to try at ${where}`,
-          'name one with --bucket or in UNPACK_BUCKETS',
-        ),
+        warn('S3', `credentials found; no bucket to check at ${where}`, 'name one with --bucket or in UNPACK_BUCKETS'),
       ];
     }
     return await Promise.all(buckets.map((bucket) => checkBucket(client, bucket, where)));
@@ -46,18 +42,18 @@ async function checkBucket(client: S3Client, bucket: string, where: string): Pro
     return ok(name, `readable at ${where}`);
   } catch (error) {
     if (!(error instanceof S3ServiceException)) {
-      return fail(name, `${where} does not answer: ${reason(error)}`, 'correct S3_ENDPOINT, or see why it is not up');
+      return fail(name, `${where} does not answer: ${reason(error)}`, 'correct S3_ENDPOINT, or start the S3 server');
     }
     switch (error.name) {
       case 'NoSuchKey':
         return ok(name, `readable at ${where}`);
       case 'NoSuchBucket':
-        return fail(name, `not at ${where}`, 'create it, or correct the name');
+        return fail(name, `does not exist at ${where}`, 'create the bucket, or correct the name');
       case 'AccessDenied':
         return warn(
           name,
-          'access denied for an object that is not there',
-          'fine if these credentials may get objects but not list the bucket; else allow s3:GetObject on it',
+          'access denied for an object that does not exist',
+          'this is in order if the credentials may get objects but not list the bucket; else allow s3:GetObject on the bucket',
         );
       case 'InvalidAccessKeyId':
       case 'SignatureDoesNotMatch':
@@ -69,7 +65,7 @@ async function checkBucket(client: S3Client, bucket: string, where: string): Pro
         return fail(
           name,
           `${error.name} (${error.$metadata.httpStatusCode ?? 'no status'}): ${reason(error)}`,
-          'see what the S3 server logs',
+          'see the log of the S3 server',
         );
     }
   }

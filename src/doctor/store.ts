@@ -13,18 +13,18 @@ import { bytesText } from '../units.ts';
 import { type Check, fail, ok, reason, warn } from './check.ts';
 
 const GIB = 1024 ** 3;
-/** Less than one usual image, unpacked. */
+/** With less free space, an image of usual size may not fit. */
 const LITTLE_SPACE = 5 * GIB;
 const LITTLE_INODES = 100_000;
 
-/** Whether the store at `root`, or the folder that it would be made in, can hold snapshots of that type. */
+/** Checks that the store at `root`, or the folder it would be created in, can hold snapshots of this type. */
 export async function checkStore(
   root: string,
   type: Snapshotter['type'],
   ownership: Ownership = 'keep',
 ): Promise<Check[]> {
   const folder = await nearestFolder(root);
-  const where = folder === root ? root : `${root} (not there yet; looked at ${folder})`;
+  const where = folder === root ? root : `${root} (does not exist yet; checked ${folder})`;
   let facts: FileSystemFacts;
   try {
     facts = await fileSystemFacts(folder);
@@ -42,30 +42,30 @@ function place(where: string, { type }: FileSystemFacts): Check {
   if (type !== 'tmpfs' && type !== 'ramfs') return ok('Store', finding);
   return warn(
     'Store',
-    `${finding}: it is in memory, and gone after a restart of the machine`,
-    'put it on a disk (UNPACK_ROOT, or mount one there), unless that is meant',
+    `${finding}: the store is in memory, and is lost when the machine restarts`,
+    'use a disk (set UNPACK_ROOT, or mount a disk there), unless this is intended',
   );
 }
 
-/** What the kernel said when a directory was to be made there. */
+/** Advice for an error that the kernel returned when the check created a directory there. */
 function adviceFor(error: unknown, folder: string): string {
   const code = errnoOf(error) ?? '';
   const host = HOST_ERRNO[code];
-  if (code !== 'EACCES' && code !== 'EPERM') return host?.advice ?? 'put the store elsewhere with UNPACK_ROOT';
+  if (code !== 'EACCES' && code !== 'EPERM') return host?.advice ?? 'use another folder (UNPACK_ROOT)';
   const { user, inUserNamespace } = privileges();
-  if (user !== 'root') return `run as root, or as the owner of ${folder}; or put the store elsewhere with UNPACK_ROOT`;
+  if (user !== 'root') return `run as root or as the owner of ${folder}, or use another folder (UNPACK_ROOT)`;
   const why = inUserNamespace
-    ? 'root of a user namespace owns only what belongs to that namespace'
-    : 'what refuses even root is an immutable directory (lsattr), a security module, or the server of a network file system';
-  return `put the store elsewhere with UNPACK_ROOT: ${why}`;
+    ? 'root of a user namespace may write only files whose owners belong to the namespace'
+    : 'an immutable directory (lsattr), a security module or the server of a network file system refuses even root';
+  return `use another folder (UNPACK_ROOT), because ${why}`;
 }
 
-/** An overlay can't be the upper directory of another one. */
+/** An overlay cannot be the upper directory of another overlay. */
 function stacked(): Check {
   return fail(
     'Overlay',
-    'the store lies on an overlay, as the root file system of a container does, and overlays can’t be stacked there',
-    'mount a volume or a directory of the host at the store (docker run -v, a Kubernetes volume), or use --snapshotter native (UNPACK_SNAPSHOTTER), which copies',
+    'the store is on an overlay, such as the root file system of a container, and overlays cannot be stacked',
+    'mount a volume or a directory of the host at the store (docker run -v, a Kubernetes volume), or use --snapshotter native (UNPACK_SNAPSHOTTER), which makes full copies',
   );
 }
 
@@ -93,52 +93,52 @@ function spaceWithoutTrying(folder: string): Check[] {
   try {
     return [space(spaceOf(folder))];
   } catch {
-    return []; // the store's own check has said what is wrong
+    return []; // the check of the store reports the error
   }
 }
 
 function attributes({ type, trustedXattrs, userXattrs }: FileSystemFacts, ownership: Ownership): Check {
   const name = 'Attributes';
-  if (trustedXattrs) return ok(name, 'trusted.* can be set');
-  if (userXattrs && ownership === 'squash') return ok(name, 'user.* can be set, for mounts with userxattr');
+  if (trustedXattrs) return ok(name, 'trusted.* attributes can be set');
+  if (userXattrs && ownership === 'squash') return ok(name, 'user.* attributes can be set, for mounts with userxattr');
   if (userXattrs) {
     return warn(
       name,
-      'trusted.* cannot be set, user.* can: layers are written for mounts with userxattr',
+      'only user.* attributes can be set, not trusted.*, so the snapshots need mounts with userxattr',
       `${asAdministrator()} if containerd is to use these snapshots`,
     );
   }
   return fail(
     name,
-    `${type} keeps neither trusted.* nor user.* attributes here`,
+    `neither trusted.* nor user.* attributes can be set on ${type}`,
     `put the store on ext4, XFS or Btrfs, or ${asAdministrator()}`,
   );
 }
 
 function types({ type, directoryTypes }: FileSystemFacts): Check {
-  if (directoryTypes) return ok('Directory types', 'folders tell what their entries are (d_type)');
+  if (directoryTypes) return ok('Directory types', 'directories report the types of their entries (d_type)');
   return fail(
     'Directory types',
-    `${type} does not tell them (d_type)`,
-    'on XFS: make it again with mkfs.xfs -n ftype=1',
+    `directories of ${type} do not report the types of their entries (d_type)`,
+    'use another file system; XFS must be made with mkfs.xfs -n ftype=1',
   );
 }
 
 function whiteouts({ type, whiteouts }: FileSystemFacts): Check {
   const name = 'Whiteouts';
-  if (whiteouts) return ok(name, 'the device 0:0, which stands for what a layer deletes, can be made');
+  if (whiteouts) return ok(name, 'the device 0:0, which is the whiteout of an overlay, can be created');
   return fail(
     name,
-    `this user can't make the device 0:0 on ${type}`,
+    `this user cannot create the device 0:0, which is the whiteout of an overlay, on ${type}`,
     isRoot()
-      ? 'add CAP_MKNOD to the container, see whether a sandbox or security module forbids mknod, or use --snapshotter native'
-      : 'Linux 5.8 lets any user make it; before that, or where a sandbox forbids mknod, run as root or use --snapshotter native',
+      ? 'add CAP_MKNOD to the container, allow mknod in the sandbox or security module, or use --snapshotter native'
+      : 'use Linux 5.8 or newer, on which any user may create it, or allow mknod in the sandbox, run as root, or use --snapshotter native',
   );
 }
 
 const isRoot = (): boolean => process.geteuid?.() === 0;
 
-/** How to be allowed to set trusted.* attributes. Root lacks that right only in a container or a user namespace. */
+/** How to get the permission to set trusted.* attributes. Root lacks it only in a container or a user namespace. */
 function asAdministrator(): string {
   return isRoot()
     ? 'give this process CAP_SYS_ADMIN in the machine’s own user namespace (in a container: --cap-add SYS_ADMIN)'
@@ -148,16 +148,16 @@ function asAdministrator(): string {
 async function overlay(folder: string): Promise<Check> {
   const name = 'Overlay';
   const { mountable, reason, userXattrs } = await overlayFacts(folder);
-  if (mountable) return ok(name, `mounted one${userXattrs ? ', with userxattr' : ''}`);
+  if (mountable) return ok(name, `can be mounted${userXattrs ? ', with userxattr' : ''}`);
   if (!isRoot()) return overlayInUserNamespace(folder);
   return fail(
     name,
     reason ?? 'cannot be mounted',
-    'where the file system can’t carry an overlay, use --snapshotter native (UNPACK_SNAPSHOTTER), which copies',
+    'use another file system, or --snapshotter native (UNPACK_SNAPSHOTTER), which makes full copies',
   );
 }
 
-/** An ordinary user may unpack without mounting, and mount where it is root: in a user namespace of its own. */
+/** An ordinary user can unpack without mounting, and can mount in a user namespace of its own, where it is root. */
 async function overlayInUserNamespace(folder: string): Promise<Check> {
   const name = 'Overlay';
   const enter = ['--user', '--map-root-user', '--mount'];
@@ -174,7 +174,7 @@ async function overlayInUserNamespace(folder: string): Promise<Check> {
   } catch (error) {
     return warn(
       name,
-      `this user can unpack but not mount: ${told(error)}`,
+      `this user can unpack but not mount: ${commandError(error)}`,
       'allow user namespaces (user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns), or let root mount',
     );
   } finally {
@@ -182,8 +182,8 @@ async function overlayInUserNamespace(folder: string): Promise<Check> {
   }
 }
 
-/** What a command said, or why it could not be run. */
-function told(error: unknown): string {
+/** The first line that a command printed on stderr, or the reason why it could not be run. */
+function commandError(error: unknown): string {
   const stderr = error instanceof Error && 'stderr' in error ? String(error.stderr).trim() : '';
   return stderr === '' ? reason(error) : (stderr.split('\n')[0] ?? stderr);
 }

@@ -7,7 +7,7 @@ const settings = (flags: Record<string, string>) => loadConfig(flags, {});
 const LOCAL = { host: '127.0.0.1:3000' };
 const basic = (text: string) => ({ authorization: `Basic ${Buffer.from(text).toString('base64')}` });
 
-test('the board does not start on an address that other machines reach without a user and a password', () => {
+test('without a user and a password the board refuses an address that other machines can reach', () => {
   for (const host of ['0.0.0.0', '::', '10.1.2.3', 'board.example']) {
     assert.throws(
       () => accessRule(settings({ UNPACK_BOARD_HOST: host })),
@@ -18,12 +18,12 @@ test('the board does not start on an address that other machines reach without a
   accessRule(settings({ UNPACK_BOARD_HOST: '0.0.0.0', UNPACK_BOARD_USER: 'u', UNPACK_BOARD_PASSWORD: 'p' }));
 });
 
-test('a password without a user, or a user without a password, is a mistake', () => {
+test('a password without a user and a user without a password are refused', () => {
   assert.throws(() => accessRule(settings({ UNPACK_BOARD_PASSWORD: 'p' })), /UNPACK_BOARD_USER is not set/);
   assert.throws(() => accessRule(settings({ UNPACK_BOARD_USER: 'u' })), /UNPACK_BOARD_PASSWORD is not set/);
 });
 
-test('loopback is what only this machine reaches', () => {
+test('only addresses of this machine alone count as loopback', () => {
   assert.deepEqual(
     ['127.0.0.1', '127.9.9.9', '::1', '[::1]', 'localhost', 'LOCALHOST'].map(isLoopback),
     Array(6).fill(true),
@@ -34,7 +34,7 @@ test('loopback is what only this machine reaches', () => {
   );
 });
 
-test('with a user, only that user and password are let in', () => {
+test('with a user, only this user and password are accepted', () => {
   const rule = accessRule(settings({ UNPACK_BOARD_USER: 'ann', UNPACK_BOARD_PASSWORD: 'pass:wörd' }));
   assert.equal(rule('GET', { ...LOCAL, ...basic('ann:pass:wörd') }), undefined);
   for (const headers of [{}, basic('ann:pass'), basic('bob:pass:wörd'), basic(''), { authorization: 'Bearer x' }]) {
@@ -42,7 +42,7 @@ test('with a user, only that user and password are let in', () => {
   }
 });
 
-test('without a user, a host name that points here is not let in (DNS rebinding)', () => {
+test('without a user, a foreign host name that points to this machine is refused (DNS rebinding)', () => {
   const rule = accessRule(settings({}));
   assert.equal(rule('GET', LOCAL), undefined);
   assert.equal(rule('GET', { host: 'localhost:3000' }), undefined);

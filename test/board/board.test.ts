@@ -55,7 +55,7 @@ test('a failed job shows its code and sentence, and Retry gives it all its attem
   assert.equal((await queue.wait(job)).attempts, 1);
 });
 
-test('a job that found everything there, and so has told nothing, is shown as done, with a line in its log', async () => {
+test('a job whose image existed is shown as completed, with a line in its log', async () => {
   const settings = bench.settings(open);
   const queue = bench.producer(settings);
   const there = [image('existed', 'existed')];
@@ -87,7 +87,7 @@ test('the page, the queue and the metrics are served', async () => {
   assert.match(metrics.text, new RegExp(`bullmq_job_count\\{queue="${settings.UNPACK_QUEUE}", state="waiting"\\} 1`));
 });
 
-test('with a user everything but the probes wants the password', async () => {
+test('with a user, everything except the probes needs the password', async () => {
   const settings = bench.settings({ ...open, UNPACK_BOARD_USER: 'ann', UNPACK_BOARD_PASSWORD: 'secret' });
   const { url } = await board(settings);
   for (const path of ['/', '/metrics', '/api/queues', '/static/', '/healthz/../', '/healthz?x', '/nothing']) {
@@ -99,7 +99,7 @@ test('with a user everything but the probes wants the password', async () => {
   assert.equal((await get(`${url}/api/queues`, { headers: { authorization } })).status, 200);
 });
 
-test('an address that cannot be had is one sentence with the setting to change, for the board and for probes', async () => {
+test('if the board or the probes cannot listen, one sentence names the setting to change', async () => {
   const settings = bench.settings(open);
   const { port } = new URL((await board(settings)).url);
   const taken = { ...settings, UNPACK_BOARD_PORT: Number(port), UNPACK_HEALTH_PORT: Number(port) };
@@ -115,13 +115,13 @@ test('an address that cannot be had is one sentence with the setting to change, 
   const elsewhere = { ...settings, UNPACK_HEALTH_HOST: '203.0.113.7', UNPACK_HEALTH_PORT: 0 };
   await assert.rejects(
     startHealthServer(elsewhere, async () => undefined),
-    says(/is no address of this machine: set UNPACK_HEALTH_HOST/),
+    says(/is not an address of this machine: set UNPACK_HEALTH_HOST/),
   );
   const { code, exitStatus } = explain(new ListenError('x'));
   assert.deepEqual([code, exitStatus], ['ADDRESS_UNAVAILABLE', 1]);
 });
 
-test('without Redis the board lives, is not ready, and says why', async () => {
+test('without Redis the board runs, is not ready, and says why', async () => {
   const redis = await startRedis();
   await redis.stop();
   const started = await startBoard(loadConfig({ ...open, REDIS_URL: redis.url }, {}), silent);
@@ -136,7 +136,7 @@ test('without Redis the board lives, is not ready, and says why', async () => {
   assert.match(page.text, /^Redis at redis:\/\/127\.0\.0\.1:\d+ is not available: connect ECONNREFUSED/);
 });
 
-test('a Redis that hangs makes the board unready, and not hang', async () => {
+test('if Redis hangs, the board is not ready but answers', async () => {
   const redis = await startRedis();
   const { url, close } = await startBoard(loadConfig({ ...open, REDIS_URL: redis.url }, {}), silent);
   await eventually('Redis is connected', async () => (await fetch(`${url}/readyz`)).status === 200);
@@ -147,7 +147,7 @@ test('a Redis that hangs makes the board unready, and not hang', async () => {
   await redis.stop();
 });
 
-test('a worker has probes where a port is set, and none where not', async () => {
+test('a worker serves probes only if a port is set', async () => {
   assert.equal(await startHealthServer(loadConfig({}, {}), async () => undefined), undefined);
   let reason: string | undefined = 'the disk is gone';
   const health = await startHealthServer(loadConfig({ UNPACK_HEALTH_PORT: '0' }, {}), async () => reason);

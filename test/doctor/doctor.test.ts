@@ -28,10 +28,10 @@ function fill(write: (count: number) => void): void {
   }
 }
 
-describe('the doctor looks at the store', {
+describe('the doctor checks the store', {
   skip: unavailable(() => ext4()) || unavailable(() => tmpfs('size=1m')),
 }, () => {
-  test('no byte left is a failure', async () => {
+  test('no free space is a failure', async () => {
     using disk = ext4();
     mkdirSync(join(disk.path, 'store'));
     const piece = Buffer.alloc(1 << 20);
@@ -43,7 +43,7 @@ describe('the doctor looks at the store', {
     assert.match(space?.advice ?? '', /unpackd snapshots/);
   });
 
-  test('no inode left is a failure, also where nothing can be tried out any more', async () => {
+  test('no free inode is a failure, even if the other checks cannot run', async () => {
     using disk = ext4(['-N', '16']);
     fill((count) => writeFileSync(join(disk.path, `${count}`), ''));
     const checks = await look(join(disk.path, 'store'));
@@ -57,10 +57,10 @@ describe('the doctor looks at the store', {
     using disk = tmpfs('size=64m');
     const store = (await look(join(disk.path, 'store'))).get('Store');
     assert.equal(store?.status, 'warn');
-    assert.match(store?.finding ?? '', /on tmpfs: .*gone after a restart/);
+    assert.match(store?.finding ?? '', /on tmpfs: .*lost when the machine restarts/);
   });
 
-  test('a store on an overlay is named as such, with what to do', async () => {
+  test('a store on an overlay is reported with advice', async () => {
     using folder = scratch();
     const at = (name: string) => join(folder.path, name);
     for (const name of ['lower', 'upper', 'work', 'merged']) mkdirSync(at(name));
@@ -70,7 +70,7 @@ describe('the doctor looks at the store', {
       const checks = await look(join(at('merged'), 'store'));
       const overlay = checks.get('Overlay');
       assert.equal(overlay?.status, 'fail');
-      assert.match(overlay?.finding ?? '', /lies on an overlay/);
+      assert.match(overlay?.finding ?? '', /is on an overlay/);
       assert.match(overlay?.advice ?? '', /mount a volume/);
       assert.equal(checks.has('Whiteouts'), false, 'one fault is told once');
     } finally {
@@ -87,7 +87,7 @@ describe('the doctor looks at the store', {
   });
 });
 
-test('the doctor names the optional programs, and the code that digests and decompresses', async () => {
+test('the doctor names optional programs and the code that hashes and decompresses', async () => {
   const found = new Map((await checkRuntime('keep', true)).map((check) => [check.name, check]));
   assert.match(found.get('Programs')?.finding ?? '', /xz/);
   assert.match(found.get('Inflating gzip')?.finding ?? '', /ISA-L|libisal2/);
@@ -96,14 +96,14 @@ test('the doctor names the optional programs, and the code that digests and deco
   assert.equal(found.get('Programs')?.status, 'ok');
 });
 
-describe('the doctor looks at the queue', () => {
+describe('the doctor checks the queue', () => {
   let redis: Awaited<ReturnType<typeof startRedis>>;
   before(async () => {
     redis = await startRedis();
   });
   after(() => redis.stop());
 
-  test('tells what it holds, since when, and who takes jobs from it', async () => {
+  test('counts its jobs, names the age of the oldest, and lists the workers', async () => {
     const settings = { REDIS_URL: redis.url, UNPACK_QUEUE: 'looked-at', UNPACK_REDIS_PREFIX: 'p' };
     const connection = { host: '127.0.0.1', port: redis.port };
     const checks = async () => new Map((await checkQueue(settings)).map((check) => [check.name, check]));
@@ -138,7 +138,7 @@ describe('the doctor looks at the queue', () => {
       await worker.close();
 
       await queue.pause();
-      assert.match((await checks()).get('Queue')?.finding ?? '', /it is paused/);
+      assert.match((await checks()).get('Queue')?.finding ?? '', /the queue is paused/);
     } finally {
       await queue.close();
     }

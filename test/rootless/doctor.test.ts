@@ -27,7 +27,7 @@ describe('the doctor, for a user without root rights', { skip }, () => {
   test('passes with that setting, and tells where overlays can be mounted', async () => {
     const found = await checks('--ownership', 'squash');
     for (const name of ['Permissions', 'Attributes', 'Whiteouts']) assert.equal(found.get(name)?.status, 'ok', name);
-    assert.match(found.get('Permissions')?.finding ?? '', /^user 65534, to whom all files will belong/);
+    assert.match(found.get('Permissions')?.finding ?? '', /^user 65534, who will own all files/);
     const overlay = found.get('Overlay');
     assert.match(overlay?.finding ?? '', /in a user namespace|can unpack but not mount/);
     assert.notEqual(overlay?.status, 'fail');
