@@ -6,30 +6,30 @@ import { build } from 'esbuild';
 import { LayoutWriter } from './dev/layout-writer.ts';
 
 /**
- * What `npm run build` runs: every source as JavaScript with its types, for who imports unpackd, and beside them the programs
- * in one file each, for who starts it.
+ * `npm run build`: compiles every source to JavaScript with types, for programs that import unpackd, and bundles each
+ * program into one file, for its users.
  *
- *     node build.ts [FOLDER]     into dist, which is emptied, or into another folder beside package.json
+ *     node build.ts [FOLDER]     into dist, which is emptied first, or into another folder beside package.json
  */
 const PROGRAMS = ['src/cli/main', 'workers/apply', 'workers/store'];
 
 /** The first version with all that is used: zstd, node:sqlite, type stripping. */
 const OLDEST_NODE = 24;
 
-/** Where Node finds programs compiled already, below the folder. */
+/** The folder of Node's compile cache, below the build folder. */
 const COMPILED = 'compiled';
 
 /**
- * Packages that go into the files: many small ones, of which little is used. The others are loaded when they are wanted, or
- * look for files of their own beside them.
+ * Packages that are bundled: they have many small files, and little of them is used. The others are loaded when they are
+ * needed, or read files beside them.
  */
 const INLINED = ['commander', 'zod'];
 
 const root = import.meta.dirname;
 
 /**
- * A command needs some 170 modules, and Node takes about a millisecond to find, read and link one: that was most of a short
- * command's time. As CommonJS, because there a module inside a file runs only when it is asked for, and so do its packages.
+ * Bundles the programs. A command needs about 170 modules, and Node takes a millisecond to find, read and link each: most
+ * of the time of a short command. The format is CommonJS, because a module of a bundle then runs only when it is required.
  * @throws Error of esbuild
  */
 async function makePrograms(folder: string): Promise<void> {
@@ -37,7 +37,7 @@ async function makePrograms(folder: string): Promise<void> {
     absWorkingDir: root,
     entryPoints: PROGRAMS.map((name) => `${name}.ts`),
     outdir: folder,
-    // at the places of the sources: they find each other and package.json by paths from where they are
+    // at the same relative paths as the sources, because they find each other and package.json by relative paths
     outbase: root,
     outExtension: { '.js': '.program.cjs' },
     bundle: true,
@@ -48,13 +48,13 @@ async function makePrograms(folder: string): Promise<void> {
     define: {
       'import.meta.filename': '__filename',
       'import.meta.dirname': '__dirname',
-      // what else is in the file is there to be called, not to run by itself
+      // a bundled module must not run as the main module
       'import.meta.main': 'false',
     },
     sourcemap: true,
     logLevel: 'warning',
   });
-  if (warnings.length > 0) throw new Error(`esbuild has warned: ${warnings.map(({ text }) => text).join('; ')}`);
+  if (warnings.length > 0) throw new Error(`warnings of esbuild: ${warnings.map(({ text }) => text).join('; ')}`);
   for (const name of PROGRAMS) {
     const path = join(folder, name);
     const compiled = relative(dirname(path), join(folder, COMPILED));
@@ -88,9 +88,8 @@ function makeLauncher(folder: string): void {
 }
 
 /**
- * Unpacks a small image, so that Node keeps what it had to compile for it: 10 of the 120 ms that a short command takes. It
- * does so for each user and version of itself by the first program that they run, and never again: let that be a whole
- * one. On a machine that can't unpack, nothing is kept.
+ * Unpacks a small image to fill Node's compile cache, which saves 10 of the 120 ms of a short command. Node writes the
+ * cache after the first program only, so this program must use all modules. If unpacking fails, the cache is removed.
  */
 async function compileAhead(folder: string): Promise<void> {
   const place = mkdtempSync(join(tmpdir(), 'unpackd-build-'));
@@ -120,7 +119,7 @@ async function compileAhead(folder: string): Promise<void> {
   }
 }
 
-/** @throws Error that says which types are wrong; all the JavaScript is there then */
+/** @throws Error with the type errors; the JavaScript has been written then */
 function compile(folder: string): void {
   const options = ['-p', join(root, 'tsconfig.build.json'), '--outDir', folder];
   const { status, stdout } = spawnSync(join(root, 'node_modules/.bin/tsc'), options, { encoding: 'utf8' });

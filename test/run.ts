@@ -6,24 +6,24 @@ import { ensureRedisInstalled, findRedis } from '../dev/redis-server.ts';
 import { endChild, startChild } from './support/child.ts';
 
 /**
- * What `npm test` runs: each file in a process of its own by Node's test runner, once there is a Redis to test against.
+ * `npm test`: runs each test file in a process of its own, with Node's test runner. It installs Redis first if needed.
  *
- *     node test/run.ts                       every test but e2e/ and conformance/
+ *     node test/run.ts                       all tests except e2e/ and conformance/
  *     node test/run.ts test/diff test/a.test.ts    these folders and files
- *     node test/run.ts test/diff --test-name-pattern=whiteout    options go on to Node
- *     node test/run.ts --limit=60 --file-limit=20    minutes for all of it, and for one file
+ *     node test/run.ts test/diff --test-name-pattern=whiteout    other options are passed to Node
+ *     node test/run.ts --limit=60 --file-limit=20    minutes for all files, and for one file
  *
- * For an ordinary user, those that need no root. What takes longer than its limit is ended with all that it has started,
- * and named.
+ * Without root, it leaves out the files that need root. A file that exceeds its limit is killed with all processes that it
+ * has started, and reported.
  */
 const SEPARATE = ['e2e', 'conformance']; // they take minutes and need containerd and others: npm run test:e2e
 /** Two at a time: some need a core for themselves and a gigabyte of memory. */
 const AT_ONCE = 2;
-/** Minutes. They only end what hangs: a run takes a tenth of them, but machines are busy at times. */
+/** Minutes. They end a test that hangs. A run takes a tenth of them, but the machine may be busy. */
 const DEFAULT_LIMITS = { file: 15, run: 60 };
-/** What part of a file's limit one test may take, so that a hang has the name of the test and not just of the file. */
+/** The part of a file's limit that one test may take, so that the report names the test that hangs. */
 const TEST_PART = 0.9;
-/** Milliseconds in which the output of a file ends after its process. */
+/** Milliseconds. The output of a file must end so soon after its process. */
 const OUTPUT_LIMIT = 60_000;
 const MINUTE = 60_000;
 const COUNTS = ['tests', 'suites', 'pass', 'fail', 'cancelled', 'skipped', 'todo'] as const;
@@ -48,7 +48,7 @@ try {
   fail(error instanceof Error ? error.message : String(error));
 }
 
-/** A file's tests that run now. */
+/** A test file that is running. */
 interface Running {
   readonly file: string;
   readonly began: number;
@@ -59,7 +59,7 @@ const began = performance.now();
 const totals = new Map<string, number>();
 const failures: string[] = [];
 const running = new Set<Running>();
-/** Why no more files are begun, and what the run ends with. */
+/** Why the run stops early, and its exit status. */
 let stopped: { readonly sentence: string; readonly status: number } | undefined;
 
 const whole = setTimeout(() => {
@@ -80,7 +80,7 @@ process.exit();
 
 async function runFile(file: string): Promise<void> {
   const flags = ['--test-reporter=spec', `--test-timeout=${Math.ceil(limits.file * MINUTE * TEST_PART)}`];
-  // as a file of a `node --test`, it would write what only that understands
+  // with this variable a file writes the protocol of `node --test` instead of text
   const { NODE_TEST_CONTEXT: _, ...env } = process.env;
   if (process.stdout.isTTY) env.FORCE_COLOR ??= '1';
   const child = startChild(process.execPath, [...flags, ...options, file], { env, stdio: ['ignore', 'pipe', 'pipe'] });
@@ -98,7 +98,7 @@ async function runFile(file: string): Promise<void> {
     child.once('exit', (code, signal) => resolve(signal ?? String(code)));
   });
   clearTimeout(timer);
-  // what it has left would keep its output open
+  // processes that it has left running would keep its output open
   await me.end();
   const isOpen = await Promise.race([closed.then(() => false), after(OUTPUT_LIMIT)]);
   running.delete(me);
@@ -110,7 +110,7 @@ async function runFile(file: string): Promise<void> {
   report(me, output, exit, why);
 }
 
-/** Writes what a file's tests have written, without their count, which goes to the total. */
+/** Prints the output of a file without its counts, which are added to the total. */
 function report({ file, began }: Running, output: string, exit: string, why: string | undefined): void {
   const lines = output.split('\n');
   const isCount = (line: string): boolean => /^ℹ (\w+) [\d.]+$/.test(stripVTControlCharacters(line));
@@ -186,7 +186,7 @@ function everyday(): string[] {
     .sort();
 }
 
-/** Whether a file's tests are for root alone: it says so by an import, and all that run a whole worker do. */
+/** Whether a file needs root: it imports needs-root.ts, or it is in a folder whose tests start workers. */
 function needsRoot(file: string): boolean {
   return SEPARATE.includes(file.split(sep)[1] ?? '') || readFileSync(file, 'utf8').includes('support/needs-root.ts');
 }

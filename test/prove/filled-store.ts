@@ -16,25 +16,25 @@ import { someImages } from './images.ts';
 export type StoreType = Snapshotter['type'];
 
 const UNPACKING = join(import.meta.dirname, 'unpacking.ts');
-/** Milliseconds in which a process that copies for a killed one may end. */
+/** Milliseconds. A copy process may run so long after the process that started it was killed. */
 const ORPHAN_LIMIT = 60_000;
 
 /** A process that fills a store. */
 export interface Filling extends AsyncDisposable {
   readonly pid: number;
-  /** The tags that it has reported so far. */
+  /** The tags that it has reported as unpacked so far. */
   readonly reported: ReadonlySet<string>;
   readonly ended: Promise<unknown>;
   kill(): void;
 }
 
-/** Images, the trees that they must become, and what is looked at after something has happened to a store of them. */
+/** Images, the trees that they must become, and the checks of a store after a kill or a power cut. */
 export class Images {
   readonly tags: readonly string[];
   private readonly layout: string;
   private readonly images: Readonly<Record<string, TestImage>>;
   private readonly trees: Readonly<Record<StoreType, StoreTrees>>;
-  /** How long it takes to unpack them all, in milliseconds: moments are chosen within. */
+  /** Milliseconds that unpacking all images takes. A kill happens at a random moment of this time. */
   readonly duration: number;
 
   private constructor(
@@ -85,7 +85,7 @@ export class Images {
     };
   }
 
-  /** Waits for a random moment of a process's life. */
+  /** Waits for a random moment while a process runs. */
   async moment(filling: Filling, random: Random): Promise<void> {
     const end = new AbortController();
     const over = sleep(random.below(Math.ceil(this.duration)), undefined, { signal: end.signal }).catch(() => {});
@@ -94,11 +94,11 @@ export class Images {
   }
 
   /**
-   * Opens the store, as after any accident, and looks at all of it.
-   * @param promised the tags that somebody was told of
-   * @param whole whether what is committed must be whole
+   * Opens the store and checks all of it.
+   * @param promised the tags that were reported as unpacked
+   * @param whole whether every committed layer must be complete
    * @returns how many layers are committed
-   * @throws AssertionError where anything is said that isn't so
+   * @throws AssertionError if a reported image or a committed layer is missing or incomplete
    */
   async check(root: string, type: StoreType, promised: ReadonlySet<string>, whole: boolean): Promise<number> {
     const store = await openSnapshotter({ root, type });
@@ -122,7 +122,7 @@ export class Images {
     }
   }
 
-  /** Removes what is not whole where it need not be, unpacks everything into the store, and looks at all of it again. */
+  /** Removes layers that may be incomplete, unpacks all images into the store, and checks all of it again. */
   async goOn(root: string, type: StoreType, whole: boolean): Promise<void> {
     if (!whole) {
       const store = await openSnapshotter({ root, type });
@@ -144,11 +144,11 @@ export class Images {
     return chainIds(this.images[tag]?.layers.map(({ diff }) => diff.digest) ?? []);
   }
 
-  /** One directory for each snapshot, once it was cleaned up; a sound database. */
+  /** After a cleanup: one directory for each snapshot, and a sound database. */
   private async nothingElse(store: Snapshotter, snapshots: number): Promise<void> {
     const folder = join(store.root, 'snapshots');
     const end = performance.now() + ORPHAN_LIMIT;
-    // a copy may outlive the process that was killed, and holds its directory until it ends
+    // a copy process may run longer than the process that was killed, and uses its directory until it ends
     for (;;) {
       await store.cleanup();
       const left = await readdir(folder);

@@ -13,12 +13,12 @@ import { Watchdog } from '../fuzz/watchdog.ts';
 import { Sandbox } from '../support/sandbox.ts';
 import type { Proof, Run } from './proof.ts';
 
-/** Growth of the process's memory that counts as a leak, in bytes. */
+/** Bytes. More growth of the memory of the process counts as a leak. */
 const MEMORY_LIMIT = 700 << 20;
-/** Mutants of one random archive: making it costs more than reading it. */
+/** Mutants of each random archive, because making an archive takes longer than reading it. */
 const MUTANTS = 6;
 
-/** Random and damaged archives and blobs, as test/fuzz/README.md says. */
+/** Random and damaged archives and blobs; see test/fuzz/README.md. */
 export const proof: Proof = {
   name: 'fuzz',
   describes:
@@ -75,7 +75,7 @@ async function one(archive: Buffer, random: Random, box: Sandbox, watchdog: Watc
 
 const kinds = new Set<string>();
 
-/** Counts a kind of outcome; the first of each is kept where the run saves a corpus. */
+/** Counts a kind of outcome. With `--save`, the first input of each kind is written to the corpus. */
 function note({ count, save }: Run, kind: string, input: Buffer, extension: string): void {
   count(kind);
   if (kinds.has(kind) || save === undefined) return;

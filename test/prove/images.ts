@@ -2,7 +2,7 @@ import { Random } from '../fuzz/random.ts';
 import { imageOf, layerOf, type TestImage, type TestLayer } from '../support/layout.ts';
 import { directory, file, hardlink, type Member, symlink, tar, whiteout } from '../support/tar.ts';
 
-/** The images that stores are filled with: tags `a` to `f`, four layers each, the lowest one in all of them. */
+/** The images for proofs of the store: tags `a` to `f` with four layers each. All share the lowest layer. */
 export function someImages(seed: number): Readonly<Record<string, TestImage>> {
   const random = new Random(seed);
   const bottom = layer('bottom', random);
@@ -13,7 +13,7 @@ export function someImages(seed: number): Readonly<Record<string, TestImage>> {
   return Object.fromEntries(images);
 }
 
-/** Files of many sizes, links, attributes, a file in a directory that only other layers name, and a deletion. */
+/** Files of many sizes, links, attributes, a deletion, and a file in a directory that only other layers have an entry for. */
 function layer(name: string, random: Random): TestLayer {
   const members: Member[] = [directory(name, { mode: 0o750, mtime: 1000 })];
   const count = 10 + random.below(60);

@@ -6,7 +6,7 @@ import { removeWithProcess } from '../support/child.ts';
 import { Images } from './filled-store.ts';
 import type { Proof } from './proof.ts';
 
-/** Processes that unpack into one store are killed at random moments, some while others go on. */
+/** Processes that unpack into one store are killed at random moments, some while others continue. */
 export const proof: Proof = {
   name: 'kills',
   describes: 'a store whose processes are killed at any moment opens, and all that it calls committed is whole',

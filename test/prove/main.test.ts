@@ -9,7 +9,7 @@ const MAIN = join(import.meta.dirname, 'main.ts');
 const prove = (...args: readonly string[]) => runChild(process.execPath, [MAIN, ...args], { ...process.env, CI: '' });
 
 describe('npm run prove', () => {
-  it('says which proofs there are', () => {
+  it('lists the proofs', () => {
     const { status, stdout } = prove();
     assert.equal(status, 0);
     for (const name of ['power-cuts', 'kills', 'random-images', 'schedules', 'fuzz', 'soak']) {
@@ -17,7 +17,7 @@ describe('npm run prove', () => {
     }
   });
 
-  it('prints its seed and what it counted, and the same seed makes the same cases', () => {
+  it('prints its seed and its counts, and the same seed makes the same cases', () => {
     const [one, other] = [1, 2].map(() => prove('fuzz', '--cases', '20', '--seed', '7'));
     assert.equal(one?.status, 0);
     assert.ok(one !== undefined);
@@ -28,7 +28,7 @@ describe('npm run prove', () => {
     assert.deepEqual(counts(one.stdout), counts(other?.stdout));
   });
 
-  it('refuses what it does not understand with one sentence', () => {
+  it('refuses an unknown argument with one sentence', () => {
     const wrong = [
       ['no-such-proof'],
       ['fuzz', '--seed', 'x'],

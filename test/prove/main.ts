@@ -2,28 +2,28 @@ import { parseArgs } from 'node:util';
 import type { Proof, Run, Trials } from './proof.ts';
 
 /**
- * `npm run prove`: what holds for many random cases, for as long as one lets it run.
+ * `npm run prove`: checks properties for random cases, for a given time or number of cases.
  *
- *     npm run prove                                          which there are
- *     npm run prove kills                                    a minute, from a random seed
+ *     npm run prove                                          lists the proofs
+ *     npm run prove kills                                    one minute, from a random seed
  *     npm run prove kills -- --for 10m --seed 7              longer, from that seed
- *     npm run prove kills -- --seed 4711 --cases 1           one case again
- *     npm run prove all -- --seconds 20 --seed 1             each in turn, as CI does
+ *     npm run prove kills -- --seed 4711 --cases 1           repeats one case
+ *     npm run prove all -- --seconds 20 --seed 1             each proof in turn, as CI does
  *
- * Exit status: 0 nothing was found, 1 something was, 2 the command is wrong or a proof cannot run here.
+ * Exit status: 0 nothing was found, 1 something was found, 2 the command is wrong or a proof cannot run here.
  */
 const NAMES = ['power-cuts', 'kills', 'random-images', 'schedules', 'fuzz', 'soak'] as const;
 type Name = (typeof NAMES)[number];
 
-/** Longest that one case may take, in milliseconds, on a machine however busy. */
+/** Milliseconds. Limit of one case, also on a busy machine. */
 const CASE_LIMIT = 300_000;
 const SEEDS = 2 ** 32;
-/** What a timer can hold, and a person can wait for. */
+/** Milliseconds. The longest time that a timer accepts. */
 const LONGEST = 24 * 3_600_000;
 
 interface Options {
   readonly seed: number;
-  /** Milliseconds; no new case begins after them. */
+  /** Milliseconds. No new case begins after this time. */
   readonly length: number;
   readonly cases: number;
   readonly save: string | undefined;
@@ -77,7 +77,7 @@ async function list(): Promise<number> {
 }
 
 async function load(name: Name): Promise<Proof> {
-  // only what is asked for: each brings a part of the project with it
+  // only the proofs that were named, because each imports a part of the project
   const { proof } = (await import(`./${name}.ts`)) as { proof: Proof }; // every module of NAMES exports one
   return proof;
 }
@@ -105,7 +105,7 @@ async function prove(proof: Proof, { seed, length, cases, save }: Options): Prom
   let found: { readonly seed: number; readonly error: unknown } | undefined;
   const progress = setInterval(() => show(`${proof.name}: ${elapsed()}, ${ended} cases`), 500);
   const trials = await proof.open(run);
-  // the time to get ready does not count
+  // the preparation does not count
   const end = performance.now() + length;
   const one = async (): Promise<void> => {
     while (begun < cases && performance.now() < end && !controller.signal.aborted) {
@@ -151,14 +151,14 @@ async function tell(proof: Proof, trials: Trials, seed: number, error: unknown):
   console.log(`This case again: npm run prove ${proof.name} -- --seed ${seed} --cases 1`);
 }
 
-/** What does not end is a finding, and never a proof that hangs. */
+/** A case that does not end is a finding. The proof must not hang. */
 async function limited<T>(work: Promise<T>, sentence: string): Promise<T> {
   const { promise, reject } = Promise.withResolvers<never>();
   const timer = setTimeout(() => reject(new Error(sentence)), CASE_LIMIT);
   return Promise.race([work, promise]).finally(() => clearTimeout(timer));
 }
 
-/** One line that is written over, where somebody looks. */
+/** A progress line that is overwritten, on a terminal only. */
 function show(line: string): void {
   if (process.stdout.isTTY) process.stdout.write(`\r\u001b[K${line}`);
 }
@@ -188,5 +188,5 @@ try {
   console.error(`prove: ${(error as Error).message.replaceAll('\n', ' ')}`); // both are
   process.exitCode = 2;
 }
-// what a proof has lost must not keep the process
+// a resource that a proof did not close must not keep the process running
 process.exit();

@@ -12,14 +12,14 @@ import { Images } from './filled-store.ts';
 import type { Proof } from './proof.ts';
 
 /**
- * XFS_IOC_GOINGDOWN and EXT4_IOC_SHUTDOWN are one number. With NOLOGFLUSH nothing more reaches the disk, the journal
- * that is in memory included: what is there is what a power cut leaves, but for the disk's own cache.
+ * XFS_IOC_GOINGDOWN and EXT4_IOC_SHUTDOWN have the same number. With NOLOGFLUSH nothing more is written to the disk, the
+ * journal in memory included. This is the state after a power cut, except for the cache of the disk.
  */
 const SHUTDOWN = 0x8004587d;
 const NOLOGFLUSH = 2;
 const ioctl = libc.func('int ioctl(int, ulong, ...)');
 
-/** XFS makes none smaller than 300 MB. The file is sparse. */
+/** mkfs.xfs refuses less than 300 MB. The file is sparse. */
 const SIZE = 320 << 20;
 const KINDS = ['ext4', 'xfs'] as const;
 type Kind = (typeof KINDS)[number];
@@ -28,7 +28,7 @@ const MAKE: Readonly<Record<Kind, readonly string[]>> = {
   xfs: ['mkfs.xfs', '-q', '-f', '-K'],
 };
 
-/** Debian keeps mkfs where only root looks. */
+/** On Debian, mkfs is in a folder that only the PATH of root has. */
 const env = { ...process.env, PATH: `${process.env.PATH ?? ''}:/usr/sbin:/sbin` };
 const run = (program: string, ...args: readonly string[]): void =>
   void execFileSync(program, args, { env, stdio: ['ignore', 'ignore', 'pipe'] });
@@ -63,7 +63,7 @@ export const proof: Proof = {
         for (let cut = 0; cut < cuts; cut++) {
           await using filling = await images.fill(root, type, durable, random.shuffled(images.tags));
           await images.moment(filling, random);
-          // what it reports after the power is gone is no promise
+          // a tag that is reported after the power cut is not a promise
           for (const tag of filling.reported) promised.add(tag);
           disk.cutPower();
           await filling[Symbol.asyncDispose]();
@@ -113,7 +113,7 @@ class Disk implements AsyncDisposable {
     }
   }
 
-  /** The kernel forgets all that it had in memory, and reads the journal as after a cut. */
+  /** Unmounts and mounts the file system, so that the kernel drops its memory and replays the journal. */
   async comeBack(): Promise<void> {
     await this.unmount();
     this.mount();
@@ -128,7 +128,7 @@ class Disk implements AsyncDisposable {
     run('mount', '-o', 'loop', this.image, this.path);
   }
 
-  /** A process that was killed keeps the file system busy until the kernel is done with it. */
+  /** Unmounting may fail for a moment, because the kernel is still ending a killed process. */
   private async unmount(): Promise<void> {
     for (let tries = 0; ; tries++) {
       try {

@@ -1,34 +1,34 @@
-/** Something that no single test can show: it holds for many random cases, for as long as one lets it run. */
+/** A property that is checked for random cases. Each module of this folder with an export `proof` has one. */
 export interface Proof {
   readonly name: string;
-  /** What holds, in one sentence. */
+  /** The property, in one sentence. */
   readonly describes: string;
-  /** Why it cannot run on this machine. @throws Error with `CI=true` where only a program is missing */
+  /** Why it cannot run on this machine. @throws Error with `CI=true` if only a program is missing */
   missing?(): string | false;
-  /** Gets ready. What it returns is disposed at the end, also after a finding. */
+  /** Prepares the cases. The returned value is disposed at the end, also after a finding. */
   open(run: Run): Promise<Trials>;
 }
 
 export interface Trials extends AsyncDisposable {
-  /** Cases that may run at once; default: one. */
+  /** Cases that may run at once. Default: one. */
   readonly atOnce?: number;
   /**
-   * One case, which its seed alone decides as far as the machine lets it: the moment at which a process is killed is
-   * the same, what the process has done by then is not.
-   * @param seed 0 to 2^32 - 1; consecutive ones make cases that have nothing in common
-   * @throws whatever was found
+   * Runs one case. The seed alone determines what happens and when. How far a process is at the moment of its kill depends
+   * on the machine.
+   * @param seed 0 to 2^32 - 1; consecutive seeds make independent cases
+   * @throws any error is a finding
    */
   attempt(seed: number): Promise<void>;
-  /** More about a finding, the smallest case that shows it for example. It has as long as a case. */
+  /** More about a finding, for example the smallest case that shows it. It has the same time limit as a case. */
   explain?(seed: number): Promise<string>;
 }
 
-/** What a proof has of the run that it is in. */
+/** What a proof gets from the run. */
 export interface Run {
-  /** Aborted when the run is to end early: by a signal, or by a finding. */
+  /** Aborted by a signal or by a finding. */
   readonly signal: AbortSignal;
-  /** Counts something for the summary, by a few words. */
+  /** Adds one to a counter of the summary. */
   count(what: string, by?: number): void;
-  /** `--save DIR`: where to keep the first input of each kind, for proofs that have such. */
+  /** `--save DIR`: the folder for the first input of each kind, used by `fuzz`. */
   readonly save: string | undefined;
 }

@@ -11,8 +11,8 @@ import {
 import type { Proof } from './proof.ts';
 
 /**
- * Images that containerd refuses and unpackd takes, by what containerd says. All are its own trouble with a sensible
- * archive; see test/conformance/README.md.
+ * Messages of containerd for images that it refuses and unpackd accepts. In each case the archive is valid; see
+ * test/conformance/README.md.
  */
 const CONTAINERD_REFUSES = {
   'a directory was deleted or replaced, below or later in the layer, and containerd looks inside':
@@ -35,7 +35,7 @@ export const proof: Proof = {
       return lines;
     };
     return {
-      // containerd waits for its disk most of the time
+      // containerd mostly waits for its disk
       atOnce: 6,
       async attempt(seed) {
         const [image = []] = fc.sample(anyImage, parameters(seed));
@@ -59,7 +59,7 @@ export const proof: Proof = {
   },
 };
 
-/** One case; neighbouring seeds begin alike in the generator of fast-check, so they are spread (MurmurHash3's last step). */
+/** Spreads the seeds (last step of MurmurHash3), because fast-check makes similar cases of neighbouring seeds. */
 export function parameters(seed: number): { seed: number; numRuns: number } {
   let spread = seed;
   spread = Math.imul(spread ^ (spread >>> 16), 0x85ebca6b);
@@ -79,7 +79,7 @@ async function compare(
   type: StoreType,
   count: (what: string) => void,
 ): Promise<string[]> {
-  // containerd's own copies pass default ACLs on to what they copy
+  // a copy by containerd applies default ACLs to the files that it copies
   const image = type === 'native' ? withoutAcls(withOpaqueMarkersFirst(drawn)) : drawn;
   const layers = image.map((layer) => labelled(archiveOf(layer)));
   const toContainerd = whiteoutsForContainerd(image, type);

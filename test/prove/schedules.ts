@@ -21,14 +21,14 @@ import { removeWithProcess } from '../support/child.ts';
 import type { Proof } from './proof.ts';
 import { parameters } from './random-images.ts';
 
-/** What holds for images of one kind. */
+/** The checks for images of one kind. */
 interface Rule {
   readonly sentence: string;
   readonly images: fc.Arbitrary<RandomImage>;
   readonly differences: (layers: readonly StoredLayer[]) => Promise<string[]>;
 }
 
-/** This needs no containerd, only a place where overlayfs can be mounted. */
+/** This needs no containerd, only a folder where overlayfs can be mounted. */
 export const proof: Proof = {
   name: 'schedules',
   describes:

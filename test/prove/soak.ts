@@ -11,14 +11,14 @@ import { someImages } from './images.ts';
 import type { Proof, Run } from './proof.ts';
 
 const JOBS = 30;
-/** Rounds after which caches and pools of a process are as large as they get. */
+/** Rounds after which the caches and pools of a process have reached their size. */
 const WARM_UP = 5;
-/** How much more the worker that stays may take after any number of rounds than after the first ones. */
+/** How much more the permanent worker may use after any number of rounds than after the first ones. */
 const MAY_GROW = { bytes: 200 << 20, descriptors: 15, threads: 8 };
-/** Milliseconds in which a job must end, on a machine however busy. */
+/** Milliseconds. Limit of one job, also on a busy machine. */
 const JOB_LIMIT = 240_000;
 
-/** A whole installation under jobs, whose workers come and go and whose Redis restarts; one worker stays all the time. */
+/** Jobs for an installation whose workers start and end and whose Redis restarts. One worker is permanent. */
 export const proof: Proof = {
   name: 'soak',
   describes:
@@ -49,7 +49,7 @@ interface Installation {
   readonly s: Stage;
   readonly env: Readonly<Record<string, string>>;
   readonly staying: WorkerProcess;
-  /** By the prefix of each image, the names of its snapshots. */
+  /** The names of the snapshots of each image, by its prefix. */
   readonly chains: ReadonlyMap<string, readonly string[]>;
   readonly trees: StoreTrees;
   rounds: number;
@@ -64,7 +64,7 @@ async function round(installation: Installation, random: Random, run: Run): Prom
     prefixes.map((prefix) => ({ payload: s.payload(prefix), options: { deduplicate: random.oneIn(2) } })),
   );
   const ends = Promise.all(jobs.map((job) => s.queue.wait(job, { timeout: JOB_LIMIT })));
-  // it is awaited below, after the accidents
+  // it is awaited below, after the kills and restarts
   ends.catch(() => {});
   let restarted = false;
   let killed = false;
@@ -94,7 +94,7 @@ async function round(installation: Installation, random: Random, run: Run): Prom
   grown(installation);
 }
 
-/** Images go, so that there is work again. */
+/** Removes images, so that the next round has work. */
 async function removeSome({ s, chains }: Installation, random: Random): Promise<void> {
   const store = await openSnapshotter({ root: s.root, type: 'overlay' });
   try {
@@ -104,7 +104,7 @@ async function removeSome({ s, chains }: Installation, random: Random): Promise<
         try {
           await store.remove(name);
         } catch (error) {
-          // it was not there, or other images stand on it
+          // it does not exist, or other images use it as a lower layer
           if (!isSnapshotError(error, 'NotFound') && !isSnapshotError(error, 'FailedPrecondition')) throw error;
         }
       }
@@ -125,13 +125,13 @@ async function look({ s, chains, trees }: Installation, prefixes: ReadonlySet<st
     }
     const unfinished = (await store.walk()).filter(({ kind }) => kind !== 'committed');
     if (killed) {
-      // what it has left is cleared away by the next worker that starts, or by whoever asks
+      // the next worker that starts removes its leftovers, and so does a cleanup
       for (const { name } of unfinished) await store.remove(name);
       await store.cleanup();
     } else {
       assert.deepEqual(unfinished, [], 'nothing is left half done by workers that had the time to end');
       const folders = (): number => readdirSync(join(s.root, 'snapshots')).length;
-      // a worker goes on deleting what is out of the way already
+      // a worker may still be deleting files of removed snapshots
       await until(
         () => folders() === Object.keys(found).length,
         JOB_LIMIT,
@@ -143,7 +143,7 @@ async function look({ s, chains, trees }: Installation, prefixes: ReadonlySet<st
   }
 }
 
-/** What a process has: memory in bytes, open descriptors, threads. */
+/** The resources of a process: memory in bytes, open descriptors, threads. */
 interface Appetite {
   readonly bytes: number;
   readonly descriptors: number;

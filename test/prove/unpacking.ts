@@ -1,8 +1,8 @@
 import { unpackAll } from '../support/store-trees.ts';
 
 /**
- * A process to be killed, or whose disk is to lose its power: `unpacking.ts ROOT TYPE LAYOUT DURABLE TAG…` unpacks
- * these tags and writes a line for each that is committed.
+ * The program that `kills` and `power-cuts` run: `unpacking.ts ROOT TYPE LAYOUT DURABLE TAG…` unpacks these tags and prints
+ * each one after it was committed.
  */
 const [root = '', type, layout = '', durable, ...tags] = process.argv.slice(2);
 process.stdout.write('begin\n');

@@ -10,7 +10,7 @@ import { scratch } from '../support/scratch.ts';
 const FAMILY = join(import.meta.dirname, 'family.ts');
 const RUN = join(import.meta.dirname, '../run.ts');
 const isRoot = process.getuid?.() === 0;
-/** Milliseconds that only end a hang. */
+/** Milliseconds. It only ends a test that hangs. */
 const PATIENCE = 60_000;
 
 interface Family {
@@ -18,7 +18,7 @@ interface Family {
   readonly path: string;
 }
 
-/** Whether a process is there, and not just its exit status. */
+/** Whether a process is running. A zombie is not. */
 function lives(pid: number): boolean {
   try {
     return !/^State:\s+[ZX]/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
@@ -39,8 +39,8 @@ async function familyIsGone({ pids, path }: Family): Promise<void> {
   assert.ok(!readFileSync('/proc/self/mountinfo', 'utf8').includes(path), 'its mount is gone');
 }
 
-describe('what a test has started', () => {
-  it('is gone when the test’s process was killed: children, theirs, servers, mounts, directories', async () => {
+describe('processes, mounts and directories of a test', () => {
+  it('are gone after the process of the test was killed: children, grandchildren, servers, mounts, directories', async () => {
     await using test = startChild(process.execPath, [FAMILY, isRoot ? 'mounts' : ''], {
       stdio: ['ignore', 'pipe', 'inherit'],
     });
@@ -53,7 +53,7 @@ describe('what a test has started', () => {
     await familyIsGone(family);
   });
 
-  it('is gone when the test’s process was killed while it waited for a program', async () => {
+  it('are gone after the process of the test was killed while it waited for a program', async () => {
     await using test = startChild(process.execPath, [FAMILY, 'sync'], { stdio: ['ignore', 'pipe', 'inherit'] });
     const pid = test.pid ?? -1;
     const children = (): number[] =>
@@ -68,11 +68,11 @@ describe('what a test has started', () => {
 });
 
 describe('npm test', () => {
-  it('ends a file that hangs, with all that it has started, and names it', async () => {
+  it('kills a file that hangs, with all processes that it has started, and reports its name', async () => {
     using place = scratch();
     const file = join(place.path, 'hanging.test.ts');
     const told = join(place.path, 'told');
-    // what a test that has lost its children is like: they hold its output open
+    // a child keeps the output of the file open
     writeFileSync(
       file,
       `import { writeFileSync } from 'node:fs';
@@ -97,13 +97,13 @@ describe('npm test', () => {
       const [code] = await once(run, 'close');
       assert.equal(code, 1, output);
       assert.match(output, limit === '--limit' ? /is its limit.*hanging\.test\.ts/ : /hanging\.test\.ts: takes longer/);
-      // on a slow machine the limit may come before the child
+      // on a slow machine the limit may end the file before it has a child
       const pid = existsSync(told) ? Number(readFileSync(told, 'utf8')) : 0;
       if (pid > 0) await eventually('its child is gone', () => !lives(pid));
     }
   });
 
-  it('refuses a limit that is none, and a path that is not there', async () => {
+  it('refuses a limit that is not a number, and a path that does not exist', async () => {
     for (const args of [['--limit=soon'], ['test/nothing-there']]) {
       await using run = startChild(process.execPath, [RUN, ...args], { stdio: ['ignore', 'ignore', 'pipe'] });
       const [code] = await once(run, 'exit');

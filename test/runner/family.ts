@@ -6,9 +6,9 @@ import { runChild, startChild } from '../support/child.ts';
 import { scratch } from '../support/scratch.ts';
 
 /**
- * What a test might start: `family.ts MOUNTS` starts a process that has a child of its own, in its group, a Redis, and
- * where MOUNTS is `mounts` a mount in a directory of its own, says so in a line of JSON, and hangs. So do the program that
- * it runs to its end, if it is asked for one as `family.ts sync`, and the process itself.
+ * A program that starts what a test may start, for children.test.ts: a process with a child, a Redis, and as
+ * `family.ts mounts` a mount in a directory. It prints their process IDs as a line of JSON and hangs. As `family.ts sync` it
+ * waits for a program that hangs.
  */
 const [how = ''] = process.argv.slice(2);
 if (how === 'sync') {
