@@ -20,15 +20,15 @@ import type { GoalResult, Scenario, Stage } from './scenario.ts';
 
 const BUCKET = 'images';
 const LAYERS = 4;
-/** Jobs handed over in one go. */
+/** Jobs that are added in one call. */
 const BULK = 500;
-/** Shares of an empty processor’s jobs a second. A tag may have moved, so that somebody must look. */
+/** Shares of the jobs per second of an empty processor. For a tag it is lower, because each job must look the tag up. */
 const GOALS: Readonly<Record<string, number>> = { digest: 0.8, layers: 0.8, tag: 0.6 };
 const PATIENCE = 120_000;
-/** Rounds that do not count: jobs are so short that compiled code is all, and V8 takes ten thousands of them to settle. */
+/** Rounds that do not count. Jobs are so short that V8 needs tens of thousands of them to compile the code. */
 const WARM_UP = 2;
 
-/** Jobs for an image that the store has: what is left is the queue's work, and for a tag a look at the bucket. */
+/** Jobs for an image that the store already has. This measures the queue, and for a tag one read from the bucket. */
 export const knownImagesScenario: Scenario = {
   name: 'known-images',
   minutes: [2, 0.5],
@@ -46,7 +46,7 @@ export const knownImagesScenario: Scenario = {
       const entrants = Object.entries(targets).flatMap(([kind, target]) => {
         const job: Payload = { version: 1, image: 'registry.example/bench/app:app', source: SOURCE, ...target };
         const results = Promise.withResolvers<UnpackResult>();
-        results.promise.catch(() => {}); // who needs it says so
+        results.promise.catch(() => {}); // the entrant that awaits it reports the error
         return [
           ourWorker(stage, kind, job, { s3, redis, count, onResult: results.resolve, onFailure: results.reject }),
           emptyWorker(kind, job, { redis, count, result: results.promise }),
@@ -56,12 +56,12 @@ export const knownImagesScenario: Scenario = {
       return {
         ...result,
         name: 'known-images',
-        title: `${count.toLocaleString('en-US')} jobs for an image of ${LAYERS} layers that is there`,
+        title: `${count.toLocaleString('en-US')} jobs for an image of ${LAYERS} layers that the store already has`,
         reference: ours('digest'),
         goals: Object.keys(targets).map((kind) => goalOf(result, kind, count)),
         notes: [
-          'The jobs wait in a paused queue; the time is that from its resumption to the end of the last one. Both workers ' +
-            'have the default settings, by the same code, and the same Redis with an append-only file. Ours writes its log.',
+          'The jobs wait in a paused queue. The time is from its resumption to the end of the last job. Both workers have ' +
+            'the default settings, by the same code, and the same Redis with an append-only file. unpackd writes its log.',
           'A tag may have moved, so each job asks the bucket after it was taken; jobs that ask at the same time share a ' +
             'request. The bucket is on the same processors.',
         ],
@@ -78,9 +78,9 @@ const SOURCE = { bucket: BUCKET, layout: 'oci' as const };
 const ours = (kind: string): string => `unpackd, by ${kind}`;
 const empty = (kind: string): string => `an empty BullMQ processor, by ${kind}`;
 
-/** The three ways in which a job can name its image. */
+/** The three ways in which a job can name its image: manifest digest, layers, tag. */
 async function targetsOf(image: BenchImage): Promise<Readonly<Record<string, Partial<Payload>>>> {
-  // the bench has written these files itself
+  // the benchmark has written these files
   const json = async (...path: string[]) => JSON.parse(await readFile(join(image.folder, ...path), 'utf8'));
   const blob = (digest: string) => json('blobs', ...digest.split(':'));
   const digest: string = (await json('index.json')).manifests[0].digest;
@@ -94,7 +94,7 @@ async function targetsOf(image: BenchImage): Promise<Readonly<Record<string, Par
   return { digest: { manifest: digest }, layers: { layers }, tag: { tag: image.tag } };
 }
 
-/** The median of the rounds' ratios; the rates are medians, too. */
+/** The share is the median of the ratios of all rounds. The rates are medians too. */
 function goalOf(result: RaceResult, kind: string, count: number): GoalResult {
   const least = GOALS[kind] ?? 1;
   const goal = `jobs whose image is there, by ${kind}: at least ${least * 100} % of an empty processor’s jobs/s`;
@@ -111,7 +111,7 @@ interface OurParts {
   readonly s3: ServerProcess;
   readonly redis: LocalRedis;
   readonly count: number;
-  /** What a job that found everything there returned. */
+  /** Called with the result of a job that found all layers in the store. */
   readonly onResult: (result: UnpackResult) => void;
   readonly onFailure: (error: unknown) => void;
 }
@@ -218,7 +218,7 @@ function contestant(name: string, job: Payload, redis: LocalRedis, parts: Parts)
   };
 }
 
-/** Completed jobs are removed as the settings say, so it is those that are left which tell. @throws Error when jobs fail */
+/** Waits until no job is left, because completed jobs are removed. @throws Error if a job fails or after two minutes */
 async function allDone(queue: Queue): Promise<void> {
   const deadline = performance.now() + PATIENCE;
   for (;;) {

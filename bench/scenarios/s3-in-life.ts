@@ -20,7 +20,7 @@ import { type Scenario, type ScenarioResult, type Stage, workOf } from './scenar
 
 const BUCKET = 'images';
 
-/** A bucket, and how many times as fast as one connection we must be there. */
+/** A bucket, and how many times as fast as one connection unpackd must be with it. */
 interface BucketInLife {
   readonly name: string;
   readonly throttle: Throttle;
@@ -28,12 +28,12 @@ interface BucketInLife {
   readonly times: number;
 }
 
-/** One large blob from a bucket that is slow to answer and gives each connection only so much. */
+/** One large blob from a bucket that answers slowly and limits each connection. */
 export const s3Scenarios: readonly Scenario[] = (
   [
     {
       name: 's3-in-life',
-      // about what a bucket in the same region gives
+      // about as fast as a bucket in the same region
       throttle: { firstByteMs: 20, bytesPerSecond: 60e6 },
       says: '20 ms to the first byte, 60 MB/s a connection',
       times: 6,
@@ -52,7 +52,7 @@ function bucketScenario({ name, throttle, says, times }: BucketInLife): Scenario
   return { name, minutes: [3, 0.3], run: (stage) => raceFor(stage) };
 
   async function raceFor(stage: Stage): Promise<ScenarioResult> {
-    // long enough that neither a process's start nor the first round trips are most of it
+    // large enough that the start of the process and the first requests take only a small part of the time
     const megabytes = stage.quick ? 240 : 1024;
     const image = await stage.images.generated(`random-${megabytes}`, 'zstd', () => [randomFile(megabytes << 20)]);
     const buckets = join(await folderFor(stage.folder, 'bucket'), 'buckets');
@@ -108,7 +108,7 @@ function bucketScenario({ name, throttle, says, times }: BucketInLife): Scenario
           memoryBelow(result, 'unpackd, worker', 400e6),
         ],
         notes: [
-          'The blob is one file of random bytes: the zstd in it has nothing to inflate, and the download is what is measured.',
+          'The blob is one file of random bytes, so decompression takes little time and the download is measured.',
           ...result.rows.map(({ name, samples }) => {
             const { requests = 0, mostAtOnce = 0 } = asked[name] ?? {};
             const server = median(samples.map(({ serverCpuSeconds }) => serverCpuSeconds)).toFixed(2);
@@ -122,7 +122,7 @@ function bucketScenario({ name, throttle, says, times }: BucketInLife): Scenario
   }
 }
 
-/** Nothing but the bytes, over one connection: what a plain GET comes to. */
+/** A plain GET of the blob over one connection. */
 function oneConnection(url: string, s3: ServerProcess): Entrant {
   return {
     name: 'one connection',
@@ -138,7 +138,7 @@ function oneConnection(url: string, s3: ServerProcess): Entrant {
   };
 }
 
-/** What the machine can move: as many ranges as are allowed at once, nothing done with the bytes. */
+/** Eight ranges at once with curl: the most that this machine can transfer. */
 function eightConnections(url: string, size: number, s3: ServerProcess): Entrant {
   const part = Math.ceil(size / 8);
   const ranges = Array.from({ length: 8 }, (_, index) => [index * part, Math.min((index + 1) * part, size) - 1]);
@@ -159,7 +159,7 @@ function eightConnections(url: string, size: number, s3: ServerProcess): Entrant
   };
 }
 
-/** Keeps what the last run of each asked of the bucket. */
+/** Keeps the statistics of the bucket for the last run of each program. */
 function counting(entrant: Entrant, s3: ServerProcess, asked: Record<string, BucketStatistics>): Entrant {
   return {
     ...entrant,

@@ -6,7 +6,7 @@ import { atExit } from '../at-exit.ts';
 import { onPath } from '../commands.ts';
 import { Unavailable } from '../peers/contestant.ts';
 
-/** A server of the bench's own, on loopback, that ends with this process. */
+/** A server on loopback that the benchmark has started. It ends when this process ends. */
 export interface ServerProcess {
   /** `127.0.0.1:PORT`. */
   readonly address: string;
@@ -17,18 +17,18 @@ export interface ServerProcess {
 export interface Throttle {
   readonly firstByteMs: number;
   readonly bytesPerSecond: number;
-  /** Besides, before each range; default: none. */
+  /** An additional wait before each range. Default: none. */
   readonly rangeMs?: number;
 }
 
-/** What has been asked of a bucket. */
+/** The requests that a bucket has answered. */
 export interface BucketStatistics {
   readonly requests: number;
   readonly bytes: number;
   readonly mostAtOnce: number;
 }
 
-/** Serves `folder` as S3: its folders are the buckets. */
+/** Serves `folder` as S3. Its folders are the buckets. */
 export async function startBucket(folder: string, throttle?: Throttle): Promise<ServerProcess> {
   const limits =
     throttle === undefined ? [] : [throttle.firstByteMs, throttle.bytesPerSecond, throttle.rangeMs ?? 0].map(String);
@@ -39,13 +39,13 @@ export async function startBucket(folder: string, throttle?: Throttle): Promise<
   return asServer(child, `127.0.0.1:${port}`);
 }
 
-/** What has been asked since the last call. */
+/** The statistics since the last call. */
 export async function bucketStatistics(server: ServerProcess): Promise<BucketStatistics> {
   const response = await fetch(`http://${server.address}/-/statistics`);
   return (await response.json()) as BucketStatistics; // static-s3.ts writes it
 }
 
-/** What `unpackd` must know of the server to read from it. */
+/** The settings that `unpackd` needs to read from the server. */
 export function bucketEnvironment(server: ServerProcess): Record<string, string> {
   return {
     S3_ENDPOINT: `http://${server.address}`,
@@ -55,7 +55,7 @@ export function bucketEnvironment(server: ServerProcess): Record<string, string>
   };
 }
 
-/** The CNCF Distribution registry on a folder that has its files already. @throws Unavailable */
+/** Starts the CNCF Distribution registry on a folder that already has its files. @throws Unavailable */
 export async function startRegistry(folder: string, work: string): Promise<ServerProcess> {
   if (!onPath('docker-registry'))
     throw new Unavailable('docker-registry is not installed (Debian: apt-get install docker-registry)');

@@ -10,17 +10,16 @@ const setSocketOption: (fd: number, level: number, name: number, value: Buffer, 
 );
 
 /**
- * A folder as an S3 bucket that is only read: GET and HEAD with ranges, as fast as Node can, so that the server takes
- * little of the machine that is measured: objects are kept in memory once they were asked for, and an answer is one
- * write. As S3 in life it waits before the first byte and gives each connection no more than so many bytes a second.
- * The kernel does that (SO_MAX_PACING_RATE), which is exact on a busy machine too and costs a third of what timers here
- * do (0.17 instead of 0.5 s of a processor a GB, measured).
+ * Serves a folder as an S3 bucket, read only: GET and HEAD with ranges. It must use little of the measured machine, so it
+ * keeps objects in memory after the first request and sends an answer with one write. Like a real S3 server, it can wait
+ * before the first byte and limit the bytes per second of each connection. The kernel limits them (SO_MAX_PACING_RATE):
+ * this is exact on a busy machine too, and takes a third of the CPU time of timers (0.17 instead of 0.5 s per GB).
  *
- *     node static-s3.ts FOLDER [FIRST_BYTE_MS BYTES_PER_SECOND [RANGE_MS]]      then prints its port
+ *     node static-s3.ts FOLDER [FIRST_BYTE_MS BYTES_PER_SECOND [RANGE_MS]]      prints its port
  *
- * RANGE_MS comes before each answer to a range: some servers read the whole object for each.
+ * RANGE_MS is the wait before each answer to a range, because some servers read the whole object for each range.
  *
- * GET /-/statistics tells what was asked since the last such question, as JSON.
+ * GET /-/statistics returns the statistics since the last such request, as JSON.
  */
 const [folder = '.', firstByte = '0', rate = '0', range = '0'] = process.argv.slice(2);
 const FIRST_BYTE_MS = Number(firstByte);
@@ -30,7 +29,7 @@ const RANGE_MS = Number(range);
 interface Statistics {
   requests: number;
   bytes: number;
-  /** Answers that were being sent at once. */
+  /** The most answers that were being sent at the same time. */
   mostAtOnce: number;
 }
 
@@ -82,7 +81,7 @@ const SOL_SOCKET = 1;
 const SO_MAX_PACING_RATE = 47;
 
 function pace(socket: Socket): void {
-  const { fd } = (socket as Socket & { readonly _handle: { readonly fd: number } })._handle; // Node has no other way to it
+  const { fd } = (socket as Socket & { readonly _handle: { readonly fd: number } })._handle; // Node has no public API for it
   const rate = Buffer.alloc(8);
   rate.writeBigUInt64LE(BigInt(BYTES_PER_SECOND));
   const failed = setSocketOption(fd, SOL_SOCKET, SO_MAX_PACING_RATE, rate, rate.length);

@@ -1,9 +1,9 @@
-/** What an entry of an access control list is for, as the kernel numbers it (linux/posix_acl.h). */
+/** The kinds of entries of an access control list, as the kernel numbers them (linux/posix_acl.h). */
 const TAGS = { user: 0x01, 'user:': 0x02, group: 0x04, 'group:': 0x08, mask: 0x10, other: 0x20 } as const;
 
 /**
- * An access control list as its extended attribute holds it (linux/posix_acl_xattr.h), from the text that acl(5) has for
- * it, with numbers for names: `user::rwx,user:1000:r-x,group::r-x,mask::rwx,other::---`.
+ * An access control list in the format of its extended attribute (linux/posix_acl_xattr.h), from the text format of
+ * acl(5) with numeric IDs: `user::rwx,user:1000:r-x,group::r-x,mask::rwx,other::---`.
  */
 export function acl(text: string): Buffer {
   const entries = text.split(',').map((entry) => {
@@ -20,6 +20,6 @@ export function acl(text: string): Buffer {
 
 type Record = readonly [string, Buffer];
 
-/** The PAX records of a directory's default ACL, and of anything's own. */
+/** The PAX records of a default ACL and of an access ACL. */
 export const defaultAcl = (text: string): Record => ['SCHILY.xattr.system.posix_acl_default', acl(text)];
 export const accessAcl = (text: string): Record => ['SCHILY.xattr.system.posix_acl_access', acl(text)];

@@ -1,6 +1,6 @@
 import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
 
-/** The same store, with some of its calls or properties replaced. */
+/** A store with some methods or properties replaced. */
 export function altered(store: Snapshotter, changes: Partial<Snapshotter>): Snapshotter {
   return new Proxy(store, {
     get(target, property) {

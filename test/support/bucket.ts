@@ -7,15 +7,15 @@ import type { S3Connection, S3SourceSpec } from '../../src/source/source-spec.ts
 
 export const BUCKET = 'images';
 
-/** A real S3 server with one bucket, and what a test does with it. */
+/** The S3 server of dev/s3 with one bucket, and the calls that tests make. */
 export interface TestBucket {
   readonly server: S3Server;
   /** Connection settings for the server, or for a proxy in front of it.  */
   connection(overrides?: Partial<S3Connection>): S3Connection;
-  /** The bucket as a source: layout `oci` under the prefix `mirror` unless said otherwise. */
+  /** The bucket as a source. Default: layout `oci` under the prefix `mirror`. */
   spec(overrides?: Partial<S3SourceSpec>): S3SourceSpec;
   put(key: string, body: Uint8Array | string): Promise<void>;
-  /** Stores a blob where the layout `oci` has it. */
+  /** Stores a blob under the key of the layout `oci`. */
   putBlob(body: Uint8Array, mediaType?: string, algorithm?: DigestAlgorithm): Promise<Descriptor>;
   close(): Promise<void>;
 }
@@ -27,7 +27,7 @@ export async function startTestBucket(): Promise<TestBucket> {
     region: server.region,
     forcePathStyle: true,
     credentials: { accessKeyId: server.accessKeyId, secretAccessKey: server.secretAccessKey },
-    // long, so that only what does not come at all takes so long: a machine may be busy
+    // long, because the machine may be busy
     connectTimeout: 60_000,
     idleTimeout: 60_000,
     maxResumes: 3,

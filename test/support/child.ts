@@ -3,11 +3,11 @@ import { once } from 'node:events';
 import { after } from 'node:test';
 
 /**
- * The one way to start a process in a test. It leads a process group of its own, and the whole group is killed
+ * Starts a process in a test; no test uses another way. It leads a process group of its own. The group is killed
  * - when the scope of `await using` ends,
- * - after the last test of the file, whatever that test threw,
+ * - after the last test of the file, also after a failure,
  * - when the test's own process ends in any way, SIGKILL included: see `Guard`.
- * A child that outlives its test keeps the pipes that it has inherited open, and `npm test` waits for those.
+ * A child that runs longer than its test keeps inherited pipes open, and `npm test` would wait for them.
  */
 export function startChild(
   program: string,
@@ -20,12 +20,12 @@ export function startChild(
     living.add(pid);
     Guard.tell(`group ${pid}`);
   }
-  // a program that does not exist has no process; who awaits its end sees the error
+  // a program that does not exist has no process; the caller that waits for its end gets the error
   child.on('error', () => {});
   return Object.assign(child, { [Symbol.asyncDispose]: () => endChild(child) });
 }
 
-/** Kills a child and all that it has started, and waits for the child's end. A second call does nothing. */
+/** Kills a child and its process group, and waits for the end of the child. A second call does nothing. */
 export async function endChild(child: ChildProcess): Promise<void> {
   if (child.pid === undefined) return;
   killGroup(child.pid);
@@ -34,10 +34,10 @@ export async function endChild(child: ChildProcess): Promise<void> {
   Guard.tell(`gone ${child.pid}`);
 }
 
-/** Milliseconds that a program may take which a test waits for, on a machine however busy. */
+/** Milliseconds. Limit of a program that a test waits for, also on a busy machine. */
 const RUN_LIMIT = 240_000;
 
-/** Runs a program to its end while the test's process does nothing else. It dies with that process, if need be. */
+/** Runs a program synchronously until it ends. The kernel kills it if the process of the test dies. */
 export function runChild(
   program: string,
   args: readonly string[],
@@ -48,14 +48,14 @@ export function runChild(
 }
 
 /**
- * Removes a directory and all that is mounted below it, should the test's process die before it does so itself.
+ * Removes a directory, and unmounts everything below it, if the process of the test dies before it does so.
  * @param path absolute; only one that the test has made
  */
 export function removeWithProcess(path: string): void {
   Guard.tell(`tree ${path}`);
 }
 
-/** The leaders of the groups that may still have members. */
+/** The leaders of process groups that may still be running. */
 const living = new Set<number>();
 
 function killGroup(leader: number): void {
@@ -72,10 +72,10 @@ function killAll(): void {
 }
 
 process.on('exit', killAll);
-// only in a test's own process: elsewhere a hook would start a test run
+// only in the process of a test, because a hook elsewhere would start a test run
 if (process.argv[1]?.endsWith('.test.ts')) after(killAll);
 
-/** A shell that learns by the end of a pipe that this process is gone, and then clears up what it was told of. */
+/** A shell that waits for the end of a pipe from this process. Then it kills the groups and removes the trees of its list. */
 const Guard = {
   shell: undefined as ChildProcess | undefined,
 

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { removeTree } from '../../src/system/remove-tree.ts';
 
-/** `depth` directories in each other, a file in the innermost. Built from the inside, where every path is short. */
+/** Nested directories with a file in the innermost. They are made from the inside, so that every path is short. */
 export function makeDeep(root: string, depth: number, name: string): void {
   const building = `${root}-building`;
   mkdirSync(building);
@@ -17,7 +17,7 @@ export function makeDeep(root: string, depth: number, name: string): void {
   renameSync(building, root);
 }
 
-/** A directory of the test's own. */
+/** Runs `body` with a new directory, and removes it. */
 export async function inDirectory(body: (directory: string) => Promise<void>): Promise<void> {
   const directory = await mkdtemp(join(tmpdir(), 'unpackd-tree-'));
   try {

@@ -1,11 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 
-/** Milliseconds that only end a hang, on a machine however busy. */
+/** Milliseconds. It only ends a test that hangs. */
 const PATIENCE = 120_000;
 
 /**
- * Waits for a condition, and gives what it has found.
- * @throws Error that says what has not come true, after two minutes
+ * Polls until `look` finds something, and returns that.
+ * @throws Error that names the condition, after two minutes
  */
 export async function eventually<T>(
   what: string,

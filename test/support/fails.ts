@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { type FailureCode, UnpackError } from '../../src/errors.ts';
 
-/** What a call fails with: an UnpackError of that code, or the test fails. */
+/** Asserts that a call fails with an UnpackError of this code. @returns the error */
 export async function fails(code: FailureCode, promise: Promise<unknown>): Promise<UnpackError> {
   const error = await promise.then(
     () => assert.fail(`expected ${code}`),

@@ -8,38 +8,38 @@ import {
 } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
 
-/** What goes wrong with an answer. Byte counts are of its body; a function is asked anew for each answer. */
+/** A fault of an answer. Byte counts refer to the body. A function is called for each answer. */
 export type Fault =
   /** The connection is destroyed after so many bytes (0: after the headers). */
   | { readonly kind: 'drop'; readonly afterBytes: number | (() => number) }
-  /** The connection is destroyed before there is any answer. */
+  /** The connection is destroyed before the answer. */
   | { readonly kind: 'reset' }
-  /** Nothing more comes after so many bytes; the connection stays open. */
+  /** No more bytes are sent after so many; the connection stays open. */
   | { readonly kind: 'stall'; readonly afterBytes: number | (() => number) }
-  /** The request is taken and never answered. */
+  /** The request is read and never answered. */
   | { readonly kind: 'silence' }
-  /** An S3 error document instead of the answer; `body` for something that isn't one. */
+  /** An S3 error document instead of the answer, or `body`. */
   | { readonly kind: 'status'; readonly status: number; readonly code: string; readonly body?: string }
-  /** Content-Length is so much too big (the answer then breaks off) or, negative, too small. */
+  /** Content-Length is too large by so much (and the answer breaks off), or too small if `by` is negative. */
   | { readonly kind: 'wrong-length'; readonly by: number }
-  /** No Content-Length, and a proper end after so many bytes. */
+  /** No Content-Length, and a regular end after so many bytes. */
   | { readonly kind: 'short'; readonly bytes: number }
   /** No Content-Length, and so many zero bytes after the object. */
   | { readonly kind: 'long'; readonly bytes: number }
-  /** Range and If-Match are not looked at: 200 and the whole object. */
+  /** Range and If-Match are ignored: 200 and the whole object. */
   | { readonly kind: 'ignore-range' }
-  /** The byte at this place of the body is another one. */
+  /** The byte at this offset of the body is changed. */
   | { readonly kind: 'corrupt'; readonly at: number }
-  /** Bytes come so many a time, with so many milliseconds between. */
+  /** So many bytes are sent at a time, with so many milliseconds between them. */
   | { readonly kind: 'trickle'; readonly bytes: number; readonly everyMs: number };
 
 export interface FaultRule {
   readonly fault: Fault;
-  /** Which requests; default: all. `key` is the decoded path without bucket. */
+  /** The requests that the rule applies to. Default: all. `key` is the decoded path without the bucket. */
   readonly when?: (request: SeenRequest) => boolean;
-  /** How often the rule applies; default: always. Then the next rule that fits counts. */
+  /** How often the rule applies. Default: always. After that, the next rule that matches applies. */
   readonly times?: number;
-  /** Done before the request goes on, to change an object midway. */
+  /** Called before the request is forwarded, for example to change the object. */
   readonly before?: () => Promise<void>;
 }
 
@@ -51,13 +51,13 @@ export interface SeenRequest {
 }
 
 export interface FaultyProxy {
-  /** To be used as an S3 endpoint; buckets in the path. */
+  /** The S3 endpoint; the bucket is in the path. */
   readonly endpoint: string;
   /** Every request so far, oldest first. */
   readonly seen: readonly SeenRequest[];
-  /** Connections that clients hold open now. */
+  /** The number of open connections. */
   connections(): number;
-  /** Bytes that the kernel has taken for the connections that are open now. */
+  /** Bytes that the kernel has accepted for the open connections. */
   sent(): number;
   /** Replaces all rules. */
   rules(rules: readonly FaultRule[]): void;
@@ -65,8 +65,8 @@ export interface FaultyProxy {
 }
 
 /**
- * An HTTP proxy in front of a healthy S3 server (`target`: its endpoint) that makes answers go wrong by rules. What no
- * rule fits passes unchanged.
+ * An HTTP proxy in front of a working S3 server (`target` is its endpoint). It changes answers by rules. A request that no
+ * rule matches passes unchanged.
  */
 export async function startFaultyProxy(options: {
   readonly target: string;
@@ -129,7 +129,7 @@ async function answer(
   const headers: OutgoingHttpHeaders = { ...upstream.headers };
   if (fault?.kind === 'wrong-length') headers['content-length'] = Number(headers['content-length']) + fault.by;
   if (fault?.kind === 'short' || fault?.kind === 'long') delete headers['content-length'];
-  // the lie must pass through Node's own check of it
+  // otherwise Node refuses a wrong Content-Length
   response.strictContentLength = false;
   response.writeHead(upstream.statusCode ?? 502, headers);
   response.flushHeaders();
@@ -168,7 +168,7 @@ async function sendBody(upstream: IncomingMessage, response: ServerResponse, fau
   }
   if (fault?.kind === 'stall') return;
   if (fault?.kind === 'drop' || (fault?.kind === 'wrong-length' && fault.by > 0)) {
-    // what has been written must get out first, or the fault comes earlier than it says
+    // the bytes before the fault must be sent first
     await new Promise<void>((resolve) => void response.write('', () => resolve()));
     await new Promise((resolve) => setTimeout(resolve, 5));
     response.socket?.destroy();
@@ -178,7 +178,7 @@ async function sendBody(upstream: IncomingMessage, response: ServerResponse, fau
   response.end();
 }
 
-/** After how many bytes of the body something happens. */
+/** The number of bytes of the body before the fault. */
 function placeOf(fault: Fault | undefined): number {
   if (fault?.kind === 'short') return fault.bytes;
   if (fault?.kind !== 'drop' && fault?.kind !== 'stall') return Number.POSITIVE_INFINITY;

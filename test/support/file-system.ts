@@ -6,13 +6,13 @@ import { libc } from '../../src/system/libc.ts';
 import { skipFor } from './present.ts';
 import { scratch } from './scratch.ts';
 
-/** A file system of the test's own, mounted until the scope ends. */
+/** A file system for one test, mounted until the scope ends. */
 export interface Disk extends Disposable {
   readonly path: string;
 }
 
 const MIB = 1 << 20;
-/** Debian keeps mkfs and losetup where only root looks. */
+/** On Debian, mkfs and losetup are in folders that only the PATH of root has. */
 const env = { ...process.env, PATH: `${process.env.PATH ?? ''}:/usr/sbin:/sbin` };
 
 function run(command: string, ...parameters: readonly string[]): void {
@@ -25,7 +25,7 @@ export function tmpfs(options: string): Disk {
 }
 
 /**
- * ext4 in a file, 64 MiB unless told otherwise, with blocks as large as on a large disk and none kept for root.
+ * ext4 in a file, by default 64 MiB, with the block size of a large disk and no blocks reserved for root.
  * @param options of mkfs.ext4(8)
  */
 export function ext4(options: readonly string[] = [], bytes = 64 * MIB): Disk {
@@ -38,8 +38,8 @@ export function ext4(options: readonly string[] = [], bytes = 64 * MIB): Disk {
 }
 
 /**
- * ext4 of 64 MiB on a disk that holds no more than `bytes`: what is written goes into the page cache, and the kernel finds
- * out later that it cannot be kept.
+ * ext4 of 64 MiB on a disk that has room for `bytes` only. Writes go into the page cache, and fail when the kernel writes
+ * them to the disk.
  */
 export function brittleExt4(bytes = 24 * MIB): Disk {
   return mounted((path, image) => {
@@ -53,12 +53,12 @@ export function brittleExt4(bytes = 24 * MIB): Disk {
       run('mkfs.ext4', '-q', '-F', '-b', '4096', '-m', '0', '-E', 'nodiscard', inside);
       run('mount', '-o', 'loop', inside, path);
     } finally {
-      run('umount', '--lazy', below); // it stays as long as the image is in use
+      run('umount', '--lazy', below); // it stays mounted as long as the image is in use
     }
   });
 }
 
-/** Writes more to a brittle disk than it can keep. On a busy machine the kernel finds that out while it is written. */
+/** Writes more to a brittle disk than it has room for. On a busy machine the write itself may fail. */
 export function writeTooMuch({ path }: Disk): void {
   try {
     writeFileSync(join(path, 'too large'), Buffer.alloc(40 * MIB, 1));
@@ -72,7 +72,7 @@ const ioctl = libc.func('int ioctl(int, ulong, const void *)');
 const EXT4_IOC_SHUTDOWN = 0x8004587d;
 const NO_LOG_FLUSH = 2;
 
-/** From now on everything that touches the ext4 at `path` is EIO, as on a disk that is gone. */
+/** From now on every call on the ext4 at `path` fails with EIO, as after the disk was removed. */
 export function shutdown(path: string): void {
   const fd = openSync(path, 'r');
   try {
@@ -84,7 +84,7 @@ export function shutdown(path: string): void {
   }
 }
 
-/** A directory of a test that is made read-only and writable again, by a mount of itself. */
+/** Makes a directory read-only and writable again, by a bind mount of itself. */
 export function readOnlySwitch(path: string): Disposable & { set(readOnly: boolean): void } {
   run('mount', '--bind', path, path);
   return {
@@ -113,8 +113,8 @@ function mounted(mount: (path: string, image: string) => void): Disk {
 }
 
 /**
- * Why a test can't have such a file system here; `false` where it can.
- * @throws Error as `skipFor` where root lacks no more than a program for it
+ * The reason to skip a test of such a file system; `false` if it can be made here.
+ * @throws Error as `skipFor` does if only a program is missing
  */
 export function unavailable(make: () => Disk): string | false {
   try {

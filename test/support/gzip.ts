@@ -1,7 +1,7 @@
 import { crc32, deflateRawSync } from 'node:zlib';
 
 /**
- * A gzip member whose header has the fields that `flags` says (RFC 1952, 2.3), bit 0 being a hint that means nothing.
+ * A gzip member whose header has the fields of these flags (RFC 1952, 2.3). Bit 0 adds no field.
  */
 export function memberWithFields(content: Buffer, flags: number): Buffer {
   const fields = [Buffer.from([0x1f, 0x8b, 8, flags, 1, 2, 3, 4, 0, 255])];

@@ -1,10 +1,10 @@
-/** What overwrites memory that was lent: neither zeros, which padding is, nor anything that a format begins with. */
+/** Overwrites lent memory. It is not zero, as padding is, and no format begins with it. */
 const OVERWRITTEN = 0xa5;
 
 /**
- * Bytes as a source lends them, in pieces of the given lengths, the last length again and again: a piece is valid until
- * the next is asked for (`BlobStream.chunks`). Here it is overwritten then, and when the reading ends, so that whoever keeps
- * bytes without copying them reads nonsense.
+ * Bytes as a source lends them, in pieces of the given lengths; the last length repeats. A piece is valid until the next
+ * `next()` (`BlobStream.chunks`). Here it is overwritten then, and at the end, so that a reader that keeps bytes without a
+ * copy reads wrong ones.
  */
 export function lent(bytes: Buffer, ...lengths: readonly number[]): AsyncIterableIterator<Buffer> {
   let at = 0;
@@ -35,7 +35,7 @@ export function lent(bytes: Buffer, ...lengths: readonly number[]): AsyncIterabl
   };
 }
 
-/** The same for a reader that is given piece after piece: each is overwritten once the loop goes on. */
+/** The same as a synchronous generator: each piece is overwritten when the loop continues. */
 export function* lentNow(bytes: Buffer, cut = bytes.length): Generator<Buffer> {
   for (let at = 0; at < bytes.length; at += cut) {
     const piece = Buffer.from(bytes.subarray(at, at + cut));
@@ -47,12 +47,12 @@ export function* lentNow(bytes: Buffer, cut = bytes.length): Generator<Buffer> {
   }
 }
 
-/** Every byte of `bytes` once at the end of the first piece, the others of one length: all ways to cut something in two. */
+/** All ways to cut `bytes` into two pieces. */
 export function* cutOnce(bytes: Buffer, from = 1, to = bytes.length): Generator<AsyncIterableIterator<Buffer>> {
   for (let at = Math.max(1, from); at <= to; at++) yield lent(bytes, at, bytes.length);
 }
 
-/** What is read of pieces that are only valid until the next is asked for. */
+/** Copies and joins pieces that are only valid until the next one. */
 export async function readAll(pieces: AsyncIterable<Buffer>): Promise<Buffer> {
   const copies: Buffer[] = [];
   for await (const piece of pieces) copies.push(Buffer.from(piece));

@@ -1,35 +1,35 @@
 import { type AddressInfo, createServer, type Socket } from 'node:net';
 
-/** A request as it came. */
+/** A request that the server has received. */
 export interface OddRequest {
   /** Decoded path without the bucket. */
   readonly key: string;
   readonly query: URLSearchParams;
   readonly headers: ReadonlyMap<string, string>;
-  /** The bytes asked for, where the object is that long; `undefined`: all of it. */
+  /** The requested bytes, limited to the length of the object. `undefined`: all of it. */
   readonly range: { readonly from: number; readonly to: number } | undefined;
-  /** How many there were for this key before. */
+  /** The number of earlier requests for this key. */
   readonly before: number;
 }
 
-/** An answer to be spoilt. Nothing in it is checked. */
+/** An answer that a quirk may change. Nothing in it is checked. */
 export interface OddAnswer {
   version: string;
   status: string;
-  /** Lines of the head. */
+  /** Header lines. */
   headers: string[];
   body: Buffer;
-  /** How the body's end is told. */
+  /** How the end of the body is marked. */
   length: 'content-length' | 'chunked' | 'both' | 'none';
   /** Milliseconds before the answer. */
   wait: number;
-  /** Bytes a write and milliseconds between two. */
+  /** Bytes of one write, and milliseconds between two writes. */
   pace: { readonly bytes: number; readonly every: number } | undefined;
-  /** The connection ends after so many bytes of the body; infinite: it stays. */
+  /** The connection ends after so many bytes of the body. Infinity: it stays open. */
   endAfter: number;
 }
 
-/** What a server makes of its answers; `undefined`: nothing. */
+/** Changes the answer to a request. */
 export type Quirk = (request: OddRequest, answer: OddAnswer) => void;
 
 export interface OddS3 {
@@ -48,7 +48,7 @@ export function refuse(answer: OddAnswer, status: string, code: string, headers:
   answer.body = errorBody(code, more);
 }
 
-/** An S3 endpoint that writes its answers byte by byte as a quirk wants them, where Node's own server would write none. */
+/** An S3 server that writes its answers as raw bytes, so that a quirk can send what Node's HTTP server refuses to send. */
 export async function startOddS3(objects: ReadonlyMap<string, Buffer>, quirk: Quirk): Promise<OddS3> {
   const seen: OddRequest[] = [];
   const sockets = new Set<Socket>();

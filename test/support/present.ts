@@ -2,9 +2,8 @@ import { spawnSync } from 'node:child_process';
 import { findProgram } from '../../dev/local-programs.ts';
 
 /**
- * A reason to skip a test, if there is one: what this machine lacks. On a CI machine nothing that a test compares with
- * may be missing, or a green run would hide that it was not compared; there it is an error.
- * @throws Error with `CI=true` where there is a reason
+ * Returns the reason to skip a test. In CI a reason is an error, because a passed run would hide that a test was skipped.
+ * @throws Error with `CI=true` if there is a reason
  */
 export function skipFor(reason: string | false | undefined): string | false {
   if (reason === undefined || reason === false) return false;
@@ -12,13 +11,13 @@ export function skipFor(reason: string | false | undefined): string | false {
   return reason;
 }
 
-/** The reason to skip a test that runs these programs. @throws as `skipFor` */
+/** The reason to skip a test that needs these programs. @throws Error as `skipFor` does */
 export function skipWithout(...programs: string[]): string | false {
   const missing = programs.find((program) => findProgram(program) === undefined);
   return skipFor(missing !== undefined && `${missing} is not installed`);
 }
 
-/** The reason to skip a test in a user namespace of its own: a container or a sysctl(8) may forbid them, also to root. */
+/** The reason to skip a test that needs a user namespace. A container or sysctl(8) may forbid them, for root too. */
 export function skipWithoutUserNamespaces(): string | false {
   const { status, error } = spawnSync('unshare', ['--user', '--map-root-user', '--mount', 'true'], { stdio: 'ignore' });
   return error === undefined && status === 0 ? false : 'there are no user namespaces here';

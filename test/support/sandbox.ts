@@ -11,12 +11,12 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-/** Where files cost nothing: a file system in memory where there is one. */
+/** A file system in memory, if there is one. */
 const PLACE = existsSync('/dev/shm') ? '/dev/shm' : tmpdir();
 
 /**
- * A directory with two roots to apply into and, beside them, files and directories that nothing may touch. Its path is
- * as long in every run, so that archives which name it are too.
+ * A directory with two roots to apply layers into and, beside them, files and directories that must not change. The length
+ * of its path is the same in every run, so archives that contain the path have the same length too.
  */
 export class Sandbox implements Disposable {
   readonly path = mkdtempSync(join(PLACE, 'unpackd-box-'));
@@ -32,12 +32,12 @@ export class Sandbox implements Disposable {
     this.remember();
   }
 
-  /** What is outside now is as it must stay. */
+  /** Remembers the present state outside the roots. */
   remember(): void {
     this.untouched = this.look();
   }
 
-  /** @throws where anything outside the roots is not as it was */
+  /** @throws Error if anything outside the roots has changed */
   check(): void {
     const now = this.look();
     if (now !== this.untouched) throw new Error(`outside the root: was ${this.untouched}, is ${now}`);
@@ -46,7 +46,7 @@ export class Sandbox implements Disposable {
   /** Empties the roots. */
   clean(): void {
     for (const root of this.roots) {
-      // whole, because a layer may have changed the root's own mode or attributes
+      // the root too, because a layer may have changed its mode or attributes
       rmSync(root, { recursive: true, force: true });
       mkdirSync(root);
     }

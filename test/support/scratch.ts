@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { removeWithProcess } from './child.ts';
 
-/** A directory of the test's own that goes when the scope ends. */
+/** A new directory that is removed when the scope ends. */
 export function scratch(): { readonly path: string; [Symbol.dispose](): void } {
   const path = mkdtempSync(join(tmpdir(), 'unpackd-test-'));
   removeWithProcess(path);

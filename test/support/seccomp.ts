@@ -8,7 +8,7 @@ const PR_SET_NO_NEW_PRIVS = 38;
 const PR_SET_SECCOMP = 22;
 const SECCOMP_MODE_FILTER = 2;
 
-/** One instruction of a filter: code, jumps where it compares, and a number (bpf(2), seccomp(2)). */
+/** One instruction of a filter: code, two jumps for a comparison, and a number (bpf(2), seccomp(2)). */
 export type Instruction = readonly [code: number, yes: number, no: number, value: number];
 
 export const LOAD = 0x20;
@@ -19,15 +19,15 @@ export const OR = 0x44;
 export const RETURN = 0x06;
 export const RETURN_RESULT = 0x16;
 
-/** Places in struct seccomp_data. The lower half of an argument comes first. */
+/** Offsets in struct seccomp_data. The lower half of an argument comes first. */
 export const CALL = 0;
 export const argument = (index: number): number => 16 + 8 * index;
 
-/** What a filter returns, or with an error number added to the second. */
+/** Return values of a filter. An errno is added to `ERROR`. */
 export const ALLOW = 0x7fff0000;
 export const ERROR = 0x00050000;
 
-/** From now on the kernel asks this filter about every system call of this thread. There is no way back. */
+/** Installs a filter for all later system calls of this thread. It cannot be removed. */
 export function filterSystemCalls(instructions: readonly Instruction[]): void {
   const filter = Buffer.alloc(8 * instructions.length);
   for (const [index, [code, yes, no, value]] of instructions.entries()) {

@@ -10,14 +10,14 @@ import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
 import { type TestImage, writeLayout } from './layout.ts';
 import { type Node, readTree } from './tree.ts';
 
-/** What the directory of each committed snapshot holds, by its name. */
+/** The tree in the directory of each committed snapshot, by the name of the snapshot. */
 export type StoreTrees = Record<string, Record<string, Node>>;
 
-/** A directory called `shared`, which no layer of the test images names, and the whiteouts of an overlay. */
+/** Nodes whose time is that of the unpacking: the directory `shared`, which has no entry in any layer, and whiteouts. */
 const hasTimeOfMaking = (path: string, { type, device }: Node): boolean =>
   path === 'shared' || (type === 'character' && device === '0:0');
 
-/** What each committed snapshot's own directory holds, without the times that say when it was written. */
+/** Reads the trees of all committed snapshots. A time that depends on the moment of unpacking becomes 0. */
 export async function treesOf(snapshotter: Snapshotter): Promise<StoreTrees> {
   const trees: StoreTrees = {};
   for (const { name } of await snapshotter.walk({ kind: 'committed' })) {
@@ -32,7 +32,7 @@ export async function treesOf(snapshotter: Snapshotter): Promise<StoreTrees> {
   return trees;
 }
 
-/** The trees that images become where nothing goes wrong: unpacked in this process, into a store of their own. */
+/** The expected trees of images: unpacked in this process without any fault, into a new store. */
 export async function referenceTrees(
   images: Readonly<Record<string, TestImage>>,
   type: Snapshotter['type'] = 'overlay',

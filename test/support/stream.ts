@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 
-/** SHA-256, as hex, of all that a decompressor gives; what it does ahead must not overwrite the piece in hand. */
+/** SHA-256 as hex of the output of a decompressor. Reading ahead must not overwrite the current piece, so it waits. */
 export async function digestOfOutput(output: AsyncIterable<Buffer>): Promise<string> {
   const hash = createHash('sha256');
   for await (const piece of output) {
@@ -10,7 +10,7 @@ export async function digestOfOutput(output: AsyncIterable<Buffer>): Promise<str
   return hash.digest('hex');
 }
 
-/** For `busy` of a decompressor: one piece on another thread, the next on this one. */
+/** For `busy` of a decompressor: alternately another thread and this one. */
 export function inTurn(): () => boolean {
   let here = false;
   return () => {

@@ -1,15 +1,15 @@
 import { Buffer } from 'node:buffer';
 
 /**
- * Builds tar archives for tests, byte by byte, so that a test shows the archive beside the tree that it must become,
- * broken and hostile ones too. Nothing is checked here.
+ * Builds tar archives byte by byte, also broken and hostile ones, so that a test shows the archive and the expected tree
+ * side by side. Nothing is checked here. The benchmark uses it too.
  */
 export interface Member {
   readonly name: string | Buffer;
   /** One character; default: from the other fields. */
   readonly type?: string;
   readonly content?: string | Buffer;
-  /** What the header says; default: the length of the content. */
+  /** The size in the header. Default: the length of the content. */
   readonly size?: number | bigint;
   readonly mode?: number;
   readonly uid?: number | bigint;
@@ -28,7 +28,7 @@ export interface Member {
 
 const BLOCK = 512;
 
-/** One entry: its PAX header where it has one, its header, its content. */
+/** One entry: an optional PAX header, the header, the content. */
 export function member(entry: Member): Buffer {
   const content = Buffer.from(entry.content ?? '');
   const parts: Buffer[] = [];
@@ -80,7 +80,7 @@ export const whiteout = (path: string, more: Partial<Member> = {}): Member => {
   const slash = path.lastIndexOf('/') + 1;
   return file(`${path.slice(0, slash)}.wh.${path.slice(slash)}`, '', more);
 };
-/** `dir/.wh..wh..opq`: nothing below shows through. */
+/** `dir/.wh..wh..opq`: the directory hides everything below it. */
 export const opaque = (path: string): Member => file(path === '' ? '.wh..wh..opq' : `${path}/.wh..wh..opq`);
 
 /** `length key=value\n` for each record, in a header of its own. */
@@ -96,7 +96,7 @@ export function paxRecord(key: string, value: string | Buffer): Buffer {
   return Buffer.concat([Buffer.from(String(length)), body]);
 }
 
-/** GNU's way to say a long name (`L`) or link (`K`) before an entry. */
+/** The GNU entry for a long name (`L`) or link target (`K`) of the next entry. */
 export function gnuLong(type: 'L' | 'K', text: string | Buffer): Buffer {
   const content = Buffer.concat([Buffer.from(text), Buffer.alloc(1)]);
   return Buffer.concat([
@@ -125,7 +125,7 @@ export function headerBlock(entry: Member): Buffer {
   return checksummed(block);
 }
 
-/** The block with the checksum that it should have. */
+/** Writes the correct checksum into the block. */
 export function checksummed(block: Buffer): Buffer {
   block.fill(0x20, 148, 156);
   const sum = block.reduce((total, byte) => total + byte, 0);
@@ -133,7 +133,7 @@ export function checksummed(block: Buffer): Buffer {
   return block;
 }
 
-/** Octal where it fits, base-256 where it does not. */
+/** Octal if the number fits, otherwise base-256. */
 function number(block: Buffer, at: number, length: number, value: number | bigint): void {
   const big = BigInt(value);
   const digits = big.toString(8);

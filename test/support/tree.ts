@@ -17,12 +17,12 @@ import {
   xattrsOfPathFd,
 } from '../../src/system/files.ts';
 
-/** What is at one path, in a form that compares and reads well. */
+/** A node of a tree, in a form that can be compared and printed. */
 export interface Node {
   readonly type: 'file' | 'directory' | 'symlink' | 'character' | 'block' | 'fifo' | 'other';
   readonly mode: string;
   readonly owner: string;
-  /** Of a file: its text, or its digest where it is long or binary. */
+  /** The text of a file. For a long or binary file, its digest. */
   readonly content?: string;
   readonly size?: number;
   readonly target?: string;
@@ -43,7 +43,7 @@ const TYPES: Readonly<Record<number, Node['type']>> = {
   [S_IFIFO]: 'fifo',
 };
 
-/** Every path below `root`, without it, and what is there. Names are bytes, shown as latin1. */
+/** Every path below `root`, and its node. Names are bytes, decoded as latin1. */
 export function readTree(root: string): Record<string, Node> {
   const tree: Record<string, Node> = {};
   const groups = new Map<bigint, string>();
@@ -93,5 +93,5 @@ function shortContent(path: Buffer): string {
   return `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
 }
 
-/** The paths of a tree alone, for tests about what is there. */
+/** The paths of a tree. */
 export const paths = (root: string): string[] => Object.keys(readTree(root));
