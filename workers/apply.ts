@@ -2,11 +2,11 @@ import { flushCompileCache } from 'node:module';
 import { availableParallelism } from 'node:os';
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { throwIfAborted, toUnpackError, UnpackError } from '../src/errors.ts';
+import { windowOf } from '../src/http/range-reader.ts';
 import { applyBlob } from '../src/rootfs/apply-blob.ts';
 import type { ApplyMessage, ApplyOutcome, ApplyReport, ApplyTask } from '../src/rootfs/apply-thread.ts';
-import { openLent } from '../src/source/open-lent.ts';
-import { windowOf } from '../src/source/range-reader.ts';
-import type { HttpRequestSpec, SignatureRefusal } from '../src/source/source-spec.ts';
+import { openGrant } from '../src/source/open-grant.ts';
+import type { SignatureRefusal, SignedUrl } from '../src/source/source-spec.ts';
 
 const CORES = availableParallelism();
 
@@ -55,7 +55,7 @@ async function apply({ source, layer, settings, writing }: ApplyTask): Promise<A
   running = new AbortController();
   let reported = 0;
   try {
-    const blobs = openLent(source, () => windowOf(Atomics.load(writing, 0)), renew);
+    const blobs = openGrant(source, () => windowOf(Atomics.load(writing, 0)), renew);
     const diff = await applyBlob(blobs, layer, settings, {
       busy: () => Atomics.load(writing, 0) >= CORES,
       signal: running.signal,
@@ -75,7 +75,7 @@ async function apply({ source, layer, settings, writing }: ApplyTask): Promise<A
 }
 
 /** Asks the main thread, which has the credentials, for a new URL or signature. */
-function renew(refused: SignatureRefusal): Promise<HttpRequestSpec> {
+function renew(refused: SignatureRefusal): Promise<SignedUrl> {
   return new Promise((resolve, reject) => {
     renewing = (renewed) => {
       renewing = undefined;

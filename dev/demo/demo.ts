@@ -153,7 +153,7 @@ class Demo {
   }
 
   async #push(image: ExampleImage, config: Config): Promise<void> {
-    const { pushImage } = await import('../../src/source/push.ts');
+    const { pushImage } = await import('../../src/push/push.ts');
     const started = performance.now();
     const { signal } = this.#cli;
     for (const tag of [TAG, DAMAGED_TAG]) {

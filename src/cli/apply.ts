@@ -86,8 +86,8 @@ export function applyCommand({ signal, out }: Cli, thread: ApplyThread): Command
 
 /** The image of a layout, if the argument names only the layout. @throws UnpackError IMAGE_NOT_FOUND that lists its images */
 async function onlyImage(path: string): Promise<ImageTarget> {
-  const { openImageArchive } = await import('../source/image-archive.ts');
-  const { chooseImage } = await import('../source/image-names.ts');
+  const { openImageArchive } = await import('../push/image-archive.ts');
+  const { chooseImage } = await import('../push/choose-image.ts');
   const archive = await openImageArchive(path);
   try {
     const { descriptor, name, made } = await chooseImage(archive, undefined, undefined);

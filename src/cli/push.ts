@@ -57,7 +57,7 @@ export function pushCommand({ out, signal }: Cli): Command {
       throw new CliError('USAGE', `${JSON.stringify(target)} is not a bucket: write s3://BUCKET/PREFIX[:TAG]`);
     if (named?.kind === 'manifest')
       throw new CliError('USAGE', `${target} names a digest, but the image decides that: give a tag or nothing`);
-    const { pushImage } = await import('../source/push.ts');
+    const { pushImage } = await import('../push/push.ts');
     const started = performance.now();
     const region = new LiveRegion(out.live);
     const pushed = await pushImage({

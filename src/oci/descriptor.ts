@@ -126,6 +126,13 @@ export function readPlatform(value: unknown, reading: JsonReading, path: string)
 
 const isText = (value: unknown): value is string => typeof value === 'string';
 
+/** The JSON of a descriptor, for an index. */
+export function descriptorJson({ platform, ...rest }: Descriptor): object {
+  if (platform === undefined) return rest;
+  const { osFeatures, ...named } = platform;
+  return { ...rest, platform: osFeatures === undefined ? named : { ...named, 'os.features': osFeatures } };
+}
+
 /** The content that a descriptor carries. `undefined` if there is none, or if its size or digest is wrong. */
 export function embeddedContent({ data, size, digest }: Partial<Descriptor> & Pick<Descriptor, 'digest'>) {
   if (data === undefined) return undefined;

@@ -1,6 +1,6 @@
 import { UnpackError } from '../errors.ts';
 import { type Descriptor, type DescriptorLabels, descriptorFields, readDescriptor, readLabels } from './descriptor.ts';
-import { JsonReading } from './json-fields.ts';
+import { JsonReading, parseJson } from './json-fields.ts';
 import { describePlatform } from './platform.ts';
 import { listed } from './similar-names.ts';
 
@@ -43,6 +43,23 @@ export function readEntries(values: readonly unknown[], what: string): IndexEntr
       return { labels, problem: error, warnings };
     }
   });
+}
+
+/**
+ * The fields of a layout's `index.json`, and the images that it lists, without malformed entries.
+ * @throws UnpackError MANIFEST_INVALID if it is not an image index
+ */
+export function readLayoutIndex(
+  bytes: Buffer,
+  what: string,
+): { readonly fields: Readonly<Record<string, unknown>>; readonly images: readonly Descriptor[] } {
+  const fields = parseJson(bytes, what);
+  const isIndex = typeof fields === 'object' && fields !== null && 'manifests' in fields && !('layers' in fields);
+  const manifests: unknown = isIndex ? (fields.manifests ?? []) : undefined;
+  if (!isIndex || !Array.isArray(manifests)) {
+    throw new UnpackError('MANIFEST_INVALID', `${what} is not an image index: it has no list "manifests"`);
+  }
+  return { fields: { ...fields }, images: readEntries(manifests, what).flatMap(({ descriptor }) => descriptor ?? []) };
 }
 
 /** The image with a given tag. */

@@ -51,6 +51,21 @@ export function suitability(wanted: Platform): (platform: Platform) => number | 
   return (platform) => (featuresOf(platform).length > 0 ? undefined : ranks.get(formatPlatform(platform)));
 }
 
+/** The items for the most suitable platform that runs on `wanted`. Several items may have the same platform. */
+export function mostSuitable<T>(
+  items: readonly T[],
+  wanted: Platform,
+  platformsOf: (item: T) => readonly Platform[],
+): T[] {
+  const rankOf = suitability(wanted);
+  const ranked = items.flatMap((item) => {
+    const ranks = platformsOf(item).flatMap((platform) => rankOf(platform) ?? []);
+    return ranks.length === 0 ? [] : [{ item, rank: Math.min(...ranks) }];
+  });
+  const best = Math.min(...ranked.map(({ rank }) => rank));
+  return ranked.filter(({ rank }) => rank === best).map(({ item }) => item);
+}
+
 /**
  * The platforms whose images run on `platform`, best first, in the order of containerd's `platforms.Only`: the platform
  * itself, older variants of its architecture, then the 32-bit architecture that these processors support.

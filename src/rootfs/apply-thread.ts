@@ -1,7 +1,7 @@
 import { extname, join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { abortError, type SerializedUnpackError, toUnpackError, UnpackError } from '../errors.ts';
-import type { HttpRequestSpec, LentSpec, SignatureRefusal } from '../source/source-spec.ts';
+import type { BlobGrant, SignatureRefusal, SignedUrl } from '../source/source-spec.ts';
 import type { AppliedDiff, ApplyProgress, ApplySettings } from './applier.ts';
 import type { LayerTask } from './apply-blob.ts';
 
@@ -10,7 +10,7 @@ const END_LIMIT = 5000;
 
 /** One layer for an apply thread. */
 export interface ApplyTask {
-  readonly source: LentSpec;
+  readonly source: BlobGrant;
   readonly layer: LayerTask;
   readonly settings: ApplySettings;
   /** How many layers this process writes at the moment: one number in memory that all threads share. */
@@ -20,7 +20,7 @@ export interface ApplyTask {
 /** Messages to an apply thread: start a task, read on with a new URL or signature, abort the task, exit. */
 export type ApplyMessage =
   | { readonly task: ApplyTask }
-  | { readonly renewed: { readonly spec: HttpRequestSpec } | { readonly error: SerializedUnpackError } }
+  | { readonly renewed: { readonly spec: SignedUrl } | { readonly error: SerializedUnpackError } }
   | { readonly abort: SerializedUnpackError }
   | { readonly end: true };
 
@@ -41,7 +41,7 @@ interface Caller {
 }
 
 /** Makes a new URL or signature for the blob after the server refused the last one. @throws UnpackError */
-type Renew = (refused: SignatureRefusal) => Promise<LentSpec>;
+type Renew = (refused: SignatureRefusal) => Promise<BlobGrant>;
 
 /**
  * The main thread's side of an apply thread (workers/apply.ts), which applies one layer at a time. The thread needs about
@@ -144,7 +144,7 @@ export class ApplyThread {
     let renewed: Extract<ApplyMessage, { renewed: unknown }>['renewed'];
     try {
       const spec = await caller.renew(refused);
-      if (spec.kind !== 'http-blob') throw new TypeError('only URLs can be refused');
+      if (spec.kind !== 'signed-url') throw new TypeError('only URLs can be refused');
       renewed = { spec };
     } catch (error) {
       renewed = { error: toUnpackError(error).serialize() };

@@ -73,12 +73,12 @@ export class ApplyPool {
     Atomics.add(this.#writing, 0, 1);
     try {
       const task = {
-        source: await source.lend(blob),
+        source: await source.grant(blob),
         layer: { blob, diffId, target, findings },
         settings: this.#settings,
         writing: this.#writing,
       };
-      return await thread.run(task, { signal, onProgress, renew: (refused) => source.lend(blob, refused) });
+      return await thread.run(task, { signal, onProgress, renew: (refused) => source.grant(blob, refused) });
     } catch (error) {
       throw toUnpackError(error);
     } finally {

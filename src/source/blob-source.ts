@@ -1,7 +1,7 @@
 import type { Descriptor } from '../oci/descriptor.ts';
 import type { BlobDigest } from '../oci/digest.ts';
 import type { IndexEntry } from '../oci/image-index.ts';
-import type { LentSpec, SignatureRefusal } from './source-spec.ts';
+import type { BlobGrant, SignatureRefusal } from './source-spec.ts';
 
 export type { SourceSpec } from './source-spec.ts';
 
@@ -37,7 +37,7 @@ export interface BlobSource {
    * @param refused what was lent before was refused so: another permission may help
    * @throws UnpackError SOURCE_DENIED when there are no credentials to lend from, or nothing can help
    */
-  lend(blob: Pick<Descriptor, 'digest' | 'size'>, refused?: SignatureRefusal): Promise<LentSpec>;
+  grant(blob: Pick<Descriptor, 'digest' | 'size'>, refused?: SignatureRefusal): Promise<BlobGrant>;
 
   /** Closes connections; a second call does nothing. */
   close(): void;

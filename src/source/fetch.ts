@@ -1,11 +1,11 @@
 import { throwIfAborted, toUnpackError, UnpackError } from '../errors.ts';
+import { sameTag } from '../http/response-head.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import { algorithmOf, type BlobDigest, shortDigest } from '../oci/digest.ts';
 import { type StreamHash, streamHash } from '../system/stream-hash.ts';
 import type { BlobSource, BlobStream } from './blob-source.ts';
 import type { DocumentCache } from './document-cache.ts';
 import { looksLikeErrorPage } from './error-page.ts';
-import { sameTag } from './response-head.ts';
 import { backOff, gaveUp } from './retry.ts';
 
 /** Bytes of an answer that ends early from which on the rest is asked for at once. */

@@ -3,7 +3,7 @@ import { throwIfAborted, UnpackError } from '../errors.ts';
 import type { BlobDigest } from '../oci/digest.ts';
 import { SpareBuffers } from '../system/spare-buffers.ts';
 import type { BlobSource, BlobStream, OpenOptions } from './blob-source.ts';
-import type { FileBlobSpec } from './source-spec.ts';
+import type { FileGrant } from './source-spec.ts';
 
 /**
  * A read is a way to another thread and back, and so is what it feeds: with 256 KiB here and in the inflater a layer alone
@@ -13,7 +13,7 @@ const CHUNK = 1024 * 1024;
 const CHUNKS = new SpareBuffers(CHUNK);
 
 /** One blob that is a file, as a local layout lends it to another thread. A chunk is valid until the next is asked for. */
-export function lentFile(spec: FileBlobSpec): BlobSource {
+export function openFileGrant(spec: FileGrant): BlobSource {
   const only = (): never => {
     throw new UnpackError('INTERNAL', `${spec.name} was lent for one blob alone`);
   };
@@ -21,7 +21,7 @@ export function lentFile(spec: FileBlobSpec): BlobSource {
     name: spec.name,
     maxResumes: 0,
     open: (digest, options) => openFileBlob(spec.path, digest, options, true),
-    lend: async () => spec,
+    grant: async () => spec,
     resolveTag: only,
     close: () => {},
   };

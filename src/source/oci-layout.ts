@@ -2,12 +2,11 @@ import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { throwIfAborted, UnpackError } from '../errors.ts';
 import { algorithmOf, type BlobDigest, hexOf } from '../oci/digest.ts';
-import { findTag } from '../oci/image-index.ts';
+import { findTag, readLayoutIndex } from '../oci/image-index.ts';
+import { nameLike } from '../oci/image-names.ts';
 import { DOCUMENT_LIMIT, parseIndex } from '../oci/manifest.ts';
 import type { BlobSource } from './blob-source.ts';
 import { fileError, openFileBlob } from './file-blob.ts';
-import { nameLike } from './image-names.ts';
-import { readLayoutIndex } from './layout-index.ts';
 import type { OciLayoutSpec } from './source-spec.ts';
 
 export type { OciLayoutSpec } from './source-spec.ts';
@@ -20,7 +19,7 @@ export function openOciLayout(spec: OciLayoutSpec): BlobSource {
     name: root,
     maxResumes: 0,
     open: (digest, options) => openFileBlob(blobPath(digest), digest, options),
-    lend: async ({ digest }) => ({ kind: 'file-blob', name: root, path: blobPath(digest) }),
+    grant: async ({ digest }) => ({ kind: 'file', name: root, path: blobPath(digest) }),
     async resolveTag(tag, signal) {
       throwIfAborted(signal);
       const path = join(root, 'index.json');

@@ -1,5 +1,5 @@
+import type { MinimumSpeed } from '../http/timeouts.ts';
 import type { S3Request } from './s3-errors.ts';
-import type { MinimumSpeed } from './silence.ts';
 
 export type { SignatureRefusal } from './s3-errors.ts';
 
@@ -10,17 +10,17 @@ export type { SignatureRefusal } from './s3-errors.ts';
 export type SourceSpec = S3SourceSpec | OciLayoutSpec;
 
 /** What a source lends to another thread to read one blob: no credentials, and no client for them. */
-export type LentSpec = HttpBlobSpec | FileBlobSpec;
+export type BlobGrant = UrlGrant | FileGrant;
 
 /** One blob that is a file of this machine. */
-export interface FileBlobSpec {
-  readonly kind: 'file-blob';
+export interface FileGrant {
+  readonly kind: 'file';
   readonly name: string;
   readonly path: string;
 }
 
 /** A URL that carries its own permission for some time, and how patiently it is read. Times are in milliseconds. */
-export interface HttpRequestSpec {
+export interface SignedUrl {
   readonly url: string;
   /** What the URL stands for, for messages. */
   readonly request: S3Request;
@@ -32,8 +32,8 @@ export interface HttpRequestSpec {
 }
 
 /** One blob under a URL that carries its own permission for some hours. */
-export interface HttpBlobSpec extends HttpRequestSpec {
-  readonly kind: 'http-blob';
+export interface UrlGrant extends SignedUrl {
+  readonly kind: 'signed-url';
   /** The source's name, for messages. */
   readonly name: string;
   /** Bytes, as the descriptor says. */

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { resolveImages } from '../../src/image/resolve.ts';
 import { hexOf } from '../../src/oci/digest.ts';
-import { openSource } from '../../src/source/open.ts';
+import { openSource } from '../../src/source/open-sources.ts';
 import { unmountSnapshot } from '../../src/system/mount.ts';
 import { skipWithout } from '../support/present.ts';
 import { agree, started } from './agreement.ts';

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { it } from 'node:test';
 import { resolveImages } from '../../src/image/resolve.ts';
 import { hexOf } from '../../src/oci/digest.ts';
-import { openSource } from '../../src/source/open.ts';
+import { openSource } from '../../src/source/open-sources.ts';
 import { STORE_TYPES, started } from './agreement.ts';
 import { compareImage } from './conformance.ts';
 

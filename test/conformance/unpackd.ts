@@ -12,7 +12,7 @@ import { ChainLocks } from '../../src/rootfs/chain-locks.ts';
 import { ApplyPool } from '../../src/rootfs/pool.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
 import type { Mount, Snapshotter } from '../../src/snapshots/snapshotter.ts';
-import { openSource } from '../../src/source/open.ts';
+import { openSource } from '../../src/source/open-sources.ts';
 import { SETTINGS } from '../support/apply.ts';
 import type { Outcome, StoredLayer } from './containerd.ts';
 

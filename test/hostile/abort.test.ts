@@ -5,7 +5,7 @@ import { describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { UnpackError } from '../../src/errors.ts';
 import { ApplyPool } from '../../src/rootfs/pool.ts';
-import { openSource } from '../../src/source/open.ts';
+import { openSource } from '../../src/source/open-sources.ts';
 import { SETTINGS } from '../support/apply.ts';
 import { imageOf, layerOf, writeLayout } from '../support/layout.ts';
 import { scratch } from '../support/scratch.ts';

@@ -9,7 +9,7 @@ import { type BlobDigest, digestOf } from '../../src/oci/digest.ts';
 import { DOCKER_LIST, OCI_CONFIG, OCI_MANIFEST } from '../../src/oci/media-type.ts';
 import { formatPlatform, hostPlatform, type Platform, parsePlatform } from '../../src/oci/platform.ts';
 import type { BlobSource } from '../../src/source/blob-source.ts';
-import { openSource } from '../../src/source/open.ts';
+import { openSource } from '../../src/source/open-sources.ts';
 import { startTestBucket, type TestBucket } from '../support/bucket.ts';
 import { fails } from '../support/fails.ts';
 import { startFaultyProxy } from '../support/faulty-s3.ts';

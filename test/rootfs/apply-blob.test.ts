@@ -35,7 +35,7 @@ async function timings(t: TestContext, layer: TestLayer, chunks: number) {
     maxResumes: 0,
     open: async () => ({ size: layer.blob.size, etag: undefined, offset: 0, chunks: bytes() }),
     resolveTag: () => assert.fail('no tags here'),
-    lend: () => assert.fail('nothing to lend'),
+    grant: () => assert.fail('nothing to lend'),
     close: () => {},
   };
   using dir = scratch();

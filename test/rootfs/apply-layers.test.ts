@@ -19,7 +19,7 @@ import { removeLeftovers } from '../../src/rootfs/leftovers.ts';
 import { ApplyPool } from '../../src/rootfs/pool.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
 import { SnapshotError, type Snapshotter } from '../../src/snapshots/snapshotter.ts';
-import { openSource } from '../../src/source/open.ts';
+import { openSource } from '../../src/source/open-sources.ts';
 import { defaultAcl } from '../support/acl.ts';
 import { altered } from '../support/altered.ts';
 import { SETTINGS } from '../support/apply.ts';

@@ -37,7 +37,7 @@ async function apply({ bytes, mediaType, diffId, digest = digestOf(bytes), cut =
     maxResumes: 0,
     open: async () => ({ size: bytes.length, etag: undefined, offset: 0, chunks: lent(bytes, Math.max(1, cut)) }),
     resolveTag: () => assert.fail('no tags here'),
-    lend: () => assert.fail('nothing to lend'),
+    grant: () => assert.fail('nothing to lend'),
     close: () => {},
   };
   using dir = scratch();

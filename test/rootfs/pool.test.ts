@@ -10,7 +10,7 @@ import { UnpackError } from '../../src/errors.ts';
 import type { Applier } from '../../src/rootfs/applier.ts';
 import { ApplyThread } from '../../src/rootfs/apply-thread.ts';
 import { ApplyPool, type ApplyPoolOptions, Slots } from '../../src/rootfs/pool.ts';
-import { openSource } from '../../src/source/open.ts';
+import { openSource } from '../../src/source/open-sources.ts';
 import type { SourceSpec } from '../../src/source/source-spec.ts';
 import { SETTINGS } from '../support/apply.ts';
 import { imageOf, layerOf, type TestLayer, writeLayout } from '../support/layout.ts';

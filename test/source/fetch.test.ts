@@ -6,8 +6,8 @@ import { UnpackError } from '../../src/errors.ts';
 import type { Descriptor } from '../../src/oci/descriptor.ts';
 import type { BlobSource } from '../../src/source/blob-source.ts';
 import { type FetchOptions, FetchStatistics, fetchBlob, readBlob } from '../../src/source/fetch.ts';
-import { openSource } from '../../src/source/open.ts';
-import { openLent } from '../../src/source/open-lent.ts';
+import { openGrant } from '../../src/source/open-grant.ts';
+import { openSource } from '../../src/source/open-sources.ts';
 import type { S3Connection } from '../../src/source/source-spec.ts';
 import { startTestBucket, type TestBucket } from '../support/bucket.ts';
 import { eventually } from '../support/eventually.ts';
@@ -48,7 +48,7 @@ function suite(lent: boolean): void {
     openSource(bucket.spec({ connection: bucket.connection({ endpoint: proxy.endpoint, ...overrides }) }));
   const read = async (options: FetchOptions = {}, descriptor: Descriptor = blob) =>
     lent
-      ? fetchBlob(openLent(await source.lend(descriptor)), descriptor, { busy: () => false, ...options })
+      ? fetchBlob(openGrant(await source.grant(descriptor)), descriptor, { busy: () => false, ...options })
       : fetchBlob(source, descriptor, options);
   const collect = async (options: FetchOptions = {}, descriptor: Descriptor = blob) => {
     const chunks: Buffer[] = [];

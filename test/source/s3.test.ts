@@ -3,7 +3,7 @@ import { after, before, describe, test } from 'node:test';
 import type { FailureCode, UnpackError } from '../../src/errors.ts';
 import { digestOf } from '../../src/oci/digest.ts';
 import { readBlob } from '../../src/source/fetch.ts';
-import { openSource } from '../../src/source/open.ts';
+import { openSource } from '../../src/source/open-sources.ts';
 import type { BucketLayout, S3SourceSpec } from '../../src/source/source-spec.ts';
 import { startTestBucket, type TestBucket } from '../support/bucket.ts';
 import { runChild } from '../support/child.ts';

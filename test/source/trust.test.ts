@@ -8,8 +8,8 @@ import { after, before, describe, test } from 'node:test';
 import { loadConfig, s3Connection } from '../../src/config.ts';
 import { digestOf } from '../../src/oci/digest.ts';
 import { readBlob } from '../../src/source/fetch.ts';
-import { openSource } from '../../src/source/open.ts';
-import { openLent } from '../../src/source/open-lent.ts';
+import { openGrant } from '../../src/source/open-grant.ts';
+import { openSource } from '../../src/source/open-sources.ts';
 import { fails } from '../support/fails.ts';
 import { skipWithout } from '../support/present.ts';
 import { scratch } from '../support/scratch.ts';
@@ -50,7 +50,7 @@ describe('an endpoint with a certificate of a private CA', { timeout: 120_000, s
   };
   const read = async (env: Record<string, string>) => {
     const source = open(env);
-    const lent = openLent(await source.lend({ digest, size: content.length }));
+    const lent = openGrant(await source.grant({ digest, size: content.length }));
     for (const one of [source, lent]) assert.equal(String(await readBlob(one, digest, { limit: 100 })), 'content');
     source.close();
   };

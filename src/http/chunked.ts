@@ -1,4 +1,4 @@
-import { NonsenseError } from './response-head.ts';
+import { MalformedResponseError } from './response-head.ts';
 
 /** Bytes of one line: of a chunk's size with its extensions, or of a trailer field. */
 const LINE_LIMIT = 4096;
@@ -18,10 +18,10 @@ export class ChunkedDecoder {
     return this.#state === 'done';
   }
 
-  /** @param take is given what belongs to the body @throws NonsenseError for anything else than chunks, more bytes too */
+  /** @param take is given what belongs to the body @throws MalformedResponseError for anything else than chunks, more bytes too */
   write(bytes: Buffer, take: (data: Buffer) => void): void {
     for (let at = 0; at < bytes.length; ) {
-      if (this.#state === 'done') throw new NonsenseError('is longer than it says');
+      if (this.#state === 'done') throw new MalformedResponseError('is longer than it says');
       if (this.#state === 'data') {
         const data = bytes.subarray(at, at + this.#left);
         at += data.length;
@@ -33,26 +33,26 @@ export class ChunkedDecoder {
         const until = end < 0 ? bytes.length : end + 1;
         this.#line += bytes.toString('latin1', at, until);
         at = until;
-        if (this.#line.length > LINE_LIMIT) throw new NonsenseError('has a chunk with a line too long');
+        if (this.#line.length > LINE_LIMIT) throw new MalformedResponseError('has a chunk with a line too long');
         if (end >= 0) this.#takeLine();
       }
     }
   }
 
   #takeLine(): void {
-    if (!this.#line.endsWith('\r\n')) throw new NonsenseError('has a malformed chunk');
+    if (!this.#line.endsWith('\r\n')) throw new MalformedResponseError('has a malformed chunk');
     const line = this.#line.slice(0, -2);
     this.#line = '';
     switch (this.#state) {
       case 'size': {
         const size = SIZE.exec(line)?.[1];
-        if (size === undefined) throw new NonsenseError('has a malformed chunk');
+        if (size === undefined) throw new MalformedResponseError('has a malformed chunk');
         this.#left = Number.parseInt(size, 16);
         this.#state = this.#left === 0 ? 'trailer' : 'data';
         break;
       }
       case 'data-end':
-        if (line !== '') throw new NonsenseError('has a chunk longer than it says');
+        if (line !== '') throw new MalformedResponseError('has a chunk longer than it says');
         this.#state = 'size';
         break;
       case 'trailer':

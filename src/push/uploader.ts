@@ -13,9 +13,9 @@ import {
 import { abortError, throwIfAborted, UnpackError } from '../errors.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import { algorithmOf, shortDigest } from '../oci/digest.ts';
-import { s3Client } from './s3-client.ts';
-import { s3Error } from './s3-errors.ts';
-import type { S3Connection } from './source-spec.ts';
+import { s3Client } from '../source/s3-client.ts';
+import { s3Error } from '../source/s3-errors.ts';
+import type { S3Connection } from '../source/source-spec.ts';
 import type { StoredBlob } from './stored-blob.ts';
 
 /** Bytes of a part; S3 wants 5 MiB or more, and 10,000 parts or fewer. */

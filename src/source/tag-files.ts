@@ -1,10 +1,10 @@
 import { toUnpackError, UnpackError } from '../errors.ts';
 import type { BlobStream } from './blob-source.ts';
 import { looksLikeErrorPage } from './error-page.ts';
-import { openWhole } from './http-blob.ts';
+import { readObject } from './presigned-blob.ts';
+import { RequestCoalescer } from './request-coalescer.ts';
 import { backOff, gaveUp } from './retry.ts';
-import { SharedCalls } from './shared-calls.ts';
-import type { HttpRequestSpec, SignatureRefusal } from './source-spec.ts';
+import type { SignatureRefusal, SignedUrl } from './source-spec.ts';
 
 /** Seconds that a signature holds. */
 export const SIGNED_FOR = 3600;
@@ -20,7 +20,7 @@ export interface Asking {
    * @param refused how the last one was refused
    * @throws UnpackError SOURCE_DENIED
    */
-  sign(key: string, refused?: SignatureRefusal): Promise<HttpRequestSpec>;
+  sign(key: string, refused?: SignatureRefusal): Promise<SignedUrl>;
   /** Further tries after the first. */
   readonly maxResumes: number;
 }
@@ -40,10 +40,10 @@ interface SmallObject {
  * No digest tells whether what came is what is stored. What cannot be understood is therefore read again, and believed
  * when every try has come to the same bytes.
  */
-export class SmallObjects {
+export class TagFiles {
   readonly #asking: Asking;
-  readonly #calls = new SharedCalls<unknown>();
-  readonly #signed = new Map<string, { readonly spec: Promise<HttpRequestSpec>; readonly until: number }>();
+  readonly #calls = new RequestCoalescer<unknown>();
+  readonly #signed = new Map<string, { readonly spec: Promise<SignedUrl>; readonly until: number }>();
 
   constructor(asking: Asking) {
     this.#asking = asking;
@@ -99,13 +99,13 @@ export class SmallObjects {
     }
   }
 
-  #known(key: string): Promise<HttpRequestSpec> | undefined {
+  #known(key: string): Promise<SignedUrl> | undefined {
     const known = this.#signed.get(key);
     return known !== undefined && performance.now() < known.until ? known.spec : undefined;
   }
 
   /** Without anybody's signal: others may wait for it too. */
-  #sign(key: string, refused?: SignatureRefusal): Promise<HttpRequestSpec> {
+  #sign(key: string, refused?: SignatureRefusal): Promise<SignedUrl> {
     if (this.#signed.size >= MOST_SIGNED) this.#signed.clear();
     const spec = this.#asking.sign(key, refused);
     const entry = { spec, until: performance.now() + USED_FOR };
@@ -114,14 +114,9 @@ export class SmallObjects {
     return spec;
   }
 
-  async #readAll(
-    spec: Promise<HttpRequestSpec>,
-    key: string,
-    limit: number,
-    signal: AbortSignal,
-  ): Promise<SmallObject> {
+  async #readAll(spec: Promise<SignedUrl>, key: string, limit: number, signal: AbortSignal): Promise<SmallObject> {
     const renew = (refused: SignatureRefusal) => this.#sign(key, refused);
-    return readAll(await openWhole(await spec, { signal }, renew), key, limit);
+    return readAll(await readObject(await spec, { signal }, renew), key, limit);
   }
 }
 

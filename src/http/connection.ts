@@ -1,7 +1,7 @@
 import { connect, isIP, type Socket } from 'node:net';
 import { ChunkedDecoder } from './chunked.ts';
-import { NonsenseError, parseResponseHead, type ResponseHead } from './response-head.ts';
-import { watchSilence } from './silence.ts';
+import { MalformedResponseError, parseResponseHead, type ResponseHead } from './response-head.ts';
+import { watchSilence } from './timeouts.ts';
 import { contextOf, nodeTls } from './trusted-cas.ts';
 
 /** Bytes that status line and header fields of one answer may have, and of those that are told before it (1xx). */
@@ -147,7 +147,7 @@ export class HttpConnection {
       if (this.#chunks !== undefined) return this.#readChunks(this.#chunks, this.#own.subarray(0, count));
       if (this.#state === 'body') return this.#readBody(count);
     } catch (error) {
-      if (!(error instanceof NonsenseError)) throw error;
+      if (!(error instanceof MalformedResponseError)) throw error;
       this.#close(error);
       return false;
     }
@@ -167,11 +167,12 @@ export class HttpConnection {
       const bytes = this.#own.subarray(0, this.#headLength);
       const end = endOfHead(bytes, from);
       if (end === undefined) {
-        if (this.#headLength === HEAD_LIMIT) throw new NonsenseError(`has more than ${HEAD_LIMIT} bytes of headers`);
+        if (this.#headLength === HEAD_LIMIT)
+          throw new MalformedResponseError(`has more than ${HEAD_LIMIT} bytes of headers`);
         return true;
       }
       const head = parseResponseHead(bytes.toString('latin1', 0, end.fields));
-      if (head.status === 101) throw new NonsenseError('changes the protocol');
+      if (head.status === 101) throw new MalformedResponseError('changes the protocol');
       if (head.status >= 200) return this.#begin(head, bytes.subarray(end.body));
       // one that announces another
       bytes.copyWithin(0, end.body);
@@ -190,7 +191,7 @@ export class HttpConnection {
     this.#headLength = 0;
     this.#left = typeof head.body === 'number' ? head.body : Number.POSITIVE_INFINITY;
     this.#keepAlive = head.keepAlive && head.body !== 'until-close';
-    if (rest.length > this.#left) throw new NonsenseError('is longer than it says');
+    if (rest.length > this.#left) throw new MalformedResponseError('is longer than it says');
     if (head.body === 'chunked') {
       this.#chunks = new ChunkedDecoder();
       return this.#readChunks(this.#chunks, rest);

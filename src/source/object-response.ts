@@ -1,10 +1,10 @@
 import { UnpackError } from '../errors.ts';
-import type { Transfer } from './http-client.ts';
-import type { Body, Exchange } from './http-connection.ts';
-import { NonsenseError, type ResponseHead } from './response-head.ts';
+import type { Transfer } from '../http/client.ts';
+import type { Body, Exchange } from '../http/connection.ts';
+import { MalformedResponseError, type ResponseHead } from '../http/response-head.ts';
+import type { Segment } from '../http/segment.ts';
+import { watchSilence } from '../http/timeouts.ts';
 import { type Refused, type S3Request, s3Error, s3Location } from './s3-errors.ts';
-import type { Segment } from './segment.ts';
-import { watchSilence } from './silence.ts';
 
 /** Longest answer to a refused request that is read for its reason, and milliseconds of silence until it is given up. */
 const REASON_LIMIT = 64 * 1024;
@@ -15,7 +15,7 @@ export interface AnswerReader {
   /**
    * The answer has bytes of the object.
    * @returns where in the object they begin; `undefined`: they are not wanted, and the connection is closed
-   * @throws NonsenseError for an answer that is none; UnpackError
+   * @throws MalformedResponseError for an answer that is none; UnpackError
    */
   begin(head: ResponseHead): number | undefined;
   /** The answer is none: it says why. */
@@ -23,7 +23,7 @@ export interface AnswerReader {
 }
 
 /** The answer for a segment: its bytes, or why there are none. */
-export class HttpAnswer implements Exchange, Body {
+export class ObjectResponse implements Exchange, Body {
   readonly #request: S3Request;
   readonly #segment: Segment;
   readonly #reader: AnswerReader;
@@ -54,7 +54,7 @@ export class HttpAnswer implements Exchange, Body {
       return this;
     } catch (error) {
       if (error instanceof UnpackError) this.#segment.fail(error);
-      else if (error instanceof NonsenseError) this.#segment.fail(this.#unavailable(error));
+      else if (error instanceof MalformedResponseError) this.#segment.fail(this.#unavailable(error));
       else throw error;
       return undefined;
     }
@@ -78,7 +78,7 @@ export class HttpAnswer implements Exchange, Body {
 
   #unavailable(cause: Error): UnpackError {
     const where = s3Location(this.#request);
-    if (cause instanceof NonsenseError) {
+    if (cause instanceof MalformedResponseError) {
       return new UnpackError('SOURCE_UNAVAILABLE', `${where}: the answer ${cause.message}`, { cause });
     }
     if (!this.#segment.answered) return s3Error(cause, this.#request);

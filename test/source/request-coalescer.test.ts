@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import fc from 'fast-check';
 import { UnpackError } from '../../src/errors.ts';
-import { SharedCalls } from '../../src/source/shared-calls.ts';
+import { RequestCoalescer } from '../../src/source/request-coalescer.ts';
 
 /** Work that ends when it is told to, and counts. */
 function work() {
@@ -23,7 +23,7 @@ async function settled(): Promise<void> {
 
 /** Two calls whose work runs: whatever comes now has to wait. */
 async function busy() {
-  const calls = new SharedCalls<string>();
+  const calls = new RequestCoalescer<string>();
   const { begun, run } = work();
   const stop = new AbortController();
   const first = calls.call('key', run, stop.signal);
@@ -130,7 +130,7 @@ test('work that was given up and does not end holds nobody up', async () => {
 });
 
 test('a call that is aborted before it is made begins nothing', async () => {
-  const calls = new SharedCalls<string>();
+  const calls = new RequestCoalescer<string>();
   const { begun, run } = work();
   await assert.rejects(calls.call('key', run, AbortSignal.abort(new UnpackError('TIMED_OUT', 'no'))), {
     code: 'TIMED_OUT',
@@ -140,7 +140,7 @@ test('a call that is aborted before it is made begins nothing', async () => {
 });
 
 test('callers that come again and again share their work, and one half works while the other waits', async () => {
-  const calls = new SharedCalls<string>();
+  const calls = new RequestCoalescer<string>();
   let [works, running, most] = [0, 0, 0];
   const work = async () => {
     works++;
@@ -173,7 +173,7 @@ test('each call is answered by work that began after it, whoever else gives up a
   });
   await fc.assert(
     fc.asyncProperty(fc.array(step, { minLength: 1, maxLength: 40 }), async (steps) => {
-      const calls = new SharedCalls<number>();
+      const calls = new RequestCoalescer<number>();
       let [clock, running, most] = [0, 0, 0];
       const ended: Promise<void>[] = [];
       for (const { before, takes, fails, patience } of steps) {

@@ -32,7 +32,7 @@ interface Line<T> {
  * thus go in groups of which one can work while the other waits. All in one group would save work, but then everybody
  * would wait at the same time (measured: a fifth fewer jobs).
  */
-export class SharedCalls<T> {
+export class RequestCoalescer<T> {
   readonly #lines = new Map<string, Line<T>>();
 
   /**

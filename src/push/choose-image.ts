@@ -1,16 +1,13 @@
 import { UnpackError } from '../errors.ts';
-import type { Descriptor } from '../oci/descriptor.ts';
+import { type Descriptor, descriptorJson } from '../oci/descriptor.ts';
 import { type BlobDigest, digestOf, isDigest, shortDigest } from '../oci/digest.ts';
 import { REF_NAME } from '../oci/image-index.ts';
+import { imagesCalled, namesOf, tagOf } from '../oci/image-names.ts';
 import { OCI_INDEX } from '../oci/media-type.ts';
-import { formatPlatform, type Platform } from '../oci/platform.ts';
+import { formatPlatform, mostSuitable, type Platform } from '../oci/platform.ts';
 import { listed } from '../oci/similar-names.ts';
 import type { ImageArchive } from './image-archive.ts';
-import { bestOf, descriptorJson } from './layout-index.ts';
 import { madeBlob, type StoredBlob } from './stored-blob.ts';
-
-/** The whole name that containerd and Docker write beside the tag (containerd, core/images/annotations.go). */
-const IMAGE_NAME = 'io.containerd.image.name';
 
 /** What is to be pushed. */
 export interface ChosenImage {
@@ -37,7 +34,7 @@ export async function chooseImage(
 ): Promise<ChosenImage> {
   const { images, path } = archive;
   if (name !== undefined && isDigest(name.replace(/^@/, ''))) return byDigest(archive, name.replace(/^@/, ''));
-  const found = name !== undefined ? called(images, name) : tag === undefined ? [] : called(images, tag);
+  const found = name !== undefined ? imagesCalled(images, name) : tag === undefined ? [] : imagesCalled(images, tag);
   if (found.length > 0) return oneOf(found, archive, name ?? tag, platforms);
   if (name === undefined && images.length > 0 && (distinct(images).length === 1 || haveOneName(images))) {
     return oneOf(images, archive, undefined, platforms);
@@ -68,14 +65,6 @@ async function byDigest(archive: ImageArchive, text: string): Promise<ChosenImag
   return { descriptor: { mediaType: '', digest, size: blob.size }, tag: undefined };
 }
 
-function called(images: readonly Descriptor[], wanted: string): Descriptor[] {
-  const whole = familiar(wanted);
-  const exact = images.filter((image) => namesOf(image).includes(wanted));
-  if (exact.length > 0) return exact;
-  const alike = images.filter((image) => namesOf(image).some((name) => familiar(name) === whole));
-  return alike.length > 0 ? alike : images.filter((image) => tagOf(image) === wanted);
-}
-
 function oneOf(
   found: readonly Descriptor[],
   archive: ImageArchive,
@@ -84,7 +73,7 @@ function oneOf(
 ): ChosenImage {
   const all = distinct(found);
   const suitable = haveOneName(all)
-    ? distinct((platforms ?? []).flatMap((wanted) => bestOf(all, wanted, platformsOf)))
+    ? distinct((platforms ?? []).flatMap((wanted) => mostSuitable(all, wanted, platformsOf)))
     : [];
   const images = suitable.length > 0 ? suitable : all;
   const [first] = images;
@@ -129,39 +118,7 @@ function haveOneName(images: readonly Descriptor[]): boolean {
   return names[0] !== undefined && names.every((name) => name === names[0]);
 }
 
-/** The whole name first. */
-function namesOf({ annotations }: Descriptor): string[] {
-  return [annotations?.[IMAGE_NAME], annotations?.[REF_NAME]].flatMap((name) => name || []);
-}
-
 function shown(image: Descriptor): string {
   const platform = image.platform === undefined ? '' : ` (${formatPlatform(image.platform)})`;
   return namesOf(image)[0] ?? `@${image.digest}${platform}`;
-}
-
-/**
- * The name in a layout that `wanted` means: itself, the same in Docker's short form, or the only one that ends with that
- * tag; `undefined` where there is none.
- */
-export function nameLike(images: readonly Descriptor[], wanted: string): string | undefined {
-  const names = new Set(called(images, wanted).map(({ annotations }) => annotations?.[REF_NAME]));
-  const [name] = names;
-  return names.size === 1 ? name : undefined;
-}
-
-/** As Docker says it: `docker.io/library/app:1` is `app:1`, and so is `app` with the tag that a missing one means. */
-function familiar(name: string): string {
-  const short = name.replace(/^(index\.)?docker\.io\/(library\/)?/, '');
-  return /[:@][^/]*$/.test(short) || !name.includes('/') ? short : `${short}:latest`;
-}
-
-/** The tag in an image's name: all of `v1`, the end of `example.com:5000/app:v1`, none in `example.com/app@sha256:…`. */
-function tagOf(image: Descriptor): string | undefined {
-  for (const name of [image.annotations?.[REF_NAME], image.annotations?.[IMAGE_NAME]]) {
-    const undigested = name?.replace(/@[^/]*$/, '');
-    if (!undigested) continue;
-    const tag = /:([^/:]+)$/.exec(undigested)?.[1] ?? (/[/@]/.test(name ?? '') ? undefined : undigested);
-    if (tag !== undefined) return tag;
-  }
-  return undefined;
 }

@@ -1,4 +1,4 @@
-import { type Body, type Exchange, HttpConnection, type Origin } from './http-connection.ts';
+import { type Body, type Exchange, HttpConnection, type Origin } from './connection.ts';
 import type { ResponseHead } from './response-head.ts';
 
 /** Idle connections to one server that are kept for the next request. */

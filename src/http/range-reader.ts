@@ -1,7 +1,7 @@
 import { abortError, UnpackError } from '../errors.ts';
 import type { SpareBuffers } from '../system/spare-buffers.ts';
 import { PIECE, Segment, type SegmentTransfer } from './segment.ts';
-import { type MinimumSpeed, watchSilence, watchSpeed } from './silence.ts';
+import { type MinimumSpeed, watchSilence, watchSpeed } from './timeouts.ts';
 import { timesFaster, WaitingTime } from './waiting-time.ts';
 
 const MiB = 1024 * 1024;

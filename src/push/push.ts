@@ -1,16 +1,15 @@
 import { throwIfAborted, UnpackError } from '../errors.ts';
-import type { Descriptor } from '../oci/descriptor.ts';
+import { type Descriptor, descriptorJson } from '../oci/descriptor.ts';
 import { type BlobDigest, shortDigest } from '../oci/digest.ts';
-import { REF_NAME } from '../oci/image-index.ts';
+import { REF_NAME, readLayoutIndex } from '../oci/image-index.ts';
 import { DOCUMENT_LIMIT } from '../oci/manifest.ts';
 import { OCI_INDEX } from '../oci/media-type.ts';
 import type { Platform } from '../oci/platform.ts';
-import { type BucketKeys, bucketKeys, checkedBucket, checkedTag } from './bucket-layout.ts';
+import { type BucketKeys, bucketKeys, checkedBucket, checkedTag } from '../source/bucket-layout.ts';
+import type { BucketLayout, S3Connection } from '../source/source-spec.ts';
+import { type ChosenImage, chooseImage } from './choose-image.ts';
 import { openImageArchive } from './image-archive.ts';
 import { type FindBlob, type ImageContents, imageContents } from './image-contents.ts';
-import { type ChosenImage, chooseImage } from './image-names.ts';
-import { descriptorJson, readLayoutIndex } from './layout-index.ts';
-import type { BucketLayout, S3Connection } from './source-spec.ts';
 import type { StoredBlob } from './stored-blob.ts';
 import { openUploader, type Uploader } from './uploader.ts';
 

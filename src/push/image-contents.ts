@@ -5,9 +5,8 @@ import { CONFIG_LIMIT, parseConfig } from '../oci/image-config.ts';
 import { type IndexEntry, readEntries } from '../oci/image-index.ts';
 import { fieldNames, JsonFields, JsonReading, readJson } from '../oci/json-fields.ts';
 import { documentKind, OCI_INDEX, OCI_MANIFEST } from '../oci/media-type.ts';
-import { formatPlatform, type Platform, suitability } from '../oci/platform.ts';
+import { formatPlatform, mostSuitable, type Platform, suitability } from '../oci/platform.ts';
 import { listed } from '../oci/similar-names.ts';
-import { bestOf } from './layout-index.ts';
 import { madeBlob, type StoredBlob, whole } from './stored-blob.ts';
 
 /** Manifests and indexes of one image; far more than any has. */
@@ -99,7 +98,7 @@ export async function imageContents(
 function choose(top: Document, platforms: readonly Platform[], where: string): Set<Part> {
   const chosen = new Set<Part>();
   for (const platform of platforms) {
-    const best = bestOf(top.parts, platform, (part) => part.platforms);
+    const best = mostSuitable(top.parts, platform, (part) => part.platforms);
     if (best.length === 0) {
       const names = [...new Set(top.parts.flatMap((part) => part.platforms.map(formatPlatform)))];
       const has = names.length === 0 ? 'it has no images that name a platform' : `it has ${listed(names)}`;

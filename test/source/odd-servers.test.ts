@@ -5,9 +5,9 @@ import { gunzipSync, gzipSync } from 'node:zlib';
 import type { FailureCode } from '../../src/errors.ts';
 import { type BlobDigest, digestOf } from '../../src/oci/digest.ts';
 import { fetchBlob, readBlob } from '../../src/source/fetch.ts';
-import { openSource } from '../../src/source/open.ts';
-import { openLent } from '../../src/source/open-lent.ts';
-import type { HttpBlobSpec, S3Connection, SignatureRefusal } from '../../src/source/source-spec.ts';
+import { openGrant } from '../../src/source/open-grant.ts';
+import { openSource } from '../../src/source/open-sources.ts';
+import type { S3Connection, SignatureRefusal, UrlGrant } from '../../src/source/source-spec.ts';
 import { fails } from '../support/fails.ts';
 import { errorBody, type OddAnswer, type OddRequest, type Quirk, refuse, startOddS3 } from '../support/odd-s3.ts';
 
@@ -52,8 +52,8 @@ async function odd(quirk: Quirk, more: Partial<S3Connection> = {}) {
     registry,
     /** As the apply thread does, which asks its main thread for another URL. */
     async fetch(bytes = layer): Promise<Buffer> {
-      const renew = async (refused: SignatureRefusal) => (await source.lend(blob(bytes), refused)) as HttpBlobSpec; // S3 lends nothing else
-      const lent = openLent(await source.lend(blob(bytes)), undefined, renew);
+      const renew = async (refused: SignatureRefusal) => (await source.grant(blob(bytes), refused)) as UrlGrant; // S3 lends nothing else
+      const lent = openGrant(await source.grant(blob(bytes)), undefined, renew);
       const chunks: Buffer[] = [];
       for await (const chunk of fetchBlob(lent, blob(bytes), { firstDelay: 5 })) chunks.push(Buffer.from(chunk));
       return Buffer.concat(chunks);

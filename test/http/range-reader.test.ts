@@ -2,8 +2,8 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
 import { UnpackError } from '../../src/errors.ts';
-import { RangeReader, type RangeReaderOptions, WINDOW, windowOf } from '../../src/source/range-reader.ts';
-import { PIECE, type Segment } from '../../src/source/segment.ts';
+import { RangeReader, type RangeReaderOptions, WINDOW, windowOf } from '../../src/http/range-reader.ts';
+import { PIECE, type Segment } from '../../src/http/segment.ts';
 import { SpareBuffers } from '../../src/system/spare-buffers.ts';
 
 const MiB = 1024 * 1024;

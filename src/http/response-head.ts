@@ -11,8 +11,8 @@ export interface ResponseHead {
 }
 
 /** An answer that can't be understood. What it says continues "the answer …". */
-export class NonsenseError extends Error {
-  override readonly name = 'NonsenseError';
+export class MalformedResponseError extends Error {
+  override readonly name = 'MalformedResponseError';
 }
 
 const STATUS_LINE = /^HTTP\/1\.([01]) ([1-9]\d\d)(?: ([\t\x20-\x7e\x80-\xff]*))?$/;
@@ -22,17 +22,17 @@ const LENGTH = /^\d{1,15}$/;
 
 /**
  * @param text status line and fields as latin1, without the empty line that ends them
- * @throws NonsenseError for whatever the grammar does not allow, folded lines and two lengths included: an answer
+ * @throws MalformedResponseError for whatever the grammar does not allow, folded lines and two lengths included: an answer
  *   that two readers could understand differently is no answer
  */
 export function parseResponseHead(text: string): ResponseHead {
   const [first = '', ...lines] = text.split('\r\n');
   const line = STATUS_LINE.exec(first);
-  if (line === null) throw new NonsenseError('is no HTTP/1.1');
+  if (line === null) throw new MalformedResponseError('is no HTTP/1.1');
   const headers = new Map<string, string>();
   for (const one of lines) {
     const [, name, value = ''] = FIELD.exec(one) ?? [];
-    if (name === undefined) throw new NonsenseError('has a malformed header');
+    if (name === undefined) throw new MalformedResponseError('has a malformed header');
     const key = name.toLowerCase();
     const before = headers.get(key);
     headers.set(key, before === undefined ? value : `${before}, ${value}`);
@@ -54,12 +54,12 @@ function bodyOf(status: number, headers: ReadonlyMap<string, string>): ResponseH
   // the same length twice is one (RFC 9110, 8.6)
   const [length, ...again] = headers.get('content-length')?.split(/\s*,\s*/) ?? [];
   if (length !== undefined && (!LENGTH.test(length) || again.some((other) => other !== length))) {
-    throw new NonsenseError('has a malformed Content-Length');
+    throw new MalformedResponseError('has a malformed Content-Length');
   }
   const coding = headers.get('transfer-encoding')?.toLowerCase();
   // `identity` is an old name for none (RFC 2616, 3.6)
   if (coding !== undefined && coding !== 'identity') {
-    if (length !== undefined) throw new NonsenseError('has both a Content-Length and a Transfer-Encoding');
+    if (length !== undefined) throw new MalformedResponseError('has both a Content-Length and a Transfer-Encoding');
     return coding === 'chunked' ? 'chunked' : 'until-close';
   }
   return length === undefined ? 'until-close' : Number(length);

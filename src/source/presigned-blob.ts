@@ -1,13 +1,13 @@
 import { throwIfAborted, toUnpackError, UnpackError } from '../errors.ts';
+import { HttpClient, type Question } from '../http/client.ts';
+import { LONGEST_SEGMENT, RangeReader, WINDOW } from '../http/range-reader.ts';
+import { contentRange, isStrong, MalformedResponseError, type ResponseHead, sameTag } from '../http/response-head.ts';
+import { PIECE, type Segment, type SegmentTransfer } from '../http/segment.ts';
 import { SpareBuffers } from '../system/spare-buffers.ts';
 import type { BlobSource, BlobStream, OpenOptions } from './blob-source.ts';
-import { HttpAnswer } from './http-answer.ts';
-import { HttpClient, type Question } from './http-client.ts';
-import { LONGEST_SEGMENT, RangeReader, WINDOW } from './range-reader.ts';
-import { contentRange, isStrong, NonsenseError, type ResponseHead, sameTag } from './response-head.ts';
+import { ObjectResponse } from './object-response.ts';
 import { refusalOf, s3Location, s3Refusal } from './s3-errors.ts';
-import { PIECE, type Segment, type SegmentTransfer } from './segment.ts';
-import type { HttpBlobSpec, HttpRequestSpec, SignatureRefusal } from './source-spec.ts';
+import type { SignatureRefusal, SignedUrl, UrlGrant } from './source-spec.ts';
 
 /** Connections and memory, kept for the next blob; shared by all that this thread reads. */
 const CLIENT = new HttpClient();
@@ -25,7 +25,7 @@ const MOST_RENEWALS = 3;
 const GOOD_PROGRESS = 8 * 1024 * 1024;
 
 /** Gets another URL for the same object. @throws UnpackError */
-export type Renew = (refused: SignatureRefusal) => Promise<HttpRequestSpec>;
+export type Renew = (refused: SignatureRefusal) => Promise<SignedUrl>;
 
 /**
  * One blob under a URL that carries its own permission, as the S3 source lends it to another thread. A bare HTTP client
@@ -33,24 +33,24 @@ export type Renew = (refused: SignatureRefusal) => Promise<HttpRequestSpec>;
  * work of the download (measured, see docs/decisions.md). A chunk is valid until the next is asked for.
  * @param window bytes that a download may hold now
  */
-export function openHttpBlob(spec: HttpBlobSpec, window: () => number = () => WINDOW, renew?: Renew): BlobSource {
+export function openUrlGrant(spec: UrlGrant, window: () => number = () => WINDOW, renew?: Renew): BlobSource {
   const only = (): never => {
     throw new UnpackError('INTERNAL', `${spec.name} was lent for one blob alone`);
   };
-  const object = new HttpObject(spec, { size: spec.size, window, renew });
+  const object = new SignedObject(spec, { size: spec.size, window, renew });
   return {
     name: spec.name,
     maxResumes: spec.maxResumes,
     open: (_digest, options) => object.open(options),
-    lend: async () => spec,
+    grant: async () => spec,
     resolveTag: only,
     close: () => {},
   };
 }
 
 /** The object of a URL, whatever its size, by one request. @throws UnpackError as `BlobSource.open` */
-export function openWhole(spec: HttpRequestSpec, options: OpenOptions, renew?: Renew): Promise<BlobStream> {
-  return new HttpObject(spec, { size: undefined, window: () => WINDOW, renew }).open(options);
+export function readObject(spec: SignedUrl, options: OpenOptions, renew?: Renew): Promise<BlobStream> {
+  return new SignedObject(spec, { size: undefined, window: () => WINDOW, renew }).open(options);
 }
 
 /** What the first answer says of the object. */
@@ -70,8 +70,8 @@ interface Reading {
  *
  *     many (the first request and ranges beside it) ─▶ one (the rest in one request) ─▶ none (everything from byte 0 on)
  */
-class HttpObject {
-  #spec: HttpRequestSpec;
+class SignedObject {
+  #spec: SignedUrl;
   readonly #size: number | undefined;
   readonly #window: () => number;
   readonly #renew: Renew | undefined;
@@ -85,10 +85,7 @@ class HttpObject {
   #renewals = 0;
   #openedAt: number | undefined;
 
-  constructor(
-    spec: HttpRequestSpec,
-    more: { size: number | undefined; window: () => number; renew: Renew | undefined },
-  ) {
+  constructor(spec: SignedUrl, more: { size: number | undefined; window: () => number; renew: Renew | undefined }) {
     this.#spec = spec;
     this.#size = more.size;
     this.#window = more.window;
@@ -135,7 +132,7 @@ class HttpObject {
     const again = (): void => {
       if (!segment.dropped) segment.transfer = this.#ask(reading, segment, first);
     };
-    const answer = new HttpAnswer(this.#spec.request, segment, {
+    const answer = new ObjectResponse(this.#spec.request, segment, {
       begin: (head) => {
         this.#renewals = 0;
         this.#refuseOther(head, reading);
@@ -145,7 +142,7 @@ class HttpObject {
           reading.told = told;
           return told.offset;
         }
-        if (!ranged) throw new NonsenseError(`has a part (${rangeOf(head)}) where all was asked for`);
+        if (!ranged) throw new MalformedResponseError(`has a part (${rangeOf(head)}) where all was asked for`);
         this.#ranges = 'none';
         again();
         return undefined;
@@ -251,9 +248,9 @@ const rangeOf = (head: ResponseHead): string =>
   head.headers.get('content-range') ?? `status ${head.status} and no range`;
 
 /** Questions for all of an object by their URL: what names an image by a tag is asked for again and again. */
-const WHOLE = new WeakMap<HttpRequestSpec, Question>();
+const WHOLE = new WeakMap<SignedUrl, Question>();
 
-function questionOf(spec: HttpRequestSpec, range: string | undefined, etag: string | undefined): Question {
+function questionOf(spec: SignedUrl, range: string | undefined, etag: string | undefined): Question {
   if (range !== undefined || etag !== undefined) return newQuestion(spec, range, etag);
   const known = WHOLE.get(spec) ?? newQuestion(spec, undefined, undefined);
   WHOLE.set(spec, known);
@@ -261,7 +258,7 @@ function questionOf(spec: HttpRequestSpec, range: string | undefined, etag: stri
 }
 
 /** @param range bytes, as in `0-99` or `100-` */
-function newQuestion(spec: HttpRequestSpec, range: string | undefined, etag: string | undefined): Question {
+function newQuestion(spec: SignedUrl, range: string | undefined, etag: string | undefined): Question {
   const url = new URL(spec.url);
   const secure = url.protocol === 'https:';
   const lines = [

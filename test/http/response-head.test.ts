@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { ChunkedDecoder } from '../../src/source/chunked.ts';
-import { NonsenseError, parseResponseHead } from '../../src/source/response-head.ts';
+import { ChunkedDecoder } from '../../src/http/chunked.ts';
+import { MalformedResponseError, parseResponseHead } from '../../src/http/response-head.ts';
 
 const head = (...lines: string[]) => parseResponseHead(lines.join('\r\n'));
 
@@ -76,7 +76,7 @@ describe('the head of an answer', () => {
     ['HTTP/1.1 200 OK', 'Content-Length: 5', 'Transfer-Encoding: chunked'],
   ]) {
     test(`is not ${JSON.stringify(lines.join('\r\n'))}`, () => {
-      assert.throws(() => head(...lines), NonsenseError);
+      assert.throws(() => head(...lines), MalformedResponseError);
     });
   }
 });
@@ -112,7 +112,7 @@ describe('a body in chunks', () => {
   ]) {
     test(`is not ${JSON.stringify(bad.slice(0, 30))}`, () => {
       const decoder = new ChunkedDecoder();
-      assert.throws(() => decoder.write(Buffer.from(`${bad}\r\n`), () => {}), NonsenseError);
+      assert.throws(() => decoder.write(Buffer.from(`${bad}\r\n`), () => {}), MalformedResponseError);
     });
   }
 });

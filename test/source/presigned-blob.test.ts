@@ -7,17 +7,17 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { UnpackError } from '../../src/errors.ts';
 import { digestOf } from '../../src/oci/digest.ts';
 import { type FetchOptions, FetchStatistics, fetchBlob } from '../../src/source/fetch.ts';
-import { openHttpBlob } from '../../src/source/http-blob.ts';
-import type { HttpBlobSpec } from '../../src/source/source-spec.ts';
+import { openUrlGrant } from '../../src/source/presigned-blob.ts';
+import type { UrlGrant } from '../../src/source/source-spec.ts';
 import { eventually } from '../support/eventually.ts';
 import { fails } from '../support/fails.ts';
 
 const MiB = 1024 * 1024;
 
 /** What a URL of a server at `port` stands for. Times are short. */
-function specOf(port: number, size: number, more: Partial<HttpBlobSpec> = {}): HttpBlobSpec {
+function specOf(port: number, size: number, more: Partial<UrlGrant> = {}): UrlGrant {
   return {
-    kind: 'http-blob',
+    kind: 'signed-url',
     name: 's3://images',
     url: `http://127.0.0.1:${port}/images/blob?X-Amz-Signature=1`,
     size,
@@ -29,9 +29,9 @@ function specOf(port: number, size: number, more: Partial<HttpBlobSpec> = {}): H
   };
 }
 
-function read(spec: HttpBlobSpec, content: Buffer, options: FetchOptions = {}) {
+function read(spec: UrlGrant, content: Buffer, options: FetchOptions = {}) {
   const descriptor = { digest: digestOf(content), size: spec.size };
-  return fetchBlob(openHttpBlob(spec), descriptor, { firstDelay: 5, ...options });
+  return fetchBlob(openUrlGrant(spec), descriptor, { firstDelay: 5, ...options });
 }
 
 async function collect(...parameters: Parameters<typeof read>): Promise<Buffer> {
@@ -284,9 +284,9 @@ function writable(response: ServerResponse): Promise<void> {
 describe('a large blob', () => {
   const content = randomBytes(40 * MiB + 12_345);
   let server: RangeServer;
-  let spec: HttpBlobSpec;
+  let spec: UrlGrant;
 
-  const start = async (more: Partial<HttpBlobSpec> = {}) => {
+  const start = async (more: Partial<UrlGrant> = {}) => {
     server = new RangeServer(content);
     spec = specOf(await server.listen(), content.length, more);
   };
