@@ -1,4 +1,6 @@
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { execve } from 'node:process';
 import { Command } from 'commander';
 import { CliError } from './failure.ts';
 import type { Cli } from './output.ts';
@@ -28,10 +30,20 @@ export function demoCommand(cli: Cli): Command {
     .option('--keep', 'keep everything running, the web page too, until Ctrl-C')
     .addHelpText('after', HELP)
     .action(async ({ keep = false }: { readonly keep?: boolean }) => {
-      if (built) {
-        throw new CliError('USAGE', 'the demo needs a checkout of unpackd: run there npm ci, then npm run demo');
-      }
+      if (built) runFromSource();
       const { runDemo }: DemoModule = await import(join(packageRoot, 'dev/demo/demo.ts'));
       await runDemo(cli, packageRoot, { keep });
     });
+}
+
+/**
+ * Replaces this process, which runs from `dist`, by the same command from the sources of the checkout that holds `dist`.
+ * @throws CliError USAGE in the package, which has no sources
+ */
+function runFromSource(): void {
+  const main = join(packageRoot, 'src/cli/main.ts');
+  if (!existsSync(main) || !existsSync(join(packageRoot, 'dev'))) {
+    throw new CliError('USAGE', 'the demo needs a checkout of unpackd: run there npm ci, then npm run demo');
+  }
+  execve?.(process.execPath, [process.execPath, main, ...process.argv.slice(2)], process.env);
 }

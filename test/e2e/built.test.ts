@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { before, describe, test } from 'node:test';
 import { Worker } from 'node:worker_threads';
@@ -91,6 +91,18 @@ describe('the output of npm run build', () => {
       (path) => path.startsWith('dev/') || /startS3Server|startRedis/.test(read(built, path)),
     );
     assert.deepEqual(devs, []);
+  });
+
+  test('runs the demo of the checkout that it was built in, from the sources', () => {
+    const source = join(dist.path, 'src/cli');
+    mkdirSync(source, { recursive: true });
+    mkdirSync(join(dist.path, 'dev'));
+    writeFileSync(join(source, 'main.ts'), 'const args: string[] = process.argv.slice(2); console.log(args.join());');
+    try {
+      assert.equal(execFileSync(process.execPath, [main, 'demo', '--keep'], { encoding: 'utf8' }), 'demo,--keep\n');
+    } finally {
+      for (const name of ['src', 'dev']) rmSync(join(dist.path, name), { recursive: true });
+    }
   });
 
   test('has a public API to import', async () => {
