@@ -5,7 +5,7 @@ import { type FastifyInstance, fastify } from 'fastify';
 import { impatientConnection, type QueueSettings } from '../queue/connection.ts';
 import type { Logger } from '../queue/log.ts';
 import { Outages } from '../queue/outages.ts';
-import { redisTrouble } from '../queue/redis-trouble.ts';
+import { diagnoseRedisError } from '../queue/redis-diagnosis.ts';
 import { displayRedisUrl } from '../redis-address.ts';
 import { type AccessSettings, accessRule, OPEN_PATHS } from './access.ts';
 import { addHealthRoutes } from './health.ts';
@@ -46,8 +46,8 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
     key: queue.toKey('unpackd-probe'),
   });
   // the board waits for any Redis, even one with wrong settings, because its pages can show the reason
-  outages.worked();
-  queue.on('error', outages.notice);
+  outages.markWorking();
+  queue.on('error', outages.record);
 
   const app = fastify({ logger: false, forceCloseConnections: true });
   app.addHook('onRequest', async (request, reply) => {
@@ -61,7 +61,7 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
       return reply
         .status(503)
         .type('text/plain')
-        .send(`${where} ${outages.trouble ?? 'does not answer'}.\n`);
+        .send(`${where} ${outages.diagnosis ?? 'does not answer'}.\n`);
     }
     // no other page may show the board in a frame (clickjacking)
     reply.header('x-frame-options', 'DENY');
@@ -72,10 +72,10 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
     return reply.type('text/plain; version=0.0.4; charset=utf-8').send(`${text}\n`);
   });
   const explained = (error: unknown): unknown => {
-    const trouble = redisTrouble(error);
-    if (trouble === undefined) return error;
-    outages.notice(error);
-    return Object.assign(new Error(`${where} ${trouble.sentence}.`), { statusCode: 503 });
+    const diagnosis = diagnoseRedisError(error);
+    if (diagnosis === undefined) return error;
+    outages.record(error);
+    return Object.assign(new Error(`${where} ${diagnosis.sentence}.`), { statusCode: 503 });
   };
   app.setErrorHandler((error, _request, reply) => {
     const plain = explained(error);

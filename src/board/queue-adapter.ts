@@ -1,9 +1,9 @@
 import { BullMQAdapter } from '@bull-board/api/bullMQAdapter';
 import { Job, type Queue } from 'bullmq';
+import { derivedLog, derivedProgress } from '../queue/derived-progress.ts';
 import { unreadableJob } from '../queue/errors.ts';
 import { imageOf } from '../queue/parse-payload.ts';
 import { type Progress, readProgress } from '../queue/progress-schema.ts';
-import { quietLog, quietProgress } from '../queue/quiet-job.ts';
 import { schemaFiles } from '../queue/schemas.ts';
 
 /**
@@ -64,7 +64,7 @@ export class UnpackQueueAdapter extends BullMQAdapter {
     const lines = await super.getJobLogs(id);
     if (lines.length > 0) return lines;
     const job = await this.#readable(id, super.getJob(id));
-    return job?.finishedOn === undefined ? [] : quietLog(job.returnvalue, new Date(job.finishedOn));
+    return job?.finishedOn === undefined ? [] : derivedLog(job.returnvalue, new Date(job.finishedOn));
   }
 }
 
@@ -79,6 +79,6 @@ function percentOf({ phase, bytesFetched, bytesTotal, layersDone, layersTotal }:
 function shown(job: Job): Job {
   const retry = job.retry.bind(job);
   job.retry = (state, options) => retry(state, { resetAttemptsMade: true, ...options });
-  if (readProgress(job.progress) === undefined) job.progress = quietProgress(job.returnvalue) ?? job.progress;
+  if (readProgress(job.progress) === undefined) job.progress = derivedProgress(job.returnvalue) ?? job.progress;
   return job;
 }

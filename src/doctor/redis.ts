@@ -1,7 +1,7 @@
 import type { Redis } from 'ioredis';
 import { type QueueSettings, type RedisSettings, singleConnection } from '../queue/connection.ts';
+import { diagnoseRedisError, type RedisDiagnosis, whyNotReady } from '../queue/redis-diagnosis.ts';
 import { probeRedis } from '../queue/redis-probe.ts';
-import { type RedisTrouble, redisTrouble, whyNotReady } from '../queue/redis-trouble.ts';
 import { displayRedisUrl } from '../redis-address.ts';
 import { type Check, fail, ok, reason, warn } from './check.ts';
 
@@ -30,7 +30,7 @@ export async function checkRedis(
     failure ??= error;
   });
   // a server that hangs or loads its data can keep a connection waiting without end
-  let unready: RedisTrouble | undefined;
+  let unready: RedisDiagnosis | undefined;
   const late = setTimeout(async () => {
     if (redis.status === 'connect') unready = await whyNotReady(redis);
     if (redis.status !== 'ready') redis.disconnect();
@@ -45,10 +45,11 @@ export async function checkRedis(
     await redis.eval(TRY_WRITES, keys.length, ...keys);
     return [version(info, where), policy(info), persistence(info)];
   } catch (error) {
-    const trouble = unready ?? redisTrouble(failure ?? error);
-    const found = trouble !== undefined && trouble.kind !== 'away' ? undefined : await probeRedis(settings.REDIS_URL);
-    const sentence = (found ?? trouble)?.sentence ?? `does not answer: ${reason(failure ?? error)}`;
-    const advice = found === undefined && trouble?.kind === 'away' ? START : undefined;
+    const diagnosis = unready ?? diagnoseRedisError(failure ?? error);
+    const found =
+      diagnosis !== undefined && diagnosis.kind !== 'unreachable' ? undefined : await probeRedis(settings.REDIS_URL);
+    const sentence = (found ?? diagnosis)?.sentence ?? `does not answer: ${reason(failure ?? error)}`;
+    const advice = found === undefined && diagnosis?.kind === 'unreachable' ? START : undefined;
     const colon = sentence.indexOf(': ');
     if (advice !== undefined || colon === -1) return [fail('Redis', `${where} ${sentence}`, advice ?? START)];
     return [fail('Redis', `${where} ${sentence.slice(0, colon)}`, sentence.slice(colon + 2))];

@@ -10,16 +10,16 @@ declare module 'ioredis' {
   }
 }
 
-/** Jobs that are looked at ahead, and how few are left when the next are looked at. */
+/** Jobs whose flags are read ahead, and the number of unused answers at which the next flags are read. */
 const AHEAD = 128;
 const LOW = 16;
-/** Milliseconds that what was seen ahead counts: less than the two seconds within which a worker sees a flag. */
-const AHEAD_COUNTS = 1000;
+/** Milliseconds that an answer is valid: less than the two seconds within which a worker must see a flag. */
+const VALID = 1000;
 
 /**
- * KEYS one flag, the waiting jobs, the prioritized ones; ARGV what flags begin with, how many jobs to look at.
- * Returns the flag, how many jobs were looked at, and those of them that have none: as one text, because ioredis takes as
- * long to read a short one.
+ * KEYS: a flag, the waiting jobs, the prioritized jobs. ARGV: the prefix of the flags' keys, the number of jobs to read ahead.
+ * Returns the flag, the number of jobs read ahead, and the IDs of those without a flag, joined into one text, because ioredis
+ * parses one text faster than a list.
  */
 const SCRIPT = `
   local next = redis.call('LRANGE', KEYS[2], -ARGV[2], -1)
@@ -40,27 +40,27 @@ const SCRIPT = `
 `;
 
 /**
- * The cancel flags as a worker looks at them. A look at the flag of one job takes as long as BullMQ's own part of a job
- * that has nothing to do (measured), so it takes in those that will be taken next, and is not waited for as long as the
- * last one has some left.
+ * Reads the cancel flags for a worker. Reading one flag takes as long as all of BullMQ's work for a job on the fast path
+ * (measured), so each read includes the flags of the jobs that come next. As long as such answers are left, no job waits.
  *
- * What was seen ahead is forgotten for a job whose cancelling is heard of (`forget`), and altogether after a second.
+ * An answer is dropped when a cancel request for its job arrives (`forget`), and after a second.
  */
 export class CancelFlags {
   readonly #redis: Redis;
   readonly #queue: Pick<Queue, 'toKey'>;
-  /** Jobs that had no flag when they were last looked at, and until when that counts. */
+  /** Jobs that had no flag when they were last read, and until when that is valid. */
   #unflagged = new Set<string>();
   #until = 0;
-  /** Whether there were more than these. */
+  /** Whether more jobs were waiting than were read. */
   #hasMore = false;
-  /** Looks on their way, and what was forgotten meanwhile: their answers may be older. */
-  #looks = 0;
+  /** Reads that are pending. */
+  #reads = 0;
+  /** Jobs that were dropped while reads are pending, because the answers of these reads may be older. */
   readonly #forgotten = new Set<string>();
 
   readonly #now: () => number;
 
-  /** @param now milliseconds of a clock that only goes forward */
+  /** @param now milliseconds of a monotonic clock */
   constructor(redis: Redis, queue: Pick<Queue, 'toKey'>, now = () => performance.now()) {
     this.#now = now;
     this.#redis = redis;
@@ -68,22 +68,22 @@ export class CancelFlags {
     redis.defineCommand('unpackdCancelFlags', { numberOfKeys: 3, lua: SCRIPT });
   }
 
-  /** Whether a job that has just been taken is known to have no flag. Says so once: a job that comes back is looked at. */
+  /** Whether a job is known to have no flag. The answer is used once, so that a job that comes back is read again. */
   isUnset(jobId: string): boolean {
     const unset = this.#unflagged.delete(jobId) && this.#now() < this.#until;
-    if (unset && this.#unflagged.size < LOW && this.#hasMore && this.#looks === 0) this.#look(jobId).catch(() => {});
+    if (unset && this.#unflagged.size < LOW && this.#hasMore && this.#reads === 0) this.#read(jobId).catch(() => {});
     return unset;
   }
 
-  /** Why a job that has just been taken is to be cancelled; `null`: it is not. */
+  /** The reason why a job is cancelled; `null` if it is not. */
   async reason(jobId: string): Promise<string | null> {
-    return this.isUnset(jobId) ? null : this.#look(jobId);
+    return this.isUnset(jobId) ? null : this.#read(jobId);
   }
 
-  async #look(jobId: string): Promise<string | null> {
-    const until = this.#now() + AHEAD_COUNTS;
+  async #read(jobId: string): Promise<string | null> {
+    const until = this.#now() + VALID;
     const keys = [cancelKey(this.#queue, jobId), this.#queue.toKey('wait'), this.#queue.toKey('prioritized')];
-    this.#looks += 1;
+    this.#reads += 1;
     try {
       const [reason, seen, unflagged] = await this.#redis.unpackdCancelFlags(
         ...keys,
@@ -96,17 +96,18 @@ export class CancelFlags {
       this.#hasMore = seen === AHEAD;
       return reason;
     } finally {
-      this.#looks -= 1;
-      if (this.#looks === 0) this.#forgotten.clear();
+      this.#reads -= 1;
+      if (this.#reads === 0) this.#forgotten.clear();
     }
   }
 
-  /** Somebody has asked for the end of a job: what was seen of it before counts no more. */
+  /** A cancel request for this job has arrived: drops the earlier answer. */
   forget(jobId: string): void {
     this.#unflagged.delete(jobId);
-    if (this.#looks > 0) this.#forgotten.add(jobId);
+    if (this.#reads > 0) this.#forgotten.add(jobId);
   }
 
+  /** Deletes the flag of a job that has ended. */
   async clear(jobId: string): Promise<void> {
     await this.#redis.del(cancelKey(this.#queue, jobId));
   }

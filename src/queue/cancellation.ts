@@ -3,20 +3,21 @@ import type { Redis } from 'ioredis';
 import { UnpackError } from '../errors.ts';
 
 /**
- * How a job is cancelled from any process: a flag in Redis that lasts, and a message that makes it prompt. The flag is
- * what counts: workers read it before they start a job and every two seconds while they run one, and delete it when the
- * job has ended.
+ * How any process cancels a job: it sets a flag in Redis, and publishes a message so that the worker reacts at once. Workers
+ * read the flag before they start a job and every two seconds while they run one, so a lost message only causes a delay. They
+ * delete the flag when the job has ended.
  *
  *     KEY      PREFIX:QUEUE:cancel:JOB    the reason as text; expires after two weeks
- *     CHANNEL  PREFIX:QUEUE:cancel        the job's ID
+ *     CHANNEL  PREFIX:QUEUE:cancel        the ID of the job
  *
- * A channel of its own, and not the queue's events: who listens to those is sent every event of every job, results too.
+ * The message has a channel of its own, because a subscriber of the queue's events would get every event of every job.
  */
+
 export function cancelChannel(queue: Pick<Queue, 'toKey'>): string {
   return queue.toKey('cancel');
 }
 
-/** Milliseconds; as long as a failed job is kept at most. */
+/** Milliseconds: the maximum time that a failed job is kept. */
 export const CANCEL_FLAG_LIFE = 14 * 24 * 3_600_000;
 export const DEFAULT_CANCEL_REASON = 'cancelled on request';
 
@@ -24,7 +25,7 @@ export function cancelKey(queue: Pick<Queue, 'toKey'>, jobId: string): string {
   return queue.toKey(`cancel:${jobId}`);
 }
 
-/** The reasons why jobs have been asked to stop, in the order of the IDs; `null` where a job has not. */
+/** The reasons why jobs are cancelled, in the order of the IDs; `null` for a job that is not cancelled. */
 export async function cancelReasons(
   redis: Redis,
   queue: Pick<Queue, 'toKey'>,

@@ -6,22 +6,22 @@ import { type Config, ConfigError } from '../config.ts';
 import { type RedisAddress, readRedisUrl } from '../redis-address.ts';
 import { addSecret } from '../secrets.ts';
 
-/** What it takes to reach Redis. */
+/** The settings to connect to Redis. */
 export interface RedisSettings extends Pick<Config, 'REDIS_URL'> {
   readonly REDIS_PASSWORD_FILE?: string | undefined;
 }
 
-/** What it takes to find the queue. */
+/** The settings to find the queue. */
 export type QueueSettings = RedisSettings & Pick<Config, 'UNPACK_QUEUE' | 'UNPACK_JOB' | 'UNPACK_REDIS_PREFIX'>;
 
-/** Longest pause between two tries to connect, in milliseconds. */
+/** Maximum pause between two attempts to connect, in milliseconds. */
 const MAX_RECONNECT_DELAY = 2000;
-/** Milliseconds that one try to connect may take. */
+/** Maximum milliseconds of one attempt to connect. */
 const CONNECT_TIMEOUT = 5000;
 
 /**
- * A connection for a process that outlives Redis: commands wait while it is away and are sent when it is back.
- * (BullMQ demands `maxRetriesPerRequest: null` of connections that block.)
+ * A connection that waits for Redis: during an outage commands are queued, and sent when Redis is back. Workers and `wait` use
+ * it. (BullMQ requires `maxRetriesPerRequest: null` for blocking connections.)
  * @throws ConfigError
  */
 export function patientConnection(settings: RedisSettings): Redis {
@@ -31,9 +31,8 @@ export function patientConnection(settings: RedisSettings): Redis {
 }
 
 /**
- * A connection for a caller that wants to know: a command fails instead of waiting for Redis to come back, so that
- * nothing is done later that the caller has been told was not done.
- * @param timeout milliseconds that one command may take
+ * A connection that does not wait: during an outage a command fails, and is never sent later. Producers and the board use it.
+ * @param timeout maximum milliseconds of one command
  * @throws ConfigError
  */
 export function impatientConnection(settings: RedisSettings, timeout: number): Redis {
@@ -49,7 +48,7 @@ export function impatientConnection(settings: RedisSettings, timeout: number): R
   );
 }
 
-/** ioredis goes on in database 0 where there is none with the number that was asked for. */
+/** If the database does not exist, ioredis would continue in database 0: disconnects instead. */
 function rightDatabase(redis: Redis): Redis {
   redis.on('error', (error: Error) => {
     if (/DB index|SELECT is not allowed/.test(error.message)) redis.disconnect();
@@ -58,7 +57,8 @@ function rightDatabase(redis: Redis): Redis {
 }
 
 /**
- * A connection for one look: it is made by `connect()`, once, and every command has `timeout` milliseconds.
+ * A connection that never reconnects, for one check. `connect()` opens it.
+ * @param timeout maximum milliseconds to connect, and of one command
  * @throws ConfigError
  */
 export function singleConnection(settings: RedisSettings, timeout: number): Redis {
@@ -74,16 +74,16 @@ export function singleConnection(settings: RedisSettings, timeout: number): Redi
 
 const shared = {
   retryStrategy: (times: number) => Math.min(times * 100, MAX_RECONNECT_DELAY),
-  // a server that has lost its primary role answers READONLY: look for the new one
+  // a former primary answers READONLY: reconnect to find the new primary
   reconnectOnError: (error: Error) => error.message.startsWith('READONLY'),
 };
 
-/** Longest password file, in bytes: a longer one is another file. */
+/** Maximum bytes of a password file. A longer file is the wrong file. */
 const MAX_PASSWORD_FILE = 4096;
 
 /**
- * Where Redis is and who we are to it, for ioredis: read by ourselves, because ioredis takes any option out of a URL.
- * @throws ConfigError for a URL that cannot be read, and for a password file that cannot be used
+ * Address and credentials for ioredis. REDIS_URL is not passed to ioredis, because it would read any option from the URL.
+ * @throws ConfigError for a malformed URL or an unusable password file
  */
 function addressOptions({ REDIS_URL, REDIS_PASSWORD_FILE: file }: RedisSettings) {
   const address = readRedisUrl(REDIS_URL);
@@ -99,25 +99,26 @@ function addressOptions({ REDIS_URL, REDIS_PASSWORD_FILE: file }: RedisSettings)
     ...(tls ? { tls: {} } : {}),
     ...(username === undefined ? {} : { username }),
     ...(password === undefined ? {} : { password }),
-    Connector: LastingConnector,
+    Connector: MultiErrorConnector,
   };
 }
 
-/** Milliseconds that a connection gets to end in order, as ioredis has it. */
+/** Milliseconds that a connection has to close, as in ioredis. */
 const DISCONNECT_TIMEOUT = 2000;
 
 type SocketOptions = Pick<RedisAddress, 'host' | 'port' | 'family'> & { readonly tls?: object };
 
 /**
- * Connects as ioredis's own connector does. That one hears only the first error of a stream, and a second one ends the
- * process: one of TLS has two where a certificate is refused and the server answers to that.
+ * Connects like the connector of ioredis, but handles every error of a stream. The connector of ioredis handles only the first
+ * error, so a second one would end the process. A TLS stream has two if the client refuses the certificate and the server
+ * answers with an alert.
  */
-class LastingConnector extends AbstractConnector {
+class MultiErrorConnector extends AbstractConnector {
   readonly #options: SocketOptions;
 
   constructor(options: unknown) {
     super(DISCONNECT_TIMEOUT);
-    this.#options = options as SocketOptions; // ioredis gives what addressOptions has made
+    this.#options = options as SocketOptions; // ioredis passes the options of addressOptions
   }
 
   override async connect(): Promise<AbstractConnector['stream']> {
@@ -135,8 +136,8 @@ class LastingConnector extends AbstractConnector {
 const GATHERING = new WeakSet<Redis['stream']>();
 
 /**
- * Lets commands that are written until the running promises have come to rest go out by one write, and their answers come
- * back together. For commands that are known to come at the same time: others would wait for each other in vain.
+ * Sends the commands of this turn of the event loop with one write, so that their answers arrive together, too. Call it only
+ * before commands that come at the same time.
  */
 export function gatherWrites(redis: Redis): void {
   const stream: Redis['stream'] | undefined = redis.stream; // absent before the first connection
@@ -149,32 +150,32 @@ export function gatherWrites(redis: Redis): void {
   });
 }
 
-/** The password in REDIS_PASSWORD_FILE, without the end of its line. @throws ConfigError */
+/** Reads the password in REDIS_PASSWORD_FILE, without the line break at its end. @throws ConfigError */
 function readPassword(file: string): string {
   const wrong = (why: string) => new ConfigError(`REDIS_PASSWORD_FILE=${JSON.stringify(file)}: ${why}`);
   let text: string;
   try {
     const { size } = statOfFile(file);
-    if (size > MAX_PASSWORD_FILE) throw wrong(`it has ${size} bytes, which is no password`);
+    if (size > MAX_PASSWORD_FILE)
+      throw wrong(`it has ${size} bytes, which is too long for a password: name the file with the password`);
     text = readFileSync(file, 'utf8');
   } catch (error) {
     if (error instanceof ConfigError) throw error;
     const code = error instanceof Error && 'code' in error ? error.code : undefined;
-    if (code === 'ENOENT') throw wrong('there is no such file');
-    if (code === 'EACCES') throw wrong('this user may not read it');
-    throw wrong(`it cannot be read: ${error instanceof Error ? error.message : String(error)}`);
+    if (code === 'ENOENT') throw wrong('the file does not exist: create it, or correct the path');
+    if (code === 'EACCES') throw wrong('this user may not read the file: change its permissions');
+    throw wrong(`the file cannot be read: ${error instanceof Error ? error.message : String(error)}`);
   }
   const password = text.replace(/\r?\n$/, '');
-  if (password === '') throw wrong('it is empty: write the password of Redis into it');
-  if (/[\r\n]/.test(password))
-    throw wrong('it has more than one line: write the password of Redis into it, and nothing else');
+  if (password === '') throw wrong('the file is empty: write the password of Redis into it');
+  if (/[\r\n]/.test(password)) throw wrong('the file has more than one line: write only the password of Redis into it');
   return password;
 }
 
-/** A pipe would be read once only, and a folder never. */
+/** Refuses pipes, which can be read only once, and folders. */
 function statOfFile(file: string) {
   const stats = statSync(file);
   if (stats.isFile()) return stats;
-  const kind = stats.isDirectory() ? 'a folder' : 'no regular file';
-  throw new ConfigError(`REDIS_PASSWORD_FILE=${JSON.stringify(file)}: it is ${kind}, not a file with a password`);
+  const kind = stats.isDirectory() ? 'a folder' : 'not a regular file';
+  throw new ConfigError(`REDIS_PASSWORD_FILE=${JSON.stringify(file)}: it is ${kind}: name a file with the password`);
 }

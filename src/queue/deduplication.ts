@@ -3,18 +3,18 @@ import { trimSlashes } from './parse-payload.ts';
 import type { Payload } from './payload-schema.ts';
 
 /**
- * The text that stands for what a job unpacks: lines joined by "\n", no newline at the end. docs/producers.md
- * documents it for producers in other languages; a change of it is a new version on its first line.
+ * The text whose digest is the deduplication ID: what a job unpacks, as lines joined by "\n", without a newline at the end.
+ * docs/producers.md documents it for producers in other languages. A change needs a new version on the first line.
  *
  *     unpackd/1
  *     BUCKET
- *     PREFIX                     without slashes at its ends; empty for none
- *     LAYOUT                     oci, "distribution REPOSITORY" or "keys TEMPLATE"; REPOSITORY as given, or absent
- *     TARGET                     "manifest DIGEST", "tag TAG", or "layers" and then " DIFFID=BLOB" for each
+ *     PREFIX                     without slashes at its ends; empty if there is none
+ *     LAYOUT                     oci, "keys TEMPLATE", "distribution REPOSITORY" with a tag, else "distribution"
+ *     TARGET                     "manifest DIGEST", "tag TAG", or "layers" followed by " DIFFID=BLOB" for each
  *     PLATFORMS                  default, all, or the given ones sorted and joined by ","
  *
- * `image` and `labels` are left out: they do not change what is unpacked. `image` takes part only where the repository
- * is derived from it, and then as it is written.
+ * `image` and `labels` are not part of it, because they do not change what is unpacked. Exception: if the payload has no
+ * repository, `image` takes its place, as it is written.
  */
 export function deduplicationText(payload: Payload): string {
   const { source, platforms } = payload;
@@ -36,7 +36,7 @@ export function deduplicationId(payload: Payload): string {
 function layoutText({ source, image, tag }: Payload): string {
   if (source.layout === 'keys') return `keys ${source.template}`;
   if (source.layout === 'oci') return 'oci';
-  // only a tag is looked up in a repository
+  // only a tag needs a repository
   if (tag === undefined) return 'distribution';
   return `distribution ${source.repository ?? image}`;
 }

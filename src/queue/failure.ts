@@ -1,37 +1,35 @@
 import * as z from 'zod';
 import { FAILURE_CODES, type FailureCode, type FailureDetails, UnpackError } from '../errors.ts';
 
-/** How a job or one attempt of it failed, version 1: on the job's progress, as `failure` and in `failures`. */
+/** The failure of an attempt, version 1. It is on the job's progress, as `failure` and in `failures`. */
 export const failureSchema = z
   .object({
     version: z.literal(1),
     code: z.enum(Object.keys(FAILURE_CODES) as [FailureCode, ...FailureCode[]]).meta({
-      description: 'For programs; the list only grows within a version.',
+      description: 'For programs. Within a version codes are only added.',
     }),
-    message: z
-      .string()
-      .meta({ description: 'One sentence: what, where, and what to do if the reader can do something.' }),
+    message: z.string().meta({ description: 'For people, one sentence: what failed, where, and what to do.' }),
     layerIndex: z
       .number()
       .int()
       .min(0)
       .optional()
-      .meta({ description: 'The layer in question, counted from 0, bottom-most first.' }),
-    layerCount: z.number().int().min(0).optional().meta({ description: 'Layers of its image.' }),
+      .meta({ description: 'The layer that failed, counted from 0, bottom-most first.' }),
+    layerCount: z.number().int().min(0).optional().meta({ description: 'The number of layers of its image.' }),
     digests: z
       .object({
-        subject: z.string().optional().meta({ description: 'The blob, manifest or layer in question.' }),
+        subject: z.string().optional().meta({ description: 'The blob, manifest or layer that failed.' }),
         expected: z.string().optional(),
         actual: z.string().optional(),
         chainId: z.string().optional(),
       })
-      .meta({ description: 'Digests that are known; each may be absent.' }),
+      .meta({ description: 'The digests that are known. Each may be absent.' }),
     retryable: z.boolean().meta({
-      description: 'Whether another attempt can help. The queue makes one by itself while attempt < attempts.',
+      description: 'Whether another attempt can succeed. The queue makes one while attempt < attempts.',
     }),
     attempt: z.number().int().min(1).meta({ description: 'The attempt that failed, counted from 1.' }),
-    attempts: z.number().int().min(1).meta({ description: 'Attempts that the job has.' }),
-    at: z.iso.datetime().meta({ description: 'When it failed.' }),
+    attempts: z.number().int().min(1).meta({ description: 'The attempts that the job has.' }),
+    at: z.iso.datetime().meta({ description: 'The time of the failure.' }),
   })
   .meta({ title: 'Failure of an unpack job' });
 
@@ -58,7 +56,7 @@ export function failureOf(error: UnpackError, context: AttemptContext, retryable
   };
 }
 
-/** The error that a failure stands for, in another process than the one that it came from. */
+/** The error of a failure, for a process that reads it from Redis. */
 export function errorOf(failure: Failure): UnpackError {
   const { layerIndex, layerCount } = failure;
   const { subject: digest, expected, actual, chainId } = failure.digests;
@@ -71,7 +69,7 @@ export function failedReason({ code, message }: { readonly code: FailureCode; re
   return `[${code}] ${message}`;
 }
 
-/** What a `failedReason` alone tells, for a job whose progress is gone or that BullMQ failed by itself. */
+/** The error of a `failedReason`, for a job without progress, or one that BullMQ itself has failed. */
 export function errorFromReason(reason: string | undefined): UnpackError {
   const [, code, message] = /^\[([A-Z_]+)\] (.*)$/s.exec(reason ?? '') ?? [];
   if (code !== undefined && message !== undefined && isCode(code)) return new UnpackError(code, message);
@@ -85,9 +83,9 @@ function isCode(text: string): text is FailureCode {
   return Object.hasOwn(FAILURE_CODES, text);
 }
 
-/** The fields that have a value: an absent field and an undefined one are not the same in JSON Schema. */
+/** Leaves out fields that are `undefined`. */
 function defined<T extends object>(fields: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
-  // fromEntries forgets which keys it was given
+  // the type of fromEntries has no keys
   return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as {
     [K in keyof T]?: Exclude<T[K], undefined>;
   };

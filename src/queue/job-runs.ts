@@ -1,16 +1,16 @@
 import { type Job, Worker } from 'bullmq';
 import type { UnpackError } from '../errors.ts';
-import type { HeldElsewhere } from './parked-jobs.ts';
+import type { LayerLocked } from './parked-jobs.ts';
 
-/** The lock on a job is gone, so the job belongs to another worker by now, or will soon. */
+/** The run has lost its lock on the job, so another worker takes the job. */
 export class LockLostError extends Error {
   override readonly name = 'LockLostError';
 }
 
-/** One run of a job in this process, and the switch that stops it. */
+/** One run of a job in this process, with the AbortController that stops it. */
 export class JobRun {
   readonly id: string;
-  /** The token of BullMQ's lock on the job: each run has its own. */
+  /** The token of BullMQ's lock on the job. Each run has its own. */
   readonly token: string | undefined;
   readonly #controller = new AbortController();
 
@@ -23,16 +23,15 @@ export class JobRun {
     return this.#controller.signal;
   }
 
-  /** The first reason stays. */
-  abort(reason: UnpackError | LockLostError | HeldElsewhere): void {
+  /** Aborts the run. Only the first reason counts. */
+  abort(reason: UnpackError | LockLostError | LayerLocked): void {
     this.#controller.abort(reason);
   }
 }
 
 /**
- * The runs of jobs in this process. A job can have two at once: one that lost its lock and still unwinds, and a later one.
- * So a run is stopped by itself or by its lock's token, and never by the job's ID: what was meant for the earlier one must
- * not reach the later one.
+ * The runs of jobs in this process. A job can have two at the same time: one that has lost its lock and is still ending, and a
+ * later one. So a run is identified by the token of its lock and not by the ID of the job.
  */
 export class RunningJobs {
   readonly #runs = new Set<JobRun>();
@@ -51,13 +50,13 @@ export class RunningJobs {
     return this.#closed !== undefined;
   }
 
-  /** Those that there are now, of these jobs, or of all. */
+  /** The current runs of these jobs, or of all jobs. */
   runs(ids?: readonly string[]): JobRun[] {
     const all = [...this.#runs];
     return ids === undefined ? all : all.filter(({ id }) => ids.includes(id));
   }
 
-  /** Once all jobs have been stopped by `abortAll`, a job that still comes in starts out aborted. */
+  /** Adds a run. After `abortAll` it is aborted at once. */
   add(id: string, token: string | undefined): JobRun {
     const run = new JobRun(id, token);
     this.#runs.add(run);
@@ -69,13 +68,14 @@ export class RunningJobs {
     this.#runs.delete(run);
   }
 
-  /** The run that had this lock on the job has lost it. */
+  /** Aborts the run with this token, because it has lost its lock. */
   lost(id: string, token: string | undefined): void {
     for (const run of this.#runs) {
       if (run.id === id && run.token === token) run.abort(new LockLostError(`the lock on job ${id} is lost`));
     }
   }
 
+  /** Aborts all runs, also those that are added later. */
   abortAll(reason: UnpackError): void {
     this.#closed = reason;
     for (const run of this.#runs) run.abort(reason);
@@ -83,16 +83,14 @@ export class RunningJobs {
 }
 
 /**
- * BullMQ's worker, which knows the locks that it renews by the job's ID alone. A job whose lock was lost can come back to
- * this worker while its first run still unwinds; these two things then must not get mixed up:
+ * BullMQ's worker, extended for two runs of one job at the same time. BullMQ identifies locks by the ID of the job, which has two
+ * faults that this class corrects:
  *
- * - which run has lost its lock: BullMQ's event `lockRenewalFailed` names the job only, and may come when a later run has it
- * - whose lock is renewed: when the first run ends, BullMQ stops to renew the lock of the later one too
- *
- * So each run is told apart by its lock's token.
+ * - The event `lockRenewalFailed` names only the job, so it could abort the later run. `onLockLost` gets the token, too.
+ * - When the first run ends, BullMQ stops renewing the lock of the later run.
  */
 export class BullWorker extends Worker {
-  /** Called with a job and the token by which its lock could not be renewed. */
+  /** Called with the job and the token of a lock that could not be renewed. */
   onLockLost: (id: string, token: string | undefined) => void = () => {};
   /** The newest run of each job. */
   readonly #newest = new Map<string, { readonly token: string; readonly taken: number | undefined }>();

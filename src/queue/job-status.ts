@@ -1,40 +1,41 @@
 import type { Job } from 'bullmq';
 import type { UnpackError } from '../errors.ts';
+import { derivedProgress } from './derived-progress.ts';
 import { errorFromReason, errorOf, type Failure } from './failure.ts';
 import { imageOf } from './parse-payload.ts';
 import { type Progress, readProgress } from './progress-schema.ts';
-import { quietProgress } from './quiet-job.ts';
 import type { UnpackResult } from './result.ts';
 import { readResult } from './result-schema.ts';
 
 export const JOB_STATES = ['waiting', 'prioritized', 'delayed', 'active', 'completed', 'failed'] as const;
 export type JobState = (typeof JOB_STATES)[number];
 
+/** A job as `UnpackQueue.status` and `unpackd status` show it. */
 export interface JobStatus {
   readonly id: string;
   readonly state: JobState;
   readonly image: string | undefined;
-  /** Somebody has asked for its end; it fails with CANCELLED when a worker sees that. */
+  /** Whether somebody has cancelled the job. It fails with CANCELLED when a worker reads that. */
   readonly cancelRequested: boolean;
-  /** Failed attempts so far. */
+  /** The number of failed attempts. */
   readonly attemptsMade: number;
   readonly progress: Progress | undefined;
   readonly result: UnpackResult | undefined;
-  /** Why a completed job has no `result`, in a sentence: another program, or a newer version, has written something else. */
+  /** Why a completed job has no `result`, in a sentence: another program or a newer version has completed it. */
   readonly resultProblem: string | undefined;
-  /** Of the last attempt that failed, also while another one waits or runs. */
+  /** The failure of the last attempt that failed, also while the next one waits or runs. */
   readonly failure: Failure | undefined;
   readonly failedReason: string | undefined;
   readonly added: Date;
   readonly finished: Date | undefined;
 }
 
-/** A job as its caller sees it. */
+/** Converts BullMQ's job. */
 export function statusOf(job: Job, bullState: string, cancelFlag: boolean): JobStatus {
-  // a job between two of BullMQ's lists is about to wait
+  // a job that is moving between two lists of BullMQ will be waiting
   const state = JOB_STATES.find((one) => one === bullState) ?? 'waiting';
   const ended = state === 'completed' || state === 'failed';
-  const progress = readProgress(job.progress) ?? (state === 'completed' ? quietProgress(job.returnvalue) : undefined);
+  const progress = readProgress(job.progress) ?? (state === 'completed' ? derivedProgress(job.returnvalue) : undefined);
   const read = state === 'completed' ? readResult(job.id ?? '', job.returnvalue) : undefined;
   return {
     id: job.id ?? '',
@@ -52,16 +53,16 @@ export function statusOf(job: Job, bullState: string, cancelFlag: boolean): JobS
   };
 }
 
-/** 1970 for what is no time, as BullMQ's clients write none. */
+/** 1970 if it is no valid time, because some clients of BullMQ write none. */
 function dateOf(milliseconds: number): Date {
   const date = new Date(milliseconds);
   return Number.isNaN(date.getTime()) ? new Date(0) : date;
 }
 
-/** The error that a failed job stands for. */
+/** The error of a failed job. */
 export function jobError(status: Pick<JobStatus, 'failure' | 'failedReason'>): UnpackError {
   const { failure, failedReason } = status;
-  // BullMQ can fail a job by itself, after our last word on it
+  // BullMQ itself can fail a job after the last failure that this program wrote
   if (failure !== undefined && (failedReason === undefined || failedReason.includes(failure.message)))
     return errorOf(failure);
   return errorFromReason(failedReason);

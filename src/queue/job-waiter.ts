@@ -11,34 +11,34 @@ import { readResult } from './result-schema.ts';
 import { after } from './time-limit.ts';
 
 export interface WaitOptions {
-  /** Milliseconds; default: as long as it takes. */
+  /** Milliseconds; default: no limit. */
   readonly timeout?: number;
   readonly signal?: AbortSignal | undefined;
-  /** Called when the progress has changed, at most four times a second. */
+  /** Called when the progress changes, at most four times a second. */
   readonly onProgress?: ((progress: Progress) => void) | undefined;
 }
 
-/** Milliseconds between two looks at a job, for events that got lost with a connection. */
+/** Milliseconds between two reads of a job, because events are lost if the connection breaks. */
 const POLL = 2000;
-/** Milliseconds that the event of a job's end may come after the job has been removed (UNPACK_KEEP_COMPLETED=0). */
+/** Milliseconds to wait for the last event of a job that has been removed (UNPACK_KEEP_COMPLETED=0). */
 const LAST_EVENT = 1000;
 
 /**
- * Waits for jobs: events make it prompt, and looking again from time to time makes it sure. One subscription serves any
- * number of waiting callers.
+ * Waits for jobs, for `UnpackQueue.wait`. It listens to events, and also reads the job every two seconds, because events can be
+ * lost. All calls share one subscription.
  */
 export class JobWaiter {
   readonly #status: (jobId: string) => Promise<JobStatus>;
   readonly #connection: Redis;
   readonly #events: Promise<QueueEvents>;
-  /** What #events has come to, once it has. */
+  /** The value of #events, once it is known. */
   #open: QueueEvents | undefined;
   readonly #closing = new AbortController();
 
   constructor(settings: QueueSettings, status: (jobId: string) => Promise<JobStatus>) {
     this.#status = status;
     this.#connection = patientConnection(settings);
-    // looking at the job finds out about an outage, and tells the caller
+    // the next read of the job reports the outage
     this.#connection.on('error', () => {});
     this.#events = this.#listen(settings);
     this.#events.catch(() => {});
@@ -50,39 +50,39 @@ export class JobWaiter {
     const { promise, resolve, reject } = Promise.withResolvers<UnpackResult>();
     const timers = new Set<NodeJS.Timeout>();
     let cancelTimeout = () => {};
-    let seen = false;
-    let over = false;
+    let existed = false;
+    let ended = false;
 
     const onCompleted = async ({ returnvalue }: { returnvalue: unknown }) => {
-      // a job that found everything there tells its progress with its end; one that is removed by then keeps it
+      // the progress of a job on the fast path is derived from its result; if the job is removed already, there is none
       if (onProgress !== undefined) await this.#status(jobId).then(show, () => {});
-      const read = readResult(jobId, returnvalue);
-      if (typeof read === 'string') reject(new UnreadableJobError(read));
-      else resolve(read);
+      const result = readResult(jobId, returnvalue);
+      if (typeof result === 'string') reject(new UnreadableJobError(result));
+      else resolve(result);
     };
     const show = ({ progress }: Pick<JobStatus, 'progress'>) => {
       try {
-        if (progress !== undefined && !over) onProgress?.(progress);
+        if (progress !== undefined && !ended) onProgress?.(progress);
       } catch (error) {
         reject(error);
       }
     };
-    const look = async (reason?: string) => {
+    const read = async (reason?: string) => {
       try {
         const status = await this.#status(jobId);
-        seen = true;
+        existed = true;
         if (reason === undefined) show(status);
         if (status.result !== undefined) resolve(status.result);
         else if (status.resultProblem !== undefined) reject(new UnreadableJobError(status.resultProblem));
         else if (status.state === 'failed') reject(jobError(status));
       } catch (error) {
-        const removed = error instanceof JobNotFoundError && seen;
+        const removed = error instanceof JobNotFoundError && existed;
         if (removed && reason !== undefined) reject(errorFromReason(reason));
         else if (removed) timers.add(setTimeout(() => reject(error), LAST_EVENT));
         else reject(error);
       }
     };
-    const onFailed = ({ failedReason }: { failedReason: string }) => void look(failedReason);
+    const onFailed = ({ failedReason }: { failedReason: string }) => void read(failedReason);
     const onEvent = ({ data }: { data: unknown }) => show({ progress: readProgress(data) });
     const onAbort = () => reject(signal?.reason);
     const onClose = () => reject(new QueueUnavailableError('the queue has been closed'));
@@ -94,31 +94,31 @@ export class JobWaiter {
       detach = () => {
         events.off(names.completed, onCompleted).off(names.failed, onFailed).off(names.progress, onEvent);
       };
-      // what ended before the events were heard is seen by looking once more
-      void look();
+      // the job may have ended before the subscription
+      void read();
     };
     signal?.addEventListener('abort', onAbort);
     this.#closing.signal.addEventListener('abort', onClose);
     if (timeout !== undefined) {
-      const late = `job ${jobId} did not end within ${durationText(timeout)}; it goes on`;
+      const late = `job ${jobId} did not end within ${durationText(timeout)}; the job continues`;
       cancelTimeout = after(timeout, () => reject(new WaitTimeoutError(late)));
     }
-    timers.add(setInterval(() => void look(), POLL));
-    void look();
-    this.#events.then((events) => (over ? undefined : attach(events)), reject);
+    timers.add(setInterval(() => void read(), POLL));
+    void read();
+    this.#events.then((events) => (ended ? undefined : attach(events)), reject);
     try {
       return await promise;
     } finally {
       for (const timer of timers) clearTimeout(timer);
       cancelTimeout();
-      over = true;
+      ended = true;
       detach();
       signal?.removeEventListener('abort', onAbort);
       this.#closing.signal.removeEventListener('abort', onClose);
     }
   }
 
-  /** Every event that comes after this has resolved is heard, also those before the first read of them. */
+  /** Subscribes. Every event after this call resolves is received, because the subscription starts at the newest event now. */
   async #listen(settings: QueueSettings): Promise<QueueEvents> {
     const { UNPACK_QUEUE: name, UNPACK_REDIS_PREFIX: prefix } = settings;
     const [newest] = await this.#connection.xrevrange(`${prefix}:${name}:events`, '+', '-', 'COUNT', 1);
@@ -126,7 +126,7 @@ export class JobWaiter {
       connection: this.#connection,
       prefix,
       lastEventId: newest?.[0] ?? '0-0',
-      // what it finds it prints to the console
+      // the check prints its warnings to the console
       skipVersionCheck: true,
     });
     events.on('error', () => {});
@@ -138,7 +138,7 @@ export class JobWaiter {
     this.#closing.abort();
     const open = this.#open;
     if (this.#connection.status === 'ready') await open?.close().catch(() => {});
-    // ending a connection that is not there waits for an event that never comes
+    // closing would wait for an event that never comes without a connection
     else void open?.disconnect().catch(() => {});
     this.#connection.disconnect();
   }

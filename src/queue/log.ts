@@ -3,20 +3,20 @@ import { type DestinationStream, type Logger, pino, stdTimeFunctions } from 'pin
 import { prettyFactory } from 'pino-pretty';
 import type { Config } from '../config.ts';
 import { maskSecrets } from '../secrets.ts';
-import { redisTrouble } from './redis-trouble.ts';
+import { diagnoseRedisError } from './redis-diagnosis.ts';
 
 export type { Logger } from 'pino';
 
 export type LogSettings = Pick<Config, 'UNPACK_LOG_LEVEL' | 'UNPACK_LOG_FORMAT'>;
 
-/** Characters that wait for a log that can't be written, before lines are lost. */
+/** Maximum characters that wait if the log cannot be written. Further lines are dropped. */
 const LOG_KEPT = 1 << 20;
 /** Milliseconds between two writes of the log. */
 const BETWEEN_WRITES = 10;
 
 /**
- * One line an event: JSON where machines read it, coloured text on a terminal. Children carry what they are about
- * (`log.child({ job, image })`), so that a line makes sense alone.
+ * Makes the logger of a process, which writes to stdout: JSON for programs, coloured text on a terminal. Child loggers add the
+ * job and the image to each line.
  */
 export function createLog(settings: LogSettings, destination?: DestinationStream): Logger {
   const options = {
@@ -38,27 +38,27 @@ export function createLog(settings: LogSettings, destination?: DestinationStream
 }
 
 /**
- * Libraries print what they find to the console, BullMQ for each of its connections: here it is a line of the log, once.
- * @returns what puts the console back
+ * Sends warnings of libraries from the console to the log, each once. BullMQ prints some for each of its connections.
+ * @returns a function that restores the console
  */
 export function consoleToLog(log: Logger): () => void {
   const { warn, error } = console;
-  const told = new Set<string>();
-  const tell = (...parts: unknown[]): void => {
+  const logged = new Set<string>();
+  const logOnce = (...parts: unknown[]): void => {
     const text = format(...parts).split('\n')[0] ?? '';
-    if (told.has(text)) return;
-    told.add(text);
+    if (logged.has(text)) return;
+    logged.add(text);
     const policy = /Eviction policy is ([\w-]+)/.exec(text)?.[1];
-    const jobsVanish = `Redis may throw jobs away when its memory runs short: maxmemory-policy is ${policy}, set noeviction`;
+    const jobsVanish = `Redis may evict jobs when its memory is full, because maxmemory-policy is ${policy}: set noeviction`;
     log.warn(policy === undefined ? text : jobsVanish);
   };
-  Object.assign(console, { warn: tell, error: tell });
+  Object.assign(console, { warn: logOnce, error: logOnce });
   return () => void Object.assign(console, { warn, error });
 }
 
 /**
- * An error without what it carries besides: ioredis hangs the command that failed on it, and AUTH has the password, and the
- * AWS SDK the whole answer.
+ * An error without its other fields, which may hold secrets: ioredis adds the failed command, which for AUTH has the password,
+ * and the AWS SDK adds the whole response.
  */
 function plainError(error: unknown): object {
   if (!(error instanceof Error)) return { message: String(error) };
@@ -66,21 +66,21 @@ function plainError(error: unknown): object {
   return {
     type: name,
     message,
-    // where the program was when Redis refused something says nothing about why
-    ...(redisTrouble(error) === undefined ? { stack } : {}),
+    // the stack does not help if Redis has refused a command
+    ...(diagnoseRedisError(error) === undefined ? { stack } : {}),
     ...(cause instanceof Error ? { cause: `${cause.name}: ${cause.message}` } : {}),
   };
 }
 
 /**
- * Written in this thread, and at the latest when the process exits. A write takes as long as making ten lines, and wakes
- * whoever reads them: after one, lines are gathered for BETWEEN_WRITES, which is a tenth of what a short job costs
- * (measured). The first line after a pause is written at the end of its turn of the event loop. A log whose disk is full
- * stops nobody's work: lines wait until there is room, the latest of too many are lost.
+ * Writes lines from this thread, because the process may exit at any time. A write takes as long as formatting ten lines, so
+ * after a write the next lines are collected for BETWEEN_WRITES; one write for each line would be a tenth of the cost of a short
+ * job (measured). The first line after a pause is written at the end of this turn of the event loop. If the disk is full, jobs
+ * continue: lines wait until there is space, and those beyond LOG_KEPT are dropped.
  */
 function standardOutput(): DestinationStream {
   const stream = pino.destination({ dest: 1, sync: true, maxLength: LOG_KEPT });
-  // unheard, it would end the process; every further line tries again
+  // without a listener the error would end the process; the next line tries again
   stream.on('error', () => {});
   let lines = '';
   let isPlanned = false;

@@ -4,44 +4,43 @@ import { displayRedisUrl } from '../redis-address.ts';
 import type { RedisSettings } from './connection.ts';
 import { QueueUnavailableError } from './errors.ts';
 import type { Logger } from './log.ts';
+import { diagnoseRedisError, type RedisDiagnosis, whyNotReady } from './redis-diagnosis.ts';
 import { probeRedis } from './redis-probe.ts';
-import { type RedisTrouble, redisTrouble, whyNotReady } from './redis-trouble.ts';
 
 const NO_ANSWER = 'Redis does not answer';
-/** Milliseconds after which a connection that is made and not ready is asked why. */
+/** Milliseconds after which a connection that is open but not ready is asked for the reason. */
 const UNREADY = 1500;
-/** Milliseconds between two looks whether an outage is over. */
-const LOOK = 500;
-/** Milliseconds without a complaint after which a Redis that takes writes again is believed. */
-const QUIET = 3000;
-/** As long for what does not end by itself, because then complaints come as seldom as the worker looks for stalled jobs. */
-const LONG_QUIET = 40_000;
-/** Milliseconds that other connections may take to notice what one has recovered from. */
+/** Milliseconds between two checks whether an outage has ended. */
+const CHECK = 500;
+/** Milliseconds without an error after which an outage has ended. */
+const ERROR_FREE = 3000;
+/** The same for wrong settings. It is longer, because errors then come only as often as the worker checks for stalled jobs. */
+const LONG_ERROR_FREE = 40_000;
+/** Milliseconds in which other connections may still report an outage that the main connection has recovered from. */
 const LATE = 5000;
 
 export interface OutageOptions {
   readonly redis: Redis;
   readonly settings: RedisSettings;
   readonly log: Logger;
-  /** What goes on and what waits meanwhile, for the line that begins an outage. */
+  /** What continues and what waits during an outage, for the log line at its start. */
   readonly meanwhile: string;
-  /** A key that may be written to see whether writes are taken; it is gone a second later. */
+  /** A key to write as a test. It expires after a second. */
   readonly key: string;
 }
 
 /**
- * Whether Redis does what it is asked, as all connections of a process have it: they notice one outage several times each.
- * It is one line in the log when it begins and one when it has ended; a second one between them only where it turns out
- * that it will not end by itself.
+ * The outages of Redis in one process, whose connections report each outage many times. It logs one line when an outage begins
+ * and one when it ends, and another one in between only if a person must change a setting.
  */
 export class Outages {
   readonly #options: OutageOptions;
   readonly #first = Promise.withResolvers<never>();
-  #down: { readonly since: number; kind: RedisTrouble['kind']; last: number; sentence: string } | undefined;
+  #down: { readonly since: number; kind: RedisDiagnosis['kind']; last: number; sentence: string } | undefined;
   #wasUp = false;
   #ready = 0;
-  /** Unknown errors that have been told, so that one which comes every second is one line. */
-  readonly #told = new Set<string>();
+  /** Unknown errors that have been logged, so that an error that repeats is one line. */
+  readonly #logged = new Set<string>();
   #timer: NodeJS.Timeout | undefined;
   #unready: NodeJS.Timeout | undefined;
   #closed = false;
@@ -50,7 +49,7 @@ export class Outages {
     this.#options = options;
     this.#first.promise.catch(() => {});
     const { redis } = options;
-    redis.on('error', (error) => this.notice(error));
+    redis.on('error', (error) => this.record(error));
     redis.on('connect', () => {
       this.#unready = setTimeout(() => void this.#askWhy(), UNREADY).unref();
     });
@@ -58,18 +57,18 @@ export class Outages {
     redis.on('ready', () => {
       clearTimeout(this.#unready);
       this.#ready = Date.now();
-      // the connection that was missed is there
-      if (this.#down?.kind === 'away') this.#down.last = 0;
-      void this.#look();
+      // the lost connection is back
+      if (this.#down?.kind === 'unreachable') this.#down.last = 0;
+      void this.#check();
     });
   }
 
-  /** Why Redis is not used now, to follow "Redis at redis://host:port"; `undefined` where nothing is known against it. */
-  get trouble(): string | undefined {
+  /** What is wrong with Redis, as the end of a sentence that begins with "Redis at redis://host:port"; `undefined` without an outage. */
+  get diagnosis(): string | undefined {
     return this.#down?.sentence;
   }
 
-  /** Why Redis can't be used now; `undefined` where it can, and answers within `timeout` milliseconds. */
+  /** Why Redis cannot be used; `undefined` if it answers within `timeout` milliseconds. */
   async whyNotReady(timeout: number): Promise<string | undefined> {
     if (this.#down !== undefined) return `Redis ${this.#down.sentence}`;
     const { redis } = this.#options;
@@ -81,27 +80,27 @@ export class Outages {
     return Promise.race([answer, sleep(timeout, NO_ANSWER, { ref: false })]);
   }
 
-  /** Rejects with a QueueUnavailableError when Redis has never worked for this process and never will as it is set. */
-  get hopeless(): Promise<never> {
+  /** Rejects with a QueueUnavailableError if Redis has never worked for this process, and cannot with these settings. */
+  get misconfigured(): Promise<never> {
     return this.#first.promise;
   }
 
-  /** Redis has done what it was asked: what comes later is an outage and no wrong setting. */
-  worked(): void {
+  /** Redis has worked, so a later error is an outage and not a wrong setting. */
+  markWorking(): void {
     this.#wasUp = true;
   }
 
-  /** Takes note of an error of any connection or call. Errors that are not about Redis get a line each, once. */
-  readonly notice = (error: unknown): void => {
+  /** Records an error of any connection or call. Errors that are not about Redis are logged, each once. */
+  readonly record = (error: unknown): void => {
     if (this.#closed) return;
-    const trouble = redisTrouble(error);
-    if (trouble === undefined) {
-      this.#tell(error);
+    const diagnosis = diagnoseRedisError(error);
+    if (diagnosis === undefined) {
+      this.#log(error);
       return;
     }
-    if (trouble.kind === 'away' && this.#isLate()) return;
+    if (diagnosis.kind === 'unreachable' && this.#isLate()) return;
     if (this.#down !== undefined) this.#down.last = Date.now();
-    this.#gone(trouble);
+    this.#begin(diagnosis);
   };
 
   close(): void {
@@ -110,52 +109,53 @@ export class Outages {
     clearInterval(this.#timer);
   }
 
-  /** Whether the main connection has just come back, and the error is one that another connection had before. */
+  /** Whether the error belongs to an outage that the main connection has just recovered from. */
   #isLate(): boolean {
     return this.#down === undefined && this.#options.redis.status === 'ready' && Date.now() - this.#ready < LATE;
   }
 
-  #gone(trouble: RedisTrouble): void {
+  #begin(diagnosis: RedisDiagnosis): void {
     const { settings, log, meanwhile } = this.#options;
     const known = this.#down;
-    // within one outage, only what a person must mend is news
-    if (known !== undefined && (known.kind === 'settings' || trouble.kind !== 'settings')) {
-      if (known.kind === 'away') known.kind = trouble.kind;
+    // during an outage, only a wrong setting is logged again
+    if (known !== undefined && (known.kind === 'misconfigured' || diagnosis.kind !== 'misconfigured')) {
+      if (known.kind === 'unreachable') known.kind = diagnosis.kind;
       return;
     }
     const now = Date.now();
-    this.#down = { since: known?.since ?? now, kind: trouble.kind, last: now, sentence: trouble.sentence };
-    if (!this.#wasUp && trouble.kind === 'settings') {
-      this.#first.reject(unavailable(settings, trouble.sentence));
+    this.#down = { since: known?.since ?? now, kind: diagnosis.kind, last: now, sentence: diagnosis.sentence };
+    if (!this.#wasUp && diagnosis.kind === 'misconfigured') {
+      this.#first.reject(unavailable(settings, diagnosis.sentence));
       return;
     }
-    const begin = trouble.kind === 'away' ? 'Redis is unreachable' : `Redis ${trouble.sentence}`;
-    log.warn({ redis: displayRedisUrl(settings.REDIS_URL), why: trouble.sentence }, `${begin}; ${meanwhile}`);
-    this.#timer ??= setInterval(() => void this.#look(), LOOK).unref();
-    if (trouble.kind === 'away' && known === undefined) void this.#probe();
+    const begin = diagnosis.kind === 'unreachable' ? 'Redis is unreachable' : `Redis ${diagnosis.sentence}`;
+    log.warn({ redis: displayRedisUrl(settings.REDIS_URL), why: diagnosis.sentence }, `${begin}; ${meanwhile}`);
+    this.#timer ??= setInterval(() => void this.#check(), CHECK).unref();
+    if (diagnosis.kind === 'unreachable' && known === undefined) void this.#probe();
   }
 
-  /** A connection that is closed without a word may be one without TLS to a server with, or the other way round. */
+  /** Checks for TLS on one side only: the server then closes the connection without an error. */
   async #probe(): Promise<void> {
     const { settings } = this.#options;
     const found = await probeRedis(settings.REDIS_URL).catch(() => undefined);
-    if (found !== undefined && this.#down !== undefined) this.#gone(found);
+    if (found !== undefined && this.#down !== undefined) this.#begin(found);
   }
 
-  /** Ends the outage where Redis does what it is asked. */
-  async #look(): Promise<void> {
+  /** Ends the outage if Redis works. */
+  async #check(): Promise<void> {
     const { redis, key, settings, log } = this.#options;
     const down = this.#down;
     if (down === undefined || redis.status !== 'ready') return;
     try {
-      // after a lost connection any answer ends the outage; after a refusal a write must succeed
-      if (down.kind === 'away') await redis.ping();
+      // after a lost connection an answer is enough; after a refusal a write must succeed
+      if (down.kind === 'unreachable') await redis.ping();
       else await redis.set(key, '', 'PX', 1000);
     } catch (error) {
-      this.notice(error);
+      this.record(error);
       return;
     }
-    if (this.#down !== down || Date.now() - down.last < (down.kind === 'settings' ? LONG_QUIET : QUIET)) return;
+    if (this.#down !== down || Date.now() - down.last < (down.kind === 'misconfigured' ? LONG_ERROR_FREE : ERROR_FREE))
+      return;
     this.#down = undefined;
     clearInterval(this.#timer);
     this.#timer = undefined;
@@ -166,20 +166,20 @@ export class Outages {
   async #askWhy(): Promise<void> {
     const { redis } = this.#options;
     if (redis.status !== 'connect') return;
-    const trouble = await whyNotReady(redis);
-    if (redis.status === 'connect' && !this.#closed) this.#gone(trouble);
+    const diagnosis = await whyNotReady(redis);
+    if (redis.status === 'connect' && !this.#closed) this.#begin(diagnosis);
   }
 
-  #tell(error: unknown): void {
+  #log(error: unknown): void {
     const { log } = this.#options;
     const text = error instanceof Error ? error.message || error.name : String(error);
-    if (this.#told.has(text)) return;
-    if (this.#told.size < 1000) this.#told.add(text);
+    if (this.#logged.has(text)) return;
+    if (this.#logged.size < 1000) this.#logged.add(text);
     log.error({ err: error }, `queue error: ${text}`);
   }
 }
 
-/** The error of a call that Redis did not do. */
+/** The error of a call that failed because of Redis. */
 export function unavailable({ REDIS_URL }: RedisSettings, sentence: string, cause?: unknown): QueueUnavailableError {
   return new QueueUnavailableError(
     `Redis at ${displayRedisUrl(REDIS_URL)} ${sentence}`,

@@ -4,23 +4,23 @@ import { durationText } from '../units.ts';
 import { isSameAttempt } from './progress.ts';
 import type { Progress, WaitingFor } from './progress-schema.ts';
 
-/** Milliseconds for which a job gives its slot back: the first time, doubled each time, at most. */
+/** Milliseconds that a job is parked: the first time, and at most. The time doubles each time. */
 const FIRST_DELAY = 2000;
 const LAST_DELAY = 60_000;
 
-/** What the attempt `number` has waited for when it gave its slot back; `undefined`: it has not. */
+/** The lock that an earlier run of the attempt `number` waited for; `undefined` if it was not parked. */
 export function waitedBefore(earlier: Progress | undefined, number: number): WaitingFor | undefined {
   return isSameAttempt(earlier, number) ? earlier.waiting : undefined;
 }
 
-/** The layer that it has waited for. */
+/** The layer that the attempt waited for. */
 export function layerOf({ chainId }: WaitingFor): ChainId | undefined {
   return isDigest(chainId) ? (chainId as string as ChainId) : undefined;
 }
 
 /**
- * When the attempt began that is taken now, by the clock on the wall. What it waited for another process counts. That it
- * was due and no worker took it does not: a queue without workers for a night fails no job.
+ * The start of the attempt in milliseconds since 1970, for UNPACK_JOB_TIMEOUT. The wait for the lock counts. The time in which
+ * the job was due but no worker took it does not count, so that a night without workers fails no job.
  */
 export function startOf(waited: WaitingFor | undefined, now: number): number {
   if (waited === undefined) return now;
@@ -33,11 +33,11 @@ export interface WaitFacts {
   readonly before: WaitingFor | undefined;
   readonly started: number;
   readonly place: number;
-  /** Milliseconds that one attempt may take. */
+  /** Maximum milliseconds of one attempt. */
   readonly limit: number;
 }
 
-/** What goes onto the job's progress, and for how many milliseconds it gives its slot back. */
+/** How long to park the job, in milliseconds, and what to write on its progress. */
 export function nextWait(
   { wait: { chainId, holder }, before, started, place, limit }: WaitFacts,
   now: number,
@@ -52,7 +52,7 @@ export function nextWait(
   };
 }
 
-/** Whether it is still the same process that it waits for, for the same layer. */
+/** Whether the job still waits for the same layer and the same process. */
 export function isSameWait(before: WaitingFor, { chainId, holder }: LockWait): boolean {
   return before.chainId === chainId && before.holder?.pid === holder?.pid && before.holder?.since === holder?.since;
 }
@@ -63,8 +63,8 @@ export function waitingSentence({ chainId, holder }: Pick<WaitingFor, 'chainId' 
   return `waits for the layer of chain ID ${shortDigest(chainId)}: ${holderName(holder)} has locked it${since}`;
 }
 
-/** What a timed-out attempt has waited for, and what a person can do about it. */
+/** What an attempt that timed out has waited for, and what to do. */
 export function waitedSentence(waited: WaitingFor, now: number): string {
   const time = durationText(Math.max(0, now - waited.since));
-  return `for ${time} it ${waitingSentence(waited).replace(/^waits/, 'waited')}; is that process stopped? Let it go on (kill -CONT), or end it`;
+  return `for ${time} it ${waitingSentence(waited).replace(/^waits/, 'waited')}; if that process is stopped, continue it (kill -CONT) or end it`;
 }

@@ -10,9 +10,9 @@ declare module 'ioredis' {
   }
 }
 
-/** Why a run is ended whose job gives its slot back: another process has locked a layer of it. */
-export class HeldElsewhere extends Error {
-  override readonly name = 'HeldElsewhere';
+/** Aborts a run whose layer is locked by another process. The job is then parked. */
+export class LayerLocked extends Error {
+  override readonly name = 'LayerLocked';
   readonly wait: LockWait;
 
   constructor(wait: LockWait) {
@@ -21,22 +21,22 @@ export class HeldElsewhere extends Error {
   }
 }
 
-/** Milliseconds between two looks of each worker at the parked jobs; and at the locks that those of its own wait for. */
+/** Milliseconds between two checks of all parked jobs, and of the locks that the jobs of this worker wait for. */
 const POLL = 1000;
 const LOCK_POLL = 250;
 /**
- * Milliseconds that BullMQ's delay of a parked job is longer than meant. When it ends, BullMQ puts the job to the end of the
- * queue; before that, any worker puts it to the front.
+ * Milliseconds that are added to BullMQ's delay of a parked job. When that delay ends, BullMQ puts the job at the end of the
+ * queue, so a worker must put it at the front before.
  */
 const MARGIN = 5000;
-/** Microseconds between two places: as fine as the scores of prioritized jobs can tell them apart. */
+/** Microseconds between two places: the resolution of the scores of prioritized jobs. */
 const STEP = 100;
 
-/** Parked jobs that are looked at at once, and waiting ones that a returning job is compared with. */
+/** Maximum parked jobs of one check, and maximum waiting jobs that a returning job is compared with. */
 const MOST = 1000;
 const WINDOW = 256;
 
-/** KEYS the job, the parked jobs; ARGV its ID, its place. */
+/** KEYS: the job, the parked jobs. ARGV: the job's ID, its place. */
 const PARK = `
   if redis.call('EXISTS', KEYS[1]) == 1 then
     redis.call('HSET', KEYS[1], 'unpackd:place', ARGV[2])
@@ -45,15 +45,14 @@ const PARK = `
 `;
 
 /**
- * KEYS the parked jobs, BullMQ's lists: delayed, wait, prioritized, marker, meta, events; ARGV what a job's key begins with,
- * what a cancel flag's key begins with, the time, the margin, how many parked jobs and waiting ones to look at, and then the
- * IDs of jobs that are to come back now. Returns the parked jobs that came back or are parked no more.
+ * KEYS: the parked jobs, and BullMQ's keys delayed, wait, prioritized, marker, meta, events. ARGV: the prefix of the jobs' keys,
+ * the prefix of the cancel flags' keys, the time, the margin, the maximum parked and waiting jobs to check, and then the IDs of
+ * jobs that return now. Returns the IDs of jobs that have returned or are not parked any more.
  *
- * A parked job whose time has come, or that somebody wants to cancel, goes to the front of those that wait: past those that
- * have come back before it and have a lower place, and before all others. One that BullMQ has put to the end of the queue
- * meanwhile is taken from there. As BullMQ does it, wait is taken from its right, and a score in prioritized is the priority
- * times 2^32 plus a counter; a job that comes back gets one just below the scores of its priority. The jobs of the next
- * higher priority would need more than a billion of them at once to reach as far.
+ * A parked job that is due or cancelled returns to the front of the waiting jobs, behind returned jobs with a lower place. If
+ * BullMQ has put it at the end of the queue in the meantime, it is moved from there. BullMQ takes jobs from the right end of
+ * `wait`. A score in `prioritized` is the priority times 2^32 plus a counter; a returned job gets a score below all others of its
+ * priority. Only a billion jobs of the next higher priority could have a score as large.
  */
 const UNPARK = `
   local parked, delayed, wait, prioritized = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -109,38 +108,31 @@ const UNPARK = `
   return over
 `;
 
-let lastPlace = 0;
-
-/** Where a job stands among those that come back: microseconds, each one later than the one before. */
-export function nextPlace(): number {
-  lastPlace = Math.max(lastPlace + STEP, Date.now() * 1000);
-  return lastPlace;
-}
-
 export interface ParkOptions {
-  /** Milliseconds before the job is to come back. */
+  /** Milliseconds until the job returns. */
   readonly delay: number;
-  /** As `nextPlace` gave it when the job was taken for the first time. */
+  /** The value of `nextPlace` when the job was first taken. */
   readonly place: number;
-  /** Whether the job can come back before that; asked four times a second. */
+  /** Whether the job can return earlier. It is called four times a second. */
   readonly isFree?: () => boolean;
 }
 
 /**
- * Jobs that were taken and given back, without an attempt being counted. They come back before all jobs that were added
- * after them, in the order in which they were taken.
+ * Jobs that were given back without counting an attempt. They return before all jobs that were added later, in the order in
+ * which they were taken.
  *
- * In Redis such a job is one of BullMQ's delayed ones, and its ID in `PREFIX:QUEUE:parked` with its place. Every worker
- * looks there once a second, so that it matters to no job what becomes of the worker that has parked it.
+ * In Redis a parked job is a delayed job of BullMQ, and its ID is in the sorted set `PREFIX:QUEUE:parked` with its place. Every
+ * worker checks that set once a second, so a job returns even if the worker that parked it has ended.
  */
 export class ParkedJobs {
   readonly #redis: Redis;
   readonly #queue: Pick<Queue, 'toKey'>;
   readonly #onError: (error: unknown) => void;
-  /** Those that this worker has parked and that wait for something on this machine. */
+  /** Jobs that this worker has parked until a lock on this machine is free. */
   readonly #watched = new Map<string, () => boolean>();
   #timers: NodeJS.Timeout[] = [];
-  #looking = false;
+  #lastPlace = 0;
+  #checking = false;
 
   constructor(redis: Redis, queue: Pick<Queue, 'toKey'>, onError: (error: unknown) => void) {
     this.#redis = redis;
@@ -150,8 +142,14 @@ export class ParkedJobs {
     redis.defineCommand('unpackdUnpark', { numberOfKeys: 7, lua: UNPARK });
   }
 
+  /** A place behind all places that this worker has given so far: microseconds since 1970. */
+  nextPlace(): number {
+    this.#lastPlace = Math.max(this.#lastPlace + STEP, Date.now() * 1000);
+    return this.#lastPlace;
+  }
+
   start(): void {
-    this.#timers = [setInterval(() => void this.#look(), POLL), setInterval(() => this.#lookAtLocks(), LOCK_POLL)];
+    this.#timers = [setInterval(() => void this.#check(), POLL), setInterval(() => this.#checkLocks(), LOCK_POLL)];
   }
 
   close(): void {
@@ -160,38 +158,38 @@ export class ParkedJobs {
   }
 
   /**
-   * Gives a job that is active back. Whoever calls throws a DelayedError to BullMQ then.
-   * @throws what BullMQ throws where the lock on the job is lost, or Redis
+   * Parks an active job. The caller must then throw a DelayedError to BullMQ.
+   * @throws errors of BullMQ, if the lock on the job is lost, and of Redis
    */
   async park(job: Job, token: string | undefined, { delay, place, isFree }: ParkOptions): Promise<void> {
     const id = job.id ?? '';
     await job.moveToDelayed(Date.now() + delay + MARGIN, token);
-    // a worker that dies between these two leaves a delayed job that comes back a little later, and without its place
+    // if the worker dies here, the job returns a little later, without its place
     await this.#redis.unpackdPark(this.#queue.toKey(id), this.#queue.toKey('parked'), id, place);
     if (isFree !== undefined) this.#watched.set(id, isFree);
     // a cancel request does not move an active job, so the job is moved to the front now
     if (delay <= 0 || (await this.#redis.exists(cancelKey(this.#queue, id))) === 1) await this.#unpark([id]);
   }
 
-  async #look(): Promise<void> {
-    if (this.#looking || this.#redis.status !== 'ready') return;
-    this.#looking = true;
+  async #check(): Promise<void> {
+    if (this.#checking || this.#redis.status !== 'ready') return;
+    this.#checking = true;
     try {
       await this.#unpark([]);
     } catch (error) {
       this.#onError(error);
     } finally {
-      this.#looking = false;
+      this.#checking = false;
     }
   }
 
-  #lookAtLocks(): void {
+  #checkLocks(): void {
     if (this.#watched.size === 0 || this.#redis.status !== 'ready') return;
     const free = [...this.#watched].filter(([, isFree]) => isFree()).map(([id]) => id);
     if (free.length === 0) return;
     for (const id of free) this.#watched.delete(id);
     this.#unpark(free).catch((error: unknown) => {
-      // it comes back in time, then
+      // the job then returns when its delay ends
       this.#onError(error);
     });
   }

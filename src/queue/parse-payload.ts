@@ -10,7 +10,7 @@ import type { BucketLayout, S3Connection } from '../source/s3.ts';
 import { problemSentence } from './payload-problems.ts';
 import { type Payload, payloadSchema } from './payload-schema.ts';
 
-/** A payload as the worker acts on it. */
+/** A payload converted to what the worker needs. */
 export interface ParsedJob {
   readonly image: string;
   readonly source: SourceSpec;
@@ -18,16 +18,16 @@ export interface ParsedJob {
   readonly labels: Readonly<Record<string, string>>;
 }
 
-/** What of the worker's own settings decides about a job. */
+/** The settings of the worker that apply to every job. */
 export interface SourcePolicy {
   readonly connection: S3Connection;
-  /** Buckets that jobs may name; empty: any. */
+  /** Buckets that jobs may read; empty: all. */
   readonly buckets: readonly string[];
 }
 
 /**
- * Checks a payload's form and nothing else; producers call it before they enqueue.
- * @throws UnpackError INVALID_JOB with one sentence that names the first problems by their paths
+ * Checks the format of a payload. Producers call it before they add a job.
+ * @throws UnpackError INVALID_JOB with one sentence that names the first faults by their paths
  */
 export function checkPayload(data: unknown): Payload {
   if (typeof data !== 'object' || data === null || Array.isArray(data)) {
@@ -36,10 +36,10 @@ export function checkPayload(data: unknown): Payload {
   }
   const version: unknown = Reflect.get(data, 'version');
   if (typeof version === 'number' && version > 1) {
-    // one cause, not the thirty differences that follow from it
+    // report only the version, not the many faults that follow from it
     throw new UnpackError(
       'INVALID_JOB',
-      `the payload has version ${version}, and this worker knows version 1: update the worker`,
+      `the payload has version ${version}, but this worker supports only version 1: update the worker`,
     );
   }
   const parsed = payloadSchema.safeParse(data);
@@ -49,8 +49,8 @@ export function checkPayload(data: unknown): Payload {
 }
 
 /**
- * A payload as a request, with the worker's own connection.
- * @throws UnpackError INVALID_JOB, or SOURCE_NOT_ALLOWED for a bucket that this worker does not serve
+ * Converts a payload to a request, with the worker's own connection to S3.
+ * @throws UnpackError INVALID_JOB, or SOURCE_NOT_ALLOWED for a bucket that is not in UNPACK_BUCKETS
  */
 export function parsePayload(data: unknown, policy: SourcePolicy): ParsedJob {
   const payload = checkPayload(data);
@@ -58,7 +58,7 @@ export function parsePayload(data: unknown, policy: SourcePolicy): ParsedJob {
   if (policy.buckets.length > 0 && !policy.buckets.includes(bucket)) {
     throw new UnpackError(
       'SOURCE_NOT_ALLOWED',
-      `bucket ${JSON.stringify(bucket)} is not one that this worker reads from (${policy.buckets.join(', ')}); UNPACK_BUCKETS lists them`,
+      `this worker may not read bucket ${JSON.stringify(bucket)}, only ${policy.buckets.join(', ')}: add it to UNPACK_BUCKETS, or use another bucket`,
     );
   }
   return {
@@ -80,29 +80,29 @@ export function parsePayload(data: unknown, policy: SourcePolicy): ParsedJob {
   };
 }
 
-/** Payloads that are remembered. */
-const MOST_PARSED = 1000;
-/** Characters of JSON of one that is. */
-const LONGEST_PARSED = 16 * 1024;
+/** Maximum payloads in the cache. */
+const MAX_CACHED = 1000;
+/** Maximum characters of the JSON of a cached payload. */
+const MAX_CACHED_LENGTH = 16 * 1024;
 
 /**
- * `parsePayload` for one policy. The same payload gives the same objects, so that what is known of them need not be worked
- * out again; and checking one takes longer than knowing it again.
+ * `parsePayload` for one policy, with a cache. A lookup is faster than checking a payload again. Equal payloads give the same
+ * object, so other caches can use it as a key.
  */
 export function payloadParser(policy: SourcePolicy): (data: unknown) => ParsedJob {
   /** By their JSON. */
-  const parsed = new LruCache<ParsedJob>(MOST_PARSED);
+  const parsed = new LruCache<ParsedJob>(MAX_CACHED);
   return (data) => {
     const json = JSON.stringify(data);
     const known = parsed.get(json);
     if (known !== undefined) return known;
     const job = parsePayload(data, policy);
-    if (json.length <= LONGEST_PARSED) parsed.add(json, job);
+    if (json.length <= MAX_CACHED_LENGTH) parsed.add(json, job);
     return job;
   };
 }
 
-/** The image that a payload of any form claims to be about, for a log line; `undefined` where it says nothing. */
+/** The image name in any payload, valid or not, for log lines; `undefined` if there is none. */
 export function imageOf(data: unknown): string | undefined {
   const image: unknown = typeof data === 'object' && data !== null && 'image' in data ? data.image : undefined;
   return typeof image === 'string' && image.length <= 4096 ? image : undefined;

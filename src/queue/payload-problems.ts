@@ -2,13 +2,14 @@ import type * as z from 'zod';
 import { editDistance } from '../oci/similar-names.ts';
 import { payloadSchema } from './payload-schema.ts';
 
+/** Maximum problems in a message. */
 const SHOWN = 3;
-/** Longest piece of a wrong payload that is quoted. */
+/** Maximum characters that a message quotes from a payload. */
 const MAX_QUOTE = 60;
 
 /**
- * What is wrong with a payload, in one sentence that stays readable however wrong it is: the first three problems with
- * their paths, and how many more there are.
+ * What is wrong with a payload, in one sentence: the first three problems with their paths, and the number of the others.
+ * `checkPayload` calls it.
  */
 export function problemSentence(error: z.ZodError, data: unknown): string {
   const problems = error.issues.flatMap((issue) => describe(issue, data));
@@ -30,7 +31,7 @@ function describe(issue: z.core.$ZodIssue, data: unknown): string[] {
           : `${path} must be ${typeName(issue.expected)}, not ${typeOf(value)}`,
       ];
     case 'invalid_value':
-      // also what a missing literal or enum looks like
+      // zod reports a missing literal or enum like this, too
       if (value === undefined) return [`${path} is missing`];
       return [`${path} must be ${issue.values.map((one) => JSON.stringify(one)).join(' or ')}, not ${quote(value)}`];
     case 'too_small':
@@ -41,7 +42,7 @@ function describe(issue: z.core.$ZodIssue, data: unknown): string[] {
     case 'invalid_key':
       return [`${path} ${issue.issues[0]?.message ?? 'is not a valid key'}`];
     case 'invalid_union': {
-      // the branch of the same type as the value says what is wrong with it; with none, the union's own sentence does
+      // report the branch with the same type as the value; if there is none, the message of the union
       const inner = issue.errors.find((branch) =>
         branch.every((one) => one.path.length > 0 || one.code === 'too_small'),
       );
@@ -55,7 +56,7 @@ function describe(issue: z.core.$ZodIssue, data: unknown): string[] {
 
 function unknownField(text: string, key: string, parent: readonly PropertyKey[]): string {
   if (CONNECTION_FIELD.test(key)) {
-    return `${text} cannot be set by a job: endpoint, region and credentials are the worker's own settings`;
+    return `${text} cannot be set by a job: endpoint, region and credentials are settings of the worker`;
   }
   const known = knownKeys(parent);
   const near =
@@ -66,7 +67,7 @@ function unknownField(text: string, key: string, parent: readonly PropertyKey[])
 const CONNECTION_FIELD =
   /^(endpoint|region|connection|credentials?|access_?key(_?id)?|secret(_?access_?key)?|(session_?)?token)$/i;
 
-/** The fields that the schema has at a path: follows objects and lists, and ends with none at anything else. */
+/** The fields that the schema has at a path through objects and lists. */
 function knownKeys(path: readonly PropertyKey[]): string[] {
   let schema: unknown = payloadSchema;
   for (const step of path) {
@@ -85,7 +86,7 @@ function knownKeys(path: readonly PropertyKey[]): string[] {
 
 function unwrap(schema: unknown): unknown {
   const inner = field(schema, 'unwrap');
-  // an array has unwrap too, and means its element by it
+  // an array also has unwrap, which returns the schema of its elements
   if (typeof inner !== 'function' || field(schema, 'element') !== undefined) return schema;
   return unwrap(inner.call(schema));
 }

@@ -6,7 +6,9 @@ import type { LockWait } from '../rootfs/lock-waits.ts';
 import { durationText } from '../units.ts';
 import type { CancelFlags } from './cancel-flags.ts';
 import { cancelledError } from './cancellation.ts';
-import { failedReason, failureOf } from './failure.ts';
+import { existedSentence } from './derived-progress.ts';
+import { failedReason } from './failure.ts';
+import { FAST_PATH_LIMIT, fastPath, type PendingLookup } from './fast-path.ts';
 import { type JobRun, LockLostError, type RunningJobs } from './job-runs.ts';
 import type { Logger } from './log.ts';
 import {
@@ -18,17 +20,23 @@ import {
   waitedSentence,
   waitingSentence,
 } from './parked-attempt.ts';
-import { HeldElsewhere, nextPlace, type ParkedJobs } from './parked-jobs.ts';
-import { imageOf, payloadParser, type SourcePolicy } from './parse-payload.ts';
+import { LayerLocked, type ParkedJobs, type ParkOptions } from './parked-jobs.ts';
+import { imageOf, type ParsedJob, payloadParser, type SourcePolicy } from './parse-payload.ts';
 import { appliedBefore } from './progress.ts';
 import { type AppliedLayer, type Progress, readProgress, type WaitingFor } from './progress-schema.ts';
-import { quietSentence } from './quiet-job.ts';
-import { type Looking, QUIET, quietProcessor } from './quiet-processor.ts';
-import { completedSentence, failedLevel, failedSentence, JobReporter, resolvedSentence } from './reporter.ts';
+import { JobReporter } from './reporter.ts';
 import { resultOf, type UnpackResult, type WorkerFacts } from './result.ts';
-import { isRetryable, type RetrySettings, settleAttempts, thrownFor } from './retries.ts';
+import {
+  checkStalls,
+  decideRetry,
+  errorForBullMQ,
+  fillRetryOptions,
+  MAX_STORE_FAULTS,
+  maybeStoreFault,
+  type RetrySettings,
+} from './retries.ts';
 import type { StoreGuard } from './store-guard.ts';
-import { after, unwinding } from './time-limit.ts';
+import { after, endOrAbandon } from './time-limit.ts';
 
 export type ProcessorSettings = RetrySettings & Pick<Config, 'UNPACK_JOB' | 'UNPACK_JOB_TIMEOUT'>;
 
@@ -36,283 +44,287 @@ export interface ProcessorOptions {
   readonly unpacker: Unpacker;
   readonly keeper: Pick<StoreKeeper, 'heldElsewhere'> | undefined;
   readonly guard: Pick<StoreGuard, 'fault' | 'examine'>;
-  /** Whether the worker takes no more jobs because it shuts down. */
+  /** Whether the worker shuts down, and so takes no more jobs. */
   readonly isStopping: () => boolean;
-  readonly parked: Pick<ParkedJobs, 'park'>;
+  readonly parked: Pick<ParkedJobs, 'park' | 'nextPlace'>;
   readonly settings: ProcessorSettings;
   readonly policy: SourcePolicy;
   readonly facts: WorkerFacts;
   readonly running: RunningJobs;
-  /** Set by other processes to stop a job. */
+  /** Requests of other processes to cancel a job. */
   readonly cancelFlags: Pick<CancelFlags, 'isUnset' | 'reason' | 'clear'>;
-  /** What is written into Redis until the running promises have come to rest goes out together. */
+  /** Sends the commands to Redis that follow in this turn of the event loop with one write. */
   readonly gatherWrites: () => void;
   readonly log: Logger;
 }
 
-/** Stalls after which a job is thought to be what kills its workers. */
-export const MAX_STALLS = 5;
-/** How often a job goes back uncounted because the store could not be written: then it may be what breaks the disk. */
-const MAX_STORE_FAULTS = 3;
 const LOG_LINES_KEPT = 1000;
 
-const NOT_WRITTEN = 'the progress of a job could not be written';
-
-/** One attempt of one job, from when it was taken to what it comes to. */
+/** One run of one attempt of a job. An attempt has several runs if it is given back in between. */
 interface Attempt {
   readonly job: Job;
   readonly token: string | undefined;
   readonly run: JobRun;
   readonly reporter: JobReporter;
+  /** The progress that earlier runs have written. */
   readonly earlier: Progress | undefined;
+  /** Counted from 1. */
   readonly number: number;
-  readonly of: number;
-  /** By the clock on the wall, with the time in which it gave its slot back. */
+  readonly attempts: number;
+  /** Milliseconds since 1970. The time in which the job was parked is included. */
   readonly started: number;
-  /** What it gave its slot back for. */
+  /** The lock that the earlier run of this attempt waited for. */
   readonly waited: WaitingFor | undefined;
-  /** What its earlier runs have applied. */
+  /** Layers that earlier runs of this attempt have applied. */
   readonly applied: readonly AppliedLayer[];
-  /** Its place among the jobs that come back. */
+  /** Its place among parked jobs. */
   readonly place: number;
+  readonly timers: (() => void)[];
   readonly log: Logger;
 }
 
 /**
- * One attempt of one job, as BullMQ calls it: parse, look, unpack, report. It returns the result, or throws what tells
- * BullMQ how to go on:
+ * Makes the function that BullMQ calls for each job. It runs one attempt: parse the payload, look the image up, unpack it,
+ * report. It returns the result, or throws an error that tells BullMQ what to do with the job:
  *
- * - an Error `[CODE] sentence`: the attempt failed and another may follow, after a backoff
- * - an UnrecoverableError `[CODE] sentence`: the job failed for good
- * - a WaitingError or DelayedError: the job is somewhere else already (given back, or lost), leave it alone
+ * - Error `[CODE] sentence`: the attempt failed; retry after a backoff, while attempts are left
+ * - UnrecoverableError `[CODE] sentence`: the job failed for good
+ * - WaitingError or DelayedError: the job has been given back, or its lock is lost; change nothing
  *
- * While a job only looks, for QUIET at most, it writes nothing into Redis, and one that finds everything there ends so: its
- * result is all there is to say (`quiet-job.ts`).
+ * A job whose image is in the store already ends on the fast path (`fast-path.ts`), which writes nothing into Redis but the
+ * result.
  */
 export function createProcessor(options: ProcessorOptions): (job: Job, token?: string) => Promise<UnpackResult> {
   const { settings, facts, running, unpacker, keeper, guard, parked, cancelFlags } = options;
   const parse = payloadParser(options.policy);
-  const quietly = quietProcessor({ ...options, parse, jobName: settings.UNPACK_JOB });
+  const takeFastPath = fastPath({ ...options, parse, jobName: settings.UNPACK_JOB });
 
   return async (job, token) => {
-    // first of all, because BullMQ can fail a job by itself, too
-    settleAttempts(job.opts, settings);
-    if (options.isStopping() || guard.fault !== undefined) return untouched(job, token);
-    const quiet = await quietly(job);
-    return 'result' in quiet ? quiet.result : thoroughly(job, token, quiet.looking);
+    // before everything else, because BullMQ itself can fail a job at any time
+    fillRetryOptions(job.opts, settings);
+    if (options.isStopping() || guard.fault !== undefined) {
+      // BullMQ may take one more job while the worker pauses
+      await giveBack(job, token, { delay: 0, place: parked.nextPlace() }, options.log);
+      throw new DelayedError('the worker takes no jobs');
+    }
+    const fast = await takeFastPath(job);
+    if ('result' in fast) return fast.result;
+    const attempt = startAttempt(job, token, fast.lookup);
+    const cancelChecked = checkCancelFlag(attempt.run);
+    try {
+      return await unpackJob(attempt, fast.lookup, cancelChecked);
+    } catch (thrown) {
+      // a cancel request that came while the job waited takes precedence over any failure
+      if (!attempt.run.signal.aborted) await cancelChecked.catch(() => {});
+      return await endAttempt(attempt, thrown);
+    } finally {
+      for (const cancelTimer of attempt.timers) cancelTimer();
+      running.remove(attempt.run);
+    }
   };
 
-  /** A job that was on its way here when the worker stopped to take jobs: BullMQ may take one more then. */
-  async function untouched(job: Job, token: string | undefined): Promise<never> {
-    const back = { delay: 0, place: nextPlace() };
-    // if that fails the job stalls, and comes back a little later
-    await parked
-      .park(job, token, back)
-      .catch((error) => options.log.warn({ err: error }, 'a job could not be given back'));
-    throw new DelayedError('the worker takes no jobs');
-  }
-
-  async function thoroughly(job: Job, token: string | undefined, looking: Looking | undefined): Promise<UnpackResult> {
+  function startAttempt(job: Job, token: string | undefined, lookup: PendingLookup | undefined): Attempt {
     const id = job.id ?? '';
     job.opts.keepLogs ??= LOG_LINES_KEPT;
     const earlier = readProgress(job.progress);
     const number = job.attemptsMade + 1;
+    // a retry by hand adds an attempt
+    const attempts = Math.max(job.opts.attempts ?? 0, number);
     const waited = waitedBefore(earlier, number);
+    const applied = appliedBefore(earlier, number);
     const image = imageOf(job.data);
     const log = options.log.child({ job: id, ...(image === undefined ? {} : { image }) });
-    // a retry by hand is one more attempt than the job had
-    const of = Math.max(job.opts.attempts ?? 0, number);
-    const run = running.add(id, token);
     const opening =
-      waited && `, which goes on after ${durationText(Math.max(0, Date.now() - waited.since))} of waiting`;
-    const names = { attempt: number, attempts: of, worker: facts.worker.name };
-    const applied = appliedBefore(earlier, number);
-    const reporter = new JobReporter(job, { ...names, opening, earlier, applied, log });
-    const started = startOf(waited, looking?.since ?? Date.now());
-    const place = waited?.place ?? nextPlace();
-    const attempt: Attempt = { job, token, run, reporter, earlier, number, of, started, waited, applied, place, log };
-    // a flag that was set while the job waited counts more than what its attempt comes to; whoever waits for it is told
-    const flagSeen = cancelFlags.reason(id).then((reason) => {
-      if (reason !== null) run.abort(cancelledError(reason));
-    });
-    flagSeen.catch(() => {});
-    const timers: (() => void)[] = [];
-    try {
-      return await work(attempt, looking, flagSeen, timers);
-    } catch (thrown) {
-      if (!run.signal.aborted) await flagSeen.catch(() => {});
-      return await failed(attempt, thrown);
-    } finally {
-      for (const cancel of timers) cancel();
-      running.remove(run);
-    }
+      waited && `, which continues after ${durationText(Math.max(0, Date.now() - waited.since))} of waiting`;
+    const worker = facts.worker.name;
+    return {
+      job,
+      token,
+      run: running.add(id, token),
+      reporter: new JobReporter(job, { attempt: number, attempts, worker, opening, earlier, applied, log }),
+      earlier,
+      number,
+      attempts,
+      started: startOf(waited, lookup?.since ?? Date.now()),
+      waited,
+      applied,
+      place: waited?.place ?? parked.nextPlace(),
+      timers: [],
+      log,
+    };
   }
 
-  async function work(
+  /** Aborts the run if the job has been cancelled. @throws an error of Redis */
+  function checkCancelFlag(run: JobRun): Promise<void> {
+    const checked = cancelFlags.reason(run.id).then((reason) => {
+      if (reason !== null) run.abort(cancelledError(reason));
+    });
+    checked.catch(() => {});
+    return checked;
+  }
+
+  async function unpackJob(
     attempt: Attempt,
-    looking: Looking | undefined,
-    flagSeen: Promise<void>,
-    timers: (() => void)[],
+    lookup: PendingLookup | undefined,
+    cancelChecked: Promise<void>,
   ): Promise<UnpackResult> {
-    const { job, run, reporter, earlier, waited, log } = attempt;
+    const { job, run, reporter, earlier, log } = attempt;
     const { signal } = run;
-    looking?.stopWith(signal);
+    lookup?.abortWith(signal);
     throwIfAborted(signal);
-    checkStalls(job, earlier?.stallsBefore ?? 0, reporter);
-    if (job.name !== settings.UNPACK_JOB) {
-      throw new UnpackError(
-        'INVALID_JOB',
-        `the job is named ${JSON.stringify(job.name)}, and this worker does ${JSON.stringify(settings.UNPACK_JOB)}`,
-      );
-    }
-    const parsed = parse(job.data);
-    const quietLeft = looking === undefined ? QUIET : Math.max(0, QUIET - (Date.now() - looking.since));
-    const left = Math.max(0, settings.UNPACK_JOB_TIMEOUT - (Date.now() - attempt.started));
-    timers.push(
-      after(left, () => run.abort(timedOut(settings.UNPACK_JOB_TIMEOUT, waited))),
-      // one that goes on waiting has told so before
-      after(waited === undefined ? quietLeft : 4 * QUIET, () => reporter.start()),
-    );
-    const found = await (looking?.found ?? unpacker.lookUp(parsed.source, parsed.request, signal));
-    await flagSeen;
+    const stalled = checkStalls(job.stalledCounter - (earlier?.stallsBefore ?? 0));
+    if (stalled !== undefined) reporter.line('warn', stalled);
+    const parsed = parseJob(job);
+    startTimers(attempt, lookup);
+
+    const found = await (lookup?.found ?? unpacker.lookUp(parsed.source, parsed.request, signal));
+    await cancelChecked;
     throwIfAborted(signal);
-    if (found.existing !== undefined && reporter.hasNothingToTell) {
+    if (found.existing !== undefined && reporter.canStaySilent) {
       const result = resultOf(parsed.image, found.existing, facts, attempt);
-      if (log.isLevelEnabled('info')) log.info({ durationMs: result.durationMs }, quietSentence(result));
+      if (log.isLevelEnabled('info')) log.info({ durationMs: result.durationMs }, existedSentence(result));
       return result;
     }
-    if (found.existing === undefined) stillHeld(attempt);
+    if (found.existing === undefined) abortIfStillLocked(attempt);
     throwIfAborted(signal);
+
     reporter.start();
-    const images = await unwinding(
+    const images = await endOrAbandon(
       signal,
       unpacker.unpack(found, {
         labels: parsed.labels,
         signal,
         owner: { worker: facts.worker.name, job: run.id },
-        onBlocked: (wait) => run.abort(new HeldElsewhere(wait)),
-        onResolved: (states) => {
-          reporter.resolved(states);
-          for (const state of states) reporter.line('info', resolvedSentence(state));
-        },
+        onBlocked: (wait) => run.abort(new LayerLocked(wait)),
+        onResolved: (states) => reporter.resolved(states),
         log: (level, sentence, fields) => reporter.line(level, sentence, fields),
       }),
     );
-    if (isLost(signal)) throw abortError(signal);
+    if (isLockLost(signal)) throw abortError(signal);
     const result = resultOf(parsed.image, images, facts, attempt);
-    reporter.line('info', completedSentence(result), { durationMs: result.durationMs });
-    await reporter.completed();
+    await reporter.completed(result);
     await cancelFlags.clear(run.id);
     return result;
   }
 
-  /** Nothing is written in vain where the layer that the job has waited for is still locked. */
-  function stillHeld({ waited, run }: Attempt): void {
+  /** @throws UnpackError INVALID_JOB, SOURCE_NOT_ALLOWED */
+  function parseJob({ name, data }: Job): ParsedJob {
+    if (name !== settings.UNPACK_JOB) {
+      throw new UnpackError(
+        'INVALID_JOB',
+        `the job is named ${JSON.stringify(name)}, but this worker accepts only ${JSON.stringify(settings.UNPACK_JOB)} (UNPACK_JOB)`,
+      );
+    }
+    return parse(data);
+  }
+
+  /** Starts the time limit of the attempt, and the timer that shows its progress. */
+  function startTimers({ run, reporter, started, waited, timers }: Attempt, lookup: PendingLookup | undefined): void {
+    const limit = settings.UNPACK_JOB_TIMEOUT;
+    const silent = lookup === undefined ? FAST_PATH_LIMIT : FAST_PATH_LIMIT - (Date.now() - lookup.since);
+    timers.push(
+      after(Math.max(0, limit - (Date.now() - started)), () => run.abort(timedOut(limit, waited))),
+      // the progress of a job that was parked says already what it waits for
+      after(waited === undefined ? Math.max(0, silent) : 4 * FAST_PATH_LIMIT, () => reporter.start()),
+    );
+  }
+
+  /** Parks the job again at once if the layer that it waited for is still locked. Nothing has been written then. */
+  function abortIfStillLocked({ waited, run }: Attempt): void {
     const chainId = waited && layerOf(waited);
     const wait = chainId && keeper?.heldElsewhere(chainId);
-    if (wait !== undefined) run.abort(new HeldElsewhere(wait));
+    if (wait !== undefined) run.abort(new LayerLocked(wait));
   }
 
-  async function failed(attempt: Attempt, thrown: unknown): Promise<never> {
-    const { job, token, run, reporter, earlier, number, of, started, log } = attempt;
+  /** Ends a run that has no result: the job is given back, or the attempt has failed. */
+  async function endAttempt(attempt: Attempt, thrown: unknown): Promise<never> {
+    const { job, run, reporter, earlier } = attempt;
     const { signal } = run;
-    if (isLost(signal)) return lost(attempt);
-    if (signal.reason instanceof HeldElsewhere) return park(attempt, signal.reason.wait);
+    if (isLockLost(signal)) return abandon(attempt);
+    if (signal.reason instanceof LayerLocked) return park(attempt, signal.reason.wait);
     const error = signal.aborted ? abortError(signal) : toUnpackError(thrown);
-    if (error.code === 'SHUTTING_DOWN') {
-      reporter.line('info', `given back after ${durationText(Date.now() - started)}: ${error.message}`);
-      await reporter.handedBack();
-      // if that fails the job stalls, and comes back a little later
-      await job.moveToWait(token).catch((error) => log.warn({ err: error }, 'the job could not be given back'));
-      throw new WaitingError('shutting down');
-    }
-    if (blamesStore(error)) {
+    if (error.code === 'SHUTTING_DOWN') return giveBackForShutdown(attempt, error);
+    if (maybeStoreFault(error)) {
       const fault = await guard.examine(true);
-      if (isLost(signal)) return lost(attempt);
-      if (fault !== undefined && (earlier?.storeFaults ?? 0) < MAX_STORE_FAULTS) return giveBack(attempt, error, fault);
+      if (isLockLost(signal)) return abandon(attempt);
+      const times = (earlier?.storeFaults ?? 0) + 1;
+      if (fault !== undefined && times <= MAX_STORE_FAULTS) return giveBackForStore(attempt, error, fault, times);
     }
-    // after that many stalls another attempt does not help
-    const retryable = error.code !== 'STALLED' && isRetryable(error.code, earlier?.failures ?? []);
-    const failure = failureOf(error, { attempt: number, attempts: of }, retryable);
-    const last = !failure.retryable || number >= of;
-    reporter.line(failedLevel(failure, last), failedSentence(failure, last), {
-      code: error.code,
-      ...(error.code === 'INTERNAL' ? { err: error } : {}),
-    });
-    await reporter.failed(failure, error.code === 'STALLED' ? job.stalledCounter : undefined);
-    if (last) await cancelFlags.clear(run.id);
-    throw thrownFor(failure, error);
+    const { failure, isLast } = decideRetry(error, attempt, earlier?.failures ?? []);
+    await reporter.failed(failure, isLast, error, error.code === 'STALLED' ? job.stalledCounter : undefined);
+    if (isLast) await cancelFlags.clear(run.id);
+    throw errorForBullMQ(failure, error);
   }
 
-  function lost({ reporter, log }: Attempt): never {
+  function abandon({ reporter, log }: Attempt): never {
     reporter.abandon();
-    log.warn('the lock on the job is lost, so its work here was stopped; whoever has it now goes on');
+    log.warn('the lock on the job is lost, so this worker has stopped its work; another worker continues it');
     throw new WaitingError('lock lost');
   }
 
-  /** Gives the slot back while another process has locked a layer; no attempt is counted. */
+  async function giveBackForShutdown(
+    { job, token, reporter, started, log }: Attempt,
+    error: UnpackError,
+  ): Promise<never> {
+    reporter.line('info', `given back after ${durationText(Date.now() - started)}: ${error.message}`);
+    await reporter.givenBack();
+    await job.moveToWait(token).catch((error) => log.warn({ err: error }, NOT_GIVEN_BACK));
+    throw new WaitingError('shutting down');
+  }
+
+  /** Gives the job back because another process has locked a layer. The attempt does not count. */
   async function park(attempt: Attempt, wait: LockWait): Promise<never> {
     const { job, token, reporter, earlier, waited, started, place, log } = attempt;
     const facts = { wait, before: waited, started, place, limit: settings.UNPACK_JOB_TIMEOUT };
     const { waiting, delay } = nextWait(facts, Date.now());
     if (earlier !== undefined && waited !== undefined && isSameWait(waited, wait) && !reporter.hasApplied) {
-      // nothing has changed since the job has told so
+      // nothing else has changed, so no log line is needed
       reporter.abandon();
-      await job.updateProgress({ ...earlier, waiting }).catch((error) => log.warn({ err: error }, NOT_WRITTEN));
+      await job
+        .updateProgress({ ...earlier, waiting })
+        .catch((error) => log.warn({ err: error }, 'the progress of a job could not be written'));
     } else {
-      const pause = `gives its slot back, is looked at again in ${durationText(delay)} or when the layer is free`;
+      const pause = `gives its slot back, and is tried again in ${durationText(delay)} or when the layer is free`;
       reporter.line('warn', `${waitingSentence(waiting)}; ${pause}`, { holder: wait.holder });
-      await reporter.handedBack({ waiting });
+      await reporter.givenBack({ waiting });
     }
     const isFree = () => keeper?.heldElsewhere(wait.chainId) === undefined;
-    // if that fails the job stalls, and comes back a little later
-    await parked
-      .park(job, token, { delay, place, isFree })
-      .catch((error) => log.warn({ err: error }, 'the job could not be given back'));
+    await giveBack(job, token, { delay, place, isFree }, log);
     throw new DelayedError('another process has locked a layer');
   }
 
-  /** Gives a job back that only this worker's store has failed; no attempt is counted. */
-  async function giveBack(attempt: Attempt, error: UnpackError, fault: UnpackError): Promise<never> {
-    const { job, token, reporter, earlier, place, log } = attempt;
-    const storeFaults = (earlier?.storeFaults ?? 0) + 1;
-    const why = fault.message === error.message ? '' : `; the store can't be written: ${fault.message}`;
+  /** Gives the job back because the store of this worker cannot be written. The attempt does not count. */
+  async function giveBackForStore(
+    attempt: Attempt,
+    error: UnpackError,
+    fault: UnpackError,
+    storeFaults: number,
+  ): Promise<never> {
+    const { job, token, reporter, place, log } = attempt;
+    const why = fault.message === error.message ? '' : `; the store cannot be written: ${fault.message}`;
     reporter.line(
       'warn',
       `given back, not counted as an attempt (${storeFaults} of at most ${MAX_STORE_FAULTS} times): ${failedReason(error)}${why}`,
       { code: error.code },
     );
-    await reporter.handedBack({ storeFaults });
-    await parked
-      .park(job, token, { delay: 0, place })
-      .catch((error) => log.warn({ err: error }, 'the job could not be given back'));
-    throw new DelayedError('the store can not be written');
+    await reporter.givenBack({ storeFaults });
+    await giveBack(job, token, { delay: 0, place }, log);
+    throw new DelayedError('the store cannot be written');
+  }
+
+  /** Parks the job. If that fails, the job stalls, and a worker takes it a little later. */
+  async function giveBack(job: Job, token: string | undefined, place: ParkOptions, log: Logger): Promise<void> {
+    await parked.park(job, token, place).catch((error) => log.warn({ err: error }, NOT_GIVEN_BACK));
   }
 }
 
-/** @throws UnpackError STALLED when the job has outlived more than MAX_STALLS workers */
-function checkStalls(job: Job, before: number, reporter: JobReporter): void {
-  const stalls = job.stalledCounter - before;
-  if (stalls <= 0) return;
-  if (stalls > MAX_STALLS) {
-    throw new UnpackError(
-      'STALLED',
-      `the job's worker went silent ${stalls} times (it was killed, or ran out of memory?), so it is not tried again; retry it by hand when the cause is gone`,
-    );
-  }
-  reporter.line('warn', `taken over from a worker that went silent (${stalls} of at most ${MAX_STALLS} times)`);
-}
+const NOT_GIVEN_BACK = 'the job could not be given back';
 
 function timedOut(limit: number, waited: WaitingFor | undefined): UnpackError {
   const why = waited === undefined ? '' : `; ${waitedSentence(waited, Date.now())}`;
   return new UnpackError('TIMED_OUT', `the attempt took longer than ${durationText(limit)} (UNPACK_JOB_TIMEOUT)${why}`);
 }
 
-/** A disk that hangs fails nothing: the attempt takes too long. */
-function blamesStore({ code }: UnpackError): boolean {
-  return code === 'STORE_FULL' || code === 'STORE_FAILED' || code === 'TIMED_OUT';
-}
-
-function isLost(signal: AbortSignal): boolean {
+function isLockLost(signal: AbortSignal): boolean {
   return signal.aborted && signal.reason instanceof LockLostError;
 }

@@ -11,33 +11,33 @@ import { JobWaiter, type WaitOptions } from './job-waiter.ts';
 import { unavailable } from './outages.ts';
 import { checkPayload } from './parse-payload.ts';
 import type { Payload } from './payload-schema.ts';
+import { diagnoseRedisError, whyNotReady } from './redis-diagnosis.ts';
 import { probeRedis } from './redis-probe.ts';
-import { redisTrouble, whyNotReady } from './redis-trouble.ts';
 import type { UnpackResult } from './result.ts';
 
 export interface AddOptions {
-  /** 1 comes first, 2 097 151 last; a job without comes before all that have one. */
+  /** From 1 (first) to 2,097,151 (last). Jobs without a priority come before all jobs with one. */
   readonly priority?: number;
-  /** Default: the worker's UNPACK_ATTEMPTS. */
+  /** Default: UNPACK_ATTEMPTS of the worker. */
   readonly attempts?: number;
   /** Milliseconds before the job may start. */
   readonly delay?: number;
-  /** False: add the job even while the same work waits or runs. */
+  /** Whether to add no job if the same work waits or runs already; default: true. */
   readonly deduplicate?: boolean;
 }
 
 export interface JobHandle {
   readonly id: string;
-  /** The same work was waiting or running already; `id` is that job's, and options of this call do not apply to it. */
+  /** Whether the same work was waiting or running already. `id` is then the ID of that job, and the options have no effect. */
   readonly deduplicated: boolean;
 }
 
-/** Milliseconds that a call may take to find out that Redis is not there. */
+/** Milliseconds after which a call gives up if Redis does not answer. */
 const DEFAULT_TIMEOUT = 5000;
 
 /**
- * The producer's side of the queue: adds jobs, waits for them, cancels them. Every call fails with a
- * QueueUnavailableError within five seconds when Redis is away; none hangs, and none takes effect later.
+ * The API for producers: adds jobs, waits for them, cancels them. If Redis is not available, every call fails with a
+ * QueueUnavailableError within five seconds. A failed call has no effect later.
  */
 export class UnpackQueue {
   readonly #settings: QueueSettings;
@@ -45,7 +45,7 @@ export class UnpackQueue {
   readonly #redis: Redis;
   readonly #queue: Queue;
   #waiter: JobWaiter | undefined;
-  /** The last error of the connection, since it was made or could not be. */
+  /** The last error of the connection since its last attempt to connect. */
   #last: unknown;
   #closed = false;
 
@@ -57,10 +57,10 @@ export class UnpackQueue {
     this.#settings = settings;
     this.#timeout = timeout;
     this.#redis = impatientConnection(settings, timeout);
-    // each call reports what it meets; an event has nobody to go to
+    // each call reports its own error; this listener only records the last one
     this.#redis.on('error', (error) => {
-      // what follows from a wrong setting says less than it
-      if (redisTrouble(this.#last)?.kind !== 'settings') this.#last = error;
+      // keep the error of a wrong setting, because later errors only follow from it
+      if (diagnoseRedisError(this.#last)?.kind !== 'misconfigured') this.#last = error;
     });
     this.#redis.on('connect', () => {
       this.#last = undefined;
@@ -69,16 +69,16 @@ export class UnpackQueue {
       connection: this.#redis,
       prefix: settings.UNPACK_REDIS_PREFIX,
       skipMetasUpdate: true,
-      // what it finds it prints to the console
+      // the check prints its warnings to the console
       skipVersionCheck: true,
     });
     this.#queue.on('error', () => {});
   }
 
   /**
-   * Adds a job. The payload is checked first, so that a wrong one fails here and not on a worker.
-   * @throws UnpackError INVALID_JOB; QueueUnavailableError, after which the job may be in the queue or not: add it again,
-   *   the same work gives one job
+   * Adds a job. The payload is checked first.
+   * @throws UnpackError INVALID_JOB; QueueUnavailableError, after which the job may be in the queue or not: add it again, because
+   *   the same work gives only one job
    */
   async add(payload: Payload, options: AddOptions = {}): Promise<JobHandle> {
     const [handle] = await this.addBulk([{ payload, options }]);
@@ -86,21 +86,22 @@ export class UnpackQueue {
     return handle;
   }
 
-  /** Adds several jobs in one round trip. @throws as add; some of the jobs may be in the queue then */
+  /** Adds several jobs in one round trip. @throws as `add`; some of the jobs may be in the queue then */
   async addBulk(jobs: readonly { readonly payload: Payload; readonly options?: AddOptions }[]): Promise<JobHandle[]> {
     const entries = jobs.map(({ payload, options = {} }) => {
       const data = checkPayload(payload);
       return { name: this.#settings.UNPACK_JOB, data, opts: jobOptions(data, options) };
     });
-    const added = await this.#ask(() => this.#queue.addBulk(entries));
+    const added = await this.#call(() => this.#queue.addBulk(entries));
     return added.map((job, index) => ({ id: job.id ?? '', deduplicated: job.id !== entries[index]?.opts.jobId }));
   }
 
   /**
-   * Waits for the end of a job, however many attempts that takes.
+   * Waits for the end of a job, through all its attempts.
    * @returns the result
-   * @throws UnpackError as the job failed; UnreadableJobError where its result is none; JobNotFoundError; WaitTimeoutError; QueueUnavailableError when Redis stays away
-   *   for longer than the queue's time limit; the signal's reason
+   * @throws UnpackError if the job fails; UnreadableJobError if its result has another format; JobNotFoundError;
+   *   WaitTimeoutError; QueueUnavailableError if Redis is not available for longer than the queue's time limit; the reason of
+   *   the signal
    */
   async wait(job: string | JobHandle, options: WaitOptions = {}): Promise<UnpackResult> {
     this.#waiter ??= new JobWaiter(this.#settings, (id) => this.status(id));
@@ -112,33 +113,33 @@ export class UnpackQueue {
   }
 
   /**
-   * Asks for the end of a job that waits or runs; a waiting one goes to the front, so that the next free worker ends it.
-   * The same work can be added again at once.
-   * @returns false when the job had ended already
+   * Cancels a job that waits or runs. A waiting job goes to the front, so that the next free worker ends it. The same work can
+   * be added again at once.
+   * @returns false if the job has ended already
    * @throws JobNotFoundError, UnreadableJobError, QueueUnavailableError
    */
   async cancel(jobId: string, reason: string = DEFAULT_CANCEL_REASON): Promise<boolean> {
-    return this.#ask(async () => {
+    return this.#call(async () => {
       const job = await this.#job(jobId);
       const state = await job.getState();
       if (state === 'completed' || state === 'failed') return false;
       await this.#redis.set(cancelKey(this.#queue, jobId), reason, 'PX', CANCEL_FLAG_LIFE);
       await job.removeDeduplicationKey();
-      // whose Redis user may not use channels is heard two seconds later
+      // a Redis user may lack permission for channels; the worker then reads the flag within two seconds
       await this.#redis.publish(cancelChannel(this.#queue), jobId).catch((error: unknown) => {
-        if (redisTrouble(error)?.kind === 'away') throw error;
+        if (diagnoseRedisError(error)?.kind === 'unreachable') throw error;
       });
-      // a worker may take it between these calls, and then finds the flag
-      if (state === 'delayed') await job.promote().catch(ignoreUnlessTrouble);
-      if (state !== 'active') await job.changePriority({ priority: 0, lifo: true }).catch(ignoreUnlessTrouble);
+      // a worker may take the job between these calls; it then reads the flag
+      if (state === 'delayed') await job.promote().catch(ignoreUnlessRedisFailed);
+      if (state !== 'active') await job.changePriority({ priority: 0, lifo: true }).catch(ignoreUnlessRedisFailed);
       return true;
     });
   }
 
   /** @throws JobNotFoundError, UnreadableJobError, QueueUnavailableError */
   async status(jobId: string): Promise<JobStatus> {
-    return this.#ask(async () => {
-      // the state first: a job that ends in between is then seen as not ended yet, never as ended without a result
+    return this.#call(async () => {
+      // the state first: a job that ends in between then counts as not ended, and never as ended without a result
       const state = await this.#queue.getJobState(jobId);
       const job = await this.#job(jobId);
       const flag = await this.#redis.exists(cancelKey(this.#queue, jobId));
@@ -146,17 +147,17 @@ export class UnpackQueue {
     });
   }
 
-  /** Jobs by state. @throws QueueUnavailableError */
+  /** The number of jobs in each state. @throws QueueUnavailableError */
   async counts(): Promise<Record<JobState, number>> {
-    return this.#ask(async () => {
+    return this.#call(async () => {
       const counts = await this.#queue.getJobCounts(...JOB_STATES);
       const entries = JOB_STATES.map((state) => [state, counts[state] ?? 0]);
-      // fromEntries forgets that these are all the states
+      // the type of fromEntries has no keys
       return Object.fromEntries(entries) as Record<JobState, number>;
     });
   }
 
-  /** Ends the connections; waiting calls fail. A second call does nothing. */
+  /** Closes the connections. Waiting calls fail. A second call does nothing. */
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
@@ -167,15 +168,15 @@ export class UnpackQueue {
 
   async #job(jobId: string): Promise<Job> {
     const job = await this.#queue.getJob(jobId).catch((error: unknown) => {
-      // BullMQ takes every field for JSON
+      // BullMQ parses every field as JSON
       throw error instanceof SyntaxError ? new UnreadableJobError(unreadableJob(jobId)) : error;
     });
     if (job === undefined) throw new JobNotFoundError(jobId);
     return job;
   }
 
-  /** Runs `work` while Redis is there, and gives up on it after the queue's time limit. */
-  async #ask<T>(work: () => Promise<T>): Promise<T> {
+  /** Runs `work` when Redis is connected, with the queue's time limit. */
+  async #call<T>(work: () => Promise<T>): Promise<T> {
     if (this.#closed) throw new QueueUnavailableError('the queue has been closed');
     const deadline = Date.now() + this.#timeout;
     await this.#connected(deadline);
@@ -195,18 +196,18 @@ export class UnpackQueue {
     }
   }
 
-  /** What Redis answered, as an error of this queue; any other error as it is. */
+  /** Converts an error of Redis to a QueueUnavailableError; other errors stay. */
   #explained(error: unknown): unknown {
-    const trouble = redisTrouble(error);
-    return trouble === undefined ? error : unavailable(this.#settings, trouble.sentence, error);
+    const diagnosis = diagnoseRedisError(error);
+    return diagnosis === undefined ? error : unavailable(this.#settings, diagnosis.sentence, error);
   }
 
-  /** Waits for a connection before anything is sent, so that a call which failed does not happen after all. */
+  /** Waits for a connection before anything is sent, so that a failed call has no effect later. */
   async #connected(deadline: number): Promise<void> {
     while (true) {
-      const trouble = redisTrouble(this.#last);
-      // no wait mends a setting
-      if (trouble?.kind === 'settings') throw unavailable(this.#settings, trouble.sentence, this.#last);
+      const diagnosis = diagnoseRedisError(this.#last);
+      // waiting cannot correct a setting
+      if (diagnosis?.kind === 'misconfigured') throw unavailable(this.#settings, diagnosis.sentence, this.#last);
       if (this.#redis.status === 'ready') return;
       if (Date.now() >= deadline || this.#redis.status === 'end') throw await this.#whyNotConnected();
       await sleep(20);
@@ -215,12 +216,14 @@ export class UnpackQueue {
 
   async #whyNotConnected(): Promise<QueueUnavailableError> {
     const asked = this.#redis.status === 'connect' ? await whyNotReady(this.#redis) : undefined;
-    const trouble = asked ?? redisTrouble(this.#last);
+    const diagnosis = asked ?? diagnoseRedisError(this.#last);
     const found =
-      trouble !== undefined && trouble.kind !== 'away' ? undefined : await probeRedis(this.#settings.REDIS_URL);
+      diagnosis !== undefined && diagnosis.kind !== 'unreachable'
+        ? undefined
+        : await probeRedis(this.#settings.REDIS_URL);
     return unavailable(
       this.#settings,
-      (found ?? trouble)?.sentence ?? 'is not available: it cannot be reached',
+      (found ?? diagnosis)?.sentence ?? 'is not available: it cannot be reached',
       this.#last,
     );
   }
@@ -231,7 +234,7 @@ function jobOptions(
   { priority, attempts, delay, deduplicate = true }: AddOptions,
 ): JobsOptions & { jobId: string } {
   return {
-    // one's own ID tells whether it was this call that made the job
+    // an ID of our own: if BullMQ returns another one, the job existed
     jobId: randomUUID(),
     ...(priority === undefined ? {} : { priority }),
     ...(attempts === undefined ? {} : { attempts }),
@@ -240,7 +243,7 @@ function jobOptions(
   };
 }
 
-/** A job that is no longer where it was found has been taken by a worker, which looks for the flag. */
-function ignoreUnlessTrouble(error: unknown): void {
-  if (redisTrouble(error) !== undefined) throw error;
+/** If the job is not in its list any more, a worker has taken it and reads the flag, so the error is ignored. */
+function ignoreUnlessRedisFailed(error: unknown): void {
+  if (diagnoseRedisError(error) !== undefined) throw error;
 }

@@ -1,16 +1,16 @@
 import * as z from 'zod';
 import { failureSchema } from './failure.ts';
 
-/** What another process wrote is drawn as bars and dates, which take no other numbers. */
+/** Progress bars and dates need numbers in these ranges, and another program may have written the progress. */
 const count = z.number().min(0);
-/** Milliseconds since 1970, up to the last day that a date can be. */
+/** Milliseconds since 1970, up to the maximum of a JavaScript date. */
 const moment = z.number().min(0).max(8.64e15);
 
-/** What a job waits for that has given its slot back. */
+/** What a parked job waits for. */
 const waitingSchema = z.object({
   /** The layer that another process has locked. */
   chainId: z.string(),
-  /** Who has it; absent where the lock does not tell. */
+  /** The process that holds the lock; absent if it is not known. */
   holder: z
     .object({
       pid: z.number(),
@@ -20,20 +20,20 @@ const waitingSchema = z.object({
       since: z.string(),
     })
     .optional(),
-  /** When the attempt began, less the time in which it was due and no worker took it; milliseconds, as the next. */
+  /** Start of the attempt, moved by the time in which the job was due but no worker took it; milliseconds, like the next two. */
   started: moment,
-  /** When it first gave its slot back, and when it is looked at again at the latest. */
+  /** When the job was first parked, and when it is tried again at the latest. */
   since: moment,
   until: moment,
-  /** How often it has given its slot back. */
+  /** How often the job was parked. */
   times: count,
-  /** Its place among the jobs that come back. */
+  /** Its place among parked jobs. */
   place: z.number(),
 });
 
 export type WaitingFor = z.infer<typeof waitingSchema>;
 
-/** A layer that an attempt has applied before it gave its job back; what a result says of it. */
+/** A layer that an attempt applied before its job was given back, with the fields of the result. */
 const appliedLayerSchema = z.object({
   chainId: z.string(),
   uncompressedBytes: z.number(),
@@ -46,8 +46,8 @@ const appliedLayerSchema = z.object({
 export type AppliedLayer = z.infer<typeof appliedLayerSchema>;
 
 /**
- * A job's `progress`, version 1. It is written while the job runs and stays when it ends, with the failure if there was
- * one. Layers name only their chain ID: the object goes into Redis up to four times a second.
+ * The `progress` of a job, version 1. It is written while the job runs, and stays when the job ends, with the failure if there
+ * was one. Layers have few fields, because the object is written up to four times a second.
  */
 export const progressSchema = z.object({
   version: z.literal(1),
@@ -58,10 +58,10 @@ export const progressSchema = z.object({
   worker: z.string(),
   layersDone: count,
   layersTotal: count,
-  /** Bytes of blobs that have arrived in this attempt, of all in layers that were not there. */
+  /** Bytes of blobs that were fetched in this attempt, and all bytes of the layers that were missing. */
   bytesFetched: count,
   bytesTotal: count,
-  /** Bytes of tar that have been unpacked in this attempt. */
+  /** Bytes of tar that were unpacked in this attempt. */
   bytesUnpacked: count,
   images: z.array(
     z.object({
@@ -80,24 +80,24 @@ export const progressSchema = z.object({
       ),
     }),
   ),
-  /** Why the last attempt failed; absent while the first one runs and after success. */
+  /** The failure of the last attempt; absent during the first attempt and after success. */
   failure: failureSchema.optional(),
-  /** Every failed attempt, oldest first; the newest twenty. */
+  /** The last twenty failed attempts, oldest first. */
   failures: z.array(failureSchema),
-  /** Stalls that an earlier STALLED failure has counted already; a retry by hand starts from here. */
+  /** Stalls that an earlier STALLED failure has counted. A retry by hand counts from here. */
   stallsBefore: count,
-  /** While the job waits, delayed, for a layer that another process has locked. */
+  /** Present while the job is parked because another process has locked a layer. */
   waiting: waitingSchema.optional(),
-  /** How often the job went back without an attempt being counted, because its worker's store could not be written. */
+  /** How often the job was given back, without counting an attempt, because the store of its worker could not be written. */
   storeFaults: count.optional(),
-  /** Layers that this attempt has applied before it gave the job back: they count as applied in its result. */
+  /** Layers that this attempt applied before the job was given back. They count as applied in the result. */
   applied: z.array(appliedLayerSchema).optional(),
 });
 
 export type Progress = z.infer<typeof progressSchema>;
 
-/** The progress of a job as another process wrote it; `undefined` for none (BullMQ's default is the number 0). */
+/** Reads the progress of a job from Redis; `undefined` if there is none (BullMQ's default is the number 0) or it is invalid. */
 export function readProgress(progress: unknown): Progress | undefined {
-  // most jobs that are taken have none, and a refusal costs as much as all else that is read of them
+  // most new jobs have none, and a failed check of the schema is slow
   return typeof progress === 'object' ? progressSchema.safeParse(progress).data : undefined;
 }

@@ -4,23 +4,24 @@ import type { AppliedLayer, Progress, WaitingFor } from './progress-schema.ts';
 
 export type { AppliedLayer, Progress, WaitingFor };
 
+/** Maximum failures on the progress. */
 const FAILURES_KEPT = 20;
 
 export function withFailure(failures: readonly Failure[], failure: Failure): Failure[] {
   return [...failures, failure].slice(-FAILURES_KEPT);
 }
 
-/** The layers that the attempt `number` has applied in earlier runs, which gave the job back. */
+/** The layers that earlier runs of the attempt `number` have applied. */
 export function appliedBefore(earlier: Progress | undefined, number: number): readonly AppliedLayer[] {
   return isSameAttempt(earlier, number) ? (earlier.applied ?? []) : [];
 }
 
-/** Whether `earlier` was written by another run of the attempt `number`: giving a job back counts no attempt. */
+/** Whether an earlier run of the same attempt wrote `earlier`. An attempt has several runs if its job was given back. */
 export function isSameAttempt(earlier: Progress | undefined, number: number): earlier is Progress {
   return earlier !== undefined && earlier.attempt === number && earlier.phase !== 'failed';
 }
 
-/** Those of `before`, and what has been applied since: a layer that was removed and applied again counts once. */
+/** The applied layers of earlier runs and of this run. A layer that was applied twice is in the list once. */
 export function withApplied(before: readonly AppliedLayer[], states: readonly ImageState[]): AppliedLayer[] {
   const applied = new Map(before.map((layer) => [layer.chainId, layer]));
   for (const { chainId, phase, unpacked, entries, timings } of states.flatMap((state) => state.layers)) {
@@ -31,7 +32,7 @@ export function withApplied(before: readonly AppliedLayer[], states: readonly Im
   return [...applied.values()];
 }
 
-/** Sums and states of the images as they are now. */
+/** The fields of the progress that follow from the current states of the images. */
 export function measure(
   states: readonly ImageState[],
 ): Pick<Progress, 'layersDone' | 'layersTotal' | 'bytesFetched' | 'bytesTotal' | 'bytesUnpacked' | 'images'> {

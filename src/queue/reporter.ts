@@ -5,30 +5,30 @@ import { bytesText, count, durationText } from '../units.ts';
 import { type Failure, failedReason } from './failure.ts';
 import type { Logger } from './log.ts';
 import { type AppliedLayer, measure, type Progress, type WaitingFor, withApplied, withFailure } from './progress.ts';
-import { redisTrouble } from './redis-trouble.ts';
+import { diagnoseRedisError } from './redis-diagnosis.ts';
 import type { UnpackResult } from './result-schema.ts';
 
-/** Milliseconds between two writes of a job's progress. */
+/** Minimum milliseconds between two writes of a job's progress. */
 const INTERVAL = 250;
 
 export interface ReporterOptions {
   readonly attempt: number;
   readonly attempts: number;
   readonly worker: string;
-  /** What the attempt's first line adds to its number: that it goes on after a wait, and such. */
+  /** Added to the first log line of the attempt, for example that it continues after a wait. */
   readonly opening?: string | undefined;
   readonly earlier: Progress | undefined;
-  /** What earlier runs of the attempt have applied. */
+  /** Layers that earlier runs of the attempt have applied. */
   readonly applied?: readonly AppliedLayer[];
   readonly log: Logger;
 }
 
 /**
- * Tells a person and a program how a job goes: its progress in Redis, four times a second at most and only when it has
- * changed, and its log lines, in the job's log and in the process's. Neither is worth failing a job for.
+ * Reports how an attempt goes: it writes the progress into Redis, at most four times a second and only if it has changed, and
+ * log lines into the log of the job and of the process. An error of Redis is logged, and does not fail the job.
  *
- * Its life: *quiet* → `start`, or the first line → *telling* → one of `completed`, `failed`, `handedBack` and `abandon` →
- * *over*. A job that finds everything there and has nothing else to tell is never anything but quiet.
+ * States: *silent* → `start`, or the first line → *reporting* → one of `completed`, `failed`, `givenBack` and `abandon` →
+ * *ended*. An attempt whose image is in the store, and that has nothing else to report, stays silent.
  */
 export class JobReporter {
   readonly #job: Job;
@@ -45,7 +45,7 @@ export class JobReporter {
   #written = '';
   #writing: Promise<void> | undefined;
   #lines: Promise<unknown> = Promise.resolve();
-  #over = false;
+  #ended = false;
 
   constructor(job: Job, options: ReporterOptions) {
     this.#job = job;
@@ -57,22 +57,23 @@ export class JobReporter {
     this.#applied = options.applied ?? [];
   }
 
-  /** Tells from now on; a second call does nothing. */
+  /** Starts to report. A second call does nothing. */
   start(): void {
-    if (this.#timer !== undefined || this.#over) return;
+    if (this.#timer !== undefined || this.#ended) return;
     const { attempt, attempts, worker, opening = '' } = this.#options;
     this.#timer = setInterval(() => this.#write(), INTERVAL);
     this.#write();
     this.line('info', `attempt ${attempt} of ${attempts} on ${worker}${opening}`);
   }
 
-  /** The layers are known; the states change until the end. */
+  /** The layers of the images are known. The states change until the end. */
   resolved(states: readonly ImageState[]): void {
     this.#states = states;
     this.#phase = 'unpacking';
+    for (const state of states) this.line('info', resolvedSentence(state));
   }
 
-  /** A line of both logs. The attempt's own line comes before it. */
+  /** Writes a line into both logs. The first line of the attempt comes before it. */
   line(level: 'info' | 'warn' | 'error', sentence: string, fields: object = {}): void {
     this.start();
     this.#options.log[level](fields, sentence);
@@ -80,25 +81,32 @@ export class JobReporter {
     this.#append(`${new Date().toISOString()} ${mark}${sentence}`);
   }
 
-  /** Whether there is nothing in Redis that would have to be brought up to date, and nothing that must be told. */
-  get hasNothingToTell(): boolean {
+  /** Whether nothing has been reported, and no earlier progress in Redis must be updated. */
+  get canStaySilent(): boolean {
     return this.#timer === undefined && this.#options.earlier === undefined;
   }
 
-  /** Whether a layer has been applied in this run. */
+  /** Whether this run has applied a layer. */
   get hasApplied(): boolean {
     return this.#states.some(({ layers }) => layers.some(({ phase }) => phase === 'applied'));
   }
 
-  async completed(): Promise<void> {
+  async completed(result: UnpackResult): Promise<void> {
+    this.line('info', completedSentence(result), { durationMs: result.durationMs });
     this.#phase = 'completed';
     this.#applied = [];
     this.#failure = undefined;
     await this.#end();
   }
 
-  /** `stalls`: how many of the job's stalls this failure has counted, if it is about them. */
-  async failed(failure: Failure, stalls = this.#stallsBefore): Promise<void> {
+  /**
+   * @param isLast whether the job ends with this failure
+   * @param stalls the stalls of the job so far, if the failure is STALLED; later attempts count from there
+   */
+  async failed(failure: Failure, isLast: boolean, error: Error, stalls = this.#stallsBefore): Promise<void> {
+    const { code } = failure;
+    const stack = code === 'INTERNAL' ? { err: error } : {};
+    this.line(failedLevel(failure, isLast), failedSentence(failure, isLast), { code, ...stack });
     this.#phase = 'failed';
     this.#failure = failure;
     this.#failures = withFailure(this.#failures, failure);
@@ -107,23 +115,23 @@ export class JobReporter {
     await this.#end();
   }
 
-  /** The job goes on elsewhere, or later: write what is left of the log. */
-  async handedBack(more: { readonly waiting?: WaitingFor; readonly storeFaults?: number } = {}): Promise<void> {
+  /** The job goes back to the queue. */
+  async givenBack(more: { readonly waiting?: WaitingFor; readonly storeFaults?: number } = {}): Promise<void> {
     this.#waiting = more.waiting;
     this.#storeFaults = more.storeFaults ?? this.#storeFaults;
     this.#applied = withApplied(this.#applied, this.#states);
     await this.#end();
   }
 
-  /** The job is another worker's: write nothing more. */
+  /** The job belongs to another worker: nothing more is written. */
   abandon(): void {
-    this.#over = true;
+    this.#ended = true;
     clearInterval(this.#timer);
   }
 
   #append(line: string): void {
     this.#lines = this.#lines
-      .then(() => (this.#over ? undefined : this.#job.log(line)))
+      .then(() => (this.#ended ? undefined : this.#job.log(line)))
       .catch((error) => this.#ignore(error));
   }
 
@@ -134,12 +142,12 @@ export class JobReporter {
     this.#write();
     await this.#writing;
     await this.#lines;
-    this.#over = true;
+    this.#ended = true;
   }
 
   #write(): void {
-    // while Redis is slow or away, one write waits and the next takes what is true by then
-    if (this.#over || this.#writing !== undefined) return;
+    // one write at a time: while Redis is slow, the next one has the newest progress
+    if (this.#ended || this.#writing !== undefined) return;
     const progress = this.#progress();
     const text = JSON.stringify(progress);
     if (text === this.#written) return;
@@ -171,13 +179,13 @@ export class JobReporter {
   }
 
   #ignore(error: unknown): void {
-    // the state of Redis is told once, for all jobs
-    if (redisTrouble(error) === undefined)
+    // outages of Redis are logged once for all jobs (outages.ts)
+    if (diagnoseRedisError(error) === undefined)
       this.#options.log.warn({ err: error }, 'the progress of a job could not be written');
   }
 }
 
-export function resolvedSentence({ platform, manifestDigest, layers }: ImageState): string {
+function resolvedSentence({ platform, manifestDigest, layers }: ImageState): string {
   const size = bytesText(layers.reduce((sum, layer) => sum + layer.size, 0));
   const what = [platform, manifestDigest === undefined ? undefined : shortDigest(manifestDigest)].filter(
     (part) => part !== undefined,
@@ -185,19 +193,19 @@ export function resolvedSentence({ platform, manifestDigest, layers }: ImageStat
   return `image resolved${what.length === 0 ? '' : ` (${what.join(', ')})`}: ${count(layers.length, 'layer')}, ${size}`;
 }
 
-export function completedSentence({ images, durationMs }: UnpackResult): string {
+function completedSentence({ images, durationMs }: UnpackResult): string {
   const layers = images.flatMap((image) => image.layers);
   const applied = layers.filter((layer) => layer.state === 'applied').length;
   return `completed in ${durationText(durationMs)}: ${count(applied, 'layer')} applied, ${layers.length - applied} existed`;
 }
 
-export function failedSentence(failure: Failure, last: boolean): string {
-  const next = last ? (failure.retryable ? 'no attempt is left' : 'it is not tried again') : 'it is tried again';
+function failedSentence(failure: Failure, isLast: boolean): string {
+  const next = isLast ? (failure.retryable ? 'no attempt is left' : 'it is not tried again') : 'it is tried again';
   return `attempt ${failure.attempt} of ${failure.attempts} failed, ${next}: ${failedReason(failure)}`;
 }
 
-/** A wish is no fault: the end of a job that somebody asked for is no error in a log. */
-export function failedLevel(failure: Failure, last: boolean): 'info' | 'warn' | 'error' {
+/** A cancelled job is no error, because somebody asked for it. */
+function failedLevel(failure: Failure, isLast: boolean): 'info' | 'warn' | 'error' {
   if (failure.code === 'CANCELLED') return 'info';
-  return last ? 'error' : 'warn';
+  return isLast ? 'error' : 'warn';
 }

@@ -8,47 +8,49 @@ const milliseconds = (description: string) =>
 const bytes = (description: string) => z.number().int().min(0).meta({ description });
 
 const layerResultSchema = z.object({
-  diffId: z.string().meta({ description: 'Digest of the uncompressed tar.' }),
+  diffId: z.string().meta({ description: 'The DiffID: the digest of the uncompressed tar.' }),
   chainId: z
     .string()
-    .meta({ description: "Digest of this layer and everything below it: the snapshot's name in the store." }),
-  blobDigest: z.string().meta({ description: 'Digest of the blob as stored.' }),
-  state: z.enum(['applied', 'existed']).meta({ description: '`existed`: nothing was fetched or written for it.' }),
-  compressedBytes: bytes('Bytes of the blob as stored.'),
-  uncompressedBytes: bytes('Bytes of the tar; absent for a layer that existed.').optional(),
-  entries: bytes('Entries of the tar; absent for a layer that existed.').optional(),
+    .meta({ description: 'The digest of this layer and all layers below it: the name of the snapshot in the store.' }),
+  blobDigest: z.string().meta({ description: 'The digest of the stored blob.' }),
+  state: z
+    .enum(['applied', 'existed'])
+    .meta({ description: '`existed`: the layer was in the store already, and nothing was fetched or written for it.' }),
+  compressedBytes: bytes('The size of the stored blob in bytes.'),
+  uncompressedBytes: bytes('The size of the tar in bytes; absent for a layer that existed.').optional(),
+  entries: bytes('The number of entries of the tar; absent for a layer that existed.').optional(),
   timings: z
     .object({
       fetchMs: milliseconds('Waiting for the network'),
       decompressMs: milliseconds('Waiting for the decompressor'),
       writeMs: milliseconds('Writing files'),
-      totalMs: milliseconds("From the start of the layer's work to its end"),
+      totalMs: milliseconds('From the start of the work on the layer to its end'),
     })
     .optional()
-    .meta({ description: 'Where the time went; absent for a layer that existed.' }),
+    .meta({ description: 'The time of each part of the work; absent for a layer that existed.' }),
   timeline: z
     .object({
-      queuedMs: milliseconds('The image was resolved'),
-      startedMs: milliseconds('A thread began with the layer'),
-      unpackedMs: milliseconds('Its last entry was written'),
-      committingMs: milliseconds('The layers below were there; it is made durable and committed'),
-      committedMs: milliseconds('It was committed'),
+      queuedMs: milliseconds('When the image was resolved'),
+      startedMs: milliseconds('When a thread started the layer'),
+      unpackedMs: milliseconds('When the last entry was written'),
+      committingMs: milliseconds('When the lower layers were committed, and the sync and commit of this layer began'),
+      committedMs: milliseconds('When the layer was committed'),
       samples: z
         .array(z.tuple([z.number(), z.number(), z.number(), z.number(), z.number()]).readonly())
         .readonly()
         .meta({
           description:
-            'How it went from startedMs to unpackedMs: moment in milliseconds, bytes of the blob, bytes of the tar, milliseconds waited for the network, milliseconds for the decompressor; all since the start.',
+            'The progress from startedMs to unpackedMs. Each sample has five numbers: the time in milliseconds, bytes of the blob, bytes of the tar, milliseconds waited for the network, milliseconds waited for the decompressor. The last four are totals since startedMs.',
         }),
     })
     .optional()
     .meta({
       description:
-        'When the layer was where, in milliseconds since its image was asked for; absent for a layer that existed. `unpackd status JOB --timeline FILE.svg` draws it.',
+        'The times of the steps of the layer, in milliseconds since the lookup of the image began; absent for a layer that existed. `unpackd status JOB --timeline FILE.svg` draws it.',
     }),
 });
 
-/** What a completed job returns, version 1: its `returnvalue`. */
+/** The result of a completed job, version 1. It is the `returnvalue` of the job. */
 export const resultSchema = z
   .object({
     version: z.literal(1),
@@ -64,28 +66,28 @@ export const resultSchema = z
           configDigest: z.string().optional().meta({ description: 'Absent for explicit layers.' }),
           chainId: z.string().optional().meta({
             description:
-              "Chain ID of the top layer: the snapshot to run the image's container on. Absent for an image without layers, which has no snapshot.",
+              'The chain ID of the top layer: the name of the snapshot to run a container on. Absent for an image without layers, which has no snapshot.',
           }),
           layers: z
             .array(layerResultSchema)
-            .meta({ description: 'Bottom-most first; empty for an image without layers.' }),
+            .meta({ description: 'The layers, bottom-most first; empty for an image without layers.' }),
         }),
       )
-      .meta({ description: 'One for each platform.' }),
+      .meta({ description: 'One image for each platform.' }),
     worker: z.object({
-      name: z.string().meta({ description: 'As in the board; UNPACK_WORKER_NAME.' }),
-      host: z.string().meta({ description: 'Host name of the machine that has the snapshots now.' }),
+      name: z.string().meta({ description: 'The name of the worker (UNPACK_WORKER_NAME), as in the board.' }),
+      host: z.string().meta({ description: 'The host name of the machine that has the snapshots.' }),
     }),
     store: z.object({
-      root: z.string().meta({ description: 'The store on that machine.' }),
+      root: z.string().meta({ description: 'The folder of the store on that machine.' }),
       snapshotter: z.enum(['overlay', 'native']),
     }),
-    startedAt: z.iso.datetime().meta({ description: 'Start of the attempt that completed.' }),
-    durationMs: milliseconds('Time that this attempt took'),
-    attempts: z.number().int().min(1).meta({ description: 'Attempts that were made, this one included.' }),
+    startedAt: z.iso.datetime().meta({ description: 'The start of the attempt that completed.' }),
+    durationMs: milliseconds('The duration of this attempt'),
+    attempts: z.number().int().min(1).meta({ description: 'The number of attempts, including this one.' }),
     warnings: z.array(z.string()).meta({
       description:
-        'What was left out and why, and what the documents of the image say otherwise than they should and what they were taken for: one sentence each. A second job for the image says the same of its documents.',
+        'One sentence for each thing that was left out, with the reason, and for each fault in the documents of the image, with how it was read. Every job for the image reports the same faults of its documents.',
     }),
   })
   .meta({ title: 'Result of an unpack job' });
@@ -93,20 +95,20 @@ export const resultSchema = z
 export type UnpackResult = z.infer<typeof resultSchema>;
 
 /**
- * The result of a completed job as another process wrote it, with what a newer version has added.
- * @returns the result, or what is wrong, as a sentence
+ * Reads the result of a completed job, which another process has written. Fields that a newer version has added stay.
+ * @returns the result, or a sentence that says why it cannot be read
  */
 export function readResult(jobId: string, returnvalue: unknown): UnpackResult | string {
   const parsed = resultSchema.safeParse(returnvalue);
-  // the schema has just been matched; parsed.data is without the fields that it does not know
+  // the schema matches; parsed.data would lack unknown fields
   if (parsed.success) return returnvalue as UnpackResult;
   const version: unknown =
     typeof returnvalue === 'object' && returnvalue !== null ? Reflect.get(returnvalue, 'version') : undefined;
   if (typeof version === 'number' && version > 1) {
-    return `job ${jobId} is completed, and its result has version ${version}, where this program knows version 1: update it`;
+    return `job ${jobId} is completed, but its result has version ${version}, and this program supports only version 1: update this program`;
   }
   const [issue] = parsed.error.issues;
   const where =
     issue === undefined || issue.path.length === 0 ? '' : ` (${issue.path.join('.').slice(0, 200)} is wrong)`;
-  return `job ${jobId} is completed, but what it returned is no result${where}: was it another program that took it from this queue? Look at it in the board`;
+  return `job ${jobId} is completed, but its return value is not a result of unpackd${where}: check whether another program takes jobs from this queue, and look at the job in the board`;
 }

@@ -5,7 +5,7 @@ import type { UnpackResult } from './result-schema.ts';
 
 export type { UnpackResult };
 
-/** Who did the work: what a result says besides the images. */
+/** The worker and its store: the fields of a result that are the same for all its jobs. */
 export interface WorkerFacts {
   readonly worker: UnpackResult['worker'];
   readonly store: UnpackResult['store'];
@@ -29,14 +29,14 @@ export function resultOf(
   };
 }
 
-/** The warnings of a result, each once: images for several platforms share documents. */
+/** The warnings of a result, each once, because images for several platforms share documents. */
 export function warningsOf(images: readonly UnpackedImage[]): string[] {
   return [...new Set(images.flatMap((one) => one.warnings))];
 }
 
 /**
  * The images of a result, one for each platform.
- * @param applied layers that earlier runs of the attempt have applied: the last one found them there
+ * @param applied layers that earlier runs of the attempt have applied; for the last run they existed
  */
 export function imageResults(
   images: readonly UnpackedImage[],

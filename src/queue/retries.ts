@@ -1,19 +1,28 @@
 import { type BackoffOptions, type JobsOptions, UnrecoverableError } from 'bullmq';
 import type { Config } from '../config.ts';
-import { FAILURE_CODES, type FailureCode, type UnpackError } from '../errors.ts';
-import { type Failure, failedReason } from './failure.ts';
-
-/** How often a job is tried and how long it waits in between. */
-export type RetrySettings = Pick<Config, 'UNPACK_ATTEMPTS' | 'UNPACK_BACKOFF'>;
-
-/** Name of this project's backoff among BullMQ's strategies. */
-export const BACKOFF_TYPE = 'unpack';
-/** Longest wait before an attempt, in milliseconds. */
-const MAX_BACKOFF = 10 * 60_000;
+import { FAILURE_CODES, type FailureCode, UnpackError } from '../errors.ts';
+import { type Failure, failedReason, failureOf } from './failure.ts';
 
 /**
- * Milliseconds to wait after the attempt `made` (counted from 1) has failed: the base, doubled each time, at most ten
- * minutes, of which a random half is taken off, so that jobs that failed together do not come back together.
+ * Decides whether a failed attempt is retried, how often and when, and which failures do not count as an attempt. The
+ * processor calls it. FAILURE_CODES (src/errors.ts) has the rule of each code.
+ */
+
+export type RetrySettings = Pick<Config, 'UNPACK_ATTEMPTS' | 'UNPACK_BACKOFF'>;
+
+/** Name of this project's backoff among the backoff strategies of BullMQ. */
+export const BACKOFF_TYPE = 'unpack';
+/** Maximum wait before an attempt, in milliseconds. */
+const MAX_BACKOFF = 10 * 60_000;
+
+/** A job that stalls more often fails with STALLED, because it probably kills its workers. */
+export const MAX_STALLS = 5;
+/** Maximum times that a job goes back uncounted because of a faulty store. After that the job may be the cause of the fault. */
+export const MAX_STORE_FAULTS = 3;
+
+/**
+ * Milliseconds to wait after the failed attempt `made` (counted from 1). The wait starts at `base`, doubles each time and is
+ * at most ten minutes. Up to half of it is subtracted at random, so that jobs that failed together do not retry together.
  */
 export function backoffDelay(made: number, base: number, random: () => number = Math.random): number {
   const full = Math.min(base * 2 ** (made - 1), MAX_BACKOFF);
@@ -21,10 +30,11 @@ export function backoffDelay(made: number, base: number, random: () => number = 
 }
 
 /**
- * Fills in what the producer left open, on the worker's copy of the job only. BullMQ's clients write 0 attempts for
- * none given; a backoff that BullMQ would not know makes it throw while it fails the job, so that one is replaced too.
+ * Sets the attempts and the backoff if the producer has set none; it changes only this worker's copy of the job. Some clients
+ * of BullMQ write 0 attempts for "not set". A backoff that BullMQ does not know is replaced, too, because BullMQ would throw
+ * when it fails the job.
  */
-export function settleAttempts(opts: JobsOptions, settings: RetrySettings): void {
+export function fillRetryOptions(opts: JobsOptions, settings: RetrySettings): void {
   if (!isCount(opts.attempts)) opts.attempts = settings.UNPACK_ATTEMPTS;
   if (!isKnownBackoff(opts.backoff)) opts.backoff = { type: BACKOFF_TYPE, delay: settings.UNPACK_BACKOFF };
 }
@@ -40,20 +50,56 @@ function isKnownBackoff(backoff: number | BackoffOptions | undefined): boolean {
 }
 
 /**
- * Whether another attempt can help: never, always, or, for damaged downloads, when no earlier attempt ended in one
- * (FAILURE_CODES has the rule of each code).
+ * Checks how often the workers of a job stopped responding.
+ * @returns a sentence for the log if they did
+ * @throws UnpackError STALLED after more than MAX_STALLS stalls
  */
-export function isRetryable(code: FailureCode, earlier: readonly Failure[]): boolean {
+export function checkStalls(stalls: number): string | undefined {
+  if (stalls <= 0) return undefined;
+  if (stalls <= MAX_STALLS) {
+    return `taken over from a worker that stopped responding (${stalls} of at most ${MAX_STALLS} times)`;
+  }
+  throw new UnpackError(
+    'STALLED',
+    `the job's worker stopped responding ${stalls} times (killed, or out of memory?), so the job is not tried again: repair the cause, then retry the job by hand`,
+  );
+}
+
+/** Whether the store of the worker may be the cause. A disk that hangs reports no error, so the attempt times out. */
+export function maybeStoreFault({ code }: UnpackError): boolean {
+  return code === 'STORE_FULL' || code === 'STORE_FAILED' || code === 'TIMED_OUT';
+}
+
+/** The failure of an attempt, and whether the job ends with it. */
+export interface Decision {
+  readonly failure: Failure;
+  readonly isLast: boolean;
+}
+
+/** @param earlier the failures of the earlier attempts */
+export function decideRetry(
+  error: UnpackError,
+  { number, attempts }: { readonly number: number; readonly attempts: number },
+  earlier: readonly Failure[],
+): Decision {
+  // STALLED is retried only by hand
+  const retryable = error.code !== 'STALLED' && isRetryable(error.code, earlier);
+  const failure = failureOf(error, { attempt: number, attempts }, retryable);
+  return { failure, isLast: !retryable || number >= attempts };
+}
+
+/** Whether another attempt can succeed. The rule `once` (damaged downloads) allows one retry for all codes with this rule. */
+function isRetryable(code: FailureCode, earlier: readonly Failure[]): boolean {
   const rule = FAILURE_CODES[code];
   if (rule === 'once') return !earlier.some((failure) => FAILURE_CODES[failure.code] === 'once');
   return rule === 'always';
 }
 
 /**
- * The error that BullMQ stores. Its stack is what the board shows under the reason: where the message says it all, that
- * is only the cause, and the place in the code where nobody foresaw the failure.
+ * The error to throw to BullMQ: an Error is retried while attempts are left, an UnrecoverableError is not. The board shows its
+ * stack below the reason, so the stack has only what the reason lacks: the cause, and for INTERNAL the place in the code.
  */
-export function thrownFor(failure: Failure, error: UnpackError): Error {
+export function errorForBullMQ(failure: Failure, error: UnpackError): Error {
   const reason = failedReason(failure);
   const thrown = failure.retryable ? new Error(reason) : new UnrecoverableError(reason);
   const cause = error.cause instanceof Error ? error.cause : undefined;

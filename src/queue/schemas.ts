@@ -7,8 +7,8 @@ import { payloadSchema } from './payload-schema.ts';
 import { resultSchema } from './result-schema.ts';
 
 /**
- * Writes `schemas/*.schema.json`, the published form of what this folder sends and takes; `--check` only compares and
- * exits with 1 when a file is not current. Run by `npm run schemas`.
+ * Writes `schemas/*.schema.json`, the published formats of payload, result and failure. `npm run schemas` runs it. With `--check`
+ * it writes nothing, and exits with 1 if a file is not current.
  */
 const FOLDER = join(import.meta.dirname, '../../schemas/');
 
@@ -89,7 +89,7 @@ const resultExample = {
 const failureExample = {
   version: 1,
   code: 'DIFF_ID_MISMATCH',
-  message: 'layer 3 of 7 (sha256:aaaaaaaaaaaa…): its tar has another digest than the image says',
+  message: 'layer 3 of 7 (sha256:aaaaaaaaaaaa…): the digest of its tar is not the DiffID in the image',
   layerIndex: 2,
   layerCount: 7,
   digests: { subject: A, expected: B, actual: C },
@@ -100,19 +100,19 @@ const failureExample = {
 };
 
 const PAYLOAD_DESCRIPTION = [
-  'The data of a job named `unpack` on the queue `image-unpack` (both are settings).',
-  'So that the same work gives one job while it waits or runs, add it with the BullMQ option `deduplication: { id }`,',
-  'where id is the lower-case hexadecimal SHA-256 of these six lines, joined by "\\n", with no newline at the end:',
-  '(1) `unpackd/1`; (2) the bucket; (3) the prefix without slashes at its ends, or nothing;',
-  '(4) `oci`, or `keys TEMPLATE`, or, with `tag`, `distribution REPOSITORY` (where the repository is absent: `distribution IMAGE`, as in `image`), or, without `tag`, `distribution`;',
+  'The data of a job. The name of the job is `unpack`, the name of the queue `image-unpack`; both are settings.',
+  'To prevent two jobs for the same work, add the job with the BullMQ option `deduplication: { id }`.',
+  'The id is the lower-case hexadecimal SHA-256 of these six lines, joined by "\\n", without a newline at the end:',
+  '(1) `unpackd/1`; (2) the bucket; (3) the prefix without slashes at its ends, or an empty line;',
+  '(4) `oci`; or `keys TEMPLATE`; or with `tag` `distribution REPOSITORY` (`distribution IMAGE` if the payload has no repository); or without `tag` `distribution`;',
   '(5) `manifest DIGEST`, or `tag TAG`, or `layers DIFFID=BLOB DIFFID=BLOB …`;',
-  '(6) `default` without platforms, or `all`, or the given ones, sorted, joined by ",".',
+  '(6) `default` if the payload has no platforms, or `all`, or the platforms, sorted and joined by ",".',
 ].join(' ');
 
 /** File name → JSON Schema 2020-12. */
 export function schemaFiles(): Record<string, object> {
   const one = (name: string, schema: z.ZodType, extra: object) => {
-    // zod puts $schema first; an $id belongs right behind it
+    // puts $id directly after $schema, which zod puts first
     const { $schema, ...rest } = z.toJSONSchema(schema, { target: 'draft-2020-12', io: 'input' });
     return { $schema, $id: `urn:unpackd:${name.replace('.schema.json', '')}:1`, ...extra, ...rest };
   };
@@ -121,7 +121,7 @@ export function schemaFiles(): Record<string, object> {
       title: 'Payload of an unpack job',
       description: PAYLOAD_DESCRIPTION,
       examples: payloadExamples,
-      // the rules between fields, which zod keeps in code
+      // rules between fields, which zod does not export
       oneOf: ['manifest', 'tag', 'layers'].map((name) => ({ required: [name] })),
       allOf: [
         layoutRule(
@@ -151,7 +151,7 @@ function layoutRule(layout: string, source: object, payload: object = {}): objec
   };
 }
 
-/** The files that differ from the code. */
+/** The names of the files that differ from the code. */
 export async function outdatedSchemas(): Promise<string[]> {
   const outdated: string[] = [];
   for (const [name, schema] of Object.entries(schemaFiles())) {

@@ -5,23 +5,22 @@ import type { Log } from '../rootfs/applier.ts';
 import { durationText } from '../units.ts';
 import type { Logger } from './log.ts';
 
-/** Milliseconds between two probes of a store that can't be written: the first pause, doubled up to the last. */
+/** Milliseconds between two probes of a faulty store. The pause doubles from the first to the last. */
 const FIRST_PAUSE = 1000;
 const LAST_PAUSE = 30_000;
 
 export interface StoreGuardOptions {
-  /** Absent: a store that can't be probed is thought to be in order. */
+  /** If it is absent, the store is not probed and counts as sound. */
   readonly keeper: Pick<StoreKeeper, 'tidy' | 'check'> | undefined;
-  /** Called when no more jobs are to be taken, and when they are again. */
+  /** Called when the store becomes faulty, and when it is sound again. */
   readonly onChange: (canWrite: boolean) => void;
   readonly log: Logger;
 }
 
 /**
- * Knows whether this worker's store can be written.
+ * Tracks whether the store of this worker can be written. The worker takes no jobs while it is faulty.
  *
- * *in order* → a failure of the store, and the probe after it fails → *at fault*: no jobs are taken; probed again after 1 s,
- * 2 s, … 30 s, until it can be written → *in order*.
+ * States: *sound* → a failed job and a failed probe → *faulty*: probed again after 1 s, 2 s, … 30 s → a probe succeeds → *sound*.
  */
 export class StoreGuard {
   readonly #options: StoreGuardOptions;
@@ -33,18 +32,18 @@ export class StoreGuard {
     this.#options = options;
   }
 
-  /** Why the store can't be written, while it can't. */
+  /** Why the store cannot be written; `undefined` while it is sound. */
   get fault(): UnpackError | undefined {
     return this.#fault;
   }
 
   /**
-   * Whether the machine is to blame for a failure of the store.
-   * @param leftovers whether a layer has failed and what it has left is to be removed first
-   * @returns what is wrong with the store; `undefined`: it can be written
+   * Probes the store, to find out whether a failure was a fault of this machine.
+   * @param leftovers whether to remove first what a failed layer left
+   * @returns the fault; `undefined` if the store can be written
    */
   async examine(leftovers: boolean): Promise<UnpackError | undefined> {
-    // one after the other: each must see the store after its own leftovers are gone
+    // one probe at a time, because each must follow the removal of its own leftovers
     const mine = this.#last.then(() => this.#fault ?? this.#probe(leftovers, true));
     this.#last = mine;
     const fault = await mine;
@@ -52,15 +51,15 @@ export class StoreGuard {
     return fault;
   }
 
-  /** Probes no more. */
+  /** Stops probing. */
   close(): void {
     this.#closing.abort();
   }
 
-  async #probe(leftovers: boolean, tells: boolean): Promise<UnpackError | undefined> {
+  async #probe(leftovers: boolean, logs: boolean): Promise<UnpackError | undefined> {
     const { keeper } = this.#options;
     const log: Log = (level, sentence, fields = {}) => {
-      if (tells) this.#options.log[level](fields, sentence);
+      if (logs) this.#options.log[level](fields, sentence);
     };
     try {
       if (leftovers) await keeper?.tidy(log);
@@ -91,7 +90,7 @@ export class StoreGuard {
       this.#fault = fault;
     }
     this.#fault = undefined;
-    log.info(`the store can be written again after ${durationText(performance.now() - since)}; takes jobs`);
+    log.info(`the store can be written again after ${durationText(performance.now() - since)}; takes jobs again`);
     onChange(true);
   }
 }

@@ -1,29 +1,30 @@
 import { abortError } from '../errors.ts';
 
-/** The longest time that setTimeout takes, in milliseconds: 24.8 days. What is longer it takes for 1 ms. */
-const LONGEST = 2 ** 31 - 1;
+/** Time limits of any length, and how long aborted work may still run. Processor, worker and `wait` use them. */
+
+/** Maximum delay of setTimeout, in milliseconds (24.8 days). It runs a longer one after 1 ms. */
+const MAX_TIMER = 2 ** 31 - 1;
 
 /**
- * Calls `work` after so many milliseconds, however many they are; Infinity: never. It is not about the clock on the wall,
- * which may jump.
- * @returns what keeps it from being called
+ * Calls `work` after any number of milliseconds; never for Infinity. Changes of the wall clock have no effect.
+ * @returns a function that cancels the call
  */
 export function after(milliseconds: number, work: () => void): () => void {
   const end = performance.now() + milliseconds;
   let timer: NodeJS.Timeout;
   const wait = (): void => {
     const left = Math.max(0, end - performance.now());
-    timer = left > LONGEST ? setTimeout(wait, LONGEST) : setTimeout(work, left);
+    timer = left > MAX_TIMER ? setTimeout(wait, MAX_TIMER) : setTimeout(work, left);
   };
   wait();
   return () => clearTimeout(timer);
 }
 
-/** Milliseconds that aborted work gets to unwind before its job is given up anyway. */
+/** Milliseconds that aborted work may take to end. */
 const UNWIND_LIMIT = 30_000;
 
-/** What the work comes to, or the abort's reason when the work has not ended 30 s after it was asked to. */
-export async function unwinding<T>(signal: AbortSignal, work: Promise<T>): Promise<T> {
+/** Waits for work that `signal` aborts. @throws the abort's error if the work does not end within 30 s after the abort */
+export async function endOrAbandon<T>(signal: AbortSignal, work: Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   let onAbort = () => {};
   const tooLate = new Promise<never>((_, reject) => {

@@ -15,18 +15,18 @@ export type BullSettings = QueueSettings &
     | 'UNPACK_WORKER_NAME'
   >;
 
-/** Seconds. */
+/** Maximum seconds that ended jobs are kept. */
 const COMPLETED_AGE = 24 * 3600;
 const FAILED_AGE = 14 * 24 * 3600;
-/** Events that Redis keeps; progress is among them, so that the default of 10 000 could be hundreds of megabytes. */
+/** Maximum events in Redis. They contain progress, so BullMQ's default of 10,000 could take hundreds of megabytes. */
 const EVENTS_KEPT = 2000;
 
-/** What a worker's settings mean to BullMQ's queue; the worker's own sets how many events are kept. */
+/** The options of BullMQ's queue for a worker. Only the queue of a worker sets the maximum of events. */
 export function bullQueueOptions(settings: BullSettings, connection: Redis): QueueOptions {
   return { connection, prefix: settings.UNPACK_REDIS_PREFIX, streams: { events: { maxLen: EVENTS_KEPT } } };
 }
 
-/** What a worker's settings mean to BullMQ. The benchmark gives them to an empty processor, too. */
+/** The options of BullMQ's worker. The benchmark uses them, too, for a processor that does nothing. */
 export function bullWorkerOptions(settings: BullSettings, connection: Redis): WorkerOptions {
   return {
     connection,
@@ -35,15 +35,15 @@ export function bullWorkerOptions(settings: BullSettings, connection: Redis): Wo
     name: settings.UNPACK_WORKER_NAME,
     concurrency: settings.UNPACK_JOBS,
     lockDuration: settings.UNPACK_LOCK,
-    // a job is given to another after its lock has run out and a check has seen that twice
+    // another worker gets the job after two checks have found its lock expired
     stalledInterval: Math.max(100, Math.round(settings.UNPACK_LOCK / 2)),
-    // the processor counts, so that the failure is one of ours and not a bare sentence of BullMQ's
+    // never reached, because the processor counts stalls: its failure has a code, and BullMQ's has none
     maxStalledCount: Number.MAX_SAFE_INTEGER,
-    // milliseconds after a failed fetch
+    // milliseconds after a failed request for a job
     runRetryDelay: 1000,
     removeOnComplete: { count: settings.UNPACK_KEEP_COMPLETED, age: COMPLETED_AGE },
     removeOnFail: { count: settings.UNPACK_KEEP_FAILED, age: FAILED_AGE },
-    // a week of counts by the minute, for the board and for /metrics
+    // one count a minute for a week, for the board and /metrics
     metrics: { maxDataPoints: 7 * 24 * 60 },
     settings: {
       backoffStrategy: (made, type) => (type === BACKOFF_TYPE ? backoffDelay(made, settings.UNPACK_BACKOFF) : 0),

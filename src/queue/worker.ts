@@ -15,7 +15,7 @@ import { Outages, unavailable } from './outages.ts';
 import { ParkedJobs } from './parked-jobs.ts';
 import type { SourcePolicy } from './parse-payload.ts';
 import { createProcessor, type ProcessorSettings } from './processor.ts';
-import { redisTrouble } from './redis-trouble.ts';
+import { diagnoseRedisError } from './redis-diagnosis.ts';
 import type { WorkerFacts } from './result.ts';
 import { StoreGuard } from './store-guard.ts';
 import { after } from './time-limit.ts';
@@ -26,23 +26,23 @@ export type WorkerSettings = BullSettings & ProcessorSettings & Pick<Config, 'UN
 export interface WorkerParts {
   readonly settings: WorkerSettings;
   readonly unpacker: Unpacker;
-  /** Absent: nothing is known about the store. */
+  /** Probes the store. If it is absent, the store counts as sound. */
   readonly keeper?: StoreKeeper | undefined;
   readonly policy: SourcePolicy;
   readonly store: WorkerFacts['store'];
   readonly log: Logger;
 }
 
-/** Milliseconds between two looks at the cancel flags, for messages that got lost with a connection. */
+/** Milliseconds between two reads of the cancel flags, because messages are lost if the connection breaks. */
 const CANCEL_POLL = 2000;
-/** Milliseconds that giving jobs back and closing may take after the grace time: less than what supervisors add. */
-const LAST_RESORT = 4000;
+/** Maximum milliseconds to give jobs back and close after the grace time. Supervisors wait longer before they kill. */
+const CLOSE_LIMIT = 4000;
 
 /**
- * Takes jobs from the queue and unpacks them, UNPACK_JOBS at a time.
+ * Takes jobs from the queue and unpacks their images, up to UNPACK_JOBS at the same time.
  *
- * Its life: *made* (nothing happens yet) → `start` → *running*: takes jobs, waits for Redis when it is away, and for its
- * store while that can't be written → `close` → *closing*: takes nothing new, lets jobs finish for UNPACK_GRACE, then stops them and gives them back → *closed*.
+ * States: *made* → `start` → *running*: takes jobs; during an outage of Redis or of the store it waits → `close` → *closing*:
+ * takes no jobs, lets running jobs finish for UNPACK_GRACE, then gives them back → *closed*.
  */
 export class UnpackWorker {
   readonly #settings: WorkerSettings;
@@ -68,13 +68,13 @@ export class UnpackWorker {
       redis: this.#redis,
       settings,
       log,
-      meanwhile: 'running jobs go on, new ones wait for it',
+      meanwhile: 'running jobs continue, new jobs wait for Redis',
       key: this.#queue.toKey('unpackd-probe'),
     });
-    // a connection that has subscribed to a channel can do nothing else
+    // a separate connection, because a connection that has subscribed to a channel accepts no other commands
     this.#cancelRequests = this.#redis.duplicate({ lazyConnect: true });
     this.#cancelFlags = new CancelFlags(this.#redis, this.#queue);
-    this.#parked = new ParkedJobs(this.#redis, this.#queue, this.#outages.notice);
+    this.#parked = new ParkedJobs(this.#redis, this.#queue, this.#outages.record);
     this.#guard = new StoreGuard({ keeper, log, onChange: (canWrite) => this.#takeJobs(canWrite) });
     const processor = createProcessor({
       unpacker,
@@ -93,12 +93,12 @@ export class UnpackWorker {
     this.#worker = new BullWorker(settings.UNPACK_QUEUE, processor, bullWorkerOptions(settings, this.#redis));
     this.#worker.onLockLost = (id, token) => this.#running.lost(id, token);
     const parts: NodeJS.EventEmitter[] = [this.#queue, this.#cancelRequests, this.#worker];
-    for (const part of parts) part.on('error', this.#outages.notice);
+    for (const part of parts) part.on('error', this.#outages.record);
   }
 
   /**
-   * Begins to take jobs; resolves when Redis has answered for the first time, however long that takes.
-   * @throws QueueUnavailableError where waiting would not help: a wrong password, a cluster, missing rights
+   * Starts to take jobs. Resolves when Redis has answered for the first time, without a time limit.
+   * @throws QueueUnavailableError if waiting cannot help: a wrong password, a cluster, missing permissions
    */
   async start(): Promise<void> {
     this.#cancelRequests.on('message', (_channel, jobId) => {
@@ -110,34 +110,34 @@ export class UnpackWorker {
     const examined = this.#guard.examine(false);
     const ready = Promise.all([this.#queue.waitUntilReady(), this.#worker.waitUntilReady(), examined]);
     ready.catch(() => {});
-    await Promise.race([ready, this.#outages.hopeless]);
-    await this.#tryWrites();
-    this.#outages.worked();
+    await Promise.race([ready, this.#outages.misconfigured]);
+    await this.#testWrites();
+    this.#outages.markWorking();
     if (this.#closing !== undefined) return;
     this.#parked.start();
-    // a paused one does nothing until it is resumed
+    // a paused worker does nothing until it is resumed
     this.#worker.run().catch((error: unknown) => this.#failed(error));
   }
 
-  /** What the queue does all the time, done once: a script that writes two of its keys, which vanish by themselves. */
-  async #tryWrites(): Promise<void> {
+  /** Tests what the queue does all the time: a script that writes two of its keys. The keys expire after a second. */
+  async #testWrites(): Promise<void> {
     const keys = ['unpackd-probe', 'unpackd-probe-2'].map((name) => this.#queue.toKey(name));
     const script = "for _, key in ipairs(KEYS) do redis.call('SET', key, '', 'PX', 1000) end";
     try {
       await this.#redis.eval(script, keys.length, ...keys);
     } catch (error) {
-      const trouble = redisTrouble(error);
-      if (trouble?.kind === 'settings') throw unavailable(this.#settings, trouble.sentence, error);
-      this.#outages.notice(error);
+      const diagnosis = diagnoseRedisError(error);
+      if (diagnosis?.kind === 'misconfigured') throw unavailable(this.#settings, diagnosis.sentence, error);
+      this.#outages.record(error);
     }
   }
 
-  /** Why its store can't be written, while it can't: no jobs are taken then. */
+  /** Why the store cannot be written, and so no jobs are taken; `undefined` if it can. */
   get storeFault(): UnpackError | undefined {
     return this.#guard.fault;
   }
 
-  /** Why it takes no jobs; `undefined`: it does, and Redis answers within `timeout` milliseconds. */
+  /** Why the worker takes no jobs; `undefined` if it takes jobs and Redis answers within `timeout` milliseconds. */
   async whyNotReady(timeout: number): Promise<string | undefined> {
     if (this.#closing !== undefined) return 'the worker shuts down';
     const { fault } = this.#guard;
@@ -146,8 +146,8 @@ export class UnpackWorker {
   }
 
   /**
-   * Lets running jobs finish for UNPACK_GRACE and gives the rest back, without counting the attempt. Never takes more
-   * than four seconds longer: a job that can't be given back stalls, and another worker takes it over.
+   * Lets running jobs finish for UNPACK_GRACE, and gives the others back without counting the attempt. It takes at most four
+   * seconds longer: a job that cannot be given back stalls, and another worker takes it.
    */
   close(): Promise<void> {
     this.#closing ??= this.#close();
@@ -158,7 +158,7 @@ export class UnpackWorker {
     const { UNPACK_GRACE: grace } = this.#settings;
     const jobs = this.#running.size;
     if (jobs > 0)
-      this.#log.info({ jobs }, `taking no more jobs; ${jobs} running, which have ${durationText(grace)} to finish`);
+      this.#log.info({ jobs }, `takes no more jobs; ${jobs} running, with ${durationText(grace)} to finish`);
     const closed = this.#worker.close().then(
       () => true,
       () => true,
@@ -170,7 +170,7 @@ export class UnpackWorker {
     });
     let stopWaiting = () => {};
     const late = new Promise<boolean>((resolve) => {
-      stopWaiting = after(grace + LAST_RESORT, () => resolve(false));
+      stopWaiting = after(grace + CLOSE_LIMIT, () => resolve(false));
     });
     const inTime = await Promise.race([closed, late]);
     stopWaiting();
@@ -179,10 +179,13 @@ export class UnpackWorker {
     this.#parked.close();
     this.#outages.close();
     if (!inTime) {
-      this.#log.warn({ jobs: this.#running.ids }, 'not everything could be given back; what is left stalls');
+      this.#log.warn(
+        { jobs: this.#running.ids },
+        'some jobs could not be given back; they stall, and other workers take them',
+      );
       void this.#worker.disconnect().catch(() => {});
     }
-    // politeness towards a Redis that may be gone has its limits
+    // closing waits for Redis, which may not answer
     await Promise.race([this.#queue.close().catch(() => {}), sleep(500, undefined, { ref: false })]);
     this.#cancelRequests.disconnect();
     this.#redis.disconnect();
@@ -190,12 +193,12 @@ export class UnpackWorker {
 
   #takeJobs(yes: boolean): void {
     if (this.#closing !== undefined) return;
-    // what this worker has begun goes on
+    // running jobs continue
     const changed = yes ? this.#worker.resume() : this.#worker.pause(true);
     changed.catch((error: unknown) => this.#failed(error));
   }
 
-  /** Stops those of the runs that there are now; what begins later looks for its flag itself. */
+  /** Stops current runs that are cancelled. Later runs read their flags themselves. */
   async #stopCancelled(ids?: readonly string[]): Promise<void> {
     const runs = this.#running.runs(ids);
     if (runs.length === 0 || this.#redis.status !== 'ready') return;
@@ -219,13 +222,13 @@ export class UnpackWorker {
   }
 }
 
-/** Aborts at the first SIGTERM or SIGINT; the second one ends the process there and then. */
+/** A signal that the first SIGTERM or SIGINT aborts. The second one ends the process at once. */
 export function stopSignal(log: Logger): AbortSignal {
   const stop = new AbortController();
   for (const name of ['SIGTERM', 'SIGINT'] as const) {
     process.on(name, () => {
       if (stop.signal.aborted) process.exit(128 + constants.signals[name]);
-      log.info({ signal: name }, `${name}: stopping; send it again to stop at once`);
+      log.info({ signal: name }, `${name}: stopping; send the signal again to stop at once`);
       stop.abort();
     });
   }

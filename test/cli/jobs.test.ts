@@ -71,7 +71,7 @@ describe('jobs', () => {
   for (const command of ['status', 'cancel']) {
     test(`${command} of a missing job is JOB_NOT_FOUND`, async () => {
       const { status, stderr } = await run(command, 'nothing');
-      assert.match(stderr, /^unpackd: \[JOB_NOT_FOUND\] there is no job nothing[^\n]*\n$/);
+      assert.match(stderr, /^unpackd: \[JOB_NOT_FOUND\] job nothing does not exist[^\n]*\n$/);
       assert.equal(status, 1);
     });
   }

@@ -141,12 +141,12 @@ describe('REDIS_PASSWORD_FILE', () => {
     return join(folder.path, name);
   };
   const cases: readonly (readonly [title: string, file: string, contents: RegExp])[] = [
-    ['that is not there', join(folder.path, 'nothing'), /there is no such file/],
+    ['that is not there', join(folder.path, 'nothing'), /the file does not exist/],
     ['that is a folder', folder.path, /it is a folder/],
-    ['that is empty', written('empty', '\n'), /it is empty/],
-    ['that is long', written('long', 'x'.repeat(5000)), /it has 5000 bytes, which is no password/],
+    ['that is empty', written('empty', '\n'), /the file is empty/],
+    ['that is long', written('long', 'x'.repeat(5000)), /it has 5000 bytes, which is too long for a password/],
     ['that has two lines', written('lines', 'one\ntwo\n'), /more than one line/],
-    ['that is no file', '/dev/null', /it is no regular file/],
+    ['that is no file', '/dev/null', /it is not a regular file/],
   ];
   for (const [title, file, contents] of cases) {
     test(`a file ${title} is refused with its name and exit status 2`, async () => {

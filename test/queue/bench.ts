@@ -9,16 +9,16 @@ import { UnpackQueue } from '../../src/queue/producer.ts';
 import { UnpackWorker } from '../../src/queue/worker.ts';
 import { type Script, type ScriptedStore, scriptedKeeper, scriptedUnpacker } from './scripted-unpacker.ts';
 
-/** What a test of the queue works with: a real Redis, and everything that it opens is closed after the file. */
+/** A real Redis, and everything that tests open on it. All of it is closed after the tests of the file. */
 export interface Bench {
   readonly redis: LocalRedis;
-  /** Settings with a short backoff and grace and, for each call, a queue of its own. */
+  /** Settings with a short backoff and grace time. Each call has a queue of its own. */
   settings(overrides?: Record<string, string>): Config;
   producer(settings: Config, timeout?: number): UnpackQueue;
   worker(settings: Config, script: Script, store?: ScriptedStore): Promise<TestWorker>;
-  /** BullMQ's own view, for jobs that no producer of ours would add. */
+  /** A queue of BullMQ, for jobs that UnpackQueue would not add. */
   bull(settings: Config): Queue;
-  /** For what the test opens itself. */
+  /** Closes after the tests what a test has opened. */
   onEnd(close: () => Promise<unknown> | unknown): void;
 }
 
@@ -98,7 +98,7 @@ export function testSettings(url: string, overrides: Record<string, string> = {}
   );
 }
 
-/** A payload whose bucket the script can tell apart. */
+/** A payload with a bucket that the script recognizes. */
 export function payload(bucket: string, more: Partial<Payload> = {}): Payload {
   const base = {
     version: 1 as const,

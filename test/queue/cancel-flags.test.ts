@@ -7,7 +7,7 @@ import { eventually, queueBench } from './bench.ts';
 
 const bench = queueBench();
 
-/** Waiting jobs `0`, `1`… of which `0` is taken first, and the flags as a worker would look at them. */
+/** Waiting jobs `0`, `1`…, of which `0` is taken first, and the CancelFlags of a worker. */
 async function waiting(count: number, options: { readonly priority?: number } = {}) {
   const settings = bench.settings();
   const bull = bench.bull(settings);
@@ -26,7 +26,7 @@ async function waiting(count: number, options: { readonly priority?: number } = 
 }
 
 for (const [kind, options] of Object.entries({ waiting: {}, prioritized: { priority: 3 } })) {
-  test(`a look at one flag takes in those of the ${kind} jobs that come next`, async () => {
+  test(`reading one flag also reads the flags of the next ${kind} jobs`, async () => {
     const { flags, set } = await waiting(10, options);
     await set('job-3');
     assert.equal(flags.isUnset('job-0'), false, 'nothing is known yet');
@@ -39,7 +39,7 @@ for (const [kind, options] of Object.entries({ waiting: {}, prioritized: { prior
   });
 }
 
-test('what was seen ahead counts once, so that a job that comes back is looked at again', async () => {
+test('an answer that was read ahead is used once, so the flag of a returning job is read again', async () => {
   const { flags, set } = await waiting(3);
   await flags.reason('job-0');
   assert.equal(flags.isUnset('job-1'), true);
@@ -48,7 +48,7 @@ test('what was seen ahead counts once, so that a job that comes back is looked a
   assert.equal(await flags.reason('job-1'), 'why');
 });
 
-test('what was seen ahead counts for no longer than a second', async () => {
+test('an answer that was read ahead expires after a second', async () => {
   const { flags, set, clock } = await waiting(3);
   await flags.reason('job-0');
   await set('job-1');
@@ -57,7 +57,7 @@ test('what was seen ahead counts for no longer than a second', async () => {
   assert.equal(await flags.reason('job-1'), 'why');
 });
 
-test('a job whose cancelling is heard of is looked at, also when a look ahead is on its way', async () => {
+test('after a cancel message the flag is read, even while a read ahead is pending', async () => {
   const { flags } = await waiting(5);
   await flags.reason('job-0');
   flags.forget('job-1');
@@ -69,7 +69,7 @@ test('a job whose cancelling is heard of is looked at, also when a look ahead is
   assert.equal(flags.isUnset('job-3'), true);
 });
 
-test('while more jobs wait, the next are looked at before the last ones are used up', async () => {
+test('while more jobs wait, the next flags are read before the last answers are used up', async () => {
   const { bull, flags, redis } = await waiting(400);
   await flags.reason('job-0');
   const list = bull.toKey('wait');
@@ -87,7 +87,7 @@ test('while more jobs wait, the next are looked at before the last ones are used
   assert.equal(looked, 0);
 });
 
-test('a flag is cleared', async () => {
+test('clear deletes a flag', async () => {
   const { flags, set } = await waiting(1);
   await set('job-0');
   assert.equal(await flags.reason('job-0'), 'why');

@@ -9,7 +9,7 @@ import { startWorkerProcess } from './start-worker-process.ts';
 const bench = queueBench();
 const cancelled = { name: 'UnpackError', code: 'CANCELLED' };
 
-test('a waiting job is only marked while no worker runs, and fails without being started when one comes', async () => {
+test('a waiting job is marked as cancelled, and a worker fails it without starting it', async () => {
   const settings = bench.settings();
   const queue = bench.producer(settings);
   const job = await queue.add(payload('one'));
@@ -30,7 +30,7 @@ test('a waiting job is only marked while no worker runs, and fails without being
 });
 
 for (const [kind, options] of Object.entries({ delayed: { delay: 60_000 }, prioritized: { priority: 5 } })) {
-  test(`a ${kind} job goes to the front, so that the next free worker ends it`, async () => {
+  test(`a cancelled ${kind} job goes to the front, so that the next free worker ends it`, async () => {
     const settings = bench.settings({ UNPACK_JOBS: '1' });
     const queue = bench.producer(settings);
     const ahead = await queue.add(payload('ahead'));
@@ -43,7 +43,7 @@ for (const [kind, options] of Object.entries({ delayed: { delay: 60_000 }, prior
   });
 }
 
-test('a job that waits for its next attempt is ended at once', async () => {
+test('a job that waits for its next attempt is cancelled at once', async () => {
   const settings = bench.settings({ UNPACK_BACKOFF: '60s' });
   const queue = bench.producer(settings);
   await bench.worker(settings, () => {
@@ -55,7 +55,7 @@ test('a job that waits for its next attempt is ended at once', async () => {
   await assert.rejects(queue.wait(job), cancelled);
 });
 
-test('a job that runs in another process is stopped, and not tried again', async () => {
+test('a job that runs in another process is stopped, and not retried', async () => {
   const settings = bench.settings();
   const queue = bench.producer(settings);
   await using worker = await startWorkerProcess(settings);
@@ -67,7 +67,7 @@ test('a job that runs in another process is stopped, and not tried again', async
   assert.equal(worker.exitCode, null);
 });
 
-test('a running job is stopped even if the event about it got lost', async () => {
+test('a running job is stopped even if the cancel message is lost', async () => {
   const settings = bench.settings();
   const queue = bench.producer(settings);
   await bench.worker(settings, (call) => untilAborted(call));
@@ -102,7 +102,7 @@ test('a cancelled job that is retried by hand runs', async () => {
   await queue.wait(job);
 });
 
-test('a job that has ended, or that there is not, is not cancelled', async () => {
+test('a job that has ended or does not exist is not cancelled', async () => {
   const settings = bench.settings();
   const queue = bench.producer(settings);
   await bench.worker(settings, () => [image('applied')]);

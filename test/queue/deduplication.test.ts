@@ -5,7 +5,7 @@ import { payload } from './bench.ts';
 import { digest } from './scripted-unpacker.ts';
 
 // docs/producers.md shows this text to producers in other languages
-test('the text of a tag in a registry’s bucket', () => {
+test('the text of a tag in the layout distribution', () => {
   const tagged = payload('x', {
     image: 'registry.example/library/alpine:3.20',
     source: { bucket: 'mirror', prefix: '/harbor/', layout: 'distribution', repository: 'library/alpine' },
@@ -45,7 +45,7 @@ test('image and labels do not change the ID', () => {
   assert.notEqual(deduplicationId(payload('blobs', { platforms: 'all' })), one);
 });
 
-test('a repository that is derived from the image makes the image count', () => {
+test('if the repository is derived from the image, the image changes the ID', () => {
   const source = { bucket: 'mirror', layout: 'distribution' as const };
   assert.match(
     deduplicationText(payload('x', { image: 'team/app:1', source, tag: '1' })),

@@ -9,7 +9,7 @@ import { image } from './scripted-unpacker.ts';
 
 const bench = queueBench();
 
-test('what is meant for a run that still unwinds does not reach a later one of the same job', () => {
+test('an abort of a run that is still ending does not reach a later run of the same job', () => {
   const running = new RunningJobs();
   const first = running.add('job', 'token-1');
   const seen = running.runs(['job']);
@@ -24,7 +24,7 @@ test('what is meant for a run that still unwinds does not reach a later one of t
   assert.equal(second.signal.aborted, true);
 });
 
-test('a job that comes back while its first run here unwinds is completed by the second, whose lock is renewed', async () => {
+test('a job that returns while its first run is still ending is completed by the second run, whose lock is renewed', async () => {
   const settings = bench.settings({ UNPACK_LOCK: '400ms' });
   const queue = bench.producer(settings);
   const bull = bench.bull(settings);
@@ -53,7 +53,7 @@ test('a job that comes back while its first run here unwinds is completed by the
   assert.ok(worker.log.some(({ msg }) => String(msg).startsWith('the lock on the job is lost')));
 });
 
-test('a limit of any length is right', async () => {
+test('a time limit of any length works', async () => {
   let called = false;
   const cancels = [2 ** 31, 600 * 3_600_000, Number.MAX_SAFE_INTEGER, Infinity].map((time) =>
     after(time, () => {
@@ -73,7 +73,7 @@ test('a limit of any length is right', async () => {
   assert.equal((await queue.wait(await queue.add(payload('long')), { timeout: 600 * 3_600_000 })).attempts, 1);
 });
 
-test('the logs tell of an attempt before they tell how it failed', async () => {
+test('the log has the start of an attempt before its failure', async () => {
   const settings = bench.settings();
   const queue = bench.producer(settings);
   const worker = await bench.worker(settings, () => {
@@ -95,7 +95,7 @@ test('the logs tell of an attempt before they tell how it failed', async () => {
   }
 });
 
-test('a cancelled job and a shutdown are no errors in the log', async () => {
+test('a cancelled job and a shutdown are not logged as errors', async () => {
   const settings = bench.settings({ UNPACK_GRACE: '10ms' });
   const queue = bench.producer(settings);
   const worker = await bench.worker(settings, ({ signal }) => {

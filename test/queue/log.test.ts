@@ -15,13 +15,13 @@ setInterval(() => log.info({}, 'line ' + n++ + 'x'.repeat(200)), 5);
 process.on('SIGTERM', () => process.exit(0));
 `;
 
-/** Numbers of the lines in a log. */
+/** The numbers in the lines of a log. */
 const lines = (path: string): number[] =>
   [...readFileSync(path, 'utf8').matchAll(/line (\d+)x/g)].map(([, n]) => Number(n));
 
 describe('a log on a disk that is full', { skip: unavailable(() => tmpfs('size=1m')) }, () => {
   for (const format of ['json', 'pretty']) {
-    it(`ends nothing, and goes on in order when there is room again: ${format}`, async () => {
+    it(`ends no process, and continues in order when there is space again: ${format}`, async () => {
       using disk = tmpfs('size=1m');
       const path = join(disk.path, 'log');
       const ballast = join(disk.path, 'ballast');

@@ -10,10 +10,10 @@ import { finished, startCli } from '../cli/run-cli.ts';
 import { eventually, payload, queueBench } from './bench.ts';
 import { image } from './scripted-unpacker.ts';
 
-/** Jobs that another program, another version or a mistake has written into the queue. */
+/** Jobs in the queue that another program, another version or a mistake has written. */
 const bench = queueBench();
 
-/** A job that some worker has completed with this. */
+/** A job that a worker has completed with this return value. */
 async function completed(settings: Config, returnvalue: unknown): Promise<string> {
   const { id } = await bench.producer(settings).add(payload(`odd-${Math.random()}`), { deduplicate: false });
   const redis = new Redis(settings.REDIS_URL);
@@ -32,15 +32,15 @@ const run = (settings: Config, ...args: string[]) =>
   finished(startCli(args, { env: { REDIS_URL: settings.REDIS_URL, UNPACK_QUEUE: settings.UNPACK_QUEUE } }));
 
 const ODD: readonly (readonly [unknown, RegExp])[] = [
-  [undefined, /what it returned is no result: was it another program/],
-  [null, /what it returned is no result: was it another program/],
-  ['done', /what it returned is no result: was it another program/],
-  [{ version: 2, images: {} }, /its result has version 2, where this program knows version 1: update it/],
-  [{ version: 1, image: 'a', images: [{ layers: 5 }] }, /no result \(images\.0\.layers is wrong\)/],
+  [undefined, /its return value is not a result of unpackd: check whether another program/],
+  [null, /its return value is not a result of unpackd: check whether another program/],
+  ['done', /its return value is not a result of unpackd: check whether another program/],
+  [{ version: 2, images: {} }, /its result has version 2, and this program supports only version 1: update/],
+  [{ version: 1, image: 'a', images: [{ layers: 5 }] }, /not a result of unpackd \(images\.0\.layers is wrong\)/],
 ];
 
 for (const [returnvalue, says] of ODD) {
-  test(`a job that returned ${JSON.stringify(returnvalue)} is told by status, and ends wait with UnreadableJobError`, async () => {
+  test(`a job that returned ${JSON.stringify(returnvalue)} is reported by status, and ends wait with UnreadableJobError`, async () => {
     const settings = bench.settings();
     const id = await completed(settings, returnvalue);
     const queue = bench.producer(settings);
@@ -55,7 +55,7 @@ for (const [returnvalue, says] of ODD) {
   });
 }
 
-test('an event of a completed job without a result ends a wait that has begun', async () => {
+test('the event of a completed job without a result ends a wait', async () => {
   const settings = bench.settings();
   const bull = bench.bull(settings);
   const { id } = await bench.producer(settings).add(payload('one'));
@@ -70,20 +70,20 @@ test('an event of a completed job without a result ends a wait that has begun', 
   await bull.close();
 });
 
-test('status, its timeline and its watch say in one sentence that there is no result', async () => {
+test('status, --timeline and --watch say in one sentence that there is no result', async () => {
   const settings = bench.settings();
   const id = await completed(settings, 'done');
   const status = await run(settings, 'status', id);
   assert.equal(status.status, 0, status.stderr);
-  assert.match(status.stdout, /state {2}completed\n[\s\S]*what it returned is no result/);
+  assert.match(status.stdout, /state {2}completed\n[\s\S]*its return value is not a result of unpackd/);
   for (const flags of [['--watch'], ['--timeline', '/nowhere/x.svg']]) {
     const { status, stderr } = await run(settings, 'status', id, ...flags);
-    assert.match(stderr, /^unpackd: \[JOB_UNREADABLE\] job [^\n]+ is no result[^\n]+\n$/);
+    assert.match(stderr, /^unpackd: \[JOB_UNREADABLE\] job [^\n]+ is not a result of unpackd[^\n]+\n$/);
     assert.equal(status, 1);
   }
 });
 
-test('fields that are not JSON are one sentence at the command line, and hide no other job in the board', async () => {
+test('fields that are not JSON give one sentence on the command line, and hide no other job in the board', async () => {
   const settings = bench.settings({ UNPACK_BOARD_PORT: '0' });
   const queue = bench.producer(settings);
   const { id } = await queue.add(payload('one'));
@@ -99,7 +99,7 @@ test('fields that are not JSON are one sentence at the command line, and hide no
     const { status, stderr } = await run(settings, ...args);
     assert.match(
       stderr,
-      /^unpackd: \[JOB_UNREADABLE\] what Redis holds of job [^\n]+ is not what BullMQ writes: [^\n]+\n$/,
+      /^unpackd: \[JOB_UNREADABLE\] job [^\n]+ cannot be read, because its data in Redis is not JSON: [^\n]+\n$/,
     );
     assert.doesNotMatch(stderr, /hidden/);
     assert.equal(status, 1);
@@ -113,10 +113,10 @@ test('fields that are not JSON are one sentence at the command line, and hide no
   assert.equal(answer.status, 200, text);
   const names: string[] = JSON.parse(text).queues[0].jobs.map((job: { name: string }) => job.name);
   assert.deepEqual(names.sort(), ['cannot be read', 'registry.example/two:1']);
-  assert.match(text, /is not what BullMQ writes/);
+  assert.match(text, /its data in Redis is not JSON/);
 });
 
-test('a progress whose numbers cannot be drawn is none', () => {
+test('a progress with invalid numbers is ignored', () => {
   const good = {
     ...{ version: 1, phase: 'unpacking', attempt: 1, attempts: 5, worker: 'w', layersDone: 0, layersTotal: 1 },
     ...{ bytesFetched: 0, bytesTotal: 5, bytesUnpacked: 0, images: [], failures: [], stallsBefore: 0 },
@@ -128,7 +128,7 @@ test('a progress whose numbers cannot be drawn is none', () => {
   assert.equal(readProgress({ ...good, images: [{ layers: [{ ...layer, fetched: -1 }] }] }), undefined);
 });
 
-test('what a newer version has added to a result is kept', async () => {
+test('fields that a newer version has added to a result are kept', async () => {
   const settings = bench.settings();
   await bench.worker(settings, () => [image('applied')]);
   const queue = bench.producer(settings);

@@ -7,7 +7,7 @@ import { image, untilAborted } from './scripted-unpacker.ts';
 
 const bench = queueBench({ persistent: true });
 
-test('a job that runs while Redis is restarted completes once, and the outage is two log lines', async () => {
+test('a job that runs during a restart of Redis completes once, and the outage gives two log lines', async () => {
   const settings = bench.settings({ UNPACK_LOCK: '30s' });
   const queue = bench.producer(settings);
   const gate = Promise.withResolvers<void>();
@@ -43,7 +43,7 @@ test('a job that runs while Redis is restarted completes once, and the outage is
   assert.equal((await queue.wait(next)).attempts, 1);
 });
 
-test('a worker that is started before Redis takes jobs when Redis comes', async () => {
+test('a worker that starts before Redis takes jobs when Redis starts', async () => {
   const settings = bench.settings();
   await bench.redis.kill();
   const starting = bench.worker(settings, () => [image('applied')]);
@@ -54,7 +54,7 @@ test('a worker that is started before Redis takes jobs when Redis comes', async 
   assert.equal((await queue.wait(await queue.add(payload('one')))).attempts, 1);
 });
 
-test('a job keeps its lock for longer than a lock lasts', async () => {
+test('the lock of a long job is renewed', async () => {
   const settings = bench.settings({ UNPACK_LOCK: '4s' });
   const queue = bench.producer(settings);
   const gate = Promise.withResolvers<void>();
@@ -83,7 +83,7 @@ test('a job keeps its lock for longer than a lock lasts', async () => {
   assert.equal(calls, 1);
 });
 
-test('a worker that has lost the lock on a job stops that work and leaves the job alone', async () => {
+test('a worker that has lost the lock on a job stops its work and does not change the job', async () => {
   const settings = bench.settings({ UNPACK_LOCK: '2s' });
   const queue = bench.producer(settings);
   const bull = bench.bull(settings);

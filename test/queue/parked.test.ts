@@ -13,7 +13,7 @@ const bench = queueBench();
 const holder = { pid: 4711, host: 'elsewhere', worker: 'frozen', job: 'j', since: '2026-01-01T00:00:00.000Z' };
 const wait: LockWait = { chainId: digest(100) as ChainId, holder };
 
-/** A layer that another process has locked until `free` is called; jobs of buckets that begin with `base` want it. */
+/** A layer that another process has locked until `free` is called. Jobs whose bucket begins with `base` need it. */
 function lockedLayer(): { store: ScriptedStore; script: (call: Call) => Promise<never>; free(): void; done: string[] } {
   let locked = true;
   const done: string[] = [];
@@ -33,7 +33,7 @@ function lockedLayer(): { store: ScriptedStore; script: (call: Call) => Promise<
   return { store, script, free, done };
 }
 
-test('a job that waits for a layer of another process gives its slot back, and comes before later ones', async () => {
+test('a job that waits for the lock of another process is parked, and runs before jobs that were added later', async () => {
   const settings = bench.settings({ UNPACK_JOBS: '1' });
   const queue = bench.producer(settings);
   const { store, script, free, done } = lockedLayer();
@@ -54,7 +54,7 @@ test('a job that waits for a layer of another process gives its slot back, and c
   const { stdout } = await runCli(['status', waiting[0]?.id ?? ''], { env });
   assert.match(
     stdout,
-    /state {2}delayed\n.*\nwaits for the layer of chain ID sha256:\w+….*: process 4711 on elsewhere \(worker frozen, job j\) has locked it since 2026-01-01\S+; it has waited since \S+, and is looked at again at \S+ or when the layer is free\n/,
+    /state {2}delayed\n.*\nwaits for the layer of chain ID sha256:\w+….*: process 4711 on elsewhere \(worker frozen, job j\) has locked it since 2026-01-01\S+; the job has waited since \S+, and is tried again at \S+ or when the layer is free\n/,
   );
   const later = await queue.addBulk(['later-1', 'later-2', 'later-3'].map((name) => ({ payload: payload(name) })));
   free();
@@ -76,7 +76,7 @@ test('a job that waits for a layer of another process gives its slot back, and c
 
 for (const priority of [undefined, 7]) {
   const kind = priority === undefined ? 'without a priority' : 'with one';
-  test(`parked jobs ${kind} come back to the front in their order, whichever worker is left`, async () => {
+  test(`parked jobs ${kind} return to the front in their order, even if their worker has ended`, async () => {
     const settings = bench.settings({ UNPACK_JOBS: '4' });
     const queue = bench.producer(settings);
     const options = priority === undefined ? {} : { priority };
@@ -107,7 +107,7 @@ for (const priority of [undefined, 7]) {
   });
 }
 
-test('layers that a job applied before it gave its slot back count as applied in its result', async () => {
+test('layers that a job applied before it was parked count as applied in its result', async () => {
   const settings = bench.settings();
   const queue = bench.producer(settings);
   const lock = { chainId: digest(102) as ChainId, holder };
@@ -150,7 +150,7 @@ test('a parked job is cancelled at once', async () => {
   await assert.rejects(queue.wait(job, { timeout: 60_000 }), { code: 'CANCELLED' });
 });
 
-test('pauses grow, and UNPACK_JOB_TIMEOUT counts them', async () => {
+test('pauses grow, and count towards UNPACK_JOB_TIMEOUT', async () => {
   const settings = bench.settings({ UNPACK_JOB_TIMEOUT: '9s' });
   const queue = bench.producer(settings);
   const { store, script } = lockedLayer();
@@ -181,7 +181,7 @@ test('pauses grow, and UNPACK_JOB_TIMEOUT counts them', async () => {
   assert.equal(lines.length, 1, 'whom it waits for is said once');
 });
 
-test('a night without workers is no time that a parked job has waited for a lock', async () => {
+test('a night without workers does not count as waiting for a lock', async () => {
   const settings = bench.settings({ UNPACK_JOB_TIMEOUT: '60s' });
   const queue = bench.producer(settings);
   const { store, script } = lockedLayer();

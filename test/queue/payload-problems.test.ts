@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import { UnpackError } from '../../src/errors.ts';
 import { checkPayload } from '../../src/queue/parse-payload.ts';
 
-/** zod's sentences for what nobody has given one of its own. */
+/** Default messages of zod, which no payload may cause. */
 const ZODS_WORDS = /Invalid (input|string|key|option|type)|expected \w+|received|Too (small|big)|Unrecognized/i;
 const ODD: readonly unknown[] = [
   null,
@@ -35,7 +35,7 @@ const WHOLE: readonly unknown[] = [
   { version: 1, image: 'a:1', source: { ...source, layout: 'keys', template: '{hex}' }, layers: [layer] },
 ];
 
-/** Every copy of `value` in which one place, however deep, is something odd. */
+/** All copies of `value` in which one field, at any depth, is replaced. */
 function* altered(value: unknown): Generator<unknown> {
   yield* ODD;
   if (Array.isArray(value)) {
@@ -49,7 +49,7 @@ function* altered(value: unknown): Generator<unknown> {
   }
 }
 
-test('a payload with anything odd in any place is one sentence, in words of its own', () => {
+test('a wrong value in any field gives one sentence without messages of zod', () => {
   let refused = 0;
   for (const payload of WHOLE.flatMap((whole) => [...altered(whole)])) {
     try {

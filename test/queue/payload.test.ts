@@ -8,7 +8,7 @@ import { digest } from './scripted-unpacker.ts';
 const policy = { connection: CONNECTION, buckets: [] };
 const good = payload('bucket');
 
-/** A wrong payload, and what its sentence must say. */
+/** A wrong payload, and a part of its message. */
 function refuses(name: string, data: unknown, sentence: RegExp): void {
   test(`refuses ${name}`, () => {
     assert.throws(
@@ -23,7 +23,7 @@ function refuses(name: string, data: unknown, sentence: RegExp): void {
   });
 }
 
-test('reads a payload as a source and a request', () => {
+test('converts a payload to a source and a request', () => {
   const parsed = parsePayload(
     payload('mirror', {
       source: { bucket: 'mirror', prefix: '/a/b/', layout: 'distribution', repository: 'library/alpine' },
@@ -50,14 +50,14 @@ test('reads a payload as a source and a request', () => {
   });
 });
 
-test('reads explicit layers in the shape that descriptors have', () => {
+test('reads explicit layers', () => {
   const blob = { mediaType: 'application/vnd.oci.image.layer.v1.tar', digest: digest(2), size: 3 };
   const layers = [{ diff: { digest: digest(1), mediaType: 'x', size: 9 }, blob: { ...blob, annotations: { a: 'b' } } }];
   const { request } = parsePayload(payload('b-1', { layers }), policy);
   assert.deepEqual(request.target, { kind: 'layers', layers: [{ diff: { digest: digest(1) }, blob }] });
 });
 
-test('derives the repository from the image where a distribution layout names none', () => {
+test('derives the repository from the image if the payload names none', () => {
   const source = { bucket: 'mirror', layout: 'distribution' as const };
   const { source: spec } = parsePayload(payload('x', { image: 'docker.io/alpine:3', source, tag: '3' }), policy);
   assert.deepEqual(spec.kind === 's3' && spec.layout, { kind: 'distribution', repository: 'library/alpine' });
@@ -78,9 +78,9 @@ for (const [image, repository] of Object.entries({
 refuses(
   'no manifest, tag or layers',
   { ...good, manifest: undefined },
-  /exactly one of manifest, tag and layers is needed, but none is there$/,
+  /exactly one of manifest, tag and layers is needed, but there is none$/,
 );
-refuses('a manifest and a tag', { ...good, tag: 'x' }, /exactly one .* there are manifest and tag$/);
+refuses('a manifest and a tag', { ...good, tag: 'x' }, /exactly one .* but there is manifest and tag$/);
 refuses(
   'an unknown field, with the one that was meant',
   { ...good, platfroms: [] },
@@ -101,7 +101,7 @@ for (const field of ['endpoint', 'region', 'credentials', 'accessKeyId']) {
 refuses(
   'a newer version by one sentence about it',
   { version: 2, everything: 'else' },
-  /has version 2, and this worker knows version 1/,
+  /has version 2, but this worker supports only version 1/,
 );
 refuses(
   'a bucket that is an ARN',
@@ -134,7 +134,7 @@ refuses(
 refuses(
   "a label that is the store's own",
   { ...good, labels: { 'containerd.io/snapshot.ref': 'x' } },
-  /set by the store itself/,
+  /is set by the store/,
 );
 refuses(
   'three hundred wrong layers in one sentence',

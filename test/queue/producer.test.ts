@@ -9,7 +9,7 @@ import { image } from './scripted-unpacker.ts';
 
 const bench = queueBench();
 
-test('the result says what was done, where and by whom', async () => {
+test('the result has the images, the worker and the store', async () => {
   const settings = bench.settings();
   const queue = bench.producer(settings);
   await bench.worker(settings, () => [{ ...image('existed', 'applied'), warnings: ['1 socket was left out'] }]);
@@ -38,7 +38,7 @@ test('a wrong payload is refused before it is added', async () => {
   assert.equal((await queue.counts()).waiting, 0);
 });
 
-test('the same work gives one job while it waits or runs, and a new one afterwards', async () => {
+test('the same work gives one job while it waits or runs, and a new job afterwards', async () => {
   const settings = bench.settings();
   const queue = bench.producer(settings);
   const first = await queue.add(payload('same'));
@@ -60,13 +60,13 @@ test('the same work gives one job while it waits or runs, and a new one afterwar
   assert.notEqual(again.id, first.id);
 });
 
-test('the same work is added twice when its producer asks for that', async () => {
+test('the same work is added twice if deduplicate is false', async () => {
   const queue = bench.producer(bench.settings());
   const first = await queue.add(payload('same'));
   assert.notEqual((await queue.add(payload('same'), { deduplicate: false })).id, first.id);
 });
 
-test('several jobs are added at once and tell which of them were there already', async () => {
+test('several jobs are added at once, and those that existed are marked', async () => {
   const queue = bench.producer(bench.settings());
   await queue.add(payload('two'));
   const handles = await queue.addBulk([
@@ -80,7 +80,7 @@ test('several jobs are added at once and tell which of them were there already',
   );
 });
 
-test('jobs run by priority, and those without one first', async () => {
+test('jobs run by priority, and jobs without a priority run first', async () => {
   const settings = bench.settings({ UNPACK_JOBS: '1' });
   const queue = bench.producer(settings);
   const handles = [
@@ -109,7 +109,7 @@ test('a delayed job waits for its time', async () => {
   assert.ok(Date.now() - before >= 300);
 });
 
-test('waiting tells how the job goes', async () => {
+test('wait reports the progress', async () => {
   const told = Promise.withResolvers<void>();
   const settings = bench.settings();
   const queue = bench.producer(settings);
@@ -129,7 +129,7 @@ test('waiting tells how the job goes', async () => {
   assert.ok(seen.includes('unpacking 1/2'), seen.join());
 });
 
-test('waiting for a job that is gone, takes too long or is given up ends with a typed error', async () => {
+test('wait ends with a typed error if the job does not exist, takes too long, or the signal is aborted', async () => {
   const settings = bench.settings();
   const queue = bench.producer(settings);
   await assert.rejects(queue.wait('no-such-job'), JobNotFoundError);
@@ -144,7 +144,7 @@ test('waiting for a job that is gone, takes too long or is given up ends with a 
   await closing;
 });
 
-test('a job that is removed as soon as it ends is still waited for', async () => {
+test('wait returns the result of a job that is removed as soon as it ends', async () => {
   const settings = bench.settings({ UNPACK_KEEP_COMPLETED: '0', UNPACK_KEEP_FAILED: '0' });
   const queue = bench.producer(settings);
   await bench.worker(settings, async ({ bucket }) => {
@@ -156,7 +156,7 @@ test('a job that is removed as soon as it ends is still waited for', async () =>
   await assert.rejects(queue.wait(await queue.add(payload('bad'), { attempts: 1 })), { code: 'INTERNAL' });
 });
 
-test('without Redis every call fails, and none waits for it', async () => {
+test('without Redis every call fails and none hangs', async () => {
   // nothing listens on the port of a server that has ended
   const gone = await startRedis();
   await gone.stop();
@@ -171,7 +171,7 @@ test('without Redis every call fails, and none waits for it', async () => {
   await queue.close();
 });
 
-test('a Redis that accepts connections and never answers is found out too', async () => {
+test('a Redis that accepts connections but never answers is reported, too', async () => {
   const redis = await startRedis();
   const patient = new UnpackQueue(testSettings(redis.url), 60_000);
   const job = await patient.add(payload('one'));
@@ -185,7 +185,7 @@ test('a Redis that accepts connections and never answers is found out too', asyn
   await redis.stop();
 });
 
-test('a job whose adding failed for want of Redis does not turn up later', async () => {
+test('a job that could not be added because of Redis does not appear later', async () => {
   const redis = await startRedis({ persistent: true });
   const settings = testSettings(redis.url);
   const queue = new UnpackQueue(settings, 60_000);

@@ -20,7 +20,7 @@ async function progressEvents(settings: { UNPACK_QUEUE: string; REDIS_URL: strin
   return seen;
 }
 
-test('progress is written four times a second at most', async () => {
+test('progress is written at most four times a second', async () => {
   const settings = bench.settings();
   const queue = bench.producer(settings);
   const seen = await progressEvents(settings);
@@ -40,7 +40,7 @@ test('progress is written four times a second at most', async () => {
   assert.ok(seen.length >= 4 && seen.length <= Math.ceil(seconds * 4) + 2, `${seen.length} in ${seconds} s`);
 });
 
-test('progress that has not changed is not written', async () => {
+test('unchanged progress is not written', async () => {
   const settings = bench.settings();
   const queue = bench.producer(settings);
   const seen = await progressEvents(settings);
@@ -54,7 +54,7 @@ test('progress that has not changed is not written', async () => {
   assert.equal(seen.length, 3, 'resolving, unpacking, completed');
 });
 
-test('progress counts layers and bytes, of those only what had to be fetched', async () => {
+test('progress counts layers, and the bytes of layers that had to be fetched', async () => {
   const settings = bench.settings();
   const queue = bench.producer(settings);
   const gate = Promise.withResolvers<void>();
@@ -85,7 +85,7 @@ test('progress counts layers and bytes, of those only what had to be fetched', a
   await queue.wait(job);
 });
 
-test("a job's log tells a person what happened", async () => {
+test('the log of a job describes its attempts', async () => {
   const settings = bench.settings();
   const queue = bench.producer(settings);
   const worker = await bench.worker(settings, ({ onResolved, log, number }) => {

@@ -18,8 +18,8 @@ import { CONNECTION, eventually, payload, testSettings } from './bench.ts';
 import { image, scriptedUnpacker } from './scripted-unpacker.ts';
 
 /**
- * Every state of a real server in which it does not do what a queue asks: the producer, the worker, doctor and the board
- * each say which it is and what to do, and nobody calls it a mistake of this program.
+ * Every state in which a real Redis refuses what a queue needs. Producer, worker, doctor and board must name the state and say
+ * what to do, and must not report an error of this program.
  */
 interface State {
   readonly title: string;
@@ -32,7 +32,7 @@ interface State {
   readonly worker: 'waits' | 'ends';
 }
 
-/** What has been opened, and is closed in the other order. */
+/** Everything that is open. It is closed in the reverse order. */
 class Opened {
   readonly #closing: (() => Promise<unknown> | unknown)[] = [];
 
@@ -70,7 +70,7 @@ const STATES: readonly State[] = [
   {
     title: 'a password that is not given (NOAUTH)',
     prepare: (redis) => redis.config('SET', 'requirepass', 's3cr3t-one'),
-    says: /wants a password: put it in REDIS_URL .*percent-encoded.* or in the file that REDIS_PASSWORD_FILE names/,
+    says: /needs a password: write it in REDIS_URL .*percent-encoded.* or in the file that REDIS_PASSWORD_FILE names/,
     worker: 'ends',
   },
   {
@@ -84,20 +84,20 @@ const STATES: readonly State[] = [
     title: 'a user without rights on the keys (NOPERM)',
     flags: ['--aclfile', acl],
     url: withUser('other:pw'),
-    says: /does not let this user do what the queue needs: .*ACL SETUSER/,
+    says: /does not permit this user .*ACL SETUSER/,
     worker: 'ends',
   },
   {
     title: 'a user without rights on scripts (NOPERM)',
     flags: ['--aclfile', acl],
     url: withUser('noscript:pw'),
-    says: /does not let this user do what the queue needs: .*ACL SETUSER/,
+    says: /does not permit this user .*ACL SETUSER/,
     worker: 'ends',
   },
   {
     title: 'a cluster without slots (CLUSTERDOWN)',
     flags: ['--cluster-enabled', 'yes'],
-    says: /is a cluster that serves nothing \(CLUSTERDOWN\): /,
+    says: /is a cluster that is down \(CLUSTERDOWN\): /,
     worker: 'waits',
   },
   {
@@ -109,13 +109,13 @@ const STATES: readonly State[] = [
         .then(() =>
           eventually('the cluster serves', async () => (await redis.cluster('INFO')).includes('cluster_state:ok')),
         ),
-    says: /is a cluster, over which a queue cannot be spread: .*UNPACK_REDIS_PREFIX=\{bull\}/,
+    says: /is a cluster, and a queue cannot use several slots: .*UNPACK_REDIS_PREFIX=\{bull\}/,
     worker: 'ends',
   },
   {
     title: 'a replica (READONLY)',
     prepare: (redis) => redis.replicaof('127.0.0.1', 1),
-    says: /takes no writes, because it is a replica: name the primary/,
+    says: /accepts no writes, because it is a replica: name the primary/,
     worker: 'waits',
   },
   {
@@ -124,13 +124,13 @@ const STATES: readonly State[] = [
       await redis.config('SET', 'replica-serve-stale-data', 'no');
       await redis.replicaof('127.0.0.1', 1);
     },
-    says: /is a replica that has lost its primary: |takes no writes, because it is a replica: /,
+    says: /is a replica that has lost its primary: |accepts no writes, because it is a replica: /,
     worker: 'waits',
   },
   {
     title: 'a full memory (OOM)',
     prepare: fill,
-    says: /has used up its memory \(maxmemory\): give it more/,
+    says: /has no free memory \(maxmemory\): give it more/,
     worker: 'waits',
   },
   {
@@ -144,13 +144,13 @@ const STATES: readonly State[] = [
         (await redis.info('persistence')).includes('rdb_last_bgsave_status:err'),
       );
     },
-    says: /takes no writes, because it cannot save its data to disk: /,
+    says: /accepts no writes, because it cannot save its data to disk .*: free space/,
     worker: 'waits',
   },
   {
     title: 'too few replicas (NOREPLICAS)',
     flags: ['--min-replicas-to-write', '1'],
-    says: /takes no writes, because too few replicas follow it/,
+    says: /accepts no writes, because it has too few replicas/,
     worker: 'waits',
   },
   {
@@ -162,13 +162,13 @@ const STATES: readonly State[] = [
   {
     title: 'a database that is not there',
     url: (url) => `${url}/99`,
-    says: /has no database with the number that REDIS_URL ends in/,
+    says: /has no database with the number at the end of REDIS_URL/,
     worker: 'ends',
   },
   {
     title: 'TLS spoken to a server without',
     url: (url) => url.replace('redis:', 'rediss:'),
-    says: /speaks no TLS: write redis:\/\//,
+    says: /does not use TLS: write redis:\/\//,
     worker: 'ends',
   },
 ];
@@ -177,7 +177,7 @@ const STATES: readonly State[] = [
 describe('states of Redis', { concurrency: 4 }, () => {
   for (const state of STATES) describe(state.title, () => states(state));
 
-  test('a worker goes on by itself when the memory is enough again, and says so once', async (t) => {
+  test('a worker continues by itself when Redis has memory again, and logs that once', async (t) => {
     const opened = openedBy(t);
     const server = await serverIn({ title: '', prepare: fill, says: /x/, worker: 'waits' }, opened);
     const settings = testSettings(server.url);
@@ -195,7 +195,7 @@ describe('states of Redis', { concurrency: 4 }, () => {
     assert.equal(lines.filter(({ msg }) => /^Redis /.test(String(msg))).length, 2);
   });
 
-  test('a server that speaks TLS only is told from one that is away, and its certificate is named', async (t) => {
+  test('a server with TLS is distinguished from an unreachable one, and a wrong certificate is reported', async (t) => {
     const opened = openedBy(t);
     makeCertificate();
     const port = await freePort();
@@ -206,7 +206,7 @@ describe('states of Redis', { concurrency: 4 }, () => {
     const server = await startRedis({ flags });
     opened.push(() => server.stop());
     for (const [scheme, says] of [
-      ['redis', /speaks TLS: write rediss:\/\//],
+      ['redis', /uses TLS: write rediss:\/\//],
       ['rediss', /has a certificate that this machine does not trust .*NODE_EXTRA_CA_CERTS/],
     ] as const) {
       const settings = testSettings(`${scheme}://127.0.0.1:${port}`);
@@ -220,7 +220,7 @@ describe('states of Redis', { concurrency: 4 }, () => {
     }
   });
 
-  test('a server that loads its data is waited for by a worker, and told by the producer (LOADING)', async (t) => {
+  test('a worker waits for a server that loads its data, and the producer reports it (LOADING)', async (t) => {
     const opened = openedBy(t);
     const server = await startRedis({ flags: ['--appendonly', 'yes', '--enable-debug-command', 'local'] });
     opened.push(() => server.stop());
@@ -268,7 +268,7 @@ function states(state: State): void {
   };
   const settings = async () => testSettings((state.url ?? ((url) => url))((await server()).url));
 
-  test('the producer says so, as QueueUnavailableError', async () => {
+  test('the producer throws a QueueUnavailableError', async () => {
     const queue = new UnpackQueue(await settings());
     opened.push(() => queue.close());
     await assert.rejects(queue.add(payload('one')), refused(state.says));
@@ -278,7 +278,7 @@ function states(state: State): void {
     await assert.rejects(queue.cancel('x'), typed);
   });
 
-  test(`a worker ${state.worker === 'waits' ? 'says so in one line, is not ready, and waits' : 'ends its start with it'}`, async () => {
+  test(`a worker ${state.worker === 'waits' ? 'logs it in one line, is not ready, and waits' : 'does not start, and reports it'}`, async () => {
     const { worker, lines } = makeWorker(await settings(), opened);
     if (state.worker === 'ends') return assert.rejects(worker.start(), refused(state.says));
     await worker.start();
@@ -293,13 +293,13 @@ function states(state: State): void {
     assert.doesNotMatch(JSON.stringify(lines), /\\n +at |stack/);
   });
 
-  test('doctor says so', async () => {
+  test('doctor reports it', async () => {
     const [check] = await checkRedis(await settings());
     assert.equal(check?.status, 'fail');
     assert.match(`${check.finding}: ${check.advice}`, state.says);
   });
 
-  test('the board lives, and has no other answer', async () => {
+  test('the board runs and reports it', async () => {
     const board = await startBoard(
       { ...(await settings()), UNPACK_BOARD_PORT: 0 },
       createLog(await settings(), { write: () => {} }),
@@ -315,7 +315,7 @@ function states(state: State): void {
   });
 }
 
-/** Commands that the server has refused. */
+/** The number of commands that the server has refused. */
 async function refusals(redis: Redis): Promise<number> {
   const counts = (await redis.info('errorstats')).matchAll(/^errorstat_\w+:count=(\d+)/gm);
   return [...counts].reduce((sum, [, count]) => sum + Number(count), 0);
@@ -345,7 +345,7 @@ function makeWorker(settings: ReturnType<typeof testSettings>, opened: Opened) {
   return { worker, lines };
 }
 
-/** One sentence with the server's address, and nothing of a password. */
+/** Asserts one sentence with the address of the server and without the password. */
 function refused(says: RegExp): (error: unknown) => boolean {
   return (error) => {
     assert.ok(error instanceof QueueUnavailableError, String(error));

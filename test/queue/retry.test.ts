@@ -7,7 +7,7 @@ import { image, untilAborted } from './scripted-unpacker.ts';
 
 const bench = queueBench();
 
-/** Fails with the code that the bucket is named after. */
+/** Fails with the code in the name of the bucket. */
 const failing = ({ bucket }: { bucket: string }): never => {
   throw new UnpackError(bucket as FailureCode, `scripted ${bucket}`, { details: { layerIndex: 1, layerCount: 3 } });
 };
@@ -34,7 +34,7 @@ for (const [code, rule] of Object.entries(FAILURE_CODES)) {
   });
 }
 
-test('two damaged downloads of different kinds are not retried a second time', async () => {
+test('two damaged downloads with different codes are retried only once', async () => {
   const settings = bench.settings();
   const queue = bench.producer(settings);
   const codes: FailureCode[] = ['BLOB_DIGEST_MISMATCH', 'SOURCE_UNAVAILABLE', 'LAYER_CORRUPT', 'LAYER_CORRUPT'];
@@ -46,7 +46,7 @@ test('two damaged downloads of different kinds are not retried a second time', a
   assert.equal((await queue.status(job.id)).attemptsMade, 3);
 });
 
-test('a job that succeeds on its second attempt says so and keeps the first failure in its history', async () => {
+test('a job that succeeds in its second attempt keeps the first failure in its history', async () => {
   const settings = bench.settings();
   const queue = bench.producer(settings);
   await bench.worker(settings, ({ number }) => {
@@ -63,7 +63,7 @@ test('a job that succeeds on its second attempt says so and keeps the first fail
   );
 });
 
-test('the attempts come from UNPACK_ATTEMPTS when the producer gives none', async () => {
+test('the attempts come from UNPACK_ATTEMPTS if the producer sets none', async () => {
   const settings = bench.settings({ UNPACK_ATTEMPTS: '4' });
   const queue = bench.producer(settings);
   await bench.worker(settings, failing);
@@ -72,7 +72,7 @@ test('the attempts come from UNPACK_ATTEMPTS when the producer gives none', asyn
   assert.equal((await queue.status(job.id)).attemptsMade, 4);
 });
 
-test('a backoff that no worker knows does not keep a job from failing', async () => {
+test('a job with an unknown backoff can fail', async () => {
   const settings = bench.settings();
   await bench.worker(settings, failing);
   const job = await bench
@@ -104,7 +104,7 @@ test('a job of another name fails once with INVALID_JOB', async () => {
   assert.equal(status.attemptsMade, 1);
 });
 
-test('a bucket that the worker is not allowed to read is refused, and nothing is unpacked', async () => {
+test('a bucket that the worker may not read is refused', async () => {
   const settings = bench.settings({ UNPACK_BUCKETS: 'one, two' });
   const queue = bench.producer(settings);
   await bench.worker(settings, failing);
@@ -123,7 +123,7 @@ test('an attempt that takes longer than UNPACK_JOB_TIMEOUT is stopped with TIMED
   assert.equal((await queue.status(job.id)).progress?.failures[0]?.code, 'TIMED_OUT');
 });
 
-test('a failed job keeps the layers that were done', async () => {
+test('layers that a failed job has committed stay', async () => {
   const settings = bench.settings();
   const queue = bench.producer(settings);
   await bench.worker(settings, ({ onResolved }) => {
@@ -141,7 +141,7 @@ test('a failed job keeps the layers that were done', async () => {
   );
 });
 
-test('a job that is retried by hand after six stalls gets its chance', async () => {
+test('a job that failed after six stalls can be retried by hand', async () => {
   const settings = bench.settings();
   const queue = bench.producer(settings);
   const bull = bench.bull(settings);
@@ -150,7 +150,7 @@ test('a job that is retried by hand after six stalls gets its chance', async () 
   // what six dead workers leave behind
   await client.hset(bull.toKey(added.id), { stc: '6' });
   await bench.worker(settings, () => [image('applied')]);
-  await assert.rejects(queue.wait(added), { code: 'STALLED', message: /went silent 6 times/ });
+  await assert.rejects(queue.wait(added), { code: 'STALLED', message: /stopped responding 6 times/ });
   const failed = await queue.status(added.id);
   assert.match(failed.failedReason ?? '', /^\[STALLED\]/);
   assert.equal(failed.failure?.retryable, false);
@@ -158,7 +158,7 @@ test('a job that is retried by hand after six stalls gets its chance', async () 
   assert.equal((await queue.wait(added)).attempts, 1);
 });
 
-test('the wait before an attempt doubles, ends at ten minutes, and loses at most half to chance', () => {
+test('the backoff doubles, is at most ten minutes, and jitter takes at most half', () => {
   assert.deepEqual(
     [1, 2, 3].map((made) => backoffDelay(made, 2000, () => 0)),
     [2000, 4000, 8000],

@@ -10,11 +10,11 @@ const examples = (name: string): unknown[] => {
   return 'examples' in schema && Array.isArray(schema.examples) ? schema.examples : [];
 };
 
-test('the published schemas are the ones that the code means (npm run schemas)', async () => {
+test('the published schemas are current (npm run schemas)', async () => {
   assert.deepEqual(await outdatedSchemas(), []);
 });
 
-test('every example is what its schema says', () => {
+test('every example matches its schema', () => {
   assert.equal(examples('payload.schema.json').length, 3);
   for (const example of examples('payload.schema.json')) checkPayload(example);
   for (const example of examples('result.schema.json')) resultSchema.parse(example);

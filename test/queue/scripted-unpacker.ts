@@ -2,7 +2,7 @@ import { abortError } from '../../src/errors.ts';
 import type { ImageState, LayerPhase, LayerState } from '../../src/image/progress.ts';
 import type { StoreKeeper, UnpackedImage, Unpacker, UnpackOptions } from '../../src/image/unpack.ts';
 
-/** One call of an unpacker, as a script sees it. */
+/** One call of the unpacker. */
 export interface Call extends UnpackOptions {
   readonly bucket: string;
   /** Calls so far for this bucket, this one included. */
@@ -11,7 +11,7 @@ export interface Call extends UnpackOptions {
 
 export type Script = (call: Call) => Promise<UnpackedImage[]> | UnpackedImage[];
 
-/** What the store is said to have; default: nothing, so that every job comes to the script. */
+/** What the store has; default: nothing, so that the script runs for every job. */
 export interface ScriptedStore {
   /** Without asking the source. */
   readonly recall?: Unpacker['lookUpCached'];
@@ -20,7 +20,7 @@ export interface ScriptedStore {
   readonly look?: (signal: AbortSignal | undefined) => Promise<readonly UnpackedImage[] | undefined>;
 }
 
-/** Does nothing but what the script says: the queue's behaviour is tested, not the unpacking. */
+/** An unpacker that runs a script instead of unpacking, for tests of the queue. */
 export function scriptedUnpacker(script: Script, { recall, look }: ScriptedStore = {}): Unpacker {
   const calls = new Map<string, number>();
   return {
@@ -72,7 +72,7 @@ export function digest(number: number): string {
   return `sha256:${number.toString(16).padStart(64, '0')}`;
 }
 
-/** Resolves the image and then does not end until it is aborted. */
+/** Resolves the image, and then waits until it is aborted. */
 export function untilAborted(
   { signal, onResolved }: Call,
   states: readonly ImageState[] = [image('applying')],
@@ -86,7 +86,7 @@ export function untilAborted(
   });
 }
 
-/** A store that can be written and in which nothing is locked, but for what a test says. */
+/** A keeper of a sound store without locks, except what a test sets. */
 export function scriptedKeeper(keeper: Partial<StoreKeeper>): StoreKeeper {
   return { tidy: async () => {}, check: async () => {}, heldElsewhere: () => undefined, ...keeper };
 }

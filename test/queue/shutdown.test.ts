@@ -22,7 +22,7 @@ test('SIGTERM lets a job finish within the grace time, and the worker ends with 
   assert.equal((await queue.status(another.id)).state, 'waiting');
 });
 
-test('after the grace time a job is given back to the front, and the attempt does not count', async () => {
+test('after the grace time a job goes back to the front of the queue, and the attempt does not count', async () => {
   const settings = bench.settings({ UNPACK_JOBS: '1' });
   const queue = bench.producer(settings);
   await using worker = await startWorkerProcess(settings);
@@ -68,7 +68,7 @@ test('a worker without jobs ends at once', async () => {
   assert.equal(await worker.ended(), 0);
 });
 
-test('the job of a worker that was killed is taken over by another one', async () => {
+test('another worker takes the job of a killed worker', async () => {
   const settings = bench.settings({ UNPACK_LOCK: '2s' });
   const queue = bench.producer(settings);
   await using worker = await startWorkerProcess(settings, 'the-dead-one');
@@ -81,7 +81,7 @@ test('the job of a worker that was killed is taken over by another one', async (
   assert.deepEqual([result.worker.name, result.attempts], ['worker-1', 1]);
   const { logs } = await bench.bull(settings).getJobLogs(job.id);
   assert.ok(
-    logs.some((line) => /WARN taken over from a worker that went silent \(1 of at most 5 times\)/.test(line)),
+    logs.some((line) => /WARN taken over from a worker that stopped responding \(1 of at most 5 times\)/.test(line)),
     logs.join('\n'),
   );
 });

@@ -17,7 +17,7 @@ export interface WorkerProcess extends AsyncDisposable {
   ended(): Promise<number | null>;
 }
 
-/** Starts worker-process.ts with these settings and waits until it takes jobs. */
+/** Starts worker-process.ts with these settings, and waits until it takes jobs. */
 export async function startWorkerProcess(settings: Config, name = 'worker-process'): Promise<WorkerProcess> {
   const given = Object.entries(settings).filter(([, value]) => typeof value === 'string');
   const times = ['UNPACK_LOCK', 'UNPACK_GRACE', 'UNPACK_BACKOFF'] as const;

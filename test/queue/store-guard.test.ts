@@ -7,7 +7,7 @@ import { image } from './scripted-unpacker.ts';
 const bench = queueBench();
 const broken = (): UnpackError => new UnpackError('STORE_FAILED', 'EIO: the disk is gone');
 
-test('a job goes back three times for a store that fails its probe, and then its attempts count', async () => {
+test('a job is given back three times because of a faulty store, and then its attempts count', async () => {
   const settings = bench.settings({ UNPACK_JOBS: '1' });
   const queue = bench.producer(settings);
   let probes = 0;
@@ -35,7 +35,7 @@ test('a job goes back three times for a store that fails its probe, and then its
   await eventually('it takes jobs again', () => said('the store can be written again') === 4);
 });
 
-test('a job that is too large for a sound disk fails as ever', async () => {
+test('a job that is too large for a sound disk fails normally', async () => {
   const settings = bench.settings();
   const queue = bench.producer(settings);
   const worker = await bench.worker(
@@ -52,7 +52,7 @@ test('a job that is too large for a sound disk fails as ever', async () => {
   assert.equal(await worker.whyNotReady(), undefined);
 });
 
-test('while its store fails the probe a worker takes no job, not even one whose image is there, and says why', async () => {
+test('a worker with a faulty store takes no job, not even one whose image exists, and says why', async () => {
   const settings = bench.settings();
   const queue = bench.producer(settings);
   let isBroken = true;
@@ -83,7 +83,7 @@ test('while its store fails the probe a worker takes no job, not even one whose 
   );
 });
 
-test('jobs that were on their way keep their places when the worker stops to take jobs', async () => {
+test('jobs that arrive while the worker stops taking jobs keep their places', async () => {
   const settings = bench.settings({ UNPACK_JOBS: '3' });
   const queue = bench.producer(settings);
   let isBroken = false;

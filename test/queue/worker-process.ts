@@ -4,8 +4,8 @@ import { stopSignal, UnpackWorker } from '../../src/queue/worker.ts';
 import { image, scriptedUnpacker, untilAborted } from './scripted-unpacker.ts';
 
 /**
- * A worker process for tests to stop and kill, made as workers/unpack.ts is but for the unpacking: bucket `quick` is done
- * at once, `until-told` when the process gets SIGUSR2, whatever else happens, anything else when it is aborted.
+ * A worker process that tests stop and kill. It is like workers/unpack.ts without the unpacking: a job of the bucket `quick` ends
+ * at once, of `until-told` when the process gets SIGUSR2, of any other bucket when it is aborted.
  */
 const config = loadConfig();
 const log = createLog(config);

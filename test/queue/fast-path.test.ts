@@ -2,9 +2,9 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { abortError } from '../../src/errors.ts';
 import type { UnpackedImage } from '../../src/image/unpack.ts';
+import { derivedLog } from '../../src/queue/derived-progress.ts';
 import type { Payload } from '../../src/queue/payload-schema.ts';
 import type { Progress } from '../../src/queue/progress.ts';
-import { quietLog } from '../../src/queue/quiet-job.ts';
 import { payload, queueBench } from './bench.ts';
 import { image, type ScriptedStore } from './scripted-unpacker.ts';
 
@@ -14,15 +14,15 @@ const neverCalled = (): never => {
   throw new Error('nothing was to be unpacked');
 };
 
-/** The ways on which a job can find its image there: known without asking the source, after a look, or by its tag. */
+/** The ways in which a job can find its image in the store: in the cache, after a lookup, or by its tag. */
 const WAYS: Readonly<Record<string, { readonly store: ScriptedStore; readonly more?: Partial<Payload> }>> = {
-  'is known to be there': { store: { recall: async () => there, look: async () => there } },
-  'turns out to be there': { store: { look: async () => there } },
-  'is what its tag names': { store: { look: async () => there }, more: { tag: 'v1' } },
+  'is in the cache': { store: { recall: async () => there, look: async () => there } },
+  'is found by a lookup': { store: { look: async () => there } },
+  'is found by its tag': { store: { look: async () => there }, more: { tag: 'v1' } },
 };
 
 for (const [how, { store, more }] of Object.entries(WAYS)) {
-  test(`a job whose image ${how} writes nothing but its result, and all of the rest follows from that`, async () => {
+  test(`a job whose image ${how} writes only its result, and progress and log are derived from it`, async () => {
     const settings = bench.settings();
     const queue = bench.producer(settings);
     // the first job of a worker looks at its cancel flag alone; those after it are looked at ahead
@@ -50,13 +50,13 @@ for (const [how, { store, more }] of Object.entries(WAYS)) {
       assert.equal(lines.length, 1);
       assert.match(
         String(lines[0]?.msg),
-        /^completed in \d+ ms, attempt 1 on worker-1: all 2 layers of linux\/amd64, sha256:000000000000… \(2\.0 KiB\) were there already$/,
+        /^completed in \d+ ms, attempt 1 on worker-1: all 2 layers of linux\/amd64, sha256:000000000000… \(2\.0 KiB\) existed$/,
       );
       assert.equal(lines[0]?.image, `registry.example/${['one', 'two', 'three'][index]}:1`);
     }
   });
 
-  test(`a job that was cancelled while it waited is not completed, though its image ${how}`, async () => {
+  test(`a job that was cancelled while it waited does not complete, although its image ${how}`, async () => {
     const settings = bench.settings({ UNPACK_JOBS: '1' });
     const queue = bench.producer(settings);
     const jobs = await queue.addBulk(
@@ -71,7 +71,7 @@ for (const [how, { store, more }] of Object.entries(WAYS)) {
     }
   });
 
-  test(`an attempt that finds the image there after one that failed mends the progress, when it ${how}`, async () => {
+  test(`an attempt after a failed one updates the progress, if its image ${how}`, async () => {
     const settings = bench.settings();
     const queue = bench.producer(settings);
     let mended = false;
@@ -103,7 +103,7 @@ for (const [how, { store, more }] of Object.entries(WAYS)) {
     );
   });
 
-  test(`a job that went silent says so in its log when its image ${how}`, async () => {
+  test(`a job that stalled says so in its log, if its image ${how}`, async () => {
     const settings = bench.settings();
     const queue = bench.producer(settings);
     const job = await queue.add(payload('one', more));
@@ -114,7 +114,7 @@ for (const [how, { store, more }] of Object.entries(WAYS)) {
     await queue.wait(job);
     const { logs } = await bull.getJobLogs(job.id);
     assert.ok(
-      logs.some((line) => line.includes('WARN taken over from a worker that went silent')),
+      logs.some((line) => line.includes('WARN taken over from a worker that stopped responding')),
       logs.join('\n'),
     );
   });
@@ -125,7 +125,7 @@ for (const [how, { store, more }] of Object.entries(WAYS)) {
   const found = (images: readonly UnpackedImage[]): ScriptedStore =>
     Object.fromEntries(Object.keys(store).map((way) => [way, async () => images]));
 
-  test(`a job whose image ${how} says the same of its documents as the first one`, async () => {
+  test(`a job whose image ${how} reports the same faults of its documents as the first job`, async () => {
     const settings = bench.settings();
     const queue = bench.producer(settings);
     const warnings = ['document sha256:1: schemaVersion is missing; it was read as 2'];
@@ -134,12 +134,12 @@ for (const [how, { store, more }] of Object.entries(WAYS)) {
     await queue.wait(await queue.add(payload('one', more)));
     const result = await queue.wait(await queue.add(payload('two', more)));
     assert.deepEqual(result.warnings, warnings);
-    const [warned, said, ...rest] = quietLog(result, new Date(0));
+    const [warned, said, ...rest] = derivedLog(result, new Date(0));
     assert.deepEqual([warned, rest], [`1970-01-01T00:00:00.000Z WARN ${warnings[0]}`, []]);
-    assert.match(said ?? '', /were there already$/);
+    assert.match(said ?? '', /existed$/);
   });
 
-  test(`a job whose image ${how} completes without layers and chain ID, too`, async () => {
+  test(`a job whose image ${how} completes also without layers and chain ID`, async () => {
     const settings = bench.settings();
     const queue = bench.producer(settings);
     const { chainId: _, ...bare } = image();
@@ -150,12 +150,12 @@ for (const [how, { store, more }] of Object.entries(WAYS)) {
     assert.deepEqual([one?.layers, one && 'chainId' in one], [[], false]);
     const { progress, result } = await queue.status(job.id);
     assert.deepEqual([progress?.phase, progress?.layersTotal, progress?.images[0]?.layers], ['completed', 0, []]);
-    assert.match(quietLog(result, new Date(0)).join(), /has no layers, so there was nothing to unpack$/);
+    assert.match(derivedLog(result, new Date(0)).join(), /has no layers, so nothing was unpacked$/);
   });
 }
 
 for (const [how, more] of Object.entries({ digest: {}, tag: { tag: 'v1' } })) {
-  test(`a job that looks for longer than a quarter of a second shows that it does, by ${how}`, async () => {
+  test(`a job whose lookup takes more than a quarter of a second shows progress, by ${how}`, async () => {
     const shown = Promise.withResolvers<void>();
     const settings = bench.settings();
     const queue = bench.producer(settings);
@@ -180,7 +180,7 @@ for (const [how, more] of Object.entries({ digest: {}, tag: { tag: 'v1' } })) {
     assert.equal(looks, 1, 'what has begun is waited for, and not begun once more');
   });
 
-  test(`a job that was cancelled while it waited ends as cancelled, also when what it looks for fails, by ${how}`, async () => {
+  test(`a job that was cancelled while it waited ends as cancelled, even if its lookup fails, by ${how}`, async () => {
     const settings = bench.settings();
     const queue = bench.producer(settings);
     const job = await queue.add(payload('one', more));
@@ -194,7 +194,7 @@ for (const [how, more] of Object.entries({ digest: {}, tag: { tag: 'v1' } })) {
     assert.equal((await queue.status(job.id)).attemptsMade, 1);
   });
 
-  test(`a look is stopped when its job takes too long, by ${how}`, async () => {
+  test(`a lookup is aborted when its job times out, by ${how}`, async () => {
     const settings = bench.settings({ UNPACK_JOB_TIMEOUT: '400ms' });
     const queue = bench.producer(settings);
     await bench.worker(settings, neverCalled, {

@@ -4,33 +4,33 @@ import type { Progress } from './progress.ts';
 import { resultSchema, type UnpackResult } from './result-schema.ts';
 
 /**
- * A job whose image is there ends within a millisecond, and writes nothing into Redis but its result: log and progress
- * would be ten commands, nine tenths of what it costs (measured). Both follow from the result, and are made of it here for
- * whoever asks.
+ * Derives progress and log lines of a job on the fast path from its result. Such a job takes less than a millisecond and writes
+ * only its result into Redis, because progress and log lines would be nine tenths of its cost (measured). `UnpackQueue` and the
+ * board call this.
  */
 
-/** What there is to say of it. */
-export function quietSentence({ images, attempts, worker, durationMs }: UnpackResult): string {
+/** The log line of such a job. */
+export function existedSentence({ images, attempts, worker, durationMs }: UnpackResult): string {
   const each = images.map(({ platform, manifestDigest, chainId, layers }) => {
     const digest = manifestDigest ?? chainId;
     const name = [platform, digest && shortDigest(digest)].filter((part) => part !== undefined).join(', ');
-    if (layers.length === 0) return `${name} has no layers, so there was nothing to unpack`;
+    if (layers.length === 0) return `${name} has no layers, so nothing was unpacked`;
     const size = bytesText(layers.reduce((sum, { compressedBytes }) => sum + compressedBytes, 0));
-    return `all ${count(layers.length, 'layer')} of ${name} (${size}) were there already`;
+    return `all ${count(layers.length, 'layer')} of ${name} (${size}) existed`;
   });
   return `completed in ${durationText(durationMs)}, attempt ${attempts} on ${worker.name}: ${each.join(' and ')}`;
 }
 
-/** The lines that the log of a completed job without any would have; none for what is no result. */
-export function quietLog(returnvalue: unknown, finished: Date): string[] {
+/** The log lines of a completed job that has written none. Empty if `returnvalue` is not a result. */
+export function derivedLog(returnvalue: unknown, finished: Date): string[] {
   const { data: result } = resultSchema.safeParse(returnvalue);
   if (result === undefined) return [];
-  const sentences = [...result.warnings.map((warning) => `WARN ${warning}`), quietSentence(result)];
+  const sentences = [...result.warnings.map((warning) => `WARN ${warning}`), existedSentence(result)];
   return sentences.map((sentence) => `${finished.toISOString()} ${sentence}`);
 }
 
-/** The progress that a completed job without any would have. @returns `undefined` for what is no result */
-export function quietProgress(returnvalue: unknown): Progress | undefined {
+/** The progress of a completed job that has written none. @returns `undefined` if `returnvalue` is not a result */
+export function derivedProgress(returnvalue: unknown): Progress | undefined {
   const { data: result } = resultSchema.safeParse(returnvalue);
   return result && progressOf(result);
 }

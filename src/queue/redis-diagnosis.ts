@@ -1,0 +1,198 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Redis } from 'ioredis';
+
+/**
+ * The cause of an error of Redis and what to do, for a person. Producer, worker, board and doctor convert their errors with
+ * `diagnoseRedisError`.
+ */
+export interface RedisDiagnosis {
+  /** The end of a sentence that begins with "Redis at redis://host:port": what is wrong, and what to do. */
+  readonly sentence: string;
+  /**
+   * `unreachable`: there is no connection. `refusing`: Redis refuses commands in its current state, which can end without a
+   * change of settings. `misconfigured`: somebody must change a setting of this program or of Redis.
+   */
+  readonly kind: 'unreachable' | 'refusing' | 'misconfigured';
+}
+
+const CREDENTIALS =
+  'in REDIS_URL (redis://user:password@host:port, percent-encoded) or in the file that REDIS_PASSWORD_FILE names';
+const NO_CLUSTER =
+  'use a server with cluster-enabled no; on a cluster of one node, UNPACK_REDIS_PREFIX={bull} keeps the queue in one slot';
+
+/** Errors of Redis by their first word (redis.io, "Redis serialization protocol", simple errors). */
+const ANSWERS: Readonly<Record<string, RedisDiagnosis>> = {
+  NOAUTH: misconfigured(`needs a password: write it ${CREDENTIALS}`),
+  WRONGPASS: misconfigured(
+    `refuses this user and password: correct them ${CREDENTIALS}; without a user name, the user is default`,
+  ),
+  NOPERM: misconfigured(
+    'does not permit this user the commands, keys or channels of the queue: permit them with ACL SETUSER NAME ~bull:* &bull:* +@all -@dangerous +info (bull is UNPACK_REDIS_PREFIX)',
+  ),
+  DENIED: misconfigured(
+    'is in protected mode and serves only its own machine: set a password there (requirepass), and write it into REDIS_URL or REDIS_PASSWORD_FILE',
+  ),
+  CROSSSLOT: misconfigured(`is a cluster, and a queue cannot use several slots: ${NO_CLUSTER}`),
+  MOVED: misconfigured(`is one node of a cluster, and the queue belongs to another node: ${NO_CLUSTER}`),
+  ASK: misconfigured(`is one node of a cluster, and the queue belongs to another node: ${NO_CLUSTER}`),
+  WRONGTYPE: misconfigured(
+    'has other data under the keys of this queue: choose another UNPACK_QUEUE or UNPACK_REDIS_PREFIX',
+  ),
+  CLUSTERDOWN: refusing(`is a cluster that is down (CLUSTERDOWN): assign all its slots, or ${NO_CLUSTER}`),
+  LOADING: refusing('is still loading its data from disk: wait until it has finished'),
+  READONLY: refusing(
+    'accepts no writes, because it is a replica: name the primary in REDIS_URL, or wait for the end of a failover',
+  ),
+  UNBLOCKED: refusing('has become a replica: wait for the end of the failover, or name the primary in REDIS_URL'),
+  MASTERDOWN: refusing(
+    'is a replica that has lost its primary: name the primary in REDIS_URL, or wait for the end of a failover',
+  ),
+  OOM: refusing(
+    'has no free memory (maxmemory): give it more, or keep fewer jobs (UNPACK_KEEP_COMPLETED, UNPACK_KEEP_FAILED)',
+  ),
+  MISCONF: refusing(
+    'accepts no writes, because it cannot save its data to disk (stop-writes-on-bgsave-error): free space there, and see its log',
+  ),
+  NOREPLICAS: refusing(
+    'accepts no writes, because it has too few replicas (min-replicas-to-write): start the missing replicas',
+  ),
+  BUSY: refusing(
+    'is busy with a script: wait, or end it with SCRIPT KILL, which works if the script has written nothing',
+  ),
+};
+
+/** Errors that begin with ERR, by the text that follows. */
+const ERR: readonly (readonly [pattern: RegExp, diagnosis: RedisDiagnosis])[] = [
+  [
+    /unknown command/i,
+    misconfigured(
+      'does not know a command that the queue needs (EVAL, EVALSHA, XADD…): remove the proxy or rename-command that hides it, or upgrade to Redis 5 or newer',
+    ),
+  ],
+  [
+    /max number of clients/i,
+    refusing('has the maximum number of clients (maxclients): raise the limit, or end some clients'),
+  ],
+  [
+    /DB index/i,
+    misconfigured(
+      'has no database with the number at the end of REDIS_URL: remove the number, or raise the setting databases of Redis',
+    ),
+  ],
+  [
+    /SELECT is not allowed in cluster mode/i,
+    misconfigured(`is a cluster, which has no numbered databases: ${NO_CLUSTER}`),
+  ],
+  [
+    /invalid password|without any password configured|wrong number of arguments for 'auth'/i,
+    misconfigured(`refuses this user and password: correct them ${CREDENTIALS}`),
+  ],
+];
+
+const TLS: Readonly<Record<string, string>> = {
+  CERT_HAS_EXPIRED: 'has a certificate that has expired: renew it',
+  CERT_NOT_YET_VALID: 'has a certificate that is not valid yet: check the clocks of both machines',
+  ERR_TLS_CERT_ALTNAME_INVALID: 'has a certificate for another name: use a host name of the certificate in REDIS_URL',
+  EPROTO: 'does not use TLS in a supported version: if it does not use TLS, write redis://',
+};
+const UNTRUSTED = /^(DEPTH_ZERO_SELF_SIGNED_CERT|SELF_SIGNED_CERT_IN_CHAIN|UNABLE_TO_(VERIFY|GET)_\w+)$/;
+
+const AWAY_CODES = new Set([
+  'ECONNREFUSED',
+  'ECONNRESET',
+  'ECONNABORTED',
+  'EPIPE',
+  'ETIMEDOUT',
+  'EHOSTUNREACH',
+  'EHOSTDOWN',
+  'ENETUNREACH',
+  'ENETDOWN',
+  'ENOTFOUND',
+  'EAI_AGAIN',
+  'EADDRNOTAVAIL',
+  'EACCES',
+  'EPERM',
+]);
+/** Errors of ioredis and BullMQ without a code. */
+const AWAY =
+  /^(Connection is closed|Command timed out|Stream isn't writeable|Command aborted due to connection close|connect |read E|write E)/;
+
+/** The diagnosis of an error; `undefined` if the error is not about Redis. */
+export function diagnoseRedisError(error: unknown): RedisDiagnosis | undefined {
+  if (!(error instanceof Error)) return undefined;
+  const { message } = error;
+  const code = 'code' in error && typeof error.code === 'string' ? error.code : '';
+  if (code in TLS) return misconfigured(TLS[code] ?? '');
+  if (UNTRUSTED.test(code)) {
+    return misconfigured(
+      `has a certificate that this machine does not trust (${code}): name the file with the certificate of its CA in NODE_EXTRA_CA_CERTS`,
+    );
+  }
+  if (/CERTIFICATE_REQUIRED|HANDSHAKE_FAILURE/.test(code)) {
+    return misconfigured(
+      'requires client certificates, which unpackd does not support: set tls-auth-clients no in Redis',
+    );
+  }
+  if (code.startsWith('ERR_SSL_')) return misconfigured(TLS.EPROTO ?? '');
+  if (error instanceof AggregateError && error.errors.length > 0) {
+    // the host has several addresses, with one error for each
+    const [first] = error.errors.map(diagnoseRedisError).filter((diagnosis) => diagnosis !== undefined);
+    return first;
+  }
+  if (AWAY_CODES.has(code) || AWAY.test(message) || error.name === 'MaxRetriesPerRequestError') {
+    return { kind: 'unreachable', sentence: `is not available: ${message || code}` };
+  }
+  if (error.name === 'ParserError' || /^Protocol error/.test(message)) {
+    return misconfigured('does not answer like Redis: correct host and port, or write rediss:// if it uses TLS');
+  }
+  if (/^Redis version needs to be/.test(message))
+    return misconfigured('is too old: upgrade it to Redis 5 or newer, or to Valkey');
+  return error.name === 'ReplyError' ? replyDiagnosis(error) : undefined;
+}
+
+/** Milliseconds that Redis may take to answer why it is not ready. */
+const ANSWER_LIMIT = 1000;
+
+/** Asks Redis why an open connection is not ready. While Redis loads its data, ioredis waits and reports nothing. */
+export async function whyNotReady(redis: Redis): Promise<RedisDiagnosis> {
+  const silent: RedisDiagnosis = { kind: 'unreachable', sentence: 'is not available: it does not answer' };
+  const late = new AbortController();
+  const answer = redis.info('persistence').then(
+    (text) => (/^loading:1/m.test(text) ? ANSWERS.LOADING : undefined),
+    (error: unknown) => diagnoseRedisError(error),
+  );
+  const diagnosis = await Promise.race([
+    answer,
+    sleep(ANSWER_LIMIT, undefined, { signal: late.signal }).catch(() => undefined),
+  ]);
+  late.abort();
+  return diagnosis ?? silent;
+}
+
+function replyDiagnosis(error: Error): RedisDiagnosis {
+  const { message } = error;
+  // the error of a transaction says only that one of its commands failed
+  const earlier =
+    'previousErrors' in error && Array.isArray(error.previousErrors) ? error.previousErrors[0] : undefined;
+  return message.startsWith('EXECABORT') && earlier instanceof Error
+    ? replyDiagnosis(earlier)
+    : diagnoseAnswer(message);
+}
+
+/** The diagnosis of an error reply, without its minus sign. */
+export function diagnoseAnswer(message: string): RedisDiagnosis {
+  // Redis 6 and older write the error of a command in a script at the end of a sentence about the script
+  const words = message.matchAll(/(?:^|: -?)([A-Z]{3,})(?= )/g);
+  const [known] = [...words].flatMap(([, name = '']) => ANSWERS[name] ?? []);
+  if (known !== undefined) return known;
+  const err = ERR.find(([pattern]) => pattern.test(message));
+  return err?.[1] ?? refusing(`refuses a command: ${message}`);
+}
+
+function misconfigured(sentence: string): RedisDiagnosis {
+  return { kind: 'misconfigured', sentence };
+}
+
+function refusing(sentence: string): RedisDiagnosis {
+  return { kind: 'refusing', sentence };
+}
