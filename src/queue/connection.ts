@@ -133,21 +133,15 @@ class MultiErrorConnector extends AbstractConnector {
   }
 }
 
-const GATHERING = new WeakSet<Redis['stream']>();
-
 /**
  * Sends the commands of this turn of the event loop with one write, so that their answers arrive together, too. Call it only
  * before commands that come at the same time.
  */
 export function gatherWrites(redis: Redis): void {
   const stream: Redis['stream'] | undefined = redis.stream; // absent before the first connection
-  if (stream === undefined || GATHERING.has(stream)) return;
-  GATHERING.add(stream);
+  if (stream === undefined || stream.writableCorked > 0) return;
   stream.cork();
-  process.nextTick(() => {
-    GATHERING.delete(stream);
-    stream.uncork();
-  });
+  process.nextTick(() => stream.uncork());
 }
 
 /** Reads the password in REDIS_PASSWORD_FILE, without the line break at its end. @throws ConfigError */

@@ -1,7 +1,7 @@
 import { shortDigest } from '../oci/digest.ts';
 import { bytesText, count, durationText } from '../units.ts';
 import type { Progress } from './progress.ts';
-import { resultSchema, type UnpackResult } from './result-schema.ts';
+import { isResult, type UnpackResult } from './result-schema.ts';
 
 /**
  * Derives progress and log lines of a job on the fast path from its result. Such a job takes less than a millisecond and writes
@@ -23,16 +23,14 @@ export function existedSentence({ images, attempts, worker, durationMs }: Unpack
 
 /** The log lines of a completed job that has written none. Empty if `returnvalue` is not a result. */
 export function derivedLog(returnvalue: unknown, finished: Date): string[] {
-  const { data: result } = resultSchema.safeParse(returnvalue);
-  if (result === undefined) return [];
-  const sentences = [...result.warnings.map((warning) => `WARN ${warning}`), existedSentence(result)];
+  if (!isResult(returnvalue)) return [];
+  const sentences = [...returnvalue.warnings.map((warning) => `WARN ${warning}`), existedSentence(returnvalue)];
   return sentences.map((sentence) => `${finished.toISOString()} ${sentence}`);
 }
 
 /** The progress of a completed job that has written none. @returns `undefined` if `returnvalue` is not a result */
 export function derivedProgress(returnvalue: unknown): Progress | undefined {
-  const { data: result } = resultSchema.safeParse(returnvalue);
-  return result && progressOf(result);
+  return isResult(returnvalue) ? progressOf(returnvalue) : undefined;
 }
 
 function progressOf({ images, attempts, worker }: UnpackResult): Progress {

@@ -94,6 +94,11 @@ export const resultSchema = z
 
 export type UnpackResult = z.infer<typeof resultSchema>;
 
+/** Whether a completed job has returned a result of this version. */
+export function isResult(returnvalue: unknown): returnvalue is UnpackResult {
+  return resultSchema.safeParse(returnvalue).success;
+}
+
 /**
  * Reads the result of a completed job, which another process has written. Fields that a newer version has added stay.
  * @returns the result, or a sentence that says why it cannot be read

@@ -8,15 +8,15 @@ import { explain } from '../../src/cli/failure.ts';
 import { type Config, loadConfig } from '../../src/config.ts';
 import { UnpackError } from '../../src/errors.ts';
 import { createLog } from '../../src/queue/log.ts';
-import { eventually, payload, queueBench } from '../queue/bench.ts';
+import { eventually, payload, queueFixture } from '../queue/queue-fixture.ts';
 import { image } from '../queue/scripted-unpacker.ts';
 
-const bench = queueBench();
+const fixture = queueFixture();
 const silent = createLog({ UNPACK_LOG_LEVEL: 'silent', UNPACK_LOG_FORMAT: 'json' });
 
 async function board(settings: Config): Promise<Board> {
   const started = await startBoard(settings, silent);
-  bench.onEnd(() => started.close());
+  fixture.onEnd(() => started.close());
   await eventually('Redis is connected', async () => (await fetch(`${started.url}/readyz`)).status === 200);
   return started;
 }
@@ -29,10 +29,10 @@ async function get(url: string, init: RequestInit = {}): Promise<{ status: numbe
 const open = { UNPACK_BOARD_PORT: '0' };
 
 test('a failed job shows its code and sentence, and Retry gives it all its attempts again', async () => {
-  const settings = bench.settings(open);
-  const queue = bench.producer(settings);
+  const settings = fixture.settings(open);
+  const queue = fixture.producer(settings);
   let mended = false;
-  await bench.worker(settings, () => {
+  await fixture.worker(settings, () => {
     if (mended) return [image('applied')];
     throw new UnpackError('BLOB_NOT_FOUND', 'layer 2 of 3: no such blob', { cause: new Error('NoSuchKey') });
   });
@@ -56,10 +56,10 @@ test('a failed job shows its code and sentence, and Retry gives it all its attem
 });
 
 test('a job whose image existed is shown as completed, with a line in its log', async () => {
-  const settings = bench.settings(open);
-  const queue = bench.producer(settings);
+  const settings = fixture.settings(open);
+  const queue = fixture.producer(settings);
   const there = [image('existed', 'existed')];
-  await bench.worker(settings, () => [...there], { look: async () => there });
+  await fixture.worker(settings, () => [...there], { look: async () => there });
   const job = await queue.add(payload('one'));
   await queue.wait(job);
   const { url } = await board(settings);
@@ -72,8 +72,8 @@ test('a job whose image existed is shown as completed, with a line in its log', 
 });
 
 test('the page, the queue and the metrics are served', async () => {
-  const settings = bench.settings(open);
-  await bench.producer(settings).add(payload('one'));
+  const settings = fixture.settings(open);
+  await fixture.producer(settings).add(payload('one'));
   const { url } = await board(settings);
   assert.match((await get(url)).text, /<title>unpackd<\/title>/);
   const script = /src="([^"]+\.js)"/.exec((await get(url)).text)?.[1] ?? '';
@@ -85,7 +85,7 @@ test('the page, the queue and the metrics are served', async () => {
 });
 
 test('with a user, everything except the probes needs the password', async () => {
-  const settings = bench.settings({ ...open, UNPACK_BOARD_USER: 'ann', UNPACK_BOARD_PASSWORD: 'secret' });
+  const settings = fixture.settings({ ...open, UNPACK_BOARD_USER: 'ann', UNPACK_BOARD_PASSWORD: 'secret' });
   const { url } = await board(settings);
   for (const path of ['/', '/metrics', '/api/queues', '/static/', '/healthz/../', '/healthz?x', '/nothing']) {
     assert.equal((await get(`${url}${path}`)).status, 401, path);
@@ -97,7 +97,7 @@ test('with a user, everything except the probes needs the password', async () =>
 });
 
 test('if the board or the probes cannot listen, one sentence names the setting to change', async () => {
-  const settings = bench.settings(open);
+  const settings = fixture.settings(open);
   const { port } = new URL((await board(settings)).url);
   const taken = { ...settings, UNPACK_BOARD_PORT: Number(port), UNPACK_HEALTH_PORT: Number(port) };
   const says = (pattern: RegExp) => (error: unknown) => error instanceof ListenError && pattern.test(error.message);
@@ -122,7 +122,7 @@ test('without Redis the board runs, is not ready, and says why', async () => {
   const redis = await startRedis();
   await redis.stop();
   const started = await startBoard(loadConfig({ ...open, REDIS_URL: redis.url }, {}), silent);
-  bench.onEnd(() => started.close());
+  fixture.onEnd(() => started.close());
   const { url } = started;
   assert.equal((await get(`${url}/healthz`)).status, 200);
   const ready = await get(`${url}/readyz`);

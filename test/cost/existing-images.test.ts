@@ -8,7 +8,7 @@ import { createLog } from '../../src/queue/log.ts';
 import type { Payload } from '../../src/queue/payload-schema.ts';
 import { UnpackWorker } from '../../src/queue/worker.ts';
 import { openStoreThread } from '../../src/snapshots/store-thread.ts';
-import { eventually, queueBench } from '../queue/bench.ts';
+import { eventually, queueFixture } from '../queue/queue-fixture.ts';
 import { SETTINGS } from '../support/apply.ts';
 import { startTestBucket, type TestBucket } from '../support/bucket.ts';
 import { type FaultyProxy, startFaultyProxy } from '../support/faulty-s3.ts';
@@ -23,7 +23,7 @@ import { file, tar } from '../support/tar.ts';
 const JOBS = 400;
 const JOBS_AT_ONCE = 4;
 
-const redis = queueBench();
+const redis = queueFixture();
 let bucket: TestBucket;
 let proxy: FaultyProxy;
 before(async () => {

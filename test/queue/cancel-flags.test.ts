@@ -3,18 +3,18 @@ import { test } from 'node:test';
 import { CancelFlags } from '../../src/queue/cancel-flags.ts';
 import { cancelKey } from '../../src/queue/cancellation.ts';
 import { patientConnection } from '../../src/queue/connection.ts';
-import { eventually, queueBench } from './bench.ts';
+import { eventually, queueFixture } from './queue-fixture.ts';
 
-const bench = queueBench();
+const fixture = queueFixture();
 
 /** Waiting jobs `0`, `1`…, of which `0` is taken first, and the CancelFlags of a worker. */
 async function waiting(count: number, options: { readonly priority?: number } = {}) {
-  const settings = bench.settings();
-  const bull = bench.bull(settings);
+  const settings = fixture.settings();
+  const bull = fixture.bull(settings);
   const names = Array.from({ length: count }, (_, index) => String(index));
   await bull.addBulk(names.map((name) => ({ name: 'unpack', data: {}, opts: { ...options, jobId: `job-${name}` } })));
-  const redis = patientConnection({ REDIS_URL: bench.redis.url });
-  bench.onEnd(() => redis.disconnect());
+  const redis = patientConnection({ REDIS_URL: fixture.redis.url });
+  fixture.onEnd(() => redis.disconnect());
   const clock = { now: 0 };
   return {
     bull,

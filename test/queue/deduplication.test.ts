@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { deduplicationId, deduplicationText } from '../../src/queue/deduplication.ts';
-import { payload } from './bench.ts';
+import { payload } from './queue-fixture.ts';
 import { digest } from './scripted-unpacker.ts';
 
 // docs/producers.md shows this text to producers in other languages

@@ -5,10 +5,10 @@ import type { UnpackedImage } from '../../src/image/unpack.ts';
 import { derivedLog } from '../../src/queue/derived-progress.ts';
 import type { Payload } from '../../src/queue/payload-schema.ts';
 import type { Progress } from '../../src/queue/progress.ts';
-import { payload, queueBench } from './bench.ts';
+import { payload, queueFixture } from './queue-fixture.ts';
 import { image, type ScriptedStore } from './scripted-unpacker.ts';
 
-const bench = queueBench();
+const fixture = queueFixture();
 const there: readonly UnpackedImage[] = [image('existed', 'existed')];
 const neverCalled = (): never => {
   throw new Error('nothing was to be unpacked');
@@ -23,11 +23,11 @@ const WAYS: Readonly<Record<string, { readonly store: ScriptedStore; readonly mo
 
 for (const [how, { store, more }] of Object.entries(WAYS)) {
   test(`a job whose image ${how} writes only its result, and progress and log are derived from it`, async () => {
-    const settings = bench.settings();
-    const queue = bench.producer(settings);
+    const settings = fixture.settings();
+    const queue = fixture.producer(settings);
     // the first job of a worker looks at its cancel flag alone; those after it are looked at ahead
     const jobs = await queue.addBulk(['one', 'two', 'three'].map((name) => ({ payload: payload(name, more) })));
-    const worker = await bench.worker(settings, neverCalled, store);
+    const worker = await fixture.worker(settings, neverCalled, store);
     for (const [index, { id }] of jobs.entries()) {
       const seen: Progress[] = [];
       const result = await queue.wait(id, { onProgress: (progress) => seen.push(progress) });
@@ -42,7 +42,7 @@ for (const [how, { store, more }] of Object.entries(WAYS)) {
       assert.deepEqual([progress?.bytesFetched, progress?.failures], [0, []]);
       assert.equal(seen.at(-1)?.phase, 'completed', 'who waits is told, too');
 
-      const bull = bench.bull(settings);
+      const bull = fixture.bull(settings);
       const raw = await bull.getJob(id);
       assert.equal(raw?.progress, 0, 'BullMQ’s own default');
       assert.equal((await bull.getJobLogs(id)).count, 0);
@@ -57,14 +57,14 @@ for (const [how, { store, more }] of Object.entries(WAYS)) {
   });
 
   test(`a job that was cancelled while it waited does not complete, although its image ${how}`, async () => {
-    const settings = bench.settings({ UNPACK_JOBS: '1' });
-    const queue = bench.producer(settings);
+    const settings = fixture.settings({ UNPACK_JOBS: '1' });
+    const queue = fixture.producer(settings);
     const jobs = await queue.addBulk(
       Array.from({ length: 30 }, (_, index) => ({ payload: payload(`bucket-${index}`, more) })),
     );
     const cancelled = new Set([jobs[0]?.id, jobs[7]?.id, jobs[29]?.id].map(String));
     for (const id of cancelled) await queue.cancel(id);
-    await bench.worker(settings, neverCalled, store);
+    await fixture.worker(settings, neverCalled, store);
     for (const { id } of jobs) {
       if (cancelled.has(id)) await assert.rejects(queue.wait(id), { code: 'CANCELLED' });
       else await queue.wait(id);
@@ -72,15 +72,15 @@ for (const [how, { store, more }] of Object.entries(WAYS)) {
   });
 
   test(`an attempt after a failed one updates the progress, if its image ${how}`, async () => {
-    const settings = bench.settings();
-    const queue = bench.producer(settings);
+    const settings = fixture.settings();
+    const queue = fixture.producer(settings);
     let mended = false;
     const later: ScriptedStore = {
       ...(store.recall === undefined ? {} : { recall: async () => (mended ? there : undefined) }),
       ...(store.look === undefined ? {} : { look: async () => (mended ? there : undefined) }),
     };
     const calls: number[] = [];
-    await bench.worker(
+    await fixture.worker(
       settings,
       ({ number, onResolved }) => {
         calls.push(number);
@@ -96,7 +96,7 @@ for (const [how, { store, more }] of Object.entries(WAYS)) {
     const { progress, failure } = await queue.status(job.id);
     assert.deepEqual([progress?.phase, failure, progress?.failures.length], ['completed', undefined, 1]);
     assert.deepEqual(calls, [1, 2]);
-    const { logs } = await bench.bull(settings).getJobLogs(job.id);
+    const { logs } = await fixture.bull(settings).getJobLogs(job.id);
     assert.ok(
       logs.some((line) => line.includes('attempt 2 of 5 on worker-1')),
       logs.join('\n'),
@@ -104,13 +104,13 @@ for (const [how, { store, more }] of Object.entries(WAYS)) {
   });
 
   test(`a job that stalled says so in its log, if its image ${how}`, async () => {
-    const settings = bench.settings();
-    const queue = bench.producer(settings);
+    const settings = fixture.settings();
+    const queue = fixture.producer(settings);
     const job = await queue.add(payload('one', more));
-    const bull = bench.bull(settings);
+    const bull = fixture.bull(settings);
     const client = await bull.getBackend().client;
     await client.hset(bull.toKey(job.id), { stc: '1' });
-    await bench.worker(settings, () => [...there], store);
+    await fixture.worker(settings, () => [...there], store);
     await queue.wait(job);
     const { logs } = await bull.getJobLogs(job.id);
     assert.ok(
@@ -126,11 +126,11 @@ for (const [how, { store, more }] of Object.entries(WAYS)) {
     Object.fromEntries(Object.keys(store).map((way) => [way, async () => images]));
 
   test(`a job whose image ${how} reports the same faults of its documents as the first job`, async () => {
-    const settings = bench.settings();
-    const queue = bench.producer(settings);
+    const settings = fixture.settings();
+    const queue = fixture.producer(settings);
     const warnings = ['document sha256:1: schemaVersion is missing; it was read as 2'];
     const images = [image('existed'), image('existed')].map((one) => ({ ...one, warnings }));
-    await bench.worker(settings, neverCalled, found(images));
+    await fixture.worker(settings, neverCalled, found(images));
     await queue.wait(await queue.add(payload('one', more)));
     const result = await queue.wait(await queue.add(payload('two', more)));
     assert.deepEqual(result.warnings, warnings);
@@ -140,10 +140,10 @@ for (const [how, { store, more }] of Object.entries(WAYS)) {
   });
 
   test(`a job whose image ${how} completes also without layers and chain ID`, async () => {
-    const settings = bench.settings();
-    const queue = bench.producer(settings);
+    const settings = fixture.settings();
+    const queue = fixture.producer(settings);
     const { chainId: _, ...bare } = image();
-    await bench.worker(settings, neverCalled, found([bare]));
+    await fixture.worker(settings, neverCalled, found([bare]));
     await queue.wait(await queue.add(payload('one', more)));
     const job = await queue.add(payload('two', more));
     const [one] = (await queue.wait(job)).images;
@@ -157,10 +157,10 @@ for (const [how, { store, more }] of Object.entries(WAYS)) {
 for (const [how, more] of Object.entries({ digest: {}, tag: { tag: 'v1' } })) {
   test(`a job whose lookup takes more than a quarter of a second shows progress, by ${how}`, async () => {
     const shown = Promise.withResolvers<void>();
-    const settings = bench.settings();
-    const queue = bench.producer(settings);
+    const settings = fixture.settings();
+    const queue = fixture.producer(settings);
     let looks = 0;
-    await bench.worker(settings, () => [...there], {
+    await fixture.worker(settings, () => [...there], {
       look: async () => {
         looks++;
         await shown.promise;
@@ -181,11 +181,11 @@ for (const [how, more] of Object.entries({ digest: {}, tag: { tag: 'v1' } })) {
   });
 
   test(`a job that was cancelled while it waited ends as cancelled, even if its lookup fails, by ${how}`, async () => {
-    const settings = bench.settings();
-    const queue = bench.producer(settings);
+    const settings = fixture.settings();
+    const queue = fixture.producer(settings);
     const job = await queue.add(payload('one', more));
     await queue.cancel(job.id, 'not wanted');
-    await bench.worker(settings, neverCalled, {
+    await fixture.worker(settings, neverCalled, {
       look: async () => {
         throw new Error('S3 is away');
       },
@@ -195,9 +195,9 @@ for (const [how, more] of Object.entries({ digest: {}, tag: { tag: 'v1' } })) {
   });
 
   test(`a lookup is aborted when its job times out, by ${how}`, async () => {
-    const settings = bench.settings({ UNPACK_JOB_TIMEOUT: '400ms' });
-    const queue = bench.producer(settings);
-    await bench.worker(settings, neverCalled, {
+    const settings = fixture.settings({ UNPACK_JOB_TIMEOUT: '400ms' });
+    const queue = fixture.producer(settings);
+    await fixture.worker(settings, neverCalled, {
       look: (signal) =>
         new Promise((_, reject) => {
           signal?.addEventListener('abort', () => reject(abortError(signal)), { once: true });

@@ -4,10 +4,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { UnpackError } from '../../src/errors.ts';
 import { RunningJobs } from '../../src/queue/job-runs.ts';
 import { after } from '../../src/queue/time-limit.ts';
-import { eventually, payload, queueBench } from './bench.ts';
+import { eventually, payload, queueFixture } from './queue-fixture.ts';
 import { image } from './scripted-unpacker.ts';
 
-const bench = queueBench();
+const fixture = queueFixture();
 
 test('an abort of a run that is still ending does not reach a later run of the same job', () => {
   const running = new RunningJobs();
@@ -25,14 +25,14 @@ test('an abort of a run that is still ending does not reach a later run of the s
 });
 
 test('a job that returns while its first run is still ending is completed by the second run, whose lock is renewed', async () => {
-  const settings = bench.settings({ UNPACK_LOCK: '400ms' });
-  const queue = bench.producer(settings);
-  const bull = bench.bull(settings);
+  const settings = fixture.settings({ UNPACK_LOCK: '400ms' });
+  const queue = fixture.producer(settings);
+  const bull = fixture.bull(settings);
   let unwound = () => {};
   const firstRun = new Promise<void>((resolve) => {
     unwound = resolve;
   });
-  const worker = await bench.worker(settings, async ({ number, signal }) => {
+  const worker = await fixture.worker(settings, async ({ number, signal }) => {
     if (number === 1) {
       await firstRun;
       throw new Error('the first run is over');
@@ -63,9 +63,9 @@ test('a time limit of any length works', async () => {
   await sleep(50);
   for (const cancel of cancels) cancel();
   assert.equal(called, false);
-  const settings = { ...bench.settings(), UNPACK_JOB_TIMEOUT: 600 * 3_600_000, UNPACK_GRACE: 600 * 3_600_000 };
-  const queue = bench.producer(settings);
-  await bench.worker(settings, async ({ signal }) => {
+  const settings = { ...fixture.settings(), UNPACK_JOB_TIMEOUT: 600 * 3_600_000, UNPACK_GRACE: 600 * 3_600_000 };
+  const queue = fixture.producer(settings);
+  await fixture.worker(settings, async ({ signal }) => {
     await sleep(100);
     assert.equal(signal?.aborted, false);
     return [image('applied')];
@@ -74,17 +74,17 @@ test('a time limit of any length works', async () => {
 });
 
 test('the log has the start of an attempt before its failure', async () => {
-  const settings = bench.settings();
-  const queue = bench.producer(settings);
-  const worker = await bench.worker(settings, () => {
+  const settings = fixture.settings();
+  const queue = fixture.producer(settings);
+  const worker = await fixture.worker(settings, () => {
     throw new UnpackError('LAYER_UNSAFE', 'scripted');
   });
   const job = await queue.add(payload('unsafe'));
   await assert.rejects(queue.wait(job, { timeout: 60_000 }), { code: 'LAYER_UNSAFE' });
-  const wrong = await bench.bull(settings).add('unpack', { version: 2 }, { attempts: 1 });
+  const wrong = await fixture.bull(settings).add('unpack', { version: 2 }, { attempts: 1 });
   await eventually('the other one has failed', () => wrong.isFailed());
   for (const id of [job.id, wrong.id ?? '']) {
-    const { logs } = await bench.bull(settings).getJobLogs(id);
+    const { logs } = await fixture.bull(settings).getJobLogs(id);
     const lines = worker.log.filter((line) => line.job === id).map(({ msg }) => String(msg));
     for (const log of [logs.map((line) => line.replace(/^\S+ (ERROR )?/, '')), lines]) {
       assert.match(log[0] ?? '', /^attempt 1 of \d on worker-1$/);
@@ -96,9 +96,9 @@ test('the log has the start of an attempt before its failure', async () => {
 });
 
 test('a cancelled job and a shutdown are not logged as errors', async () => {
-  const settings = bench.settings({ UNPACK_GRACE: '10ms' });
-  const queue = bench.producer(settings);
-  const worker = await bench.worker(settings, ({ signal }) => {
+  const settings = fixture.settings({ UNPACK_GRACE: '10ms' });
+  const queue = fixture.producer(settings);
+  const worker = await fixture.worker(settings, ({ signal }) => {
     return new Promise((_, reject) => signal?.addEventListener('abort', () => reject(signal.reason), { once: true }));
   });
   const cancelled = await queue.add(payload('cancelled'));

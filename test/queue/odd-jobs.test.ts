@@ -7,15 +7,15 @@ import { UnreadableJobError } from '../../src/queue/errors.ts';
 import { createLog } from '../../src/queue/log.ts';
 import { readProgress } from '../../src/queue/progress-schema.ts';
 import { finished, startCli } from '../cli/run-cli.ts';
-import { eventually, payload, queueBench } from './bench.ts';
+import { eventually, payload, queueFixture } from './queue-fixture.ts';
 import { image } from './scripted-unpacker.ts';
 
 /** Jobs in the queue that another program, another version or a mistake has written. */
-const bench = queueBench();
+const fixture = queueFixture();
 
 /** A job that a worker has completed with this return value. */
 async function completed(settings: Config, returnvalue: unknown): Promise<string> {
-  const { id } = await bench.producer(settings).add(payload(`odd-${Math.random()}`), { deduplicate: false });
+  const { id } = await fixture.producer(settings).add(payload(`odd-${Math.random()}`), { deduplicate: false });
   const redis = new Redis(settings.REDIS_URL);
   const key = (name: string) => `bull:${settings.UNPACK_QUEUE}:${name}`;
   await redis
@@ -41,9 +41,9 @@ const ODD: readonly (readonly [unknown, RegExp])[] = [
 
 for (const [returnvalue, says] of ODD) {
   test(`a job that returned ${JSON.stringify(returnvalue)} is reported by status, and ends wait with UnreadableJobError`, async () => {
-    const settings = bench.settings();
+    const settings = fixture.settings();
     const id = await completed(settings, returnvalue);
-    const queue = bench.producer(settings);
+    const queue = fixture.producer(settings);
     const status = await queue.status(id);
     assert.equal(status.state, 'completed');
     assert.equal(status.result, undefined);
@@ -56,10 +56,10 @@ for (const [returnvalue, says] of ODD) {
 }
 
 test('the event of a completed job without a result ends a wait', async () => {
-  const settings = bench.settings();
-  const bull = bench.bull(settings);
-  const { id } = await bench.producer(settings).add(payload('one'));
-  const waiting = assert.rejects(bench.producer(settings).wait(id), UnreadableJobError);
+  const settings = fixture.settings();
+  const bull = fixture.bull(settings);
+  const { id } = await fixture.producer(settings).add(payload('one'));
+  const waiting = assert.rejects(fixture.producer(settings).wait(id), UnreadableJobError);
   const redis = new Redis(settings.REDIS_URL);
   await eventually('it listens', async () => String(await redis.client('LIST')).includes('cmd=xread'));
   redis.disconnect();
@@ -71,7 +71,7 @@ test('the event of a completed job without a result ends a wait', async () => {
 });
 
 test('status, --timeline and --watch say in one sentence that there is no result', async () => {
-  const settings = bench.settings();
+  const settings = fixture.settings();
   const id = await completed(settings, 'done');
   const status = await run(settings, 'status', id);
   assert.equal(status.status, 0, status.stderr);
@@ -84,8 +84,8 @@ test('status, --timeline and --watch say in one sentence that there is no result
 });
 
 test('fields that are not JSON give one sentence on the command line, and hide no other job in the board', async () => {
-  const settings = bench.settings({ UNPACK_BOARD_PORT: '0' });
-  const queue = bench.producer(settings);
+  const settings = fixture.settings({ UNPACK_BOARD_PORT: '0' });
+  const queue = fixture.producer(settings);
   const { id } = await queue.add(payload('one'));
   await queue.add(payload('two'));
   const redis = new Redis(settings.REDIS_URL);
@@ -105,7 +105,7 @@ test('fields that are not JSON give one sentence on the command line, and hide n
     assert.equal(status, 1);
   }
   const board = await startBoard(settings, createLog(settings, { write: () => {} }));
-  bench.onEnd(() => board.close());
+  fixture.onEnd(() => board.close());
   await eventually('Redis is connected', async () => (await fetch(`${board.url}/readyz`)).status === 200);
   const path = `${board.url}/api/queues?activeQueue=${settings.UNPACK_QUEUE}&status=waiting`;
   const answer = await fetch(path);
@@ -129,11 +129,11 @@ test('a progress with invalid numbers is ignored', () => {
 });
 
 test('fields that a newer version has added to a result are kept', async () => {
-  const settings = bench.settings();
-  await bench.worker(settings, () => [image('applied')]);
-  const queue = bench.producer(settings);
+  const settings = fixture.settings();
+  await fixture.worker(settings, () => [image('applied')]);
+  const queue = fixture.producer(settings);
   const result = { ...(await queue.wait(await queue.add(payload('one')))), added: 'later' };
-  const id = await completed(bench.settings({ UNPACK_QUEUE: `${settings.UNPACK_QUEUE}-other` }), result);
-  const other = bench.producer(bench.settings({ UNPACK_QUEUE: `${settings.UNPACK_QUEUE}-other` }));
+  const id = await completed(fixture.settings({ UNPACK_QUEUE: `${settings.UNPACK_QUEUE}-other` }), result);
+  const other = fixture.producer(fixture.settings({ UNPACK_QUEUE: `${settings.UNPACK_QUEUE}-other` }));
   assert.deepEqual(await other.wait(id), result);
 });

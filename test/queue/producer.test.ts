@@ -4,15 +4,15 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { startRedis } from '../../dev/redis-server.ts';
 import { JobNotFoundError, QueueUnavailableError, WaitTimeoutError } from '../../src/queue/errors.ts';
 import { UnpackQueue } from '../../src/queue/producer.ts';
-import { eventually, payload, queueBench, testSettings } from './bench.ts';
+import { eventually, payload, queueFixture, testSettings } from './queue-fixture.ts';
 import { image } from './scripted-unpacker.ts';
 
-const bench = queueBench();
+const fixture = queueFixture();
 
 test('the result has the images, the worker and the store', async () => {
-  const settings = bench.settings();
-  const queue = bench.producer(settings);
-  await bench.worker(settings, () => [{ ...image('existed', 'applied'), warnings: ['1 socket was left out'] }]);
+  const settings = fixture.settings();
+  const queue = fixture.producer(settings);
+  await fixture.worker(settings, () => [{ ...image('existed', 'applied'), warnings: ['1 socket was left out'] }]);
   const before = Date.now();
   const result = await queue.wait(await queue.add(payload('one')));
   const took = Date.now() - before;
@@ -32,22 +32,22 @@ test('the result has the images, the worker and the store', async () => {
 });
 
 test('a wrong payload is refused before it is added', async () => {
-  const settings = bench.settings();
-  const queue = bench.producer(settings);
+  const settings = fixture.settings();
+  const queue = fixture.producer(settings);
   await assert.rejects(queue.add(payload('one', { source: { bucket: '', layout: 'oci' } })), { code: 'INVALID_JOB' });
   assert.equal((await queue.counts()).waiting, 0);
 });
 
 test('the same work gives one job while it waits or runs, and a new job afterwards', async () => {
-  const settings = bench.settings();
-  const queue = bench.producer(settings);
+  const settings = fixture.settings();
+  const queue = fixture.producer(settings);
   const first = await queue.add(payload('same'));
   assert.deepEqual(await queue.add(payload('same', { labels: { another: 'label' } })), {
     id: first.id,
     deduplicated: true,
   });
   const gate = Promise.withResolvers<void>();
-  await bench.worker(settings, async () => {
+  await fixture.worker(settings, async () => {
     await gate.promise;
     return [image('applied')];
   });
@@ -61,13 +61,13 @@ test('the same work gives one job while it waits or runs, and a new job afterwar
 });
 
 test('the same work is added twice if deduplicate is false', async () => {
-  const queue = bench.producer(bench.settings());
+  const queue = fixture.producer(fixture.settings());
   const first = await queue.add(payload('same'));
   assert.notEqual((await queue.add(payload('same'), { deduplicate: false })).id, first.id);
 });
 
 test('several jobs are added at once, and those that existed are marked', async () => {
-  const queue = bench.producer(bench.settings());
+  const queue = fixture.producer(fixture.settings());
   await queue.add(payload('two'));
   const handles = await queue.addBulk([
     { payload: payload('one') },
@@ -81,15 +81,15 @@ test('several jobs are added at once, and those that existed are marked', async 
 });
 
 test('jobs run by priority, and jobs without a priority run first', async () => {
-  const settings = bench.settings({ UNPACK_JOBS: '1' });
-  const queue = bench.producer(settings);
+  const settings = fixture.settings({ UNPACK_JOBS: '1' });
+  const queue = fixture.producer(settings);
   const handles = [
     await queue.add(payload('late'), { priority: 9 }),
     await queue.add(payload('soon'), { priority: 1 }),
     await queue.add(payload('now')),
   ];
   const order: string[] = [];
-  await bench.worker(settings, ({ bucket }) => {
+  await fixture.worker(settings, ({ bucket }) => {
     order.push(bucket);
     return [image('existed')];
   });
@@ -98,22 +98,22 @@ test('jobs run by priority, and jobs without a priority run first', async () => 
 });
 
 test('a delayed job waits for its time', async () => {
-  const settings = bench.settings();
-  const queue = bench.producer(settings);
+  const settings = fixture.settings();
+  const queue = fixture.producer(settings);
   const before = Date.now();
   const job = await queue.add(payload('later'), { delay: 300 });
   // without a worker it stays so
   assert.equal((await queue.status(job.id)).state, 'delayed');
-  await bench.worker(settings, () => [image('existed')]);
+  await fixture.worker(settings, () => [image('existed')]);
   await queue.wait(job);
   assert.ok(Date.now() - before >= 300);
 });
 
 test('wait reports the progress', async () => {
   const told = Promise.withResolvers<void>();
-  const settings = bench.settings();
-  const queue = bench.producer(settings);
-  await bench.worker(settings, async ({ onResolved }) => {
+  const settings = fixture.settings();
+  const queue = fixture.producer(settings);
+  await fixture.worker(settings, async ({ onResolved }) => {
     const state = image('applied', 'applying');
     onResolved?.([state]);
     await told.promise;
@@ -130,8 +130,8 @@ test('wait reports the progress', async () => {
 });
 
 test('wait ends with a typed error if the job does not exist, takes too long, or the signal is aborted', async () => {
-  const settings = bench.settings();
-  const queue = bench.producer(settings);
+  const settings = fixture.settings();
+  const queue = fixture.producer(settings);
   await assert.rejects(queue.wait('no-such-job'), JobNotFoundError);
   const job = await queue.add(payload('never'));
   await assert.rejects(queue.wait(job, { timeout: 50 }), WaitTimeoutError);
@@ -145,9 +145,9 @@ test('wait ends with a typed error if the job does not exist, takes too long, or
 });
 
 test('wait returns the result of a job that is removed as soon as it ends', async () => {
-  const settings = bench.settings({ UNPACK_KEEP_COMPLETED: '0', UNPACK_KEEP_FAILED: '0' });
-  const queue = bench.producer(settings);
-  await bench.worker(settings, async ({ bucket }) => {
+  const settings = fixture.settings({ UNPACK_KEEP_COMPLETED: '0', UNPACK_KEEP_FAILED: '0' });
+  const queue = fixture.producer(settings);
+  await fixture.worker(settings, async ({ bucket }) => {
     await sleep(50);
     if (bucket === 'bad') throw new Error('scripted');
     return [image('applied')];

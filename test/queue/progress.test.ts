@@ -2,10 +2,10 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { QueueEvents } from 'bullmq';
-import { eventually, payload, queueBench } from './bench.ts';
+import { eventually, payload, queueFixture } from './queue-fixture.ts';
 import { image } from './scripted-unpacker.ts';
 
-const bench = queueBench();
+const fixture = queueFixture();
 
 async function progressEvents(settings: { UNPACK_QUEUE: string; REDIS_URL: string }): Promise<unknown[]> {
   const seen: unknown[] = [];
@@ -15,16 +15,16 @@ async function progressEvents(settings: { UNPACK_QUEUE: string; REDIS_URL: strin
   });
   events.on('error', () => {});
   events.on('progress', ({ data }) => seen.push(data));
-  bench.onEnd(() => events.close());
+  fixture.onEnd(() => events.close());
   await events.waitUntilReady();
   return seen;
 }
 
 test('progress is written at most four times a second', async () => {
-  const settings = bench.settings();
-  const queue = bench.producer(settings);
+  const settings = fixture.settings();
+  const queue = fixture.producer(settings);
   const seen = await progressEvents(settings);
-  await bench.worker(settings, async ({ onResolved }) => {
+  await fixture.worker(settings, async ({ onResolved }) => {
     const state = image('applying');
     onResolved?.([state]);
     for (let step = 0; step < 100 || seen.length < 4; step++) {
@@ -41,10 +41,10 @@ test('progress is written at most four times a second', async () => {
 });
 
 test('unchanged progress is not written', async () => {
-  const settings = bench.settings();
-  const queue = bench.producer(settings);
+  const settings = fixture.settings();
+  const queue = fixture.producer(settings);
   const seen = await progressEvents(settings);
-  await bench.worker(settings, async ({ onResolved }) => {
+  await fixture.worker(settings, async ({ onResolved }) => {
     onResolved?.([image('applying')]);
     await sleep(900);
     return [image('applied')];
@@ -55,10 +55,10 @@ test('unchanged progress is not written', async () => {
 });
 
 test('progress counts layers, and the bytes of layers that had to be fetched', async () => {
-  const settings = bench.settings();
-  const queue = bench.producer(settings);
+  const settings = fixture.settings();
+  const queue = fixture.producer(settings);
   const gate = Promise.withResolvers<void>();
-  await bench.worker(settings, async ({ onResolved }) => {
+  await fixture.worker(settings, async ({ onResolved }) => {
     const state = image('existed', 'applied', 'applying');
     Object.assign(state.layers[2] ?? {}, { fetched: 400, unpacked: 900 });
     onResolved?.([state]);
@@ -86,9 +86,9 @@ test('progress counts layers, and the bytes of layers that had to be fetched', a
 });
 
 test('the log of a job describes its attempts', async () => {
-  const settings = bench.settings();
-  const queue = bench.producer(settings);
-  const worker = await bench.worker(settings, ({ onResolved, log, number }) => {
+  const settings = fixture.settings();
+  const queue = fixture.producer(settings);
+  const worker = await fixture.worker(settings, ({ onResolved, log, number }) => {
     onResolved?.([image('existed', 'applied')]);
     log?.('info', 'layer 2 of 2 applied in 12 ms');
     if (number === 1) throw new Error('the lights went out');
@@ -96,7 +96,7 @@ test('the log of a job describes its attempts', async () => {
   });
   const job = await queue.add(payload('one'));
   await queue.wait(job);
-  const { logs } = await bench.bull(settings).getJobLogs(job.id);
+  const { logs } = await fixture.bull(settings).getJobLogs(job.id);
   assert.ok(logs.every((line) => /^\d{4}-\d\d-\d\dT[\d:.]+Z /.test(line)));
   assert.deepEqual(
     logs.map((line) => line.replace(/^\S+ /, '').replace(/in \d+ ms: 1/, 'in N ms: 1')),

@@ -14,7 +14,7 @@ import { createLog } from '../../src/queue/log.ts';
 import { UnpackQueue } from '../../src/queue/producer.ts';
 import { UnpackWorker } from '../../src/queue/worker.ts';
 import { scratch } from '../support/scratch.ts';
-import { CONNECTION, eventually, payload, testSettings } from './bench.ts';
+import { CONNECTION, eventually, payload, testSettings } from './queue-fixture.ts';
 import { image, scriptedUnpacker } from './scripted-unpacker.ts';
 
 /**

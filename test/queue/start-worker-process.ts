@@ -4,7 +4,7 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import type { Config } from '../../src/config.ts';
 import { endChild, startChild } from '../support/child.ts';
-import { eventually } from './bench.ts';
+import { eventually } from './queue-fixture.ts';
 
 const PROGRAM = fileURLToPath(new URL('worker-process.ts', import.meta.url));
 

@@ -1,17 +1,17 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { UnpackError } from '../../src/errors.ts';
-import { eventually, payload, queueBench } from './bench.ts';
+import { eventually, payload, queueFixture } from './queue-fixture.ts';
 import { image } from './scripted-unpacker.ts';
 
-const bench = queueBench();
+const fixture = queueFixture();
 const broken = (): UnpackError => new UnpackError('STORE_FAILED', 'EIO: the disk is gone');
 
 test('a job is given back three times because of a faulty store, and then its attempts count', async () => {
-  const settings = bench.settings({ UNPACK_JOBS: '1' });
-  const queue = bench.producer(settings);
+  const settings = fixture.settings({ UNPACK_JOBS: '1' });
+  const queue = fixture.producer(settings);
   let probes = 0;
-  const worker = await bench.worker(
+  const worker = await fixture.worker(
     settings,
     () => {
       throw broken();
@@ -36,9 +36,9 @@ test('a job is given back three times because of a faulty store, and then its at
 });
 
 test('a job that is too large for a sound disk fails normally', async () => {
-  const settings = bench.settings();
-  const queue = bench.producer(settings);
-  const worker = await bench.worker(
+  const settings = fixture.settings();
+  const queue = fixture.producer(settings);
+  const worker = await fixture.worker(
     settings,
     () => {
       throw new UnpackError('STORE_FULL', 'no space left');
@@ -53,11 +53,11 @@ test('a job that is too large for a sound disk fails normally', async () => {
 });
 
 test('a worker with a faulty store takes no job, not even one whose image exists, and says why', async () => {
-  const settings = bench.settings();
-  const queue = bench.producer(settings);
+  const settings = fixture.settings();
+  const queue = fixture.producer(settings);
   let isBroken = true;
   let leftovers = 0;
-  const worker = await bench.worker(settings, () => [image('applied')], {
+  const worker = await fixture.worker(settings, () => [image('applied')], {
     recall: async () => [image('existed')],
     keeper: {
       async tidy() {
@@ -84,14 +84,14 @@ test('a worker with a faulty store takes no job, not even one whose image exists
 });
 
 test('jobs that arrive while the worker stops taking jobs keep their places', async () => {
-  const settings = bench.settings({ UNPACK_JOBS: '3' });
-  const queue = bench.producer(settings);
+  const settings = fixture.settings({ UNPACK_JOBS: '3' });
+  const queue = fixture.producer(settings);
   let isBroken = false;
   const order: string[] = [];
   const names = ['one', 'two', 'three', 'four', 'five'];
   const jobs = [];
   for (const name of names) jobs.push(await queue.add(payload(name), { attempts: 1 }));
-  await bench.worker(
+  await fixture.worker(
     settings,
     async ({ bucket, number }) => {
       if (number === 1 && ['one', 'two', 'three'].includes(bucket)) {

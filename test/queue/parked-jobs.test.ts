@@ -5,10 +5,10 @@ import { Redis } from 'ioredis';
 import type { ChainId } from '../../src/oci/digest.ts';
 import type { LockWait } from '../../src/rootfs/lock-waits.ts';
 import { runCli } from '../cli/run-cli.ts';
-import { eventually, payload, queueBench } from './bench.ts';
+import { eventually, payload, queueFixture } from './queue-fixture.ts';
 import { type Call, digest, image, type ScriptedStore, untilAborted } from './scripted-unpacker.ts';
 
-const bench = queueBench();
+const fixture = queueFixture();
 
 const holder = { pid: 4711, host: 'elsewhere', worker: 'frozen', job: 'j', since: '2026-01-01T00:00:00.000Z' };
 const wait: LockWait = { chainId: digest(100) as ChainId, holder };
@@ -34,12 +34,12 @@ function lockedLayer(): { store: ScriptedStore; script: (call: Call) => Promise<
 }
 
 test('a job that waits for the lock of another process is parked, and runs before jobs that were added later', async () => {
-  const settings = bench.settings({ UNPACK_JOBS: '1' });
-  const queue = bench.producer(settings);
+  const settings = fixture.settings({ UNPACK_JOBS: '1' });
+  const queue = fixture.producer(settings);
   const { store, script, free, done } = lockedLayer();
   const waiting = [];
   for (const name of ['base-1', 'base-2', 'base-3']) waiting.push(await queue.add(payload(name)));
-  await bench.worker(settings, script, store);
+  await fixture.worker(settings, script, store);
   await queue.wait(await queue.add(payload('other')), { timeout: 60_000 });
   for (const { id } of waiting) {
     const status = await eventually('it is parked', async () => {
@@ -67,7 +67,7 @@ test('a job that waits for the lock of another process is parked, and runs befor
     done.filter((name) => name.startsWith('base')),
     ['base-1', 'base-2', 'base-3'],
   );
-  const { logs } = await bench.bull(settings).getJobLogs(waiting[0]?.id ?? '');
+  const { logs } = await fixture.bull(settings).getJobLogs(waiting[0]?.id ?? '');
   assert.match(
     logs.join('\n'),
     /WARN waits for the layer of chain ID .*: process 4711 on elsewhere \(worker frozen, job j\)/,
@@ -77,26 +77,26 @@ test('a job that waits for the lock of another process is parked, and runs befor
 for (const priority of [undefined, 7]) {
   const kind = priority === undefined ? 'without a priority' : 'with one';
   test(`parked jobs ${kind} return to the front in their order, even if their worker has ended`, async () => {
-    const settings = bench.settings({ UNPACK_JOBS: '4' });
-    const queue = bench.producer(settings);
+    const settings = fixture.settings({ UNPACK_JOBS: '4' });
+    const queue = fixture.producer(settings);
     const options = priority === undefined ? {} : { priority };
     const { store, script } = lockedLayer();
     const names = ['base-1', 'base-2', 'base-3', 'base-4'];
     const parked = await queue.addBulk(names.map((name) => ({ payload: payload(name), options })));
-    const worker = await bench.worker(settings, script, store);
+    const worker = await fixture.worker(settings, script, store);
     await eventually('all are parked', async () => (await queue.counts()).delayed === 4);
     await worker.close();
     // their time comes while nobody is there: BullMQ puts them to the end as soon as a worker asks for a job
-    const bull = bench.bull(settings);
+    const bull = fixture.bull(settings);
     const client = new Redis(settings.REDIS_URL);
-    bench.onEnd(() => client.disconnect());
+    fixture.onEnd(() => client.disconnect());
     for (const { id } of parked) await client.zadd(bull.toKey('delayed'), 0, id);
     const done: string[] = [];
     const later = await queue.addBulk(
       ['later-1', 'later-2', 'later-3'].map((name) => ({ payload: payload(name), options })),
     );
     await client.hset(bull.toKey('meta'), { paused: '1' });
-    await bench.worker(bench.settings({ UNPACK_QUEUE: settings.UNPACK_QUEUE, UNPACK_JOBS: '1' }), ({ bucket }) => {
+    await fixture.worker(fixture.settings({ UNPACK_QUEUE: settings.UNPACK_QUEUE, UNPACK_JOBS: '1' }), ({ bucket }) => {
       done.push(bucket);
       return [image('applied')];
     });
@@ -108,8 +108,8 @@ for (const priority of [undefined, 7]) {
 }
 
 test('layers that a job applied before it was parked count as applied in its result', async () => {
-  const settings = bench.settings();
-  const queue = bench.producer(settings);
+  const settings = fixture.settings();
+  const queue = fixture.producer(settings);
   const lock = { chainId: digest(102) as ChainId, holder };
   let locked = true;
   const script = (call: Call) => {
@@ -127,7 +127,7 @@ test('layers that a job applied before it was parked count as applied in its res
   };
   const store = { keeper: { heldElsewhere: () => (locked ? lock : undefined) } };
   const job = await queue.add(payload('base'));
-  await bench.worker(settings, script, store);
+  await fixture.worker(settings, script, store);
   await eventually('it is parked', async () => (await queue.status(job.id)).state === 'delayed');
   locked = false;
   const result = await queue.wait(job, { timeout: 60_000 });
@@ -140,23 +140,23 @@ test('layers that a job applied before it was parked count as applied in its res
 });
 
 test('a parked job is cancelled at once', async () => {
-  const settings = bench.settings();
-  const queue = bench.producer(settings);
+  const settings = fixture.settings();
+  const queue = fixture.producer(settings);
   const { store, script } = lockedLayer();
   const job = await queue.add(payload('base'));
-  await bench.worker(settings, script, store);
+  await fixture.worker(settings, script, store);
   await eventually('it is parked', async () => (await queue.status(job.id)).state === 'delayed');
   assert.equal(await queue.cancel(job.id), true);
   await assert.rejects(queue.wait(job, { timeout: 60_000 }), { code: 'CANCELLED' });
 });
 
 test('pauses grow, and count towards UNPACK_JOB_TIMEOUT', async () => {
-  const settings = bench.settings({ UNPACK_JOB_TIMEOUT: '9s' });
-  const queue = bench.producer(settings);
+  const settings = fixture.settings({ UNPACK_JOB_TIMEOUT: '9s' });
+  const queue = fixture.producer(settings);
   const { store, script } = lockedLayer();
   const began = Date.now();
   const job = await queue.add(payload('base'), { attempts: 1 });
-  const worker = await bench.worker(settings, script, store);
+  const worker = await fixture.worker(settings, script, store);
   const untils: number[] = [];
   let since = 0;
   const ended = queue.wait(job, {
@@ -182,14 +182,14 @@ test('pauses grow, and count towards UNPACK_JOB_TIMEOUT', async () => {
 });
 
 test('a night without workers does not count as waiting for a lock', async () => {
-  const settings = bench.settings({ UNPACK_JOB_TIMEOUT: '60s' });
-  const queue = bench.producer(settings);
+  const settings = fixture.settings({ UNPACK_JOB_TIMEOUT: '60s' });
+  const queue = fixture.producer(settings);
   const { store, script } = lockedLayer();
   const job = await queue.add(payload('base'), { attempts: 1 });
-  const worker = await bench.worker(settings, script, store);
+  const worker = await fixture.worker(settings, script, store);
   await eventually('it is parked', async () => (await queue.status(job.id)).state === 'delayed');
   await worker.close();
-  const bull = bench.bull(settings);
+  const bull = fixture.bull(settings);
   const found = await bull.getJob(job.id);
   const { progress } = await queue.status(job.id);
   const night = 8 * 3_600_000;
@@ -197,7 +197,7 @@ test('a night without workers does not count as waiting for a lock', async () =>
   assert.ok(waiting && found);
   const earlier = { started: waiting.started - night, since: waiting.since - night, until: waiting.until - night };
   await found.updateProgress({ ...progress, waiting: { ...waiting, ...earlier } });
-  await bench.worker(settings, async () => {
+  await fixture.worker(settings, async () => {
     await sleep(10);
     return [image('applied')];
   });

@@ -10,7 +10,7 @@ import { UnpackWorker } from '../../src/queue/worker.ts';
 import { type Script, type ScriptedStore, scriptedKeeper, scriptedUnpacker } from './scripted-unpacker.ts';
 
 /** A real Redis, and everything that tests open on it. All of it is closed after the tests of the file. */
-export interface Bench {
+export interface QueueFixture {
   readonly redis: LocalRedis;
   /** Settings with a short backoff and grace time. Each call has a queue of its own. */
   settings(overrides?: Record<string, string>): Config;
@@ -28,7 +28,7 @@ export interface TestWorker {
   close(): Promise<void>;
 }
 
-export function queueBench(options: LocalRedisOptions = {}): Bench {
+export function queueFixture(options: LocalRedisOptions = {}): QueueFixture {
   let redis: LocalRedis | undefined;
   const closing: (() => Promise<unknown> | unknown)[] = [];
   before(async () => {
@@ -38,12 +38,12 @@ export function queueBench(options: LocalRedisOptions = {}): Bench {
     for (const close of closing.reverse()) await close();
     await redis?.stop();
   });
-  const bench: Bench = {
+  const fixture: QueueFixture = {
     get redis() {
       if (redis === undefined) throw new Error('there is no Redis before the tests begin');
       return redis;
     },
-    settings: (overrides = {}) => testSettings(bench.redis.url, overrides),
+    settings: (overrides = {}) => testSettings(fixture.redis.url, overrides),
     producer(settings, timeout = 60_000) {
       const producer = new UnpackQueue(settings, timeout);
       closing.push(() => producer.close());
@@ -71,7 +71,7 @@ export function queueBench(options: LocalRedisOptions = {}): Bench {
     },
     onEnd: (close) => void closing.push(close),
   };
-  return bench;
+  return fixture;
 }
 
 export const CONNECTION = {

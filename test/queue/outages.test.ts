@@ -2,17 +2,17 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Redis } from 'ioredis';
-import { eventually, payload, queueBench } from './bench.ts';
+import { eventually, payload, queueFixture } from './queue-fixture.ts';
 import { image, untilAborted } from './scripted-unpacker.ts';
 
-const bench = queueBench({ persistent: true });
+const fixture = queueFixture({ persistent: true });
 
 test('a job that runs during a restart of Redis completes once, and the outage gives two log lines', async () => {
-  const settings = bench.settings({ UNPACK_LOCK: '30s' });
-  const queue = bench.producer(settings);
+  const settings = fixture.settings({ UNPACK_LOCK: '30s' });
+  const queue = fixture.producer(settings);
   const gate = Promise.withResolvers<void>();
   let calls = 0;
-  const worker = await bench.worker(settings, async ({ onResolved }) => {
+  const worker = await fixture.worker(settings, async ({ onResolved }) => {
     calls++;
     onResolved?.([image('applying')]);
     await gate.promise;
@@ -20,13 +20,13 @@ test('a job that runs during a restart of Redis completes once, and the outage g
   });
   const job = await queue.add(payload('one'));
   await eventually('the job runs', () => calls === 1);
-  await bench.redis.kill();
+  await fixture.redis.kill();
   await eventually('the worker has noticed', () =>
     worker.log.some(({ msg }) => /^Redis is unreachable/.test(String(msg))),
   );
   // long enough for several tries to connect
   await sleep(700);
-  await bench.redis.restart();
+  await fixture.redis.restart();
   gate.resolve();
   const status = await eventually('the job has ended', async () => {
     const now = await queue.status(job.id).catch(() => undefined);
@@ -44,19 +44,19 @@ test('a job that runs during a restart of Redis completes once, and the outage g
 });
 
 test('a worker that starts before Redis takes jobs when Redis starts', async () => {
-  const settings = bench.settings();
-  await bench.redis.kill();
-  const starting = bench.worker(settings, () => [image('applied')]);
+  const settings = fixture.settings();
+  await fixture.redis.kill();
+  const starting = fixture.worker(settings, () => [image('applied')]);
   await sleep(200);
-  await bench.redis.restart();
+  await fixture.redis.restart();
   await starting;
-  const queue = bench.producer(settings);
+  const queue = fixture.producer(settings);
   assert.equal((await queue.wait(await queue.add(payload('one')))).attempts, 1);
 });
 
 test('the lock of a long job is renewed', async () => {
-  const settings = bench.settings({ UNPACK_LOCK: '4s' });
-  const queue = bench.producer(settings);
+  const settings = fixture.settings({ UNPACK_LOCK: '4s' });
+  const queue = fixture.producer(settings);
   const gate = Promise.withResolvers<void>();
   let calls = 0;
   const slow = async () => {
@@ -64,12 +64,12 @@ test('the lock of a long job is renewed', async () => {
     await gate.promise;
     return [image('applied')];
   };
-  await bench.worker(settings, slow);
-  await bench.worker(settings, slow);
+  await fixture.worker(settings, slow);
+  await fixture.worker(settings, slow);
   const job = await queue.add(payload('one'));
-  const bull = bench.bull(settings);
-  const client = new Redis(bench.redis.url);
-  bench.onEnd(() => client.disconnect());
+  const bull = fixture.bull(settings);
+  const client = new Redis(fixture.redis.url);
+  fixture.onEnd(() => client.disconnect());
   let last = Number.POSITIVE_INFINITY;
   let renewals = 0;
   await eventually('the lock was renewed twice', async () => {
@@ -84,11 +84,11 @@ test('the lock of a long job is renewed', async () => {
 });
 
 test('a worker that has lost the lock on a job stops its work and does not change the job', async () => {
-  const settings = bench.settings({ UNPACK_LOCK: '2s' });
-  const queue = bench.producer(settings);
-  const bull = bench.bull(settings);
+  const settings = fixture.settings({ UNPACK_LOCK: '2s' });
+  const queue = fixture.producer(settings);
+  const bull = fixture.bull(settings);
   const reasons: unknown[] = [];
-  const worker = await bench.worker(settings, async (call) => {
+  const worker = await fixture.worker(settings, async (call) => {
     if (call.number > 1) return [image('applied')];
     return untilAborted(call).catch((error: unknown) => {
       reasons.push(call.signal?.reason);
