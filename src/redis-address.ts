@@ -35,10 +35,10 @@ const HARMLESS = /^[a-z][a-z0-9+.-]*:\/\/(\[[0-9a-f:.]+\]|[\w.-]+)(:\d+)?(\/\d*)
  */
 export function readRedisUrl(text: string): RedisAddress | string {
   const scheme = /^([a-z][a-z0-9+.-]*):\/\//i.exec(text)?.[1]?.toLowerCase();
-  const known = scheme === undefined ? undefined : SCHEMES[scheme];
+  const protocol = scheme === undefined ? undefined : SCHEMES[scheme];
   if (scheme === undefined)
     return text.startsWith('/') ? `a Unix socket is not supported: write ${FORM}` : `write ${FORM}`;
-  if (known === undefined) return `${scheme}:// is not a Redis URL: write ${FORM}`;
+  if (protocol === undefined) return `${scheme}:// is not a Redis URL: write ${FORM}`;
   const url = URL.parse(text.replace(/^[^:]+/, 'redis'));
   const readable = url !== null && !DROPPED.test(text) && url.hash === '' && !url.pathname.includes('@');
   if (!readable) return text.includes('@') ? `the URL is malformed: ${ENCODE}` : `the URL is malformed: write ${FORM}`;
@@ -56,7 +56,7 @@ export function readRedisUrl(text: string): RedisAddress | string {
   return {
     host: url.hostname.replace(/^\[|\]$/g, ''),
     port: url.port === '' ? 6379 : Number(url.port),
-    tls: known.tls,
+    tls: protocol.tls,
     db: Number(db),
     family,
     username: username === '' ? undefined : username,

@@ -46,7 +46,7 @@ export const list = z.string().transform((text) =>
     .filter((item) => item !== ''),
 );
 
-// biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is refused
+// biome-ignore lint/suspicious/noControlCharactersInRegex: the expression matches control characters
 const CONTROL = /[\u0000-\u001f\u007f]/;
 
 /** Text of one line. */

@@ -5,6 +5,8 @@ import { JobNotFoundError, QueueUnavailableError, UnreadableJobError, WaitTimeou
 import { maskSecrets } from '../secrets.ts';
 import { SnapshotError } from '../snapshots/snapshotter.ts';
 
+/** The errors of commands, and the code, message and exit status for every thrown value. `main.ts` prints them. */
+
 /** Codes that only the command line has, in addition to the failure codes of jobs. */
 export type CliCode =
   | 'USAGE'

@@ -7,6 +7,8 @@ import type { Payload } from '../queue/payload-schema.ts';
 import { CliError } from './failure.ts';
 import { type ImageArgument, parseLocalArgument, registryAdvice } from './local-image.ts';
 
+/** The image argument and its options, for `apply`, `enqueue` and `push`. */
+
 /**
  * Reads `s3://BUCKET[/PREFIX]` or a path, then `:TAG` or `@DIGEST`.
  * @throws CliError USAGE

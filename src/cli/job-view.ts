@@ -5,6 +5,8 @@ import type { UnpackResult } from '../queue/result.ts';
 import { bytesText, durationText } from '../units.ts';
 import { type Cell, columns } from './output.ts';
 
+/** Formats progress and result of a job for a terminal. `apply`, `enqueue`, `status` and the demo use it. */
+
 const BAR = 24;
 
 /** The progress of a job as lines for a terminal: totals, then a line for each layer, bottom-most first. */

@@ -3,6 +3,8 @@ import { escaped, modeText, timeText } from '../layer/entry-fields.ts';
 import type { LayerTotals, ReadEntry } from '../layer/read-layer.ts';
 import { bytesText } from '../units.ts';
 
+/** Formats the entries and totals of a layer for `unpackd layer ls`. */
+
 const LETTERS = {
   file: '-',
   directory: 'd',

@@ -71,7 +71,7 @@ export function layerCommand(cli: Cli): Command {
   const diff = add('diff', 'Compare two layers, entry by entry.', DIFF_HELP)
     .argument('<a>')
     .argument('<b>')
-    .action((a: string, b: string) => difference(diff, a, b, cli));
+    .action((a: string, b: string) => compare(diff, a, b, cli));
   return group;
 }
 
@@ -100,7 +100,7 @@ async function list(command: Command, argument: string, { contents }: ListOption
   }
 }
 
-async function difference(command: Command, a: string, b: string, cli: Cli): Promise<void> {
+async function compare(command: Command, a: string, b: string, cli: Cli): Promise<void> {
   const output = new ListOutput(cli, 'differences');
   try {
     const { pairEntries } = await import('../layer/compare-layers.ts');
@@ -118,10 +118,10 @@ async function difference(command: Command, a: string, b: string, cli: Cli): Pro
         ]);
         return;
       }
-      const told = tell(next.value);
-      if (told === undefined) continue;
+      const difference = differenceOf(next.value);
+      if (difference === undefined) continue;
       count++;
-      output.add(told.fields, [told.line]);
+      output.add(difference.fields, [difference.line]);
       process.exitCode = EXIT_FAILED;
       if (!(await output.flush())) return;
     }
@@ -141,8 +141,8 @@ function entriesOf(
   return readLayer(openLayer(file, signal), { limits, algorithm: file.algorithm, contents, signal });
 }
 
-/** What is different, or `undefined`. */
-function tell(pair: EntryPair): { readonly fields: object; readonly line: string } | undefined {
+/** The line and the JSON of a pair that differs; `undefined` if it does not differ. */
+function differenceOf(pair: EntryPair): { readonly fields: object; readonly line: string } | undefined {
   if (pair.kind === 'only') {
     const fields = entryFields(pair.entry);
     const mark = pair.side === 'a' ? '-' : '+';

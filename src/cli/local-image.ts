@@ -6,6 +6,8 @@ import { blobDigest, isDigest } from '../oci/digest.ts';
 import { hostOf, isReference } from '../oci/reference.ts';
 import { CliError } from './failure.ts';
 
+/** Images in local folders, as arguments of `apply`, `enqueue` and `push`. */
+
 /** The image that the command line names: where it is, and which one. */
 export interface ImageArgument {
   readonly place:

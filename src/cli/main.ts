@@ -8,6 +8,8 @@ import { CliError, explain } from './failure.ts';
 import type { Cli } from './output.ts';
 import { Output } from './output.ts';
 
+/** The program `unpackd`: finds the command, runs it, and prints its failure. */
+
 interface Entry {
   readonly name: string;
   readonly arguments?: string;

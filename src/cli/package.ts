@@ -1,6 +1,8 @@
 import { readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 
+/** Where the package is on disk, and its version. */
+
 /** Whether this code runs from `dist` (`npm run build`) and not from the source. */
 export const built: boolean = !import.meta.filename.endsWith('.ts');
 

@@ -4,6 +4,8 @@ import { isSnapshotError, type SnapshotInfo, type Snapshotter } from '../snapsho
 import { type MountEntry, mountsAt } from '../system/mount-table.ts';
 import { CliError } from './failure.ts';
 
+/** `unpackd snapshots mount` and `umount`. */
+
 /** The key of the snapshot that `mountAt` adds for a mount. `unmountAt` finds it by the folder. */
 const mountKey = (folder: string) => `unpackd-mount ${folder}`;
 

@@ -3,6 +3,8 @@ import { s3Client } from '../source/s3-client.ts';
 import type { S3Connection } from '../source/source-spec.ts';
 import { type Check, fail, ok, reason, warn } from './check.ts';
 
+/** Checks of S3, for `unpackd doctor`. */
+
 /** A key that no image has. The error of the server shows whether endpoint, bucket or credentials are wrong. */
 const PROBE = 'unpackd-doctor-asks-for-what-is-not-there';
 

@@ -12,6 +12,8 @@ import { type Space, spaceOf } from '../system/space.ts';
 import { bytesText } from '../units.ts';
 import { type Check, fail, ok, reason, warn } from './check.ts';
 
+/** Checks of the snapshot store, for `unpackd doctor`. */
+
 const GIB = 1024 ** 3;
 /** With less free space, an image of usual size may not fit. */
 const LITTLE_SPACE = 5 * GIB;

@@ -6,6 +6,8 @@ import { type Config, ConfigError } from '../config.ts';
 import { type RedisAddress, readRedisUrl } from '../redis-address.ts';
 import { addSecret } from '../secrets.ts';
 
+/** Connections to Redis, with the address in REDIS_URL and the password in REDIS_PASSWORD_FILE. */
+
 /** The settings to connect to Redis. */
 export interface RedisSettings extends Pick<Config, 'REDIS_URL'> {
   readonly REDIS_PASSWORD_FILE?: string | undefined;

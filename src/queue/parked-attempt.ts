@@ -4,6 +4,11 @@ import { durationText } from '../units.ts';
 import { isSameAttempt } from './progress.ts';
 import type { Progress, WaitingFor } from './progress-schema.ts';
 
+/**
+ * An attempt that was parked because another process has locked a layer: how long it waits, and what it reports. The processor
+ * calls it.
+ */
+
 /** Milliseconds that a job is parked: the first time, and at most. The time doubles each time. */
 const FIRST_DELAY = 2000;
 const LAST_DELAY = 60_000;

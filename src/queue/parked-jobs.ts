@@ -33,8 +33,8 @@ const MARGIN = 5000;
 const STEP = 100;
 
 /** Maximum parked jobs of one check, and maximum waiting jobs that a returning job is compared with. */
-const MOST = 1000;
-const WINDOW = 256;
+const MAX_PARKED = 1000;
+const MAX_COMPARED = 256;
 
 /** KEYS: the job, the parked jobs. ARGV: the job's ID, its place. */
 const PARK = `
@@ -79,7 +79,7 @@ const UNPARK = `
     if #front == 0 then redis.call('RPUSH', wait, id) else redis.call('LINSERT', wait, 'BEFORE', front[1], id) end
   end
 
-  local over, any = {}, false
+  local returned, any = {}, false
   local all = redis.call('ZRANGE', parked, 0, most - 1, 'WITHSCORES')
   for i = 1, #all, 2 do
     local id, place = all[i], tonumber(all[i + 1])
@@ -101,11 +101,11 @@ const UNPARK = `
     end
     if back or not score then
       redis.call('ZREM', parked, id)
-      over[#over + 1] = id
+      returned[#returned + 1] = id
     end
   end
   if any and redis.call('HEXISTS', KEYS[6], 'paused') == 0 then redis.call('ZADD', KEYS[5], 0, '0') end
-  return over
+  return returned
 `;
 
 export interface ParkOptions {
@@ -198,7 +198,15 @@ export class ParkedJobs {
     const lists = ['parked', 'delayed', 'wait', 'prioritized', 'marker', 'meta', 'events'];
     const keys = lists.map((name) => this.#queue.toKey(name));
     const prefixes = [this.#queue.toKey(''), cancelKey(this.#queue, '')];
-    const over = await this.#redis.unpackdUnpark(...keys, ...prefixes, Date.now(), MARGIN, MOST, WINDOW, ...ids);
-    for (const id of over) this.#watched.delete(id);
+    const returned = await this.#redis.unpackdUnpark(
+      ...keys,
+      ...prefixes,
+      Date.now(),
+      MARGIN,
+      MAX_PARKED,
+      MAX_COMPARED,
+      ...ids,
+    );
+    for (const id of returned) this.#watched.delete(id);
   }
 }

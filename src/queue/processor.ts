@@ -221,11 +221,11 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
   /** Starts the time limit of the attempt, and the timer that shows its progress. */
   function startTimers({ run, reporter, started, waited, timers }: Attempt, lookup: PendingLookup | undefined): void {
     const limit = settings.UNPACK_JOB_TIMEOUT;
-    const silent = lookup === undefined ? FAST_PATH_LIMIT : FAST_PATH_LIMIT - (Date.now() - lookup.since);
+    const untilShown = lookup === undefined ? FAST_PATH_LIMIT : FAST_PATH_LIMIT - (Date.now() - lookup.since);
     timers.push(
       after(Math.max(0, limit - (Date.now() - started)), () => run.abort(timedOut(limit, waited))),
       // the progress of a job that was parked says already what it waits for
-      after(waited === undefined ? Math.max(0, silent) : 4 * FAST_PATH_LIMIT, () => reporter.start()),
+      after(waited === undefined ? Math.max(0, untilShown) : 4 * FAST_PATH_LIMIT, () => reporter.start()),
     );
   }
 

@@ -2,6 +2,8 @@ import type { ImageState } from '../image/progress.ts';
 import type { Failure } from './failure.ts';
 import type { AppliedLayer, Progress, WaitingFor } from './progress-schema.ts';
 
+/** What the reporter writes as the progress of a job, and what a later run of the attempt reads from it. */
+
 export type { AppliedLayer, Progress, WaitingFor };
 
 /** Maximum failures on the progress. */

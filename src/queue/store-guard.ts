@@ -44,10 +44,10 @@ export class StoreGuard {
    */
   async examine(leftovers: boolean): Promise<UnpackError | undefined> {
     // one probe at a time, because each must follow the removal of its own leftovers
-    const mine = this.#last.then(() => this.#fault ?? this.#probe(leftovers, true));
-    this.#last = mine;
-    const fault = await mine;
-    if (fault !== undefined && this.#fault === undefined && !this.#closing.signal.aborted) this.#close(fault);
+    const probe = this.#last.then(() => this.#fault ?? this.#probe(leftovers, true));
+    this.#last = probe;
+    const fault = await probe;
+    if (fault !== undefined && this.#fault === undefined && !this.#closing.signal.aborted) this.#becomeFaulty(fault);
     return fault;
   }
 
@@ -70,7 +70,7 @@ export class StoreGuard {
     }
   }
 
-  #close(fault: UnpackError): void {
+  #becomeFaulty(fault: UnpackError): void {
     const { log, onChange } = this.#options;
     this.#fault = fault;
     log.error({ code: fault.code }, `takes no more jobs until the store can be written: ${fault.message}`);
