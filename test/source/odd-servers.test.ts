@@ -14,6 +14,8 @@ import { errorBody, type OddAnswer, type OddRequest, type Quirk, refuse, startOd
 const MiB = 1024 * 1024;
 const layer = randomBytes(12 * MiB + 5);
 const layerDigest = digestOf(layer);
+/** Too short for ranges, so that the requests do not depend on the speed of the machine. */
+const oneRequest = randomBytes(8 * MiB);
 const zipped = gzipSync(Buffer.concat([randomBytes(257), Buffer.from('ustar'), Buffer.alloc(9000)]));
 const entry = { mediaType: 'application/vnd.oci.image.manifest.v1+json', digest: digestOf(Buffer.from('{}')), size: 2 };
 const index = JSON.stringify({
@@ -23,6 +25,7 @@ const index = JSON.stringify({
 const keyOf = (digest: BlobDigest): string => `blobs/${digest.replace(':', '/')}`;
 const objects = new Map([
   [keyOf(layerDigest), layer],
+  [keyOf(digestOf(oneRequest)), oneRequest],
   [keyOf(digestOf(zipped)), zipped],
   [keyOf(entry.digest), Buffer.from('{}')],
   ['index.json', Buffer.from(index)],
@@ -282,16 +285,13 @@ describe('an image is read from a server', { timeout: 180_000 }, () => {
   });
 
   test('whose URLs expire in the middle of a layer', async () => {
-    const signatures = new Set<string | null>();
     await using bucket = await odd((request, answer) => {
-      const signature = request.query.get('X-Amz-Security-Token') ?? request.query.get('X-Amz-Date');
-      if (!signatures.has(signature)) signatures.add(signature);
       if (request.before === 0) answer.endAfter = 5 * MiB;
       if (request.before === 1) refuse(answer, '403 Forbidden', 'AccessDenied');
       if (request.before === 2) answer.endAfter = 2 * MiB;
       if (request.before === 3) refuse(answer, '400 Bad Request', 'ExpiredToken');
     });
-    assert.ok((await bucket.fetch()).equals(layer));
+    assert.ok((await bucket.fetch(oneRequest)).equals(oneRequest));
     assert.deepEqual(
       bucket.server.seen.map(({ range }) => range?.from ?? 0),
       [0, 5 * MiB, 5 * MiB, 7 * MiB, 7 * MiB],

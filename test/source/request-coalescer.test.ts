@@ -5,7 +5,7 @@ import fc from 'fast-check';
 import { UnpackError } from '../../src/errors.ts';
 import { RequestCoalescer } from '../../src/source/request-coalescer.ts';
 
-/** Work that ends when it is told to, and counts. */
+/** Requests that the test ends, in a list. */
 function work() {
   const begun: { resolve: (answer: string) => void; reject: (error: Error) => void; signal: AbortSignal }[] = [];
   const run = (signal: AbortSignal) => {
@@ -16,12 +16,12 @@ function work() {
   return { begun, run };
 }
 
-/** Lets everything begin that waits for nothing but the end of a turn of the event loop. */
+/** Waits some turns of the event loop, so that every request that may start has started. */
 async function settled(): Promise<void> {
   for (let turns = 0; turns < 5; turns++) await nextTurn();
 }
 
-/** Two calls whose work runs: whatever comes now has to wait. */
+/** A coalescer with two running requests, so that later calls must wait. */
 async function busy() {
   const calls = new RequestCoalescer<string>();
   const { begun, run } = work();
@@ -33,11 +33,11 @@ async function busy() {
   return { calls, begun, run, first, second, stop };
 }
 
-test('who calls while two pieces of work run is answered by the next, together with who came meanwhile', async () => {
+test('calls that arrive while two requests run share the next request', async () => {
   const { calls, begun, run, first, second } = await busy();
   const [third, fourth] = [calls.call('key', run), calls.call('key', run)];
   await settled();
-  assert.equal(begun.length, 2, 'no more than two at once');
+  assert.equal(begun.length, 2, 'at most two at the same time');
   begun[0]?.resolve('old');
   assert.equal(await first, 'old');
   await settled();
@@ -57,7 +57,7 @@ test('calls for other keys do not wait', async () => {
   assert.equal(await other, '3');
 });
 
-test('a failure is told to those who waited for that work alone', async () => {
+test('a failed request rejects only its own callers', async () => {
   const { calls, begun, run, first, second } = await busy();
   const third = calls.call('key', run);
   begun[0]?.reject(new Error('broken'));
@@ -69,7 +69,7 @@ test('a failure is told to those who waited for that work alone', async () => {
   assert.equal(await third, 'whole, too');
 });
 
-test('one who gives up does not take the answer from the others', async () => {
+test('a caller that aborts does not affect the other callers of its request', async () => {
   const { calls, begun, run } = await busy();
   const stop = new AbortController();
   const leaver = calls.call('key', run, stop.signal);
@@ -83,7 +83,7 @@ test('one who gives up does not take the answer from the others', async () => {
   assert.equal(await stayer, 'new');
 });
 
-test('work that nobody waits for any more is stopped, or not begun', async () => {
+test('a request without callers is aborted, or does not start', async () => {
   const { calls, begun, run, first, stop } = await busy();
   const stopNext = new AbortController();
   const third = calls.call('key', run, stopNext.signal);
@@ -101,10 +101,10 @@ test('work that nobody waits for any more is stopped, or not begun', async () =>
   assert.equal(await later, 'again');
 });
 
-test('who calls after the last one who waited has left gets work of its own, whatever that one was ended by', async () => {
+test('a call after the last waiting caller has left gets a request of its own', async () => {
   const { calls, begun, run } = await busy();
   const stop = new AbortController();
-  // its turn comes next, and it is given up before it does
+  // aborts while it waits for its request to start
   const leaver = calls.call('key', run, stop.signal);
   stop.abort(new UnpackError('CANCELLED', 'enough'));
   const later = calls.call('key', run);
@@ -117,19 +117,19 @@ test('who calls after the last one who waited has left gets work of its own, wha
   assert.equal(await later, 'new');
 });
 
-test('work that was given up and does not end holds nobody up', async () => {
+test('an aborted request that does not end delays nobody', async () => {
   const { calls, begun, run, first, stop } = await busy();
   const third = calls.call('key', run);
   stop.abort(new UnpackError('TIMED_OUT', 'enough'));
   await assert.rejects(first, { code: 'TIMED_OUT' });
   await settled();
-  assert.equal(begun.length, 3, 'the first work has not ended');
+  assert.equal(begun.length, 3, 'the aborted request has not ended');
   begun[0]?.reject(new Error('much later'));
   begun[2]?.resolve('new');
   assert.equal(await third, 'new');
 });
 
-test('a call that is aborted before it is made begins nothing', async () => {
+test('a call with an aborted signal starts no request', async () => {
   const calls = new RequestCoalescer<string>();
   const { begun, run } = work();
   await assert.rejects(calls.call('key', run, AbortSignal.abort(new UnpackError('TIMED_OUT', 'no'))), {
@@ -139,7 +139,7 @@ test('a call that is aborted before it is made begins nothing', async () => {
   assert.equal(begun.length, 0);
 });
 
-test('callers that come again and again share their work, and one half works while the other waits', async () => {
+test('callers that call again and again share requests, half of them at a time', async () => {
   const calls = new RequestCoalescer<string>();
   let [works, running, most] = [0, 0, 0];
   const work = async () => {
@@ -157,18 +157,28 @@ test('callers that come again and again share their work, and one half works whi
   };
   await Promise.all([caller(), caller(), caller(), caller()]);
   // groups of two would take 100, and everybody alone 200
-  assert.ok(works >= 100 && works < 130, `${works} pieces of work for 4 times 50 calls`);
+  assert.ok(works >= 100 && works < 130, `${works} requests for 4 times 50 calls`);
   assert.equal(most, 2);
 });
 
-test('each call is answered by work that began after it, whoever else gives up and whatever fails', async () => {
+test('calls of one turn of the event loop share two requests, however many they are', async () => {
+  const calls = new RequestCoalescer<string>();
+  const { begun, run } = work();
+  const all = Array.from({ length: 20 }, () => calls.call('key', run));
+  await settled();
+  assert.equal(begun.length, 2);
+  for (const { resolve } of begun) resolve('same');
+  assert.deepEqual(new Set(await Promise.all(all)), new Set(['same']));
+});
+
+test('each call is answered by a request that starts after it, with aborts and failures', async () => {
   const step = fc.record({
     /** Turns of the event loop before the call. */
     before: fc.nat(2),
-    /** Turns that its work would take, and whether that would fail. */
+    /** Turns of the event loop that its request takes, and whether it fails. */
     takes: fc.nat(4),
     fails: fc.boolean(),
-    /** Turns until the caller gives up; most do not. */
+    /** Turns until the caller aborts; most callers do not. */
     patience: fc.option(fc.nat(4), { freq: 3 }),
   });
   await fc.assert(
@@ -191,7 +201,7 @@ test('each call is answered by work that began after it, whoever else gives up a
         const stop = new AbortController();
         const answer = calls.call('key', work, stop.signal);
         const judged = answer.then(
-          (began) => assert.ok(began > called, 'the work had begun before the call'),
+          (began) => assert.ok(began > called, 'the request started before the call'),
           (error: unknown) => {
             if (error instanceof RangeError) assert.ok(Number(error.message) > called);
             else assert.ok(stop.signal.aborted && (error as UnpackError).code === 'CANCELLED', String(error));
@@ -207,7 +217,7 @@ test('each call is answered by work that began after it, whoever else gives up a
         );
       }
       await Promise.all(ended);
-      // work that was given up counts no more, but ends a turn later
+      // an aborted request no longer counts, but ends a turn later
       assert.ok(most <= 2 + steps.filter(({ patience }) => patience !== null).length);
     }),
     { numRuns: 200 },
