@@ -2,10 +2,10 @@ import { flushCompileCache } from 'node:module';
 import { availableParallelism } from 'node:os';
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { throwIfAborted, toUnpackError, UnpackError } from '../src/errors.ts';
-import { windowOf } from '../src/http/range-reader.ts';
+import { windowOf } from '../src/http/connection-plan.ts';
 import { applyBlob } from '../src/rootfs/apply-blob.ts';
 import type { ApplyMessage, ApplyOutcome, ApplyReport, ApplyTask } from '../src/rootfs/apply-thread.ts';
-import { openGrant } from '../src/source/open-grant.ts';
+import { GrantedBlobs } from '../src/source/granted-blobs.ts';
 import type { SignatureRefusal, SignedUrl } from '../src/source/source-spec.ts';
 
 const CORES = availableParallelism();
@@ -19,6 +19,9 @@ const REPORT_INTERVAL = 50;
 
 /** Not 0 while a message waits that must be read before the current piece of the archive is written. */
 const urgent = workerData as Int32Array<SharedArrayBuffer>; // ApplyThread passes nothing else
+
+/** Keeps connections and buffers for the next task. */
+const granted = new GrantedBlobs();
 
 /** Aborts the current task. */
 let running = new AbortController();
@@ -36,6 +39,7 @@ function take(message: ApplyMessage): void {
 }
 
 function end(): void {
+  granted.close();
   // Node flushes when a thread ends, but not if the process exits first
   flushCompileCache();
   process.exit();
@@ -55,7 +59,7 @@ async function apply({ source, layer, settings, writing }: ApplyTask): Promise<A
   running = new AbortController();
   let reported = 0;
   try {
-    const blobs = openGrant(source, () => windowOf(Atomics.load(writing, 0)), renew);
+    const blobs = granted.open(source, () => windowOf(Atomics.load(writing, 0)), renew);
     const diff = await applyBlob(blobs, layer, settings, {
       busy: () => Atomics.load(writing, 0) >= CORES,
       signal: running.signal,

@@ -1,45 +1,52 @@
 import { MalformedResponseError } from './response-head.ts';
 
-/** Bytes of one line: of a chunk's size with its extensions, or of a trailer field. */
+/** Maximum bytes of one line: a chunk's size with its extensions, or a trailer field. */
 const LINE_LIMIT = 4096;
-/** Up to 2^52 bytes in a chunk. */
+/** Chunks of up to 2^52 bytes. */
 const SIZE = /^([0-9a-f]{1,13})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?$/i;
 
-/** A body in chunks (RFC 9112, 7.1), in bytes that come in any pieces. */
+/**
+ * Decodes a body in chunks (RFC 9112, 7.1), for a connection. The input may be cut anywhere.
+ *
+ *     size → data → data-end → size; a size of 0 → trailer → done
+ */
 export class ChunkedDecoder {
   #state: 'size' | 'data' | 'data-end' | 'trailer' | 'done' = 'size';
-  /** Bytes of the chunk that are still to come. */
+  /** Missing bytes of the current chunk. */
   #left = 0;
-  /** What there is of the current line. */
+  /** The received part of the current line. */
   #line = '';
 
-  /** The last chunk and the trailer have come. */
+  /** The last chunk and the trailer were received. */
   get done(): boolean {
     return this.#state === 'done';
   }
 
-  /** @param take is given what belongs to the body @throws MalformedResponseError for anything else than chunks, more bytes too */
-  write(bytes: Buffer, take: (data: Buffer) => void): void {
+  /**
+   * @param onData called with each part of the body
+   * @throws MalformedResponseError for anything but chunks, and for bytes after the last one
+   */
+  write(bytes: Buffer, onData: (data: Buffer) => void): void {
     for (let at = 0; at < bytes.length; ) {
-      if (this.#state === 'done') throw new MalformedResponseError('is longer than it says');
+      if (this.#state === 'done') throw new MalformedResponseError('is longer than its headers say');
       if (this.#state === 'data') {
         const data = bytes.subarray(at, at + this.#left);
         at += data.length;
         this.#left -= data.length;
         if (this.#left === 0) this.#state = 'data-end';
-        take(data);
+        onData(data);
       } else {
         const end = bytes.indexOf(0x0a, at);
         const until = end < 0 ? bytes.length : end + 1;
         this.#line += bytes.toString('latin1', at, until);
         at = until;
         if (this.#line.length > LINE_LIMIT) throw new MalformedResponseError('has a chunk with a line too long');
-        if (end >= 0) this.#takeLine();
+        if (end >= 0) this.#readLine();
       }
     }
   }
 
-  #takeLine(): void {
+  #readLine(): void {
     if (!this.#line.endsWith('\r\n')) throw new MalformedResponseError('has a malformed chunk');
     const line = this.#line.slice(0, -2);
     this.#line = '';
@@ -52,11 +59,11 @@ export class ChunkedDecoder {
         break;
       }
       case 'data-end':
-        if (line !== '') throw new MalformedResponseError('has a chunk longer than it says');
+        if (line !== '') throw new MalformedResponseError('has a chunk that is longer than its size');
         this.#state = 'size';
         break;
       case 'trailer':
-        // its fields mean nothing here
+        // the fields of the trailer are ignored
         if (line === '') this.#state = 'done';
         break;
     }

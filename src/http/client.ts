@@ -1,86 +1,107 @@
-import { type Body, type Exchange, HttpConnection, type Origin } from './connection.ts';
+import { type BodyHandler, HttpConnection, type Origin, type ResponseHandler } from './connection.ts';
 import type { ResponseHead } from './response-head.ts';
+import { TlsContexts } from './trusted-cas.ts';
 
-/** Idle connections to one server that are kept for the next request. */
-const MOST_IDLE = 32;
+/** Idle connections to one server that are kept. */
+const IDLE_KEPT = 32;
 
-/** What is asked for, of whom. */
-export interface Question {
+export interface HttpRequest {
   readonly origin: Origin;
-  /** The head of the request, with the empty line that ends it. */
-  readonly request: string;
+  /** Request line and headers, with the empty line at the end. */
+  readonly head: string;
   /** Milliseconds. */
   readonly connectTimeout: number;
 }
 
-/** A request on its way. */
+/** A running request. */
 export interface Transfer {
-  /** Reading goes on after `filled` said to stop. */
+  /** Continues a body that was paused. */
   resume(): void;
-  /** Closes the connection, unless the answer has ended; the exchange hears nothing more. */
+  /** Closes the connection, unless the response has ended. No handler is called any more. */
   cancel(): void;
 }
 
-/** Asks over connections that are kept. One that the server has closed meanwhile is replaced and nobody hears of it. */
+/**
+ * Sends GET requests over a pool of connections. If the server has closed an idle connection, the request is sent again over a
+ * new one. ObjectDownloader (src/source) owns a client for each thread.
+ */
 export class HttpClient {
   readonly #idle = new Map<string, HttpConnection[]>();
+  readonly #tlsContexts = new TlsContexts();
+  #closed = false;
 
-  get(question: Question, exchange: Exchange): Transfer {
-    const row = this.#rowOf(question.origin);
-    const transfer = new OneTransfer(
-      exchange,
-      () => this.#connect(question, row),
-      (connection) => keep(connection, row),
-    );
-    transfer.start(row.pop() ?? this.#connect(question, row), question.request);
+  /** @throws UnpackError SOURCE_DENIED for a CA file that cannot be used */
+  get(request: HttpRequest, handler: ResponseHandler): Transfer {
+    if (this.#closed) throw new Error('the HTTP client is closed');
+    const pool = this.#poolOf(request.origin);
+    const transfer = new PooledTransfer(handler, {
+      connect: () => this.#connect(request, pool),
+      keep: (connection) => this.#keep(connection, pool),
+    });
+    transfer.start(idleOf(pool) ?? this.#connect(request, pool), request.head);
     return transfer;
   }
 
-  #connect({ origin, connectTimeout }: Question, row: HttpConnection[]): HttpConnection {
-    const connection: HttpConnection = new HttpConnection(origin, connectTimeout, () => {
-      const at = row.indexOf(connection);
-      if (at >= 0) row.splice(at, 1);
-    });
+  /** Closes idle connections now, and the others when their response ends. */
+  close(): void {
+    this.#closed = true;
+    for (const pool of this.#idle.values()) for (const connection of pool.splice(0)) connection.destroy();
+  }
+
+  #connect({ origin, connectTimeout }: HttpRequest, pool: HttpConnection[]): HttpConnection {
+    const { secure, caBundle } = origin;
+    const secureContext = secure && caBundle !== undefined ? this.#tlsContexts.get(caBundle) : undefined;
+    const onClose = () => {
+      const at = pool.indexOf(connection);
+      if (at >= 0) pool.splice(at, 1);
+    };
+    const connection: HttpConnection = new HttpConnection(origin, { connectTimeout, secureContext, onClose });
     return connection;
   }
 
-  #rowOf({ secure, host, port, caBundle }: Origin): HttpConnection[] {
+  #keep(connection: HttpConnection, pool: HttpConnection[]): void {
+    if (this.#closed || pool.length >= IDLE_KEPT) {
+      connection.destroy();
+      return;
+    }
+    connection.keepProcessAlive(false);
+    pool.push(connection);
+  }
+
+  #poolOf({ secure, host, port, caBundle }: Origin): HttpConnection[] {
     const key = `${secure} ${host} ${port} ${caBundle}`;
-    const row = this.#idle.get(key) ?? [];
-    this.#idle.set(key, row);
-    return row;
+    const pool = this.#idle.get(key) ?? [];
+    this.#idle.set(key, pool);
+    return pool;
   }
 }
 
-function keep(connection: HttpConnection, row: HttpConnection[]): void {
-  if (row.length >= MOST_IDLE) {
-    connection.destroy();
-    return;
+/** Takes a connection out of the pool. A closed one is in the pool until its socket reports the end. */
+function idleOf(pool: HttpConnection[]): HttpConnection | undefined {
+  for (let connection = pool.pop(); connection !== undefined; connection = pool.pop()) {
+    if (connection.idle) return connection;
   }
-  connection.hold(false);
-  row.push(connection);
+  return undefined;
 }
 
-/** Stands between a connection and who asked, for as long as the answer takes. */
-class OneTransfer implements Transfer, Exchange, Body {
-  readonly #exchange: Exchange;
-  readonly #connect: () => HttpConnection;
-  readonly #keep: (connection: HttpConnection) => void;
+/** One request: connects a connection of the pool with the handler until the response ends. */
+class PooledTransfer implements Transfer, ResponseHandler, BodyHandler {
+  readonly #handler: ResponseHandler;
+  readonly #pool: { connect(): HttpConnection; keep(connection: HttpConnection): void };
   #connection: HttpConnection | undefined;
-  #body: Body | undefined;
-  #request = '';
+  #body: BodyHandler | undefined;
+  #head = '';
 
-  constructor(exchange: Exchange, connect: () => HttpConnection, keepIdle: (connection: HttpConnection) => void) {
-    this.#exchange = exchange;
-    this.#connect = connect;
-    this.#keep = keepIdle;
+  constructor(handler: ResponseHandler, pool: { connect(): HttpConnection; keep(connection: HttpConnection): void }) {
+    this.#handler = handler;
+    this.#pool = pool;
   }
 
-  start(connection: HttpConnection, request: string): void {
+  start(connection: HttpConnection, head: string): void {
     this.#connection = connection;
-    this.#request = request;
-    connection.hold(true);
-    connection.ask(request, this);
+    this.#head = head;
+    connection.keepProcessAlive(true);
+    connection.send(head, this);
   }
 
   resume(): void {
@@ -92,13 +113,13 @@ class OneTransfer implements Transfer, Exchange, Body {
     this.#connection = undefined;
   }
 
-  begin(head: ResponseHead): Body | undefined {
-    this.#body = this.#exchange.begin(head);
+  begin(head: ResponseHead): BodyHandler | undefined {
+    this.#body = this.#handler.begin(head);
     return this.#body === undefined ? undefined : this;
   }
 
-  room(): Buffer {
-    return (this.#body as Body).room(); // a connection asks for room only after `begin` has given a body
+  buffer(): Buffer {
+    return (this.#body as BodyHandler).buffer(); // a connection calls this only after `begin` has returned a body
   }
 
   filled(count: number): boolean {
@@ -108,17 +129,17 @@ class OneTransfer implements Transfer, Exchange, Body {
   end(): void {
     const connection = this.#connection;
     this.#connection = undefined;
-    if (connection?.idle === true) this.#keep(connection);
+    if (connection?.idle === true) this.#pool.keep(connection);
     this.#body?.end();
   }
 
   fail(cause: Error): void {
     // a GET may be repeated, and a server may close an idle connection at any time
     if (this.#connection?.stale === true) {
-      this.start(this.#connect(), this.#request);
+      this.start(this.#pool.connect(), this.#head);
       return;
     }
     this.#connection = undefined;
-    (this.#body ?? this.#exchange).fail(cause);
+    (this.#body ?? this.#handler).fail(cause);
   }
 }

@@ -1,197 +1,209 @@
 import { connect, isIP, type Socket } from 'node:net';
+import type { SecureContext } from 'node:tls';
 import { ChunkedDecoder } from './chunked.ts';
 import { MalformedResponseError, parseResponseHead, type ResponseHead } from './response-head.ts';
-import { watchSilence } from './timeouts.ts';
-import { contextOf, nodeTls } from './trusted-cas.ts';
+import { idleTimer } from './timeouts.ts';
+import { nodeTls } from './trusted-cas.ts';
 
-/** Bytes that status line and header fields of one answer may have, and of those that are told before it (1xx). */
+/** Maximum bytes of the status line and headers of a response, with the informational responses (1xx) before it. */
 const HEAD_LIMIT = 64 * 1024;
 
-/** Who asked for something. */
-export interface Exchange {
-  /**
-   * The answer begins.
-   * @returns who takes its body; `undefined` where nobody does: the connection is closed then, and nothing more is told
-   */
-  begin(head: ResponseHead): Body | undefined;
-  /** There will be no answer. */
+/** Receives the response to one request. */
+export interface ResponseHandler {
+  /** @returns the receiver of the body; `undefined` to close the connection, and then no method is called any more */
+  begin(head: ResponseHead): BodyHandler | undefined;
+  /** There is no response. */
   fail(cause: Error): void;
 }
 
-/** Takes the body of an answer: `filled` again and again, then `end`; or `fail` at any time. */
-export interface Body {
-  /** Where the next bytes go; never empty. May be asked for once more after `filled` said to stop. */
-  room(): Buffer;
+/** Receives the body of a response: `filled` again and again, then `end`; or `fail` at any time. */
+export interface BodyHandler {
+  /** Memory for the next bytes, at least one. It may be called once more after `filled` has returned false. */
+  buffer(): Buffer;
   /**
-   * So many bytes of the last room are filled.
-   * @returns whether reading goes on by itself; otherwise `resume` is waited for, and a few more bytes may come all the same
+   * `count` bytes of the last buffer were filled.
+   * @returns false to pause until `resume`; a few more bytes may arrive nevertheless
    */
   filled(count: number): boolean;
-  /** The body is there whole, and the connection may be used again. */
+  /** The body is complete, and the connection may be reused. */
   end(): void;
-  /** Nothing more will come. */
   fail(cause: Error): void;
 }
 
-/** Where to connect to. */
+/** A server. */
 export interface Origin {
   readonly secure: boolean;
   readonly host: string;
   readonly port: number;
-  /** A file with the certificates (PEM) of further CAs that are believed. */
+  /** A PEM file with certificates of CAs to trust besides Node's. */
   readonly caBundle?: string | undefined;
 }
 
+export interface ConnectionOptions {
+  /** Maximum milliseconds until the connection is open, with TLS. */
+  readonly connectTimeout: number;
+  /** The CAs to trust instead of Node's. */
+  readonly secureContext: SecureContext | undefined;
+  readonly onClose: () => void;
+}
+
 /**
- * One connection of a bare HTTP/1.1 client, which only asks (GET) and reads bodies into memory that its user has: Node's
- * own client makes a buffer and several objects for every 64 KiB, which costs six times as much as the reading itself
- * (1.4 instead of 0.3 s of a processor a GB, measured).
+ * One connection of an HTTP/1.1 client that only sends GET requests, and reads bodies into memory of its user. Node's own client
+ * makes a buffer and several objects for every 64 KiB, which costs four times as much as reading (1.4 s instead of 0.3 s of a
+ * processor for each GB, measured).
  *
- * idle → head (asked; bytes of the answer's head gather) → body → idle; from anywhere → closed.
+ *     idle ──send()──▶ head ──status line and headers──▶ body ──last byte──▶ idle
+ *     from each of them ──error, destroy(), end of the connection──▶ closed
+ *
+ * A new connection is idle while it connects. Bytes that arrive on an idle connection close it.
  */
 export class HttpConnection {
   readonly #socket: Socket;
-  /** What is not read into the user's memory: the head of an answer, and chunks with what is around them. */
+  /** Memory for everything that is not read into the user's: heads, and bodies in chunks. */
   readonly #own = Buffer.allocUnsafeSlow(HEAD_LIMIT);
-  #headLength = 0;
-  #chunks: ChunkedDecoder | undefined;
+  readonly #onClose: () => void;
   #state: 'idle' | 'head' | 'body' | 'closed' = 'idle';
-  #exchange: Exchange | undefined;
-  #body: Body | undefined;
-  /** Bytes of the body that are to come; infinite where its end is told otherwise. */
+  /** In `head`. */
+  #handler: ResponseHandler | undefined;
+  #headLength = 0;
+  /** In `body`. */
+  #body: BodyHandler | undefined;
+  #chunks: ChunkedDecoder | undefined;
+  /** Missing bytes of the body; Infinity if its length is not known. */
   #left = 0;
   #keepAlive = true;
-  #uses = 0;
-  /** Bytes of an answer have come since the last request. */
+  #requests = 0;
+  /** Bytes have arrived since the last request. */
   #answered = false;
-  readonly #onClose: () => void;
 
-  /** @param connectTimeout milliseconds until a connection must be there, TLS included */
-  constructor(origin: Origin, connectTimeout: number, onClose: () => void) {
+  constructor({ secure, host, port }: Origin, { connectTimeout, secureContext, onClose }: ConnectionOptions) {
     this.#onClose = onClose;
-    const { secure, host, port, caBundle } = origin;
     const options = {
       host,
       port,
       noDelay: true,
       keepAlive: true,
-      onread: { buffer: () => this.#room(), callback: (count: number) => this.#read(count) },
+      onread: { buffer: () => this.#buffer(), callback: (count: number) => this.#read(count) },
     };
-    const secured = () => ({
+    const tls = () => ({
       ALPNProtocols: ['http/1.1'],
       ...(isIP(host) === 0 ? { servername: host } : {}),
-      ...(caBundle === undefined ? {} : { secureContext: contextOf(caBundle) }),
+      ...(secureContext === undefined ? {} : { secureContext }),
     });
-    this.#socket = secure ? nodeTls().connect({ ...options, ...secured() }) : connect(options);
-    const connecting = watchSilence(connectTimeout, () => {
+    this.#socket = secure ? nodeTls().connect({ ...options, ...tls() }) : connect(options);
+    const connecting = idleTimer(connectTimeout, () => {
       this.#close(timeoutError(`no connection came about within ${connectTimeout / 1000} s`));
     });
-    connecting.arm();
-    this.#socket.once(secure ? 'secureConnect' : 'connect', () => connecting.disarm());
-    // stays for the socket's whole life: an error after its end must not end the process
+    connecting.start();
+    this.#socket.once(secure ? 'secureConnect' : 'connect', () => connecting.stop());
+    // stays for the whole life of the socket, because an unhandled error would end the process
     this.#socket.on('error', (cause) => this.#close(cause));
     this.#socket.once('close', () => {
-      connecting.disarm();
+      connecting.stop();
       this.#onEnd();
     });
-  }
-
-  /** Whether a request that fails now may have met a connection that the server had given up meanwhile. */
-  get stale(): boolean {
-    return this.#uses > 1 && !this.#answered;
   }
 
   get idle(): boolean {
     return this.#state === 'idle';
   }
 
-  /** Asks; `request` is the request's head with the empty line. Only an idle connection can. */
-  ask(request: string, exchange: Exchange): void {
+  /** Whether a failed request was not answered on a reused connection: the server may have closed it before the request. */
+  get stale(): boolean {
+    return this.#requests > 1 && !this.#answered;
+  }
+
+  /** Sends a request on an idle connection. @param request the head of the request, with the empty line at its end */
+  send(request: string, handler: ResponseHandler): void {
+    this.#expect('idle');
     this.#state = 'head';
-    this.#exchange = exchange;
+    this.#handler = handler;
     this.#headLength = 0;
     this.#answered = false;
-    this.#uses += 1;
+    this.#requests += 1;
     this.#socket.write(request, 'latin1');
   }
 
-  /** Reading goes on. */
+  /** Continues a body that was paused by `filled`. */
   resume(): void {
     if (this.#state !== 'closed') this.#socket.resume();
   }
 
-  /** Whether this connection keeps the process from ending. */
-  hold(held: boolean): void {
-    if (held) this.#socket.ref();
+  /** Whether an open connection keeps the process alive. */
+  keepProcessAlive(keep: boolean): void {
+    if (keep) this.#socket.ref();
     else this.#socket.unref();
   }
 
-  /** Closes at once; nobody hears anything more. */
+  /** Closes the connection. No handler is called any more. */
   destroy(): void {
     this.#close(undefined);
   }
 
-  #room(): Buffer {
+  #buffer(): Buffer {
     if (this.#state === 'head') return this.#own.subarray(this.#headLength);
-    // what comes while idle, or after all is over, is not wanted
+    // chunks are decoded from here; bytes without a request are discarded
     if (this.#body === undefined || this.#chunks !== undefined) return this.#own;
-    const room = this.#body.room();
-    return room.length > this.#left ? room.subarray(0, this.#left) : room;
+    const buffer = this.#body.buffer();
+    return buffer.length > this.#left ? buffer.subarray(0, this.#left) : buffer;
   }
 
-  /** @returns whether reading goes on */
+  /** @returns whether reading continues */
   #read(count: number): boolean {
     this.#answered = true;
     try {
-      if (this.#state === 'head') return this.#readHead(count);
-      if (this.#chunks !== undefined) return this.#readChunks(this.#chunks, this.#own.subarray(0, count));
-      if (this.#state === 'body') return this.#readBody(count);
+      switch (this.#state) {
+        case 'head':
+          return this.#readHead(count);
+        case 'body':
+          if (this.#chunks !== undefined) return this.#readChunks(this.#chunks, this.#own.subarray(0, count));
+          return this.#readBody(count);
+        default:
+          this.#close(undefined);
+          return false;
+      }
     } catch (error) {
       if (!(error instanceof MalformedResponseError)) throw error;
       this.#close(error);
       return false;
     }
-    // bytes that nobody asked for
-    this.#close(undefined);
-    return false;
   }
 
   #readHead(count: number): boolean {
-    const searched = Math.max(0, this.#headLength - 3);
+    let from = Math.max(0, this.#headLength - 3);
     this.#headLength += count;
-    return this.#parse(searched);
-  }
-
-  #parse(searched: number): boolean {
-    for (let from = searched; ; from = 0) {
+    for (;;) {
       const bytes = this.#own.subarray(0, this.#headLength);
       const end = endOfHead(bytes, from);
       if (end === undefined) {
-        if (this.#headLength === HEAD_LIMIT)
-          throw new MalformedResponseError(`has more than ${HEAD_LIMIT} bytes of headers`);
-        return true;
+        if (this.#headLength < HEAD_LIMIT) return true;
+        throw new MalformedResponseError(`has more than ${HEAD_LIMIT} bytes of headers`);
       }
-      const head = parseResponseHead(bytes.toString('latin1', 0, end.fields));
+      const head = parseResponseHead(bytes.toString('latin1', 0, end.headers));
       if (head.status === 101) throw new MalformedResponseError('changes the protocol');
       if (head.status >= 200) return this.#begin(head, bytes.subarray(end.body));
-      // one that announces another
+      // an informational response: the next one follows
       bytes.copyWithin(0, end.body);
       this.#headLength -= end.body;
+      from = 0;
     }
   }
 
+  /** @param rest the first bytes of the body, which arrived with the head */
   #begin(head: ResponseHead, rest: Buffer): boolean {
-    this.#body = this.#exchange?.begin(head);
-    this.#exchange = undefined;
-    if (this.#body === undefined) {
+    this.#expect('head');
+    const body = this.#handler?.begin(head);
+    this.#handler = undefined;
+    // the handler may have called destroy()
+    if (body === undefined || this.#isClosed()) {
       this.#close(undefined);
       return false;
     }
     this.#state = 'body';
-    this.#headLength = 0;
+    this.#body = body;
     this.#left = typeof head.body === 'number' ? head.body : Number.POSITIVE_INFINITY;
     this.#keepAlive = head.keepAlive && head.body !== 'until-close';
-    if (rest.length > this.#left) throw new MalformedResponseError('is longer than it says');
+    if (rest.length > this.#left) throw new MalformedResponseError('is longer than its headers say');
     if (head.body === 'chunked') {
       this.#chunks = new ChunkedDecoder();
       return this.#readChunks(this.#chunks, rest);
@@ -200,31 +212,32 @@ export class HttpConnection {
   }
 
   #readChunks(chunks: ChunkedDecoder, bytes: Buffer): boolean {
-    let going = true;
+    let goesOn = true;
     chunks.write(bytes, (data) => {
-      going = this.#copy(data);
+      goesOn = this.#copy(data);
     });
-    return chunks.done && this.#state === 'body' ? this.#ended() : going;
+    return chunks.done && this.#state === 'body' ? this.#ended() : goesOn;
   }
 
-  /** Bytes of the body that were read elsewhere. */
+  /** Copies bytes of the body from own memory to the user's. */
   #copy(data: Buffer): boolean {
-    let going = true;
+    let goesOn = true;
     for (let at = 0; at < data.length && this.#body !== undefined; ) {
-      const copied = data.copy(this.#body.room(), 0, at);
+      const copied = data.copy(this.#body.buffer(), 0, at);
       at += copied;
-      going = this.#readBody(copied);
+      goesOn = this.#readBody(copied);
     }
-    return going;
+    return goesOn;
   }
 
   #readBody(count: number): boolean {
     this.#left -= count;
-    const going = this.#body?.filled(count) ?? false;
-    return this.#left === 0 && this.#state === 'body' ? this.#ended() : going;
+    const goesOn = this.#body?.filled(count) ?? false;
+    return this.#left === 0 && this.#state === 'body' ? this.#ended() : goesOn;
   }
 
   #ended(): boolean {
+    this.#expect('body');
     const body = this.#body;
     this.#body = undefined;
     this.#chunks = undefined;
@@ -234,35 +247,44 @@ export class HttpConnection {
     return true;
   }
 
+  /** @param cause for the handler of a running request; `undefined` not to call it */
   #close(cause: Error | undefined): void {
-    const listener = this.#body ?? this.#exchange;
+    const handler = this.#body ?? this.#handler;
     this.#body = undefined;
     this.#chunks = undefined;
-    this.#exchange = undefined;
+    this.#handler = undefined;
     this.#state = 'closed';
     this.#socket.destroy();
-    if (cause !== undefined) listener?.fail(cause);
+    if (cause !== undefined) handler?.fail(cause);
   }
 
-  /** The server has closed the connection, or it was closed here. */
+  /** The socket is closed, by the server or by this connection. */
   #onEnd(): void {
-    const endTellsEnd = this.#left === Number.POSITIVE_INFINITY && this.#chunks === undefined;
-    if (this.#state === 'body' && endTellsEnd) this.#ended();
+    const isEndOfBody = this.#left === Number.POSITIVE_INFINITY && this.#chunks === undefined;
+    if (this.#state === 'body' && isEndOfBody) this.#ended();
     else this.#close(new Error('the connection was closed early'));
     this.#onClose();
   }
+
+  #isClosed(): boolean {
+    return this.#state === 'closed';
+  }
+
+  #expect(state: 'idle' | 'head' | 'body'): void {
+    if (this.#state !== state) throw new Error(`the HTTP connection is ${this.#state}, not ${state}`);
+  }
 }
 
-/** Where the last field ends and the body begins, behind an empty line. Lines that end with LF alone are found here and refused. */
-function endOfHead(bytes: Buffer, from: number): { readonly fields: number; readonly body: number } | undefined {
+/** Finds the empty line between headers and body. Lines that end with LF only are found, so that the parser refuses them. */
+function endOfHead(bytes: Buffer, from: number): { readonly headers: number; readonly body: number } | undefined {
   for (let at = bytes.indexOf(0x0a, from); at >= 0; at = bytes.indexOf(0x0a, at + 1)) {
     const empty = bytes[at + 1] === 0x0d ? at + 2 : at + 1;
-    if (bytes[empty] === 0x0a) return { fields: bytes[at - 1] === 0x0d ? at - 1 : at, body: empty + 1 };
+    if (bytes[empty] === 0x0a) return { headers: bytes[at - 1] === 0x0d ? at - 1 : at, body: empty + 1 };
   }
   return undefined;
 }
 
-/** Shaped as what Node's sockets fail with. */
+/** An error with a code, like those of Node's sockets. */
 function timeoutError(sentence: string): NodeJS.ErrnoException {
   return Object.assign(new Error(sentence), { code: 'CONNECT_TIMEOUT' });
 }

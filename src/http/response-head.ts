@@ -1,16 +1,16 @@
-/** The beginning of an HTTP/1.1 answer (RFC 9112). */
+/** The status line and the headers of an HTTP/1.1 response (RFC 9112). */
 export interface ResponseHead {
   readonly status: number;
   readonly reason: string;
-  /** Names in lower case; the values of a repeated one are joined by ", ". */
+  /** Names in lower case. The values of a repeated header are joined by ", ". */
   readonly headers: ReadonlyMap<string, string>;
-  /** Whether the connection may be used again after the body. */
+  /** Whether the connection may be reused after the body. */
   readonly keepAlive: boolean;
-  /** Bytes of the body, or how its end is told: by chunks, or by the end of the connection. */
+  /** The length of the body in bytes, or how its end is marked: by chunks, or by the end of the connection. */
   readonly body: number | 'chunked' | 'until-close';
 }
 
-/** An answer that can't be understood. What it says continues "the answer …". */
+/** A response that violates HTTP. The message continues "the answer …". */
 export class MalformedResponseError extends Error {
   override readonly name = 'MalformedResponseError';
 }
@@ -21,14 +21,14 @@ const FIELD =
 const LENGTH = /^\d{1,15}$/;
 
 /**
- * @param text status line and fields as latin1, without the empty line that ends them
- * @throws MalformedResponseError for whatever the grammar does not allow, folded lines and two lengths included: an answer
- *   that two readers could understand differently is no answer
+ * @param text status line and headers as latin1, without the empty line after them
+ * @throws MalformedResponseError for everything that the grammar forbids, for example folded lines and two different lengths,
+ *   because two programs could read such a response differently
  */
 export function parseResponseHead(text: string): ResponseHead {
   const [first = '', ...lines] = text.split('\r\n');
   const line = STATUS_LINE.exec(first);
-  if (line === null) throw new MalformedResponseError('is no HTTP/1.1');
+  if (line === null) throw new MalformedResponseError('is not HTTP/1.1');
   const headers = new Map<string, string>();
   for (const one of lines) {
     const [, name, value = ''] = FIELD.exec(one) ?? [];
@@ -48,16 +48,16 @@ export function parseResponseHead(text: string): ResponseHead {
   };
 }
 
-/** RFC 9112, 6.3, for answers to GET. */
+/** RFC 9112, 6.3, for responses to GET. */
 function bodyOf(status: number, headers: ReadonlyMap<string, string>): ResponseHead['body'] {
   if (status === 204 || status === 304) return 0;
-  // the same length twice is one (RFC 9110, 8.6)
+  // a repeated equal length is allowed (RFC 9110, 8.6)
   const [length, ...again] = headers.get('content-length')?.split(/\s*,\s*/) ?? [];
   if (length !== undefined && (!LENGTH.test(length) || again.some((other) => other !== length))) {
     throw new MalformedResponseError('has a malformed Content-Length');
   }
   const coding = headers.get('transfer-encoding')?.toLowerCase();
-  // `identity` is an old name for none (RFC 2616, 3.6)
+  // `identity` means no coding (RFC 2616, 3.6)
   if (coding !== undefined && coding !== 'identity') {
     if (length !== undefined) throw new MalformedResponseError('has both a Content-Length and a Transfer-Encoding');
     return coding === 'chunked' ? 'chunked' : 'until-close';
@@ -65,14 +65,14 @@ function bodyOf(status: number, headers: ReadonlyMap<string, string>): ResponseH
   return length === undefined ? 'until-close' : Number(length);
 }
 
-/** Which bytes an answer has. */
+/** The part of an object that a response contains. */
 export interface ContentRange {
   readonly from: number;
-  /** Bytes of the whole object, where it is known. */
+  /** Bytes of the whole object, if known. */
   readonly size: number | undefined;
 }
 
-/** RFC 9110, 14.4, and how some servers write it: `Bytes 0-4/5`, `bytes=0-4/5`. */
+/** The Content-Range of a response (RFC 9110, 14.4). Some servers write `Bytes 0-4/5` or `bytes=0-4/5`. */
 export function contentRange(head: ResponseHead): ContentRange | undefined {
   const [, from, size] =
     /^bytes\s*[ =:]\s*(\d{1,15})\s*-\s*\d{1,15}\s*\/\s*(\d{1,15}|\*)$/i.exec(head.headers.get('content-range') ?? '') ??
@@ -81,13 +81,13 @@ export function contentRange(head: ResponseHead): ContentRange | undefined {
   return { from: Number(from), size: size === '*' ? undefined : Number(size) };
 }
 
-/** Whether an ETag may be compared by `If-Match` (RFC 9110, 8.8.3 and 13.1.1), without which nothing is sent. */
+/** Whether an ETag may be sent in `If-Match` (RFC 9110, 8.8.3 and 13.1.1). */
 export function isStrong(etag: string | undefined): etag is string {
   return etag !== undefined && /^"[\x21\x23-\x7e\x80-\xff]*"$/.test(etag);
 }
 
-/** Whether two ETags name the same object, quoted or not. */
-export function sameTag(one: string, other: string): boolean {
+/** Whether two ETags are equal, regardless of quotes and weakness. */
+export function sameEtag(one: string, other: string): boolean {
   const bare = (etag: string): string => etag.replace(/^W\//, '').replaceAll('"', '');
   return bare(one) === bare(other);
 }

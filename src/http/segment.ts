@@ -1,65 +1,70 @@
 import type { UnpackError } from '../errors.ts';
 import type { SpareBuffers } from '../system/spare-buffers.ts';
 
-/** Bytes of one piece: few enough to stay in the processor's cache until they are digested and inflated. */
-export const PIECE = 256 * 1024;
+/** Bytes of one buffer: few enough to stay in the processor's cache until they are hashed and inflated. */
+export const SEGMENT_BUFFER = 256 * 1024;
 
-/** `to` is the first byte that no longer belongs to it; infinite where the end is not known. */
+/** `to` is the first byte after the range; Infinity if the end is not known. */
 export interface Range {
   readonly from: number;
   readonly to: number;
 }
 
-/** What a reader can do to the transfer of a segment. */
+/** The HTTP transfer of a segment. */
 export interface SegmentTransfer {
   resume(): void;
   cancel(): void;
 }
 
-/** Who wants to know what becomes of a segment. */
+/** RangeReader, as its segments see it. */
 interface SegmentReader {
-  /** @returns whether more may come by itself; otherwise it is waited for `resume` */
+  /** `count` bytes arrived; 0 when the answer begins. @returns false to pause the transfer until `resume` */
   arrived(count: number): boolean;
-  /** It is there, as far as it comes, or has failed. */
-  over(): void;
+  /** The segment has ended or failed. */
+  finished(): void;
 }
 
-interface Piece {
+interface Filling {
   readonly bytes: Buffer;
   filled: number;
   taken: number;
 }
 
-/** One range on its way: what has arrived and was not read. Asked → answered → ended; a failure or `drop` ends it at any time. */
+/**
+ * One requested range of a blob: the bytes that have arrived and were not read yet.
+ *
+ *     requested → answered → ended; from each of them → failed, or → dropped
+ *
+ * The transfer calls `answer`, `buffer`, `filled`, `end` and `fail`; RangeReader calls `take`, `resume`, `truncate` and `drop`.
+ */
 export class Segment {
-  /** By the reader's clock: when it was asked for, and milliseconds from then until its answer began. */
-  askedAt = 0;
-  latency: number | undefined;
   transfer: SegmentTransfer | undefined;
-  /** Milliseconds from when it was asked for until its answer began, by `performance.now()`. */
+  /** When it was requested, and milliseconds until its answer began, in `WaitingTime.total`. */
+  requestedAt = 0;
+  latency: number | undefined;
+  /** As `latency`, in `performance.now()`. */
   delay = 0;
-  /** The reader has asked for another range because this one is about to end. */
-  ending = false;
-  /** When its answer began, by `performance.now()`; `undefined` before. */
+  /** When its answer began, in `performance.now()`. */
   answeredAt: number | undefined;
+  /** RangeReader has requested another range because this one ends soon. */
+  endsSoon = false;
   ended = false;
   failure: UnpackError | undefined;
-  /** Bytes that have arrived, and those of them that were not taken yet. */
+  dropped = false;
+  /** The transfer waits for `resume`. */
+  paused = false;
+  /** Bytes that have arrived, and the part of them that was not taken yet. */
   received = 0;
   ready = 0;
-  /** Reading goes on when it is told to. */
-  stopped = false;
-  /** Nobody wants it any more. */
-  dropped = false;
   #range: Range;
-  readonly #madeAt = performance.now();
-  readonly #memory: SpareBuffers;
+  readonly #createdAt = performance.now();
+  readonly #buffers: SpareBuffers;
   readonly #reader: SegmentReader;
-  readonly #pieces: Piece[] = [];
+  readonly #fillings: Filling[] = [];
 
-  constructor(range: Range, memory: SpareBuffers, reader: SegmentReader) {
+  constructor(range: Range, buffers: SpareBuffers, reader: SegmentReader) {
     this.#range = range;
-    this.#memory = memory;
+    this.#buffers = buffers;
     this.#reader = reader;
   }
 
@@ -67,8 +72,8 @@ export class Segment {
     return this.#range;
   }
 
-  /** Of the blob: where its next byte belongs. */
-  get place(): number {
+  /** Offset in the blob of the next byte. */
+  get position(): number {
     return this.#range.from + this.received;
   }
 
@@ -76,61 +81,68 @@ export class Segment {
     return this.answeredAt !== undefined;
   }
 
-  /** Its answer has begun, or will not. */
+  /** The answer has begun, or the request has failed. */
   get settled(): boolean {
     return this.answered || this.failure !== undefined;
   }
 
-  /** @param from where its bytes begin, if that is not where they were asked for */
+  /** @param from the first byte of the answer, if it is not the requested one */
   answer(from = this.#range.from): void {
+    if (this.answered) throw new Error('a segment was answered twice');
     this.#range = { from, to: this.#range.to };
     this.answeredAt = performance.now();
-    this.delay = this.answeredAt - this.#madeAt;
+    this.delay = this.answeredAt - this.#createdAt;
     this.#reader.arrived(0);
   }
 
-  /** Where its next bytes go. */
-  room(): Buffer {
-    let last = this.#pieces.at(-1);
-    if (last === undefined || last.filled === PIECE) {
-      last = { bytes: this.#memory.take(), filled: 0, taken: 0 };
-      this.#pieces.push(last);
+  /** Memory for the next bytes. */
+  buffer(): Buffer {
+    let last = this.#fillings.at(-1);
+    if (last === undefined || last.filled === SEGMENT_BUFFER) {
+      last = { bytes: this.#buffers.take(), filled: 0, taken: 0 };
+      this.#fillings.push(last);
     }
     return last.bytes.subarray(last.filled);
   }
 
-  /** So many bytes of the last room are filled. @returns whether reading goes on by itself */
+  /** Bytes of the last buffer were filled. @returns false to pause the transfer until `resume` */
   filled(count: number): boolean {
-    const last = this.#pieces.at(-1);
+    const last = this.#fillings.at(-1);
     if (last !== undefined) last.filled += count;
     this.received += count;
     this.ready += count;
-    this.stopped = !this.#reader.arrived(count);
-    return !this.stopped;
+    this.paused = !this.#reader.arrived(count);
+    return !this.paused;
   }
 
   resume(): void {
-    this.stopped = false;
+    this.paused = false;
     this.transfer?.resume();
   }
 
-  /** It is there, as far as it comes. */
+  /** The answer has ended, possibly before the end of the range. */
   end(): void {
     if (this.ended) return;
     this.ended = true;
-    this.#reader.over();
+    this.#reader.finished();
+  }
+
+  fail(failure: UnpackError): void {
+    if (this.dropped) return;
+    this.failure = failure;
+    this.#reader.finished();
   }
 
   /**
-   * Nothing from `to` on is wanted: what has come of that is forgotten, which no one may have taken yet, and the segment
-   * has ended. @returns how many bytes were forgotten
+   * Ends the segment at `to` and discards the bytes after it, which must not have been taken yet.
+   * @returns the number of discarded bytes
    */
-  cut(to: number): number {
-    const excess = this.place - to;
+  truncate(to: number): number {
+    const excess = this.position - to;
     this.#range = { from: this.#range.from, to };
     for (let left = excess; left > 0; ) {
-      const last = this.#pieces.findLast(({ filled, taken }) => filled > taken);
-      if (last === undefined) throw new Error('bytes that were taken cannot be forgotten');
+      const last = this.#fillings.findLast(({ filled, taken }) => filled > taken);
+      if (last === undefined) throw new Error('bytes that were taken cannot be discarded');
       const count = Math.min(left, last.filled - last.taken);
       last.filled -= count;
       left -= count;
@@ -138,42 +150,36 @@ export class Segment {
     this.received -= excess;
     this.ready -= excess;
     this.transfer?.cancel();
-    for (let last = this.#pieces.at(-1); last?.filled === 0; last = this.#pieces.at(-1)) {
-      this.#pieces.pop();
-      this.#memory.give(last.bytes);
+    for (let last = this.#fillings.at(-1); last?.filled === 0; last = this.#fillings.at(-1)) {
+      this.#fillings.pop();
+      this.#buffers.give(last.bytes);
     }
     this.end();
     return excess;
   }
 
-  fail(failure: UnpackError): void {
-    if (this.dropped) return;
-    this.failure = failure;
-    this.#reader.over();
-  }
-
-  /** What has arrived next; it is valid until the next call. */
+  /** The next bytes that have arrived, valid until the next call. */
   take(): Buffer | undefined {
     for (;;) {
-      const [piece] = this.#pieces;
-      if (piece === undefined) return undefined;
-      if (piece.taken < piece.filled) {
-        const chunk = piece.bytes.subarray(piece.taken, piece.filled);
-        piece.taken = piece.filled;
+      const [first] = this.#fillings;
+      if (first === undefined) return undefined;
+      if (first.taken < first.filled) {
+        const chunk = first.bytes.subarray(first.taken, first.filled);
+        first.taken = first.filled;
         this.ready -= chunk.length;
         return chunk;
       }
-      // more may be read into it
-      if (piece.filled < PIECE && !this.ended) return undefined;
-      this.#pieces.shift();
-      this.#memory.give(piece.bytes);
+      // the transfer may still write into this buffer
+      if (first.filled < SEGMENT_BUFFER && !this.ended) return undefined;
+      this.#fillings.shift();
+      this.#buffers.give(first.bytes);
     }
   }
 
-  /** Ends the transfer and gives the memory back. */
+  /** Cancels the transfer and returns the buffers. */
   drop(): void {
     this.dropped = true;
     this.transfer?.cancel();
-    for (const piece of this.#pieces.splice(0)) this.#memory.give(piece.bytes);
+    for (const { bytes } of this.#fillings.splice(0)) this.#buffers.give(bytes);
   }
 }

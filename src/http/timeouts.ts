@@ -1,60 +1,65 @@
-/** Tells when nothing has come for `limit` milliseconds, counting only the time between `arm` and `disarm`. */
-export interface SilenceWatch {
-  arm(): void;
-  disarm(): void;
+/** The two limits of a read from a connection: the longest time without bytes, and the lowest speed. RangeReader uses them. */
+
+/** A timer that counts only the time between `start` and `stop`. */
+export interface IdleTimer {
+  start(): void;
+  stop(): void;
 }
 
 /**
- * This thread writes files synchronously, so a timer can be late by seconds while the bytes lie in the kernel's
- * buffer: Node runs the timers that are due before it reads its sockets. A due timer therefore lets the sockets have
- * their turn first, and only then believes in the silence.
+ * Calls `onTimeout` after `limit` milliseconds without bytes. The caller stops the timer when bytes arrive.
+ *
+ * This thread writes files synchronously, so the timer can be late by seconds while the bytes wait in the kernel's buffer:
+ * Node runs due timers before it reads sockets. Therefore a due timer first lets Node read the sockets, and reports the timeout
+ * only if the timer was not stopped by then.
  */
-export function watchSilence(limit: number, onSilence: () => void): SilenceWatch {
+export function idleTimer(limit: number, onTimeout: () => void): IdleTimer {
   let timer: NodeJS.Timeout | undefined;
   let check: NodeJS.Immediate | undefined;
-  const disarm = () => {
+  const stop = () => {
     clearTimeout(timer);
     clearImmediate(check);
   };
   return {
-    disarm,
-    arm() {
-      disarm();
+    stop,
+    start() {
+      stop();
       const since = performance.now();
       const due = () => {
-        // the loop's clock stands still during synchronous work, so that a timer set after it is due too early
+        // the clock of the event loop stands still during synchronous work, so a timer set after it is due too early
         const left = limit - (performance.now() - since);
         if (left > 0) timer = setTimeout(due, left);
-        else check = setImmediate(onSilence); // an immediate runs after the sockets have been read
+        else check = setImmediate(onTimeout); // an immediate runs after the sockets were read
       };
       timer = setTimeout(due, limit);
     },
   };
 }
 
-/** What a connection must bring at least: so many bytes a second, over so many milliseconds of waiting for it. */
+/** The lowest speed of a connection, as an average over `over` milliseconds of waiting. */
 export interface MinimumSpeed {
   readonly bytesPerSecond: number;
   readonly over: number;
 }
 
-/** Tells when too few bytes come, counting only the time between `arm` and `disarm`. */
-export interface SpeedWatch extends SilenceWatch {
-  came(bytes: number): void;
-  /** Counting begins anew: with another connection. */
-  again(): void;
+/** Measures the speed of a connection while a read waits for it: between `start` and `stop`. */
+export interface SpeedTimer extends IdleTimer {
+  received(bytes: number): void;
+  /** Starts a new measurement, for another connection. */
+  reset(): void;
 }
 
-/** Parts of the time that is looked at. One in which the thread was busy with something else counts as no more than a part. */
+/** Parts of the measured time. A longer pause of the thread counts as one part. */
 const TICKS = 30;
 
 /**
- * A read may wait while its thread writes files synchronously, and the bytes lie in the kernel's buffer. Time is therefore
- * counted in ticks: a thread that stands still for longer than one has waited for one.
+ * Calls `onSlow` with a sentence if the speed is below the minimum. A read may wait while its thread writes files
+ * synchronously and the bytes lie in the kernel's buffer. Therefore the time is counted in ticks: if the thread is blocked for
+ * longer than one tick, one tick counts.
  */
-export function watchSpeed(minimum: MinimumSpeed | undefined, onSlow: (sentence: string) => void): SpeedWatch {
+export function speedTimer(minimum: MinimumSpeed | undefined, onSlow: (sentence: string) => void): SpeedTimer {
   if (minimum === undefined || minimum.bytesPerSecond === 0) {
-    return { arm() {}, disarm() {}, came() {}, again() {} };
+    return { start() {}, stop() {}, received() {}, reset() {} };
   }
   const { bytesPerSecond, over } = minimum;
   const tick = over / TICKS;
@@ -64,7 +69,7 @@ export function watchSpeed(minimum: MinimumSpeed | undefined, onSlow: (sentence:
   let since: number | undefined;
   let timer: NodeJS.Timeout | undefined;
   let check: NodeJS.Immediate | undefined;
-  const again = () => {
+  const reset = () => {
     waited = 0;
     bytes = 0;
   };
@@ -76,12 +81,13 @@ export function watchSpeed(minimum: MinimumSpeed | undefined, onSlow: (sentence:
   };
   const judge = () => {
     if (waited < over) return;
-    const came = bytes;
-    again();
-    if (came < least) onSlow(`${came} bytes came in ${over / 1000} s, which is too slow for a connection to be kept`);
+    const received = bytes;
+    reset();
+    if (received >= least) return;
+    onSlow(`${received} bytes came in ${over / 1000} s, below the minimum speed (UNPACK_S3_MIN_SPEED)`);
   };
   const due = () => {
-    // the sockets have their turn before anything is believed, as for silence
+    // as in idleTimer: Node reads the sockets first
     check = setImmediate(() => {
       count();
       timer = setTimeout(due, tick);
@@ -89,15 +95,15 @@ export function watchSpeed(minimum: MinimumSpeed | undefined, onSlow: (sentence:
     });
   };
   return {
-    again,
-    came(more) {
+    reset,
+    received(more) {
       bytes += more;
     },
-    arm() {
+    start() {
       since = performance.now();
       timer = setTimeout(due, tick);
     },
-    disarm() {
+    stop() {
       clearTimeout(timer);
       clearImmediate(check);
       count();

@@ -2,25 +2,27 @@ import { readFileSync } from 'node:fs';
 import type { SecureContext } from 'node:tls';
 import { UnpackError } from '../errors.ts';
 
-/** Fetched when it is first used: a thread that needs no TLS starts sooner. */
+/** Loads node:tls at the first use, because a thread without TLS starts faster without it. */
 export const nodeTls = (): typeof import('node:tls') => process.getBuiltinModule('node:tls');
 
-const contexts = new Map<string, SecureContext>();
+/** The TLS contexts of a client, one for each CA file. A file is read once, so a worker must be restarted to use a new one. */
+export class TlsContexts {
+  readonly #contexts = new Map<string, SecureContext>();
 
-/**
- * The CAs that Node believes (NODE_EXTRA_CA_CERTS among them) and those in a file of PEM certificates, as `AWS_CA_BUNDLE`
- * names one. Read once a thread: a worker that is to believe others is started again.
- * @throws UnpackError SOURCE_DENIED that names the file
- */
-export function contextOf(caBundle: string): SecureContext {
-  const known = contexts.get(caBundle);
-  if (known !== undefined) return known;
-  const context = nodeTls().createSecureContext({ ca: trustedCas(caBundle) });
-  contexts.set(caBundle, context);
-  return context;
+  /** @throws UnpackError as `trustedCas` */
+  get(caBundle: string): SecureContext {
+    const known = this.#contexts.get(caBundle);
+    if (known !== undefined) return known;
+    const context = nodeTls().createSecureContext({ ca: trustedCas(caBundle) });
+    this.#contexts.set(caBundle, context);
+    return context;
+  }
 }
 
-/** As contextOf, for Node's own clients. */
+/**
+ * The CAs that Node trusts, including NODE_EXTRA_CA_CERTS, and those in a PEM file, which AWS_CA_BUNDLE names.
+ * @throws UnpackError SOURCE_DENIED with the name of the file, if it cannot be read or has no certificate
+ */
 export function trustedCas(caBundle: string): string[] {
   let text: string;
   try {
@@ -30,7 +32,7 @@ export function trustedCas(caBundle: string): string[] {
     throw new UnpackError('SOURCE_DENIED', `AWS_CA_BUNDLE=${caBundle} can't be read: ${why}`, { cause });
   }
   if (!text.includes('-----BEGIN ')) {
-    throw new UnpackError('SOURCE_DENIED', `AWS_CA_BUNDLE=${caBundle} holds no certificate in PEM`);
+    throw new UnpackError('SOURCE_DENIED', `AWS_CA_BUNDLE=${caBundle} has no certificate in PEM format`);
   }
   return [...nodeTls().getCACertificates('default'), text];
 }

@@ -1,18 +1,18 @@
-/** Milliseconds that are looked at to see whether more connections would help. */
-const LOOK = 8;
+/** Milliseconds between two samples. */
+const SAMPLE = 8;
 
 /** A part of a reader's time, in milliseconds. */
-export interface Look {
+export interface TimeSample {
   readonly passed: number;
   readonly waited: number;
 }
 
-/** How long a reader waits for bytes. The rest of its time it works with them. */
+/** How long a reader waits for bytes. In the rest of its time it works with them. RangeReader measures it. */
 export class WaitingTime {
-  #ever = 0;
+  #sum = 0;
   #since: number | undefined;
-  /** When the last look was, from the first call on, and `total` then. */
-  #lookedAt: number | undefined;
+  /** When the last sample was taken, and `total` at that time. */
+  #sampledAt: number | undefined;
   #before = 0;
 
   begin(): void {
@@ -20,32 +20,32 @@ export class WaitingTime {
   }
 
   end(): void {
-    this.#ever = this.total;
+    this.#sum = this.total;
     this.#since = undefined;
   }
 
   /**
-   * Milliseconds that the reader has waited. Latencies are taken by this clock: while the thread writes a file, nobody sees
-   * that an answer has come.
+   * Milliseconds that the reader has waited. Latencies are measured with this clock, because the thread does not see an answer
+   * while it writes a file.
    */
   get total(): number {
-    return this.#ever + (this.#since === undefined ? 0 : performance.now() - this.#since);
+    return this.#sum + (this.#since === undefined ? 0 : performance.now() - this.#since);
   }
 
-  /** The time since the last look; `undefined` at the first call, and before enough has passed. */
-  look(): Look | undefined {
+  /** The time since the last sample; `undefined` at the first call, and less than SAMPLE after the last one. */
+  sample(): TimeSample | undefined {
     const now = performance.now();
-    const passed = now - (this.#lookedAt ?? now);
-    if (this.#lookedAt !== undefined && passed < LOOK) return undefined;
+    const passed = now - (this.#sampledAt ?? now);
+    if (this.#sampledAt !== undefined && passed < SAMPLE) return undefined;
     const waited = this.total - this.#before;
-    const isFirst = this.#lookedAt === undefined;
-    this.#lookedAt = now;
+    const isFirst = this.#sampledAt === undefined;
+    this.#sampledAt = now;
     this.#before = this.total;
     return isFirst ? undefined : { passed, waited };
   }
 }
 
-/** How many times as fast bytes could come until the reader has no time to wait any more, `most` at most. */
-export function timesFaster({ passed, waited }: Look, most: number): number {
-  return passed / Math.max(passed - waited, passed / most, Number.EPSILON);
+/** How many times faster bytes must arrive so that the reader no longer waits; at most `limit`. */
+export function speedUp({ passed, waited }: TimeSample, limit: number): number {
+  return passed / Math.max(passed - waited, passed / limit, Number.EPSILON);
 }

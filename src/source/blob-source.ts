@@ -6,60 +6,60 @@ import type { BlobGrant, SignatureRefusal } from './source-spec.ts';
 export type { SourceSpec } from './source-spec.ts';
 
 /**
- * A place that holds an image's bytes under their digests: a bucket in one of several layouts, or a folder. It hands
- * out bytes and believes nothing: size and digest are checked by `fetchBlob` and `readBlob`, which callers use.
+ * A place with the blobs of images: a bucket in one of several layouts, or a local folder. Its bytes are not verified; callers use
+ * `fetchBlob` and `readBlob`, which verify size and digest.
  */
 export interface BlobSource {
   /** For messages: `s3://bucket/prefix` or a path. */
   readonly name: string;
 
-  /** How often in a row `fetchBlob` and `readBlob` continue a broken read from here, unless their caller says. */
+  /** Default of `FetchOptions.maxResumes`. */
   readonly maxResumes: number;
 
   /**
-   * Bytes of a blob from `offset` on. Pass the `etag` of an earlier answer to be refused rather than be given the rest
-   * of another object. One request, no second try: that is for `fetchBlob`.
-   * @throws UnpackError BLOB_NOT_FOUND; SOURCE_DENIED; SOURCE_UNAVAILABLE (silence too); IMAGE_NOT_FOUND when the whole
-   *   bucket is missing; BLOB_DIGEST_MISMATCH when the object is no longer the one of `etag`; BLOB_SIZE_MISMATCH when it
-   *   ends before `offset`; what the signal's reason says
+   * Reads a blob from `offset` on. With the `etag` of an earlier answer, another object is refused. Sends one request; `fetchBlob`
+   * retries.
+   * @throws UnpackError BLOB_NOT_FOUND; SOURCE_DENIED; SOURCE_UNAVAILABLE, also after the idle timeout; IMAGE_NOT_FOUND if the
+   *   whole bucket is missing; BLOB_DIGEST_MISMATCH if the object no longer has the `etag`; BLOB_SIZE_MISMATCH if it ends before
+   *   `offset`; the reason of the signal
    */
   open(digest: BlobDigest, options: OpenOptions): Promise<BlobStream>;
 
   /**
-   * The digest that a tag names, and what is known about it without reading it.
-   * @throws UnpackError IMAGE_NOT_FOUND; INVALID_JOB when there can be no such tag here; MANIFEST_INVALID when what is
-   *   stored for the tag is not to be understood; and as open
+   * The digest of a tag.
+   * @throws UnpackError IMAGE_NOT_FOUND; INVALID_JOB if this source cannot have such a tag; MANIFEST_INVALID if the index or the
+   *   link of the tag is malformed; and as `open`
    */
   resolveTag(tag: string, signal?: AbortSignal): Promise<TagTarget>;
 
   /**
-   * What another thread needs to read this one blob, without credentials and for some hours. Nothing is looked up yet.
-   * @param refused what was lent before was refused so: another permission may help
-   * @throws UnpackError SOURCE_DENIED when there are no credentials to lend from, or nothing can help
+   * Lets another thread read one blob for some hours without credentials (GrantedBlobs). The blob need not exist.
+   * @param refused how the server has refused the last grant
+   * @throws UnpackError SOURCE_DENIED without credentials, or if no other grant can help
    */
   grant(blob: Pick<Descriptor, 'digest' | 'size'>, refused?: SignatureRefusal): Promise<BlobGrant>;
 
-  /** Closes connections; a second call does nothing. */
+  /** Closes connections. A second call does nothing. */
   close(): void;
 }
 
 export interface OpenOptions {
-  /** Bytes to leave out at the start. */
+  /** The first byte to read. Default: 0. */
   readonly offset?: number;
   readonly etag?: string | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
 export interface BlobStream {
-  /** Bytes of the whole blob as the source says, `undefined` where it does not say. */
+  /** Size of the whole blob in bytes, if the source reports it. */
   readonly size: number | undefined;
   readonly etag: string | undefined;
   readonly contentType?: string | undefined;
-  /** What the source says it has done to the stored bytes: the answer is not what is stored. */
+  /** A header that says that the server has changed the stored bytes. */
   readonly altered?: string | undefined;
-  /** Where the bytes begin: the offset asked for, or 0 from a source that ignored it. */
+  /** Offset of the first byte: the requested one, or 0 from a server that ignores ranges. */
   readonly offset: number;
-  /** To be read once; stopping early closes the connection. A chunk is valid until the next is asked for. */
+  /** To be read once. Stopping early closes the connection. A chunk is valid until the next one is requested. */
   readonly chunks: AsyncIterable<Buffer>;
 }
 
@@ -67,10 +67,10 @@ export interface TagTarget {
   readonly digest: BlobDigest;
   readonly mediaType?: string;
   readonly size?: number;
-  /** The content itself in base64, not believed. */
+  /** The content in base64, not verified. */
   readonly data?: string;
-  /** What names the tag says otherwise than it should: for the warnings of a result. */
+  /** Deviations of the index, for the warnings of a result. */
   readonly warnings?: readonly string[];
-  /** All images that have the tag, where these are several: the platform decides, and not the digest above. */
+  /** All images with the tag, if there are several. Then the platform decides, not the digest above. */
   readonly entries?: readonly IndexEntry[];
 }

@@ -3,35 +3,35 @@ import { algorithmOf, type BlobDigest, hexOf } from '../oci/digest.ts';
 import { MAX_REPOSITORY, REPOSITORY, TAG } from '../oci/reference.ts';
 import type { BucketLayout } from './source-spec.ts';
 
-/** S3's own limit, in bytes of UTF-8. */
+/** S3's limit, in bytes of UTF-8. */
 export const MAX_KEY_BYTES = 1024;
 /**
- * A bucket's name: letters, digits, dots, dashes, and the underscores of old buckets and of other servers. No colon, because
- * an ARN would name another region or account.
+ * A bucket's name: letters, digits, dots, dashes, and underscores, which old buckets and other servers have. No colon, because an
+ * ARN would name another region or account.
  */
 export const BUCKET = /^[A-Za-z0-9](?!.*\.\.)[A-Za-z0-9._-]{0,253}[A-Za-z0-9]$/;
 const REGISTRY_ROOT = 'docker/registry/v2';
 
-/** Where a layout keeps what, as keys of a bucket. */
+/** The keys of a layout in a bucket, for sources and push. */
 export interface BucketKeys {
   readonly layout: BucketLayout;
-  /** With a slash at the end unless it is empty. */
+  /** Empty, or with a slash at the end. */
   readonly prefix: string;
   blob(digest: BlobDigest): string;
-  /** Keys below the prefix that are no blobs: `index.json`. */
+  /** A file below the prefix, for example `index.json`. */
   file(name: string): string;
-  /** What the registry writes for a tag: a file with the digest. */
+  /** A registry's file with the digest of a tag. */
   tagLink(tag: string): string;
-  /** What the registry writes for each blob and manifest that a repository holds. */
+  /** A registry's file for each blob and manifest of a repository. */
   repositoryLink(kind: '_layers' | '_manifests/revisions', digest: BlobDigest): string;
-  /** The registry's record of a digest that a tag once named. */
+  /** A registry's file for each digest that a tag has ever named. */
   tagHistoryLink(tag: string, digest: BlobDigest): string;
 }
 
 /**
- * The keys of a layout under a prefix. Everything that comes from a job is checked: a proxy or server that resolves
- * `..` in a path would otherwise lead a signed request to another bucket.
- * @throws UnpackError INVALID_JOB that names the wrong part
+ * The keys of a layout below a prefix. All text from a job is checked, because a proxy or server that resolves `..` in a path would
+ * read another bucket with the worker's signature.
+ * @throws UnpackError INVALID_JOB with the wrong part; the methods, too
  */
 export function bucketKeys(layout: BucketLayout, prefix: string): BucketKeys {
   const root = normalizePrefix(prefix);
@@ -91,7 +91,8 @@ function checkTemplate(template: string): void {
     throw invalid(`the key template ${JSON.stringify(template)} lacks {hex}: every blob would have the same key`);
   }
   const other = /\{(?!algorithm\}|hex\})[^}]*\}?/.exec(template);
-  if (other !== null) throw invalid(`the key template knows {algorithm} and {hex}, not ${JSON.stringify(other[0])}`);
+  if (other !== null)
+    throw invalid(`the key template may contain {algorithm} and {hex}, not ${JSON.stringify(other[0])}`);
   checkSegments('key template', template);
 }
 
@@ -100,14 +101,16 @@ function checkSegments(what: string, path: string): void {
   if (bad !== undefined) {
     throw invalid(`the ${what} ${JSON.stringify(path)} has ${bad === '' ? 'an empty part' : `a part "${bad}"`}`);
   }
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what must not be there
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are searched for
   if (/[\u0000-\u001f\u007f\\]/.test(path) || !path.isWellFormed()) {
-    throw invalid(`the ${what} ${JSON.stringify(path)} has a backslash or a character that can't be in a key`);
+    throw invalid(
+      `the ${what} ${JSON.stringify(path)} has a backslash or another character that is not allowed in a key`,
+    );
   }
 }
 
 function checkedRepository(repository: string | undefined): string {
-  if (repository === undefined) throw invalid('a tag in the layout "distribution" needs the name of its repository');
+  if (repository === undefined) throw invalid('a tag in the layout "distribution" needs the repository');
   if (!REPOSITORY.test(repository) || repository.length > MAX_REPOSITORY) {
     throw invalid(`${JSON.stringify(repository)} is not a repository name: lower-case, as in library/alpine`);
   }

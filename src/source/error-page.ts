@@ -1,10 +1,9 @@
-/** Types that error pages have: of S3, of proxies, of load balancers. */
+/** Content types of error pages: of S3, of proxies, of load balancers. */
 const PAGE_TYPE = /^\s*(text\/html|text\/xml|application\/xml|application\/xhtml\+xml)\b/i;
 
 /**
- * Whether bytes that are not what was asked for begin as a document of HTML or XML, which servers and proxies answer with
- * status 200. Manifests, configs and links never do, nor does a compressed layer; a tar may, so it is looked at only when
- * the size is wrong too.
+ * Whether a body begins like an error page in HTML or XML. Some servers and proxies send one with status 200. Manifests, configs,
+ * links and compressed layers never begin like this, but a tar may, so callers check a tar only if its size is wrong, too.
  */
 export function looksLikeErrorPage(begin: Buffer, contentType: string | undefined): boolean {
   const text = begin

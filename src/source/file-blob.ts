@@ -1,41 +1,41 @@
 import { type BigIntStats, closeSync, constants, fstatSync, openSync, read as readOnThread, readSync } from 'node:fs';
 import { throwIfAborted, UnpackError } from '../errors.ts';
 import type { BlobDigest } from '../oci/digest.ts';
-import { SpareBuffers } from '../system/spare-buffers.ts';
+import type { SpareBuffers } from '../system/spare-buffers.ts';
 import type { BlobSource, BlobStream, OpenOptions } from './blob-source.ts';
 import type { FileGrant } from './source-spec.ts';
 
 /**
- * A read is a way to another thread and back, and so is what it feeds: with 256 KiB here and in the inflater a layer alone
- * took a sixth longer, and longer pieces than these gain nothing.
+ * Bytes of one chunk. A read needs another thread, and so does inflating the chunk: with 256 KiB a single layer took a sixth
+ * longer, and larger chunks gain nothing (measured).
  */
-const CHUNK = 1024 * 1024;
-const CHUNKS = new SpareBuffers(CHUNK);
+export const FILE_CHUNK = 1024 * 1024;
 
-/** One blob that is a file, as a local layout lends it to another thread. A chunk is valid until the next is asked for. */
-export function openFileGrant(spec: FileGrant): BlobSource {
-  const only = (): never => {
-    throw new UnpackError('INTERNAL', `${spec.name} was lent for one blob alone`);
+/** A source with one blob that is a file, for an apply thread. @param buffers of FILE_CHUNK bytes */
+export function openFileGrant(grant: FileGrant, buffers: SpareBuffers): BlobSource {
+  const refuse = (): never => {
+    throw new UnpackError('INTERNAL', `${grant.name}: only one blob of this source may be read here`);
   };
   return {
-    name: spec.name,
+    name: grant.name,
     maxResumes: 0,
-    open: (digest, options) => openFileBlob(spec.path, digest, options, true),
-    grant: async () => spec,
-    resolveTag: only,
+    open: (digest, options) => openFileBlob(grant.path, digest, options, buffers),
+    grant: async () => grant,
+    resolveTag: refuse,
     close: () => {},
   };
 }
 
 /**
- * Bytes of a blob's file from an offset on; its version (inode, time, size) stands for an etag.
- * @param reusing one buffer for all chunks: each is then valid until the next is asked for
+ * The bytes of a file from an offset on. Inode, time and size serve as the ETag.
+ * @param buffers of FILE_CHUNK bytes; a chunk is then valid until the next one is requested. Default: a new buffer for each chunk
+ * @throws UnpackError as `BlobSource.open`
  */
 export async function openFileBlob(
   path: string,
   digest: BlobDigest,
   options: OpenOptions,
-  reusing = false,
+  buffers?: SpareBuffers,
 ): Promise<BlobStream> {
   const { offset = 0, etag, signal } = options;
   throwIfAborted(signal);
@@ -48,14 +48,14 @@ export async function openFileBlob(
       details: { digest },
     });
   }
-  const chunks = new FileChunks(file, path, { position: offset, size: Number(size), signal, reusing });
+  const chunks = new FileChunks(file, path, { position: offset, size: Number(size), signal, buffers });
   return { size: Number(size), etag: version, offset, chunks };
 }
 
 function openFile(path: string, digest: BlobDigest): { readonly file: number; readonly status: BigIntStats } {
   let file: number;
   try {
-    // without O_NONBLOCK a FIFO in the folder would hold the thread for ever
+    // O_NONBLOCK, because opening a FIFO would block the thread for ever
     file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
   } catch (cause) {
     throw fileError(cause, path, 'BLOB_NOT_FOUND', digest);
@@ -68,37 +68,39 @@ function openFile(path: string, digest: BlobDigest): { readonly file: number; re
 
 const DONE = { done: true, value: undefined } as const;
 
-/** Not a generator: one that was never started would not run its `finally`, and the file would stay open. */
+/** Not a generator, because a generator that was never started does not run its `finally`, and the file would stay open. */
 class FileChunks implements AsyncIterableIterator<Buffer, undefined> {
+  /** -1 when closed. */
   #file: number;
   readonly #path: string;
   #position: number;
-  /** Of the file, in bytes. What fits into one chunk is read on this thread: to ask another one takes longer. */
+  /** In bytes. A file of one chunk is read on this thread, because another thread would take longer. */
   readonly #size: number;
   readonly #signal: AbortSignal | undefined;
+  readonly #buffers: SpareBuffers | undefined;
   readonly #reused: Buffer | undefined;
   #reading: Promise<number> | undefined;
 
   constructor(
     file: number,
     path: string,
-    options: { position: number; size: number; signal: AbortSignal | undefined; reusing: boolean },
+    options: { position: number; size: number; signal: AbortSignal | undefined; buffers: SpareBuffers | undefined },
   ) {
     this.#file = file;
     this.#path = path;
     this.#position = options.position;
     this.#size = options.size;
     this.#signal = options.signal;
-    this.#reused = options.reusing ? CHUNKS.take() : undefined;
+    this.#buffers = options.buffers;
+    this.#reused = options.buffers?.take();
   }
 
   async next(): Promise<IteratorResult<Buffer, undefined>> {
     if (this.#file < 0) return DONE;
     try {
       throwIfAborted(this.#signal);
-      // unless told otherwise, a new buffer each time: the consumer keeps what it was given
-      const buffer = this.#reused ?? Buffer.allocUnsafeSlow(Math.min(Math.max(this.#size, 1), CHUNK));
-      const small = this.#size <= CHUNK;
+      const buffer = this.#reused ?? Buffer.allocUnsafeSlow(Math.min(Math.max(this.#size, 1), FILE_CHUNK));
+      const small = this.#size <= FILE_CHUNK;
       this.#reading = small ? undefined : read(this.#file, buffer, this.#position);
       const count = await (this.#reading ?? readSync(this.#file, buffer, 0, buffer.length, this.#position));
       this.#position += count;
@@ -111,11 +113,11 @@ class FileChunks implements AsyncIterableIterator<Buffer, undefined> {
   }
 
   async return(): Promise<IteratorReturnResult<undefined>> {
-    await this.#reading?.catch(() => {}); // it writes into the buffer until then
+    await this.#reading?.catch(() => {}); // until then it writes into the buffer
     if (this.#file < 0) return DONE;
     closeSync(this.#file);
     this.#file = -1;
-    if (this.#reused !== undefined) CHUNKS.give(this.#reused);
+    if (this.#reused !== undefined) this.#buffers?.give(this.#reused);
     return DONE;
   }
 
@@ -133,7 +135,7 @@ function read(file: number, buffer: Buffer, position: number): Promise<number> {
   });
 }
 
-/** What reading a file of a layout failed with, as one of our failures. */
+/** The failure for an error of the file system. @param missing the code for a missing file */
 export function fileError(
   cause: unknown,
   path: string,
@@ -146,7 +148,7 @@ export function fileError(
     return new UnpackError(missing, `${path} does not exist; is the layout complete?`, options);
   }
   if (errno === 'EACCES' || errno === 'EPERM') {
-    return new UnpackError('SOURCE_DENIED', `${path} may not be read by this user`, options);
+    return new UnpackError('SOURCE_DENIED', `${path}: this user may not read it; change its permissions`, options);
   }
   return new UnpackError('SOURCE_UNAVAILABLE', `${path} can't be read: ${errno ?? String(cause)}`, options);
 }

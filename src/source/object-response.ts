@@ -1,54 +1,55 @@
 import { UnpackError } from '../errors.ts';
 import type { Transfer } from '../http/client.ts';
-import type { Body, Exchange } from '../http/connection.ts';
+import type { BodyHandler, ResponseHandler } from '../http/connection.ts';
 import { MalformedResponseError, type ResponseHead } from '../http/response-head.ts';
 import type { Segment } from '../http/segment.ts';
-import { watchSilence } from '../http/timeouts.ts';
+import { idleTimer } from '../http/timeouts.ts';
 import { type Refused, type S3Request, s3Error, s3Location } from './s3-errors.ts';
 
-/** Longest answer to a refused request that is read for its reason, and milliseconds of silence until it is given up. */
-const REASON_LIMIT = 64 * 1024;
-const REASON_PATIENCE = 1000;
+/** Maximum bytes of an error document that are read, and the milliseconds without bytes after which the rest is not awaited. */
+const ERROR_DOCUMENT_LIMIT = 64 * 1024;
+const ERROR_DOCUMENT_TIMEOUT = 1000;
 
-/** What is made of an answer's beginning. */
-export interface AnswerReader {
+/** Decides about a response. SignedObject has the rules. */
+export interface ResponseRules {
   /**
-   * The answer has bytes of the object.
-   * @returns where in the object they begin; `undefined`: they are not wanted, and the connection is closed
-   * @throws MalformedResponseError for an answer that is none; UnpackError
+   * The response has bytes of the object.
+   * @returns offset of its first byte in the object; `undefined` to close the connection without a failure
+   * @throws MalformedResponseError, UnpackError
    */
   begin(head: ResponseHead): number | undefined;
-  /** The answer is none: it says why. */
+  /** The response is an error. */
   refused(refused: Refused): void;
 }
 
-/** The answer for a segment: its bytes, or why there are none. */
-export class ObjectResponse implements Exchange, Body {
+/** The response to the request for one segment: its bytes, or an error document. */
+export class ObjectResponse implements ResponseHandler, BodyHandler {
   readonly #request: S3Request;
   readonly #segment: Segment;
-  readonly #reader: AnswerReader;
+  readonly #rules: ResponseRules;
   #transfer: Transfer | undefined;
 
-  constructor(request: S3Request, segment: Segment, reader: AnswerReader) {
+  constructor(request: S3Request, segment: Segment, rules: ResponseRules) {
     this.#request = request;
     this.#segment = segment;
-    this.#reader = reader;
+    this.#rules = rules;
   }
 
-  asked(transfer: Transfer): Transfer {
+  /** The transfer of this response. @returns the same transfer */
+  attach(transfer: Transfer): Transfer {
     this.#transfer = transfer;
     return transfer;
   }
 
-  begin(head: ResponseHead): Body | undefined {
+  begin(head: ResponseHead): BodyHandler | undefined {
     if (head.status !== 200 && head.status !== 206) {
-      return new Reason((text) => {
+      return new ErrorDocument((text) => {
         this.#transfer?.cancel();
-        this.#reader.refused({ status: head.status, reason: head.reason, text, headers: head.headers });
+        this.#rules.refused({ status: head.status, reason: head.reason, text, headers: head.headers });
       });
     }
     try {
-      const from = this.#reader.begin(head);
+      const from = this.#rules.begin(head);
       if (from === undefined) return undefined;
       this.#segment.answer(from);
       return this;
@@ -60,8 +61,8 @@ export class ObjectResponse implements Exchange, Body {
     }
   }
 
-  room(): Buffer {
-    return this.#segment.room();
+  buffer(): Buffer {
+    return this.#segment.buffer();
   }
 
   filled(count: number): boolean {
@@ -86,38 +87,37 @@ export class ObjectResponse implements Exchange, Body {
   }
 }
 
-/** Reads what a refused request says of itself, as far as it comes. */
-class Reason implements Body {
-  readonly #bytes = Buffer.allocUnsafe(REASON_LIMIT);
-  readonly #silence;
-  readonly #tell: (reason: string) => void;
+/** Reads the body of an error response. If it ends early, the part that has arrived is used. */
+class ErrorDocument implements BodyHandler {
+  readonly #bytes = Buffer.allocUnsafe(ERROR_DOCUMENT_LIMIT);
+  readonly #idle;
+  readonly #onText: (text: string) => void;
   #length = 0;
-  #told = false;
+  #ended = false;
 
-  constructor(tell: (reason: string) => void) {
-    this.#tell = tell;
-    this.#silence = watchSilence(REASON_PATIENCE, () => this.end());
-    this.#silence.arm();
+  constructor(onText: (text: string) => void) {
+    this.#onText = onText;
+    this.#idle = idleTimer(ERROR_DOCUMENT_TIMEOUT, () => this.end());
+    this.#idle.start();
   }
 
-  room(): Buffer {
-    return this.#bytes.subarray(this.#length % REASON_LIMIT);
+  buffer(): Buffer {
+    return this.#bytes.subarray(this.#length % ERROR_DOCUMENT_LIMIT);
   }
 
   filled(count: number): boolean {
     this.#length += count;
-    if (this.#length === REASON_LIMIT) this.end();
-    return !this.#told;
+    if (this.#length === ERROR_DOCUMENT_LIMIT) this.end();
+    return !this.#ended;
   }
 
   end(): void {
-    if (this.#told) return;
-    this.#told = true;
-    this.#silence.disarm();
-    this.#tell(this.#bytes.toString('latin1', 0, this.#length));
+    if (this.#ended) return;
+    this.#ended = true;
+    this.#idle.stop();
+    this.#onText(this.#bytes.toString('latin1', 0, this.#length));
   }
 
-  /** The status alone must do. */
   fail(): void {
     this.end();
   }

@@ -1,29 +1,31 @@
 import { abortError, throwIfAborted, UnpackError } from '../errors.ts';
-import { watchSilence } from '../http/timeouts.ts';
+import { idleTimer } from '../http/timeouts.ts';
 import type { BlobDigest } from '../oci/digest.ts';
 import { type S3Clients, sdk } from './s3-clients.ts';
 import { movedError, type S3Request, s3Error, s3Location } from './s3-errors.ts';
 import type { S3Connection, SignatureRefusal, SignedUrl } from './source-spec.ts';
 
-/** What a URL is signed for. */
-interface Wanted {
+export interface SigningOptions {
   readonly missing: S3Request['missing'];
-  /** That it holds. */
+  /** The lifetime of the URL. */
   readonly seconds: number;
   readonly digest?: BlobDigest | undefined;
   readonly signal?: AbortSignal | undefined;
-  /** How the last one was refused. */
+  /** How the server has refused the last URL. */
   readonly refused?: SignatureRefusal | undefined;
 }
 
-/** Signs URLs for the objects of a bucket. What refusals have taught it holds for all that come later. */
+/**
+ * Signs URLs for the objects of a bucket, for an S3 source. If a server refuses a URL because of its region or its clock, all later
+ * URLs are signed for the right ones.
+ */
 export class ObjectSigner {
   readonly #connection: S3Connection;
   readonly #bucket: string;
   readonly #clients: S3Clients;
-  /** Where the bucket is, as the server says. */
+  /** The bucket's region, if the server has named another one. */
   #region: string | undefined;
-  /** Milliseconds that the server's clock is ahead. */
+  /** Milliseconds that the server's clock is ahead of this machine's. */
   #clockOffset = 0;
 
   constructor(connection: S3Connection, bucket: string, clients: S3Clients) {
@@ -33,13 +35,13 @@ export class ObjectSigner {
   }
 
   /**
-   * A URL signed for one object. It needs no request but those for credentials: what it names may not exist.
-   * @throws UnpackError SOURCE_DENIED without credentials, or where no signature helps; SOURCE_UNAVAILABLE when
-   *   credentials don't come within the idle timeout; what the signal's reason says
+   * Signs a URL for one object. Requests are sent only for credentials; the object need not exist.
+   * @throws UnpackError SOURCE_DENIED without credentials, or if no other signature can help; SOURCE_UNAVAILABLE if the
+   *   credentials do not arrive within the idle timeout; the reason of the signal
    */
-  async sign(key: string, wanted: Wanted): Promise<SignedUrl> {
+  async sign(key: string, options: SigningOptions): Promise<SignedUrl> {
     const { connectTimeout, idleTimeout, minimumSpeed, caBundle } = this.#connection;
-    const { missing, digest, signal, refused } = wanted;
+    const { missing, digest, signal, refused } = options;
     const { endpoint, unusedProxy } = this.#connection;
     const request: S3Request = {
       bucket: this.#bucket,
@@ -50,7 +52,7 @@ export class ObjectSigner {
       ...(unusedProxy === undefined ? {} : { unusedProxy }),
     };
     const location = refused?.why === 'moved' ? this.#follow(refused, request) : undefined;
-    const url = await this.#inTime(this.#url(key, wanted, location), request, signal);
+    const url = await this.#withTimeout(this.#url(key, options, location), request, signal);
     return {
       url,
       request,
@@ -61,7 +63,7 @@ export class ObjectSigner {
     };
   }
 
-  async #url(key: string, { seconds, refused }: Wanted, location: URL | undefined): Promise<string> {
+  async #url(key: string, { seconds, refused }: SigningOptions, location: URL | undefined): Promise<string> {
     const { signedUrl, refreshCredentials } = await sdk();
     const region = this.#region ?? this.#connection.region;
     const client = await this.#clients.get({ ...this.#connection, region });
@@ -71,9 +73,10 @@ export class ObjectSigner {
   }
 
   /**
-   * Another region is signed for from now on. A redirection is followed to where this worker is meant to send its
-   * signatures, and nowhere else.
-   * @throws UnpackError that says where it leads
+   * Follows a server to another region, or to another URL of the configured endpoint. A signed request is never sent to another
+   * host.
+   * @returns the URL to sign instead of the object's own, if there is one
+   * @throws UnpackError with the target of a redirection that is not followed
    */
   #follow(refused: SignatureRefusal, request: S3Request): URL | undefined {
     const { region, location } = refused;
@@ -81,7 +84,7 @@ export class ObjectSigner {
     if (isNewRegion) this.#region = region;
     const to = location !== undefined && URL.canParse(location) ? new URL(location) : undefined;
     if (to !== undefined && this.#isOurs(to)) return to;
-    // S3 redirects to the region's own name, which is what the SDK makes of the region
+    // S3 redirects to the host name of the region, which the SDK makes from the region
     if (isNewRegion) return undefined;
     throw movedError(request, refused);
   }
@@ -94,26 +97,26 @@ export class ObjectSigner {
     return to.protocol === protocol && to.port === port && isSameHost;
   }
 
-  /** Stops at once on abort, and after the idle timeout: looking for credentials may take long. */
-  async #inTime<T>(signing: Promise<T>, request: S3Request, signal: AbortSignal | undefined): Promise<T> {
+  /** Stops on abort, and after the idle timeout, because finding credentials may take long. */
+  async #withTimeout<T>(signing: Promise<T>, request: S3Request, signal: AbortSignal | undefined): Promise<T> {
     throwIfAborted(signal);
     const { idleTimeout } = this.#connection;
     const stopped = Promise.withResolvers<never>();
-    const silence = watchSilence(idleTimeout, () => {
-      const sentence = `${s3Location(request)}: credentials did not come within ${idleTimeout / 1000} s`;
+    const idle = idleTimer(idleTimeout, () => {
+      const sentence = `${s3Location(request)}: credentials did not arrive within ${idleTimeout / 1000} s`;
       stopped.reject(new UnpackError('SOURCE_UNAVAILABLE', sentence));
     });
     const onAbort = () => {
       if (signal !== undefined) stopped.reject(abortError(signal));
     };
     signal?.addEventListener('abort', onAbort, { once: true });
-    silence.arm();
+    idle.start();
     try {
       return await Promise.race([signing, stopped.promise]);
     } catch (thrown) {
       throw thrown instanceof UnpackError ? thrown : s3Error(thrown, request);
     } finally {
-      silence.disarm();
+      idle.stop();
       signal?.removeEventListener('abort', onAbort);
     }
   }

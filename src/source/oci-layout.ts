@@ -5,15 +5,14 @@ import { algorithmOf, type BlobDigest, hexOf } from '../oci/digest.ts';
 import { findTag, readLayoutIndex } from '../oci/image-index.ts';
 import { nameLike } from '../oci/image-names.ts';
 import { DOCUMENT_LIMIT, parseIndex } from '../oci/manifest.ts';
-import type { BlobSource } from './blob-source.ts';
+import type { BlobSource, TagTarget } from './blob-source.ts';
 import { fileError, openFileBlob } from './file-blob.ts';
 import type { OciLayoutSpec } from './source-spec.ts';
 
 export type { OciLayoutSpec } from './source-spec.ts';
 
-/** The images of a local folder (image spec, image-layout.md), behind the same interface as a bucket. */
-export function openOciLayout(spec: OciLayoutSpec): BlobSource {
-  const { path: root } = spec;
+/** A source for the images of a local folder (OCI image spec, image-layout.md). */
+export function openOciLayout({ path: root }: OciLayoutSpec): BlobSource {
   const blobPath = (digest: BlobDigest): string => join(root, 'blobs', algorithmOf(digest), hexOf(digest));
   return {
     name: root,
@@ -22,16 +21,19 @@ export function openOciLayout(spec: OciLayoutSpec): BlobSource {
     grant: async ({ digest }) => ({ kind: 'file', name: root, path: blobPath(digest) }),
     async resolveTag(tag, signal) {
       throwIfAborted(signal);
-      const path = join(root, 'index.json');
-      const length = (await stat(path).catch((cause) => Promise.reject(fileError(cause, path, 'IMAGE_NOT_FOUND'))))
-        .size;
-      if (length > DOCUMENT_LIMIT) {
-        throw new UnpackError('LIMIT_EXCEEDED', `${path} has ${length} bytes; an index may have ${DOCUMENT_LIMIT}`);
-      }
-      const bytes = await readFile(path);
-      const name = nameLike(readLayoutIndex(bytes, path).images, tag) ?? tag;
-      return findTag(parseIndex(bytes, path), name, path);
+      return resolveTag(join(root, 'index.json'), tag);
     },
     close() {},
   };
+}
+
+/** @param wanted the name in the index, the same name in Docker's short form, or the tag at its end */
+async function resolveTag(path: string, wanted: string): Promise<TagTarget> {
+  const { size } = await stat(path).catch((cause) => Promise.reject(fileError(cause, path, 'IMAGE_NOT_FOUND')));
+  if (size > DOCUMENT_LIMIT) {
+    throw new UnpackError('LIMIT_EXCEEDED', `${path} has ${size} bytes; an index may have ${DOCUMENT_LIMIT}`);
+  }
+  const bytes = await readFile(path);
+  const name = nameLike(readLayoutIndex(bytes, path).images, wanted) ?? wanted;
+  return findTag(parseIndex(bytes, path), name, path);
 }

@@ -5,12 +5,12 @@ import { openS3Source } from './s3.ts';
 import { S3Clients } from './s3-clients.ts';
 import type { SourceSpec } from './source-spec.ts';
 
-/** Sources remembered: a registry's bucket is one for each of its repositories. Each costs some kilobytes. */
-const MOST_OPEN = 500;
+/** Maximum open sources. Each repository of a registry's bucket is one, and takes some kilobytes. */
+const MAX_OPEN = 500;
 
-/** Sources that stay open between jobs, so that the next one finds connections and credentials ready. */
+/** Sources that stay open between jobs, so that connections and credentials are reused. The unpacker owns them. */
 export class OpenSources {
-  private readonly sources = new LruCache<BlobSource>(MOST_OPEN);
+  private readonly sources = new LruCache<BlobSource>(MAX_OPEN);
   private readonly bySpec = new WeakMap<SourceSpec, BlobSource>();
   private readonly clients = new S3Clients();
 
@@ -31,15 +31,15 @@ export class OpenSources {
   private open(spec: SourceSpec): BlobSource {
     const key = JSON.stringify(spec);
     const source = this.sources.get(key) ?? openSource(spec, this.clients);
-    // who still reads from one that is forgotten goes on: all it has to close is shared
+    // evicting a source that is in use is safe, because the clients are shared
     this.sources.add(key, source);
     return source;
   }
 }
 
 /**
- * The source that a specification describes. Nothing is contacted before the first read; the caller closes it.
- * @param shared clients for buckets that outlive the source; default: its own
+ * Opens a source. It sends no request before the first read. The caller closes it.
+ * @param shared clients for buckets that live longer than the source. Default: its own
  * @throws UnpackError INVALID_JOB
  */
 export function openSource(spec: SourceSpec, shared?: S3Clients): BlobSource {

@@ -1,14 +1,14 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { abortError, type UnpackError } from '../errors.ts';
 
-/** Milliseconds before the first further try; it doubles each time. */
+/** Milliseconds before the first retry. The pause doubles each time, up to the longest. */
 export const FIRST_DELAY = 200;
 const LONGEST_DELAY = 10_000;
 
 /**
- * Waits before try `attempt` (the first further one is 1): exponentially longer, half of it random, so that the threads
- * of many workers do not come back to a throttling bucket all at once.
- * @throws UnpackError what the signal's reason says
+ * Waits before retry number `attempt`, counted from 1. The pause grows exponentially. Half of it is random, so that the threads
+ * of many workers do not return to a throttling bucket at the same time.
+ * @throws UnpackError the reason of the signal
  */
 export async function backOff(attempt: number, firstDelay = FIRST_DELAY, signal?: AbortSignal): Promise<void> {
   const longest = Math.min(LONGEST_DELAY, firstDelay * 2 ** (attempt - 1));
@@ -19,7 +19,7 @@ export async function backOff(attempt: number, firstDelay = FIRST_DELAY, signal?
   }
 }
 
-/** The last failure, with how often it was tried, for a reader who wonders whether it was. */
-export function gaveUp(error: UnpackError, tries: number): UnpackError {
-  return tries === 0 ? error : error.with({}, `given up after ${tries} further ${tries === 1 ? 'try' : 'tries'}: `);
+/** Adds the number of retries to the last error. */
+export function gaveUp(error: UnpackError, retries: number): UnpackError {
+  return retries === 0 ? error : error.with({}, `given up after ${retries} ${retries === 1 ? 'retry' : 'retries'}: `);
 }

@@ -5,15 +5,16 @@ import { trustedCas } from '../http/trusted-cas.ts';
 import type { S3Connection } from './source-spec.ts';
 
 /**
- * Node's HTTP clients, fetched when they are first used. `import` reads everything that a module exports, and what node:http
- * exports lazily is Node's whole `fetch`: importing it takes a thread 40 ms and 13 MB, this a tenth of that (measured).
+ * Node's HTTP clients. `import` would read all exports of node:http, and with them load Node's `fetch`, which takes a thread 40 ms
+ * and 13 MB; this takes a tenth of it (measured).
  */
 const nodeHttp = (): typeof import('node:http') => process.getBuiltinModule('node:http');
 const nodeHttps = (): typeof import('node:https') => process.getBuiltinModule('node:https');
 
 /**
- * A client for `connection`, as readers of this project want it; who sends small or repeatable requests can have more
- * tries and a socket timeout (milliseconds). The caller destroys it.
+ * A client of the AWS SDK. The caller destroys it. The defaults are for signing URLs; uploads set tries and a timeout.
+ * @param options.maxAttempts tries of a request
+ * @param options.socketTimeout milliseconds without bytes; 0: no limit
  */
 export function s3Client(
   connection: S3Connection,
@@ -27,16 +28,16 @@ export function s3Client(
     region: connection.region,
     forcePathStyle: connection.forcePathStyle,
     ...(connection.endpoint === undefined ? {} : { endpoint: connection.endpoint }),
-    // a copy: the SDK writes into it where they come from
+    // a copy, because the SDK writes into it
     ...(connection.credentials === undefined ? {} : { credentials: { ...connection.credentials } }),
-    // one try a request: a download continues where it broke, which the SDK's own tries don't
+    // the SDK would repeat a download from the first byte
     maxAttempts,
-    // digests prove the bytes; the SDK's CRC would read every byte again, and not all servers know its trailers
+    // the digest proves the bytes; the SDK's CRC would read every byte again, and not all servers support its trailers
     requestChecksumCalculation: 'WHEN_REQUIRED',
     responseChecksumValidation: 'WHEN_REQUIRED',
     requestHandler: new NodeHttpHandler({
       connectionTimeout: connection.connectTimeout,
-      // the SDK counts the time that the consumer is busy as silence; responseBody does not
+      // the SDK's timeout includes the time in which the reader of a body is busy
       socketTimeout,
       httpAgent: new HttpAgent(agent),
       httpsAgent: new HttpsAgent(agent),
@@ -44,22 +45,21 @@ export function s3Client(
   });
 }
 
-/** How a URL is signed. */
-export interface Signing {
-  /** Seconds that it holds. */
+export interface UrlOptions {
+  /** Seconds for which the URL is valid. */
   readonly seconds: number;
   /** Milliseconds that the server's clock is ahead of this machine's. */
   readonly clockOffset?: number;
-  /** Signed instead of the object's own URL: where the server redirects to. */
+  /** The target of a redirection, which is signed instead of the object's own URL. */
   readonly location?: URL | undefined;
 }
 
-/** A URL that lets its holder read one object. It needs no request. */
-export function signedUrl(client: S3Client, bucket: string, key: string, signing: Signing): Promise<string> {
-  const { seconds, clockOffset = 0, location } = signing;
-  const options = { expiresIn: seconds, signingDate: new Date(Date.now() + clockOffset) };
-  if (location === undefined) return getSignedUrl(client, new GetObjectCommand({ Bucket: bucket, Key: key }), options);
-  return signedLocation(client, location, options);
+/** Signs a URL that allows its holder to read one object. Sends no request. */
+export function signedUrl(client: S3Client, bucket: string, key: string, options: UrlOptions): Promise<string> {
+  const { seconds, clockOffset = 0, location } = options;
+  const signing = { expiresIn: seconds, signingDate: new Date(Date.now() + clockOffset) };
+  if (location === undefined) return getSignedUrl(client, new GetObjectCommand({ Bucket: bucket, Key: key }), signing);
+  return signedLocation(client, location, signing);
 }
 
 async function signedLocation(
@@ -85,7 +85,7 @@ async function signedLocation(
   return url.href;
 }
 
-/** Has credentials looked up again that were looked up before. Those of settings stay as they are. */
+/** Gets the credentials again, if the client has found them itself. Credentials from the settings do not change. */
 export async function refreshCredentials(client: S3Client): Promise<void> {
   await client.config.credentials({ forceRefresh: true });
 }

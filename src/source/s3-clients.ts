@@ -1,11 +1,16 @@
 import type { S3Client } from '@aws-sdk/client-s3';
+import { ObjectDownloader } from './object-downloader.ts';
 import type { S3Connection } from './source-spec.ts';
 
-/** What the AWS SDK is needed for. It is loaded when it is first used: that takes as long as unpacking a small image. */
+/** Loads the AWS SDK at the first use, because loading takes as long as unpacking a small image. */
 export const sdk = () => import('./s3-client.ts');
 
-/** The SDK's clients, one for each connection however many sources use it: each keeps credentials and open sockets. */
+/**
+ * What the sources of buckets share: the downloader with its connections, and one client of the AWS SDK for each connection
+ * setting, which signs URLs and keeps credentials.
+ */
 export class S3Clients {
+  readonly downloader = new ObjectDownloader();
   readonly #clients = new Map<string, Promise<S3Client>>();
 
   get(connection: S3Connection): Promise<S3Client> {
@@ -14,14 +19,15 @@ export class S3Clients {
     if (client === undefined) {
       client = sdk().then(({ s3Client }) => s3Client(connection));
       this.#clients.set(key, client);
-      // what could not be loaded now, for want of files or memory, may be the next time
+      // loading may fail for lack of files or memory; the next call tries again
       client.catch(() => this.#clients.delete(key));
     }
     return client;
   }
 
-  /** Closes their connections. */
+  /** Closes idle connections. */
   close(): void {
+    this.downloader.close();
     for (const client of this.#clients.values()) client.then((made) => made.destroy()).catch(() => {});
     this.#clients.clear();
   }

@@ -1,23 +1,23 @@
 import { type FailureCode, type FailureDetails, UnpackError } from '../errors.ts';
 
-/** What was asked for when a request failed. */
+/** The object or bucket of a failed request, for messages. */
 export interface S3Request {
   readonly bucket: string;
-  /** Absent when the request is about the bucket. */
+  /** Absent if the request was for the bucket. */
   readonly key?: string;
   readonly endpoint: string | undefined;
-  /** What a missing key means: a blob, or what names an image (a tag's link, an index). */
+  /** The code for a missing key: of a blob, or of a file that names an image (a tag's link, an index). */
   readonly missing: 'BLOB_NOT_FOUND' | 'IMAGE_NOT_FOUND';
   readonly digest?: string;
-  /** Name of the environment variable with a proxy, which is not used. */
+  /** The environment variable with a proxy, which unpackd does not use. */
   readonly unusedProxy?: string | undefined;
 }
 
-/** Why a signed URL was refused, as far as it matters for another one. */
+/** Why the server has refused a signed URL, if a new URL can help. */
 export interface SignatureRefusal {
-  /** `moved`: to another URL or region. `denied`: the permission, or the credentials behind it, have ended. */
+  /** `moved`: to another URL or region. `denied`: the signature or its credentials are no longer valid. */
   readonly why: 'moved' | 'denied';
-  /** What the answer says, for messages: `307 TemporaryRedirect`. */
+  /** For messages: `307 TemporaryRedirect`. */
   readonly answer: string;
   /** An absolute URL. */
   readonly location?: string | undefined;
@@ -26,16 +26,16 @@ export interface SignatureRefusal {
   readonly date?: number | undefined;
 }
 
-/** An answer that is none. */
+/** An error response. */
 export interface Refused {
   readonly status: number;
   readonly reason: string;
-  /** An error document of S3, or anything. */
+  /** The body: an error document of S3, or anything else. */
   readonly text: string;
   readonly headers: ReadonlyMap<string, string>;
 }
 
-/** S3's error codes that mean "try again", whatever their status (S3 API reference, "Error responses"). */
+/** S3's error codes that mean "try again", with any status (S3 API reference, "Error responses"). */
 const TRANSIENT = new Set([
   'InternalError',
   'OperationAborted',
@@ -47,7 +47,7 @@ const TRANSIENT = new Set([
   'TooManyRequests',
 ]);
 
-/** Network errors by the code that Node gives them, in a person's words. */
+/** Sentences for network errors, by Node's code. */
 const NETWORK: Readonly<Record<string, string>> = {
   ECONNREFUSED: 'nothing listens there (connection refused)',
   ECONNRESET: 'the connection was reset',
@@ -56,14 +56,14 @@ const NETWORK: Readonly<Record<string, string>> = {
   ENOTFOUND: 'its name does not resolve',
   EPIPE: 'the connection was closed',
   ETIMEDOUT: 'it did not answer in time',
-  EPROTO: 'it does not speak TLS there; is S3_ENDPOINT to begin with http:// instead of https://?',
+  EPROTO: 'it does not speak TLS; should S3_ENDPOINT begin with http:// instead of https://?',
   ERR_TLS_CERT_ALTNAME_INVALID:
-    'its certificate is for another name; correct S3_ENDPOINT, or set S3_FORCE_PATH_STYLE=true if the bucket in the host name is what the certificate lacks',
+    'its certificate is for another name; correct S3_ENDPOINT, or set S3_FORCE_PATH_STYLE=true if the certificate does not cover host names with the bucket',
   CERT_HAS_EXPIRED: 'its certificate has expired',
 };
 const UNTRUSTED =
-  'its certificate is signed by a CA that this machine does not know; set NODE_EXTRA_CA_CERTS or AWS_CA_BUNDLE to a file with the certificate of the CA (PEM), and start again';
-/** OpenSSL's reasons, by Node's names, for a certificate that no known CA has signed. */
+  'its certificate is signed by an unknown CA; set NODE_EXTRA_CA_CERTS or AWS_CA_BUNDLE to a PEM file with the certificate of the CA, and restart';
+/** OpenSSL's errors for a certificate that no known CA has signed, by Node's names. */
 const UNTRUSTED_CODES = new Set([
   'DEPTH_ZERO_SELF_SIGNED_CERT',
   'SELF_SIGNED_CERT_IN_CHAIN',
@@ -72,16 +72,16 @@ const UNTRUSTED_CODES = new Set([
   'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
 ]);
 
-/** Where an S3 request went, as messages say it: `s3://bucket/key`, with the endpoint unless it is Amazon's. */
+/** The object of a request, for messages: `s3://bucket/key`, with the endpoint unless it is Amazon's. */
 export function s3Location(request: Pick<S3Request, 'bucket' | 'key' | 'endpoint'>): string {
   const path = request.key === undefined ? '' : `/${request.key}`;
   return `s3://${request.bucket}${path}${request.endpoint === undefined ? '' : ` at ${request.endpoint}`}`;
 }
 
 /**
- * What the AWS SDK threw, as one of our failures with a sentence that names bucket and key. A missing bucket counts as
- * a missing image: the contract has no code of its own for it, and like the image it may yet be made. A refused request
- * that no repetition can help (a wrong region, an expired token) is SOURCE_DENIED.
+ * The failure for an error of the AWS SDK or of the network. The message names bucket and key. A missing bucket is IMAGE_NOT_FOUND,
+ * because the job contract has no code for it, and it may be created later, as an image may. A refused request is SOURCE_DENIED if
+ * a retry cannot help, for example after a wrong region or an expired token.
  */
 export function s3Error(thrown: unknown, request: S3Request): UnpackError {
   const { name, status, errno, message } = facts(thrown);
@@ -93,8 +93,7 @@ export function s3Error(thrown: unknown, request: S3Request): UnpackError {
     const bucket = s3Location({ bucket: request.bucket, endpoint: request.endpoint });
     return failure('IMAGE_NOT_FOUND', `there is no bucket ${bucket}; check the job's bucket and the worker's endpoint`);
   }
-  if (status === 404)
-    return failure(request.missing, `${where} does not exist; has the image been uploaded completely?`);
+  if (status === 404) return failure(request.missing, `${where} does not exist; is the upload of the image complete?`);
   if (status === 412) {
     return failure('BLOB_DIGEST_MISMATCH', `${where} was replaced while it was read`);
   }
@@ -105,7 +104,7 @@ export function s3Error(thrown: unknown, request: S3Request): UnpackError {
   if (status === 403 || status === 401) {
     return failure(
       'SOURCE_DENIED',
-      `${where}: S3 denied the access (${status} ${name}: ${message}); it says so too for a missing key when the worker may not list the bucket`,
+      `${where}: S3 denied access (${status} ${name}: ${message}); if the worker may not list the bucket, S3 answers so for a missing key, too`,
     );
   }
   if (status !== undefined && status >= 300 && status < 400 && status !== 304) {
@@ -120,7 +119,7 @@ export function s3Error(thrown: unknown, request: S3Request): UnpackError {
   if (status !== undefined) {
     return failure(
       'SOURCE_UNAVAILABLE',
-      `${where}: S3 answered ${status} ${name}, which is no answer to a read (${message})`,
+      `${where}: S3 answered ${status} ${name}, which is not a valid answer to a read (${message})`,
     );
   }
   const why = UNTRUSTED_CODES.has(errno ?? '') ? UNTRUSTED : (NETWORK[errno ?? ''] ?? message);
@@ -130,7 +129,7 @@ export function s3Error(thrown: unknown, request: S3Request): UnpackError {
   return failure('SOURCE_UNAVAILABLE', `${where}: S3 can't be reached: ${why}${proxy}`);
 }
 
-/** A redirection that is not followed, with the advice that makes it needless. */
+/** The failure for a redirection that is not followed, with advice how to avoid it. */
 export function movedError(
   request: S3Request,
   { answer, location, region }: Pick<SignatureRefusal, 'answer' | 'location' | 'region'>,
@@ -138,7 +137,7 @@ export function movedError(
 ): UnpackError {
   const where = s3Location(request);
   const details: FailureDetails = request.digest === undefined ? {} : { digest: request.digest };
-  // a portal or a proxy may answer so for a while; 301, 307 and 308 are what S3 itself says of a bucket's place
+  // a login page or a proxy may answer with 302 or 303 for a while; S3 itself redirects with 301, 307 and 308
   const code = /^30[23]/.test(answer) ? 'SOURCE_UNAVAILABLE' : 'SOURCE_DENIED';
   const fail = (sentence: string) => new UnpackError(code, `${where}: ${sentence}`, { cause, details });
   if (region !== undefined) {
@@ -147,17 +146,17 @@ export function movedError(
   if (location !== undefined) {
     const host = URL.canParse(location) ? new URL(location).host : location;
     return fail(
-      `S3 redirects to ${host} (${answer}), where no signed request is sent; set S3_ENDPOINT or AWS_REGION if the bucket is there`,
+      `S3 redirects to ${host} (${answer}), another host, and signed requests do not go there; if the bucket is there, set S3_ENDPOINT or AWS_REGION`,
     );
   }
   return fail(
     /^30[17]/.test(answer)
       ? `the bucket is in another region (${answer}); set AWS_REGION`
-      : `S3 redirects and does not say where to (${answer}); check S3_ENDPOINT and AWS_REGION`,
+      : `S3 redirects without a target (${answer}); check S3_ENDPOINT and AWS_REGION`,
   );
 }
 
-/** A refused request without the SDK, by its status and what its answer says (an error document of S3, or anything). */
+/** The failure for an error response, from its status and its error document. */
 export function s3Refusal(refused: Refused, request: S3Request): UnpackError {
   const { status, reason, text } = refused;
   const moved = refusalOf(refused, false);
@@ -170,13 +169,13 @@ export function s3Refusal(refused: Refused, request: S3Request): UnpackError {
   return s3Error(thrown, request);
 }
 
-/** S3's codes for a request that was signed for another region. */
+/** S3's error codes for a signature for another region. */
 const ELSEWHERE = new Set([
   'AuthorizationHeaderMalformed',
   'AuthorizationQueryParametersError',
   'IllegalLocationConstraintException',
 ]);
-/** S3's codes for a permission or credentials that have ended, or a clock that is wrong. */
+/** S3's error codes for a signature or credentials that are no longer valid, or for a wrong clock. */
 const ENDED = new Set([
   'ExpiredToken',
   'InvalidAccessKeyId',
@@ -188,8 +187,8 @@ const ENDED = new Set([
 ]);
 
 /**
- * Whether another signature may help, and what it has to be.
- * @param read whether the object could be read before: then it is not the job that lacks the permission
+ * Whether a new signature can help after an error response, and which one.
+ * @param read whether the object could be read before. If so, permissions are not the reason.
  */
 export function refusalOf({ status, text, headers }: Refused, read: boolean): SignatureRefusal | undefined {
   const code = tagIn(text, 'Code') ?? '';
@@ -219,7 +218,7 @@ function facts(thrown: unknown): {
 } {
   if (!(thrown instanceof Error)) return { name: '', status: undefined, errno: undefined, message: String(thrown) };
   const { code, $metadata, $response } = thrown as Error & {
-    // the SDK adds these to what it throws; a body that isn't XML leaves only the response
+    // the SDK adds these to its errors; if the body is not XML, it adds only the response
     code?: unknown;
     $metadata?: { httpStatusCode?: number };
     $response?: { statusCode?: number };

@@ -1,61 +1,51 @@
 import type { BlobDigest } from '../oci/digest.ts';
-import type { BlobSource, BlobStream, OpenOptions } from './blob-source.ts';
+import type { BlobSource } from './blob-source.ts';
 import { bucketKeys, checkedBucket } from './bucket-layout.ts';
 import { ObjectSigner } from './object-signer.ts';
-import { readObject } from './presigned-blob.ts';
 import { S3Clients } from './s3-clients.ts';
 import type { BlobGrant, S3SourceSpec, SignatureRefusal } from './source-spec.ts';
-import { type Asking, SIGNED_FOR, TagFiles } from './tag-files.ts';
+import { TagFiles } from './tag-files.ts';
 import { Tags } from './tags.ts';
 
 export type { BucketLayout, S3Connection, S3SourceSpec } from './source-spec.ts';
 
-/** Seconds; longer than most layers take. Credentials that end before end the permission too, and it is asked for anew. */
-const LENT_FOR = 12 * 3600;
+/** Seconds that a URL is valid for a read by this thread. */
+const SIGNED_FOR = 3600;
+
+/** Seconds that a granted URL is valid: longer than most layers take. If the credentials end earlier, it is renewed. */
+const GRANTED_FOR = 12 * 3600;
 
 /**
- * The images in a bucket. Connections are kept for the next request until `close`, or as long as `shared` is open.
- * @param shared clients that other sources use too; default: its own
- * @throws UnpackError INVALID_JOB when bucket, prefix or layout can't be
+ * A source for the images in a bucket. Its connections stay open for the next request until `close`, or until `shared` is closed.
+ * @param shared clients that other sources use, too. Default: its own
+ * @throws UnpackError INVALID_JOB for a bucket, prefix or layout that cannot exist
  */
 export function openS3Source(spec: S3SourceSpec, shared?: S3Clients): BlobSource {
   const clients = shared ?? new S3Clients();
+  const { downloader } = clients;
   const bucket = checkedBucket(spec.bucket);
   const keys = bucketKeys(spec.layout, spec.prefix);
   const signer = new ObjectSigner(spec.connection, bucket, clients);
   const { maxResumes } = spec.connection;
-  const asking: Asking = {
-    sign: (key, refused) => signer.sign(key, { missing: 'IMAGE_NOT_FOUND', seconds: SIGNED_FOR, refused }),
-    maxResumes,
+  const signTagFile = (key: string, refused?: SignatureRefusal) =>
+    signer.sign(key, { missing: 'IMAGE_NOT_FOUND', seconds: SIGNED_FOR, refused });
+  const tags = new Tags(keys, new TagFiles(downloader, signTagFile, maxResumes));
+  const grant = async (digest: BlobDigest, size: number, refused?: SignatureRefusal): Promise<BlobGrant> => {
+    const options = { missing: 'BLOB_NOT_FOUND', seconds: GRANTED_FOR, digest, refused } as const;
+    const url = await signer.sign(keys.blob(digest), options);
+    return { kind: 'signed-url', name: `s3://${bucket}`, size, maxResumes, ...url };
   };
-  const tags = new Tags(keys, new TagFiles(asking));
   return {
     name: `s3://${bucket}${keys.prefix === '' ? '' : `/${keys.prefix.slice(0, -1)}`}`,
     maxResumes,
-    open: async (digest, options) => openBlob(signer, keys.blob(digest), digest, options),
-    grant: async ({ digest, size }, refused): Promise<BlobGrant> => {
-      const url = { missing: 'BLOB_NOT_FOUND', seconds: LENT_FOR, digest, refused } as const;
-      return {
-        kind: 'signed-url',
-        name: `s3://${bucket}`,
-        size,
-        maxResumes,
-        ...(await signer.sign(keys.blob(digest), url)),
-      };
+    async open(digest, options) {
+      const { signal } = options;
+      const sign = (refused?: SignatureRefusal) =>
+        signer.sign(keys.blob(digest), { missing: 'BLOB_NOT_FOUND', seconds: SIGNED_FOR, digest, signal, refused });
+      return downloader.read(await sign(), options, sign);
     },
+    grant: ({ digest, size }, refused) => grant(digest, size, refused),
     resolveTag: (tag, signal) => tags.resolve(tag, signal),
     close: () => (shared === undefined ? clients.close() : undefined),
   };
-}
-
-async function openBlob(
-  signer: ObjectSigner,
-  key: string,
-  digest: BlobDigest,
-  options: OpenOptions,
-): Promise<BlobStream> {
-  const { signal } = options;
-  const sign = (refused?: SignatureRefusal) =>
-    signer.sign(key, { missing: 'BLOB_NOT_FOUND', seconds: SIGNED_FOR, digest, signal, refused });
-  return readObject(await sign(), options, sign);
 }

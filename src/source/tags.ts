@@ -6,39 +6,40 @@ import type { TagTarget } from './blob-source.ts';
 import type { BucketKeys } from './bucket-layout.ts';
 import type { TagFiles } from './tag-files.ts';
 
-/** Bytes of an index that is kept: with hundreds of open sources they must stay small. */
+/** Maximum bytes of an index that is kept. Hundreds of sources may be open, so each must stay small. */
 const INDEX_KEPT = 16 * 1024;
 
-/** A registry's link file holds a digest; the longest is 135 bytes. */
+/** Maximum bytes of a registry's link file. It has a digest, and the longest digest has 135 bytes. */
 const LINK_LIMIT = 1024;
 
-/** What names the images of a bucket: an index, or a link file for each tag. */
+/** Resolves the tags of a bucket, from the `index.json` of a layout or from the link files of a registry. */
 export class Tags {
   readonly #keys: BucketKeys;
-  readonly #objects: TagFiles;
-  /** The index as it was last read, and what it says: checking it takes longer than reading it. */
+  readonly #files: TagFiles;
+  /** The last index. Comparing its bytes takes less time than parsing it again. */
   #index: { readonly bytes: Buffer; readonly parsed: ImageIndex } | undefined;
 
-  constructor(keys: BucketKeys, objects: TagFiles) {
+  constructor(keys: BucketKeys, files: TagFiles) {
     this.#keys = keys;
-    this.#objects = objects;
+    this.#files = files;
   }
 
+  /** @throws UnpackError as `BlobSource.resolveTag` */
   async resolve(tag: string, signal: AbortSignal | undefined): Promise<TagTarget> {
     const { layout } = this.#keys;
     if (layout.kind === 'oci') {
       const key = this.#keys.file('index.json');
-      const index = await this.#objects.read(key, DOCUMENT_LIMIT, (bytes) => this.#parsed(bytes, key), signal);
+      const index = await this.#files.read(key, DOCUMENT_LIMIT, (bytes) => this.#parseIndex(bytes, key), signal);
       return findTag(index, tag, key);
     }
     if (layout.kind === 'distribution') {
       const key = this.#keys.tagLink(tag);
-      return this.#objects.read(key, LINK_LIMIT, (bytes) => parseLink(bytes, key), signal);
+      return this.#files.read(key, LINK_LIMIT, (bytes) => parseLink(bytes, key), signal);
     }
     throw new UnpackError('INVALID_JOB', 'the layout "keys" has no tags: name the manifest by its digest');
   }
 
-  #parsed(bytes: Buffer, key: string): ImageIndex {
+  #parseIndex(bytes: Buffer, key: string): ImageIndex {
     if (this.#index?.bytes.equals(bytes)) return this.#index.parsed;
     const parsed = parseIndex(bytes, key);
     if (bytes.length <= INDEX_KEPT) this.#index = { bytes, parsed };
@@ -49,6 +50,6 @@ export class Tags {
 /** @throws UnpackError MANIFEST_INVALID */
 function parseLink(bytes: Buffer, key: string): TagTarget {
   const text = bytes.toString('latin1').trim();
-  if (isDigest(text)) return { digest: text as BlobDigest }; // a registry's link names a stored manifest
-  throw new UnpackError('MANIFEST_INVALID', `${key} should hold a digest and holds ${JSON.stringify(text)}`);
+  if (isDigest(text)) return { digest: text as BlobDigest }; // the link of a registry names a stored manifest
+  throw new UnpackError('MANIFEST_INVALID', `${key} should contain a digest, but contains ${JSON.stringify(text)}`);
 }

@@ -2,8 +2,9 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
 import { UnpackError } from '../../src/errors.ts';
-import { RangeReader, type RangeReaderOptions, WINDOW, windowOf } from '../../src/http/range-reader.ts';
-import { PIECE, type Segment } from '../../src/http/segment.ts';
+import { WINDOW, windowOf } from '../../src/http/connection-plan.ts';
+import { RangeReader, type RangeReaderOptions } from '../../src/http/range-reader.ts';
+import { SEGMENT_BUFFER, type Segment } from '../../src/http/segment.ts';
 import { SpareBuffers } from '../../src/system/spare-buffers.ts';
 
 const MiB = 1024 * 1024;
@@ -35,7 +36,7 @@ interface Sending {
 
 /** Ranges of a blob in which every 4 bytes are their own place, and a reader of it. */
 class Download {
-  readonly pieces = new CountedPieces(PIECE);
+  readonly pieces = new CountedPieces(SEGMENT_BUFFER);
   readonly sendings: Sending[] = [];
   readonly reader: RangeReader;
 
@@ -43,13 +44,13 @@ class Download {
     this.reader = new RangeReader({
       offset: 0,
       end: size,
-      alone: false,
+      ranges: true,
       window: () => WINDOW,
-      pieces: this.pieces,
+      buffers: this.pieces,
       what: 'the blob',
       idleTimeout: 1000,
       signal: undefined,
-      ask: (segment) => {
+      request: (segment) => {
         const sending = { segment, left: segment.range.to - segment.range.from, stopped: false, cancelled: false };
         this.sendings.push(sending);
         return {
@@ -77,9 +78,9 @@ class Download {
       const { segment } = sending;
       if (!segment.answered) segment.answer();
       for (let room = most; room > 0 && sending.left > 0 && !sending.stopped && !sending.cancelled; ) {
-        const bytes = segment.room();
+        const bytes = segment.buffer();
         const count = Math.min(bytes.length, room, sending.left, 64 * 1024);
-        const { place } = segment;
+        const { position: place } = segment;
         for (let at = 0; at < count; at += 4) bytes.writeUInt32LE(place + at, at);
         sending.left -= count;
         sending.stopped = !segment.filled(count);
@@ -149,7 +150,7 @@ describe('a blob in ranges', () => {
       got += await readOne(download, got);
       assert.ok(download.active.length <= 1);
     }
-    assert.ok(download.pieces.mostHeld * PIECE <= 2 * MiB, `${download.pieces.mostHeld} pieces`);
+    assert.ok(download.pieces.mostHeld * SEGMENT_BUFFER <= 2 * MiB, `${download.pieces.mostHeld} pieces`);
   });
 
   test('comes over eight while its reader waits, the first ranges each longer than the one before', async () => {
@@ -172,7 +173,7 @@ describe('a blob in ranges', () => {
     assert.equal(first?.segment.range.to, second?.segment.range.from);
     assert.equal(first?.cancelled, true);
     // of eight that end one after the other half is there, and of two that were asked for early
-    assert.ok(download.pieces.mostHeld <= WINDOW / PIECE + 8 + 2 + 1, `${download.pieces.mostHeld} pieces`);
+    assert.ok(download.pieces.mostHeld <= WINDOW / SEGMENT_BUFFER + 8 + 2 + 1, `${download.pieces.mostHeld} pieces`);
   });
 
   test('asks for a range before another one has ended', async () => {
@@ -205,7 +206,7 @@ describe('a blob in ranges', () => {
     }
     assert.deepEqual(
       ending.map(({ left }) => left <= 4),
-      ending.map(({ segment }) => segment.ending),
+      ending.map(({ segment }) => segment.endsSoon),
     );
     assert.equal(download.active.length, 8 + 2);
     await download.reader.return();
@@ -233,7 +234,7 @@ describe('a blob in ranges', () => {
     test(`takes ${window / MiB} MiB and a piece a connection at most, whatever arrives`, async () => {
       const download = await begun(300 * MiB, { window: () => window });
       // two are asked for early, and one piece is being read
-      const limit = window / PIECE + 8 + 2 + 1;
+      const limit = window / SEGMENT_BUFFER + 8 + 2 + 1;
       const got = await starve(download, 8);
       // now its reader is busy
       while (download.send(8 * MiB) > 0);

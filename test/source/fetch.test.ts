@@ -5,9 +5,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { UnpackError } from '../../src/errors.ts';
 import type { Descriptor } from '../../src/oci/descriptor.ts';
 import type { BlobSource } from '../../src/source/blob-source.ts';
-import { type FetchOptions, FetchStatistics, fetchBlob, readBlob } from '../../src/source/fetch.ts';
-import { openGrant } from '../../src/source/open-grant.ts';
+import { type FetchOptions, FetchStatistics, fetchBlob } from '../../src/source/fetch.ts';
+import { GrantedBlobs } from '../../src/source/granted-blobs.ts';
 import { openSource } from '../../src/source/open-sources.ts';
+import { readBlob } from '../../src/source/read-blob.ts';
 import type { S3Connection } from '../../src/source/source-spec.ts';
 import { startTestBucket, type TestBucket } from '../support/bucket.ts';
 import { eventually } from '../support/eventually.ts';
@@ -17,13 +18,14 @@ import { type FaultyProxy, startFaultyProxy } from '../support/faulty-s3.ts';
 const MiB = 1024 * 1024;
 
 describe('fetchBlob', () => suite(false));
-describe('fetchBlob of what was lent', () => suite(true));
+describe('fetchBlob of a granted blob', () => suite(true));
 
 /**
- * By the source itself, as small documents are read, or as it is lent to the thread that applies a layer, where chunks are
- * digested on another thread while they are used.
+ * Reads by the source itself, as the main thread reads documents, or by a grant, as an apply thread reads a layer. With a grant,
+ * chunks are hashed on another thread while they are used.
  */
-function suite(lent: boolean): void {
+function suite(isGranted: boolean): void {
+  const granted = new GrantedBlobs();
   const content = randomBytes(3 * MiB);
   let bucket: TestBucket;
   let proxy: FaultyProxy;
@@ -33,7 +35,10 @@ function suite(lent: boolean): void {
   before(async () => {
     bucket = await startTestBucket();
   });
-  after(() => bucket.close());
+  after(() => {
+    granted.close();
+    return bucket.close();
+  });
   beforeEach(async () => {
     proxy = await startFaultyProxy({ target: bucket.server.endpoint });
     blob = await bucket.putBlob(content);
@@ -47,8 +52,8 @@ function suite(lent: boolean): void {
   const open = (overrides: Partial<S3Connection> = {}) =>
     openSource(bucket.spec({ connection: bucket.connection({ endpoint: proxy.endpoint, ...overrides }) }));
   const read = async (options: FetchOptions = {}, descriptor: Descriptor = blob) =>
-    lent
-      ? fetchBlob(openGrant(await source.grant(descriptor)), descriptor, { busy: () => false, ...options })
+    isGranted
+      ? fetchBlob(granted.open(await source.grant(descriptor)), descriptor, { busy: () => false, ...options })
       : fetchBlob(source, descriptor, options);
   const collect = async (options: FetchOptions = {}, descriptor: Descriptor = blob) => {
     const chunks: Buffer[] = [];
@@ -197,12 +202,12 @@ function suite(lent: boolean): void {
     proxy.rules([{ fault: { kind: 'drop', afterBytes: 0 } }]);
     const statistics = new FetchStatistics();
     const error = await fails('SOURCE_UNAVAILABLE', collect({ maxResumes: 2, statistics }));
-    assert.match(error.message, /after 2 further tries/);
+    assert.match(error.message, /after 2 retries/);
     assert.equal(error.details.digest, blob.digest);
     assert.equal(statistics.requests, 3);
   });
 
-  test('goes on for ever while it makes progress', { skip: lent && 'it is read in ranges' }, async () => {
+  test('goes on for ever while it makes progress', { skip: isGranted && 'it is read in ranges' }, async () => {
     const big = randomBytes(40 * MiB);
     const descriptor = await bucket.putBlob(big);
     proxy.rules([{ fault: { kind: 'drop', afterBytes: 9 * MiB } }]);
@@ -251,7 +256,7 @@ function suite(lent: boolean): void {
       let chunks = 0;
       const reading = collect({ onBytes: () => (chunks += 1) }, { ...blob, size });
       const error = await fails('BLOB_SIZE_MISMATCH', reading);
-      assert.match(error.message, new RegExp(`should be ${size} bytes and the source holds ${content.length}`));
+      assert.match(error.message, new RegExp(`should be ${size} bytes and the source has ${content.length}`));
       assert.equal(chunks, 0);
     }
   });
@@ -359,7 +364,7 @@ function suite(lent: boolean): void {
     await reading.return();
   });
 
-  describe('readBlob', { skip: lent && 'documents are read by the source itself' }, () => {
+  describe('readBlob', { skip: isGranted && 'documents are read by the source itself' }, () => {
     test('gives a small document by its digest alone', async () => {
       const document = await bucket.putBlob(Buffer.from('{}'));
       assert.equal(String(await readBlob(source, document.digest, { limit: 10 })), '{}');

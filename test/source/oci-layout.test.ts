@@ -8,8 +8,9 @@ import { afterEach, beforeEach, describe, test } from 'node:test';
 import type { Descriptor } from '../../src/oci/descriptor.ts';
 import { type BlobDigest, digestOf, hexOf } from '../../src/oci/digest.ts';
 import type { BlobSource } from '../../src/source/blob-source.ts';
-import { fetchBlob, readBlob } from '../../src/source/fetch.ts';
+import { fetchBlob } from '../../src/source/fetch.ts';
 import { openSource } from '../../src/source/open-sources.ts';
+import { readBlob } from '../../src/source/read-blob.ts';
 import { fails } from '../support/fails.ts';
 
 const LIMIT = 8 * 1024 * 1024;

@@ -7,9 +7,9 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { loadConfig, s3Connection } from '../../src/config.ts';
 import { digestOf } from '../../src/oci/digest.ts';
-import { readBlob } from '../../src/source/fetch.ts';
-import { openGrant } from '../../src/source/open-grant.ts';
+import { GrantedBlobs } from '../../src/source/granted-blobs.ts';
 import { openSource } from '../../src/source/open-sources.ts';
+import { readBlob } from '../../src/source/read-blob.ts';
 import { fails } from '../support/fails.ts';
 import { skipWithout } from '../support/present.ts';
 import { scratch } from '../support/scratch.ts';
@@ -50,8 +50,10 @@ describe('an endpoint with a certificate of a private CA', { timeout: 120_000, s
   };
   const read = async (env: Record<string, string>) => {
     const source = open(env);
-    const lent = openGrant(await source.grant({ digest, size: content.length }));
-    for (const one of [source, lent]) assert.equal(String(await readBlob(one, digest, { limit: 100 })), 'content');
+    const granted = new GrantedBlobs();
+    const blob = granted.open(await source.grant({ digest, size: content.length }));
+    for (const one of [source, blob]) assert.equal(String(await readBlob(one, digest, { limit: 100 })), 'content');
+    granted.close();
     source.close();
   };
 

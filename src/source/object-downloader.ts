@@ -1,0 +1,95 @@
+import { UnpackError } from '../errors.ts';
+import { HttpClient, type HttpRequest } from '../http/client.ts';
+import { WINDOW } from '../http/connection-plan.ts';
+import { SEGMENT_BUFFER } from '../http/segment.ts';
+import { SpareBuffers } from '../system/spare-buffers.ts';
+import type { BlobSource, BlobStream, OpenOptions } from './blob-source.ts';
+import { type ObjectRequest, type ObjectTransport, type RenewUrl, SignedObject } from './signed-object.ts';
+import type { SignedUrl, UrlGrant } from './source-spec.ts';
+
+/** Milliseconds in which no ranges are requested from a bucket where they brought no gain, and the number of such buckets. */
+const NO_GAIN_FOR = 10 * 60_000;
+const NO_GAIN_KEPT = 1000;
+
+/**
+ * Downloads objects by signed URLs, for the main thread (S3Clients) or for an apply thread (GrantedBlobs). It owns what their
+ * downloads share: connections, buffers, and which buckets bring no gain with ranges.
+ *
+ * It does not use the AWS SDK, which takes a thread half a second and 40 MB before the first byte; other clients take three
+ * times the work (measured, docs/decisions.md).
+ */
+export class ObjectDownloader {
+  readonly #client = new HttpClient();
+  readonly #buffers = new SpareBuffers(SEGMENT_BUFFER);
+  /** By bucket: until when, in `performance.now()`. */
+  readonly #noGain = new Map<string, number>();
+  /** Requests for whole objects. What names a tag is requested again and again by the same URL. */
+  readonly #wholeRequests = new WeakMap<SignedUrl, HttpRequest>();
+  readonly #transport: ObjectTransport = {
+    buffers: this.#buffers,
+    get: (request, handler) => this.#client.get(this.#httpRequest(request), handler),
+    bringsGain: (bucket) => (this.#noGain.get(bucket) ?? 0) <= performance.now(),
+    noGain: (bucket) => {
+      if (this.#noGain.size >= NO_GAIN_KEPT) this.#noGain.clear();
+      this.#noGain.set(bucket, performance.now() + NO_GAIN_FOR);
+    },
+  };
+
+  /** Reads a whole object of unknown size with one request. @throws UnpackError as `BlobSource.open` */
+  read(url: SignedUrl, options: OpenOptions, renew?: RenewUrl): Promise<BlobStream> {
+    return new SignedObject(this.#transport, url, { size: undefined, window: () => WINDOW, renew }).open(options);
+  }
+
+  /**
+   * A source with one blob, by one request or by ranges. A chunk is valid until the next one is requested.
+   * @param window maximum bytes in memory, now
+   */
+  open(grant: UrlGrant, window: () => number = () => WINDOW, renew?: RenewUrl): BlobSource {
+    const object = new SignedObject(this.#transport, grant, { size: grant.size, window, renew });
+    const refuse = (): never => {
+      throw new UnpackError('INTERNAL', `${grant.name}: only one blob of this source may be read here`);
+    };
+    return {
+      name: grant.name,
+      maxResumes: grant.maxResumes,
+      open: (_digest, options) => object.open(options),
+      grant: async () => grant,
+      resolveTag: refuse,
+      close: () => {},
+    };
+  }
+
+  /** Closes idle connections. Running downloads end normally. */
+  close(): void {
+    this.#client.close();
+  }
+
+  #httpRequest({ url, range, etag }: ObjectRequest): HttpRequest {
+    if (range !== undefined || etag !== undefined) return httpRequest(url, range, etag);
+    const known = this.#wholeRequests.get(url) ?? httpRequest(url, undefined, undefined);
+    this.#wholeRequests.set(url, known);
+    return known;
+  }
+}
+
+function httpRequest(signed: SignedUrl, range: string | undefined, etag: string | undefined): HttpRequest {
+  const url = new URL(signed.url);
+  const secure = url.protocol === 'https:';
+  const lines = [
+    `GET ${url.pathname}${url.search} HTTP/1.1`,
+    `Host: ${url.host}`,
+    'Connection: keep-alive',
+    ...(range === undefined ? [] : [`Range: bytes=${range}`]),
+    ...(etag === undefined ? [] : [`If-Match: ${etag}`]),
+  ];
+  return {
+    origin: {
+      secure,
+      host: url.hostname.replace(/^\[(.*)\]$/, '$1'),
+      port: url.port === '' ? (secure ? 443 : 80) : Number(url.port),
+      caBundle: signed.caBundle,
+    },
+    head: `${lines.join('\r\n')}\r\n\r\n`,
+    connectTimeout: signed.connectTimeout,
+  };
+}
