@@ -14,7 +14,7 @@ const LAYERS: readonly (readonly string[])[] = [
   ['src/index.ts', 'src/board'],
   ['src/queue'],
   ['src/image'],
-  ['src/rootfs', 'src/layer'],
+  ['src/rootfs', 'src/inspect'],
   ['src/diff'],
   ['src/snapshots'],
   ['src/push'],

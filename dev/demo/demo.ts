@@ -2,7 +2,7 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { GetObjectCommand, PutObjectCommand } from '@aws-sdk/client-s3';
-import { CliError } from '../../src/cli/failure.ts';
+import { CliError } from '../../src/cli/explain-error.ts';
 import { progressLines, resultLines } from '../../src/cli/job-view.ts';
 import type { Cli } from '../../src/cli/output.ts';
 import { columns, LiveRegion } from '../../src/cli/output.ts';

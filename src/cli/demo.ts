@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { execve } from 'node:process';
 import { Command } from 'commander';
-import { CliError } from './failure.ts';
+import { CliError } from './explain-error.ts';
 import type { Cli } from './output.ts';
 import { built, packageRoot } from './package.ts';
 

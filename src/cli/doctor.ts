@@ -1,7 +1,7 @@
 import { Command } from 'commander';
 import { s3Connection } from '../config.ts';
 import type { Check } from '../doctor/check.ts';
-import { EXIT_FAILED } from './failure.ts';
+import { EXIT_FAILED } from './explain-error.ts';
 import type { Cli, Output } from './output.ts';
 import { configOf, S3_SETTINGS, STORE_SETTINGS, takesSettings } from './settings.ts';
 

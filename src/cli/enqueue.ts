@@ -3,7 +3,7 @@ import { addAbortSignal } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { Command, InvalidArgumentError } from 'commander';
 import type { Payload } from '../queue/payload-schema.ts';
-import { CliError } from './failure.ts';
+import { CliError } from './explain-error.ts';
 import { type ImageOptions, payloadOf, takesImageOptions } from './image-argument.ts';
 import type { Cli } from './output.ts';
 import { configOf, QUEUE_SETTINGS, takesSettings } from './settings.ts';

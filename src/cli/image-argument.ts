@@ -4,7 +4,7 @@ import type { ImageRequest, ImageTarget } from '../image/request.ts';
 import { blobDigest, isDigest } from '../oci/digest.ts';
 import { parsePlatform } from '../oci/platform.ts';
 import type { Payload } from '../queue/payload-schema.ts';
-import { CliError } from './failure.ts';
+import { CliError } from './explain-error.ts';
 import { type ImageArgument, parseLocalArgument, registryAdvice } from './local-image.ts';
 
 /** The image argument and its options, for `apply`, `enqueue` and `push`. */

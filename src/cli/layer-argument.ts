@@ -3,7 +3,7 @@ import { access, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { UnpackError } from '../errors.ts';
 import { algorithmOf, blobDigest, type DigestAlgorithm, hexOf, isDigest } from '../oci/digest.ts';
-import { CliError } from './failure.ts';
+import { CliError } from './explain-error.ts';
 
 /** The blob of a layer that the command line names. */
 export interface LayerFile {

@@ -1,6 +1,6 @@
 import type { EntryType } from '../archive/entry.ts';
-import { escaped, modeText, timeText } from '../layer/entry-fields.ts';
-import type { LayerTotals, ReadEntry } from '../layer/read-layer.ts';
+import { escaped, modeText, timeText } from '../inspect/entry-fields.ts';
+import type { LayerTotals, ReadEntry } from '../inspect/read-layer.ts';
 import { bytesText } from '../units.ts';
 
 /** Formats the entries and totals of a layer for `unpackd layer ls`. */

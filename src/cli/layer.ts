@@ -1,10 +1,10 @@
 import { once } from 'node:events';
 import { Command } from 'commander';
 import { layerLimits } from '../config.ts';
-import type { EntryPair } from '../layer/compare-layers.ts';
-import { changedFields, entryFields, escaped, fieldText } from '../layer/entry-fields.ts';
-import { type LayerTotals, type ReadEntry, readLayer } from '../layer/read-layer.ts';
-import { EXIT_FAILED, EXIT_USAGE, explain } from './failure.ts';
+import type { EntryPair } from '../inspect/compare-layers.ts';
+import { changedFields, entryFields, escaped, fieldText } from '../inspect/entry-fields.ts';
+import { type LayerTotals, type ReadEntry, readLayer } from '../inspect/read-layer.ts';
+import { EXIT_FAILED, EXIT_USAGE, explain } from './explain-error.ts';
 import { type LayerFile, openLayer, parseLayerArgument, verifyLayer } from './layer-argument.ts';
 import { countKinds, entryLines, totalsLines } from './layer-view.ts';
 import type { Cli } from './output.ts';
@@ -103,7 +103,7 @@ async function list(command: Command, argument: string, { contents }: ListOption
 async function compare(command: Command, a: string, b: string, cli: Cli): Promise<void> {
   const output = new ListOutput(cli, 'differences');
   try {
-    const { pairEntries } = await import('../layer/compare-layers.ts');
+    const { pairEntries } = await import('../inspect/compare-layers.ts');
     const files = [await parseLayerArgument(a), await parseLayerArgument(b)] as const;
     const pairs = pairEntries(entriesOf(command, files[0], true, cli), entriesOf(command, files[1], true, cli));
     let count = 0;

@@ -4,7 +4,7 @@ import { UnpackError } from '../errors.ts';
 import type { ImageTarget } from '../image/request.ts';
 import { blobDigest, isDigest } from '../oci/digest.ts';
 import { hostOf, isReference } from '../oci/reference.ts';
-import { CliError } from './failure.ts';
+import { CliError } from './explain-error.ts';
 
 /** Images in local folders, as arguments of `apply`, `enqueue` and `push`. */
 

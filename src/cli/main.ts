@@ -4,7 +4,7 @@ import { format } from 'node:util';
 import { Command, CommanderError } from 'commander';
 import { UnpackError } from '../errors.ts';
 import { maskSecrets } from '../secrets.ts';
-import { CliError, explain } from './failure.ts';
+import { CliError, explain } from './explain-error.ts';
 import type { Cli } from './output.ts';
 import { Output } from './output.ts';
 

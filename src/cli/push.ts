@@ -6,7 +6,7 @@ import { type Platform, parsePlatform } from '../oci/platform.ts';
 import { listed } from '../oci/similar-names.ts';
 import type { BucketLayout } from '../source/s3.ts';
 import { bytesText, durationText } from '../units.ts';
-import { CliError } from './failure.ts';
+import { CliError } from './explain-error.ts';
 import { layoutOption, parseImageArgument, platformsOf } from './image-argument.ts';
 import { registryAdvice } from './local-image.ts';
 import type { Cli } from './output.ts';

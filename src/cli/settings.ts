@@ -9,7 +9,7 @@ import {
   shownValue,
 } from '../config.ts';
 import { readRedisUrl } from '../redis-address.ts';
-import { CliError } from './failure.ts';
+import { CliError } from './explain-error.ts';
 import type { Cli } from './output.ts';
 import { type Cell, columns } from './output.ts';
 

@@ -2,7 +2,7 @@ import { mkdir, realpath } from 'node:fs/promises';
 import { isOfStore } from '../snapshots/mounted.ts';
 import { isSnapshotError, type SnapshotInfo, type Snapshotter } from '../snapshots/snapshotter.ts';
 import { type MountEntry, mountsAt } from '../system/mount-table.ts';
-import { CliError } from './failure.ts';
+import { CliError } from './explain-error.ts';
 
 /** `unpackd snapshots mount` and `umount`. */
 

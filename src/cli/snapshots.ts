@@ -9,7 +9,7 @@ import {
   type Usage,
 } from '../snapshots/snapshotter.ts';
 import { bytesText } from '../units.ts';
-import { CliError } from './failure.ts';
+import { CliError } from './explain-error.ts';
 import type { Cli } from './output.ts';
 import { type Cell, columns } from './output.ts';
 import { configOf, STORE_SETTINGS, takesSettings } from './settings.ts';

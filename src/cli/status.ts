@@ -2,7 +2,7 @@ import { Command } from 'commander';
 import { UnreadableJobError } from '../queue/errors.ts';
 import type { JobStatus } from '../queue/job-status.ts';
 import type { UnpackResult } from '../queue/result.ts';
-import { CliError } from './failure.ts';
+import { CliError } from './explain-error.ts';
 import { progressLines, resultLines } from './job-view.ts';
 import type { Cli } from './output.ts';
 import { configOf, QUEUE_SETTINGS, takesSettings } from './settings.ts';

@@ -4,7 +4,7 @@ import type { Command } from 'commander';
 import { shortDigest } from '../oci/digest.ts';
 import type { UnpackResult } from '../queue/result.ts';
 import { bytesText, durationText } from '../units.ts';
-import { CliError } from './failure.ts';
+import { CliError } from './explain-error.ts';
 import { document, element, line, rect, text, ticks } from './svg.ts';
 import { throughputPanel } from './timeline-throughput.ts';
 

@@ -1,6 +1,6 @@
 import type { UnpackQueue } from '../queue/producer.ts';
 import type { UnpackResult } from '../queue/result.ts';
-import { EXIT_FAILED, explain } from './failure.ts';
+import { EXIT_FAILED, explain } from './explain-error.ts';
 import { progressLines, resultLines } from './job-view.ts';
 import type { Cli } from './output.ts';
 import { LiveRegion } from './output.ts';

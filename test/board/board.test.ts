@@ -4,7 +4,7 @@ import { startRedis } from '../../dev/redis-server.ts';
 import { type Board, startBoard } from '../../src/board/board.ts';
 import { startHealthServer } from '../../src/board/health.ts';
 import { ListenError } from '../../src/board/listen.ts';
-import { explain } from '../../src/cli/failure.ts';
+import { explain } from '../../src/cli/explain-error.ts';
 import { type Config, loadConfig } from '../../src/config.ts';
 import { UnpackError } from '../../src/errors.ts';
 import { createLog } from '../../src/queue/log.ts';

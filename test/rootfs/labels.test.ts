@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
-import { readLayer } from '../../src/layer/read-layer.ts';
+import { readLayer } from '../../src/inspect/read-layer.ts';
 import { type BlobDigest, type DiffId, digestOf } from '../../src/oci/digest.ts';
 import type { AppliedDiff } from '../../src/rootfs/applier.ts';
 import { applyBlob } from '../../src/rootfs/apply-blob.ts';

@@ -34,7 +34,7 @@ export class CliError extends Error {
 export const EXIT_FAILED = 1;
 export const EXIT_USAGE = 2;
 
-export interface Failure {
+export interface ExplainedError {
   readonly code: string;
   /** One line. */
   readonly message: string;
@@ -49,7 +49,7 @@ const SNAPSHOT_CODES = {
 } as const satisfies Record<SnapshotError['kind'], CliCode>;
 
 /** The code, the message and the exit status for any thrown value. */
-export function explain(thrown: unknown): Failure {
+export function explain(thrown: unknown): ExplainedError {
   if (thrown instanceof CliError) return failure(thrown.code, thrown.message);
   if (thrown instanceof UnpackError) return failure(thrown.code, thrown.message);
   if (thrown instanceof JobNotFoundError) return failure('JOB_NOT_FOUND', thrown.message);
@@ -73,7 +73,7 @@ export function explain(thrown: unknown): Failure {
   return failure('INTERNAL', String(thrown));
 }
 
-function failure(code: string, message: string): Failure {
+function failure(code: string, message: string): ExplainedError {
   const misused = code === 'USAGE' || code === 'INVALID_SETTING';
   const sentence = maskSecrets(message)
     .trim()
