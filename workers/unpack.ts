@@ -95,15 +95,15 @@ async function openWithRetries(
   log: Logger,
   onFailure: (reason: string) => void,
 ): Promise<Snapshotter | undefined> {
-  let told = false;
+  let logged = false;
   for (let pause = FIRST_PAUSE; !stop.aborted; pause = Math.min(pause * 2, LAST_PAUSE)) {
     try {
       return await openStoreThread(storeToWrite(config));
     } catch (error) {
       const { code, message } = toUnpackError(error);
       if (code !== 'STORE_FULL' && !mayBeRepaired(error)) throw error;
-      if (!told) log.error({ code }, `takes no jobs until the store can be opened: ${message}`);
-      told = true;
+      if (!logged) log.error({ code }, `takes no jobs until the store can be opened: ${message}`);
+      logged = true;
       onFailure(`takes no jobs until the store can be opened: ${message}`);
     }
     await sleep(pause, undefined, { signal: stop }).catch(() => {});

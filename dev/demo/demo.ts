@@ -91,7 +91,7 @@ class Demo {
     const again = await this.#follow(queue, worker, await this.#add(queue, TAG));
     const existed = again.images.flatMap(({ layers }) => layers).filter(({ state }) => state === 'existed').length;
     out.line(
-      `   done in ${durationText(again.durationMs)}: ${existed} of ${image.layers.length} layers were there, so nothing was fetched`,
+      `   done in ${durationText(again.durationMs)}: ${existed} of ${image.layers.length} layers existed, so nothing was fetched`,
     );
 
     this.#heading('A job that must fail');

@@ -29,7 +29,7 @@ describe('the demo', () => {
     assert.equal(status, 0, stderr);
     assert.equal(stderr, '');
     assert.match(stdout, /chain ID sha256:[0-9a-f]{64}/);
-    assert.match(stdout, /4 of 4 layers were there/);
+    assert.match(stdout, /4 of 4 layers existed/);
     assert.match(stdout, /\[BLOB_DIGEST_MISMATCH\] layer 5 of 5/);
     assert.doesNotMatch(stdout, /FAIL/);
     assert.equal(withoutFigures(stdout), withoutFigures(demoOfReadme()), 'README.md shows this output');
@@ -66,7 +66,7 @@ describe('the demo', () => {
       const { status, stdout, stderr } = await finished(startCli(['demo'], { env }));
       assert.equal(status, 0, stderr);
       assert.match(stdout, new RegExp(`^   ${redis.url}, `, 'm'));
-      assert.match(stdout, /4 of 4 layers were there/);
+      assert.match(stdout, /4 of 4 layers existed/);
       assert.deepEqual(await connection.keys('*'), []);
     } finally {
       connection.disconnect();
