@@ -76,6 +76,8 @@ export class StoreProbe {
 
   async #probe(): Promise<void> {
     const snapshotter = this.#snapshotter;
+    // the store checks first that no other disk was mounted over it
+    await snapshotter.has(this.#chainId);
     // First a directory, made on libuv's pool: if the disk hangs here, the store's thread stays free for others.
     // The store's cleanup removes directories of this name.
     const directory = await mkdtemp(join(snapshotsDirectory(snapshotter.root), 'new-'));

@@ -17,6 +17,7 @@ import { tryLock } from '../system/files.ts';
 import { removeTree } from '../system/remove-tree.ts';
 import { spaceOf } from '../system/space.ts';
 import type { OnRollback } from './database.ts';
+import { ownerOf } from './records.ts';
 import { hasVanished, syncDirectory } from './tree.ts';
 
 /** The parent directory of all snapshot directories of the store at `root`. */
@@ -30,7 +31,6 @@ export interface Staged {
 
 const NEW = 'new-';
 const GONE = 'rm-';
-const KEEP = new Set(['lost+found']);
 const BIG = { bigint: true } as const;
 const DIRECTORY = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
 /** Maximum attempts to make a directory that no cleanup of another process removes before it is locked. */
@@ -39,7 +39,8 @@ const STAGE_ATTEMPTS = 10;
 /**
  * The directories below ROOT/snapshots, used by SnapshotStore. The name of a directory tells its owner:
  *
- *     ID       the snapshot whose row has this number. Without such a row: left by a crash
+ *     ID       the snapshot whose row has this number. Without such a row: left by a crash, if the store's mark is in it and
+ *              the database once had such a row, or it was never committed
  *     new-…    being filled. Its maker holds an flock(2) on it, which a `cp` process shares, and renames the directory to
  *              ID inside the transaction that inserts the row
  *     rm-…     being deleted
@@ -53,14 +54,21 @@ const STAGE_ATTEMPTS = 10;
  *   mean nothing in another container. One gap remains: a maker has created its directory and has not locked it yet. If
  *   the cleanup gets the lock first, the maker notices (no lock, or no directory of that name) and makes another one.
  * - `rm-…`: any process may delete it, also several at once.
+ *
+ * Nothing else in ROOT/snapshots is ever renamed or deleted. Renames and deletions go through an open descriptor of the
+ * directory, so they cannot touch what somebody mounts over it at the same moment.
  */
 export class SnapshotDirectories {
   readonly #parent: string;
+  /** The same directory, through its descriptor. */
+  readonly #own: string;
   readonly #deletions = new Set<Promise<void>>();
   readonly #stopDeleting = new AbortController();
 
-  constructor(root: string) {
+  /** @param descriptor an open descriptor of ROOT/snapshots */
+  constructor(root: string, descriptor: number) {
     this.#parent = snapshotsDirectory(root);
+    this.#own = `/proc/self/fd/${descriptor}`;
   }
 
   path(id: number): string {
@@ -110,19 +118,25 @@ export class SnapshotDirectories {
     }
   }
 
-  /** Renames a staged directory to `id`. Call it inside the transaction that inserts the row. */
-  place(staged: Staged, id: number, onRollback: OnRollback): void {
-    const path = this.path(id);
+  /**
+   * Renames a staged directory to `id`. Call it inside the transaction that inserts the row.
+   * @param isLeft whether a crash left the directory that has this number already
+   * @throws UnpackError STORE_FAILED if another directory has this number
+   */
+  place(staged: Staged, id: number, isLeft: (path: string) => boolean, onRollback: OnRollback): void {
+    const path = this.#through(String(id));
+    const from = this.#through(basename(staged.path));
     try {
-      renameSync(staged.path, path);
+      renameSync(from, path);
     } catch (error) {
       if (!isOccupied(error)) throw error;
-      // Another maker died between this rename and its commit, so SQLite gave the same number again.
+      // Another maker may have died between this rename and its commit, so SQLite gave the same number again.
+      if (!isLeft(path)) throw occupied(this.path(id), error);
       this.#delete(this.#markGone(String(id)));
-      renameSync(staged.path, path);
+      renameSync(from, path);
     }
     onRollback(() => {
-      if (isSame(fstatSync(staged.handle.fd, BIG), lstatSync(path, BIG))) renameSync(path, staged.path);
+      if (isSame(fstatSync(staged.handle.fd, BIG), lstatSync(path, BIG))) renameSync(path, from);
     });
   }
 
@@ -130,7 +144,7 @@ export class SnapshotDirectories {
   async release(staged: Staged): Promise<void> {
     try {
       const gone = this.#goneName(staged.path);
-      await rename(staged.path, gone);
+      await rename(this.#through(basename(staged.path)), gone);
       this.#delete(gone);
     } catch {
       // it was placed; or the disk has failed, and the caller already has the first error
@@ -139,11 +153,16 @@ export class SnapshotDirectories {
     }
   }
 
-  /** Renames the directory of a removed snapshot to `rm-…` and starts to delete it. Does not wait for the deletion. */
-  async remove(id: number): Promise<void> {
+  /**
+   * Renames the directory of a removed snapshot to `rm-…` and starts to delete it. Does not wait for the deletion. A
+   * directory without the mark of this store stays.
+   */
+  async remove(id: number, identity: string): Promise<void> {
+    const own = this.#through(String(id));
+    if (ownerOf(own) !== identity) return;
     const gone = this.#goneName(String(id));
     // The row is already deleted, so a cleanup of another process may have moved the directory first.
-    const renamed = await rename(this.path(id), gone).then(() => true, undefinedIfVanished);
+    const renamed = await rename(own, gone).then(() => true, undefinedIfVanished);
     if (renamed) this.#delete(gone);
   }
 
@@ -152,22 +171,19 @@ export class SnapshotDirectories {
     await syncDirectory(this.#parent);
   }
 
-  /** The numbers of all `ID` directories. */
-  present(): Set<number> {
-    return new Set(this.#names().filter(isNumber).map(Number));
-  }
-
   /**
-   * Renames every directory without an owner to `rm-…`. Call it with the metadata's write lock held.
-   * @param owned whether the number has a row
+   * Renames every directory that a crash left to `rm-…`. Call it with the metadata's write lock held.
+   * @param isLeft whether a crash left the directory `path` with this number
    * @returns the new paths, and those of earlier `rm-…` directories
    */
-  takeStrays(owned: (id: number) => boolean): string[] {
+  takeStrays(isLeft: (id: number, path: string) => boolean): string[] {
     const strays: string[] = [];
     for (const name of this.#names()) {
-      if (KEEP.has(name) || (isNumber(name) && owned(Number(name)))) continue;
-      if (name.startsWith(GONE)) strays.push(join(this.#parent, name));
-      else strays.push(...this.#markGoneIfAbandoned(name));
+      const path = this.#through(name);
+      if (name.startsWith(GONE)) strays.push(path);
+      else if (name.startsWith(NEW) || (isNumber(name) && isLeft(Number(name), path))) {
+        strays.push(...this.#markGoneIfAbandoned(name));
+      }
     }
     return strays;
   }
@@ -185,18 +201,23 @@ export class SnapshotDirectories {
   }
 
   #names(): string[] {
-    return readdirSync(this.#parent, { withFileTypes: true })
+    return readdirSync(this.#own, { withFileTypes: true })
       .filter((entry) => entry.isDirectory())
       .map((entry) => entry.name);
   }
 
   #goneName(name: string): string {
-    return join(this.#parent, `${GONE}${basename(name)}-${randomBytes(4).toString('hex')}`);
+    return this.#through(`${GONE}${basename(name)}-${randomBytes(4).toString('hex')}`);
+  }
+
+  /** The path of a name in the directory that this process opened. */
+  #through(name: string): string {
+    return `${this.#own}/${name}`;
   }
 
   #markGone(name: string): string {
     const gone = this.#goneName(name);
-    renameSync(join(this.#parent, name), gone);
+    renameSync(this.#through(name), gone);
     return gone;
   }
 
@@ -207,7 +228,7 @@ export class SnapshotDirectories {
   #markGoneIfAbandoned(name: string): string[] {
     let descriptor: number | undefined;
     try {
-      descriptor = openSync(join(this.#parent, name), DIRECTORY);
+      descriptor = openSync(this.#through(name), DIRECTORY);
       return tryLock(descriptor) ? [this.#markGone(name)] : [];
     } catch (error) {
       if (hasVanished(error)) return [];
@@ -245,6 +266,14 @@ function isOccupied(error: unknown): boolean {
 
 function undefinedIfVanished(error: unknown): undefined {
   if (!hasVanished(error)) throw error;
+}
+
+function occupied(path: string, cause: unknown): UnpackError {
+  return new UnpackError(
+    'STORE_FAILED',
+    `${path} belongs to no snapshot in the database, which may be an older copy: stop the workers and run unpackd snapshots recover`,
+    { cause },
+  );
 }
 
 /** The error for a store that was open and whose directory has disappeared. */

@@ -1,7 +1,11 @@
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
-import { Database, type DatabaseFile, type OnRollback } from './database.ts';
-import { createOrCheck, refuseOthers, type Traits, type WantedTraits } from './schema.ts';
+import { admit, databaseIdentity, isUnfinished } from './admission.ts';
+import { Database, type OnRollback } from './database.ts';
+import { metadataFile, OpenedStore, refuseWithoutDatabase, writeStoreRecord } from './identity.ts';
+import { ownerOf } from './records.ts';
+import { refuseOthers, schemaVersion, type Traits, type WantedTraits } from './schema.ts';
 import {
+  type BrokenReason,
   type CommitOptions,
   SnapshotError,
   type SnapshotFilter,
@@ -32,54 +36,106 @@ type Statements = Parameters<Parameters<Database<keyof typeof STATEMENTS>['read'
 
 /**
  * Records which snapshots exist. SnapshotStore is its only user. Each change is one transaction. If directories must
- * change together with a row, the caller passes a function that runs inside the transaction, before the commit.
+ * change together with a row, the caller passes a function that runs inside the transaction, before the commit. Each
+ * transaction first checks that the database and ROOT/snapshots are still those that were opened, and belong together.
  */
 export class Metadata {
   /** The properties that the store was made with. */
   readonly made: Traits;
+  /** The ID of the store, which is in its directories too. */
+  readonly identity: string;
   readonly #database: Database<keyof typeof STATEMENTS>;
+  readonly #opened: OpenedStore;
 
-  private constructor(database: Database<keyof typeof STATEMENTS>, made: Traits) {
+  private constructor(
+    database: Database<keyof typeof STATEMENTS>,
+    opened: OpenedStore,
+    { made, identity }: Pick<Metadata, 'made' | 'identity'>,
+  ) {
     this.#database = database;
+    this.#opened = opened;
     this.made = made;
+    this.identity = identity;
   }
 
   /**
    * @param traits for a new store. An existing store must have this type, and this ownership if it is given and the store
    *   is not empty.
-   * @throws UnpackError STORE_FAILED if the file is not a store, has other traits or another schema version
+   * @param pathOf the directory of the snapshot with this number
+   * @throws UnpackError STORE_FAILED if the file is not a store, has other traits, a newer schema version, or does not
+   *   belong to ROOT/snapshots
    */
-  static async open(location: DatabaseFile, traits: WantedTraits): Promise<Metadata> {
-    const { path } = location;
-    let made: Traits | undefined;
-    const database = await Database.open(location, {
-      accept: (file) => refuseOthers(file, path),
-      prepare: (file) => {
-        made = createOrCheck(file, path, traits);
+  static async open(
+    opened: OpenedStore,
+    lockTimeout: number,
+    traits: WantedTraits,
+    pathOf: (id: number) => string,
+  ): Promise<Metadata> {
+    const path = metadataFile(opened.root);
+    let admitted: ReturnType<typeof admit> | undefined;
+    const database = await Database.open(
+      { path, lockTimeout },
+      {
+        accept: (file) => {
+          opened.bind();
+          refuseOthers(file, path);
+          if (schemaVersion(file, path) === 0) refuseWithoutDatabase(opened.root);
+        },
+        prepare: (file) => {
+          opened.check();
+          admitted = admit(file, opened, traits, pathOf);
+        },
+        statements: STATEMENTS,
       },
-      statements: STATEMENTS,
+    );
+    if (admitted === undefined) throw new Error('a database was opened without being prepared');
+    const { made, identity } = admitted;
+    opened.expect(identity);
+    const metadata = new Metadata(database, opened, admitted);
+    try {
+      await metadata.#write(({ identity: count }) => {
+        const openings = number(count.get()?.openings);
+        writeStoreRecord(opened.root, { identity, openings, ...made });
+      });
+    } catch (error) {
+      database.close();
+      throw error;
+    }
+    return metadata;
+  }
+
+  #read<T>(body: (statements: Statements) => T): Promise<T> {
+    return this.#database.read((statements) => {
+      this.#opened.check();
+      return body(statements);
     });
-    if (made === undefined) throw new Error('a database was opened without being prepared');
-    return new Metadata(database, made);
+  }
+
+  #write<T>(body: (statements: Statements, onRollback: OnRollback) => T): Promise<T> {
+    return this.#database.write((statements, onRollback) => {
+      this.#opened.check();
+      if (statements.identity.get()?.identity !== this.identity) throw this.#opened.replacedDatabase();
+      return body(statements, onRollback);
+    });
   }
 
   /** @throws NotFound */
   stat(key: string): Promise<Entry> {
-    return this.#database.read((statements) => find(statements, key));
+    return this.#read((statements) => find(statements, key));
   }
 
   has(name: string): Promise<boolean> {
-    return this.#database.read((statements) => statements.committed.get(name) !== undefined);
+    return this.#read((statements) => statements.committed.get(name) !== undefined);
   }
 
   /** The keys of active snapshots and views that begin with `prefix`. @param prefix ASCII, not empty */
   keys(prefix: string): Promise<string[]> {
-    return this.#database.read((statements) => keysIn(statements.keys, prefix));
+    return this.#read((statements) => keysIn(statements.keys, prefix));
   }
 
   /** @throws NotFound */
   chain(key: string): Promise<Chain> {
-    return this.#database.read((statements) => chainOf(statements, key));
+    return this.#read((statements) => chainOf(statements, key));
   }
 
   walk(filter: SnapshotFilter): Promise<SnapshotInfo[]> {
@@ -89,12 +145,12 @@ export class Metadata {
       kind: filter.kind ?? null,
       labels: JSON.stringify(filter.labels ?? {}),
     };
-    return this.#database.read((statements) => statements.walk.all(parameters).map((row) => entry(row).info));
+    return this.#read((statements) => statements.walk.all(parameters).map((row) => entry(row).info));
   }
 
   /** Throws if `create` would be refused now; writes nothing. @returns the parent @throws as `create` */
   check(snapshot: NewSnapshot): Promise<Entry | undefined> {
-    return this.#database.read((statements) => checkNew(statements, snapshot));
+    return this.#read((statements) => checkNew(statements, snapshot));
   }
 
   /**
@@ -106,7 +162,7 @@ export class Metadata {
     snapshot: NewSnapshot,
     place: (id: number, parentId: number | undefined, onRollback: OnRollback) => void,
   ): Promise<Chain> {
-    return this.#database.write((statements, onRollback) => {
+    return this.#write((statements, onRollback) => {
       const parent = checkNew(statements, snapshot);
       const { lastInsertRowid } = statements.insert.run({
         key: snapshot.key,
@@ -121,21 +177,27 @@ export class Metadata {
   }
 
   /**
-   * Makes the active snapshot `key` the committed snapshot `name`.
+   * Makes the active snapshot `key` the committed snapshot `name`. If a broken snapshot has that name, its children stand on
+   * the new one, and its row is deleted.
+   * @param recorded the number of the snapshot that the caller has recorded as committed in its directory
    * @param rebase called if the commit gives the snapshot a parent
-   * @returns its number
+   * @returns the number of the broken snapshot that was replaced
    * @throws AlreadyExists, NotFound, InvalidArgument
    */
   commit(
     name: string,
     key: string,
     options: CommitOptions,
+    recorded: number,
     rebase: (id: number, parentId: number) => void,
-  ): Promise<number> {
-    return this.#database.write((statements) => {
+  ): Promise<number | undefined> {
+    return this.#write((statements) => {
       refuseEmpty(name, 'name');
-      if (statements.byKey.get({ key: name }) !== undefined) throw taken(name);
+      const there = statements.byKey.get({ key: name });
+      const replaced = there === undefined ? undefined : entry(there);
+      if (replaced !== undefined && replaced.info.broken === undefined) throw taken(name);
       const { id, info, parentId } = find(statements, key);
+      if (id !== recorded) throw new SnapshotError('NotFound', `snapshot ${key} was replaced during its commit`);
       if (info.kind !== 'active') {
         throw new SnapshotError(
           'InvalidArgument',
@@ -154,15 +216,20 @@ export class Metadata {
         parent = findParent(statements, parentName).id;
         rebase(id, parent);
       }
+      if (replaced !== undefined) {
+        statements.adoptChildren.run({ id, broken: replaced.id });
+        statements.remove.run({ id: replaced.id });
+      }
       const labels = JSON.stringify(options.labels ?? {});
       statements.commit.run({ id, name, parent: parent ?? null, labels, now: Date.now() });
-      return id;
+      if (replaced !== undefined) statements.spreadBroken.run();
+      return replaced?.id;
     });
   }
 
   /** Deletes the row of a snapshot. @returns its number @throws NotFound, FailedPrecondition (it has children) */
   remove(key: string): Promise<number> {
-    return this.#database.write((statements) => {
+    return this.#write((statements) => {
       const { id } = find(statements, key);
       const children = number(statements.children.get({ id })?.count);
       if (children > 0) {
@@ -176,7 +243,7 @@ export class Metadata {
 
   /** @throws NotFound, InvalidArgument (a field that is not a label) */
   update(key: string, labels: Labels, fields: readonly string[]): Promise<SnapshotInfo> {
-    return this.#database.write((statements) => {
+    return this.#write((statements) => {
       const { id, info } = find(statements, key);
       const updated = { ...info, labels: mergeLabels(info, labels, fields), updated: new Date() };
       statements.relabel.run({ id, labels: JSON.stringify(updated.labels), now: updated.updated.getTime() });
@@ -187,19 +254,37 @@ export class Metadata {
   /** Stores the usage of a committed snapshot. @returns whether the snapshot still exists */
   recordUsage(id: number, usage: Usage): Promise<boolean> {
     const { bytes, inodes } = usage;
-    return this.#database.write((statements) => Number(statements.recordUsage.run({ id, bytes, inodes }).changes) > 0);
+    return this.#write((statements) => Number(statements.recordUsage.run({ id, bytes, inodes }).changes) > 0);
   }
 
-  /** Calls `body` with the kinds of all snapshots, while no process can add or remove one. */
-  exclusively<T>(body: (kinds: ReadonlyMap<number, SnapshotKind>, forget: (id: number) => void) => T): Promise<T> {
-    return this.#database.write((statements) => {
-      const kinds = new Map(statements.ids.all().map((row) => [number(row.id), kind(row.kind)]));
-      return body(kinds, (id) => statements.remove.run({ id }));
+  /** Marks a snapshot as broken, and all that stand on it. */
+  markBroken(id: number, broken: Exclude<BrokenReason, 'parent'>): Promise<void> {
+    return this.#write((statements) => {
+      statements.setBroken.run({ id, broken });
+      statements.spreadBroken.run();
     });
   }
 
+  /**
+   * Calls `body` with the kinds of all snapshots, while no process can add or remove one.
+   * @param body gets a function too that tells whether a crash left the directory `path` with this number
+   */
+  exclusively<T>(
+    body: (kinds: ReadonlyMap<number, SnapshotKind>, isLeft: (id: number, path: string) => boolean) => T,
+  ): Promise<T> {
+    return this.#write((statements) => {
+      const kinds = new Map(statements.rows.all().map((row) => [number(row.id), kind(row.kind)]));
+      const last = number(statements.last.get()?.seq ?? 0);
+      const isLeft = (id: number, path: string) =>
+        !kinds.has(id) && (id <= last ? ownerOf(path) === this.identity : isUnfinished(path, this.identity));
+      return body(kinds, isLeft);
+    });
+  }
+
+  /** Closes the database and the opened store. */
   close(): void {
     this.#database.close();
+    this.#opened.close();
   }
 }
 
@@ -211,6 +296,7 @@ function find(statements: Statements, key: string): Entry {
 
 function findParent(statements: Statements, name: string): Entry {
   const parent = find(statements, name);
+  if (parent.info.broken !== undefined) throw new SnapshotError('NotFound', `snapshot ${name} is broken`);
   if (parent.info.kind === 'committed') return parent;
   throw new SnapshotError('InvalidArgument', `snapshot ${name} can't be a parent: it is ${aKind(parent.info.kind)}`);
 }
@@ -274,26 +360,34 @@ function aKind(kind: SnapshotKind): string {
  */
 export class NameReader {
   readonly #file: DatabaseSync;
+  readonly #opened: OpenedStore;
   readonly #committed: StatementSync;
   readonly #keys: StatementSync;
 
-  /** @throws Error of SQLite, as all methods here */
-  constructor(path: string) {
+  /** @throws Error of SQLite, UnpackError STORE_FAILED; so do all methods here */
+  constructor(root: string) {
     // no waiting: a reader only finds the file locked while another process recovers it after a crash
-    this.#file = new DatabaseSync(path, { readOnly: true, timeout: 0 });
+    this.#file = new DatabaseSync(metadataFile(root), { readOnly: true, timeout: 0 });
+    this.#opened = new OpenedStore(root);
+    this.#opened.bind();
+    this.#opened.expect(databaseIdentity(this.#file).identity);
     this.#committed = this.#file.prepare(STATEMENTS.committed);
     this.#keys = this.#file.prepare(STATEMENTS.keys);
   }
 
   has(name: string): boolean {
+    this.#opened.check();
     return this.#committed.get(name) !== undefined;
   }
 
   keys(prefix: string): string[] {
+    this.#opened.check();
     return keysIn(this.#keys, prefix);
   }
 
   close(): void {
-    if (this.#file.isOpen) this.#file.close();
+    if (!this.#file.isOpen) return;
+    this.#file.close();
+    this.#opened.close();
   }
 }

@@ -1,15 +1,26 @@
+import { existsSync, statSync } from 'node:fs';
 import { access, mkdir } from 'node:fs/promises';
-import { dirname, join, resolve } from 'node:path';
+import { dirname, resolve } from 'node:path';
 import { toUnpackError, UnpackError } from '../errors.ts';
 import { fileSystemFacts, overlayKnowsIndex } from '../system/filesystem.ts';
 import { privileges } from '../system/privileges.ts';
+import { databaseIdentity } from './admission.ts';
 import { requireExactCopier } from './copy-tree.ts';
 import { LOCK_TIMEOUT } from './database.ts';
 import { SnapshotDirectories, snapshotsDirectory, storeGone } from './directories.ts';
+import {
+  metadataFile,
+  numberedDirectories,
+  OpenedStore,
+  readStoreRecord,
+  refuseWithoutDatabase,
+  requireSameStore,
+} from './identity.ts';
 import { type Layout, nativeLayout, overlayLayout } from './layout.ts';
 import { Metadata } from './metadata.ts';
+import { openReadOnly } from './read-only.ts';
 import { keepReserve, spendReserve } from './reserve.ts';
-import type { Traits } from './schema.ts';
+import { IDENTITY_VERSION, refuseOthers, schemaVersion, type Traits } from './schema.ts';
 import type { OverlayXattrs, Ownership, Snapshotter } from './snapshotter.ts';
 import { CLOSE_LIMIT, SnapshotStore } from './store.ts';
 
@@ -28,9 +39,6 @@ export interface StoreOptions {
   readonly lockTimeout?: number;
 }
 
-/** The database file of the store at `root`. */
-export const metadataFile = (root: string): string => join(root, 'metadata.db');
-
 /**
  * Opens the snapshot store at `root`, or makes one. Any number of processes and threads may have it open.
  * @throws UnpackError STORE_FAILED if the directory cannot be used, or holds other data or the other type of store, or if
@@ -44,9 +52,8 @@ export async function openSnapshotter(options: StoreOptions): Promise<Snapshotte
     throw refused(root, `its name has ${JSON.stringify(separator[0])}, which no mount option can hold`);
   if (options.ownership === 'keep') requireOwners();
   if (options.again === true) await access(metadataFile(root)).catch((error: unknown) => throwGone(root, error));
-  // 0700: other users must not reach the files of an image, such as set-user-ID programs
-  await makeDirectories(snapshotsDirectory(root)).catch((error: unknown) => {
-    throw refused(root, reason(error), error);
+  await makePlace(root).catch((error: unknown) => {
+    throw error instanceof UnpackError ? error : refused(root, reason(error), error);
   });
   const store = await openIn(root, options).catch(async (error: unknown) => {
     if (toUnpackError(error).code !== 'STORE_FULL' || !(await spendReserve(root))) throw error;
@@ -56,20 +63,66 @@ export async function openSnapshotter(options: StoreOptions): Promise<Snapshotte
   return store;
 }
 
+/**
+ * Makes the directories of a new store. For an existing one, checks that the database and ROOT/snapshots belong together,
+ * before anything is written there. An existing store without its ROOT/snapshots does not get a new one.
+ * @throws UnpackError STORE_FAILED if they do not; system errors
+ */
+async function makePlace(root: string): Promise<void> {
+  const path = metadataFile(root);
+  // The directories are listed first: another process that makes this store adds a snapshot after the database.
+  const numbers = numberedDirectories(root);
+  if ((statSync(path, { throwIfNoEntry: false })?.size ?? 0) === 0) {
+    if (numbers.length > 0) refuseWithoutDatabase(root);
+    // 0700: other users must not reach the files of an image, such as set-user-ID programs
+    return makeDirectories(snapshotsDirectory(root));
+  }
+  if (!(await fitsDirectories(root))) await makeDirectories(snapshotsDirectory(root));
+}
+
+/**
+ * @returns whether the database is one of a store; `false`: it is damaged, new or of another program, which openIn reports
+ * @throws UnpackError STORE_FAILED if ROOT/snapshots is missing, or does not belong to the database
+ */
+async function fitsDirectories(root: string): Promise<boolean> {
+  const path = metadataFile(root);
+  const database = await openReadOnly(path).catch(() => undefined);
+  if (database === undefined) return false;
+  try {
+    const { file } = database;
+    refuseOthers(file, path);
+    const version = schemaVersion(file, path);
+    if (version === 0) return false;
+    if (!existsSync(snapshotsDirectory(root))) throw storeGone(snapshotsDirectory(root), undefined);
+    // The file is read first, because another process that opens the store counts in the database first.
+    const record = readStoreRecord(root);
+    if (version >= IDENTITY_VERSION) requireSameStore(root, databaseIdentity(file), record);
+    return true;
+  } catch (error) {
+    if (error instanceof UnpackError) throw error;
+    return false;
+  } finally {
+    database.file.close();
+    database.dispose();
+  }
+}
+
 async function openIn(root: string, options: StoreOptions): Promise<Snapshotter> {
-  const directories = new SnapshotDirectories(root);
+  const opened = new OpenedStore(root);
+  const directories = new SnapshotDirectories(root, opened.descriptor);
   let metadata: Metadata | undefined;
   try {
     const { type, ownership } = options;
     const overlayXattrs = await (type === 'overlay' ? requireOverlay(root, directories) : requireNative());
-    const location = { path: metadataFile(root), lockTimeout: options.lockTimeout ?? LOCK_TIMEOUT };
-    metadata = await Metadata.open(location, { type, ownership, overlayXattrs });
+    const lockTimeout = options.lockTimeout ?? LOCK_TIMEOUT;
+    const wanted = { type, ownership, overlayXattrs };
+    metadata = await Metadata.open(opened, lockTimeout, wanted, (id) => directories.path(id));
     const layout = await layoutOf(metadata.made);
-    await forgetLost(metadata, directories, root);
     return new SnapshotStore(root, layout, metadata, directories);
   } catch (error) {
     await directories.close(CLOSE_LIMIT);
-    metadata?.close();
+    if (metadata === undefined) opened.close();
+    else metadata.close();
     throw error instanceof UnpackError ? error : refused(root, reason(error), error);
   }
 }
@@ -139,28 +192,6 @@ async function requireOverlay(root: string, directories: SnapshotDirectories): P
 async function layoutOf({ type, overlayXattrs }: Traits): Promise<Layout> {
   if (type === 'native') return nativeLayout;
   return overlayLayout({ overlayXattrs, index: await overlayKnowsIndex() });
-}
-
-/**
- * Deletes rows whose directory is missing. A loss of power can lose the directory of an active snapshot, because its name is
- * flushed only at the commit. Such a snapshot holds no finished layer. If the directory of a committed snapshot is
- * missing, something else is wrong, and deleting rows could lose every image.
- * @throws UnpackError STORE_FAILED if a committed snapshot has no directory
- */
-async function forgetLost(metadata: Metadata, directories: SnapshotDirectories, root: string): Promise<void> {
-  await metadata.exclusively((kinds, forget) => {
-    const present = directories.present();
-    const lost = [...kinds].filter(([id]) => !present.has(id));
-    const committed = lost.find(([, kind]) => kind === 'committed');
-    if (committed !== undefined) {
-      const path = directories.path(committed[0]);
-      throw refused(
-        root,
-        `${path} is missing, the directory of a committed snapshot: is a disk not mounted? Otherwise remove the store and unpack anew`,
-      );
-    }
-    for (const [id] of lost) forget(id);
-  });
 }
 
 function refused(root: string, why: string, cause?: unknown): UnpackError {

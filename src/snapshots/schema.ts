@@ -5,15 +5,20 @@ import { number, text } from './statements.ts';
 
 /** In the header of the database file, to recognise a store: the bytes "unpk". */
 export const APPLICATION_ID = 0x756e706b;
-/** To be raised with a change that an older unpackd cannot read. */
-export const SCHEMA_VERSION = 2;
+/** Version of the schema that the first of STEPS makes. Stores of earlier versions were never released. */
+const FIRST_VERSION = 2;
 
 /**
+ * The steps from each version of the schema to the next. A new store takes all of them, and a store of an older version the
+ * ones that it lacks, in the same transaction. To change the schema, append a step.
+ *
  * AUTOINCREMENT never gives the number of a removed snapshot again, so directory names are unique. Times are milliseconds
  * since 1970. Labels are a JSON object of strings. `bytes` and `inodes` are NULL until the usage of a committed snapshot is
  * measured.
  */
-export const SCHEMA = `
+export const STEPS: readonly string[] = [
+  // version 2
+  `
   CREATE TABLE store (
     type           TEXT NOT NULL CHECK (type IN ('overlay', 'native')),
     ownership      TEXT NOT NULL CHECK (ownership IN ('keep', 'squash')),
@@ -31,7 +36,19 @@ export const SCHEMA = `
     inodes  INTEGER
   ) STRICT;
   CREATE INDEX snapshots_parent ON snapshots (parent) WHERE parent IS NOT NULL;
-`;
+`,
+  // version 3: `identity` as in snapshots/store.json; `openings` counts how many times the store was opened for changes;
+  // `broken` says why a snapshot cannot be used: its directory is gone or foreign, or a snapshot below it is broken
+  `
+  ALTER TABLE store ADD COLUMN identity TEXT NOT NULL DEFAULT '';
+  ALTER TABLE store ADD COLUMN openings INTEGER NOT NULL DEFAULT 0;
+  ALTER TABLE snapshots ADD COLUMN broken TEXT CHECK (broken IN ('gone', 'foreign', 'parent'));
+`,
+];
+
+/** The first version with an identity. */
+export const IDENTITY_VERSION = 3;
+export const SCHEMA_VERSION = FIRST_VERSION + STEPS.length - 1;
 
 /** Properties that all snapshots of a store share. They are recorded when the store is made. */
 export interface Traits {
@@ -54,29 +71,42 @@ export function refuseOthers(file: DatabaseSync, path: string): void {
   );
 }
 
-/**
- * Makes the tables of a new store, or checks those of an existing one.
- * @returns the properties that the store was made with
- * @throws UnpackError STORE_FAILED if they do not match, or if the schema has another version
- */
-export function createOrCheck(file: DatabaseSync, path: string, wanted: WantedTraits): Traits {
+/** The version of the schema; 0 for a new file. @throws UnpackError STORE_FAILED if this unpackd cannot use it */
+export function schemaVersion(file: DatabaseSync, path: string): number {
   const version = number(file.prepare('PRAGMA user_version').get()?.user_version);
-  if (version === 0) {
-    file.exec(SCHEMA);
-    file.exec(`PRAGMA application_id = ${APPLICATION_ID}; PRAGMA user_version = ${SCHEMA_VERSION};`);
-    return record(file, wanted);
-  }
-  if (version !== SCHEMA_VERSION) {
-    const which = `${path} has version ${version} of the schema and this unpackd knows ${SCHEMA_VERSION}`;
-    throw new UnpackError('STORE_FAILED', `${which}: use the unpackd that made it, or another directory`);
-  }
+  if (version === 0 || (version >= FIRST_VERSION && version <= SCHEMA_VERSION)) return version;
+  const which = `${path} has version ${version} of the schema and this unpackd knows ${SCHEMA_VERSION}`;
+  throw new UnpackError('STORE_FAILED', `${which}: use the unpackd that made it, or another directory`);
+}
+
+/** Takes the steps from `version` to the newest one. Call it inside a transaction. */
+export function upgradeSchema(file: DatabaseSync, version: number): void {
+  const taken = version === 0 ? 0 : version - FIRST_VERSION + 1;
+  for (const step of STEPS.slice(taken)) file.exec(step);
+  file.exec(`PRAGMA application_id = ${APPLICATION_ID}; PRAGMA user_version = ${SCHEMA_VERSION};`);
+}
+
+/** Records the traits of a new store. @returns the traits */
+export function recordTraits(file: DatabaseSync, { type, ownership = 'keep', overlayXattrs }: WantedTraits): Traits {
+  const made: Traits = { type, ownership, overlayXattrs };
+  const set = 'UPDATE store SET type = :type, ownership = :ownership, overlay_xattrs = :overlayXattrs';
+  const insert = 'INSERT INTO store (type, ownership, overlay_xattrs) VALUES (:type, :ownership, :overlayXattrs)';
+  if (file.prepare(set).run({ ...made }).changes === 0) file.prepare(insert).run({ ...made });
+  return made;
+}
+
+/**
+ * Checks that an existing store has the properties that the caller asks for. An empty store takes another ownership.
+ * @returns the properties of the store
+ * @throws UnpackError STORE_FAILED if they do not match
+ */
+export function checkTraits(file: DatabaseSync, path: string, wanted: WantedTraits): Traits {
   const made = traits(file.prepare('SELECT type, ownership, overlay_xattrs FROM store').get() ?? {});
-  if (made.type !== wanted.type) {
-    const which = `the store of ${path} was made as ${made.type} and can't be used as ${wanted.type}`;
-    throw new UnpackError('STORE_FAILED', `${which}: set the snapshotter to ${made.type}, or choose another directory`);
-  }
+  requireType(made, path, wanted.type);
   if (wanted.ownership === undefined || wanted.ownership === made.ownership) return made;
-  if (number(file.prepare('SELECT COUNT(*) AS count FROM snapshots').get()?.count) === 0) return record(file, wanted);
+  if (number(file.prepare('SELECT COUNT(*) AS count FROM snapshots').get()?.count) === 0) {
+    return recordTraits(file, wanted);
+  }
   // a chain ID does not tell whether the files of a layer have their owners, so a store cannot mix both
   const holds = made.ownership === 'keep' ? 'with their owners' : 'whose files all belong to one user';
   throw new UnpackError(
@@ -85,11 +115,11 @@ export function createOrCheck(file: DatabaseSync, path: string, wanted: WantedTr
   );
 }
 
-function record(file: DatabaseSync, { type, ownership = 'keep', overlayXattrs }: WantedTraits): Traits {
-  file.exec('DELETE FROM store');
-  const insert = file.prepare('INSERT INTO store (type, ownership, overlay_xattrs) VALUES (?, ?, ?)');
-  insert.run(type, ownership, overlayXattrs);
-  return { type, ownership, overlayXattrs };
+/** @throws UnpackError STORE_FAILED if the store was made as the other type */
+export function requireType(made: Traits, path: string, type: Snapshotter['type']): void {
+  if (made.type === type) return;
+  const which = `the store of ${path} was made as ${made.type} and can't be used as ${type}`;
+  throw new UnpackError('STORE_FAILED', `${which}: set the snapshotter to ${made.type}, or choose another directory`);
 }
 
 export function traits(row: Record<string, SQLOutputValue>): Traits {

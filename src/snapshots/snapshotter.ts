@@ -76,7 +76,15 @@ export interface SnapshotInfo {
   readonly labels: Readonly<Record<string, string>>;
   readonly created: Date;
   readonly updated: Date;
+  /** Why it cannot be used. Absent if it can. */
+  readonly broken?: BrokenReason;
 }
+
+/**
+ * `gone`: its directory is missing. `foreign`: the directory of its number is not its own. `parent`: a snapshot below it is
+ * broken. `has` does not see a broken snapshot, and `commit` replaces it.
+ */
+export type BrokenReason = 'gone' | 'foreign' | 'parent';
 
 export interface SnapshotOptions {
   readonly labels?: Readonly<Record<string, string>>;

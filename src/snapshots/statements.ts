@@ -1,9 +1,9 @@
 import type { SQLOutputValue, StatementSync } from 'node:sqlite';
-import type { SnapshotInfo, SnapshotKind, Usage } from './snapshotter.ts';
+import type { BrokenReason, SnapshotInfo, SnapshotKind, Usage } from './snapshotter.ts';
 
 const COLUMNS = `
   snapshots.id, snapshots.key, snapshots.kind, snapshots.labels, snapshots.created, snapshots.updated,
-  snapshots.bytes, snapshots.inodes, snapshots.parent AS parent_id, COALESCE(parent.key, '') AS parent
+  snapshots.bytes, snapshots.inodes, snapshots.broken, snapshots.parent AS parent_id, COALESCE(parent.key, '') AS parent
 `;
 
 /** All SQL statements of the store. Metadata prepares each of them once. */
@@ -13,7 +13,7 @@ export const STATEMENTS = {
     FROM snapshots LEFT JOIN snapshots AS parent ON parent.id = snapshots.parent
     WHERE snapshots.key = :key`,
 
-  committed: `SELECT 1 FROM snapshots WHERE key = ? AND kind = 'committed'`,
+  committed: `SELECT 1 FROM snapshots WHERE key = ? AND kind = 'committed' AND broken IS NULL`,
 
   /** A range of the index on `key`, so the time does not grow with the store. */
   keys: `SELECT key FROM snapshots WHERE key >= ? AND key < ? AND kind <> 'committed' ORDER BY key`,
@@ -43,7 +43,28 @@ export const STATEMENTS = {
 
   children: 'SELECT COUNT(*) AS count FROM snapshots WHERE parent = :id',
 
-  ids: 'SELECT id, kind FROM snapshots ORDER BY id',
+  rows: 'SELECT id, key, kind, broken FROM snapshots ORDER BY id',
+
+  /** The highest number that a snapshot ever had. */
+  last: `SELECT seq FROM sqlite_sequence WHERE name = 'snapshots'`,
+
+  identity: 'SELECT identity, openings FROM store',
+
+  setBroken: 'UPDATE snapshots SET broken = :broken WHERE id = :id',
+
+  /** Marks what stands on a broken snapshot, and clears the mark of what does not any more. */
+  spreadBroken: `
+    WITH RECURSIVE above (id) AS (
+      SELECT child.id FROM snapshots AS child JOIN snapshots AS below ON below.id = child.parent
+      WHERE below.broken IN ('gone', 'foreign')
+      UNION
+      SELECT child.id FROM snapshots AS child JOIN above ON above.id = child.parent
+    )
+    UPDATE snapshots SET broken = CASE WHEN id IN (SELECT id FROM above) THEN 'parent' END
+    WHERE broken IS NOT 'gone' AND broken IS NOT 'foreign'
+      AND (broken IS NOT NULL OR id IN (SELECT id FROM above))`,
+
+  adoptChildren: 'UPDATE snapshots SET parent = :id WHERE parent = :broken',
 
   insert: `
     INSERT INTO snapshots (key, kind, parent, labels, created, updated)
@@ -83,6 +104,7 @@ export function entry(row: Record<string, SQLOutputValue>): Entry {
       labels: JSON.parse(text(row.labels)) as Record<string, string>,
       created: new Date(number(row.created)),
       updated: new Date(number(row.updated)),
+      ...(row.broken === null ? {} : { broken: brokenReason(row.broken) }),
     },
     parentId: row.parent_id === null ? undefined : number(row.parent_id),
     usage,
@@ -111,4 +133,10 @@ export function kind(value: SQLOutputValue | undefined): SnapshotKind {
   const word = text(value);
   if (word === 'active' || word === 'view' || word === 'committed') return word;
   throw new TypeError(`the store's database holds a snapshot of the unknown kind ${word}`);
+}
+
+export function brokenReason(value: SQLOutputValue | undefined): BrokenReason {
+  const word = text(value);
+  if (word === 'gone' || word === 'foreign' || word === 'parent') return word;
+  throw new TypeError(`the store's database holds a snapshot that is broken for the unknown reason ${word}`);
 }

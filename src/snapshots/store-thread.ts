@@ -2,7 +2,7 @@ import { extname, join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { UnpackError } from '../errors.ts';
 import { NameReader } from './metadata.ts';
-import { metadataFile, type StoreOptions } from './open.ts';
+import type { StoreOptions } from './open.ts';
 import type { SnapshotInfo, Snapshotter } from './snapshotter.ts';
 import { CLOSE_LIMIT } from './store.ts';
 import {
@@ -145,7 +145,7 @@ class StoreOnThread implements Snapshotter {
 /** `undefined` if the file cannot be read here; then the thread answers all calls. */
 function namesOf(root: string): NameReader | undefined {
   try {
-    return new NameReader(metadataFile(root));
+    return new NameReader(root);
   } catch {
     return undefined;
   }

@@ -1,9 +1,11 @@
 import { lchownSync, lstatSync } from 'node:fs';
 import { toUnpackError, UnpackError } from '../errors.ts';
 import { emptyTree, removeTree } from '../system/remove-tree.ts';
+import { brokenState, isUnfinished } from './admission.ts';
 import type { SnapshotDirectories, Staged } from './directories.ts';
 import type { Layout } from './layout.ts';
 import type { Metadata, NewSnapshot } from './metadata.ts';
+import { markNew, removeRecord, type SnapshotRecord, writeRecord } from './records.ts';
 import { keepReserve, spendReserve } from './reserve.ts';
 import {
   type CommitOptions,
@@ -17,7 +19,8 @@ import {
   type Snapshotter,
   type Usage,
 } from './snapshotter.ts';
-import { measureTree, syncDirectory, syncDirectoryNow } from './tree.ts';
+import type { Entry } from './statements.ts';
+import { measureTree, settle, syncDirectory, syncDirectoryNow } from './tree.ts';
 
 /** How long `close` waits for deletions, in milliseconds. The next cleanup deletes the rest. */
 export const CLOSE_LIMIT = 30_000;
@@ -27,7 +30,7 @@ export const CLOSE_LIMIT = 30_000;
  * between two steps leaves at most a directory without a row:
  *
  *     new snapshot   fill new-…, flush its names → [ insert the row, rename to ID ]
- *     commit         flush the names of ROOT/snapshots → [ update the row ] → delete ID/work
+ *     commit         write committed.json, flush it and the names of ROOT/snapshots → [ update the row ] → delete ID/work
  *     remove         [ delete the row ] → rename to rm-… → delete, in the background
  *
  * `[ ]` is one transaction.
@@ -88,30 +91,45 @@ export class SnapshotStore implements Snapshotter {
 
   commit(name: string, key: string, options: CommitOptions = {}): Promise<void> {
     return this.#run(async () => {
-      // A committed snapshot must keep its directory after a loss of power. The writer of the files flushes their content
-      // if UNPACK_DURABLE asks for it.
-      await this.#directories.syncNames();
-      const committed = await this.#metadata.commit(name, key, options, (id, parentId) => {
-        if (!this.rebase) {
-          throw new SnapshotError('InvalidArgument', `a ${this.type} store can't give ${key} a parent at its commit`);
-        }
-        // the writer of the layer has already flushed the tree, so this change needs a flush of its own
-        const tree = this.#directories.tree(id);
-        if (this.#takeOwner(tree, parentId)) syncDirectoryNow(tree);
-      });
-      await removeTree(this.#directories.work(committed)).catch(() => {}); // the next cleanup tries again
+      const { id, info } = await this.#metadata.stat(key);
+      // A committed snapshot must keep its directory and its record after a loss of power. The writer of the files flushes
+      // their content if UNPACK_DURABLE asks for it.
+      if (info.kind === 'active')
+        await this.#recordCommit(id, name, options.parent ?? info.parent, options.labels ?? {});
+      try {
+        const replaced = await this.#metadata.commit(name, key, options, id, (id, parentId) => {
+          if (!this.rebase) {
+            throw new SnapshotError('InvalidArgument', `a ${this.type} store can't give ${key} a parent at its commit`);
+          }
+          // the writer of the layer has already flushed the tree, so this change needs a flush of its own
+          const tree = this.#directories.tree(id);
+          if (this.#takeOwner(tree, parentId)) syncDirectoryNow(tree);
+        });
+        if (replaced !== undefined) await this.#directories.remove(replaced, this.#metadata.identity);
+      } catch (error) {
+        await this.#forgetCommit(id).catch(() => {});
+        throw error;
+      }
+      // if this fails, the next cleanup tries again
+      await removeTree(this.#directories.work(id)).catch(() => {});
+      await removeRecord(this.#directories.path(id), 'active').catch(() => {});
     });
   }
 
   remove(key: string): Promise<void> {
     return this.#run(async () => {
       const id = await this.#metadata.remove(key).catch((error: unknown) => this.#removeOnFullDisk(key, error));
-      await this.#directories.remove(id);
+      await this.#directories.remove(id, this.#metadata.identity);
     });
   }
 
   update(info: Pick<SnapshotInfo, 'name' | 'labels'>, fields: readonly string[] = []): Promise<SnapshotInfo> {
-    return this.#run(() => this.#metadata.update(info.name, info.labels, fields));
+    return this.#run(async () => {
+      const updated = await this.#metadata.update(info.name, info.labels, fields);
+      const { id } = await this.#metadata.stat(info.name);
+      await writeRecord(this.#directories.path(id), recordOf(updated), updated.kind === 'committed');
+      return updated;
+    });
   }
 
   usage(key: string): Promise<Usage> {
@@ -137,8 +155,8 @@ export class SnapshotStore implements Snapshotter {
   cleanup(): Promise<number> {
     return this.#run(async () => {
       await this.#directories.settled();
-      const { strays, committed } = await this.#metadata.exclusively((kinds) => ({
-        strays: this.#directories.takeStrays((id) => kinds.has(id)),
+      const { strays, committed } = await this.#metadata.exclusively((kinds, isLeft) => ({
+        strays: this.#directories.takeStrays(isLeft),
         committed: [...kinds].filter(([, kind]) => kind === 'committed').map(([id]) => id),
       }));
       const failures: unknown[] = [];
@@ -182,19 +200,52 @@ export class SnapshotStore implements Snapshotter {
     const snapshot = { key, kind, parent, labels: options.labels ?? {} };
     // Checked twice: now, so that a call that must fail makes nothing, and again inside the transaction.
     const expected = await this.#metadata.check(snapshot);
+    if (expected !== undefined) await this.#requireWhole(expected);
     const staged = await this.#directories.stage();
     try {
       await this.#fill(staged, snapshot, expected?.id);
+      await markNew(staged.path, this.#metadata.identity, {
+        kind,
+        name: key,
+        parent,
+        labels: snapshot.labels,
+        created: Date.now(),
+      });
       await syncDirectory(staged.path);
       const chain = await this.#metadata.create(snapshot, (id, parentId, onRollback) => {
         if (parentId !== expected?.id) throw parentGone(parent);
         if (parentId !== undefined) this.#takeOwner(`${staged.path}/fs`, parentId);
-        this.#directories.place(staged, id, onRollback);
+        this.#directories.place(staged, id, (path) => isUnfinished(path, this.#metadata.identity), onRollback);
       });
       return this.#layout.mounts(chain, this.#directories);
     } finally {
       await this.#directories.release(staged);
     }
+  }
+
+  /**
+   * Marks a parent as broken if its directory is not there any more, or not its own.
+   * @throws NotFound if so: then the caller makes the parent again
+   */
+  async #requireWhole({ id, info }: Entry): Promise<void> {
+    const broken = brokenState(this.#directories.path(id), this.#metadata.identity, info.kind, info.name);
+    if (broken === undefined) return;
+    await this.#metadata.markBroken(id, broken);
+    throw new SnapshotError(
+      'NotFound',
+      `snapshot ${info.name} is broken: its directory ${this.#directories.path(id)} is ${broken}`,
+    );
+  }
+
+  async #recordCommit(id: number, name: string, parent: string, labels: SnapshotRecord['labels']): Promise<void> {
+    const record: SnapshotRecord = { kind: 'committed', name, parent, labels, created: Date.now() };
+    await settle([writeRecord(this.#directories.path(id), record, true), this.#directories.syncNames()]);
+  }
+
+  /** Removes the record of a commit that has failed, unless another process has committed the snapshot meanwhile. */
+  async #forgetCommit(id: number): Promise<void> {
+    const active = await this.#metadata.exclusively((kinds) => kinds.get(id) === 'active');
+    if (active) await removeRecord(this.#directories.path(id), 'committed');
   }
 
   /**
@@ -206,6 +257,7 @@ export class SnapshotStore implements Snapshotter {
     requireFull(error);
     const { id, info } = await this.#metadata.stat(key);
     if (info.kind === 'active') {
+      await removeRecord(this.#directories.path(id), 'committed'); // left by a crash during a commit
       await emptyTree(this.#directories.tree(id), this.#closing.signal);
       try {
         return await this.#metadata.remove(key);
@@ -238,6 +290,10 @@ export class SnapshotStore implements Snapshotter {
     lchownSync(tree, uid, gid);
     return true;
   }
+}
+
+function recordOf({ kind, name, parent, labels, created }: SnapshotInfo): SnapshotRecord {
+  return { kind, name, parent, labels, created: created.getTime() };
 }
 
 /** A failure of the disk or the machine, as an UnpackError that names the store. Other errors are returned unchanged. */

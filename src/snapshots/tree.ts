@@ -93,6 +93,11 @@ export function syncDirectoryNow(path: string): void {
   }
 }
 
+/** Waits for all, also if one fails, so that none uses a descriptor after the call. @throws the first error */
+export async function settle(work: readonly Promise<unknown>[]): Promise<void> {
+  for (const result of await Promise.allSettled(work)) if (result.status === 'rejected') throw result.reason;
+}
+
 const UNCOUNTED: readonly unknown[] = ['ENOENT', 'EACCES'];
 
 function ignoring<T>(codes: readonly unknown[], call: () => T): T | undefined {

@@ -299,6 +299,11 @@ export function syncFileSystem(fd: number): Promise<void> {
   });
 }
 
+/** The same as a synchronous call, for use inside a transaction. @throws EIO */
+export function syncFileSystemNow(fd: number): void {
+  check(c.syncfs(fd), 'syncfs');
+}
+
 const LOCK_EX = 2;
 const LOCK_NB = 4;
 

@@ -42,7 +42,7 @@ describe('the probe of a store', { skip: unavailable(() => ext4()) }, () => {
     ]);
     await probe.tidy();
     assert.deepEqual(await snapshotter.walk(), []);
-    assert.deepEqual([readdirSync(join(root, 'snapshots')), readdirSync(join(root, 'locks'))], [[], []]);
+    assert.deepEqual([readdirSync(join(root, 'snapshots')), readdirSync(join(root, 'locks'))], [['store.json'], []]);
   });
 
   it('fails with the reason on a store that is read-only or whose disk is gone', async () => {

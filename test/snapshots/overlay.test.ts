@@ -21,10 +21,10 @@ describe('overlay store: on disk', () => {
     await layer('base', '');
     await store.prepare('key', 'base');
     await store.view('look', 'base');
-    const inside = (id: number) => readdir(join(root, 'snapshots', String(id)));
-    assert.deepEqual(await inside(1), ['fs']);
-    assert.deepEqual((await inside(2)).sort(), ['fs', 'work']);
-    assert.deepEqual(await inside(3), ['fs']);
+    const inside = async (id: number) => (await readdir(join(root, 'snapshots', String(id)))).sort();
+    assert.deepEqual(await inside(1), ['committed.json', 'fs', 'store']);
+    assert.deepEqual(await inside(2), ['active.json', 'fs', 'store', 'work']);
+    assert.deepEqual(await inside(3), ['fs', 'store', 'view.json']);
   });
 
   behaviour('other users cannot read the store', async ({ root }) => {

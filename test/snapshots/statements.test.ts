@@ -1,13 +1,13 @@
 import assert from 'node:assert/strict';
 import { DatabaseSync } from 'node:sqlite';
 import { describe, test } from 'node:test';
-import { SCHEMA } from '../../src/snapshots/schema.ts';
+import { STEPS } from '../../src/snapshots/schema.ts';
 import { STATEMENTS } from '../../src/snapshots/statements.ts';
 
 /** The statements that run for each layer must not take longer in a larger store. */
 describe('a statement that runs for each layer uses an index', () => {
   const file = new DatabaseSync(':memory:');
-  file.exec(SCHEMA);
+  for (const step of STEPS) file.exec(step);
   for (const name of ['byKey', 'committed', 'keys', 'chain', 'children', 'commit', 'remove'] as const) {
     test(name, () => {
       const plan = file.prepare(`EXPLAIN QUERY PLAN ${STATEMENTS[name]}`).all();

@@ -79,6 +79,7 @@ describe('a store on a thread of its own', () => {
     writeFileSync(join(place.path, 'file'), '');
     assert.deepEqual(await causes(join(place.path, 'file/root')), ['STORE_FAILED', 'ENOTDIR']);
     mkdirSync(join(place.path, 'root/metadata.db'), { recursive: true });
+    mkdirSync(join(place.path, 'root/snapshots'));
     assert.deepEqual(await causes(join(place.path, 'root')), ['STORE_FAILED', 14]);
   });
 

@@ -121,7 +121,7 @@ describe('before a layer is reported, the disk has', { skip }, () => {
           const id = ids.get(chainId);
           assert.ok(id, chainId);
           const placed = calls.find(
-            ({ name, text }) => name.startsWith('rename') && text.includes(`/snapshots/${id}"`),
+            ({ name, text }) => name.startsWith('rename') && /\/new-\w+"/.test(text) && text.includes(`/${id}"`),
           );
           assert.ok(placed, 'it got its place');
           const [, staged = ''] = /\/(new-\w+)"/.exec(placed.text) ?? [];
@@ -139,6 +139,18 @@ describe('before a layer is reported, the disk has', { skip }, () => {
             'the names of the snapshots are synced before the record is written',
           );
           assert.ok(name.from > placed.to, 'the sync of the names began once it had its own');
+
+          for (const part of ['/committed.json', '']) {
+            const inRecord: RegExp = new RegExp(`<${root}/snapshots/${id}${part}(\\.next)?>`);
+            const written: Call | undefined = calls.find(
+              ({ name, text }) => name === 'write' && part !== '' && inRecord.test(text),
+            );
+            const synced = lastOf(
+              before(record.from).filter(({ name, text }) => name === 'fsync' && inRecord.test(text)),
+              'the record beside its files is synced before its row is written',
+            );
+            if (written !== undefined) assert.ok(synced.from > written.to, 'its sync began once it was written');
+          }
 
           const syncs = before(name.from).filter(({ name, text }) => name === 'syncfs' && text.includes(root));
           if (durable) {

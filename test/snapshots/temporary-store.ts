@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict';
-import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { readFileSync } from 'node:fs';
+import { mkdir, mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
 import {
   isSnapshotError,
@@ -72,4 +74,22 @@ export async function refused(call: Promise<unknown>, kind: SnapshotErrorKind): 
     assert.ok(isSnapshotError(error, kind), `expected ${kind}, got ${String(error)}`);
     return true;
   });
+}
+
+/** The names of the directories in ROOT/snapshots. */
+export async function directoriesIn(root: string): Promise<string[]> {
+  return (await readdir(join(root, 'snapshots'))).filter((name) => name !== 'store.json').sort();
+}
+
+/** The identity of the store, as in its file. */
+export function identityOf(root: string): string {
+  const { identity }: { identity: string } = JSON.parse(readFileSync(join(root, 'snapshots/store.json'), 'utf8'));
+  return identity;
+}
+
+/** Changes the database behind the store's back. */
+export function changeDatabase(root: string, sql: string): void {
+  const file = new DatabaseSync(join(root, 'metadata.db'));
+  file.exec(sql);
+  file.close();
 }

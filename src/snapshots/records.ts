@@ -1,0 +1,97 @@
+import { readFileSync, readlinkSync, symlinkSync, writeFileSync } from 'node:fs';
+import { open, rename, symlink, unlink, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { SnapshotInfo, SnapshotKind } from './snapshotter.ts';
+import { hasVanished, settle, syncDirectory } from './tree.ts';
+
+/**
+ * What is kept in the directory of a snapshot beside its files, so that the database can be rebuilt:
+ *
+ *     store             a symbolic link whose target is the identity of the store. A link, because its target is in the inode,
+ *                       so that the sync of the directory, which each new snapshot needs, includes it
+ *     committed.json    the record of a committed snapshot. On disk before the row says that it is committed
+ *     active.json       the record of a snapshot that is or was active; not synced
+ *     view.json         the same of a view
+ */
+export interface SnapshotRecord extends Pick<SnapshotInfo, 'kind' | 'name' | 'parent' | 'labels'> {
+  /** Milliseconds since 1970. */
+  readonly created: number;
+}
+
+const LINK = 'store';
+const KINDS: readonly SnapshotKind[] = ['committed', 'active', 'view'];
+
+const recordFile = (directory: string, kind: SnapshotKind): string => join(directory, `${kind}.json`);
+
+/** Marks a new directory as one of this store, and adds its record. Only the link is needed after a loss of power. */
+export async function markNew(directory: string, identity: string, record: SnapshotRecord): Promise<void> {
+  await symlink(identity, join(directory, LINK));
+  await writeFile(recordFile(directory, record.kind), JSON.stringify(record), { mode: 0o600 });
+}
+
+/** Marks a directory that an earlier version of unpackd made, and adds its record. Nothing is synced. */
+export function adopt(directory: string, identity: string, record: SnapshotRecord): void {
+  if (ownerOf(directory) === undefined) symlinkSync(identity, join(directory, LINK));
+  writeFileSync(recordFile(directory, record.kind), JSON.stringify(record), { mode: 0o600 });
+}
+
+/** The identity of the store that a directory belongs to; `undefined` without a mark. @throws system errors */
+export function ownerOf(directory: string): string | undefined {
+  try {
+    return readlinkSync(join(directory, LINK));
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? error.code : undefined;
+    if (code === 'ENOENT' || code === 'EINVAL' || code === 'ENOTDIR') return undefined;
+    throw error;
+  }
+}
+
+/** Replaces the record of a snapshot in one step. @param sync also syncs the record and its name */
+export async function writeRecord(directory: string, record: SnapshotRecord, sync: boolean): Promise<void> {
+  const path = recordFile(directory, record.kind);
+  const next = `${path}.next`;
+  const file = await open(next, 'w', 0o600);
+  try {
+    await file.writeFile(JSON.stringify(record));
+    await rename(next, path);
+    if (sync) await settle([file.sync(), syncDirectory(directory)]);
+  } finally {
+    await file.close();
+  }
+}
+
+export async function removeRecord(directory: string, kind: SnapshotKind): Promise<void> {
+  await unlink(recordFile(directory, kind)).catch((error: unknown) => {
+    if (!hasVanished(error)) throw error;
+  });
+}
+
+/** The record of one kind; `undefined` if there is none or it is damaged. @throws system errors */
+export function readRecord(directory: string, kind: SnapshotKind): SnapshotRecord | undefined {
+  let text: string;
+  try {
+    text = readFileSync(recordFile(directory, kind), 'utf8');
+  } catch (error) {
+    if (hasVanished(error)) return undefined;
+    throw error;
+  }
+  try {
+    const record: Partial<Record<keyof SnapshotRecord, unknown>> = JSON.parse(text);
+    const { name, parent, labels, created } = record;
+    if (typeof name !== 'string' || typeof parent !== 'string' || typeof created !== 'number') return undefined;
+    if (typeof labels !== 'object' || labels === null) return undefined;
+    const texts = Object.entries(labels).filter((label): label is [string, string] => typeof label[1] === 'string');
+    return { kind, name, parent, labels: Object.fromEntries(texts), created };
+  } catch {
+    return undefined;
+  }
+}
+
+/** The record of the last state that the snapshot had. */
+export function lastRecord(directory: string): SnapshotRecord | undefined {
+  for (const kind of KINDS) {
+    const record = readRecord(directory, kind);
+    if (record !== undefined) return record;
+  }
+  return undefined;
+}
