@@ -82,7 +82,7 @@ export function entryOf(
 }
 
 /** Whether an entry of this type never has content, whatever its size field says (Go, `isHeaderOnlyType`). */
-const hasNoContent = (typeFlag: number): boolean => typeFlag >= 0x31 && typeFlag <= 0x36;
+export const hasNoContent = (typeFlag: number): boolean => typeFlag >= 0x31 && typeFlag <= 0x36;
 
 /**
  * Refuses a negative size in the header, as Go does, even if a PAX record replaces it. Types without content are exempt. A

@@ -73,6 +73,11 @@ function highBytes(block: Buffer): number {
   return count;
 }
 
+const ZERO_BLOCK = Buffer.alloc(BLOCK);
+
+/** Whether a block has only zeros, as at the end of an archive. */
+export const isZeroBlock = (block: Buffer): boolean => block[0] === 0 && block.equals(ZERO_BLOCK);
+
 /** Whether bytes begin with a tar header. Compressed data do not have its checksum by chance. */
 export function beginsWithTarHeader(bytes: Buffer): boolean {
   return bytes.length >= BLOCK && typeof parseTarHeader(bytes.subarray(0, BLOCK)) !== 'string';

@@ -12,7 +12,7 @@ import {
   sparseVersion,
 } from './sparse.ts';
 import { checkSize, decimal, entryOf, mergePax, sizeOf, typeOf } from './tar-entry.ts';
-import { BLOCK, parseTarHeader, type TarHeader, textField } from './tar-header.ts';
+import { BLOCK, isZeroBlock, parseTarHeader, type TarHeader, textField } from './tar-header.ts';
 import { parseNumeric } from './tar-numbers.ts';
 
 const EMPTY = Buffer.alloc(0);
@@ -156,7 +156,7 @@ export class TarReader {
   }
 
   private header(block: Buffer): void {
-    if (isZero(block)) {
+    if (isZeroBlock(block)) {
       this.zeroBlocks++;
       if (this.zeroBlocks === 2) this.state = 'trailer';
       return;
@@ -376,6 +376,3 @@ export class TarReader {
 }
 
 const paddingOf = (size: number): number => (BLOCK - (size % BLOCK)) % BLOCK;
-
-const ZERO_BLOCK = Buffer.alloc(BLOCK);
-const isZero = (block: Buffer): boolean => block[0] === 0 && block.equals(ZERO_BLOCK);

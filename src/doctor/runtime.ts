@@ -70,7 +70,7 @@ function howToPermit(user: string, missing: readonly Capability[]): string {
 
 /** Checks programs that only some commands need. */
 async function programs(): Promise<Check> {
-  const { hasXz } = await import('../push/packed-archive.ts');
+  const { hasXz } = await import('../push/compressed-archive.ts');
   if (await hasXz()) return ok('Programs', 'xz: push can read archives that are compressed with xz');
   return ok('Programs', 'no xz: push cannot read archives that are compressed with xz (optional package xz-utils)');
 }

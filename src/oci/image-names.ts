@@ -1,14 +1,15 @@
 import type { Descriptor } from './descriptor.ts';
 import { REF_NAME } from './image-index.ts';
 
-/** The whole name that containerd and Docker write beside the tag (containerd, core/images/annotations.go). */
+/** The annotation with the full name, which containerd and Docker write beside the tag (containerd, core/images/annotations.go). */
 const IMAGE_NAME = 'io.containerd.image.name';
 
-/** The whole name first. */
+/** The names of an image in an index, the full name first. */
 export function namesOf({ annotations }: Descriptor): string[] {
   return [annotations?.[IMAGE_NAME], annotations?.[REF_NAME]].flatMap((name) => name || []);
 }
 
+/** The images with the name `wanted`; else those with the same name in Docker's short form; else those with this tag. */
 export function imagesCalled(images: readonly Descriptor[], wanted: string): Descriptor[] {
   const whole = familiar(wanted);
   const exact = images.filter((image) => namesOf(image).includes(wanted));
@@ -17,17 +18,14 @@ export function imagesCalled(images: readonly Descriptor[], wanted: string): Des
   return alike.length > 0 ? alike : images.filter((image) => tagOf(image) === wanted);
 }
 
-/**
- * The name in a layout that `wanted` means: itself, the same in Docker's short form, or the only one that ends with that
- * tag; `undefined` where there is none.
- */
+/** The name in an index that `wanted` means, as in `imagesCalled`. `undefined` if there is none, or more than one. */
 export function nameLike(images: readonly Descriptor[], wanted: string): string | undefined {
   const names = new Set(imagesCalled(images, wanted).map(({ annotations }) => annotations?.[REF_NAME]));
   const [name] = names;
   return names.size === 1 ? name : undefined;
 }
 
-/** As Docker says it: `docker.io/library/app:1` is `app:1`, and so is `app` with the tag that a missing one means. */
+/** Docker's short form of a name: `app:1` for `docker.io/library/app:1`, `app:latest` for `docker.io/library/app`. */
 function familiar(name: string): string {
   const short = name.replace(/^(index\.)?docker\.io\/(library\/)?/, '');
   return /[:@][^/]*$/.test(short) || !name.includes('/') ? short : `${short}:latest`;

@@ -7,24 +7,24 @@ import { OCI_INDEX } from '../oci/media-type.ts';
 import { formatPlatform, mostSuitable, type Platform } from '../oci/platform.ts';
 import { listed } from '../oci/similar-names.ts';
 import type { ImageArchive } from './image-archive.ts';
-import { madeBlob, type StoredBlob } from './stored-blob.ts';
+import { type LocalBlob, memoryBlob } from './local-blob.ts';
 
-/** What is to be pushed. */
+/** One image of an archive. */
 export interface ChosenImage {
   readonly descriptor: Descriptor;
-  /** The tag in its name, as the archive has it; it may be no tag that a bucket takes. */
+  /** The tag in its name. A bucket may not accept it. */
   readonly tag: string | undefined;
-  /** As the archive calls it (`org.opencontainers.image.ref.name`). */
+  /** The annotation `org.opencontainers.image.ref.name`, for an index in `made`. */
   readonly name?: string;
-  /** An index that was made of several images with one name; it is in no archive. */
-  readonly made?: ReadonlyMap<BlobDigest, StoredBlob>;
+  /** An index that was made of several images with one name. It is not in the archive. */
+  readonly made?: ReadonlyMap<BlobDigest, LocalBlob>;
 }
 
 /**
- * The image that is meant: by a name of its own, by the tag in it, or by digest; without a name the one with the tag
- * `tag`, or the only one. Several manifests under one name, each for another platform, are one image: an index is made of
- * them, or the one for `platforms` is taken.
- * @throws UnpackError IMAGE_NOT_FOUND that lists what there is
+ * Chooses an image of an archive: by name, by the tag in its name, or by digest. Without a name, it is the image with the tag `tag`,
+ * or the only one. Several manifests with one name, each for another platform, are one image: an index is made of them, or the one
+ * for `platforms` is chosen.
+ * @throws UnpackError IMAGE_NOT_FOUND with a list of the images
  */
 export async function chooseImage(
   archive: ImageArchive,
@@ -49,9 +49,9 @@ export async function chooseImage(
   );
 }
 
-/** One that the archive lists, or any other manifest or index in it. */
+/** An image of the archive's list, or any other manifest or index in it. */
 async function byDigest(archive: ImageArchive, text: string): Promise<ChosenImage> {
-  const digest = text as BlobDigest; // checked by who calls
+  const digest = text as BlobDigest; // checked by the caller
   const image = archive.images.find((one) => one.digest === digest);
   if (image !== undefined) return { descriptor: image, tag: tagOf(image) };
   const blob = await archive.find(digest);
@@ -96,7 +96,7 @@ function oneOf(
     return {
       descriptor,
       tag,
-      made: new Map([[descriptor.digest, madeBlob(bytes)]]),
+      made: new Map([[descriptor.digest, memoryBlob(bytes)]]),
       ...(name === undefined ? {} : { name }),
     };
   }

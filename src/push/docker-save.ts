@@ -9,8 +9,9 @@ import { REF_NAME } from '../oci/image-index.ts';
 import { parseJson } from '../oci/json-fields.ts';
 import { OCI_CONFIG, OCI_MANIFEST } from '../oci/media-type.ts';
 import type { Platform } from '../oci/platform.ts';
-import { madeBlob, type StoredBlob, whole } from './stored-blob.ts';
+import { type LocalBlob, memoryBlob, readWhole } from './local-blob.ts';
 
+/** Bytes of one read. */
 const READ = 4 * 1024 * 1024;
 
 /** `manifest.json` of `docker save` (moby, image/spec/v1.2.md, "Combined Image JSON + Filesystem Changeset Format"). */
@@ -23,28 +24,33 @@ const listSchema = z.array(
 );
 
 /**
- * The images of a `docker save` archive, which has no manifest with digests: one is made for each, OCI, over the config
- * and the layers as they lie in the archive. Each layer is read once for its digest.
- * @throws UnpackError MANIFEST_INVALID, BLOB_NOT_FOUND when the archive lacks a file that it names,
- *   BLOB_DIGEST_MISMATCH when an uncompressed layer is not what the config says
+ * Reads the images of a `docker save` archive, for ImageArchive. Such an archive has no manifests with digests, so an OCI manifest
+ * is made for each image, with the config and the layers as they are stored. Each layer is read once for its digest.
+ * @param list `manifest.json`
+ * @throws UnpackError MANIFEST_INVALID; BLOB_NOT_FOUND if a file of the list is missing; BLOB_DIGEST_MISMATCH if an uncompressed
+ *   layer does not have its DiffID
  */
 export async function dockerSaveImages(
   list: Buffer,
-  entry: (name: string) => Promise<StoredBlob | undefined>,
+  entry: (name: string) => Promise<LocalBlob | undefined>,
   path: string,
-): Promise<{ images: Descriptor[]; blobs: ReadonlyMap<BlobDigest, StoredBlob> }> {
+): Promise<{ images: Descriptor[]; blobs: ReadonlyMap<BlobDigest, LocalBlob> }> {
   const parsed = listSchema.safeParse(parseJson(list, `${path}: manifest.json`));
   if (!parsed.success) {
-    throw new UnpackError('MANIFEST_INVALID', `${path}: manifest.json is not what docker save writes`, {
-      cause: parsed.error,
-    });
+    throw new UnpackError(
+      'MANIFEST_INVALID',
+      `${path}: manifest.json does not have the fields that docker save writes`,
+      {
+        cause: parsed.error,
+      },
+    );
   }
-  const blobs = new Map<BlobDigest, StoredBlob>();
-  const described = new Map<string, StoredLayer>(); // images of one archive share layers
-  const need = async (name: string): Promise<StoredBlob> => {
+  const blobs = new Map<BlobDigest, LocalBlob>();
+  const described = new Map<string, StoredLayer>(); // images share layers
+  const need = async (name: string): Promise<LocalBlob> => {
     const blob = await entry(name);
     if (blob !== undefined) return blob;
-    throw new UnpackError('BLOB_NOT_FOUND', `${path} lacks ${name}, which its manifest.json names`);
+    throw new UnpackError('BLOB_NOT_FOUND', `${path} has no file ${name}, which its manifest.json names`);
   };
   const layerOf = async (name: string): Promise<StoredLayer> => {
     const known = described.get(name);
@@ -60,7 +66,7 @@ export async function dockerSaveImages(
   for (const { Config, RepoTags, Layers } of parsed.data) {
     const blob = await need(Config);
     const what = `${path}: ${Config}`;
-    const bytes = await whole(blob, what, CONFIG_LIMIT);
+    const bytes = await readWhole(blob, what, CONFIG_LIMIT);
     const config = { mediaType: OCI_CONFIG, digest: digestOf(bytes), size: bytes.length };
     blobs.set(config.digest, blob);
     const stored: StoredLayer[] = [];
@@ -69,7 +75,7 @@ export async function dockerSaveImages(
     const layers = describeLayers(stored, diffIds, path);
     const manifest = Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: OCI_MANIFEST, config, layers }));
     const descriptor = { mediaType: OCI_MANIFEST, digest: digestOf(manifest), size: manifest.length };
-    blobs.set(descriptor.digest, madeBlob(manifest));
+    blobs.set(descriptor.digest, memoryBlob(manifest));
     images.push(...named(descriptor, platform, RepoTags ?? []));
   }
   return { images, blobs };
@@ -81,7 +87,7 @@ function named(descriptor: Descriptor, platform: Platform | undefined, tags: rea
   return tags.map((tag) => ({ ...whole, annotations: { [REF_NAME]: tag } }));
 }
 
-/** A layer as it lies in the archive. */
+/** A layer as it is stored in the archive. */
 interface StoredLayer {
   readonly digest: BlobDigest;
   readonly size: number;
@@ -89,7 +95,7 @@ interface StoredLayer {
   readonly head: Buffer;
 }
 
-async function storedLayer(blob: StoredBlob): Promise<StoredLayer> {
+async function storedLayer(blob: LocalBlob): Promise<StoredLayer> {
   const hash = createHash('sha256');
   let head = Buffer.alloc(0);
   for (let offset = 0; offset < blob.size; offset += READ) {
@@ -102,23 +108,27 @@ async function storedLayer(blob: StoredBlob): Promise<StoredLayer> {
 }
 
 /**
- * Layers lie there as tars, or compressed: go-containerregistry's tools write gzip, others zstd. What has the digest that
- * the config gives the tar is the tar, whatever its first bytes are.
+ * The descriptors of layers. Layers are stored as tars, or compressed: go-containerregistry's tools write gzip, others zstd. A layer
+ * with the digest of its DiffID is a tar, whatever its first bytes are.
  */
 function describeLayers(layers: readonly StoredLayer[], diffIds: readonly string[], path: string): Descriptor[] {
   if (layers.length !== diffIds.length) {
     throw new UnpackError(
       'MANIFEST_INVALID',
-      `${path} has ${layers.length} layers and its config ${diffIds.length} diff_ids; there must be one for each`,
+      `${path}: the image has ${layers.length} layers, but its config has ${diffIds.length} diff_ids`,
     );
   }
   return layers.map(({ digest, size, head }, layerIndex) => {
     const expected = diffIds[layerIndex];
     const compression = digest === expected ? 'none' : byMagic(head);
     if (compression === 'none' && digest !== expected) {
-      throw new UnpackError('BLOB_DIGEST_MISMATCH', `layer ${layerIndex + 1} in ${path} is not the one of its config`, {
-        details: { layerIndex, layerCount: layers.length, actual: digest, ...(expected ? { expected } : {}) },
-      });
+      throw new UnpackError(
+        'BLOB_DIGEST_MISMATCH',
+        `layer ${layerIndex + 1} in ${path} does not have the diff_id of the config; save the image again`,
+        {
+          details: { layerIndex, layerCount: layers.length, actual: digest, ...(expected ? { expected } : {}) },
+        },
+      );
     }
     const suffix = compression === 'none' ? '' : `+${compression}`;
     return { mediaType: `application/vnd.oci.image.layer.v1.tar${suffix}`, digest, size };

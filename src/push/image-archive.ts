@@ -4,34 +4,34 @@ import { UnpackError } from '../errors.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import { algorithmOf, type BlobDigest, hexOf } from '../oci/digest.ts';
 import { readLayoutIndex } from '../oci/image-index.ts';
+import { openTar } from './compressed-archive.ts';
 import { dockerSaveImages } from './docker-save.ts';
-import { openUnpacked } from './packed-archive.ts';
-import { fileBlob, type StoredBlob, whole } from './stored-blob.ts';
+import { fileBlob, type LocalBlob, readWhole } from './local-blob.ts';
 import { tarIndex } from './tar-index.ts';
 
-/** The images of a folder or a file on this machine, to be pushed. */
+/** The images in a folder or file on this machine, for push and for `unpackd apply`. The caller closes it. */
 export interface ImageArchive {
   readonly path: string;
-  /** One for each image, with its name in the annotation `org.opencontainers.image.ref.name` where it has one. */
+  /** Images with a name have it in the annotation `org.opencontainers.image.ref.name`. */
   readonly images: readonly Descriptor[];
-  /** `undefined` where it has none of that digest. */
-  find(digest: BlobDigest): Promise<StoredBlob | undefined>;
+  /** `undefined` if there is no such blob. */
+  find(digest: BlobDigest): Promise<LocalBlob | undefined>;
   close(): Promise<void>;
 }
 
-/** Reads files by their path in a folder or an archive; `undefined` where there is none. */
-export type ReadEntry = (name: string) => Promise<StoredBlob | undefined>;
+/** Finds a file by its path in the folder or archive. `undefined` if there is none. */
+export type ReadEntry = (name: string) => Promise<LocalBlob | undefined>;
 
 /**
- * Opens an OCI layout folder, a tar of one, or what `docker save` wrote; tars may be packed as a whole. An archive that is
- * both, as newer Docker versions write it, is read as an OCI layout.
- * @throws UnpackError IMAGE_NOT_FOUND when there is nothing, MANIFEST_INVALID when it is none of these; as openUnpacked
+ * Opens an OCI layout folder, a tar of one, or a `docker save` archive. A tar may be compressed. Newer versions of Docker write
+ * archives that are both; they are read as OCI layouts.
+ * @throws UnpackError IMAGE_NOT_FOUND if the path does not exist, MANIFEST_INVALID if it is none of these; and as `openTar`
  */
 export async function openImageArchive(path: string, signal?: AbortSignal): Promise<ImageArchive> {
   const found = await stat(path).catch((cause: unknown) => {
     const { code, message } = cause as NodeJS.ErrnoException;
     const gone = code === 'ENOENT' || code === 'ENOTDIR';
-    throw new UnpackError('IMAGE_NOT_FOUND', gone ? `there is no ${path}` : `${path} can't be opened: ${message}`, {
+    throw new UnpackError('IMAGE_NOT_FOUND', gone ? `${path} does not exist` : `${path} can't be opened: ${message}`, {
       cause,
     });
   });
@@ -39,10 +39,10 @@ export async function openImageArchive(path: string, signal?: AbortSignal): Prom
   if (!found.isFile()) {
     throw new UnpackError(
       'MANIFEST_INVALID',
-      `${path} is neither a folder nor a file: save the archive to a file first`,
+      `${path} is neither a folder nor a file; save the archive to a file first`,
     );
   }
-  const file = await openUnpacked(path, signal);
+  const file = await openTar(path, signal);
   try {
     return await openArchive(path, await tarEntries(file, path), () => file.close());
   } catch (error) {
@@ -54,14 +54,14 @@ export async function openImageArchive(path: string, signal?: AbortSignal): Prom
 async function openArchive(path: string, entry: ReadEntry, close: () => Promise<void>): Promise<ImageArchive> {
   const [index, list] = [await entry('index.json'), await entry('manifest.json')];
   if (index !== undefined) {
-    const { images } = readLayoutIndex(await whole(index, `${path}: index.json`), `${path}: index.json`);
+    const { images } = readLayoutIndex(await readWhole(index, `${path}: index.json`), `${path}: index.json`);
     if (images.length > 0 || list === undefined) {
       const find = (digest: BlobDigest) => entry(`blobs/${algorithmOf(digest)}/${hexOf(digest)}`);
       return { path, images, find, close };
     }
   }
   if (list === undefined) throw await unknownArchive(path, entry);
-  const { images, blobs } = await dockerSaveImages(await whole(list, `${path}: manifest.json`), entry, path);
+  const { images, blobs } = await dockerSaveImages(await readWhole(list, `${path}: manifest.json`), entry, path);
   return { path, images, find: async (digest) => blobs.get(digest), close };
 }
 
@@ -69,7 +69,7 @@ async function unknownArchive(path: string, entry: ReadEntry): Promise<UnpackErr
   if ((await entry('repositories')) !== undefined) {
     return new UnpackError(
       'MANIFEST_INVALID',
-      `${path} is what docker save wrote before Docker 1.10, without digests: docker load it and save it again with a newer version`,
+      `${path} was written by docker save before Docker 1.10, without digests; load and save it with a newer version`,
     );
   }
   return new UnpackError(
@@ -78,7 +78,7 @@ async function unknownArchive(path: string, entry: ReadEntry): Promise<UnpackErr
   );
 }
 
-/** The name in the archive that a name in its documents means. `undefined` for what would lead out of it. */
+/** Normalizes a path from a document of the archive. `undefined` if it leads out of the archive. */
 function inside(name: string): string | undefined {
   const normal = posix.normalize(name).replace(/^\/+/, '');
   return normal === '..' || normal.startsWith('../') ? undefined : normal;
@@ -92,7 +92,7 @@ function folderEntries(folder: string): ReadEntry {
     try {
       const found = await stat(path);
       if (!found.isFile()) return undefined;
-      // opened for each read: an image may have more blobs than a process may have files
+      // opened for each read, because an image may have more blobs than a process may open files
       return {
         size: found.size,
         async read(offset, length) {
@@ -118,7 +118,7 @@ async function tarEntries(file: FileHandle, path: string): Promise<ReadEntry> {
   };
 }
 
-/** The folder that the whole archive lies in, where somebody packed the folder and not what is in it; else nothing. */
+/** The folder that has all files of the archive, if the tar was made of a folder instead of its content. Else an empty string. */
 function onlyFolder(files: ReadonlyMap<string, unknown>): string {
   if (files.has('index.json') || files.has('manifest.json')) return '';
   const folders = new Set<string>();

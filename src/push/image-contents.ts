@@ -7,42 +7,42 @@ import { fieldNames, JsonFields, JsonReading, readJson } from '../oci/json-field
 import { documentKind, OCI_INDEX, OCI_MANIFEST } from '../oci/media-type.ts';
 import { formatPlatform, mostSuitable, type Platform, suitability } from '../oci/platform.ts';
 import { listed } from '../oci/similar-names.ts';
-import { madeBlob, type StoredBlob, whole } from './stored-blob.ts';
+import { type LocalBlob, memoryBlob, readWhole } from './local-blob.ts';
 
-/** Manifests and indexes of one image; far more than any has. */
-const MOST_DOCUMENTS = 10_000;
-/** Indexes within indexes. Digests make cycles impossible. */
-const DEEPEST = 8;
+/** Maximum manifests and indexes of one image; real images have far fewer. */
+const MAX_DOCUMENTS = 10_000;
+/** Maximum depth of indexes in indexes. Digests make cycles impossible. */
+const MAX_DEPTH = 8;
 
-/** Finds a blob by its digest; `undefined` where it is not there. */
-export type FindBlob = (digest: BlobDigest) => Promise<StoredBlob | undefined>;
+/** Finds a blob by its digest. `undefined` if there is none. */
+export type FindBlob = (digest: BlobDigest) => Promise<LocalBlob | undefined>;
 
 export interface ImageContents {
-  /** Each once, what is named before what names it; the image's own document last. */
+  /** Each blob once, before every document that refers to it. The image's own document is the last. */
   readonly blobs: readonly Descriptor[];
-  /** What the image's indexes list and what is not copied, in words. */
+  /** Descriptions of the listed images and blobs that are not copied. */
   readonly leftOut: readonly string[];
-  /** Those that are manifests and indexes. */
+  /** The manifests and indexes among `blobs`. */
   readonly documents: ReadonlySet<BlobDigest>;
-  /** Small blobs that stand in their descriptors (`data`), and need not lie anywhere else. */
-  readonly embedded: ReadonlyMap<BlobDigest, StoredBlob>;
+  /** Small blobs in the `data` of their descriptors. They need not exist elsewhere. */
+  readonly embedded: ReadonlyMap<BlobDigest, LocalBlob>;
   /** Of the image's own document. */
   readonly mediaType: string;
 }
 
-/** What a document names, as it names it: labels may be missing or wrong, because they are copied and not used. */
+/** A reference in a document. Its labels may be missing or wrong, because they are copied and not used. */
 interface Reference {
   readonly descriptor: Descriptor | undefined;
-  /** For messages: the platform, or what else it is. */
+  /** For messages: the platform, or the digest. */
   readonly label: string;
   readonly platform: Platform | undefined;
-  /** The entry is about another one of the same index: an attestation. */
+  /** The digest of another entry of the same index, if this entry is an attestation for it. */
   readonly about: string | undefined;
-  /** Its bytes come from its publisher. */
+  /** A non-distributable layer, which the publisher distributes. */
   readonly foreign: boolean;
 }
 
-/** A reference with all that it leads to. */
+/** A reference with everything below it. */
 interface Part {
   readonly reference: Reference;
   readonly blobs: readonly Descriptor[];
@@ -51,11 +51,10 @@ interface Part {
 }
 
 /**
- * Everything that makes up an image. Without `platforms` that is all that it leads to, artifacts and attestations
- * included. With them it is what they need: of each index the entries for them, and what is attested about these; the
- * index itself stays as it is, with entries that lead nowhere (containers/image calls that a sparse copy).
- * @throws UnpackError BLOB_NOT_FOUND that names what is not there and what to do, PLATFORM_NOT_FOUND, MANIFEST_INVALID,
- *   LIMIT_EXCEEDED
+ * Lists the blobs of an image, for push. Without `platforms`: everything below it, with artifacts and attestations. With
+ * `platforms`: of each index only the entries for them, with their attestations. The index itself is not changed, so some of its
+ * entries lead nowhere (a "sparse" copy in containers/image).
+ * @throws UnpackError BLOB_NOT_FOUND with the missing blobs and what to do, PLATFORM_NOT_FOUND, MANIFEST_INVALID, LIMIT_EXCEEDED
  */
 export async function imageContents(
   image: Descriptor,
@@ -63,9 +62,9 @@ export async function imageContents(
   where: string,
   platforms?: readonly Platform[],
 ): Promise<ImageContents> {
-  const gathering = new Gathering(find, where);
-  const top = await gathering.document(image, 1);
-  const { documents, embedded } = gathering;
+  const reader = new ContentsReader(find, where);
+  const top = await reader.document(image, 1);
+  const { documents, embedded } = reader;
   if (platforms === undefined || platforms.length === 0) {
     if (top.missing.length > 0) throw incomplete(top, where);
     return { blobs: once(top.blobs), leftOut: top.leftOut, mediaType: top.mediaType, documents, embedded };
@@ -74,10 +73,10 @@ export async function imageContents(
     const own = image.platform ?? top.platforms[0];
     for (const platform of platforms) {
       if (own !== undefined && suitability(platform)(own) !== undefined) continue;
-      const has = own === undefined ? 'a platform that its config does not name' : formatPlatform(own);
+      const has = own === undefined ? 'an unknown platform' : formatPlatform(own);
       throw new UnpackError(
         'PLATFORM_NOT_FOUND',
-        `${where} has one image for ${has}, not for ${formatPlatform(platform)}`,
+        `${where}: the image is for ${has}, not for ${formatPlatform(platform)}`,
       );
     }
     if (top.missing.length > 0) throw incomplete(top, where);
@@ -94,14 +93,14 @@ export async function imageContents(
   return { blobs: once([...blobs, top.descriptor]), leftOut, mediaType: top.mediaType, documents, embedded };
 }
 
-/** The entries for these platforms, and what the index lists about them and is there. */
+/** The entries for these platforms, and their complete attestations. */
 function choose(top: Document, platforms: readonly Platform[], where: string): Set<Part> {
   const chosen = new Set<Part>();
   for (const platform of platforms) {
     const best = mostSuitable(top.parts, platform, (part) => part.platforms);
     if (best.length === 0) {
       const names = [...new Set(top.parts.flatMap((part) => part.platforms.map(formatPlatform)))];
-      const has = names.length === 0 ? 'it has no images that name a platform' : `it has ${listed(names)}`;
+      const has = names.length === 0 ? 'none of its images has a platform' : `it has ${listed(names)}`;
       throw new UnpackError(
         'PLATFORM_NOT_FOUND',
         `${where}: the index ${shortDigest(top.descriptor.digest)} has no image for ${formatPlatform(platform)}; ${has}`,
@@ -128,11 +127,12 @@ interface Document {
   readonly platforms: readonly Platform[];
 }
 
-class Gathering {
+/** Reads the documents of one image from the top down. */
+class ContentsReader {
   readonly #find: FindBlob;
   readonly #where: string;
   readonly documents = new Set<BlobDigest>();
-  readonly embedded = new Map<BlobDigest, StoredBlob>();
+  readonly embedded = new Map<BlobDigest, LocalBlob>();
   #count = 0;
 
   constructor(find: FindBlob, where: string) {
@@ -140,23 +140,23 @@ class Gathering {
     this.#where = where;
   }
 
-  /** A manifest or index that is there. @throws UnpackError BLOB_NOT_FOUND, MANIFEST_INVALID, LIMIT_EXCEEDED */
+  /** Reads a manifest or index with everything below it. @throws UnpackError BLOB_NOT_FOUND, MANIFEST_INVALID, LIMIT_EXCEEDED */
   async document(descriptor: Descriptor, depth: number): Promise<Document> {
     this.#count += 1;
-    if (this.#count > MOST_DOCUMENTS || depth > DEEPEST) {
+    if (this.#count > MAX_DOCUMENTS || depth > MAX_DEPTH) {
       const why =
-        depth > DEEPEST ? `indexes nest more than ${DEEPEST} deep` : `it has more than ${MOST_DOCUMENTS} manifests`;
+        depth > MAX_DEPTH ? `indexes nest more than ${MAX_DEPTH} deep` : `it has more than ${MAX_DOCUMENTS} manifests`;
       throw new UnpackError('LIMIT_EXCEEDED', `${this.#where}: ${why}`);
     }
     const what = `${this.#where}: manifest ${shortDigest(descriptor.digest)}`;
     const blob = await this.#find(descriptor.digest);
     if (blob === undefined) {
-      throw new UnpackError('BLOB_NOT_FOUND', `${this.#where} lacks the manifest ${descriptor.digest} that it lists`, {
+      throw new UnpackError('BLOB_NOT_FOUND', `${this.#where} has no manifest ${descriptor.digest}, but lists it`, {
         details: { digest: descriptor.digest },
       });
     }
     const fields = new JsonFields(
-      readJson(await whole(blob, what), new JsonReading(what)),
+      readJson(await readWhole(blob, what), new JsonReading(what)),
       DOCUMENT,
       new JsonReading(what),
     );
@@ -185,13 +185,13 @@ class Gathering {
 
   async #entry(reference: Reference, depth: number): Promise<Part> {
     const { descriptor, platform, label } = reference;
-    const told = platform === undefined ? [] : [platform];
+    const named = platform === undefined ? [] : [platform];
     if (descriptor === undefined || (await this.#find(descriptor.digest)) === undefined) {
-      return { reference, blobs: [], missing: [label], platforms: told };
+      return { reference, blobs: [], missing: [label], platforms: named };
     }
     const below = await this.#below(descriptor, depth + 1);
-    if (below === undefined) return { reference, blobs: [descriptor], missing: [], platforms: told };
-    const platforms = platform !== undefined || reference.about !== undefined ? told : below.platforms;
+    if (below === undefined) return { reference, blobs: [descriptor], missing: [], platforms: named };
+    const platforms = platform !== undefined || reference.about !== undefined ? named : below.platforms;
     const names = platforms.length === 0 ? label : platforms.map(formatPlatform).join(', ');
     return {
       reference: { ...reference, label: names },
@@ -201,7 +201,7 @@ class Gathering {
     };
   }
 
-  /** `undefined` for what an index lists and is no document: some list any blob. */
+  /** `undefined` for an entry that is not a document: some indexes list other blobs. */
   async #below(descriptor: Descriptor, depth: number): Promise<Document | undefined> {
     try {
       return await this.document(descriptor, depth);
@@ -215,14 +215,14 @@ class Gathering {
   async #blob(reference: Reference): Promise<Part> {
     const { descriptor, foreign, label } = reference;
     const bytes = descriptor === undefined ? undefined : embeddedContent(descriptor);
-    if (bytes !== undefined && descriptor !== undefined) this.embedded.set(descriptor.digest, madeBlob(bytes));
+    if (bytes !== undefined && descriptor !== undefined) this.embedded.set(descriptor.digest, memoryBlob(bytes));
     const there =
       bytes !== undefined || (descriptor !== undefined && (await this.#find(descriptor.digest)) !== undefined);
     if (there && descriptor !== undefined) return { reference, blobs: [descriptor], missing: [], platforms: [] };
     return { reference, blobs: [], missing: foreign ? [] : [label], platforms: [] };
   }
 
-  /** As the config has it, where that is an image's. */
+  /** The platform in the config of an image. `undefined` for artifacts. */
   async #platformOf(config: Descriptor | undefined): Promise<Platform | undefined> {
     const blob = config === undefined ? undefined : await this.#find(config.digest);
     if (blob === undefined || blob.size > CONFIG_LIMIT) return undefined;
@@ -230,19 +230,19 @@ class Gathering {
       const { platform } = parseConfig(await blob.read(0, blob.size), this.#where);
       return platform?.os === 'unknown' ? undefined : platform;
     } catch {
-      return undefined; // an artifact's
+      return undefined; // the config of an artifact
     }
   }
 }
 
-/** What is missing, and what to do: of an index whole platforms may be there. */
+/** The failure for missing blobs. For an index it lists the platforms that are complete. */
 function incomplete({ kind, parts, missing, descriptor }: Document, where: string): UnpackError {
   const details = { details: { digest: descriptor.digest } };
   if (kind === 'manifest') {
     const many = missing.length === 1 ? 'the blob' : `${missing.length} blobs`;
     return new UnpackError(
       'BLOB_NOT_FOUND',
-      `${where} lacks ${many} ${listed(missing)}; the image is not complete`,
+      `${where}: the image is not complete, without ${many} ${listed(missing)}; copy it again`,
       details,
     );
   }
@@ -251,11 +251,11 @@ function incomplete({ kind, parts, missing, descriptor }: Document, where: strin
   ];
   const advice =
     whole.length === 0
-      ? 'no platform of it is complete: copy it anew'
-      : `push what is there with --platform ${whole.join(' ')} (the index stays as it is), or bring the rest`;
+      ? 'no platform is complete; copy the image again'
+      : `push the complete platforms with --platform ${whole.join(' ')} (the index is not changed), or copy the image again`;
   return new UnpackError(
     'BLOB_NOT_FOUND',
-    `${where}: the index ${shortDigest(descriptor.digest)} lists what is not there: ${listed(missing)}; ${advice}`,
+    `${where}: the index ${shortDigest(descriptor.digest)} lists missing images: ${listed(missing)}; ${advice}`,
     details,
   );
 }
@@ -269,7 +269,7 @@ const FOREIGN = /nondistributable|rootfs\.foreign/;
 const LISTS = ['manifests', 'config', 'layers', 'blobs'] as const;
 const DOCUMENT = fieldNames('mediaType', ...LISTS);
 
-/** What a manifest names; `blobs` is what artifact manifests had for a while. */
+/** The references of a manifest. Artifact manifests had `blobs` for a while. */
 function blobsOf(fields: JsonFields): unknown[] {
   const config = fields.get('config');
   return [...(config === undefined ? [] : [config]), ...fields.list('layers'), ...fields.list('blobs')];
@@ -278,7 +278,7 @@ function blobsOf(fields: JsonFields): unknown[] {
 function referenceOf({ labels, descriptor }: IndexEntry): Reference {
   const about = labels.annotations?.['vnd.docker.reference.digest'];
   const platform = labels.platform?.os === 'unknown' ? undefined : labels.platform;
-  const name = descriptor === undefined ? 'an entry that can’t be read' : shortDigest(descriptor.digest);
+  const name = descriptor === undefined ? 'a malformed entry' : shortDigest(descriptor.digest);
   const what = about === undefined ? name : `an attestation (${name})`;
   return {
     descriptor,

@@ -10,33 +10,33 @@ import type { BucketLayout, S3Connection } from '../source/source-spec.ts';
 import { type ChosenImage, chooseImage } from './choose-image.ts';
 import { openImageArchive } from './image-archive.ts';
 import { type FindBlob, type ImageContents, imageContents } from './image-contents.ts';
-import type { StoredBlob } from './stored-blob.ts';
+import type { LocalBlob } from './local-blob.ts';
 import { openUploader, type Uploader } from './uploader.ts';
 
-/** Tries to change `index.json` while others change it too. */
+/** Tries to change `index.json` while other pushes change it. */
 const INDEX_TRIES = 10;
 
 export interface PushOptions {
-  /** An OCI layout folder, a tar of one, or what `docker save` wrote. */
+  /** An OCI layout folder, a tar of one, or a `docker save` archive. */
   readonly path: string;
-  /** Which of its images, by name, tag or digest; default: the one called `tag`, or the only one. */
+  /** Name, tag or digest of an image in it. Default: the image called `tag`, or the only one. */
   readonly image?: string | undefined;
   readonly bucket: string;
   readonly prefix: string;
   /** Default: `oci`. */
   readonly layout?: BucketLayout | undefined;
-  /** For the layout `distribution`, where it is not part of `layout`. */
+  /** For the layout `distribution`, if it is not in `layout`. */
   readonly repository?: string | undefined;
-  /** Default: the tag that the image has, else `latest`. The layout `keys` has no tags. */
+  /** Default: the tag of the image, else `latest`. The layout `keys` has no tags. */
   readonly tag?: string | undefined;
-  /** Of an index: only the images for these, and the index as it is. Default: all that it lists. */
+  /** Of an index, copy only the images for these platforms, and the index unchanged. Default: everything. */
   readonly platforms?: readonly Platform[] | undefined;
   readonly connection: S3Connection;
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: PushProgress) => void) | undefined;
 }
 
-/** Bytes of blobs, manifests and indexes; `sent` and `skipped` grow until they make up `total`. */
+/** Bytes of blobs, manifests and indexes. At the end `sent` and `skipped` add up to `total`. */
 export interface PushProgress {
   readonly total: number;
   readonly sent: number;
@@ -44,24 +44,24 @@ export interface PushProgress {
 }
 
 export interface PushedImage {
-  /** Of the manifest or index: what a job names. */
+  /** Of the manifest or index, for a job. */
   readonly digest: BlobDigest;
   readonly mediaType: string;
   /** Absent in the layout `keys`. */
   readonly tag?: string;
-  /** Blobs, manifests and indexes that were uploaded, and those that were there. */
+  /** Blobs, manifests and indexes that were uploaded, and that were in the bucket already. */
   readonly uploaded: { readonly count: number; readonly bytes: number };
   readonly skipped: { readonly count: number; readonly bytes: number };
-  /** What the image's index lists and was not copied, in words. */
+  /** Descriptions of the listed images and blobs that were not copied. */
   readonly leftOut: readonly string[];
 }
 
 /**
- * Copies an image into a bucket in one of the layouts that sources read, with everything that its index lists. Blobs
- * come before the manifests that name them and the tag comes last, so that a reader never finds half an image. Blobs
- * that are there with the right size are not sent again; the bytes of the others are verified on their way.
+ * Copies an image into a bucket, in a layout that sources read, with everything that its index lists. Blobs are stored before the
+ * manifests that refer to them, and the tag is written last, so that a reader never finds a part of an image. A blob that is in the
+ * bucket with the right size is not sent again. The others are verified while they are sent.
  * @throws UnpackError IMAGE_NOT_FOUND, BLOB_NOT_FOUND, BLOB_DIGEST_MISMATCH, MANIFEST_INVALID, INVALID_JOB (tag, prefix,
- *   bucket, layout), PLATFORM_NOT_FOUND, UNSUPPORTED_MEDIA_TYPE (of the packing), SOURCE_DENIED, SOURCE_UNAVAILABLE
+ *   bucket, layout), PLATFORM_NOT_FOUND, UNSUPPORTED_MEDIA_TYPE (compression), SOURCE_DENIED, SOURCE_UNAVAILABLE
  */
 export async function pushImage(options: PushOptions): Promise<PushedImage> {
   const { signal, onProgress } = options;
@@ -99,7 +99,7 @@ export async function pushImage(options: PushOptions): Promise<PushedImage> {
           await uploader.putBlob(key, descriptor, await need(find, contents, descriptor, archive.path));
         }
       }
-      await announce(uploader, keys, contents, image, tag);
+      await writeTag(uploader, keys, contents, image, tag);
       return {
         digest: image.digest,
         mediaType: image.mediaType,
@@ -120,7 +120,7 @@ function withRepository(layout: BucketLayout, repository: string | undefined): B
   return layout.kind === 'distribution' && repository !== undefined ? { ...layout, repository } : layout;
 }
 
-/** @throws UnpackError INVALID_JOB where neither the caller nor the image gives one that can be */
+/** @throws UnpackError INVALID_JOB for a tag that a bucket cannot have */
 function tagFor(given: string | undefined, { tag }: ChosenImage, path: string): string {
   if (given !== undefined || tag === undefined) return checkedTag(given ?? 'latest');
   try {
@@ -128,7 +128,7 @@ function tagFor(given: string | undefined, { tag }: ChosenImage, path: string): 
   } catch (cause) {
     throw new UnpackError(
       'INVALID_JOB',
-      `the image in ${path} is called ${JSON.stringify(tag)}, which is no tag: write one at the end of the target`,
+      `the image in ${path} is called ${JSON.stringify(tag)}, which is not a tag; write a tag at the end of the target`,
       { cause },
     );
   }
@@ -139,16 +139,20 @@ async function need(
   { embedded }: ImageContents,
   { digest }: Descriptor,
   path: string,
-): Promise<StoredBlob> {
+): Promise<LocalBlob> {
   const blob = (await find(digest)) ?? embedded.get(digest);
   if (blob !== undefined) return blob;
-  throw new UnpackError('BLOB_NOT_FOUND', `${path} lost the blob ${shortDigest(digest)} while it was read`, {
-    details: { digest },
-  });
+  throw new UnpackError(
+    'BLOB_NOT_FOUND',
+    `${path} no longer has the blob ${shortDigest(digest)}; do not change it during a push`,
+    {
+      details: { digest },
+    },
+  );
 }
 
-/** Makes the image known under its tag, as the layout does it. */
-async function announce(
+/** Writes the tag, and the files that the layout needs for it. */
+async function writeTag(
   uploader: Uploader,
   keys: BucketKeys,
   { blobs, documents }: ImageContents,
@@ -171,7 +175,7 @@ async function announce(
   await link(keys.tagLink(tag), image.digest);
 }
 
-/** Adds the image to `index.json`, keeps the others, and notices when somebody else changes it meanwhile. */
+/** Adds the image to `index.json`, and keeps the others. Starts again if another push has changed the index meanwhile. */
 async function addToIndex(uploader: Uploader, key: string, image: Descriptor, tag: string): Promise<void> {
   for (let attempt = 1; ; attempt += 1) {
     const old = await uploader.getFile(key, DOCUMENT_LIMIT);
@@ -190,7 +194,7 @@ async function addToIndex(uploader: Uploader, key: string, image: Descriptor, ta
 function withImage(old: Buffer | undefined, key: string, image: Descriptor, tag: string): Record<string, unknown> {
   const entry = descriptorJson({ ...image, annotations: { ...image.annotations, [REF_NAME]: tag } });
   if (old === undefined) return { schemaVersion: 2, mediaType: OCI_INDEX, manifests: [entry] };
-  // kept as it is, with entries and fields that this program does not know
+  // unknown entries and fields are kept
   const { fields } = readLayoutIndex(old, key);
   const listed: readonly unknown[] = Array.isArray(fields.manifests) ? fields.manifests : [];
   const kept = listed.filter((one) => refNameOf(one) !== tag);

@@ -1,85 +1,100 @@
 import type { FileHandle } from 'node:fs/promises';
 import { posix } from 'node:path';
-import { Header, type HeaderData, Pax } from 'tar';
+import { type PaxRecords, parsePaxRecords } from '../archive/pax.ts';
+import { hasNoContent, mergePax } from '../archive/tar-entry.ts';
+import { BLOCK, isZeroBlock, parseTarHeader, type TarHeader, textField } from '../archive/tar-header.ts';
 import { UnpackError } from '../errors.ts';
 
-const BLOCK = 512;
-/** Far more files than any image archive has. */
-const MOST_ENTRIES = 100_000;
-const LONGEST_METADATA = 1024 * 1024;
-/** Links in a row; `docker save` writes one. */
-const LONGEST_CHAIN = 8;
+/** Maximum entries; image archives have far fewer. */
+const MAX_ENTRIES = 100_000;
+/** Maximum bytes of a PAX header or a long name. */
+const MAX_METADATA = 1024 * 1024;
+/** Maximum links in a row. `docker save` writes one. */
+const MAX_LINKS = 8;
 
-const METADATA: ReadonlySet<string> = new Set([
-  'ExtendedHeader',
-  'NextFileHasLongPath',
-  'NextFileHasLongLinkpath',
-  'OldGnuLongPath',
-]);
-
-/** Where the bytes of a file lie in an archive. */
+/** Where the content of a file lies in an archive. */
 export interface TarExtent {
   readonly offset: number;
   readonly size: number;
 }
 
+/** PAX records and long names, which replace fields of the next entry. */
+interface Overrides {
+  records?: PaxRecords;
+  name?: Buffer;
+  linkName?: Buffer;
+}
+
 /**
- * Where each regular file of an uncompressed tar lies, by its name, so that an image archive can be read at random
- * without being unpacked. Links count as the file that they lead to: `docker save` once wrote equal layers so.
- * @throws UnpackError MANIFEST_INVALID when it is no tar, or ends too early
+ * Finds the regular files of an uncompressed tar, so that an image archive can be read at random. A link counts as the file that
+ * it leads to, because `docker save` has written equal layers as links.
+ * @returns the files by their normalized names
+ * @throws UnpackError MANIFEST_INVALID if it is not a tar, or not complete
  */
 export async function tarIndex(file: FileHandle, path: string): Promise<ReadonlyMap<string, TarExtent>> {
   const { size: end } = await file.stat();
-  if (end === 0) throw noTar(path, 'it is empty');
+  if (end === 0) throw notTar(path, 'it is empty');
   const files = new Map<string, TarExtent>();
   const links = new Map<string, string>();
-  let local: HeaderData | undefined;
+  let overrides: Overrides = {};
   let position = 0;
   for (let count = 0; position + BLOCK <= end; count += 1) {
-    const header = decode(await read(file, position, BLOCK), local);
-    if (header?.nullBlock) break;
-    if (!header?.cksumValid || count > MOST_ENTRIES) throw noTar(path, `there is no entry at byte ${position}`);
-    const size = header.size ?? 0;
+    const block = await read(file, position, BLOCK);
+    if (isZeroBlock(block)) break;
+    const header = parseTarHeader(block);
+    const size = typeof header === 'string' ? -1 : contentSize(header, overrides, path);
+    if (typeof header === 'string' || size < 0 || count > MAX_ENTRIES) {
+      throw notTar(path, `there is no entry at byte ${position}`);
+    }
     const offset = position + BLOCK;
     position = offset + Math.ceil(size / BLOCK) * BLOCK;
-    if (offset + size > end) throw noTar(path, `${header.path} runs past its end; it is not complete`);
-    const { type } = header;
-    if (METADATA.has(type)) {
-      if (size > LONGEST_METADATA) throw noTar(path, `the metadata at byte ${offset} is ${size} bytes long`);
-      const text = (await read(file, offset, size)).toString();
-      local = {
-        ...local,
-        ...(type === 'ExtendedHeader'
-          ? given(Pax.parse(text))
-          : { [type === 'NextFileHasLongLinkpath' ? 'linkpath' : 'path']: text.replace(/\0.*/s, '') }),
-      };
+    if (offset + size > end) throw notTar(path, `${header.name} runs past its end; it is not complete`);
+    if (METADATA.has(header.typeFlag)) {
+      if (size > MAX_METADATA) throw notTar(path, `the metadata at byte ${offset} is ${size} bytes long`);
+      overrides = { ...overrides, ...overridesOf(header.typeFlag, await read(file, offset, size), path) };
       continue;
     }
-    // the decoder prefers the header's own link and prefix to what came before it
-    const { path: named = header.path ?? '', linkpath = header.linkpath ?? '' } = local ?? {};
-    local = undefined;
-    const name = posix.normalize(named);
-    if (type === 'File' || type === 'OldFile' || type === 'ContiguousFile') files.set(name, { offset, size });
-    // a symbolic link is relative to its folder, a hard link to the archive
-    if (type === 'SymbolicLink') links.set(name, posix.join(posix.dirname(name), linkpath));
-    if (type === 'Link') links.set(name, posix.normalize(linkpath));
+    const name = posix.normalize((overrides.name ?? header.name).toString());
+    const linkName = (overrides.linkName ?? header.linkName).toString();
+    overrides = {};
+    if (isFile(header)) files.set(name, { offset, size });
+    // the target of a symbolic link is relative to its directory, the target of a hard link to the archive
+    if (header.typeFlag === SYMLINK) links.set(name, posix.join(posix.dirname(name), linkName));
+    if (header.typeFlag === HARDLINK) links.set(name, posix.normalize(linkName));
   }
   for (const [name, first] of links) {
     let target = first;
-    for (let hop = 0; hop < LONGEST_CHAIN && !files.has(target); hop += 1) target = links.get(target) ?? target;
+    for (let hop = 0; hop < MAX_LINKS && !files.has(target); hop += 1) target = links.get(target) ?? target;
     const extent = files.get(target);
     if (extent !== undefined && !files.has(name)) files.set(name, extent);
   }
   return files;
 }
 
-/** `undefined` for bytes that make the decoder throw: numbers that can't be. */
-function decode(block: Buffer, local: HeaderData | undefined): Header | undefined {
-  try {
-    return new Header(block, 0, local);
-  } catch {
-    return undefined;
-  }
+const HARDLINK = 0x31;
+const SYMLINK = 0x32;
+const PAX = 0x78; // x
+const LONG_NAME = 0x4c; // L
+const LONG_LINK = 0x4b; // K
+const METADATA: ReadonlySet<number> = new Set([PAX, LONG_NAME, LONG_LINK]);
+
+/** Old archives mark a directory by a slash at the end of its name, and write `7` for a contiguous file. */
+const isFile = ({ typeFlag, name }: TarHeader): boolean =>
+  (typeFlag === 0 || typeFlag === 0x30 || typeFlag === 0x37) && name.at(-1) !== 0x2f;
+
+/** Applies PAX records to the header of an entry, but not to headers of further metadata. @returns bytes of content */
+function contentSize(header: TarHeader, { records }: Overrides, path: string): number {
+  if (METADATA.has(header.typeFlag)) return Number(header.size);
+  if (records !== undefined) mergePax(header, records, (what) => notTar(path, `a PAX header has ${what}`));
+  return hasNoContent(header.typeFlag) ? 0 : Number(header.size);
+}
+
+function overridesOf(typeFlag: number, content: Buffer, path: string): Overrides {
+  if (typeFlag === LONG_NAME) return { name: textField(content) };
+  if (typeFlag === LONG_LINK) return { linkName: textField(content) };
+  const records = parsePaxRecords(content);
+  if (typeof records === 'string') throw notTar(path, `a PAX header has ${records}`);
+  return { records };
 }
 
 async function read(file: FileHandle, position: number, length: number): Promise<Buffer> {
@@ -87,17 +102,9 @@ async function read(file: FileHandle, position: number, length: number): Promise
   return buffer.subarray(0, bytesRead);
 }
 
-function given(pax: HeaderData): HeaderData {
-  return {
-    ...(pax.path === undefined ? {} : { path: pax.path }),
-    ...(pax.linkpath === undefined ? {} : { linkpath: pax.linkpath }),
-    ...(pax.size === undefined ? {} : { size: pax.size }),
-  };
-}
-
-function noTar(path: string, why: string): UnpackError {
+function notTar(path: string, why: string): UnpackError {
   return new UnpackError(
     'MANIFEST_INVALID',
-    `${path} is not an image archive (a tar, or one packed with gzip, zstd or xz): ${why}`,
+    `${path} is not an image archive (a tar, or one compressed with gzip, zstd or xz): ${why}`,
   );
 }

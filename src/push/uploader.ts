@@ -13,45 +13,49 @@ import {
 import { abortError, throwIfAborted, UnpackError } from '../errors.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import { algorithmOf, shortDigest } from '../oci/digest.ts';
+import { collect } from '../source/read-blob.ts';
 import { s3Client } from '../source/s3-client.ts';
 import { s3Error } from '../source/s3-errors.ts';
 import type { S3Connection } from '../source/source-spec.ts';
-import type { StoredBlob } from './stored-blob.ts';
+import type { LocalBlob } from './local-blob.ts';
 
-/** Bytes of a part; S3 wants 5 MiB or more, and 10,000 parts or fewer. */
+/** Bytes of a part. S3 requires at least 5 MiB, and at most 10,000 parts. */
 const PART = 16 * 1024 * 1024;
-const MOST_PARTS = 10_000;
-/** Parts of a blob under way at once; with PART the bound on memory. */
-const AT_ONCE = 4;
-/** Milliseconds that removing the parts of a failed upload may take. */
-const LONGEST_CLEANUP = 2000;
+const MAX_PARTS = 10_000;
+/** Parts that are sent at the same time. Together with PART this limits the memory. */
+const PARALLEL_PARTS = 4;
+/** Maximum milliseconds for removing the parts of a failed upload. */
+const CLEANUP_TIMEOUT = 2000;
 
 export interface Uploader {
-  /** Whether an object of that size is there. */
+  /** Whether an object with this size exists. */
   has(key: string, size: number): Promise<boolean>;
   /**
-   * Stores a blob. It becomes visible only as a whole and only with the digest that it should have.
+   * Stores a blob. It becomes visible only when it is complete and has the digest of its descriptor.
    * @throws UnpackError BLOB_DIGEST_MISMATCH
    */
-  putBlob(key: string, descriptor: Descriptor, blob: StoredBlob): Promise<void>;
+  putBlob(key: string, descriptor: Descriptor, blob: LocalBlob): Promise<void>;
   putFile(key: string, bytes: Buffer, contentType: string, condition?: PutCondition): Promise<void>;
-  /** A small file and its version; `undefined` where there is none. */
+  /** A small file with its ETag. `undefined` if there is none. */
   getFile(key: string, limit: number): Promise<{ bytes: Buffer; etag: string | undefined } | undefined>;
   close(): void;
 }
 
-/** Store only if the object is still this one (`etag`), or still missing (`undefined`). */
+/** Store only if the object still has this ETag, or with `undefined`, if it still does not exist. */
 export interface PutCondition {
   readonly etag: string | undefined;
 }
 
-/** Writes to a bucket. Failures read as those of a source; a condition that does not hold is BLOB_DIGEST_MISMATCH. */
+/**
+ * Writes objects to a bucket, for push. The caller closes it.
+ * @throws UnpackError (its methods) the same failures as a source; BLOB_DIGEST_MISMATCH if a condition is not met
+ */
 export function openUploader(
   connection: S3Connection,
   bucket: string,
   options: { readonly signal?: AbortSignal | undefined; readonly onBytes?: ((count: number) => void) | undefined },
 ): Uploader {
-  // parts are in memory and can be sent again as they are, so here the SDK's own tries are right
+  // the SDK may repeat uploads, because parts are in memory
   const client = s3Client(connection, {
     maxAttempts: connection.maxResumes + 1,
     socketTimeout: connection.idleTimeout,
@@ -59,8 +63,8 @@ export function openUploader(
   const { signal, onBytes } = options;
   const to: Target = { client, bucket, sending: signal === undefined ? {} : { abortSignal: signal } };
 
-  /** Runs one request, and says what went wrong in our own words. */
-  const ask = async <T>(key: string, action: () => Promise<T>): Promise<T> => {
+  /** Sends one request. @throws UnpackError */
+  const request = async <T>(key: string, action: () => Promise<T>): Promise<T> => {
     throwIfAborted(signal);
     try {
       return await action();
@@ -82,11 +86,11 @@ export function openUploader(
   return {
     async has(key, size) {
       const command = new HeadObjectCommand({ Bucket: bucket, Key: key });
-      const found = await ifThere(ask(key, () => client.send(command, to.sending)));
+      const found = await ifThere(request(key, () => client.send(command, to.sending)));
       return found?.ContentLength === size;
     },
     putBlob: (key, descriptor, blob) =>
-      ask(key, () =>
+      request(key, () =>
         blob.size <= PART
           ? putWhole(to, key, descriptor, blob, onBytes)
           : putParts(to, key, descriptor, blob, onBytes, signal),
@@ -94,12 +98,12 @@ export function openUploader(
     async putFile(key, bytes, contentType, condition) {
       const object = { Bucket: bucket, Key: key, Body: bytes, ContentType: contentType };
       const put = (when: object) => client.send(new PutObjectCommand({ ...object, ...when }), to.sending);
-      await ask(key, async () => {
+      await request(key, async () => {
         if (condition === undefined) return put({});
         try {
           return await put(condition.etag === undefined ? { IfNoneMatch: '*' } : { IfMatch: condition.etag });
         } catch (error) {
-          // a server from before conditional writes: the last writer wins, as everywhere until 2024
+          // old servers have no conditional writes: the last writer wins
           if (error instanceof Error && error.name === 'NotImplemented') return put({});
           throw error;
         }
@@ -107,12 +111,12 @@ export function openUploader(
     },
     async getFile(key, limit) {
       const command = new GetObjectCommand({ Bucket: bucket, Key: key });
-      const found = await ifThere(ask(key, () => client.send(command, to.sending)));
+      const found = await ifThere(request(key, () => client.send(command, to.sending)));
       if (found === undefined) return undefined;
-      if ((found.ContentLength ?? 0) > limit)
-        throw new UnpackError('LIMIT_EXCEEDED', `${key} is longer than ${limit} bytes`);
-      const bytes = await ask(key, async () => Buffer.from((await found.Body?.transformToByteArray()) ?? []));
-      return { bytes, etag: found.ETag };
+      const tooLong = () => new UnpackError('LIMIT_EXCEEDED', `${key} is longer than ${limit} bytes, the limit`);
+      // `as`: in Node the SDK's body is a stream of buffers
+      const body = (found.Body ?? []) as AsyncIterable<Uint8Array>;
+      return { bytes: await request(key, () => collect(body, limit, tooLong)), etag: found.ETag };
     },
     close: () => client.destroy(),
   };
@@ -128,7 +132,7 @@ async function putWhole(
   { client, bucket, sending }: Target,
   key: string,
   descriptor: Descriptor,
-  blob: StoredBlob,
+  blob: LocalBlob,
   onBytes: ((count: number) => void) | undefined,
 ): Promise<void> {
   const bytes = await blob.read(0, blob.size);
@@ -142,21 +146,21 @@ async function putParts(
   { client, bucket, sending }: Target,
   key: string,
   descriptor: Descriptor,
-  blob: StoredBlob,
+  blob: LocalBlob,
   onBytes: ((count: number) => void) | undefined,
   signal: AbortSignal | undefined,
 ): Promise<void> {
   const object = { Bucket: bucket, Key: key };
   const create = new CreateMultipartUploadCommand({ ...object, ContentType: contentType(descriptor) });
   const { UploadId } = await client.send(create, sending);
-  const length = Math.max(PART, Math.ceil(blob.size / MOST_PARTS));
+  const length = Math.max(PART, Math.ceil(blob.size / MAX_PARTS));
   const hash = createHash(algorithmOf(descriptor.digest));
   const parts: CompletedPart[] = [];
   let next = 0;
   let reading: Promise<unknown> = Promise.resolve();
   let failed = false;
 
-  // bytes are read and hashed one part after the other, and sent several at once
+  // parts are read and hashed one after another, but several are sent at the same time
   const readPart = (offset: number): Promise<Buffer> => {
     const read = reading.then(async () => {
       throwIfAborted(signal);
@@ -180,7 +184,7 @@ async function putParts(
   };
   try {
     const sent = await Promise.allSettled(
-      Array.from({ length: AT_ONCE }, () =>
+      Array.from({ length: PARALLEL_PARTS }, () =>
         send().catch((error: unknown) => {
           failed = true;
           throw error;
@@ -195,8 +199,8 @@ async function putParts(
       sending,
     );
   } catch (error) {
-    // parts that nobody completes are paid for; the cause matters more than a failure to remove them
-    const briefly = { abortSignal: AbortSignal.timeout(LONGEST_CLEANUP) };
+    // incomplete uploads cost money; if removing the parts fails too, the first error matters more
+    const briefly = { abortSignal: AbortSignal.timeout(CLEANUP_TIMEOUT) };
     await client.send(new AbortMultipartUploadCommand({ ...object, UploadId }), briefly).catch(() => undefined);
     throw error;
   }
@@ -211,7 +215,7 @@ function verify(descriptor: Descriptor, hex: string, size: number): void {
   if (actual === descriptor.digest && size === descriptor.size) return;
   throw new UnpackError(
     'BLOB_DIGEST_MISMATCH',
-    `the blob ${shortDigest(descriptor.digest)} (${descriptor.size} bytes) has ${size} bytes and the digest ${actual}; nothing was stored for it`,
+    `the blob ${shortDigest(descriptor.digest)} (${descriptor.size} bytes) has ${size} bytes and the digest ${actual}; it was not stored`,
     { details: { digest: descriptor.digest, expected: descriptor.digest, actual } },
   );
 }

@@ -5,8 +5,8 @@ import { MalformedResponseError, parseResponseHead } from '../../src/http/respon
 
 const head = (...lines: string[]) => parseResponseHead(lines.join('\r\n'));
 
-describe('the head of an answer', () => {
-  test('has a status, a reason and headers without regard to case', () => {
+describe('the head of a response', () => {
+  test('has a status, a reason and headers in any case', () => {
     const { status, reason, headers } = head('HTTP/1.1 206 Partial Content', 'ETag: "a b"', 'content-TYPE:\t x ');
     assert.equal(status, 206);
     assert.equal(reason, 'Partial Content');
@@ -19,7 +19,7 @@ describe('the head of an answer', () => {
     );
   });
 
-  test('may have an empty reason, none, and empty or repeated headers', () => {
+  test('may have no reason, and empty or repeated headers', () => {
     assert.equal(head('HTTP/1.1 200 ').reason, '');
     assert.equal(head('HTTP/1.1 200').reason, '');
     const { headers } = head('HTTP/1.1 200 OK', 'x:', 'y: 1', 'Y: 2');
@@ -27,7 +27,7 @@ describe('the head of an answer', () => {
     assert.equal(headers.get('y'), '1, 2');
   });
 
-  test('says how the end of the body is told', () => {
+  test('says how the end of the body is marked', () => {
     const bodyOf = (...lines: string[]) => head('HTTP/1.1 200 OK', ...lines).body;
     assert.equal(bodyOf('Content-Length: 12'), 12);
     assert.equal(bodyOf('Content-Length: 0'), 0);
@@ -40,7 +40,7 @@ describe('the head of an answer', () => {
     assert.equal(head('HTTP/1.1 304 Not Modified', 'Content-Length: 12').body, 0);
   });
 
-  test('says whether the connection may be used again', () => {
+  test('says whether the connection may be reused', () => {
     assert.equal(head('HTTP/1.1 200 OK').keepAlive, true);
     assert.equal(head('HTTP/1.1 200 OK', 'Connection: keep-alive').keepAlive, true);
     assert.equal(head('HTTP/1.1 200 OK', 'Connection: x, Close').keepAlive, false);
@@ -75,7 +75,7 @@ describe('the head of an answer', () => {
     ['HTTP/1.1 200 OK', 'Content-Length: 5, 6'],
     ['HTTP/1.1 200 OK', 'Content-Length: 5', 'Transfer-Encoding: chunked'],
   ]) {
-    test(`is not ${JSON.stringify(lines.join('\r\n'))}`, () => {
+    test(`is never ${JSON.stringify(lines.join('\r\n'))}`, () => {
       assert.throws(() => head(...lines), MalformedResponseError);
     });
   }
@@ -84,7 +84,7 @@ describe('the head of an answer', () => {
 describe('a body in chunks', () => {
   const body = '5\r\nhello\r\n1;name="x"\r\n,\r\n00006 \r\n world\r\n0\r\nTrailer: x\r\n\r\n';
 
-  test('is put together, in whatever pieces it comes', () => {
+  test('is decoded, wherever the input is cut', () => {
     for (let length = 1; length <= body.length; length++) {
       const decoder = new ChunkedDecoder();
       let text = '';

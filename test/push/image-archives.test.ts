@@ -16,7 +16,7 @@ import { skipFor } from '../support/present.ts';
 import { scratch } from '../support/scratch.ts';
 import { file, gnuLong, hardlink, type Member, symlink, tar } from '../support/tar.ts';
 
-/** Archives as the tools write them, pushed and then resolved from the bucket as a worker does. */
+/** Archives of various tools are pushed, and then resolved from the bucket, as in a worker. */
 const one = tar(file('etc/hello', 'hi'));
 const two = tar(file('etc/two', 'hi'));
 const REF_NAME = 'org.opencontainers.image.ref.name';
@@ -27,7 +27,7 @@ function config(layers: readonly Buffer[], architecture = 'amd64'): Buffer {
   return json({ os: 'linux', architecture, config: {}, rootfs: { type: 'layers', diff_ids: diffs } });
 }
 
-/** What lies in an archive, with the `manifest.json` of `docker save`. */
+/** The files of an archive with the `manifest.json` of `docker save`. */
 function saved(
   Config: string,
   Layers: readonly string[] | null,
@@ -92,7 +92,7 @@ class Layout {
   }
 }
 
-describe('push of archives as tools write them', { timeout: 120_000 }, () => {
+describe('push of archives of various tools', { timeout: 120_000 }, () => {
   let bucket: TestBucket;
   let count = 0;
   before(async () => {
@@ -110,7 +110,7 @@ describe('push of archives as tools write them', { timeout: 120_000 }, () => {
       ...options,
     });
   };
-  /** The layers' digests of what is in the bucket now under that tag or digest. */
+  /** The digests of the layers that the bucket now has for a tag or digest. */
   const layersOf = async (pushed: PushedImage, architecture = 'amd64') => {
     const source = openSource(bucket.spec({ prefix: `archives/${count}` }));
     const target = { kind: 'tag', tag: pushed.tag ?? '' } as const;
@@ -178,7 +178,7 @@ describe('push of archives as tools write them', { timeout: 120_000 }, () => {
       saved('c.json', ['l.tar.zst'], [file('c.json', config([one])), file('l.tar.zst', zstdCompressSync(one))]),
       [[ONE, '+zstd']],
     ],
-    'nix: names that begin with a dot': [
+    'nix: names that begin with ./': [
       tar(
         file('./c.json', config([one])),
         file('./l/layer.tar', one),
@@ -186,7 +186,7 @@ describe('push of archives as tools write them', { timeout: 120_000 }, () => {
       ),
       [[ONE, '']],
     ],
-    'bazel: hard links, and names longer than a header holds': [
+    'bazel: hard links, and names that are too long for a header': [
       saved(
         'c.json',
         [`${'l'.repeat(120)}.tar`],
@@ -199,7 +199,7 @@ describe('push of archives as tools write them', { timeout: 120_000 }, () => {
       ),
       [[ONE, '']],
     ],
-    'a link whose target is longer than a header holds': [
+    'a link with a target that is too long for a header': [
       saved(
         'c.json',
         ['l.tar'],
@@ -221,20 +221,20 @@ describe('push of archives as tools write them', { timeout: 120_000 }, () => {
       tar(file(Buffer.from([0x1f, 0x8b, 0x08]), 'x'), plain.subarray(0, plain.length)),
       [[ONE, '']],
     ],
-    'the tar of an OCI layout, packed with its folder': [
+    'the tar of the folder of an OCI layout': [
       (() => {
         const layout = new Layout();
         return layout.list(layout.image(one), { [REF_NAME]: 'v1' }).tar('my-layout/');
       })(),
       [[ONE, '+gzip']],
     ],
-    'packed with gzip as a whole': [gzipSync(plain), [[ONE, '']]],
-    'packed with gzip in several members': [
+    'compressed with gzip': [gzipSync(plain), [[ONE, '']]],
+    'compressed with gzip in several members': [
       Buffer.concat([gzipSync(plain.subarray(0, 700)), gzipSync(plain.subarray(700))]),
       [[ONE, '']],
     ],
-    'packed with zstd as a whole': [zstdCompressSync(plain), [[ONE, '']]],
-    'packed with zstd in several frames': [
+    'compressed with zstd': [zstdCompressSync(plain), [[ONE, '']]],
+    'compressed with zstd in several frames': [
       Buffer.concat([zstdCompressSync(plain.subarray(0, 700)), zstdCompressSync(plain.subarray(700))]),
       [[ONE, '']],
     ],
@@ -249,13 +249,13 @@ describe('push of archives as tools write them', { timeout: 120_000 }, () => {
     assert.equal(uploaded.count, 2);
   });
 
-  test('a layer that begins like gzip and is the tar of its diff_id is a tar', async () => {
+  test('a layer with the digest of its diff_id is a tar, even if it begins like gzip', async () => {
     const layer = tar(file(Buffer.from([0x1f, 0x8b, 0x08, 0x41]), 'x'));
     const archive = saved('c.json', ['l.tar'], [file('c.json', config([layer])), file('l.tar', layer)]);
     assert.deepEqual(await layersOf(await pushBytes(archive)), [[digestOf(layer) as string, '']]);
   });
 
-  test('docker 25: a layout beside manifest.json, named by its whole name, its short name or its tag', async () => {
+  test('docker 25: a layout beside manifest.json, found by full name, short name and tag', async () => {
     using folder = scratch();
     const layout = new Layout();
     const name = 'io.containerd.image.name';
@@ -284,7 +284,7 @@ describe('push of archives as tools write them', { timeout: 120_000 }, () => {
     });
   }
 
-  test('a layout without names lists its digests, and takes one', async () => {
+  test('images without names are listed by digest, and found by digest', async () => {
     using folder = scratch();
     const layout = new Layout();
     const images = [layout.image(one), layout.image(two, 'arm64')];
@@ -298,7 +298,7 @@ describe('push of archives as tools write them', { timeout: 120_000 }, () => {
     assert.ok(manifest.message.includes(images[0]?.digest ?? ''), manifest.message);
   });
 
-  test('one name on manifests of several platforms is pushed as an index of them, or as the one that is asked for', async () => {
+  test('manifests of several platforms with one name are pushed as an index, or one of them by platform', async () => {
     using folder = scratch();
     const layout = new Layout();
     const arm = layout.image(two, 'arm64');
@@ -313,7 +313,7 @@ describe('push of archives as tools write them', { timeout: 120_000 }, () => {
     assert.equal(single.digest, arm.digest);
   });
 
-  describe('of which only some platforms are there', () => {
+  describe('of an index with missing platforms', () => {
     const gone = {
       mediaType: 'application/vnd.oci.image.manifest.v1+json',
       digest: digestOf(Buffer.from('gone')),
@@ -340,7 +340,7 @@ describe('push of archives as tools write them', { timeout: 120_000 }, () => {
       return { index, here, attestation, arm };
     };
 
-    test('--platform copies the index byte for byte, what is there for the platform, and nothing else', async () => {
+    test('--platform copies the unchanged index and the blobs of the platform only', async () => {
       using folder = scratch();
       const { index, here, attestation, arm } = sparse(folder.path);
       const pushed = await push(folder.path, { platforms: [{ os: 'linux', architecture: 'amd64' }] });
@@ -357,7 +357,7 @@ describe('push of archives as tools write them', { timeout: 120_000 }, () => {
       assert.equal(again.digest, withOdd.index.digest, 'entries that nobody can read are copied as they are');
     });
 
-    test('without it, nothing is sent and the sentence says what is missing and what can be pushed', async () => {
+    test('without --platform nothing is sent, and the message lists the missing and the complete platforms', async () => {
       using folder = scratch();
       sparse(folder.path);
       const error = await fails('BLOB_NOT_FOUND', push(folder.path));
@@ -366,7 +366,7 @@ describe('push of archives as tools write them', { timeout: 120_000 }, () => {
       assert.doesNotMatch(await listed.text(), /<Key>/);
     });
 
-    test('a platform that is not complete, or not listed, is named', async () => {
+    test('the message names a platform that is incomplete or not listed', async () => {
       using folder = scratch();
       sparse(folder.path);
       const incomplete = push(folder.path, { platforms: [{ os: 'linux', architecture: 'arm64' }] });
@@ -376,33 +376,35 @@ describe('push of archives as tools write them', { timeout: 120_000 }, () => {
     });
   });
 
-  describe('that are packed', () => {
-    test('with xz, by the program xz', { skip: hasXz ? false : skipFor('there is no xz') }, async () => {
+  describe('that are compressed', () => {
+    test('with xz are decompressed by the program xz', {
+      skip: hasXz ? false : skipFor('there is no xz'),
+    }, async () => {
       const archive = execFileSync('xz', ['--stdout'], { input: plain });
       assert.deepEqual(await layersOf(await pushBytes(archive)), [[ONE, '']]);
       const cut = await fails('MANIFEST_INVALID', pushBytes(archive.subarray(0, archive.length - 30)));
       assert.match(cut.message, /is damaged: xz says/);
     });
 
-    test('with xz where there is none: one sentence says what to install', async () => {
+    test('with xz fail with advice if the program is not installed', async () => {
       using folder = scratch();
       const path = process.env.PATH;
       process.env.PATH = folder.path;
       try {
         const start = Buffer.from([0xfd, 0x37, 0x7a, 0x58, 0x5a, 0, 0, 4]);
         const error = await fails('UNSUPPORTED_MEDIA_TYPE', pushBytes(start));
-        assert.match(error.message, /the program xz is not there: install it \(package xz-utils\)/);
+        assert.match(error.message, /the program xz is not installed; install the package xz-utils/);
       } finally {
         process.env.PATH = path;
       }
     });
 
-    test('with something else: one sentence names it', async () => {
+    test('in another way fail with its name', async () => {
       const error = await fails('UNSUPPORTED_MEDIA_TYPE', pushBytes(Buffer.from('BZh91AY&SY')));
-      assert.match(error.message, /packed with bzip2/);
+      assert.match(error.message, /compressed with bzip2/);
     });
 
-    test('and damaged: one sentence', async () => {
+    test('and damaged fail with MANIFEST_INVALID', async () => {
       for (const packed of [gzipSync(plain), zstdCompressSync(plain)]) {
         const error = await fails('MANIFEST_INVALID', pushBytes(packed.subarray(0, packed.length - 12)));
         assert.match(error.message, /archive is damaged: the (gzip|zstd) data is corrupt: it ends too early/);
@@ -410,7 +412,7 @@ describe('push of archives as tools write them', { timeout: 120_000 }, () => {
       assert.match((await fails('MANIFEST_INVALID', pushBytes(Buffer.alloc(0)))).message, /it is empty/);
     });
 
-    test('leave nothing behind where they are unpacked, also when that is full', {
+    test('leave no temporary file behind, even on a full disk', {
       skip: unavailable(() => tmpfs('size=1m')),
     }, async () => {
       using disk = tmpfs('size=1m');
@@ -432,12 +434,12 @@ describe('push of archives as tools write them', { timeout: 120_000 }, () => {
     });
   });
 
-  test('what Docker wrote before 1.10 is named as such', async () => {
+  test('an archive of Docker before 1.10 is recognized', async () => {
     const archive = tar(file('abc/json', '{}'), file('abc/layer.tar', one), file('repositories', '{}'));
     assert.match((await fails('MANIFEST_INVALID', pushBytes(archive))).message, /before Docker 1\.10/);
   });
 
-  test('names in an unpacked archive lead nowhere outside it', async () => {
+  test('paths in an archive folder do not lead out of it', async () => {
     using folder = scratch();
     writeFileSync(join(folder.path, 'secret'), one);
     mkdirSync(join(folder.path, 'saved'));
@@ -447,7 +449,7 @@ describe('push of archives as tools write them', { timeout: 120_000 }, () => {
     await fails('BLOB_NOT_FOUND', push(join(folder.path, 'saved')));
   });
 
-  test('a layout whose blobs are links, as bazel makes it', async () => {
+  test('a layout whose blobs are links, as from bazel', async () => {
     using folder = scratch();
     const layout = new Layout();
     layout.list(layout.image(one), { [REF_NAME]: 'v1' }).write(join(folder.path, 'real'));

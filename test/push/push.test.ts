@@ -60,7 +60,7 @@ describe('pushImage', () => {
     openSource(bucket.spec({ prefix, layout: bucketLayout }));
   const tagOf = async (tag: string, bucketLayout?: BucketLayout) => (await source(bucketLayout).resolveTag(tag)).digest;
 
-  test('copies an image so that it can be resolved and read back, in every layout', async () => {
+  test('copies an image that can be resolved and read, in every layout', async () => {
     const layers = [randomBytes(1000), Buffer.alloc(0), randomBytes(20)];
     const image = await buildImage(put, { layers });
     await layout({ v1: image });
@@ -83,7 +83,7 @@ describe('pushImage', () => {
     }
   });
 
-  test('copies everything that an index lists, artifacts too', async () => {
+  test('copies everything that an index lists, with artifacts', async () => {
     const sbom = await buildImage(put, {
       manifest: { artifactType: 'application/vnd.example.sbom' },
       layers: [Buffer.from('s')],
@@ -97,7 +97,7 @@ describe('pushImage', () => {
     assert.equal(await tagOf('v2', { kind: 'distribution', repository: 'app' }), index.digest);
   });
 
-  test('sends a big blob in parts and proves it', async () => {
+  test('sends a large blob in parts and verifies it', async () => {
     const big = randomBytes(40 * MiB + 17);
     const image = await buildImage(put, { layers: [big] });
     await layout({ v1: image });
@@ -110,7 +110,7 @@ describe('pushImage', () => {
     assert.ok(progress.length >= 5, 'parts are reported one by one');
   });
 
-  test('does not send again what is there with the right size', async () => {
+  test('does not send a blob that the bucket has with the right size', async () => {
     await layout({ v1: await buildImage(put, { layers: [randomBytes(1000)] }) });
     const first = await push();
     const again = await push();
@@ -122,7 +122,7 @@ describe('pushImage', () => {
     assert.ok((await resolveImages(source(), { target: { kind: 'tag', tag: 'v1' } })).length === 1);
   });
 
-  test('keeps the other tags of an index, and replaces its own', async () => {
+  test('keeps the other tags of an index, and replaces the same tag', async () => {
     const [one, two] = [
       await buildImage(put, { layers: [Buffer.from('1')] }),
       await buildImage(put, { layers: [Buffer.from('2')] }),
@@ -141,7 +141,7 @@ describe('pushImage', () => {
     assert.deepEqual((index as { annotations: unknown }).annotations, { kept: 'yes' });
   });
 
-  test('refuses to overwrite what is not an index', async () => {
+  test('does not overwrite an index.json that is not an index', async () => {
     await layout({ v1: await buildImage(put) });
     await bucket.put(`${prefix}/index.json`, '{"something": "else"}');
     await fails('MANIFEST_INVALID', push());
@@ -176,7 +176,7 @@ describe('pushImage', () => {
       return path;
     };
 
-    test('makes an OCI manifest over its layers and takes its tag', async () => {
+    test('makes an OCI manifest of its layers and uses its tag', async () => {
       const pushed = await push({ path: await save() });
       assert.equal(pushed.tag, 'v7');
       const [found] = await resolveImages(source(), { target: { kind: 'tag', tag: 'v7' } });
@@ -191,21 +191,21 @@ describe('pushImage', () => {
       );
     });
 
-    test('refuses layers that are not those of the config', async () => {
+    test('refuses layers without the diff_ids of the config', async () => {
       const path = await save([digestOf(Buffer.from('other')), digestOf(layers[1] ?? Buffer.alloc(0))]);
       await fails('BLOB_DIGEST_MISMATCH', push({ path }));
     });
   });
 
   describe('fails', () => {
-    test('when the archive is none', async () => {
+    test('if the file is not an archive', async () => {
       await write('file', randomBytes(2000));
       await fails('MANIFEST_INVALID', push({ path: join(folder, 'file') }));
       await fails('MANIFEST_INVALID', push());
       await fails('IMAGE_NOT_FOUND', push({ path: join(folder, 'nothing') }));
     });
 
-    test('when the archive is cut off', async () => {
+    test('if the archive is truncated', async () => {
       await layout({ v1: await buildImage(put, { layers: [randomBytes(MiB)] }) });
       const path = join(folder, 'cut.tar');
       const whole = join(folder, 'whole.tar');
@@ -215,13 +215,13 @@ describe('pushImage', () => {
       assert.match(error.message, /not complete/);
     });
 
-    test('when several images could be meant, and lists them', async () => {
+    test('with a list if there are several images', async () => {
       await layout({ v1: await buildImage(put, { layers: [Buffer.from('1')] }), v2: await buildImage(put) });
       assert.match((await fails('IMAGE_NOT_FOUND', push())).message, /2 images; say which one: v1, v2/);
       await fails('IMAGE_NOT_FOUND', push({ image: 'v3' }));
     });
 
-    test('when a blob is missing, with no tag written', async () => {
+    test('if a blob is missing, and writes no tag', async () => {
       const image = await buildImage(put, { layers: [Buffer.from('gone')] });
       await layout({ v1: image });
       await rm(join(folder, 'blobs/sha256', hexOf(digestOf(Buffer.from('gone')))));
@@ -230,7 +230,7 @@ describe('pushImage', () => {
     });
 
     for (const size of [100, 20 * MiB]) {
-      test(`when a blob of ${size} bytes is not what its name says, with nothing stored for it`, async () => {
+      test(`if a blob of ${size} bytes has another digest, and does not store it`, async () => {
         const bytes = randomBytes(size);
         await layout({ v1: await buildImage(put, { layers: [bytes] }) });
         await write(`blobs/sha256/${hexOf(digestOf(bytes))}`, randomBytes(size));
@@ -239,7 +239,7 @@ describe('pushImage', () => {
       });
     }
 
-    test('when bucket, prefix, tag or repository can not be', async () => {
+    test('if bucket, prefix, tag or repository are not valid', async () => {
       await layout({ v1: await buildImage(put) });
       await fails('INVALID_JOB', push({ prefix: 'a/../b' }));
       await fails('INVALID_JOB', push({ bucket: '../b' }));
@@ -249,7 +249,7 @@ describe('pushImage', () => {
       assert.match((await fails('IMAGE_NOT_FOUND', push({ bucket: 'no-such-bucket' }))).message, /no bucket/);
     });
 
-    test('at once when it is aborted, midway in a big blob', async () => {
+    test('at once after an abort, in the middle of a large blob', async () => {
       await layout({ v1: await buildImage(put, { layers: [randomBytes(20 * MiB)] }) });
       const rules = [
         { fault: { kind: 'silence' }, when: ({ method }: { method: string }) => method === 'PUT' },
@@ -267,7 +267,7 @@ describe('pushImage', () => {
     });
   });
 
-  test('tries again when the bucket is busy for a moment', async () => {
+  test('retries if the bucket is busy for a moment', async () => {
     await layout({ v1: await buildImage(put, { layers: [randomBytes(20 * MiB)] }) });
     const fault = { kind: 'status', status: 503, code: 'SlowDown' } as const;
     const proxy = await startFaultyProxy({ target: bucket.server.endpoint, rules: [{ fault, times: 2 }] });

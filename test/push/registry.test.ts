@@ -17,7 +17,7 @@ import { type Registry, startRegistry } from '../support/registry.ts';
 
 const MiB = 1024 * 1024;
 
-/** The CNCF Distribution registry itself, with its S3 driver, in front of the same bucket. */
+/** The CNCF Distribution registry with its S3 driver uses the same bucket as unpackd. */
 describe('a real registry', { skip: skipWithout('docker-registry') }, () => {
   let bucket: TestBucket;
   let folder: string;
@@ -38,7 +38,7 @@ describe('a real registry', { skip: skipWithout('docker-registry') }, () => {
 
   const layout = { kind: 'distribution', repository: 'library/app' } as const;
 
-  /** Pushes as the distribution spec has it: POST, PATCH in two chunks, PUT. */
+  /** Pushes a blob as in the distribution spec: POST, PATCH in two chunks, PUT. */
   async function putBlob(bytes: Uint8Array, mediaType: string): Promise<Descriptor> {
     const digest = digestOf(bytes);
     let response = await fetch(`${origin}/v2/library/app/blobs/uploads/`, { method: 'POST' });

@@ -14,7 +14,7 @@ import { fails } from '../support/fails.ts';
 
 const MiB = 1024 * 1024;
 
-/** What a URL of a server at `port` stands for. Times are short. */
+/** A grant for the blob of a server at `port`. */
 function specOf(port: number, size: number, more: Partial<UrlGrant> = {}): UrlGrant {
   return {
     kind: 'signed-url',
@@ -48,14 +48,14 @@ async function listen(server: Server): Promise<number> {
   return (server.address() as AddressInfo).port; // a TCP server's address is never a string
 }
 
-describe('an answer', () => {
+describe('an answer of a server', () => {
   const content = Buffer.from('hello');
   const sockets = new Set<Socket>();
   let requests: string[] = [];
   let answers: (readonly string[])[] = [];
   let port = 0;
 
-  /** Sends what the test says, a write a string; ends the connection after an answer whose last string is empty. */
+  /** Sends the strings of the next answer, each with one write. Ends the connection if the last string is empty. */
   const server = createServer((socket) => {
     sockets.add(socket);
     socket.on('error', () => {});
@@ -86,7 +86,7 @@ describe('an answer', () => {
     return collect(specOf(port, content.length), content);
   };
 
-  test('is asked for as the URL was signed', async () => {
+  test('is requested with the signed URL', async () => {
     await get(['HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello']);
     assert.deepEqual(requests, [
       `GET /images/blob?X-Amz-Signature=1 HTTP/1.1\r\nHost: 127.0.0.1:${port}\r\nConnection: keep-alive\r\n\r\n`,
@@ -115,28 +115,28 @@ describe('an answer', () => {
       [`HTTP/1.1 200 OK\r\nx: ${'y'.repeat(10_000)}\r\nContent-Length: 5\r\n\r\nhello`],
     ],
   ] as const) {
-    test(`is understood ${what}`, async () => {
+    test(`is read ${what}`, async () => {
       assert.equal(String(await get(answer)), 'hello');
     });
   }
 
   for (const [what, ...answer] of [
-    ['no HTTP', 'SSH-2.0-OpenSSH_9.2\r\n\r\n'],
-    ['HTTP of another version', 'HTTP/2 200 OK\r\n\r\n'],
+    ['another protocol', 'SSH-2.0-OpenSSH_9.2\r\n\r\n'],
+    ['another version of HTTP', 'HTTP/2 200 OK\r\n\r\n'],
     ['a change of protocol', 'HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n'],
     ['headers without an end', `HTTP/1.1 200 OK\r\nx: ${'y'.repeat(70_000)}`],
     ['a header without a name', 'HTTP/1.1 200 OK\r\nnonsense\r\n\r\nhello'],
     ['two lengths', 'HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello'],
     ['a length and chunks', 'HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n'],
     ['a chunk without a length', 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nhello\r\n'],
-    ['more than its length', 'HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello and more'],
+    ['more bytes than its length', 'HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello and more'],
     ['nothing', ''],
     ['half a status', 'HTTP/1.1 2', ''],
-    ['less than its length', 'HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe', ''],
+    ['fewer bytes than its length', 'HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe', ''],
     ['chunks without an end', 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n', ''],
     ['half of a body that ends with the connection', 'HTTP/1.1 200 OK\r\n\r\nhe', ''],
   ] as const) {
-    test(`of ${what} is SOURCE_UNAVAILABLE and leaves no connection`, async () => {
+    test(`with ${what} is SOURCE_UNAVAILABLE and closes the connection`, async () => {
       const error = await fails('SOURCE_UNAVAILABLE', get(answer));
       assert.match(error.message, /s3:\/\/images/);
       await eventually('no connection is left', () => sockets.size === 0);
@@ -156,7 +156,7 @@ describe('an answer', () => {
     ['503 Slow Down', 'SOURCE_UNAVAILABLE'],
   ] as const) {
     const [line] = status.split('\r\n');
-    test(`of ${line} is ${code}, and no redirection is followed`, async () => {
+    test(`with ${line} is ${code}, and no redirection is followed`, async () => {
       await fails(code, get([`HTTP/1.1 ${status}\r\nContent-Length: 0\r\n\r\n`]));
       assert.equal(requests.length, 1);
     });
@@ -174,22 +174,22 @@ describe('an answer', () => {
       ],
     ],
     ['to the end of the connection', [`HTTP/1.1 400 Bad Request\r\n\r\n${slowDown}`, '']],
-    ['broken off', [`HTTP/1.1 400 Bad Request\r\nContent-Length: 500\r\n\r\n${slowDown}`, '']],
-    ['longer than is read', [`HTTP/1.1 400 Bad Request\r\n\r\n${slowDown}${'x'.repeat(100_000)}`]],
+    ['that breaks off', [`HTTP/1.1 400 Bad Request\r\nContent-Length: 500\r\n\r\n${slowDown}`, '']],
+    ['over the limit', [`HTTP/1.1 400 Bad Request\r\n\r\n${slowDown}${'x'.repeat(100_000)}`]],
   ] as const) {
-    test(`that refuses is read for its reason ${what}`, async () => {
+    test(`with an error document ${what} is reported with its message`, async () => {
       const error = await fails('SOURCE_UNAVAILABLE', get(answer));
       assert.match(error.message, /400 RequestTimeout \(made up by the test\)/);
     });
   }
 
-  test('that refuses and then is silent says what its status says', async () => {
+  test('without the rest of its error document is reported by its status', async () => {
     answers = [['HTTP/1.1 404 Not Found\r\nContent-Length: 500\r\n\r\n<Error>']];
     await fails('BLOB_NOT_FOUND', collect(specOf(port, content.length, { idleTimeout: 5000 }), content));
     await eventually('no connection is left', () => sockets.size === 0);
   });
 
-  test('may come over a connection that was used before, and then nobody knows one that the server has closed', async () => {
+  test('comes over a reused connection, or over a new one if the server has closed it', async () => {
     const answer = ['HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello'];
     await get(answer);
     await get(answer);
@@ -202,7 +202,7 @@ describe('an answer', () => {
     assert.equal(requests.length, 4);
   });
 
-  test('that came before it was asked for is not taken', async () => {
+  test('that arrives before its request is not used', async () => {
     await get([
       'HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello',
       'HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nbogus',
@@ -212,15 +212,15 @@ describe('an answer', () => {
   });
 });
 
-/** A server that knows ranges; what a test says happens to the answer of its choice. */
+/** A server with ranges, whose answers a test may replace. */
 class RangeServer {
   readonly ranges: string[] = [];
   readonly headers: IncomingMessage['headers'][] = [];
-  /** Answers of which the last byte is still to be sent. */
+  /** Answers that are not complete yet. */
   readonly sending = new Set<ServerResponse>();
   mostAtOnce = 0;
   readonly sockets = new Set<Socket>();
-  /** Returns true when it has answered. */
+  /** Returns true if it has answered. */
   instead: (index: number, response: ServerResponse, from: number, to: number) => boolean | Promise<boolean> = () =>
     false;
   /** Milliseconds between two pieces of 64 KiB. */
@@ -295,7 +295,7 @@ describe('a large blob', () => {
   };
   afterEach(() => server.close());
 
-  /** The first request was for everything; the ranges after it leave nothing out, and nothing is asked for twice. */
+  /** Checks that the first request was for everything, and that the ranges have no gaps and do not overlap. */
   const whole = ([first, ...ranges]: readonly string[]) => {
     assert.equal(first, '');
     const ends = ranges
@@ -305,7 +305,7 @@ describe('a large blob', () => {
     for (const [index, [, end]] of ends.entries()) assert.equal(end, ends[index + 1]?.[0] ?? content.length);
   };
 
-  test('comes by one request while the source is faster than its reader', async () => {
+  test('comes with one request if the source is faster than the reader', async () => {
     await start();
     const got: Buffer[] = [];
     for await (const chunk of read(spec, content)) {
@@ -316,18 +316,18 @@ describe('a large blob', () => {
     assert.deepEqual(server.ranges, ['']);
   });
 
-  test('comes over eight while its reader waits, each byte once, of the object that the first answer is of', async () => {
+  test('comes with eight requests if the reader waits, each byte once, with the ETag of the first answer', async () => {
     await start();
     server.pause = 4;
     assert.ok((await collect(spec, content)).equals(content));
     whole(server.ranges);
-    // two are asked for early, and may be there before others have ended
+    // two more are requested early
     assert.ok(server.mostAtOnce >= 8 && server.mostAtOnce <= 8 + 2, `${server.mostAtOnce} at once`);
     assert.equal(server.headers[0]?.['if-match'], undefined);
     for (const { 'if-match': etag } of server.headers.slice(1)) assert.notEqual(etag, undefined);
   });
 
-  test('continues where it broke, wherever that was, and any number of times', async () => {
+  test('continues after any number of broken connections, at any offset', async () => {
     await start({ maxResumes: 1 });
     server.instead = async (_index, response, from, to) => {
       response.writeHead(from === 0 ? 200 : 206, {
@@ -346,15 +346,15 @@ describe('a large blob', () => {
   });
 
   for (const [what, answer] of [
-    ['refused for a while', [503, {}]],
-    ['of another place', [206, { 'content-range': `bytes 5-9/${content.length}` }]],
+    ['that is refused for a while', [503, {}]],
+    ['of other bytes', [206, { 'content-range': `bytes 5-9/${content.length}` }]],
     ['of another object', [206, { 'content-range': 'bytes 0-4/5' }]],
-    ['of who knows what', [206, {}]],
-    ['of everything', [200, {}]],
-    ['missing', [404, {}]],
-    ['denied', [403, {}]],
+    ['without Content-Range', [206, {}]],
+    ['with everything', [200, {}]],
+    ['that is missing', [404, {}]],
+    ['that is denied', [403, {}]],
   ] as const) {
-    test(`with a range ${what} comes by the first request`, async () => {
+    test(`with a range ${what} comes with the first request`, async () => {
       await start();
       server.pause = 2;
       server.instead = (_index, response, from) => {
@@ -367,7 +367,7 @@ describe('a large blob', () => {
     });
   }
 
-  test('that was replaced midway is BLOB_DIGEST_MISMATCH', async () => {
+  test('that was replaced during the download is BLOB_DIGEST_MISMATCH', async () => {
     await start({ maxResumes: 3 });
     server.instead = async (index, response) => {
       if (index > 0) return false;
@@ -389,7 +389,7 @@ describe('a large blob', () => {
     await fails('BLOB_DIGEST_MISMATCH', collect(spec, content));
   });
 
-  test('comes from a server that knows no ranges too, midway as well', async () => {
+  test('comes from a server without ranges, too, also after a broken connection', async () => {
     await start({ maxResumes: 1 });
     server.instead = async (index, response) => {
       response.writeHead(200, { 'content-length': content.length });
@@ -400,7 +400,7 @@ describe('a large blob', () => {
     assert.ok((await collect(spec, content)).equals(content));
   });
 
-  test('that becomes silent is SOURCE_UNAVAILABLE, and no connection stays', async () => {
+  test('fails with SOURCE_UNAVAILABLE after the idle timeout, and closes all connections', async () => {
     await start({ idleTimeout: 150 });
     const silent: ServerResponse[] = [];
     server.instead = (_index, response, from) => {
@@ -414,7 +414,7 @@ describe('a large blob', () => {
     await eventually('no connection stays', () => silent.every((response) => response.destroyed));
   });
 
-  test('is given up at once, with all connections that bring something', async () => {
+  test('closes all connections at once after an abort', async () => {
     await start();
     server.pause = 4;
     const abort = new AbortController();
@@ -422,7 +422,7 @@ describe('a large blob', () => {
     await eventually('there are several', () => server.sockets.size > 1);
     abort.abort(new UnpackError('TIMED_OUT', 'the attempt took too long'));
     await fails('TIMED_OUT', reading);
-    // the server learns of it when it writes the next time
+    // the server notices it at its next write
     await eventually('nothing is sent any more', () => server.sending.size === 0);
   });
 });

@@ -32,11 +32,11 @@ describe('a layout folder', () => {
 
   const pathOf = (digest: BlobDigest) => join(folder, 'blobs/sha256', hexOf(digest));
 
-  test('gives verified blobs', async () => {
+  test('has verified blobs', async () => {
     assert.ok((await readBlob(source, blob, { limit: LIMIT })).equals(content));
   });
 
-  test('gives the rest of a blob from an offset on', async () => {
+  test('reads a blob from an offset on', async () => {
     const { chunks, offset, size } = await source.open(blob.digest, { offset: 999_990 });
     const rest: Buffer[] = [];
     for await (const chunk of chunks) rest.push(chunk);
@@ -56,7 +56,7 @@ describe('a layout folder', () => {
     await fails('LIMIT_EXCEEDED', source.resolveTag('v1'));
   });
 
-  test('says BLOB_NOT_FOUND for what is missing or no file', async () => {
+  test('fails with BLOB_NOT_FOUND for a missing blob and for one that is not a file', async () => {
     const other = digestOf(Buffer.from('other'));
     await fails('BLOB_NOT_FOUND', readBlob(source, other, { limit: LIMIT }));
     await mkdir(pathOf(other));
@@ -66,21 +66,21 @@ describe('a layout folder', () => {
     await fails('BLOB_NOT_FOUND', readBlob(source, fifo, { limit: LIMIT }));
   });
 
-  test('says SOURCE_DENIED for what may not be read', {
+  test('fails with SOURCE_DENIED without permission', {
     skip: process.geteuid?.() === 0 && 'root may read all',
   }, async () => {
     await chmod(pathOf(blob.digest), 0);
     await fails('SOURCE_DENIED', readBlob(source, blob, { limit: LIMIT }));
   });
 
-  test('notices other bytes and other sizes', async () => {
+  test('refuses other bytes and other sizes', async () => {
     await writeFile(pathOf(blob.digest), randomBytes(content.length));
     await fails('BLOB_DIGEST_MISMATCH', readBlob(source, blob, { limit: LIMIT }));
     await truncate(pathOf(blob.digest), 10);
     await fails('BLOB_SIZE_MISMATCH', readBlob(source, blob, { limit: LIMIT }));
   });
 
-  test('leaves no file open, however a read ends', async () => {
+  test('closes its files, however a read ends', async () => {
     const before = (await readdir('/proc/self/fd')).length;
     const abort = new AbortController();
     for await (const _ of fetchBlob(source, blob)) break;

@@ -33,7 +33,7 @@ const objects = new Map([
   ['docker/registry/v2/repositories/app/_manifests/tags/v1/current/link', Buffer.from(entry.digest)],
 ]);
 
-/** A bucket with a quirk, and what a worker does with it. */
+/** A bucket with a quirk, and the reads of a worker. */
 async function odd(quirk: Quirk, more: Partial<S3Connection> = {}) {
   const server = await startOddS3(objects, quirk);
   const connection: S3Connection = {
@@ -73,7 +73,7 @@ async function odd(quirk: Quirk, more: Partial<S3Connection> = {}) {
   };
 }
 
-/** The first answer for the layer breaks in the middle, so that the rest is asked for; ranges come beside slow answers. */
+/** Breaks the first answer for the layer, so that the rest is requested. */
 const breaking =
   (quirk: Quirk): Quirk =>
   (request, answer) => {
@@ -125,33 +125,33 @@ const both =
 
 describe('an image is read from a server', { timeout: 180_000 }, () => {
   for (const [what, quirk] of Object.entries<Quirk>({
-    'that has none of these quirks': () => {},
+    'without quirks': () => {},
     'that answers in chunks': (_request, answer) => {
       answer.length = 'chunked';
     },
-    'that tells the end by closing the connection': (_request, answer) => {
+    'that marks the end by closing the connection': (_request, answer) => {
       answer.length = 'none';
     },
-    'whose Content-Range lacks the size': contentRange((from, to) => `Content-Range: bytes ${from}-${to}/*`),
+    'whose Content-Range has no size': contentRange((from, to) => `Content-Range: bytes ${from}-${to}/*`),
     'whose Content-Range is written with an equals sign': contentRange(
       (from, to, size) => `Content-Range: bytes=${from}-${to}/${size}`,
     ),
-    'whose Content-Range is written in other letters': contentRange(
+    'whose Content-Range is in capitals': contentRange(
       (from, to, size) => `content-range: Bytes ${from}-${to}/${size}`,
     ),
     'that sends no Content-Range': contentRange(() => undefined),
-    'that sends a Content-Range of another place': contentRange(
+    'that sends a Content-Range of other bytes': contentRange(
       (from, to, size) => `Content-Range: bytes ${from + 1}-${to + 1}/${size}`,
     ),
     'that sends a Content-Range of another size': contentRange(
       (from, to) => `Content-Range: bytes ${from}-${to}/${to - from + 1}`,
     ),
-    'that sends nonsense for a Content-Range': contentRange(() => 'Content-Range: all of it'),
-    'that sends half of what was asked for': ranged(({ range }, answer) => {
+    'that sends a malformed Content-Range': contentRange(() => 'Content-Range: all of it'),
+    'that sends half of the requested bytes': ranged(({ range }, answer) => {
       answer.body = answer.body.subarray(0, Math.ceil(answer.body.length / 2));
       answer.headers = [`Content-Range: bytes ${range.from}-${range.from + answer.body.length - 1}/${layer.length}`];
     }),
-    'that sends more than was asked for': ranged(({ range }, answer) => {
+    'that sends more than the requested bytes': ranged(({ range }, answer) => {
       answer.body = layer.subarray(range.from);
     }),
     'that answers ranges with status 200': ranged((_request, answer) => {
@@ -180,11 +180,11 @@ describe('an image is read from a server', { timeout: 180_000 }, () => {
       ifMatch('412 Precondition Failed', 'PreconditionFailed'),
     ),
     'with ETags that differ each time': etag((_own, before) => `"${before}"`),
-    'with ETags that are quoted now and then': etag((own, before) => (before > 0 ? own.replaceAll('"', '') : own)),
+    'with ETags that are not always quoted': etag((own, before) => (before > 0 ? own.replaceAll('"', '') : own)),
     'without ETags': (_request, answer) => {
       answer.headers = answer.headers.filter((line) => !line.startsWith('ETag'));
     },
-    'that tells the length twice': (_request, answer) =>
+    'that sends the length twice': (_request, answer) =>
       void answer.headers.push(`Content-Length: ${answer.body.length}`),
     'of HTTP/1.0': (_request, answer) => {
       answer.version = '1.0';
@@ -210,29 +210,29 @@ describe('an image is read from a server', { timeout: 180_000 }, () => {
     'that has too many requests at first': (request, answer) => {
       if (request.before < 2) refuse(answer, '429 Too Many Requests', 'TooManyRequests');
     },
-    'that gives up waiting for a request at first': (request, answer) => {
+    'that reports a timeout of the request at first': (request, answer) => {
       if (request.before === 0) refuse(answer, '400 Bad Request', 'RequestTimeout');
     },
     'that answers with an error and status 200 at first': (request, answer) => {
       if (request.before === 0)
         Object.assign(answer, { headers: ['Content-Type: application/xml'], body: errorBody('InternalError') });
     },
-    'that answers with a page in chunks and status 200 at first': (request, answer) => {
+    'that answers with an HTML page in chunks and status 200 at first': (request, answer) => {
       if (request.before === 0)
         Object.assign(answer, { headers: [], length: 'chunked', body: Buffer.from('<html>maintenance</html>') });
     },
     'that cuts every answer after 3 MiB': (_request, answer) => {
       answer.endAfter = Math.min(answer.endAfter, 3 * MiB);
     },
-    'that redirects within itself, temporarily': redirecting('307 Temporary Redirect', 'TemporaryRedirect'),
-    'that redirects within itself, with 302': redirecting('302 Found', 'Found'),
-    'that redirects within itself, for good': redirecting('308 Permanent Redirect', 'PermanentRedirect'),
+    'that redirects to itself with 307': redirecting('307 Temporary Redirect', 'TemporaryRedirect'),
+    'that redirects to itself with 302': redirecting('302 Found', 'Found'),
+    'that redirects to itself with 308': redirecting('308 Permanent Redirect', 'PermanentRedirect'),
     'of a bucket in another region': (request, answer) => {
       if (/us-east-1/.test(request.query.get('X-Amz-Credential') ?? '')) {
         refuse(answer, '301 Moved Permanently', 'PermanentRedirect', ['x-amz-bucket-region: eu-central-1']);
       }
     },
-    'that says which region it signs for': (request, answer) => {
+    'that names the region to sign for': (request, answer) => {
       if (/us-east-1/.test(request.query.get('X-Amz-Credential') ?? '')) {
         refuse(answer, '400 Bad Request', 'AuthorizationQueryParametersError', [], '<Region>eu-central-1</Region>');
       }
@@ -251,7 +251,7 @@ describe('an image is read from a server', { timeout: 180_000 }, () => {
     });
   }
 
-  /** To another bucket of the same server, whatever it was asked for; never twice. */
+  /** Redirects each key once to another bucket of the same server. */
   function redirecting(status: string, code: string): Quirk {
     let endpoint = '';
     return (request, answer) => {
@@ -262,7 +262,7 @@ describe('an image is read from a server', { timeout: 180_000 }, () => {
     };
   }
 
-  test('that needs another second before each range, in one request', async () => {
+  test('with a latency of a second for ranges, with one request', async () => {
     await using bucket = await odd(
       ranged((_request, answer) => {
         answer.wait = 1000;
@@ -274,7 +274,7 @@ describe('an image is read from a server', { timeout: 180_000 }, () => {
     assert.ok(bucket.server.seen.length <= 3, `${bucket.server.seen.length} requests`);
   });
 
-  test('whose connections drip, over another each time, and no resume is used up', async () => {
+  test('with slow connections, over a new one each time, without using up resumes', async () => {
     const minimumSpeed = { bytesPerSecond: 10 * MiB, over: 100 };
     await using bucket = await odd(
       (request, answer) => {
@@ -302,7 +302,7 @@ describe('an image is read from a server', { timeout: 180_000 }, () => {
   });
 });
 
-/** Answers with this instead. */
+/** Answers with another body. */
 const instead =
   (make: (request: OddRequest, answer: OddAnswer) => Buffer | string): Quirk =>
   (request, answer) => {
@@ -312,20 +312,20 @@ const instead =
 describe('a server', { timeout: 180_000 }, () => {
   for (const [what, code, pattern, quirk] of [
     [
-      'that redirects to another host is told, and is sent nothing signed there',
+      'that redirects to another host, which gets no signed request',
       'SOURCE_DENIED',
       /redirects to elsewhere\.example .*S3_ENDPOINT/,
       (_request, answer) =>
         refuse(answer, '307 Temporary Redirect', 'TemporaryRedirect', ['Location: http://elsewhere.example/images/x']),
     ],
     [
-      'that redirects with 302 to a portal is told of',
+      'that redirects to a login page with 302',
       'SOURCE_UNAVAILABLE',
       /redirects to portal\.example/,
       (_request, answer) => refuse(answer, '302 Found', '', ['Location: http://portal.example/login']),
     ],
     [
-      'that redirects for ever is left',
+      'that always redirects fails after three new URLs',
       'SOURCE_DENIED',
       /redirects to/,
       (request, answer) =>
@@ -333,15 +333,15 @@ describe('a server', { timeout: 180_000 }, () => {
           `Location: http://${request.headers.get('host')}/images/${request.key}`,
         ]),
     ],
-    ['whose clock is wrong for good is left', 'SOURCE_DENIED', /RequestTimeTooSkewed/, skewed],
+    ['whose clock is always wrong', 'SOURCE_DENIED', /RequestTimeTooSkewed/, skewed],
     [
-      'that denies for good is asked once',
+      'that always denies is asked once',
       'SOURCE_DENIED',
       /AccessDenied/,
       (_request, answer) => refuse(answer, '403 Forbidden', 'AccessDenied'),
     ],
     [
-      'that answers with a page instead of a blob is SOURCE_UNAVAILABLE',
+      'that answers with an HTML page instead of a blob',
       'SOURCE_UNAVAILABLE',
       /error page/,
       (_request, answer) => {
@@ -364,7 +364,7 @@ describe('a server', { timeout: 180_000 }, () => {
     refuse(answer, '403 Forbidden', 'RequestTimeTooSkewed', [`Date: ${new Date(0).toUTCString()}`]);
   }
 
-  test('whose clock is another is signed for by its clock', async () => {
+  test('with another clock gets signatures of its time', async () => {
     const now = Date.UTC(2031, 0, 1);
     await using bucket = await odd((request, answer) => {
       if (request.query.get('X-Amz-Date')?.startsWith('2031') === true) return;
@@ -374,7 +374,7 @@ describe('a server', { timeout: 180_000 }, () => {
   });
 
   for (const warning of [['Warning: 214 UploadServer gunzipped'], ['x-goog-stored-content-encoding: gzip'], []]) {
-    test(`that has unzipped a blob is named, by ${warning[0] ?? 'what its bytes are'}`, async () => {
+    test(`that has decompressed a blob is reported, by ${warning[0] ?? 'the bytes'}`, async () => {
       await using bucket = await odd((_request, answer) => {
         answer.headers.push(...warning);
         answer.body = gunzipSync(zipped);
@@ -387,11 +387,11 @@ describe('a server', { timeout: 180_000 }, () => {
   for (const [what, spoil] of [
     ['truncated', (own: Buffer) => own.subarray(0, 50)],
     ['empty', () => Buffer.alloc(0)],
-    ['a page', () => Buffer.from('<html>maintenance</html>')],
+    ['an HTML page', () => Buffer.from('<html>maintenance</html>')],
     ['an error of S3', () => errorBody('InternalError')],
     ['an error in JSON', () => Buffer.from('{"error":"busy"}')],
   ] as const) {
-    test(`whose index or link is ${what} for a moment is asked again`, async () => {
+    test(`whose index or link is ${what} at first is asked again`, async () => {
       const quirk: Quirk = (request, answer) => {
         if (request.before < 2) answer.body = spoil(answer.body);
       };
@@ -401,7 +401,7 @@ describe('a server', { timeout: 180_000 }, () => {
     });
   }
 
-  test('whose index is a page for good is SOURCE_UNAVAILABLE, and one that is no index MANIFEST_INVALID', async () => {
+  test('whose index is always an HTML page is SOURCE_UNAVAILABLE, and always another document MANIFEST_INVALID', async () => {
     await using down = await odd(
       instead(() => '<html>maintenance</html>'),
       {
@@ -424,7 +424,7 @@ describe('a server', { timeout: 180_000 }, () => {
     await fails('SOURCE_UNAVAILABLE', other.source.resolveTag('v1'));
   });
 
-  test('that many ask for a tag loses none of them to another that gives up', async () => {
+  test('answers all lookups of a tag, though one of them aborts', async () => {
     const { promise, resolve } = Promise.withResolvers<void>();
     await using bucket = await odd((_request, answer) => {
       answer.wait = 100;

@@ -58,7 +58,7 @@ describe('a bucket', () => {
       });
     }
 
-    test('at its root, and under a prefix with slashes around', async () => {
+    test('at its root, and below a prefix with slashes at both ends', async () => {
       await bucket.put(`blobs/sha256/${hex}`, 'content');
       await bucket.put(`a/b/blobs/sha256/${hex}`, 'content');
       for (const prefix of ['', '/', 'a/b', '/a/b/', 'a/b//']) assert.equal(await read({ prefix }), 'content');
@@ -66,7 +66,7 @@ describe('a bucket', () => {
   });
 
   describe('has tags', () => {
-    test('of the layout oci in index.json', async () => {
+    test('in the index.json of the layout oci', async () => {
       const image = await buildImage((bytes, mediaType) => bucket.putBlob(bytes, mediaType));
       const entry = { ...image, annotations: { 'org.opencontainers.image.ref.name': 'v1' } };
       await bucket.put('mirror/index.json', JSON.stringify({ schemaVersion: 2, manifests: [entry] }));
@@ -75,7 +75,7 @@ describe('a bucket', () => {
       await fails('IMAGE_NOT_FOUND', resolve({ prefix: 'elsewhere' }, 'v1'));
     });
 
-    test('of the layout distribution in link files', async () => {
+    test('in the link files of the layout distribution', async () => {
       const folder = 'docker/registry/v2/repositories/library/app/_manifests/tags';
       await bucket.put(`mirror/${folder}/v1/current/link`, digest);
       await bucket.put(`mirror/${folder}/bad/current/link`, 'sha256:../../etc/passwd');
@@ -87,7 +87,7 @@ describe('a bucket', () => {
       await fails('LIMIT_EXCEEDED', resolve({ layout }, 'long'));
     });
 
-    test('which are as they are now, however often they were asked for', async () => {
+    test('that are read again each time', async () => {
       const folder = 'mirror/docker/registry/v2/repositories/moved/_manifests/tags/v1/current';
       const source = openSource(bucket.spec({ layout: { kind: 'distribution', repository: 'moved' } }));
       try {
@@ -100,12 +100,12 @@ describe('a bucket', () => {
       }
     });
 
-    test('but not in the layout keys', async () => {
+    test('except in the layout keys', async () => {
       const error = await fails('INVALID_JOB', resolve({ layout: { kind: 'keys', template: '{hex}' } }, 'v1'));
       assert.match(error.message, /has no tags/);
     });
 
-    test('whose index is damaged gives MANIFEST_INVALID', async () => {
+    test('and MANIFEST_INVALID for a damaged index', async () => {
       await bucket.put('damaged/index.json', '{');
       await fails('MANIFEST_INVALID', resolve({ prefix: 'damaged' }, 'v1'));
     });
@@ -165,7 +165,7 @@ describe('a bucket', () => {
     });
   });
 
-  describe('that fails says', () => {
+  describe('that fails leads to', () => {
     for (const [status, code, expected] of [
       [403, 'AccessDenied', 'SOURCE_DENIED'],
       [403, 'InvalidAccessKeyId', 'SOURCE_DENIED'],
@@ -181,7 +181,7 @@ describe('a bucket', () => {
       [503, 'SlowDown', 'SOURCE_UNAVAILABLE'],
       [503, 'ServiceUnavailable', 'SOURCE_UNAVAILABLE'],
     ] as const) {
-      test(`${expected} for ${status} ${code}, and names bucket and key`, async () => {
+      test(`${expected} for ${status} ${code}, with bucket and key in the message`, async () => {
         const error = await faulty({ kind: 'status', status, code }, expected);
         assert.match(error.message, /s3:\/\/images/);
         if (code !== 'NoSuchBucket') assert.match(error.message, new RegExp(hex));
@@ -191,18 +191,18 @@ describe('a bucket', () => {
       });
     }
 
-    test('IMAGE_NOT_FOUND for a bucket that really is not there', async () => {
+    test('IMAGE_NOT_FOUND for a bucket that the server does not have', async () => {
       assert.match((await fails('IMAGE_NOT_FOUND', read({ bucket: 'nowhere' }))).message, /no bucket s3:\/\/nowhere/);
     });
 
-    test('SOURCE_DENIED for credentials that really are wrong', async () => {
+    test('SOURCE_DENIED for credentials that the server refuses', async () => {
       const credentials = { accessKeyId: bucket.server.accessKeyId, secretAccessKey: 'wrong' };
       await fails('SOURCE_DENIED', read({ connection: bucket.connection({ credentials }) }));
       const unknown = { accessKeyId: 'nobody', secretAccessKey: 'wrong' };
       await fails('SOURCE_DENIED', read({ connection: bucket.connection({ credentials: unknown }) }));
     });
 
-    test('SOURCE_DENIED when the AWS chain has no credentials', async () => {
+    test('SOURCE_DENIED if the AWS chain has no credentials', async () => {
       const saved = { ...process.env };
       for (const name of Object.keys(process.env)) if (name.startsWith('AWS_')) delete process.env[name];
       Object.assign(process.env, { AWS_EC2_METADATA_DISABLED: 'true', HOME: '/nonexistent' });
@@ -214,7 +214,7 @@ describe('a bucket', () => {
       }
     });
 
-    test('SOURCE_UNAVAILABLE when a connection can not be made in time', async () => {
+    test('SOURCE_UNAVAILABLE after the connect timeout', async () => {
       // a listener whose queue of connections is full would do, but not on every kernel: 192.0.2.0/24 is nowhere
       const connection = bucket.connection({
         endpoint: 'http://192.0.2.1:9',
@@ -238,7 +238,7 @@ describe('a bucket', () => {
     }
   });
 
-  test('is asked again for a tag when it is busy for a moment', async () => {
+  test('is asked again for a tag if it is busy for a moment', async () => {
     await bucket.put('mirror/docker/registry/v2/repositories/app/_manifests/tags/v1/current/link', digest);
     const rules = [
       { fault: { kind: 'status', status: 503, code: 'SlowDown' }, times: 1 },
@@ -263,7 +263,7 @@ describe('a bucket', () => {
   });
 });
 
-test('the SDK that could not be loaded for want of open files is loaded the next time', () => {
+test('the SDK is loaded again after a failure for lack of open files', () => {
   const script = new URL('little-room.ts', import.meta.url).pathname;
   const asked = runChild('sh', ['-c', 'ulimit -n 60 && exec "$0" "$1"', process.execPath, script]);
   assert.equal(asked.stdout, 'none, a client', asked.stderr);

@@ -57,21 +57,21 @@ describe('an endpoint with a certificate of a private CA', { timeout: 120_000, s
     source.close();
   };
 
-  test('is read where AWS_CA_BUNDLE names it', () => read({ AWS_CA_BUNDLE: certificate }));
+  test('is trusted with AWS_CA_BUNDLE', () => read({ AWS_CA_BUNDLE: certificate }));
 
-  test('is refused with the names of the settings that help', async () => {
+  test('is refused with the settings that help in the message', async () => {
     const error = await fails('SOURCE_UNAVAILABLE', read({}));
     assert.match(error.message, /NODE_EXTRA_CA_CERTS or AWS_CA_BUNDLE/);
     assert.doesNotMatch(error.message, /proxy/);
   });
 
-  test('is refused with the name of the file where that is none', async () => {
+  test('is refused with the name of a file that cannot be read', async () => {
     const missing = join(place.path, 'missing.pem');
     assert.match((await fails('SOURCE_DENIED', read({ AWS_CA_BUNDLE: missing }))).message, /missing\.pem/);
   });
 });
 
-describe('a proxy that is set and not used', { timeout: 60_000 }, () => {
+describe('a proxy in the environment, which unpackd does not use,', { timeout: 60_000 }, () => {
   const failing = async (env: Record<string, string>) => {
     const config = loadConfig({}, { S3_ENDPOINT: 'http://127.0.0.1:1', UNPACK_S3_RESUMES: '0' });
     const credentials = { accessKeyId: 'key', secretAccessKey: 'secret' };
@@ -80,7 +80,7 @@ describe('a proxy that is set and not used', { timeout: 60_000 }, () => {
     return (await fails('SOURCE_UNAVAILABLE', source.resolveTag('v1'))).message;
   };
 
-  test('is named where S3 cannot be reached, without what it says', async () => {
+  test('is named by its variable, without its URL, if S3 cannot be reached', async () => {
     for (const name of ['HTTP_PROXY', 'http_proxy', 'ALL_PROXY']) {
       const message = await failing({ [name]: 'http://user:secret@proxy.example:3128' });
       assert.match(message, new RegExp(`${name} is set, but unpackd uses no proxy`));
@@ -88,7 +88,7 @@ describe('a proxy that is set and not used', { timeout: 60_000 }, () => {
     }
   });
 
-  test('is not named where it would not be used', async () => {
+  test('is not named if it is not for this endpoint', async () => {
     const proxy = 'http://proxy.example:3128';
     for (const env of [{}, { HTTPS_PROXY: proxy }, { HTTP_PROXY: proxy, NO_PROXY: 'example.org, 127.0.0.1' }]) {
       assert.doesNotMatch(await failing(env), /proxy/i);

@@ -10,8 +10,8 @@ import type { AddressInfo, Socket } from 'node:net';
 
 /** A fault of an answer. Byte counts refer to the body. A function is called for each answer. */
 export type Fault =
-  /** The connection is destroyed after so many bytes (0: after the headers). */
-  | { readonly kind: 'drop'; readonly afterBytes: number | (() => number) }
+  /** The connection is destroyed after so many bytes (0: after the headers), of a body in chunks if there is no length. */
+  | { readonly kind: 'drop'; readonly afterBytes: number | (() => number); readonly noLength?: boolean }
   /** The connection is destroyed before the answer. */
   | { readonly kind: 'reset' }
   /** No more bytes are sent after so many; the connection stays open. */
@@ -128,7 +128,7 @@ async function answer(
   const upstream = await forward(target, request, fault?.kind === 'ignore-range');
   const headers: OutgoingHttpHeaders = { ...upstream.headers };
   if (fault?.kind === 'wrong-length') headers['content-length'] = Number(headers['content-length']) + fault.by;
-  if (fault?.kind === 'short' || fault?.kind === 'long') delete headers['content-length'];
+  if (hasNoLength(fault)) delete headers['content-length'];
   // otherwise Node refuses a wrong Content-Length
   response.strictContentLength = false;
   response.writeHead(upstream.statusCode ?? 502, headers);
@@ -177,6 +177,9 @@ async function sendBody(upstream: IncomingMessage, response: ServerResponse, fau
   if (fault?.kind === 'long') await write(response, Buffer.alloc(fault.bytes));
   response.end();
 }
+
+const hasNoLength = (fault: Fault | undefined): boolean =>
+  fault?.kind === 'short' || fault?.kind === 'long' || (fault?.kind === 'drop' && fault.noLength === true);
 
 /** The number of bytes of the body before the fault. */
 function placeOf(fault: Fault | undefined): number {

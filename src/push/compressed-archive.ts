@@ -14,17 +14,17 @@ import { abortError, throwIfAborted, UnpackError } from '../errors.ts';
 
 /** Bytes of an archive that are read at once. */
 const CHUNK = 1024 * 1024;
-/** A tar's first header, and more than any of the marks below needs. */
+/** The first header of a tar; longer than all magic bytes below. */
 const HEAD = 512;
-/** Memory that xz may take, whatever the archive asks for. */
+/** Maximum memory of xz. */
 const XZ_MEMORY = '1GiB';
-/** Characters of what xz says that are kept. */
+/** Maximum characters of an error message of xz. */
 const LONGEST_MESSAGE = 500;
 
-type Packing = 'gzip' | 'zstd' | 'xz';
+type Compression = 'gzip' | 'zstd' | 'xz';
 
-/** How packed files begin. */
-const MARKS: readonly (readonly [packing: string, bytes: readonly number[]])[] = [
+/** The magic bytes of compressed files. */
+const MAGIC: readonly (readonly [compression: string, bytes: readonly number[]])[] = [
   ['gzip', [0x1f, 0x8b]],
   ['zstd', [0x28, 0xb5, 0x2f, 0xfd]],
   ['xz', [0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00]],
@@ -36,21 +36,20 @@ const MARKS: readonly (readonly [packing: string, bytes: readonly number[]])[] =
 ];
 
 /**
- * Opens an image archive to be read at random. One that is packed as a whole (gzip, zstd, xz) is unpacked first into a
- * temporary file that has no name any more: it goes with its descriptor, however this process ends. It lies in TMPDIR, else
- * in /var/tmp, which is on a disk where /tmp may be memory.
- * @throws UnpackError MANIFEST_INVALID when what is packed is damaged, UNSUPPORTED_MEDIA_TYPE for other packings and where
- *   the program xz is missing, STORE_FULL, SOURCE_DENIED; what the signal's reason says
+ * Opens a tar for random access. A compressed tar (gzip, zstd, xz) is first decompressed into an unlinked temporary file, which
+ * disappears with its descriptor, however this process ends. It is in TMPDIR, or else in /var/tmp, because /tmp may be in memory.
+ * @throws UnpackError MANIFEST_INVALID for damaged data, UNSUPPORTED_MEDIA_TYPE for other compressions and if the program xz is
+ *   missing, STORE_FULL, STORE_FAILED, SOURCE_DENIED, the reason of the signal
  */
-export async function openUnpacked(path: string, signal?: AbortSignal): Promise<FileHandle> {
+export async function openTar(path: string, signal?: AbortSignal): Promise<FileHandle> {
   throwIfAborted(signal);
   const file = await open(path).catch((cause: unknown) => {
     throw new UnpackError('SOURCE_DENIED', `${path} can't be read: ${(cause as Error).message}`, { cause });
   });
   try {
-    const packing = await packingOf(file, path);
-    if (packing === undefined) return file;
-    const plain = await unpacked(file, packing, path, signal);
+    const compression = await compressionOf(file, path);
+    if (compression === undefined) return file;
+    const plain = await decompressed(file, compression, path, signal);
     await file.close();
     return plain;
   } catch (error) {
@@ -59,7 +58,7 @@ export async function openUnpacked(path: string, signal?: AbortSignal): Promise<
   }
 }
 
-/** Whether this machine has the program xz. */
+/** Whether the program xz is installed. */
 export async function hasXz(): Promise<boolean> {
   return promisify(execFile)('xz', ['--version'], { timeout: 10_000 }).then(
     () => true,
@@ -67,29 +66,31 @@ export async function hasXz(): Promise<boolean> {
   );
 }
 
-async function packingOf(file: FileHandle, path: string): Promise<Packing | undefined> {
+async function compressionOf(file: FileHandle, path: string): Promise<Compression | undefined> {
   const { buffer, bytesRead } = await file.read(Buffer.alloc(HEAD), 0, HEAD, 0);
   const head = buffer.subarray(0, bytesRead);
-  // a tar may begin with any name
+  // the name at the beginning of a tar may look like magic bytes
   if (beginsWithTarHeader(head)) return undefined;
-  const packing = MARKS.find(([, bytes]) => bytes.every((byte, index) => head[index] === byte))?.[0];
-  if (packing === undefined || packing === 'gzip' || packing === 'zstd' || packing === 'xz') return packing;
+  const compression = MAGIC.find(([, bytes]) => bytes.every((byte, index) => head[index] === byte))?.[0];
+  if (compression === undefined || compression === 'gzip' || compression === 'zstd' || compression === 'xz') {
+    return compression;
+  }
   throw new UnpackError(
     'UNSUPPORTED_MEDIA_TYPE',
-    `${path} is packed with ${packing}: unpack it first; archives may be plain, or packed with gzip, zstd or xz`,
+    `${path} is compressed with ${compression}; decompress it first. Archives may be plain, or compressed with gzip, zstd or xz`,
   );
 }
 
-async function unpacked(
+async function decompressed(
   file: FileHandle,
-  packing: Packing,
+  compression: Compression,
   path: string,
   signal: AbortSignal | undefined,
 ): Promise<FileHandle> {
   const folder = await temporaryFolder();
-  const plain = await unnamedFile(folder, path);
+  const plain = await unlinkedFile(folder, path);
   try {
-    const pieces = packing === 'xz' ? unxz(file, path, signal) : inflated(file, packing);
+    const pieces = compression === 'xz' ? unxz(file, path, signal) : inflated(file, compression);
     for await (const piece of pieces) {
       throwIfAborted(signal);
       for (let done = 0; done < piece.length; ) done += (await plain.write(piece, done)).bytesWritten;
@@ -101,12 +102,12 @@ async function unpacked(
     if (error instanceof UnpackError && error.code === 'LAYER_CORRUPT') {
       throw new UnpackError('MANIFEST_INVALID', `${path} is damaged: ${error.message}`, { cause: error });
     }
-    throw noRoom(error, folder, path);
+    throw temporaryFileError(error, folder, path);
   }
 }
 
-/** Its folder and its name are gone before anything is written. */
-async function unnamedFile(folder: string, path: string): Promise<FileHandle> {
+/** Its directory entry is removed before anything is written. */
+async function unlinkedFile(folder: string, path: string): Promise<FileHandle> {
   try {
     const place = await mkdtemp(join(folder, 'unpackd-push-'));
     try {
@@ -118,7 +119,7 @@ async function unnamedFile(folder: string, path: string): Promise<FileHandle> {
       await rmdir(place);
     }
   } catch (error) {
-    throw noRoom(error, folder, path);
+    throw temporaryFileError(error, folder, path);
   }
 }
 
@@ -131,20 +132,20 @@ async function temporaryFolder(): Promise<string> {
   return usable ? '/var/tmp' : tmpdir();
 }
 
-function noRoom(error: unknown, folder: string, path: string): unknown {
+function temporaryFileError(error: unknown, folder: string, path: string): unknown {
   if (error instanceof UnpackError || !(error instanceof Error)) return error;
   const full = ['ENOSPC', 'EDQUOT', 'EFBIG'].includes(errnoOf(error) ?? '');
   const why = full ? `there is no space left in ${folder}` : `${folder} can't be written: ${error.message}`;
   return new UnpackError(
     full ? 'STORE_FULL' : 'STORE_FAILED',
-    `${path} is packed, and to read it, it is unpacked into a temporary file, but ${why}: set TMPDIR to a directory with more room`,
+    `${path} is compressed and needs a temporary file, but ${why}; set TMPDIR to a directory with more space`,
     { cause: error },
   );
 }
 
-function inflated(file: FileHandle, packing: 'gzip' | 'zstd'): AsyncGenerator<Buffer> {
+function inflated(file: FileHandle, compression: 'gzip' | 'zstd'): AsyncGenerator<Buffer> {
   const chunks = file.createReadStream({ autoClose: false, highWaterMark: CHUNK, start: 0 });
-  return packing === 'gzip' ? gunzip(chunks, true) : unzstd(chunks, true);
+  return compression === 'gzip' ? gunzip(chunks, true) : unzstd(chunks, true);
 }
 
 async function* unxz(file: FileHandle, path: string, signal: AbortSignal | undefined): AsyncGenerator<Buffer> {
@@ -155,31 +156,31 @@ async function* unxz(file: FileHandle, path: string, signal: AbortSignal | undef
     ...(signal === undefined ? {} : { signal }),
   });
   let failure: Error | undefined;
-  let said = '';
+  let output = '';
   child.once('error', (error) => {
     failure = error;
   });
   child.stderr?.setEncoding('utf8').on('data', (text: string) => {
-    if (said.length < LONGEST_MESSAGE) said += text;
+    if (output.length < LONGEST_MESSAGE) output += text;
   });
   const closed = once(child, 'close');
-  closed.catch(() => {}); // it is told by `failure`
+  closed.catch(() => {}); // `failure` has the error
   try {
-    // `as`: there is one, because it is asked for above
+    // `as`: it exists, because `stdio` has a pipe for it
     for await (const piece of child.stdout as Readable) yield piece as Buffer;
   } finally {
-    child.kill('SIGKILL'); // where its reader has given up
+    child.kill('SIGKILL'); // if the reader has stopped early
     if (child.pid !== undefined) await closed.catch(() => {});
   }
   if (signal?.aborted) throw abortError(signal);
   if (failure !== undefined && errnoOf(failure) === 'ENOENT') {
     throw new UnpackError(
       'UNSUPPORTED_MEDIA_TYPE',
-      `${path} is packed with xz, and the program xz is not there: install it (package xz-utils), or unpack the archive first`,
+      `${path} is compressed with xz, and the program xz is not installed; install the package xz-utils, or decompress the archive first`,
     );
   }
   if (failure !== undefined) throw failure;
   if (child.exitCode === 0) return;
-  const why = said.replace(/^xz: (\(stdin\): )?/, '').trim() || `xz ended with ${child.signalCode ?? child.exitCode}`;
+  const why = output.replace(/^xz: (\(stdin\): )?/, '').trim() || `xz ended with ${child.signalCode ?? child.exitCode}`;
   throw new UnpackError('MANIFEST_INVALID', `${path} is damaged: xz says: ${why}`);
 }

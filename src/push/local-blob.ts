@@ -2,26 +2,25 @@ import type { FileHandle } from 'node:fs/promises';
 import { UnpackError } from '../errors.ts';
 import { DOCUMENT_LIMIT } from '../oci/manifest.ts';
 
-/** A blob on this machine that is read at random: a file, a part of an archive, or bytes that were made up. */
-export interface StoredBlob {
+/** A blob on this machine with random access: a file, a part of an archive, or bytes in memory. */
+export interface LocalBlob {
   readonly size: number;
-  /** Exactly `length` bytes; the caller stays within `size`. */
+  /** Exactly `length` bytes. The caller stays within `size`. */
   read(offset: number, length: number): Promise<Buffer>;
 }
 
-/** All bytes of a small blob. @throws UnpackError LIMIT_EXCEEDED past `limit` bytes */
-export async function whole(blob: StoredBlob, what: string, limit = DOCUMENT_LIMIT): Promise<Buffer> {
+/** Reads a small blob into memory. @throws UnpackError LIMIT_EXCEEDED if it is longer than `limit` */
+export async function readWhole(blob: LocalBlob, what: string, limit = DOCUMENT_LIMIT): Promise<Buffer> {
   if (blob.size <= limit) return blob.read(0, blob.size);
-  throw new UnpackError('LIMIT_EXCEEDED', `${what} is ${blob.size} bytes long; it may have ${limit}`);
+  throw new UnpackError('LIMIT_EXCEEDED', `${what} has ${blob.size} bytes; it may have ${limit}`);
 }
 
-/** Bytes that are in memory already. */
-export function madeBlob(bytes: Buffer): StoredBlob {
+export function memoryBlob(bytes: Buffer): LocalBlob {
   return { size: bytes.length, read: async (offset, length) => bytes.subarray(offset, offset + length) };
 }
 
-/** Bytes of an open file from `start` on. */
-export function fileBlob(file: FileHandle, start: number, size: number, what: string): StoredBlob {
+/** `size` bytes of an open file from `start` on. The caller keeps the file open. @param what names it in messages */
+export function fileBlob(file: FileHandle, start: number, size: number, what: string): LocalBlob {
   return {
     size,
     async read(offset, length) {
