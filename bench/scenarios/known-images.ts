@@ -63,7 +63,8 @@ export const knownImagesScenario: Scenario = {
           'The jobs wait in a paused queue. The time is from its resumption to the end of the last job. Both workers have ' +
             'the default settings, by the same code, and the same Redis with an append-only file. unpackd writes its log.',
           'A tag may have moved, so each job asks the bucket after it was taken; jobs that ask at the same time share a ' +
-            'request. The bucket is on the same processors.',
+            'request. The bucket is on the same processors, in a server of the bench that takes about 36 µs for a request; ' +
+            'an empty processor does not use it.',
         ],
       };
     } finally {
