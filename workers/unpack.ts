@@ -120,7 +120,7 @@ function mayBeRepaired(error: unknown): boolean {
   return false;
 }
 
-/** Removes what dead workers left in the store. A failure is logged only, because leftovers just take space. */
+/** Removes what dead workers left in the store. A failure is only logged, because leftovers only take space. */
 async function cleanUp(snapshotter: Snapshotter, log: Logger): Promise<void> {
   try {
     const removed = await removeLeftovers(snapshotter, (level, sentence, fields = {}) => log[level](fields, sentence));

@@ -18,11 +18,11 @@ export interface Refusal {
 export const OPEN_PATHS: ReadonlySet<string> = new Set(['/healthz', '/readyz']);
 
 /**
- * Decides who may use the board: with a user, only that user; without one, which is allowed on loopback only, everyone on this
- * machine.
+ * Decides who is allowed to use the board: if a user is set, only that user; otherwise everyone on this machine. Without a user
+ * the board must listen on loopback.
  *
- * A foreign web page in a browser can send requests to this machine, too. Its `Origin` reveals it. If its host name points to
- * this machine (DNS rebinding), a `Host` that is not loopback reveals it.
+ * A foreign web page in a browser can send requests to this machine, too. Such a request has a foreign `Origin`. If the host
+ * name of the page points to this machine (DNS rebinding), the `Host` of the request is not loopback.
  *
  * @throws ConfigError if the address is not loopback and there is no password, or only one of user and password is set
  */

@@ -19,12 +19,12 @@ export interface Board {
   close(): Promise<void>;
 }
 
-/** Maximum milliseconds that a page waits for Redis. */
+/** Time limit in milliseconds for the answer of Redis to a page. */
 const REDIS_TIMEOUT = 5000;
 
 /**
  * Serves the queue to people (Bull Board: inspect, retry, promote, clean), to supervisors (`/healthz`, `/readyz`) and to
- * Prometheus (`/metrics`). It starts without Redis, too; its pages then say why Redis is not available.
+ * Prometheus (`/metrics`). It starts without Redis, too; its pages then show why Redis is not available.
  * @throws ConfigError if the address is open to other machines without a password; ListenError if it cannot listen there
  */
 export async function startBoard(settings: BoardSettings, log: Logger): Promise<Board> {
@@ -42,7 +42,7 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
     redis,
     settings,
     log,
-    meanwhile: 'the pages say so until Redis is back',
+    meanwhile: 'the pages show the outage until Redis is back',
     key: queue.toKey('unpackd-probe'),
   });
   // the board waits for any Redis, even one with wrong settings, because its pages can show the reason

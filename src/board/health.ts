@@ -2,18 +2,18 @@ import { type FastifyInstance, fastify } from 'fastify';
 import type { Config } from '../config.ts';
 import { listen } from './listen.ts';
 
-/** Maximum milliseconds of `/readyz`, so that it answers before the time limit of a probe. */
+/** Time limit in milliseconds for `/readyz`. It is shorter than the time limits of usual probes. */
 export const READY_TIMEOUT = 2000;
 
 /**
  * Why a process cannot work, in a sentence; `undefined` if it can.
- * @param timeout milliseconds that the check may take
+ * @param timeout time limit in milliseconds for the check
  */
 export type WhyNotReady = (timeout: number) => Promise<string | undefined>;
 
 /**
- * `/healthz`: the process is alive. `/readyz`: it can work; else the status is 503 and the body the reason, for example that
- * Redis does not answer or the store cannot be written. Board and workers serve both.
+ * `/healthz`: the process is alive. `/readyz`: the process can work; otherwise the status is 503 and the body is the reason,
+ * for example that Redis does not answer or the store cannot be written. Board and workers serve both.
  */
 export function addHealthRoutes(app: FastifyInstance, whyNotReady: WhyNotReady): void {
   app.get('/healthz', async (_request, reply) => reply.type('text/plain').send('alive\n'));

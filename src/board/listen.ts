@@ -1,7 +1,7 @@
 import type { FastifyInstance } from 'fastify';
 import { errnoOf } from '../errno.ts';
 
-/** The board or the probes of a worker cannot listen on their address. `message` says why and what to change. */
+/** The board or the health server of a worker cannot listen on its address. `message` has the reason, and what to change. */
 export class ListenError extends Error {
   override readonly name = 'ListenError';
 }
@@ -28,9 +28,9 @@ function sentence({ host, port, hostSetting, portSetting }: Address, error: unkn
   const where = `${host.includes(':') ? `[${host}]` : host}:${port}`;
   switch (errnoOf(error)) {
     case 'EADDRINUSE':
-      return `${where} is in use by another process (ss -ltnp shows which): end that process, or set ${portSetting} to another port`;
+      return `${where} is in use by another process (ss -ltnp shows which): stop that process, or set ${portSetting} to another port`;
     case 'EACCES':
-      return `this user may not listen on ${where}: set ${portSetting} to 1024 or more`;
+      return `this user has no permission to listen on ${where}: set ${portSetting} to 1024 or more`;
     case 'EADDRNOTAVAIL':
       return `${where} is not an address of this machine: set ${hostSetting} to one that ip addr lists, or to 0.0.0.0 for all`;
     case 'ENOTFOUND':

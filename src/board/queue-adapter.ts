@@ -49,7 +49,7 @@ export class UnpackQueueAdapter extends BullMQAdapter {
     return jobs.map(shown);
   }
 
-  /** A job whose fields are not JSON is replaced by one that says so. */
+  /** Replaces a job whose fields are not JSON by a job that shows this error. */
   #readable(id: string, job: Promise<Job | undefined>): Promise<Job | undefined> {
     return job.catch((error: unknown) => {
       if (!(error instanceof SyntaxError)) throw error;
@@ -71,7 +71,7 @@ export class UnpackQueueAdapter extends BullMQAdapter {
 /** Percent of the bytes to fetch, or of the layers if no bytes must be fetched. */
 function percentOf({ phase, bytesFetched, bytesTotal, layersDone, layersTotal }: Progress): number {
   const [done, total] = bytesTotal > 0 ? [bytesFetched, bytesTotal] : [layersDone, layersTotal];
-  // an image may have no layers
+  // an image can have no layers
   if (total === 0) return phase === 'completed' ? 100 : 0;
   return Math.floor((100 * done) / total);
 }

@@ -28,7 +28,7 @@ Examples:
 
 /**
  * `unpackd apply`: unpacks one image as a worker does, without a queue.
- * @param thread an apply thread that is starting already; it takes the first layer
+ * @param thread an apply thread that has already been started; it applies the first layer
  */
 export function applyCommand({ signal, out }: Cli, thread: ApplyThread): Command {
   const command = new Command('apply')
@@ -91,7 +91,7 @@ async function onlyImage(path: string): Promise<ImageTarget> {
   const archive = await openImageArchive(path);
   try {
     const { descriptor, name, made } = await chooseImage(archive, undefined, undefined);
-    // several manifests have this name, so the platform decides
+    // several manifests have this name, so the platform selects one
     if (made !== undefined && name !== undefined) return { kind: 'tag', tag: name };
     return { kind: 'manifest', digest: descriptor.digest };
   } finally {
@@ -111,7 +111,8 @@ async function jobOf(argument: string, options: ImageOptions, config: Config): P
   const { place, target } = parseImageArgument(argument);
   if (place.kind === 's3') {
     const { parsePayload } = await import('../queue/parse-payload.ts');
-    // parsed as a job's payload, so that an address means the same here; UNPACK_BUCKETS limits jobs, not this command
+    // the argument is parsed as a job's payload, so that an address has the same meaning; UNPACK_BUCKETS limits jobs, not this
+    // command
     return parsePayload(payloadOf(argument, options), { connection: s3Connection(config), buckets: [] });
   }
   requireLayout(place.path, argument);

@@ -2,7 +2,7 @@ import { Command } from 'commander';
 import type { Cli } from './output.ts';
 import { configOf, QUEUE_SETTINGS, takesSettings } from './settings.ts';
 
-/** `unpackd cancel`: asks for the end of a job. */
+/** `unpackd cancel`: cancels a job. */
 export function cancelCommand({ out }: Cli): Command {
   const command = new Command('cancel')
     .description(
@@ -19,7 +19,9 @@ export function cancelCommand({ out }: Cli): Command {
     const queue = new UnpackQueue(config);
     try {
       const cancelled = await queue.cancel(id, reason);
-      out.result({ id, cancelled }, () => [cancelled ? `job ${id} will be cancelled` : `job ${id} has ended already`]);
+      out.result({ id, cancelled }, () => [
+        cancelled ? `job ${id} will be cancelled` : `job ${id} has already completed or failed`,
+      ]);
     } finally {
       await queue.close();
     }

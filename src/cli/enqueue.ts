@@ -34,14 +34,17 @@ export function enqueueCommand(cli: Cli): Command {
     )
     .argument('[image]')
     .option('--payload <file>', 'a payload as JSON (schemas/payload.schema.json) instead of IMAGE; - means stdin')
-    .option('--watch', 'follow the job to its end; the exit status is 1 if the job fails')
+    .option(
+      '--watch',
+      'wait until the job completes or fails, and show its progress; the exit status is 1 if the job fails',
+    )
     .option(
       '--priority <number>',
       '1 is the first; jobs without a priority come before all jobs with one',
       whole(1, 2_097_151),
     )
     .option('--attempts <number>', 'attempts of the job (default: UNPACK_ATTEMPTS of the worker)', whole(1, 100))
-    .option('--delay <seconds>', 'wait before the job may start', whole(0, 31_536_000))
+    .option('--delay <seconds>', 'minimum time before the job starts', whole(0, 31_536_000))
     .option('--no-deduplicate', 'add the job even if the same work waits or runs already')
     .option('--json', 'print one JSON document');
   takesImageOptions(command).addHelpText('after', EXAMPLES);
@@ -78,7 +81,7 @@ async function readPayload(
 ): Promise<Payload> {
   const { payload: file } = options;
   if ((argument === undefined) === (file === undefined)) {
-    throw new CliError('USAGE', 'give either IMAGE, as in s3://BUCKET/PREFIX:TAG, or --payload FILE');
+    throw new CliError('USAGE', 'give either IMAGE (s3://BUCKET/PREFIX:TAG) or --payload FILE');
   }
   const { checkPayload } = await import('../queue/parse-payload.ts');
   if (file === undefined) return checkPayload(payloadOf(argument ?? '', options));
@@ -102,7 +105,7 @@ async function readPayload(
   return checkPayload(data);
 }
 
-/** All of stdin. An interrupt ends the wait. */
+/** Reads stdin to its end, or until `signal` is aborted. */
 function readStdin(signal: AbortSignal): Promise<string> {
   return text(addAbortSignal(signal, process.stdin));
 }

@@ -66,8 +66,8 @@ export function layoutOption(): Option {
 export function takesImageOptions(command: Command): Command {
   return command
     .addOption(layoutOption())
-    .option('--repository <name>', 'for --layout distribution: the repository of the tag, as in library/alpine')
-    .option('--template <key>', 'for --layout keys: the key of a blob, as in blobs/{algorithm}/{hex}')
+    .option('--repository <name>', 'for --layout distribution: the repository of the tag, for example library/alpine')
+    .option('--template <key>', 'for --layout keys: the key of a blob, for example blobs/{algorithm}/{hex}')
     .option('--image <reference>', 'the name of the image at the mirror; only recorded, never fetched from')
     .option(
       '--platform <platform...>',

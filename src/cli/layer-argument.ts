@@ -5,11 +5,11 @@ import { UnpackError } from '../errors.ts';
 import { algorithmOf, blobDigest, type DigestAlgorithm, hexOf, isDigest } from '../oci/digest.ts';
 import { CliError } from './explain-error.ts';
 
-/** The blob of a layer that the command line names. */
+/** The blob of a layer, from an argument of the command line. */
 export interface LayerFile {
   readonly path: string;
   readonly algorithm: DigestAlgorithm;
-  /** The digest that the argument names, if it names one. */
+  /** The digest in the argument; `undefined` if the argument is a path. */
   readonly expected: string | undefined;
 }
 
@@ -50,18 +50,21 @@ async function requireFile(path: string, text: string): Promise<void> {
   }
 }
 
-/** Bytes of one read of the file. */
+/** Number of bytes per read of the file. */
 const CHUNK = 1 << 20;
 
 export function openLayer({ path }: LayerFile, signal: AbortSignal): AsyncIterable<Buffer> {
   return createReadStream(path, { highWaterMark: CHUNK, signal });
 }
 
-/** Compares the digest of the blob with the one that the argument names. @throws UnpackError BLOB_DIGEST_MISMATCH */
+/**
+ * Checks the digest of the blob against the digest in the argument, if the argument has one.
+ * @throws UnpackError BLOB_DIGEST_MISMATCH
+ */
 export function verifyLayer({ path, expected }: LayerFile, actual: string): void {
   if (expected === undefined || expected === actual) return;
   throw new UnpackError(
     'BLOB_DIGEST_MISMATCH',
-    `${path} has the digest ${actual}, not the one in its name: the file is damaged, copy it again`,
+    `${path} has the digest ${actual}, not the digest in its name: the file is damaged, copy it again`,
   );
 }

@@ -194,7 +194,7 @@ class ListOutput {
     return !process.stdout.destroyed;
   }
 
-  /** Ends the list and prints what follows it. */
+  /** Closes the list and prints what follows it. */
   async end(document: object, text: readonly string[]): Promise<void> {
     if (this.#cli.out.json) this.#lines.push(this.#tail(document));
     else this.#lines.push(...text);

@@ -8,12 +8,12 @@ import { CliError } from './explain-error.ts';
 
 /** Images in local folders, as arguments of `apply`, `enqueue` and `push`. */
 
-/** The image that the command line names: where it is, and which one. */
+/** The image in an argument of the command line: its place, and its tag or digest. */
 export interface ImageArgument {
   readonly place:
     | { readonly kind: 's3'; readonly bucket: string; readonly prefix: string }
     | { readonly kind: 'folder'; readonly path: string };
-  /** Absent if the argument names only the place. */
+  /** Absent if the argument has only the place. */
   readonly target?: Exclude<ImageTarget, { readonly kind: 'layers' }>;
 }
 
@@ -54,11 +54,11 @@ const folder = (path: string): ImageArgument['place'] => ({ kind: 'folder', path
 
 /**
  * Advice for an argument that is not a path but the name of an image in a registry.
- * @returns `undefined` if it is no such name, or looks like a path
+ * @returns `undefined` if the argument is not such a name, or could be a path
  */
 export function registryAdvice(text: string): string | undefined {
   if (!isReference(text)) return undefined;
-  // without host, tag and digest it is more likely a path
+  // a name without host, tag and digest is more likely a path
   if (hostOf(text) === undefined && !/[:@]/.test(text)) return undefined;
   const short = /([^/:@]+)(:[^/@]*)?(@.*)?$/.exec(text);
   const tag = short?.[2] ?? ':latest';
@@ -67,7 +67,7 @@ export function registryAdvice(text: string): string | undefined {
 }
 
 /**
- * Checks that `path` is a folder with an OCI layout. The error says what the path is instead.
+ * Checks that `path` is a folder with an OCI layout. Otherwise the message of the error has what the path is.
  * @param text the whole argument
  * @throws CliError USAGE if it cannot be a layout; UnpackError IMAGE_NOT_FOUND, SOURCE_DENIED
  */

@@ -27,13 +27,13 @@ const COMMANDS: readonly Entry[] = [
   {
     name: 'enqueue',
     arguments: '[IMAGE]',
-    summary: 'add a job; --watch follows it to its end',
+    summary: 'add a job; --watch waits until it completes or fails',
     load: async () => (await import('./enqueue.ts')).enqueueCommand,
   },
   {
     name: 'status',
     arguments: 'JOB',
-    summary: 'show how far a job is, or how it ended',
+    summary: 'show the progress of a job, or its result or failure',
     load: async () => (await import('./status.ts')).statusCommand,
   },
   {
@@ -47,10 +47,10 @@ const COMMANDS: readonly Entry[] = [
     arguments: 'IMAGE',
     summary: 'unpack an image on this machine, without a queue',
     load: async () => {
-      // the thread starts first, because its start takes as long as all other work before the first layer
+      // start the thread first: starting it takes as long as everything else that `apply` does before the first layer
       const { ApplyThread } = await import('../rootfs/apply-thread.ts');
       const thread = new ApplyThread();
-      // an exit while a thread loads native code may abort the process
+      // the process can crash if it exits while a thread loads native code
       beforeExit = () => thread.end();
       const { applyCommand } = await import('./apply.ts');
       return (cli) => applyCommand(cli, thread);
@@ -113,11 +113,11 @@ Exit status: 0 success, 1 failure, 2 wrong use, 130 interrupted.`;
 const args = process.argv.slice(2);
 const out = new Output(args.includes('--json'));
 const interruption = new AbortController();
-/** Work that must end before the process exits. */
+/** Work that must finish before the process exits. */
 let beforeExit: () => Promise<void> = async () => {};
 let interruptedBy: 'SIGINT' | 'SIGTERM' | undefined;
 
-// a reader may close the pipe early (unpackd snapshots ls | head -1), which is no failure
+// a reader can close the pipe early (unpackd snapshots ls | head -1); that is no failure
 for (const stream of [process.stdout, process.stderr]) {
   stream.on('error', (error: NodeJS.ErrnoException) => {
     if (error.code !== 'EPIPE') throw error;
@@ -152,7 +152,7 @@ async function main(): Promise<number> {
     await program.parseAsync(args, { from: 'user' });
     return Number(process.exitCode ?? 0);
   } catch (error) {
-    // --help and --version throw, too
+    // commander throws for --help and --version, too
     if (error instanceof CommanderError && error.exitCode === 0) return 0;
     return report(error);
   }
@@ -189,7 +189,7 @@ function refuseEmpty(command: Command): void {
     if (hasEmpty(given)) throw new CliError('USAGE', `${argument.name().toUpperCase()} is empty`);
   });
   for (const option of command.options) {
-    // settings have their own checks, and some may be empty
+    // settings have their own checks, and empty values are valid for some
     const isSetting = /\([A-Z0-9]+_[A-Z0-9_]+[;)]/.test(option.description);
     const given: unknown = command.getOptionValue(option.attributeName());
     if (!isSetting && hasEmpty(given)) throw new CliError('USAGE', `the value of ${option.long} is empty`);

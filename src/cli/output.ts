@@ -5,7 +5,7 @@
 export class Output {
   /** Whether stdout gets one JSON document and nothing else. */
   readonly json: boolean;
-  /** Whether a terminal shows the output, so that lines may be overwritten. */
+  /** Whether a terminal shows the output, so that lines can be overwritten. */
   readonly live: boolean;
   readonly #colors: boolean;
 
@@ -32,8 +32,9 @@ export class Output {
   }
 
   /**
-   * Waits until the readers have read everything, because output that is not in the pipe yet (it holds 64 KiB) is lost when
-   * the process exits. A reader may be slow (less), so only its end or `signal` ends the wait.
+   * Waits until the readers have read everything, because output that is not in the pipe yet (it holds 64 KiB) is lost when the
+   * process exits. There is no time limit, because a reader can be slow (less). The wait stops when the reader closes the pipe
+   * or `signal` is aborted.
    */
   async flushed(signal: AbortSignal): Promise<void> {
     await Promise.all([process.stdout, process.stderr].map((stream) => drained(stream, signal)));

@@ -6,7 +6,7 @@ import { dirname, join } from 'node:path';
 /** Whether this code runs from `dist` (`npm run build`) and not from the source. */
 export const built: boolean = !import.meta.filename.endsWith('.ts');
 
-/** The folder with package.json: two levels above this file, and three in `dist`. */
+/** The folder that contains package.json. It is two levels above `src/cli`, and three levels above `dist/src/cli`. */
 export const packageRoot: string = join(import.meta.dirname, built ? '../../..' : '../..');
 
 /** The path of one of the project's own programs: the source file, or the built file if this code runs from `dist`. */

@@ -39,8 +39,8 @@ export function pushCommand({ out, signal }: Cli): Command {
     .argument('<source>')
     .argument('<target>')
     .addOption(layoutOption())
-    .option('--repository <name>', 'for --layout distribution: the repository to write to, as in library/alpine')
-    .option('--template <key>', 'for --layout keys: the key of a blob, as in blobs/{algorithm}/{hex}')
+    .option('--repository <name>', 'for --layout distribution: the repository to write to, for example library/alpine')
+    .option('--template <key>', 'for --layout keys: the key of a blob, for example blobs/{algorithm}/{hex}')
     .option('--image <name>', 'the image of SOURCE to push, by name, tag or digest; the same as SOURCE:NAME')
     .option(
       '--platform <platform...>',
@@ -101,10 +101,10 @@ function layoutOf({ layout, repository, template }: PushFlags): BucketLayout {
   if (layout === 'oci') return { kind: 'oci' };
   if (layout === 'distribution') {
     if (repository === undefined)
-      throw new CliError('USAGE', '--layout distribution needs --repository, as in library/alpine');
+      throw new CliError('USAGE', '--layout distribution needs --repository, for example library/alpine');
     return { kind: 'distribution', repository };
   }
   if (template === undefined)
-    throw new CliError('USAGE', "--layout keys needs --template, as in 'blobs/{algorithm}/{hex}'");
+    throw new CliError('USAGE', "--layout keys needs --template, for example 'blobs/{algorithm}/{hex}'");
   return { kind: 'keys', template };
 }

@@ -53,7 +53,7 @@ const FALLBACK_IN_WORDS: Partial<Record<SettingName, string>> = {
   UNPACK_WORKER_NAME: 'host:pid',
 };
 
-/** `UNPACK_S3_RESUMES` is `--s3-resumes`, `REDIS_URL` is `--redis-url`. */
+/** The flag of a setting: `--s3-resumes` for `UNPACK_S3_RESUMES`, `--redis-url` for `REDIS_URL`. */
 export function flagOf(name: SettingName): string {
   return `--${name
     .replace(/^UNPACK_/, '')

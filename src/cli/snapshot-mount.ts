@@ -43,9 +43,9 @@ export async function mountAt(
 }
 
 /**
- * Unmounts the topmost mounts at a folder as long as they are of this store, and removes their snapshots. Mounts of others
- * stay. It is no error if a restart of the machine has unmounted the folder already.
- * @returns the mount that is left at the folder
+ * Unmounts the mounts at a folder from the top down, until the first that does not belong to this store, and removes their
+ * snapshots. It is no error if a restart of the machine has already unmounted the folder.
+ * @returns the mount that stays at the folder
  * @throws CliError USAGE if nothing of this store is mounted there
  */
 export async function unmountAt(store: Snapshotter, folder: string): Promise<MountEntry | undefined> {
@@ -62,7 +62,7 @@ export async function unmountAt(store: Snapshotter, folder: string): Promise<Mou
   let recorded = false;
   if (left === undefined || unmounted > 0) {
     for (const key of new Set([mountKey(folder), mountKey(point)])) {
-      // an active snapshot is mounted itself, without such a key
+      // an active snapshot is mounted directly, so there is no snapshot with such a key
       recorded = (await removeIfThere(store, key)) || recorded;
     }
   }

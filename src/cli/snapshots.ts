@@ -129,7 +129,10 @@ async function list(store: Snapshotter, { kind, parent }: ListOptions, { out }: 
   });
 }
 
-/** The sentence for an empty list. It counts what the filter left out, so that the store does not look empty. */
+/**
+ * The sentence for an empty list. It has the number of snapshots that the filter left out, so that the store does not look
+ * empty.
+ */
 async function nothingOf(store: Snapshotter, kind?: SnapshotKind, parent?: string): Promise<string> {
   const which = `${kind === undefined ? '' : `${kind} `}snapshots${parent === undefined ? '' : ` on ${short(parent)}`}`;
   const counts = new Map<SnapshotKind, number>();
@@ -156,7 +159,7 @@ async function disk(store: Snapshotter, keys: readonly string[], { out, signal }
   const infos = keys.length === 0 ? await store.walk() : await Promise.all(keys.map((key) => find(store, key)));
   const snapshots: (Usage & { readonly name: string })[] = [];
   for (const { name } of infos) {
-    signal.throwIfAborted(); // counting a large store takes long
+    signal.throwIfAborted(); // counting the files of a large store takes long
     snapshots.push({ name, ...(await store.usage(name)) });
   }
   const total = {
@@ -196,7 +199,10 @@ async function remove(
   out.result({ removed }, () => []);
 }
 
-/** @returns the parent of the removed snapshot; `undefined` if it has other children, and so stays, or does not exist */
+/**
+ * @returns the parent of the removed snapshot; `undefined` if `name` was not removed, because it has other children or does not
+ * exist
+ */
 async function removeParent(store: Snapshotter, name: string): Promise<string | undefined> {
   try {
     const { parent } = await store.stat(name);

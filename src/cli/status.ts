@@ -18,10 +18,13 @@ Examples:
 export function statusCommand(cli: Cli): Command {
   const command = new Command('status')
     .description(
-      'Shows how far a job is, or how it ended. The exit status is 0 for a failed job, too, except with --watch.',
+      'Shows the progress of a job, or its result or failure. The exit status is 0 for a failed job, too, except with --watch.',
     )
     .argument('<job>', 'its ID, as enqueue printed it')
-    .option('--watch', 'follow the job to its end; the exit status is 1 if the job fails')
+    .option(
+      '--watch',
+      'wait until the job completes or fails, and show its progress; the exit status is 1 if the job fails',
+    )
     .option('--json', 'print one JSON document')
     .addHelpText('after', EXAMPLES);
   takesTimeline(command);
@@ -75,9 +78,9 @@ function lines({
   const failures = (progress?.failures ?? []).map(
     ({ attempt, attempts, at, code, message }) => `attempt ${attempt} of ${attempts}, ${at}: [${code}] ${message}`,
   );
-  // if BullMQ itself fails a job, there is only failedReason
+  // if BullMQ itself fails a job, the job has only failedReason
   const last = failures.length === 0 && failedReason !== undefined ? [failedReason] : [];
-  // the progress of a job that waits for a worker is that of an earlier run
+  // while a job waits for a worker, its progress is that of an earlier run
   const shows = state === 'active' || (state === 'delayed' && progress?.waiting !== undefined);
   const running = shows && progress !== undefined ? progressLines(progress) : [];
   return [...head, ...running, ...failures, ...last];

@@ -28,7 +28,7 @@ const SHARE = 42;
 const MIN_COMMIT = 2;
 
 const COLORS = { fetch: '#3d85c6', inflate: '#f0a030', write: '#3f9f6b', commit: '#8e4fa8', wait: '#c9ced6' } as const;
-/** For text, because orange text is too pale. */
+/** A darker orange for text, because orange text is too pale. */
 const DARK_INFLATE = '#b86e00';
 const INK = '#24292f';
 const FAINT = '#6b7280';
@@ -170,10 +170,10 @@ function slices(timeline: Timeline, bar: { readonly top: number; readonly height
   for (const [at, , , fetchMs, decompressMs] of timeline.samples) {
     const passed = at - from;
     if (passed <= 0) continue;
-    // messages between threads arrive late, so a share can exceed the interval: limit it
+    // messages between threads arrive late, so a share can exceed the interval: limit the share to the interval
     const fetch = Math.min(1, Math.max(0, (fetchMs - fetched) / passed));
     const inflate = Math.min(1 - fetch, Math.max(0, (decompressMs - inflated) / passed));
-    // every share starts at the top, and smaller ones cover larger ones, so that rounding leaves no gaps
+    // every share starts at the top, and smaller shares cover larger shares, so that rounding leaves no gaps
     for (const [name, share] of [
       ['write', 1],
       ['inflate', fetch + inflate],

@@ -1,4 +1,4 @@
-/** The outcome of one check of `unpackd doctor`. Every file of this folder returns some. */
+/** The outcome of one check of `unpackd doctor`. Every file of this folder has checks. */
 export interface Check {
   readonly name: string;
   readonly status: 'ok' | 'warn' | 'fail';

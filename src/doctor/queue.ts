@@ -4,7 +4,7 @@ import { durationText } from '../units.ts';
 import { type Check, fail, ok, reason, warn } from './check.ts';
 
 const TIMEOUT = 3000;
-/** Maximum names of workers in a message. */
+/** Maximum number of workers that a message lists. */
 const SHOWN = 5;
 
 /** Checks the queue: its jobs, and the workers that are connected. `checkRedis` must have passed. */
@@ -16,7 +16,7 @@ export async function checkQueue(
   connection.on('error', () => {});
   let queue: Queue | undefined;
   try {
-    // on this connection a command fails at once until it is connected
+    // before the connection is open, every command on it fails at once
     if (connection.status !== 'ready') {
       await new Promise((resolve, reject) => {
         connection.once('ready', resolve).once('error', reject).once('end', reject);
@@ -57,7 +57,7 @@ async function jobsOf(queue: Queue, name: string): Promise<{ readonly jobs: Chec
   return { held, jobs: ok('Queue', finding) };
 }
 
-/** The age of the oldest job that is next. BullMQ keeps jobs with a priority in a second list, so both lists are asked. */
+/** The age of the oldest job that is next. BullMQ keeps jobs with a priority in a second list, so both lists are read. */
 async function longestWait(queue: Queue): Promise<string> {
   const first = await queue.getJobs(['waiting', 'prioritized'], 0, 0, true);
   const added = first.flatMap((job) => (job === undefined || job === null ? [] : [job.timestamp]));
@@ -69,7 +69,7 @@ async function longestWait(queue: Queue): Promise<string> {
 async function workersOf(queue: Queue): Promise<readonly string[] | undefined> {
   try {
     const clients = await queue.getWorkers();
-    // BullMQ returns this if the server has no CLIENT LIST
+    // BullMQ returns this value if the server has no CLIENT LIST
     if (clients.some(({ name }) => name?.includes('does not support'))) return undefined;
     return clients.map(
       ({ rawname = '', name = '', addr = 'unknown' }) => /:w:(.*)$/.exec(rawname || name)?.[1] ?? addr,

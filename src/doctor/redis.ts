@@ -24,12 +24,12 @@ export async function checkRedis(
   } catch (error) {
     return [fail('Redis', reason(error), 'correct this setting')];
   }
-  // the event has the cause; the rejected promise says only that the connection is closed
+  // the event has the cause; the error of the rejected promise is only "connection is closed"
   let failure: unknown;
   redis.on('error', (error) => {
     failure ??= error;
   });
-  // a server that hangs or loads its data can keep a connection waiting without end
+  // the time limit is needed, because a server that hangs or loads its data does not answer
   let unready: RedisDiagnosis | undefined;
   const late = setTimeout(async () => {
     if (redis.status === 'connect') unready = await whyNotReady(redis);

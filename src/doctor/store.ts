@@ -15,7 +15,7 @@ import { type Check, fail, ok, reason, warn } from './check.ts';
 /** Checks of the snapshot store, for `unpackd doctor`. */
 
 const GIB = 1024 ** 3;
-/** With less free space, an image of usual size may not fit. */
+/** With less free space there is a warning, because an image of usual size possibly does not fit. */
 const LITTLE_SPACE = 5 * GIB;
 const LITTLE_INODES = 100_000;
 
@@ -57,12 +57,12 @@ function adviceFor(error: unknown, folder: string): string {
   const { user, inUserNamespace } = privileges();
   if (user !== 'root') return `run as root or as the owner of ${folder}, or use another folder (UNPACK_ROOT)`;
   const why = inUserNamespace
-    ? 'root of a user namespace may write only files whose owners belong to the namespace'
+    ? 'root of a user namespace can write only files whose owners belong to the namespace'
     : 'an immutable directory (lsattr), a security module or the server of a network file system refuses even root';
   return `use another folder (UNPACK_ROOT), because ${why}`;
 }
 
-/** An overlay cannot be the upper directory of another overlay. */
+/** The upper directory of an overlay cannot be on another overlay. */
 function stacked(): Check {
   return fail(
     'Overlay',
@@ -134,7 +134,7 @@ function whiteouts({ type, whiteouts }: FileSystemFacts): Check {
     `this user cannot create the device 0:0, which is the whiteout of an overlay, on ${type}`,
     isRoot()
       ? 'add CAP_MKNOD to the container, allow mknod in the sandbox or security module, or use --snapshotter native'
-      : 'use Linux 5.8 or newer, on which any user may create it, or allow mknod in the sandbox, run as root, or use --snapshotter native',
+      : 'use Linux 5.8 or newer, on which any user can create it, or allow mknod in the sandbox, run as root, or use --snapshotter native',
   );
 }
 
@@ -159,7 +159,10 @@ async function overlay(folder: string): Promise<Check> {
   );
 }
 
-/** An ordinary user can unpack without mounting, and can mount in a user namespace of its own, where it is root. */
+/**
+ * A user who is not root can unpack, because unpacking needs no mount. To mount, this user needs its own user namespace, where
+ * it is root.
+ */
 async function overlayInUserNamespace(folder: string): Promise<Check> {
   const name = 'Overlay';
   const enter = ['--user', '--map-root-user', '--mount'];

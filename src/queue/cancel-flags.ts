@@ -10,16 +10,18 @@ declare module 'ioredis' {
   }
 }
 
-/** Jobs whose flags are read ahead, and the number of unused answers at which the next flags are read. */
+/**
+ * AHEAD: the number of jobs whose flags are read in advance. LOW: with fewer unused answers than this, the next flags are read.
+ */
 const AHEAD = 128;
 const LOW = 16;
-/** Milliseconds that an answer is valid: less than the two seconds within which a worker must see a flag. */
+/** Lifetime of an answer in milliseconds. It is below two seconds, because a worker must react to a flag within two seconds. */
 const VALID = 1000;
 
 /**
- * KEYS: a flag, the waiting jobs, the prioritized jobs. ARGV: the prefix of the flags' keys, the number of jobs to read ahead.
- * Returns the flag, the number of jobs read ahead, and the IDs of those without a flag, joined into one text, because ioredis
- * parses one text faster than a list.
+ * KEYS: a flag, the waiting jobs, the prioritized jobs. ARGV: the prefix of the flags' keys, the number of jobs to read in
+ * advance. Returns the flag, the number of jobs that were read in advance, and the IDs of the jobs without a flag. The IDs are
+ * joined into one text, because ioredis parses one text faster than a list.
  */
 const SCRIPT = `
   local next = redis.call('LRANGE', KEYS[2], -ARGV[2], -1)
@@ -41,19 +43,20 @@ const SCRIPT = `
 
 /**
  * Reads the cancel flags for a worker. Reading one flag takes as long as all of BullMQ's work for a job on the fast path
- * (measured), so each read includes the flags of the jobs that come next. As long as such answers are left, no job waits.
+ * (measured), so each read includes the flags of the next 128 jobs. A job whose flag was read in advance starts without a
+ * request to Redis.
  *
  * An answer is dropped when a cancel request for its job arrives (`forget`), and after a second.
  */
 export class CancelFlags {
   readonly #redis: Redis;
   readonly #queue: Pick<Queue, 'toKey'>;
-  /** Jobs that had no flag when they were last read, and until when that is valid. */
+  /** Jobs that had no flag in the last read, and the time when these answers expire. */
   #unflagged = new Set<string>();
   #until = 0;
   /** Whether more jobs were waiting than were read. */
   #hasMore = false;
-  /** Reads that are pending. */
+  /** Number of pending reads. */
   #reads = 0;
   /** Jobs that were dropped while reads are pending, because the answers of these reads may be older. */
   readonly #forgotten = new Set<string>();
@@ -107,7 +110,7 @@ export class CancelFlags {
     if (this.#reads > 0) this.#forgotten.add(jobId);
   }
 
-  /** Deletes the flag of a job that has ended. */
+  /** Deletes the flag of a finished job. */
   async clear(jobId: string): Promise<void> {
     await this.#redis.del(cancelKey(this.#queue, jobId));
   }

@@ -5,7 +5,7 @@ import { UnpackError } from '../errors.ts';
 /**
  * How any process cancels a job: it sets a flag in Redis, and publishes a message so that the worker reacts at once. Workers
  * read the flag before they start a job and every two seconds while they run one, so a lost message only causes a delay. They
- * delete the flag when the job has ended.
+ * delete the flag when the job has completed or failed.
  *
  *     KEY      PREFIX:QUEUE:cancel:JOB    the reason as text; expires after two weeks
  *     CHANNEL  PREFIX:QUEUE:cancel        the ID of the job
@@ -17,7 +17,7 @@ export function cancelChannel(queue: Pick<Queue, 'toKey'>): string {
   return queue.toKey('cancel');
 }
 
-/** Milliseconds: the maximum time that a failed job is kept. */
+/** Lifetime of a flag in milliseconds: as long as a failed job can be kept. */
 export const CANCEL_FLAG_LIFE = 14 * 24 * 3_600_000;
 export const DEFAULT_CANCEL_REASON = 'cancelled on request';
 

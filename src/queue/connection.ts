@@ -18,7 +18,7 @@ export type QueueSettings = RedisSettings & Pick<Config, 'UNPACK_QUEUE' | 'UNPAC
 
 /** Maximum pause between two attempts to connect, in milliseconds. */
 const MAX_RECONNECT_DELAY = 2000;
-/** Maximum milliseconds of one attempt to connect. */
+/** Time limit in milliseconds for one attempt to connect. */
 const CONNECT_TIMEOUT = 5000;
 
 /**
@@ -34,7 +34,7 @@ export function patientConnection(settings: RedisSettings): Redis {
 
 /**
  * A connection that does not wait: during an outage a command fails, and is never sent later. Producers and the board use it.
- * @param timeout maximum milliseconds of one command
+ * @param timeout time limit in milliseconds for one command
  * @throws ConfigError
  */
 export function impatientConnection(settings: RedisSettings, timeout: number): Redis {
@@ -60,7 +60,7 @@ function rightDatabase(redis: Redis): Redis {
 
 /**
  * A connection that never reconnects, for one check. `connect()` opens it.
- * @param timeout maximum milliseconds to connect, and of one command
+ * @param timeout time limit in milliseconds for connecting, and for each command
  * @throws ConfigError
  */
 export function singleConnection(settings: RedisSettings, timeout: number): Redis {
@@ -80,7 +80,7 @@ const shared = {
   reconnectOnError: (error: Error) => error.message.startsWith('READONLY'),
 };
 
-/** Maximum bytes of a password file. A longer file is the wrong file. */
+/** Maximum size of a password file in bytes. A larger file is the wrong file. */
 const MAX_PASSWORD_FILE = 4096;
 
 /**
@@ -105,15 +105,15 @@ function addressOptions({ REDIS_URL, REDIS_PASSWORD_FILE: file }: RedisSettings)
   };
 }
 
-/** Milliseconds that a connection has to close, as in ioredis. */
+/** Time limit in milliseconds for closing a connection; the same value as in ioredis. */
 const DISCONNECT_TIMEOUT = 2000;
 
 type SocketOptions = Pick<RedisAddress, 'host' | 'port' | 'family'> & { readonly tls?: object };
 
 /**
  * Connects like the connector of ioredis, but handles every error of a stream. The connector of ioredis handles only the first
- * error, so a second one would end the process. A TLS stream has two if the client refuses the certificate and the server
- * answers with an alert.
+ * one, so a second error would crash the process. A TLS stream emits two errors if the client refuses the certificate and the
+ * server answers with an alert.
  */
 class MultiErrorConnector extends AbstractConnector {
   readonly #options: SocketOptions;
@@ -159,7 +159,7 @@ function readPassword(file: string): string {
     if (error instanceof ConfigError) throw error;
     const code = error instanceof Error && 'code' in error ? error.code : undefined;
     if (code === 'ENOENT') throw wrong('the file does not exist: create it, or correct the path');
-    if (code === 'EACCES') throw wrong('this user may not read the file: change its permissions');
+    if (code === 'EACCES') throw wrong('this user has no permission to read the file: change its permissions');
     throw wrong(`the file cannot be read: ${error instanceof Error ? error.message : String(error)}`);
   }
   const password = text.replace(/\r?\n$/, '');

@@ -7,7 +7,7 @@ import type { Logger } from './log.ts';
 import { imageOf, type ParsedJob } from './parse-payload.ts';
 import { imageResults, type UnpackResult, type WorkerFacts, warningsOf } from './result.ts';
 
-/** Maximum milliseconds of the fast path: the interval between two writes of a job's progress. */
+/** Time limit in milliseconds for the fast path: the interval between two writes of a job's progress. */
 export const FAST_PATH_LIMIT = 250;
 
 export interface FastPathOptions {
@@ -23,16 +23,16 @@ export interface FastPathOptions {
   readonly log: Logger;
 }
 
-/** A lookup of the job's image that has begun. The normal path waits for it instead of starting another. */
+/** A pending lookup of the job's image. The normal path waits for this lookup instead of starting another. */
 export interface PendingLookup {
   readonly found: Promise<Lookup>;
-  /** When it began, in milliseconds since 1970. */
+  /** The start of the lookup, in milliseconds since 1970. */
   readonly since: number;
   /** Aborts the lookup when the signal is aborted, with the signal's reason. */
   abortWith(signal: AbortSignal): void;
 }
 
-/** The result, or else the lookup that has begun, if there is one. In the second case nothing else has been done for the job. */
+/** The result; or the pending lookup, if there is one. With a lookup, the fast path has done nothing else for the job. */
 export type FastPathOutcome = { readonly result: UnpackResult } | { readonly lookup: PendingLookup | undefined };
 
 /**
@@ -57,7 +57,7 @@ export function fastPath(options: FastPathOptions): (job: Job) => Promise<FastPa
       lookup === undefined
         ? await unpacker.lookUpCached(parsed.source, parsed.request)
         : (await withinLimit(lookup.found))?.existing;
-    // jobs that have waited for the same request for a tag end at the same time
+    // jobs that have waited for the same request for a tag complete at the same time
     if (isTag) gatherWrites();
     if (existing === undefined || !cancelFlags.isUnset(id)) return { lookup };
     let shared = results.get(existing);
@@ -109,12 +109,12 @@ function withinLimit(found: Promise<Lookup>): Promise<Lookup | undefined> {
   });
 }
 
-/** After a failed attempt the progress must be updated, and after a stall a line must be logged: the normal path does both. */
+/** Jobs with a failed attempt or a stall take the normal path, because it updates the progress and logs the stall. */
 function isFirstAttempt({ attemptsMade, stalledCounter, progress }: Job): boolean {
   return attemptsMade === 0 && stalledCounter === 0 && typeof progress !== 'object';
 }
 
-/** The normal path reports what is wrong with a payload. */
+/** Ignores a faulty payload, because the normal path reports its faults. */
 function parsedOrUndefined(parse: FastPathOptions['parse'], data: unknown): ParsedJob | undefined {
   try {
     return parse(data);

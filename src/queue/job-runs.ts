@@ -30,8 +30,8 @@ export class JobRun {
 }
 
 /**
- * The runs of jobs in this process. A job can have two at the same time: one that has lost its lock and is still ending, and a
- * later one. So a run is identified by the token of its lock and not by the ID of the job.
+ * The runs of jobs in this process. A job can have two runs at the same time: an earlier run that has lost its lock and is
+ * still unwinding, and the current run. So a run is identified by the token of its lock and not by the ID of the job.
  */
 export class RunningJobs {
   readonly #runs = new Set<JobRun>();
@@ -56,7 +56,7 @@ export class RunningJobs {
     return ids === undefined ? all : all.filter(({ id }) => ids.includes(id));
   }
 
-  /** Adds a run. After `abortAll` it is aborted at once. */
+  /** Adds a run. After `abortAll` the new run is aborted at once. */
   add(id: string, token: string | undefined): JobRun {
     const run = new JobRun(id, token);
     this.#runs.add(run);
@@ -83,10 +83,11 @@ export class RunningJobs {
 }
 
 /**
- * BullMQ's worker, extended for two runs of one job at the same time. BullMQ identifies locks by the ID of the job, which has two
- * faults that this class corrects:
+ * BullMQ's worker, extended for two runs of one job at the same time. BullMQ identifies a lock by the ID of the job. This class
+ * corrects two faults that follow from it:
  *
- * - The event `lockRenewalFailed` names only the job, so it could abort the later run. `onLockLost` gets the token, too.
+ * - The event `lockRenewalFailed` has only the ID of the job, so its listener could abort the later run. `onLockLost` gets
+ *   the token, too.
  * - When the first run ends, BullMQ stops renewing the lock of the later run.
  */
 export class BullWorker extends Worker {

@@ -15,7 +15,7 @@ export interface JobStatus {
   readonly id: string;
   readonly state: JobState;
   readonly image: string | undefined;
-  /** Whether somebody has cancelled the job. It fails with CANCELLED when a worker reads that. */
+  /** Whether there is a cancel request for the job. The job fails with CANCELLED when a worker reads the request. */
   readonly cancelRequested: boolean;
   /** The number of failed attempts. */
   readonly attemptsMade: number;
@@ -23,7 +23,7 @@ export interface JobStatus {
   readonly result: UnpackResult | undefined;
   /** Why a completed job has no `result`, in a sentence: another program or a newer version has completed it. */
   readonly resultProblem: string | undefined;
-  /** The failure of the last attempt that failed, also while the next one waits or runs. */
+  /** The failure of the last failed attempt. It is kept while the next attempt waits or runs. */
   readonly failure: Failure | undefined;
   readonly failedReason: string | undefined;
   readonly added: Date;
@@ -32,7 +32,7 @@ export interface JobStatus {
 
 /** Converts BullMQ's job. */
 export function statusOf(job: Job, bullState: string, cancelFlag: boolean): JobStatus {
-  // a job that is moving between two lists of BullMQ will be waiting
+  // BullMQ reports `unknown` while it moves a job between two lists; the job then waits
   const state = JOB_STATES.find((one) => one === bullState) ?? 'waiting';
   const ended = state === 'completed' || state === 'failed';
   const progress = readProgress(job.progress) ?? (state === 'completed' ? derivedProgress(job.returnvalue) : undefined);
@@ -53,7 +53,7 @@ export function statusOf(job: Job, bullState: string, cancelFlag: boolean): JobS
   };
 }
 
-/** 1970 if it is no valid time, because some clients of BullMQ write none. */
+/** Returns 1970 for an invalid time, because some clients of BullMQ write no time. */
 function dateOf(milliseconds: number): Date {
   const date = new Date(milliseconds);
   return Number.isNaN(date.getTime()) ? new Date(0) : date;

@@ -11,7 +11,7 @@ import { readResult } from './result-schema.ts';
 import { after } from './time-limit.ts';
 
 export interface WaitOptions {
-  /** Milliseconds; default: no limit. */
+  /** Time limit in milliseconds; default: no limit. */
   readonly timeout?: number;
   readonly signal?: AbortSignal | undefined;
   /** Called when the progress changes, at most four times a second. */
@@ -20,7 +20,7 @@ export interface WaitOptions {
 
 /** Milliseconds between two reads of a job, because events are lost if the connection breaks. */
 const POLL = 2000;
-/** Milliseconds to wait for the last event of a job that has been removed (UNPACK_KEEP_COMPLETED=0). */
+/** Time limit in milliseconds for the last event of a job that has been removed (UNPACK_KEEP_COMPLETED=0). */
 const LAST_EVENT = 1000;
 
 /**
@@ -31,7 +31,7 @@ export class JobWaiter {
   readonly #status: (jobId: string) => Promise<JobStatus>;
   readonly #connection: Redis;
   readonly #events: Promise<QueueEvents>;
-  /** The value of #events, once it is known. */
+  /** The resolved value of #events. */
   #open: QueueEvents | undefined;
   readonly #closing = new AbortController();
 
@@ -54,7 +54,7 @@ export class JobWaiter {
     let ended = false;
 
     const onCompleted = async ({ returnvalue }: { returnvalue: unknown }) => {
-      // the progress of a job on the fast path is derived from its result; if the job is removed already, there is none
+      // the progress of a job on the fast path is derived from its result; a job that is already removed has no progress
       if (onProgress !== undefined) await this.#status(jobId).then(show, () => {});
       const result = readResult(jobId, returnvalue);
       if (typeof result === 'string') reject(new UnreadableJobError(result));
@@ -94,13 +94,13 @@ export class JobWaiter {
       detach = () => {
         events.off(names.completed, onCompleted).off(names.failed, onFailed).off(names.progress, onEvent);
       };
-      // the job may have ended before the subscription
+      // the job can complete or fail before the subscription starts
       void read();
     };
     signal?.addEventListener('abort', onAbort);
     this.#closing.signal.addEventListener('abort', onClose);
     if (timeout !== undefined) {
-      const late = `job ${jobId} did not end within ${durationText(timeout)}; the job continues`;
+      const late = `job ${jobId} did not finish within ${durationText(timeout)}; the job continues`;
       cancelTimeout = after(timeout, () => reject(new WaitTimeoutError(late)));
     }
     timers.add(setInterval(() => void read(), POLL));
@@ -118,7 +118,7 @@ export class JobWaiter {
     }
   }
 
-  /** Subscribes. Every event after this call resolves is received, because the subscription starts at the newest event now. */
+  /** Subscribes. After this call resolves, no event is missed, because the subscription starts at the newest event. */
   async #listen(settings: QueueSettings): Promise<QueueEvents> {
     const { UNPACK_QUEUE: name, UNPACK_REDIS_PREFIX: prefix } = settings;
     const [newest] = await this.#connection.xrevrange(`${prefix}:${name}:events`, '+', '-', 'COUNT', 1);

@@ -9,7 +9,7 @@ export type { Logger } from 'pino';
 
 export type LogSettings = Pick<Config, 'UNPACK_LOG_LEVEL' | 'UNPACK_LOG_FORMAT'>;
 
-/** Maximum characters that wait if the log cannot be written. Further lines are dropped. */
+/** Maximum number of characters that are buffered while the log cannot be written. Further lines are dropped. */
 const LOG_KEPT = 1 << 20;
 /** Milliseconds between two writes of the log. */
 const BETWEEN_WRITES = 10;
@@ -38,7 +38,7 @@ export function createLog(settings: LogSettings, destination?: DestinationStream
 }
 
 /**
- * Sends warnings of libraries from the console to the log, each once. BullMQ prints some for each of its connections.
+ * Sends warnings of libraries from the console to the log, each once. BullMQ repeats its warnings for each connection.
  * @returns a function that restores the console
  */
 export function consoleToLog(log: Logger): () => void {
@@ -57,8 +57,8 @@ export function consoleToLog(log: Logger): () => void {
 }
 
 /**
- * An error without its other fields, which may hold secrets: ioredis adds the failed command, which for AUTH has the password,
- * and the AWS SDK adds the whole response.
+ * An error without its other fields, because these can contain secrets: ioredis adds the failed command, which for AUTH has the
+ * password, and the AWS SDK adds the whole response.
  */
 function plainError(error: unknown): object {
   if (!(error instanceof Error)) return { message: String(error) };
@@ -73,14 +73,14 @@ function plainError(error: unknown): object {
 }
 
 /**
- * Writes lines from this thread, because the process may exit at any time. A write takes as long as formatting ten lines, so
- * after a write the next lines are collected for BETWEEN_WRITES; one write for each line would be a tenth of the cost of a short
- * job (measured). The first line after a pause is written at the end of this turn of the event loop. If the disk is full, jobs
- * continue: lines wait until there is space, and those beyond LOG_KEPT are dropped.
+ * Writes lines from this thread, because the process can exit at any time. A write takes as long as formatting ten lines, so
+ * after a write the next lines are collected for BETWEEN_WRITES; one write for each line would be a tenth of the cost of a
+ * short job (measured). The first line after a pause is written at the end of this turn of the event loop. If the disk is full,
+ * jobs continue: lines are buffered until there is space, and lines beyond LOG_KEPT are dropped.
  */
 function standardOutput(): DestinationStream {
   const stream = pino.destination({ dest: 1, sync: true, maxLength: LOG_KEPT });
-  // without a listener the error would end the process; the next line tries again
+  // without a listener the error would crash the process; the next line is a new attempt to write
   stream.on('error', () => {});
   let lines = '';
   let isPlanned = false;

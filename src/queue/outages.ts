@@ -8,30 +8,35 @@ import { diagnoseRedisError, type RedisDiagnosis, whyNotReady } from './redis-di
 import { probeRedis } from './redis-probe.ts';
 
 const NO_ANSWER = 'Redis does not answer';
-/** Milliseconds after which a connection that is open but not ready is asked for the reason. */
+/** If a connection is open but not ready for this number of milliseconds, the reason is requested from the server. */
 const UNREADY = 1500;
-/** Milliseconds between two checks whether an outage has ended. */
+/** Milliseconds between two checks whether an outage is over. */
 const CHECK = 500;
-/** Milliseconds without an error after which an outage has ended. */
+/** After this number of milliseconds without an error an outage is over. */
 const ERROR_FREE = 3000;
-/** The same for wrong settings. It is longer, because errors then come only as often as the worker checks for stalled jobs. */
+/**
+ * The same for wrong settings. The time is longer, because with wrong settings errors occur only when the worker checks for
+ * stalled jobs.
+ */
 const LONG_ERROR_FREE = 40_000;
-/** Milliseconds in which other connections may still report an outage that the main connection has recovered from. */
+/**
+ * For this number of milliseconds after the main connection has recovered, other connections can still report the same outage.
+ */
 const LATE = 5000;
 
 export interface OutageOptions {
   readonly redis: Redis;
   readonly settings: RedisSettings;
   readonly log: Logger;
-  /** What continues and what waits during an outage, for the log line at its start. */
+  /** What continues and what waits during an outage, for the first log line of the outage. */
   readonly meanwhile: string;
   /** A key to write as a test. It expires after a second. */
   readonly key: string;
 }
 
 /**
- * The outages of Redis in one process, whose connections report each outage many times. It logs one line when an outage begins
- * and one when it ends, and another one in between only if a person must change a setting.
+ * The outages of Redis in one process, whose connections report each outage many times. This class logs one line when an outage
+ * begins and one line when Redis works again. It logs a line in between only if a person must change a setting.
  */
 export class Outages {
   readonly #options: OutageOptions;
@@ -39,7 +44,7 @@ export class Outages {
   #down: { readonly since: number; kind: RedisDiagnosis['kind']; last: number; sentence: string } | undefined;
   #wasUp = false;
   #ready = 0;
-  /** Unknown errors that have been logged, so that an error that repeats is one line. */
+  /** Unknown errors that have been logged, so that a repeated error is logged once. */
   readonly #logged = new Set<string>();
   #timer: NodeJS.Timeout | undefined;
   #unready: NodeJS.Timeout | undefined;
@@ -80,7 +85,7 @@ export class Outages {
     return Promise.race([answer, sleep(timeout, NO_ANSWER, { ref: false })]);
   }
 
-  /** Rejects with a QueueUnavailableError if Redis has never worked for this process, and cannot with these settings. */
+  /** Rejects with a QueueUnavailableError if Redis has never worked for this process and cannot work with these settings. */
   get misconfigured(): Promise<never> {
     return this.#first.promise;
   }
@@ -134,20 +139,20 @@ export class Outages {
     if (diagnosis.kind === 'unreachable' && known === undefined) void this.#probe();
   }
 
-  /** Checks for TLS on one side only: the server then closes the connection without an error. */
+  /** Checks for TLS on one side only: in this case the server closes the connection without an error. */
   async #probe(): Promise<void> {
     const { settings } = this.#options;
     const found = await probeRedis(settings.REDIS_URL).catch(() => undefined);
     if (found !== undefined && this.#down !== undefined) this.#begin(found);
   }
 
-  /** Ends the outage if Redis works. */
+  /** Closes the outage if Redis works. */
   async #check(): Promise<void> {
     const { redis, key, settings, log } = this.#options;
     const down = this.#down;
     if (down === undefined || redis.status !== 'ready') return;
     try {
-      // after a lost connection an answer is enough; after a refusal a write must succeed
+      // after a lost connection one answer is enough; after a refused command a write must succeed
       if (down.kind === 'unreachable') await redis.ping();
       else await redis.set(key, '', 'PX', 1000);
     } catch (error) {

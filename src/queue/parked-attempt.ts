@@ -5,11 +5,11 @@ import { isSameAttempt } from './progress.ts';
 import type { Progress, WaitingFor } from './progress-schema.ts';
 
 /**
- * An attempt that was parked because another process has locked a layer: how long it waits, and what it reports. The processor
- * calls it.
+ * An attempt that was parked because another process has locked a layer: how long the job waits, and what its progress and log
+ * contain. The processor calls these functions.
  */
 
-/** Milliseconds that a job is parked: the first time, and at most. The time doubles each time. */
+/** Milliseconds for which a job is parked: the first time, and at most. The time doubles each time. */
 const FIRST_DELAY = 2000;
 const LAST_DELAY = 60_000;
 
@@ -24,8 +24,8 @@ export function layerOf({ chainId }: WaitingFor): ChainId | undefined {
 }
 
 /**
- * The start of the attempt in milliseconds since 1970, for UNPACK_JOB_TIMEOUT. The wait for the lock counts. The time in which
- * the job was due but no worker took it does not count, so that a night without workers fails no job.
+ * The start of the attempt in milliseconds since 1970, for UNPACK_JOB_TIMEOUT. The wait for the lock counts. Time in which the
+ * job was due but no worker took it does not count, so that jobs do not time out during a night without workers.
  */
 export function startOf(waited: WaitingFor | undefined, now: number): number {
   if (waited === undefined) return now;
@@ -38,7 +38,7 @@ export interface WaitFacts {
   readonly before: WaitingFor | undefined;
   readonly started: number;
   readonly place: number;
-  /** Maximum milliseconds of one attempt. */
+  /** Time limit in milliseconds for one attempt. */
   readonly limit: number;
 }
 
@@ -71,5 +71,5 @@ export function waitingSentence({ chainId, holder }: Pick<WaitingFor, 'chainId' 
 /** What an attempt that timed out has waited for, and what to do. */
 export function waitedSentence(waited: WaitingFor, now: number): string {
   const time = durationText(Math.max(0, now - waited.since));
-  return `for ${time} it ${waitingSentence(waited).replace(/^waits/, 'waited')}; if that process is stopped, continue it (kill -CONT) or end it`;
+  return `for ${time} it ${waitingSentence(waited).replace(/^waits/, 'waited')}; if that process is stopped, continue it (kill -CONT) or kill it`;
 }

@@ -25,14 +25,14 @@ export class LayerLocked extends Error {
 const POLL = 1000;
 const LOCK_POLL = 250;
 /**
- * Milliseconds that are added to BullMQ's delay of a parked job. When that delay ends, BullMQ puts the job at the end of the
- * queue, so a worker must put it at the front before.
+ * Milliseconds that are added to BullMQ's delay of a parked job. After that delay BullMQ puts the job at the back of the queue,
+ * so a worker must put the job at the front earlier.
  */
 const MARGIN = 5000;
 /** Microseconds between two places: the resolution of the scores of prioritized jobs. */
 const STEP = 100;
 
-/** Maximum parked jobs of one check, and maximum waiting jobs that a returning job is compared with. */
+/** Maximum number of parked jobs in one check, and of waiting jobs that a returning job is compared with. */
 const MAX_PARKED = 1000;
 const MAX_COMPARED = 256;
 
@@ -45,14 +45,14 @@ const PARK = `
 `;
 
 /**
- * KEYS: the parked jobs, and BullMQ's keys delayed, wait, prioritized, marker, meta, events. ARGV: the prefix of the jobs' keys,
- * the prefix of the cancel flags' keys, the time, the margin, the maximum parked and waiting jobs to check, and then the IDs of
- * jobs that return now. Returns the IDs of jobs that have returned or are not parked any more.
+ * KEYS: the parked jobs, and BullMQ's keys delayed, wait, prioritized, marker, meta, events. ARGV: the prefix of the jobs'
+ * keys, the prefix of the cancel flags' keys, the time, the margin, the maximum number of parked and waiting jobs to check, and
+ * then the IDs of jobs that return now. Returns the IDs of jobs that have returned or are not parked any more.
  *
  * A parked job that is due or cancelled returns to the front of the waiting jobs, behind returned jobs with a lower place. If
- * BullMQ has put it at the end of the queue in the meantime, it is moved from there. BullMQ takes jobs from the right end of
- * `wait`. A score in `prioritized` is the priority times 2^32 plus a counter; a returned job gets a score below all others of its
- * priority. Only a billion jobs of the next higher priority could have a score as large.
+ * BullMQ has put the job at the back of the queue in the meantime, the job is moved from there. BullMQ takes jobs from the
+ * right side of `wait`. A score in `prioritized` is the priority times 2^32 plus a counter; a returned job gets a score below
+ * all others of its priority. Scores of two priorities could overlap only after a billion jobs of one priority.
  */
 const UNPARK = `
   local parked, delayed, wait, prioritized = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -122,7 +122,7 @@ export interface ParkOptions {
  * which they were taken.
  *
  * In Redis a parked job is a delayed job of BullMQ, and its ID is in the sorted set `PREFIX:QUEUE:parked` with its place. Every
- * worker checks that set once a second, so a job returns even if the worker that parked it has ended.
+ * worker checks that set once a second, so a job returns even if the worker that parked it has exited.
  */
 export class ParkedJobs {
   readonly #redis: Redis;
@@ -142,7 +142,7 @@ export class ParkedJobs {
     redis.defineCommand('unpackdUnpark', { numberOfKeys: 7, lua: UNPARK });
   }
 
-  /** A place behind all places that this worker has given so far: microseconds since 1970. */
+  /** A place behind all places that this worker has assigned before: microseconds since 1970. */
   nextPlace(): number {
     this.#lastPlace = Math.max(this.#lastPlace + STEP, Date.now() * 1000);
     return this.#lastPlace;
@@ -158,7 +158,7 @@ export class ParkedJobs {
   }
 
   /**
-   * Parks an active job. The caller must then throw a DelayedError to BullMQ.
+   * Parks an active job. After that the caller must throw a DelayedError to BullMQ.
    * @throws errors of BullMQ, if the lock on the job is lost, and of Redis
    */
   async park(job: Job, token: string | undefined, { delay, place, isFree }: ParkOptions): Promise<void> {
@@ -189,7 +189,7 @@ export class ParkedJobs {
     if (free.length === 0) return;
     for (const id of free) this.#watched.delete(id);
     this.#unpark(free).catch((error: unknown) => {
-      // the job then returns when its delay ends
+      // the job then returns after its delay
       this.#onError(error);
     });
   }

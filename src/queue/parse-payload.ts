@@ -21,13 +21,13 @@ export interface ParsedJob {
 /** The settings of the worker that apply to every job. */
 export interface SourcePolicy {
   readonly connection: S3Connection;
-  /** Buckets that jobs may read; empty: all. */
+  /** Buckets that jobs are allowed to read; empty: all. */
   readonly buckets: readonly string[];
 }
 
 /**
  * Checks the format of a payload. Producers call it before they add a job.
- * @throws UnpackError INVALID_JOB with one sentence that names the first faults by their paths
+ * @throws UnpackError INVALID_JOB with one sentence: the paths of the first faults, and what is wrong there
  */
 export function checkPayload(data: unknown): Payload {
   if (typeof data !== 'object' || data === null || Array.isArray(data)) {
@@ -58,7 +58,7 @@ export function parsePayload(data: unknown, policy: SourcePolicy): ParsedJob {
   if (policy.buckets.length > 0 && !policy.buckets.includes(bucket)) {
     throw new UnpackError(
       'SOURCE_NOT_ALLOWED',
-      `this worker may not read bucket ${JSON.stringify(bucket)}, only ${policy.buckets.join(', ')}: add it to UNPACK_BUCKETS, or use another bucket`,
+      `this worker is not allowed to read bucket ${JSON.stringify(bucket)}, only ${policy.buckets.join(', ')}: add it to UNPACK_BUCKETS, or use another bucket`,
     );
   }
   return {
@@ -80,9 +80,9 @@ export function parsePayload(data: unknown, policy: SourcePolicy): ParsedJob {
   };
 }
 
-/** Maximum payloads in the cache. */
+/** Maximum number of payloads in the cache. */
 const MAX_CACHED = 1000;
-/** Maximum characters of the JSON of a cached payload. */
+/** Maximum length of a cached payload: characters of its JSON. */
 const MAX_CACHED_LENGTH = 16 * 1024;
 
 /**
@@ -90,7 +90,7 @@ const MAX_CACHED_LENGTH = 16 * 1024;
  * object, so other caches can use it as a key.
  */
 export function payloadParser(policy: SourcePolicy): (data: unknown) => ParsedJob {
-  /** By their JSON. */
+  /** Parsed payloads, with their JSON as key. */
   const parsed = new LruCache<ParsedJob>(MAX_CACHED);
   return (data) => {
     const json = JSON.stringify(data);

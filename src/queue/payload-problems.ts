@@ -2,9 +2,9 @@ import type * as z from 'zod';
 import { editDistance } from '../oci/similar-names.ts';
 import { payloadSchema } from './payload-schema.ts';
 
-/** Maximum problems in a message. */
+/** Maximum number of problems in a message. */
 const SHOWN = 3;
-/** Maximum characters that a message quotes from a payload. */
+/** Maximum number of characters that a message quotes from a payload. */
 const MAX_QUOTE = 60;
 
 /**

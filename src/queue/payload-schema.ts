@@ -7,22 +7,22 @@ import { BUCKET, MAX_KEY_BYTES } from '../source/bucket-layout.ts';
  * The payload of a job, version 1. `schemas/payload.schema.json` is generated from this file, for producers in any language, so
  * the descriptions here are documentation. An unknown field is an error.
  *
- * A job names only a bucket. Endpoint, region and credentials are settings of the worker, so no job can make the worker send its
- * signature to another server.
+ * A job contains only the name of a bucket. Endpoint, region and credentials are settings of the worker, so no job can make the
+ * worker send its signature to another server.
  */
 
 const DIGEST = /^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$/;
 // a control character would make the deduplication text ambiguous
 // biome-ignore lint/suspicious/noControlCharactersInRegex: the expression matches control characters
 const PLAIN = /^[^\u0000-\u001f\u007f]*$/;
-// HTTP clients and proxies resolve `.` and `..`, so a key with them could point out of the bucket
+// HTTP clients and proxies resolve `.` and `..`, so a key with these segments could lead out of the bucket
 const NO_DOTS = /^(?!.*(?:^|\/)\.{1,2}(?:\/|$))/;
 /** A tag of a registry, or a name in an OCI layout (org.opencontainers.image.ref.name), whose grammar allows more. */
 const TAG_OR_NAME = /^[A-Za-z0-9_][A-Za-z0-9_.:@/+-]{0,254}$/;
 const PLATFORM = /^[a-z0-9]+\/[a-z0-9_]+(\/[a-z0-9.]+)?$/;
-/** Maximum bytes of key and value together (containerd, pkg/labels). */
+/** Maximum size of key and value together in bytes (containerd, pkg/labels). */
 const MAX_LABEL_BYTES = 4096;
-/** Twice as many as overlayfs can stack. A longer list is a mistake. */
+/** Twice the number of layers that overlayfs can stack. A longer list is a mistake. */
 const MAX_LAYERS = 1000;
 
 const digest = z
@@ -39,7 +39,7 @@ const sourceSchema = z
   .strictObject({
     bucket: z.string().regex(BUCKET, 'is not a bucket name').meta({
       description:
-        'The bucket. Endpoint, region and credentials are settings of the worker, which may allow only some buckets.',
+        'The name of the bucket. Endpoint, region and credentials are settings of the worker. UNPACK_BUCKETS of the worker can limit the allowed buckets.',
     }),
     prefix: keyPart('a prefix').optional().meta({
       description: 'The folder in the bucket. Slashes at its ends are ignored. Default: the root of the bucket.',
@@ -60,12 +60,12 @@ const sourceSchema = z
     template: keyPart('a template')
       .regex(
         /^(?=.*\{hex\})(?:[^{}]|\{hex\}|\{algorithm\})*$/,
-        'must contain {hex}, may contain {algorithm}, and no other braces',
+        'must contain {hex}, can also contain {algorithm}, and must not contain other braces',
       )
       .optional()
       .meta({
         description:
-          'For `keys`: the key of a blob under the prefix, with `{hex}` and optionally `{algorithm}`, as in `blobs/{algorithm}/{hex}`.',
+          'For `keys`: the key of a blob under the prefix, with `{hex}` and optionally `{algorithm}`, for example `blobs/{algorithm}/{hex}`.',
       }),
   })
   .meta({ description: 'The location of the blobs.' });
@@ -167,7 +167,7 @@ export const payloadSchema = z
     const { layout, template, repository } = payload.source;
     const wrong = (path: string[], message: string) => context.addIssue({ code: 'custom', path, message });
     if (layout === 'keys' && template === undefined) {
-      wrong(['source', 'template'], 'is missing: layout "keys" needs it, as in "blobs/{algorithm}/{hex}"');
+      wrong(['source', 'template'], 'is missing: layout "keys" needs it, for example "blobs/{algorithm}/{hex}"');
     }
     if (layout !== 'keys' && template !== undefined)
       wrong(['source', 'template'], 'is allowed only with layout "keys"');

@@ -60,7 +60,7 @@ export interface ProcessorOptions {
 
 const LOG_LINES_KEPT = 1000;
 
-/** One run of one attempt of a job. An attempt has several runs if it is given back in between. */
+/** One run of one attempt of a job. An attempt has several runs if its job is given back to the queue in between. */
 interface Attempt {
   readonly job: Job;
   readonly token: string | undefined;
@@ -77,7 +77,7 @@ interface Attempt {
   readonly waited: WaitingFor | undefined;
   /** Layers that earlier runs of this attempt have applied. */
   readonly applied: readonly AppliedLayer[];
-  /** Its place among parked jobs. */
+  /** The place of the job among parked jobs. */
   readonly place: number;
   readonly timers: (() => void)[];
   readonly log: Logger;
@@ -85,14 +85,14 @@ interface Attempt {
 
 /**
  * Makes the function that BullMQ calls for each job. It runs one attempt: parse the payload, look the image up, unpack it,
- * report. It returns the result, or throws an error that tells BullMQ what to do with the job:
+ * report. It returns the result, or throws an error that decides what BullMQ does with the job:
  *
  * - Error `[CODE] sentence`: the attempt failed; retry after a backoff, while attempts are left
  * - UnrecoverableError `[CODE] sentence`: the job failed for good
  * - WaitingError or DelayedError: the job has been given back, or its lock is lost; change nothing
  *
- * A job whose image is in the store already ends on the fast path (`fast-path.ts`), which writes nothing into Redis but the
- * result.
+ * A job whose image is in the store already completes on the fast path (`fast-path.ts`), which writes only the result into
+ * Redis.
  */
 export function createProcessor(options: ProcessorOptions): (job: Job, token?: string) => Promise<UnpackResult> {
   const { settings, facts, running, unpacker, keeper, guard, parked, cancelFlags } = options;
@@ -103,7 +103,7 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
     // before everything else, because BullMQ itself can fail a job at any time
     fillRetryOptions(job.opts, settings);
     if (options.isStopping() || guard.fault !== undefined) {
-      // BullMQ may take one more job while the worker pauses
+      // BullMQ can take one more job while the worker pauses
       await giveBack(job, token, { delay: 0, place: parked.nextPlace() }, options.log);
       throw new DelayedError('the worker takes no jobs');
     }
@@ -114,7 +114,7 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
     try {
       return await unpackJob(attempt, fast.lookup, cancelChecked);
     } catch (thrown) {
-      // a cancel request that came while the job waited takes precedence over any failure
+      // a cancel request that arrived while the job waited takes precedence over any failure
       if (!attempt.run.signal.aborted) await cancelChecked.catch(() => {});
       return await endAttempt(attempt, thrown);
     } finally {
@@ -154,7 +154,7 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
     };
   }
 
-  /** Aborts the run if the job has been cancelled. @throws an error of Redis */
+  /** Aborts the run if the job has been cancelled. @throws errors of Redis */
   function checkCancelFlag(run: JobRun): Promise<void> {
     const checked = cancelFlags.reason(run.id).then((reason) => {
       if (reason !== null) run.abort(cancelledError(reason));
@@ -224,19 +224,19 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
     const untilShown = lookup === undefined ? FAST_PATH_LIMIT : FAST_PATH_LIMIT - (Date.now() - lookup.since);
     timers.push(
       after(Math.max(0, limit - (Date.now() - started)), () => run.abort(timedOut(limit, waited))),
-      // the progress of a job that was parked says already what it waits for
+      // the progress of a parked job already has the lock that the job waits for
       after(waited === undefined ? Math.max(0, untilShown) : 4 * FAST_PATH_LIMIT, () => reporter.start()),
     );
   }
 
-  /** Parks the job again at once if the layer that it waited for is still locked. Nothing has been written then. */
+  /** Parks the job again at once if its layer is still locked. At this point the run has written nothing. */
   function abortIfStillLocked({ waited, run }: Attempt): void {
     const chainId = waited && layerOf(waited);
     const wait = chainId && keeper?.heldElsewhere(chainId);
     if (wait !== undefined) run.abort(new LayerLocked(wait));
   }
 
-  /** Ends a run that has no result: the job is given back, or the attempt has failed. */
+  /** Handles a run without a result: gives the job back, or records the failed attempt. */
   async function endAttempt(attempt: Attempt, thrown: unknown): Promise<never> {
     const { job, run, reporter, earlier } = attempt;
     const { signal } = run;
@@ -312,7 +312,7 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
     throw new DelayedError('the store cannot be written');
   }
 
-  /** Parks the job. If that fails, the job stalls, and a worker takes it a little later. */
+  /** Parks the job. If parking fails, the job stalls, and another worker takes the job a little later. */
   async function giveBack(job: Job, token: string | undefined, place: ParkOptions, log: Logger): Promise<void> {
     await parked.park(job, token, place).catch((error) => log.warn({ err: error }, NOT_GIVEN_BACK));
   }

@@ -20,19 +20,22 @@ export interface AddOptions {
   readonly priority?: number;
   /** Default: UNPACK_ATTEMPTS of the worker. */
   readonly attempts?: number;
-  /** Milliseconds before the job may start. */
+  /** Minimum time in milliseconds before the job starts. */
   readonly delay?: number;
-  /** Whether to add no job if the same work waits or runs already; default: true. */
+  /** Whether `add` adds no job if a job for the same work waits or runs; default: true. */
   readonly deduplicate?: boolean;
 }
 
 export interface JobHandle {
   readonly id: string;
-  /** Whether the same work was waiting or running already. `id` is then the ID of that job, and the options have no effect. */
+  /**
+   * Whether a job for the same work was waiting or running. In this case `id` is the ID of that job, and the options have no
+   * effect.
+   */
   readonly deduplicated: boolean;
 }
 
-/** Milliseconds after which a call gives up if Redis does not answer. */
+/** Time limit in milliseconds for the answer of Redis to a call. */
 const DEFAULT_TIMEOUT = 5000;
 
 /**
@@ -50,7 +53,7 @@ export class UnpackQueue {
   #closed = false;
 
   /**
-   * @param timeout milliseconds after which a call gives up on Redis
+   * @param timeout time limit in milliseconds for the answer of Redis to a call
    * @throws ConfigError for a REDIS_URL or REDIS_PASSWORD_FILE that cannot be used
    */
   constructor(settings: QueueSettings, timeout: number = DEFAULT_TIMEOUT) {
@@ -59,7 +62,7 @@ export class UnpackQueue {
     this.#redis = impatientConnection(settings, timeout);
     // each call reports its own error; this listener only records the last one
     this.#redis.on('error', (error) => {
-      // keep the error of a wrong setting, because later errors only follow from it
+      // keep the error of a wrong setting, because it causes the later errors
       if (diagnoseRedisError(this.#last)?.kind !== 'misconfigured') this.#last = error;
     });
     this.#redis.on('connect', () => {
@@ -77,8 +80,8 @@ export class UnpackQueue {
 
   /**
    * Adds a job. The payload is checked first.
-   * @throws UnpackError INVALID_JOB; QueueUnavailableError, after which the job may be in the queue or not: add it again, because
-   *   the same work gives only one job
+   * @throws UnpackError INVALID_JOB; QueueUnavailableError. In this case it is unknown whether the job was added: add the job
+   * again, because deduplication prevents a second job
    */
   async add(payload: Payload, options: AddOptions = {}): Promise<JobHandle> {
     const [handle] = await this.addBulk([{ payload, options }]);
@@ -86,7 +89,7 @@ export class UnpackQueue {
     return handle;
   }
 
-  /** Adds several jobs in one round trip. @throws as `add`; some of the jobs may be in the queue then */
+  /** Adds several jobs in one round trip. @throws as `add`; if it throws, some of the jobs can be in the queue */
   async addBulk(jobs: readonly { readonly payload: Payload; readonly options?: AddOptions }[]): Promise<JobHandle[]> {
     const entries = jobs.map(({ payload, options = {} }) => {
       const data = checkPayload(payload);
@@ -97,7 +100,7 @@ export class UnpackQueue {
   }
 
   /**
-   * Waits for the end of a job, through all its attempts.
+   * Waits until a job completes or fails, through all its attempts.
    * @returns the result
    * @throws UnpackError if the job fails; UnreadableJobError if its result has another format; JobNotFoundError;
    *   WaitTimeoutError; QueueUnavailableError if Redis is not available for longer than the queue's time limit; the reason of
@@ -113,9 +116,9 @@ export class UnpackQueue {
   }
 
   /**
-   * Cancels a job that waits or runs. A waiting job goes to the front, so that the next free worker ends it. The same work can
-   * be added again at once.
-   * @returns false if the job has ended already
+   * Cancels a job that waits or runs. A waiting job moves to the front of the queue, and the next free worker fails it with
+   * CANCELLED. The same work can be added again at once.
+   * @returns false if the job has already completed or failed
    * @throws JobNotFoundError, UnreadableJobError, QueueUnavailableError
    */
   async cancel(jobId: string, reason: string = DEFAULT_CANCEL_REASON): Promise<boolean> {
@@ -125,11 +128,11 @@ export class UnpackQueue {
       if (state === 'completed' || state === 'failed') return false;
       await this.#redis.set(cancelKey(this.#queue, jobId), reason, 'PX', CANCEL_FLAG_LIFE);
       await job.removeDeduplicationKey();
-      // a Redis user may lack permission for channels; the worker then reads the flag within two seconds
+      // the Redis user can lack the permission for channels; the worker then reads the flag within two seconds
       await this.#redis.publish(cancelChannel(this.#queue), jobId).catch((error: unknown) => {
         if (diagnoseRedisError(error)?.kind === 'unreachable') throw error;
       });
-      // a worker may take the job between these calls; it then reads the flag
+      // a worker can take the job between these calls; the worker then reads the flag
       if (state === 'delayed') await job.promote().catch(ignoreUnlessRedisFailed);
       if (state !== 'active') await job.changePriority({ priority: 0, lifo: true }).catch(ignoreUnlessRedisFailed);
       return true;
@@ -139,7 +142,8 @@ export class UnpackQueue {
   /** @throws JobNotFoundError, UnreadableJobError, QueueUnavailableError */
   async status(jobId: string): Promise<JobStatus> {
     return this.#call(async () => {
-      // the state first: a job that ends in between then counts as not ended, and never as ended without a result
+      // the state is read first: a job that finishes between the two reads is reported as not finished, and never as finished
+      // without a result
       const state = await this.#queue.getJobState(jobId);
       const job = await this.#job(jobId);
       const flag = await this.#redis.exists(cancelKey(this.#queue, jobId));
@@ -234,7 +238,7 @@ function jobOptions(
   { priority, attempts, delay, deduplicate = true }: AddOptions,
 ): JobsOptions & { jobId: string } {
   return {
-    // an ID of our own: if BullMQ returns another one, the job existed
+    // the ID is made here: if BullMQ returns another ID, a job for the same work existed
     jobId: randomUUID(),
     ...(priority === undefined ? {} : { priority }),
     ...(attempts === undefined ? {} : { attempts }),
@@ -243,7 +247,7 @@ function jobOptions(
   };
 }
 
-/** If the job is not in its list any more, a worker has taken it and reads the flag, so the error is ignored. */
+/** Ignores the error of a job that is not in its list any more: a worker has taken the job and reads the flag. */
 function ignoreUnlessRedisFailed(error: unknown): void {
   if (diagnoseRedisError(error) !== undefined) throw error;
 }

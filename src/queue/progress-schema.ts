@@ -1,7 +1,10 @@
 import * as z from 'zod';
 import { failureSchema } from './failure.ts';
 
-/** Progress bars and dates need numbers in these ranges, and another program may have written the progress. */
+/**
+ * Progress bars and dates need numbers in these ranges. The ranges are checked, because other programs can also write the
+ * progress.
+ */
 const count = z.number().min(0);
 /** Milliseconds since 1970, up to the maximum of a JavaScript date. */
 const moment = z.number().min(0).max(8.64e15);
@@ -20,14 +23,14 @@ const waitingSchema = z.object({
       since: z.string(),
     })
     .optional(),
-  /** Start of the attempt, moved by the time in which the job was due but no worker took it; milliseconds, like the next two. */
+  /** Start of the attempt in milliseconds since 1970. Time in which the job was due but no worker took it does not count. */
   started: moment,
-  /** When the job was first parked, and when it is tried again at the latest. */
+  /** When the job was first parked, and the latest time of the next run; milliseconds since 1970. */
   since: moment,
   until: moment,
   /** How often the job was parked. */
   times: count,
-  /** Its place among parked jobs. */
+  /** The place of the job among parked jobs. */
   place: z.number(),
 });
 
@@ -46,8 +49,8 @@ const appliedLayerSchema = z.object({
 export type AppliedLayer = z.infer<typeof appliedLayerSchema>;
 
 /**
- * The `progress` of a job, version 1. It is written while the job runs, and stays when the job ends, with the failure if there
- * was one. Layers have few fields, because the object is written up to four times a second.
+ * The `progress` of a job, version 1. Workers write it while the job runs. It stays when the job completes or fails, and then
+ * includes the last failure. Layers have few fields, because the object is written up to four times a second.
  */
 export const progressSchema = z.object({
   version: z.literal(1),
@@ -58,10 +61,10 @@ export const progressSchema = z.object({
   worker: z.string(),
   layersDone: count,
   layersTotal: count,
-  /** Bytes of blobs that were fetched in this attempt, and all bytes of the layers that were missing. */
+  /** Number of blob bytes that this attempt has fetched, and that it must fetch in total for the missing layers. */
   bytesFetched: count,
   bytesTotal: count,
-  /** Bytes of tar that were unpacked in this attempt. */
+  /** Number of tar bytes that this attempt has unpacked. */
   bytesUnpacked: count,
   images: z.array(
     z.object({
@@ -84,7 +87,7 @@ export const progressSchema = z.object({
   failure: failureSchema.optional(),
   /** The last twenty failed attempts, oldest first. */
   failures: z.array(failureSchema),
-  /** Stalls that an earlier STALLED failure has counted. A retry by hand counts from here. */
+  /** Number of stalls before the last STALLED failure. After a retry by hand only later stalls count. */
   stallsBefore: count,
   /** Present while the job is parked because another process has locked a layer. */
   waiting: waitingSchema.optional(),
@@ -98,6 +101,6 @@ export type Progress = z.infer<typeof progressSchema>;
 
 /** Reads the progress of a job from Redis; `undefined` if there is none (BullMQ's default is the number 0) or it is invalid. */
 export function readProgress(progress: unknown): Progress | undefined {
-  // most new jobs have none, and a failed check of the schema is slow
+  // most new jobs have no progress, and a failed check of the schema is slow
   return typeof progress === 'object' ? progressSchema.safeParse(progress).data : undefined;
 }

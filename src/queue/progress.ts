@@ -6,7 +6,7 @@ import type { AppliedLayer, Progress, WaitingFor } from './progress-schema.ts';
 
 export type { AppliedLayer, Progress, WaitingFor };
 
-/** Maximum failures on the progress. */
+/** Maximum number of failures on the progress. */
 const FAILURES_KEPT = 20;
 
 export function withFailure(failures: readonly Failure[], failure: Failure): Failure[] {

@@ -9,7 +9,7 @@ export interface RedisDiagnosis {
   /** The end of a sentence that begins with "Redis at redis://host:port": what is wrong, and what to do. */
   readonly sentence: string;
   /**
-   * `unreachable`: there is no connection. `refusing`: Redis refuses commands in its current state, which can end without a
+   * `unreachable`: there is no connection. `refusing`: Redis refuses commands in its current state, which can change without a
    * change of settings. `misconfigured`: somebody must change a setting of this program or of Redis.
    */
   readonly kind: 'unreachable' | 'refusing' | 'misconfigured';

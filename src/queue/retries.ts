@@ -12,12 +12,15 @@ export type RetrySettings = Pick<Config, 'UNPACK_ATTEMPTS' | 'UNPACK_BACKOFF'>;
 
 /** Name of this project's backoff among the backoff strategies of BullMQ. */
 export const BACKOFF_TYPE = 'unpack';
-/** Maximum wait before an attempt, in milliseconds. */
+/** Maximum time in milliseconds between a failed attempt and the next attempt. */
 const MAX_BACKOFF = 10 * 60_000;
 
-/** A job that stalls more often fails with STALLED, because it probably kills its workers. */
+/** A job with more stalls fails with STALLED, because it probably kills its workers. */
 export const MAX_STALLS = 5;
-/** Maximum times that a job goes back uncounted because of a faulty store. After that the job may be the cause of the fault. */
+/**
+ * How often a job can go back because of a faulty store without counting an attempt. After that the job itself is probably the
+ * cause.
+ */
 export const MAX_STORE_FAULTS = 3;
 
 /**
@@ -51,7 +54,7 @@ function isKnownBackoff(backoff: number | BackoffOptions | undefined): boolean {
 
 /**
  * Checks how often the workers of a job stopped responding.
- * @returns a sentence for the log if they did
+ * @returns a sentence for the log if a worker stopped responding
  * @throws UnpackError STALLED after more than MAX_STALLS stalls
  */
 export function checkStalls(stalls: number): string | undefined {
@@ -65,12 +68,12 @@ export function checkStalls(stalls: number): string | undefined {
   );
 }
 
-/** Whether the store of the worker may be the cause. A disk that hangs reports no error, so the attempt times out. */
+/** Whether a faulty store of the worker is a possible cause. A disk that hangs reports no error, so the attempt times out. */
 export function maybeStoreFault({ code }: UnpackError): boolean {
   return code === 'STORE_FULL' || code === 'STORE_FAILED' || code === 'TIMED_OUT';
 }
 
-/** The failure of an attempt, and whether the job ends with it. */
+/** The failure of an attempt, and whether the job is retried. */
 export interface Decision {
   readonly failure: Failure;
   readonly isLast: boolean;
@@ -88,7 +91,7 @@ export function decideRetry(
   return { failure, isLast: !retryable || number >= attempts };
 }
 
-/** Whether another attempt can succeed. The rule `once` (damaged downloads) allows one retry for all codes with this rule. */
+/** Whether another attempt can succeed. All codes with the rule `once` (damaged downloads) share one retry. */
 function isRetryable(code: FailureCode, earlier: readonly Failure[]): boolean {
   const rule = FAILURE_CODES[code];
   if (rule === 'once') return !earlier.some((failure) => FAILURE_CODES[failure.code] === 'once');
@@ -96,8 +99,9 @@ function isRetryable(code: FailureCode, earlier: readonly Failure[]): boolean {
 }
 
 /**
- * The error to throw to BullMQ: an Error is retried while attempts are left, an UnrecoverableError is not. The board shows its
- * stack below the reason, so the stack has only what the reason lacks: the cause, and for INTERNAL the place in the code.
+ * The error to throw to BullMQ: an Error is retried while attempts are left, an UnrecoverableError is not. The board shows the
+ * stack of the error below the reason, so the stack has only what the reason lacks: the cause, and for INTERNAL the place in
+ * the code.
  */
 export function errorForBullMQ(failure: Failure, error: UnpackError): Error {
   const reason = failedReason(failure);

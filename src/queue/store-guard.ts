@@ -18,9 +18,10 @@ export interface StoreGuardOptions {
 }
 
 /**
- * Tracks whether the store of this worker can be written. The worker takes no jobs while it is faulty.
+ * Tracks whether the store of this worker can be written. While the store is faulty, the worker takes no jobs.
  *
- * States: *sound* → a failed job and a failed probe → *faulty*: probed again after 1 s, 2 s, … 30 s → a probe succeeds → *sound*.
+ *     sound → faulty   when a job fails and a probe of the store fails, too
+ *     faulty → sound   when a probe succeeds; probes run after 1 s, 2 s, … 30 s
  */
 export class StoreGuard {
   readonly #options: StoreGuardOptions;

@@ -1,8 +1,8 @@
 import { abortError } from '../errors.ts';
 
-/** Time limits of any length, and how long aborted work may still run. Processor, worker and `wait` use them. */
+/** Time limits of any length, and the time limit for aborted work to settle. Processor, worker and `wait` use them. */
 
-/** Maximum delay of setTimeout, in milliseconds (24.8 days). It runs a longer one after 1 ms. */
+/** Maximum delay of setTimeout, in milliseconds (24.8 days). setTimeout runs a function with a longer delay after 1 ms. */
 const MAX_TIMER = 2 ** 31 - 1;
 
 /**
@@ -20,10 +20,10 @@ export function after(milliseconds: number, work: () => void): () => void {
   return () => clearTimeout(timer);
 }
 
-/** Milliseconds that aborted work may take to end. */
+/** Time limit in milliseconds for aborted work to settle. */
 const UNWIND_LIMIT = 30_000;
 
-/** Waits for work that `signal` aborts. @throws the abort's error if the work does not end within 30 s after the abort */
+/** Waits for work that `signal` aborts. @throws the abort's error if the work does not settle within 30 s after the abort */
 export async function endOrAbandon<T>(signal: AbortSignal, work: Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   let onAbort = () => {};

@@ -35,14 +35,21 @@ export interface WorkerParts {
 
 /** Milliseconds between two reads of the cancel flags, because messages are lost if the connection breaks. */
 const CANCEL_POLL = 2000;
-/** Maximum milliseconds to give jobs back and close after the grace time. Supervisors wait longer before they kill. */
+/**
+ * Time limit in milliseconds after the grace time, for giving jobs back and closing. Supervisors wait longer before they kill a
+ * process.
+ */
 const CLOSE_LIMIT = 4000;
 
 /**
  * Takes jobs from the queue and unpacks their images, up to UNPACK_JOBS at the same time.
  *
- * States: *made* → `start` → *running*: takes jobs; during an outage of Redis or of the store it waits → `close` → *closing*:
- * takes no jobs, lets running jobs finish for UNPACK_GRACE, then gives them back → *closed*.
+ *     made → running     by `start`
+ *     running → closing  by `close`
+ *     closing → closed   when all jobs have finished or are given back
+ *
+ * A running worker takes jobs, except during an outage of Redis or of the store. A closing worker takes no jobs. It gives back
+ * the jobs that still run after UNPACK_GRACE.
  */
 export class UnpackWorker {
   readonly #settings: WorkerSettings;
@@ -97,7 +104,7 @@ export class UnpackWorker {
   }
 
   /**
-   * Starts to take jobs. Resolves when Redis has answered for the first time, without a time limit.
+   * Starts to take jobs. Resolves after the first answer of Redis. There is no time limit.
    * @throws QueueUnavailableError if waiting cannot help: a wrong password, a cluster, missing permissions
    */
   async start(): Promise<void> {
@@ -132,7 +139,7 @@ export class UnpackWorker {
     }
   }
 
-  /** Why the store cannot be written, and so no jobs are taken; `undefined` if it can. */
+  /** Why the store cannot be written, so that the worker takes no jobs; `undefined` if the store can be written. */
   get storeFault(): UnpackError | undefined {
     return this.#guard.fault;
   }
@@ -146,8 +153,8 @@ export class UnpackWorker {
   }
 
   /**
-   * Lets running jobs finish for UNPACK_GRACE, and gives the others back without counting the attempt. It takes at most four
-   * seconds longer: a job that cannot be given back stalls, and another worker takes it.
+   * Lets running jobs finish for UNPACK_GRACE, and gives the others back without counting the attempt. Giving back takes at
+   * most four seconds. A job that cannot be given back stalls, and another worker takes the job.
    */
   close(): Promise<void> {
     this.#closing ??= this.#close();
@@ -185,7 +192,7 @@ export class UnpackWorker {
       );
       void this.#worker.disconnect().catch(() => {});
     }
-    // closing waits for Redis, which may not answer
+    // closing waits for Redis, and Redis possibly does not answer
     await Promise.race([this.#queue.close().catch(() => {}), sleep(500, undefined, { ref: false })]);
     this.#cancelRequests.disconnect();
     this.#redis.disconnect();
@@ -198,7 +205,7 @@ export class UnpackWorker {
     changed.catch((error: unknown) => this.#failed(error));
   }
 
-  /** Stops current runs that are cancelled. Later runs read their flags themselves. */
+  /** Stops the current runs of cancelled jobs. Later runs read their flags themselves. */
   async #stopCancelled(ids?: readonly string[]): Promise<void> {
     const runs = this.#running.runs(ids);
     if (runs.length === 0 || this.#redis.status !== 'ready') return;
@@ -222,7 +229,7 @@ export class UnpackWorker {
   }
 }
 
-/** A signal that the first SIGTERM or SIGINT aborts. The second one ends the process at once. */
+/** A signal that the first SIGTERM or SIGINT aborts. The second one exits the process at once. */
 export function stopSignal(log: Logger): AbortSignal {
   const stop = new AbortController();
   for (const name of ['SIGTERM', 'SIGINT'] as const) {
