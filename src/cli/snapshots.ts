@@ -1,6 +1,8 @@
 import { resolve } from 'node:path';
 import { Command, Option } from 'commander';
+import type { Recovered } from '../snapshots/recover.ts';
 import {
+  type BrokenReason,
   isSnapshotError,
   type SnapshotFilter,
   type SnapshotInfo,
@@ -96,7 +98,35 @@ export function snapshotsCommand(cli: Cli): Command {
     'Remove what dead workers left behind: unfinished snapshots, and folders without a snapshot.',
   ).action(() => withStore(cleanup, (store) => clean(store, cli)));
 
+  const backup = add('backup', 'Copy the database of the store into a new file. Workers may run.')
+    .argument('<file>')
+    .action(async (file: string) => {
+      const { UNPACK_ROOT } = configOf(backup);
+      const { backUpDatabase } = await import('../snapshots/recover.ts');
+      await backUpDatabase(UNPACK_ROOT, resolve(file));
+      cli.out.result({ file: resolve(file) }, () => [`copied the database of ${UNPACK_ROOT} to ${resolve(file)}`]);
+    });
+
+  const recover = add(
+    'recover',
+    'Rebuild the database of the store from the directories of its snapshots. Stop the workers first.',
+  ).action(async () => {
+    const { UNPACK_ROOT } = configOf(recover);
+    const { recoverStore } = await import('../snapshots/recover.ts');
+    const recovered = await recoverStore(UNPACK_ROOT);
+    cli.out.result(recovered, () => recoveredText(recovered));
+  });
+
   return group;
+}
+
+function recoveredText({ whole, broken, foreign, earlier }: Recovered): string[] {
+  return [
+    `the database has ${whole} snapshots again`,
+    ...(broken === 0 ? [] : [`${broken} more are broken, because directories are missing: a new job mends them`]),
+    ...(foreign.length === 0 ? [] : [`directories that are not of this store stay: ${foreign.join(', ')}`]),
+    ...(earlier === undefined ? [] : [`the earlier database is now ${earlier}`]),
+  ];
 }
 
 async function withStore(command: Command, action: (store: Snapshotter) => Promise<void>): Promise<void> {
@@ -119,8 +149,8 @@ async function list(store: Snapshotter, { kind, parent }: ListOptions, { out }: 
   const none = snapshots.length === 0 ? await nothingOf(store, kind, parent) : '';
   out.result({ root: store.root, type: store.type, snapshots }, () => {
     if (snapshots.length === 0) return [none];
-    const rows = snapshots.map(({ name, kind, parent, created }): Cell[] => [
-      kind,
+    const rows = snapshots.map(({ name, kind, parent, created, broken }): Cell[] => [
+      broken === undefined ? kind : 'broken',
       ago(created),
       short(name),
       short(parent),
@@ -147,6 +177,7 @@ async function show(store: Snapshotter, key: string, { out }: Cli): Promise<void
   out.result({ ...info, mounts }, () => [
     `key      ${info.name}`,
     `kind     ${info.kind}`,
+    ...(info.broken === undefined ? [] : [`broken   ${BROKEN[info.broken]}; remove it, or let a job unpack it again`]),
     `parent   ${info.parent === '' ? '(none)' : info.parent}`,
     `created  ${info.created.toISOString()}`,
     `updated  ${info.updated.toISOString()}`,
@@ -154,6 +185,12 @@ async function show(store: Snapshotter, key: string, { out }: Cli): Promise<void
     ...mounts.map(({ type, source, options }) => `mount    -t ${type} ${source} -o ${options.join(',')}`),
   ]);
 }
+
+const BROKEN: Readonly<Record<BrokenReason, string>> = {
+  gone: 'its directory is missing',
+  foreign: 'the directory of its number is not its own',
+  parent: 'a snapshot below it is broken',
+};
 
 async function disk(store: Snapshotter, keys: readonly string[], { out, signal }: Cli): Promise<void> {
   const infos = keys.length === 0 ? await store.walk() : await Promise.all(keys.map((key) => find(store, key)));

@@ -113,7 +113,7 @@ export function isUnfinished(directory: string, identity: string): boolean {
  * Marks the committed snapshots whose directories cannot be used, and clears the marks of those that are back. Deletes the
  * rows of other snapshots without a directory: its name is synced only at the commit, so a loss of power can lose it.
  */
-function markBroken(file: DatabaseSync, identity: string, pathOf: (id: number) => string): void {
+export function markBroken(file: DatabaseSync, identity: string, pathOf: (id: number) => string): void {
   const mark = file.prepare(STATEMENTS.setBroken);
   const remove = file.prepare(STATEMENTS.remove);
   let changed = false;

@@ -14,6 +14,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { UnpackError } from '../errors.ts';
+import { tryLockShared } from '../system/files.ts';
 import { snapshotsDirectory, storeGone } from './directories.ts';
 import type { Traits } from './schema.ts';
 import { hasVanished, syncDirectoryNow } from './tree.ts';
@@ -145,7 +146,7 @@ export function olderDatabase(root: string): UnpackError {
  */
 export class OpenedStore {
   readonly root: string;
-  /** A descriptor of ROOT/snapshots. */
+  /** A descriptor of ROOT/snapshots. It has a shared lock, which keeps `recover` away. */
   readonly descriptor: number;
   readonly #directory: BigIntStats;
   #database: BigIntStats | undefined;
@@ -161,6 +162,13 @@ export class OpenedStore {
     } catch (error) {
       if (hasVanished(error)) throw storeGone(snapshotsDirectory(root), error);
       throw error;
+    }
+    if (!tryLockShared(this.descriptor)) {
+      closeSync(this.descriptor);
+      throw new UnpackError(
+        'STORE_FAILED',
+        `unpackd snapshots recover works on the store ${root}: wait until it has ended`,
+      );
     }
     this.#directory = fstatSync(this.descriptor, BIG);
   }

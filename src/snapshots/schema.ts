@@ -101,7 +101,7 @@ export function recordTraits(file: DatabaseSync, { type, ownership = 'keep', ove
  * @throws UnpackError STORE_FAILED if they do not match
  */
 export function checkTraits(file: DatabaseSync, path: string, wanted: WantedTraits): Traits {
-  const made = traits(file.prepare('SELECT type, ownership, overlay_xattrs FROM store').get() ?? {});
+  const made = readTraits(file);
   requireType(made, path, wanted.type);
   if (wanted.ownership === undefined || wanted.ownership === made.ownership) return made;
   if (number(file.prepare('SELECT COUNT(*) AS count FROM snapshots').get()?.count) === 0) {
@@ -122,7 +122,11 @@ export function requireType(made: Traits, path: string, type: Snapshotter['type'
   throw new UnpackError('STORE_FAILED', `${which}: set the snapshotter to ${made.type}, or choose another directory`);
 }
 
-export function traits(row: Record<string, SQLOutputValue>): Traits {
+export function readTraits(file: DatabaseSync): Traits {
+  return traits(file.prepare('SELECT type, ownership, overlay_xattrs FROM store').get() ?? {});
+}
+
+function traits(row: Record<string, SQLOutputValue>): Traits {
   return {
     type: text(row.type) === 'native' ? 'native' : 'overlay',
     ownership: text(row.ownership) === 'squash' ? 'squash' : 'keep',

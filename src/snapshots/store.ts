@@ -204,7 +204,7 @@ export class SnapshotStore implements Snapshotter {
     const staged = await this.#directories.stage();
     try {
       await this.#fill(staged, snapshot, expected?.id);
-      await markNew(staged.path, this.#metadata.identity, {
+      markNew(staged.path, this.#metadata.identity, {
         kind,
         name: key,
         parent,

@@ -304,6 +304,7 @@ export function syncFileSystemNow(fd: number): void {
   check(c.syncfs(fd), 'syncfs');
 }
 
+const LOCK_SH = 1;
 const LOCK_EX = 2;
 const LOCK_NB = 4;
 
@@ -313,7 +314,16 @@ const LOCK_NB = 4;
  * @returns whether this descriptor has the lock
  */
 export function tryLock(fd: number): boolean {
-  if (c.flock(fd, LOCK_EX | LOCK_NB) === 0) return true;
+  return lockNow(fd, LOCK_EX);
+}
+
+/** As `tryLock`, but shared: any number of descriptors can have it while none has the exclusive one. */
+export function tryLockShared(fd: number): boolean {
+  return lockNow(fd, LOCK_SH);
+}
+
+function lockNow(fd: number, kind: number): boolean {
+  if (c.flock(fd, kind | LOCK_NB) === 0) return true;
   const error = systemError('flock');
   if (error.code === 'EAGAIN' || error.code === 'EWOULDBLOCK') return false;
   throw error;
