@@ -14,7 +14,7 @@ import { tmpfs, unavailable } from '../support/file-system.ts';
 import { json } from '../support/image-builder.ts';
 import { skipFor } from '../support/present.ts';
 import { scratch } from '../support/scratch.ts';
-import { file, gnuLong, hardlink, type Member, symlink, tar } from '../support/tar.ts';
+import { file, gnuLong, hardlink, type Member, member, symlink, tar } from '../support/tar.ts';
 
 /** Archives of various tools are pushed, and then resolved from the bucket, as in a worker. */
 const one = tar(file('etc/hello', 'hi'));
@@ -432,6 +432,12 @@ describe('push of archives of various tools', { timeout: 120_000 }, () => {
         else process.env.TMPDIR = before;
       }
     });
+  });
+
+  test('a malformed PAX header is MANIFEST_INVALID, as in a layer', async () => {
+    const archive = tar(member({ name: 'pax', type: 'x', content: '12 path' }), file('manifest.json', '[]'));
+    const error = await fails('MANIFEST_INVALID', pushBytes(archive));
+    assert.match(error.message, /a PAX header has a record/);
   });
 
   test('an archive of Docker before 1.10 is recognized', async () => {
