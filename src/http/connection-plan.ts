@@ -29,7 +29,7 @@ const WAITS_BESIDE = 1 / 8;
 /** Ranges are used if all connections together are expected to be so many times as fast as one. */
 const GAIN = 1.3;
 
-/** Ranges are given up if the first request reaches so many of them before their answers begin. */
+/** If the first request reaches so many ranges before their answers begin, no further ranges are used. */
 const MAX_OVERTAKEN = 3;
 
 /** What to do after an answer to a range has begun. */
@@ -131,7 +131,7 @@ export class ConnectionPlan {
     return 'last';
   }
 
-  /** The first request has reached a range that has no answer yet. @returns whether ranges should be given up */
+  /** The first request has reached a range that has no answer yet. @returns whether to use no further ranges */
   overtake(): boolean {
     this.#overtaken += 1;
     return this.#overtaken >= MAX_OVERTAKEN;

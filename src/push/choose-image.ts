@@ -59,7 +59,7 @@ async function byDigest(archive: ImageArchive, text: string): Promise<ChosenImag
     const names = [...new Set(archive.images.map(({ digest }) => digest))];
     throw new UnpackError(
       'IMAGE_NOT_FOUND',
-      `${archive.path} has no image ${shortDigest(digest)}; those it lists: ${listed(names, digest)}`,
+      `${archive.path} has no image ${shortDigest(digest)}; its images: ${listed(names, digest)}`,
     );
   }
   return { descriptor: { mediaType: '', digest, size: blob.size }, tag: undefined };
@@ -103,7 +103,7 @@ function oneOf(
   const names = images.map((image) => `${shown(image)}${namesOf(image).length === 0 ? '' : ` (@${image.digest})`}`);
   throw new UnpackError(
     'IMAGE_NOT_FOUND',
-    `${archive.path} has ${images.length} images${wanted === undefined ? '' : ` called ${JSON.stringify(wanted)}`}; say which one, by its whole name or its digest: ${listed(names)}`,
+    `${archive.path} has ${images.length} images${wanted === undefined ? '' : ` called ${JSON.stringify(wanted)}`}; say which one, by its full name or its digest: ${listed(names)}`,
   );
 }
 

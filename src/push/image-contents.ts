@@ -239,12 +239,8 @@ class ContentsReader {
 function incomplete({ kind, parts, missing, descriptor }: Document, where: string): UnpackError {
   const details = { details: { digest: descriptor.digest } };
   if (kind === 'manifest') {
-    const many = missing.length === 1 ? 'the blob' : `${missing.length} blobs`;
-    return new UnpackError(
-      'BLOB_NOT_FOUND',
-      `${where}: the image is not complete, without ${many} ${listed(missing)}; copy it again`,
-      details,
-    );
+    const what = missing.length === 1 ? 'a blob is missing' : `${missing.length} blobs are missing`;
+    return new UnpackError('BLOB_NOT_FOUND', `${where}: ${what} (${listed(missing)}); copy the image again`, details);
   }
   const whole = [
     ...new Set(parts.filter((part) => part.missing.length === 0).flatMap((part) => part.platforms.map(formatPlatform))),

@@ -54,10 +54,11 @@ export async function tarIndex(file: FileHandle, path: string): Promise<Readonly
       overrides = { ...overrides, ...overridesOf(header.typeFlag, await read(file, offset, size), path) };
       continue;
     }
-    const name = posix.normalize((overrides.name ?? header.name).toString());
+    const rawName = (overrides.name ?? header.name).toString();
+    const name = posix.normalize(rawName);
     const linkName = (overrides.linkName ?? header.linkName).toString();
     overrides = {};
-    if (isFile(header)) files.set(name, { offset, size });
+    if (FILES.has(header.typeFlag) && !rawName.endsWith('/')) files.set(name, { offset, size });
     // the target of a symbolic link is relative to its directory, the target of a hard link to the archive
     if (header.typeFlag === SYMLINK) links.set(name, posix.join(posix.dirname(name), linkName));
     if (header.typeFlag === HARDLINK) links.set(name, posix.normalize(linkName));
@@ -78,9 +79,8 @@ const LONG_NAME = 0x4c; // L
 const LONG_LINK = 0x4b; // K
 const METADATA: ReadonlySet<number> = new Set([PAX, LONG_NAME, LONG_LINK]);
 
-/** Old archives mark a directory by a slash at the end of its name, and write `7` for a contiguous file. */
-const isFile = ({ typeFlag, name }: TarHeader): boolean =>
-  (typeFlag === 0 || typeFlag === 0x30 || typeFlag === 0x37) && name.at(-1) !== 0x2f;
+/** NUL, `0`, and `7` for contiguous files. Old archives give directories the type of a file, and a slash at the end of the name. */
+const FILES: ReadonlySet<number> = new Set([0, 0x30, 0x37]);
 
 /** Applies PAX records to the header of an entry, but not to headers of further metadata. @returns bytes of content */
 function contentSize(header: TarHeader, { records }: Overrides, path: string): number {
