@@ -165,11 +165,14 @@ async function* unxz(file: FileHandle, path: string, signal: AbortSignal | undef
   });
   const closed = once(child, 'close');
   closed.catch(() => {}); // `failure` has the error
+  let complete = false;
   try {
     // `as`: it exists, because `stdio` has a pipe for it
     for await (const piece of child.stdout as Readable) yield piece as Buffer;
+    complete = true;
   } finally {
-    child.kill('SIGKILL'); // if the reader has stopped early
+    // after its output, xz ends by itself, and its exit status decides
+    if (!complete) child.kill('SIGKILL');
     if (child.pid !== undefined) await closed.catch(() => {});
   }
   if (signal?.aborted) throw abortError(signal);

@@ -386,6 +386,21 @@ describe('push of archives of various tools', { timeout: 120_000 }, () => {
       assert.match(cut.message, /is damaged: xz says/);
     });
 
+    test('with xz may end later than their output', async () => {
+      using folder = scratch();
+      writeFileSync(join(folder.path, 'plain'), plain);
+      const script = `#!/bin/sh\n/bin/cat ${folder.path}/plain\nexec >&-\n/bin/sleep 0.2\n`;
+      writeFileSync(join(folder.path, 'xz'), script, { mode: 0o755 });
+      const path = process.env.PATH;
+      process.env.PATH = folder.path;
+      try {
+        const start = Buffer.from([0xfd, 0x37, 0x7a, 0x58, 0x5a, 0, 0, 4]);
+        assert.deepEqual(await layersOf(await pushBytes(start)), [[ONE, '']]);
+      } finally {
+        process.env.PATH = path;
+      }
+    });
+
     test('with xz fail with advice if the program is not installed', async () => {
       using folder = scratch();
       const path = process.env.PATH;
