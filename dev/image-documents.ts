@@ -4,7 +4,7 @@ import type { Platform } from '../src/oci/platform.ts';
 
 /**
  * The JSON documents of an image (image spec: config.md, manifest.md, image-index.md, image-layout.md), for the layout
- * writer and for tests. `more` adds fields or replaces them.
+ * writer and for tests. The parameter `more` has fields that are added to the document or replace its fields.
  */
 export function imageConfig(platform: Platform, diffIds: readonly string[], more: object = {}): Buffer {
   return json({ ...platform, rootfs: { type: 'layers', diff_ids: diffIds }, ...more });

@@ -19,9 +19,9 @@ export interface WrittenLayer {
   readonly mediaType: string;
   readonly digest: BlobDigest;
   readonly diffId: DiffId;
-  /** Bytes of the blob. */
+  /** Size of the blob in bytes. */
   readonly size: number;
-  /** Bytes of the tar, uncompressed. */
+  /** Size of the uncompressed tar in bytes. */
   readonly tarSize: number;
 }
 
@@ -34,7 +34,7 @@ export interface LayerContents {
   readonly paths?: readonly string[];
   /** A path for which this is true is left out, with everything below it. */
   readonly leaveOut?: (path: string) => boolean;
-  /** Put before every name. */
+  /** A prefix for every name. */
   readonly prefix?: string;
   readonly compression: LayerCompression;
 }
@@ -70,7 +70,7 @@ export class LayoutWriter {
     return this.#writeBlobOf(contents, archive, compressor, signal);
   }
 
-  /** Writes a layer whose tar comes in pieces, compressed as image builders do. */
+  /** Writes a layer whose tar comes in pieces, with the compression of image builders. */
   async writeTar(
     layer: { readonly title: string; readonly compression: LayerCompression },
     tar: Iterable<Buffer>,

@@ -10,18 +10,18 @@ import { findProgram, freePort } from './local-programs.ts';
 export interface LocalRedis {
   readonly url: string;
   readonly port: number;
-  /** A test may stop or freeze the process. */
+  /** The process ID. Tests use it to stop or freeze the server. */
   readonly pid: number;
   /** Kills the server, as a crash does, and starts it again on the same port and data. Resolves when it answers. */
   restart(): Promise<void>;
-  /** Kills the server. `restart` may start it again on the same port and data. */
+  /** Kills the server. `restart` can start it again on the same port and data. */
   kill(): Promise<void>;
-  /** Ends the server and removes its temporary directory. A second call does nothing. */
+  /** Stops the server and removes its temporary directory. A second call does nothing. */
   stop(): Promise<void>;
 }
 
 export interface LocalRedisOptions {
-  /** For the data. Default: a temporary directory that `stop` removes. */
+  /** The directory for the data. Default: a temporary directory that `stop` removes. */
   readonly directory?: string;
   /** Default: a free one. */
   readonly port?: number;
@@ -38,7 +38,10 @@ const SERVERS = ['redis-server', 'valkey-server'];
 /** Packages of Debian and Ubuntu. The first one that exists is installed. */
 const PACKAGES = ['redis-server', 'valkey-server'];
 const START_TIMEOUT = 60_000;
-/** Milliseconds. A server that cannot save its data refuses to end, and is killed after this time. */
+/**
+ * Time limit in milliseconds for the server to exit. A server that cannot save its data does not exit, and is killed
+ * after this time.
+ */
 const STOP_TIMEOUT = 10_000;
 
 /**
@@ -95,7 +98,7 @@ export async function startRedis(options: LocalRedisOptions = {}): Promise<Local
     stop() {
       stopped ??= (async () => {
         process.off('exit', onExit);
-        // data that is removed need not be saved
+        // the data is removed, so it does not need to be saved
         await kill(temporary ? 'SIGKILL' : 'SIGTERM');
         guard?.kill('SIGKILL');
         if (temporary) await removeTree(directory);
@@ -107,7 +110,7 @@ export async function startRedis(options: LocalRedisOptions = {}): Promise<Local
 
 /**
  * Installs Redis or Valkey with apt-get if neither is on the PATH, as root or through sudo. A line on stderr comes first.
- * @throws Error with a sentence that says how to install it by hand
+ * @throws Error with a sentence about how to install it by hand
  */
 export async function ensureRedisInstalled(): Promise<void> {
   if (findRedis() !== undefined) return;
@@ -123,12 +126,12 @@ export async function ensureRedisInstalled(): Promise<void> {
   const apt = (...args: string[]) => {
     const environment = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
     const [program, ...rest] = root ? ['apt-get', ...args] : ['sudo', 'apt-get', ...args];
-    // stdin is passed on, because sudo may ask for a password; apt-get writes to stderr, as the line before does
+    // stdin is passed on, because sudo can ask for a password; apt-get writes to stderr, as the line before does
     return spawnSync(program ?? 'apt-get', rest, { stdio: ['inherit', 2, 2], env: environment }).status === 0;
   };
   const install = () =>
     PACKAGES.some((name) => apt('-qq', 'install', '-y', '--no-install-recommends', '-o', 'Dpkg::Use-Pty=0', name));
-  // the package lists may be old, or missing in a container; they are updated only if the first attempt fails
+  // the package lists are possibly old, or missing in a container; they are updated only if the first attempt fails
   const installed = install() || (apt('-qq', 'update') && install());
   if (!installed || findRedis() === undefined) {
     throw new Error(`apt-get could not install redis-server: ${byHand}`);
@@ -141,14 +144,14 @@ export function findRedis(): string | undefined {
 }
 
 /**
- * Starts a shell that kills the server when this process ends, also by SIGKILL. The shell waits for the end of a pipe
- * from this process.
+ * Starts a shell that kills the server when this process exits, also by SIGKILL. The shell reads from a pipe of this
+ * process, and the kernel closes this pipe when the process exits.
  */
 function guardOf(server: ChildProcess): ChildProcess {
   const script = 'cat >/dev/null; kill -9 "$1" 2>/dev/null';
   const guard = spawn('/bin/sh', ['-c', script, 'guard', String(server.pid)], {
     stdio: ['pipe', 'ignore', 'ignore'],
-    // Ctrl-C in the terminal must not end the shell before the server
+    // Ctrl-C in the terminal must not stop the shell before the server
     detached: true,
   });
   guard.on('error', () => {});
@@ -172,7 +175,7 @@ async function answering(child: ChildProcess, port: number, program: string): Pr
   const deadline = Date.now() + START_TIMEOUT;
   while (true) {
     if (failure !== undefined) throw new Error(`${program} could not be started: ${failure.message}`);
-    if (child.exitCode !== null) throw new Error(`${program} ended with ${child.exitCode}: ${output.trim()}`);
+    if (child.exitCode !== null) throw new Error(`${program} exited with status ${child.exitCode}: ${output.trim()}`);
     if (await pings(port)) return;
     if (Date.now() > deadline) {
       child.kill('SIGKILL');

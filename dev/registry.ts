@@ -12,18 +12,21 @@ export interface Registry {
 }
 
 export interface RegistryOptions {
-  /** Gets the configuration file. */
+  /** The folder for the configuration file. */
   readonly folder: string;
   /** The section `storage` of the configuration. */
   readonly storage: Readonly<Record<string, unknown>>;
-  /** Starts the program as a child that ends with this process. */
+  /** Starts the program as a child that is killed when this process exits. */
   readonly start: (program: string, args: readonly string[], options: SpawnOptions) => ChildProcess;
 }
 
-/** Milliseconds. */
+/** Time limit in milliseconds for the start. */
 const START_TIMEOUT = 120_000;
 
-/** @throws Error if the registry ends before it answers, or does not answer within two minutes; it is killed then */
+/**
+ * @throws Error if the registry exits before it answers, or does not answer within two minutes; in the second case it
+ * is killed
+ */
 export async function startRegistry({ folder, storage, start }: RegistryOptions): Promise<Registry> {
   const address = `127.0.0.1:${await freePort()}`;
   const config = join(folder, 'registry.yml');

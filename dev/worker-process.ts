@@ -4,9 +4,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 /** A worker in a process of its own, for the demo and the benchmark. */
 export interface WorkerProcess {
   readonly pid: number;
-  /** Rejects if the process ends before `stop` is called. */
+  /** Rejects if the process exits before `stop` is called. */
   readonly failed: Promise<never>;
-  /** Sends SIGTERM, and SIGKILL if the process has not ended 3 s later. */
+  /** Sends SIGTERM, and SIGKILL if the process has not exited after 3 s. */
   stop(): Promise<void>;
 }
 
@@ -31,7 +31,7 @@ export function startWorker(program: string, environment: Readonly<Record<string
   }
   const exit = new Promise<string>((resolve) => {
     child.once('error', (error) => resolve(error.message));
-    child.once('exit', (code, signal) => resolve(`it ended with ${signal ?? code}`));
+    child.once('exit', (code, signal) => resolve(`it exited with ${signal ?? code}`));
   });
   const killAtExit = () => child.kill('SIGKILL');
   process.on('exit', killAtExit);

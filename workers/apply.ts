@@ -17,7 +17,7 @@ const REPORT_INTERVAL = 50;
  * The apply thread: applies one layer at a time. `ApplyThread` (src/rootfs/apply-thread.ts) starts it and sends its messages.
  */
 
-/** Not 0 while a message waits that must be read before the current piece of the archive is written. */
+/** Not 0 while a message is pending that must be read before the current piece of the archive is written. */
 const urgent = workerData as Int32Array<SharedArrayBuffer>; // ApplyThread passes nothing else
 
 /** Keeps connections and buffers for the next task. */
@@ -40,7 +40,7 @@ function take(message: ApplyMessage): void {
 
 function end(): void {
   granted.close();
-  // Node flushes when a thread ends, but not if the process exits first
+  // Node flushes when a thread exits, but not if the process exits first
   flushCompileCache();
   process.exit();
 }
@@ -78,7 +78,7 @@ async function apply({ source, layer, settings, writing }: ApplyTask): Promise<A
   }
 }
 
-/** Asks the main thread, which has the credentials, for a new URL or signature. */
+/** Requests a new URL or signature from the main thread, which has the credentials. */
 function renew(refused: SignatureRefusal): Promise<SignedUrl> {
   return new Promise((resolve, reject) => {
     renewing = (renewed) => {

@@ -28,7 +28,7 @@ async function take({ id, method, args }: StoreCall): Promise<void> {
     answer({ id, error: serializeError(error) });
   }
   if (method !== 'close') return;
-  // Node writes the cache when a thread ends, but the process may exit before that
+  // Node writes the cache when a thread exits, but the process can exit before that
   flushCompileCache();
   parentPort?.close();
 }

@@ -12,12 +12,12 @@ import { removeLeftovers } from '../src/rootfs/leftovers.ts';
 import type { Snapshotter } from '../src/snapshots/snapshotter.ts';
 import { openStoreThread } from '../src/snapshots/store-thread.ts';
 
-/** Maximum milliseconds to wait for the apply threads to exit after the last job. */
+/** Time limit in milliseconds for the apply threads to exit after the last job. */
 const THREADS_LIMIT = 2000;
 /** Milliseconds between two tries to open a store whose disk has failed. The pause doubles from the first to the last. */
 const FIRST_PAUSE = 1000;
 const LAST_PAUSE = 30_000;
-/** Errors of the disk or of the machine that an operator may repair while the worker waits. */
+/** Errors of the disk or of the machine that an operator can repair while the worker waits. */
 const MAY_BE_REPAIRED = new Set([
   'EIO',
   'EROFS',
@@ -148,7 +148,7 @@ function aborted(signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }));
 }
 
-/** Resolves when `work` does or `stop` is aborted. */
+/** Resolves when `work` resolves or `stop` is aborted. */
 function until(stop: AbortSignal, work: Promise<void>): Promise<void> {
   return Promise.race([work, aborted(stop)]);
 }
@@ -158,7 +158,7 @@ async function main(): Promise<void> {
     const config = loadConfig();
     const log = createLog(config);
     await runWorker(config, stopSignal(log), log);
-    // sockets to a lost Redis may still be open and would keep the process alive
+    // open sockets to a lost Redis would keep the process alive
     process.exit(0);
   } catch (error) {
     const sentence = error instanceof Error ? error.message : String(error);

@@ -54,8 +54,8 @@ export async function runDemo(cli: Cli, packageRoot: string, { keep }: { readonl
 }
 
 /**
- * The steps of the demo. Each thing that a step starts puts the function that ends it on a stack. `cleanUp` calls these
- * functions, the last one first, after an error too.
+ * The steps of the demo. For everything that a step starts, a function that stops it is put on a stack. `cleanUp` calls
+ * these functions, the last one first, also after an error.
  */
 class Demo {
   readonly #cli: Cli;
@@ -110,7 +110,7 @@ class Demo {
     );
     this.#heading(`Up until Ctrl-C: ${out.bold(board.url)}`);
     out.line('   For other commands in another terminal:');
-    // REDIS_URL of the user is set there already, and may contain a password
+    // the user's own REDIS_URL is already set in that terminal, and can contain a password
     const own = EXPORTED.filter((name) => name !== 'REDIS_URL' || config.REDIS_URL !== process.env.REDIS_URL);
     for (const name of own) out.line(`   export ${name}=${config[name] ?? ''}`);
     for (const [name, value] of Object.entries(credentials)) out.line(`   export ${name}=${value}`);
@@ -260,7 +260,7 @@ class Demo {
     out.line(`${this.#step === 1 ? '' : '\n'}${out.bold(`${this.#step}  ${text}`)}`);
   }
 
-  /** Puts the function that ends a thing on the stack. */
+  /** Puts the function that stops or removes `thing` on the stack. */
   #owned<T>(thing: T, end: (thing: T) => Promise<unknown>): T {
     this.#cleanups.push(() => end(thing));
     return thing;

@@ -25,7 +25,7 @@ export interface Environment {
   readonly whyNative?: string;
 }
 
-/** Keeps the function that ends a thing, for the end of the demo. */
+/** Registers a function that stops or removes a thing when the demo finishes. */
 export type Own = <T>(thing: T, end: (thing: T) => Promise<unknown>) => T;
 
 /** @throws Error with a sentence for the user if a server cannot be started */
@@ -58,12 +58,14 @@ export async function startEnvironment(packageRoot: string, bucket: string, own:
   return { config, folder, worker, credentials, ...(whyNative === undefined ? {} : { whyNative }) };
 }
 
-/** Bytes for the image in its four forms: files, blobs of the layout, objects in the bucket, snapshots. */
+/**
+ * Number of bytes that the image needs in its four forms: files, blobs of the layout, objects in the bucket, snapshots.
+ */
 const NEEDED = 1.5 * 1024 ** 3;
 
 /**
- * Makes a folder where overlays can be mounted and where there is room: a temporary one, or one in the project. If there
- * is none, the folder is a temporary one and the store is native.
+ * Makes a folder with enough space on which overlays can be mounted: a temporary folder, or a folder in the project. If
+ * neither is suitable, the folder is temporary and the store is native.
  */
 async function makeFolder(packageRoot: string): Promise<{
   readonly folder: string;
@@ -86,18 +88,18 @@ async function makeFolder(packageRoot: string): Promise<{
   return { folder, snapshotter: 'native', whyNative: why ?? 'there is little room' };
 }
 
-/** A Redis or Valkey. It may be used by others too, so every key of the demo has the prefix. */
+/** A Redis or Valkey server. Others possibly use the same server, so every key of the demo has the prefix. */
 interface DemoRedis {
   readonly url: string;
   /** `REDIS_PASSWORD_FILE` */
   readonly passwordFile?: string | undefined;
   /** `UNPACK_REDIS_PREFIX` */
   readonly prefix: string;
-  /** Ends a server of the demo's own. Of any other one, removes the keys with the prefix. */
+  /** Stops the server if the demo started it. Otherwise removes the keys with the prefix from the server. */
   stop(): Promise<void>;
 }
 
-/** A server of the demo's own. If none is installed and `REDIS_URL` names one, that one. */
+/** Starts a server. If none is installed and `REDIS_URL` is set, uses the server at `REDIS_URL`. */
 async function startOrBorrowRedis(directory: string): Promise<DemoRedis> {
   if (process.env.REDIS_URL && findRedis() === undefined) return borrowRedis(loadConfig());
   await ensureRedisInstalled();

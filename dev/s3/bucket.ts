@@ -4,7 +4,7 @@ import { S3Error } from './wire.ts';
 /** An object, or a part of a multipart upload. Its bytes never change: a reader keeps the version that it began with. */
 export interface StoredObject {
   readonly bytes: Buffer;
-  /** With its quotation marks. */
+  /** The ETag, including its quotation marks. */
   readonly etag: string;
   readonly contentType: string;
   readonly modified: Date;
@@ -21,14 +21,14 @@ export interface Upload {
 export interface Listing {
   readonly objects: readonly { readonly key: string; readonly object: StoredObject }[];
   readonly commonPrefixes: readonly string[];
-  /** The last name of this page where there are more; the next page begins after it. */
+  /** The last name of this page, if there are more pages; the next page begins after this name. */
   readonly next: string | undefined;
 }
 
-/** Every part but the last has at least so many bytes. */
+/** Minimum size in bytes of every part except the last. */
 const SMALLEST_PART = 5 << 20;
 
-/** One bucket in memory: objects by their keys, and multipart uploads that are not complete. The server calls it. */
+/** One bucket in memory: objects by their keys, and incomplete multipart uploads. The server uses this class. */
 export class Bucket {
   readonly #objects = new Map<string, StoredObject>();
   readonly #uploads = new Map<string, Upload>();

@@ -14,7 +14,7 @@ export interface S3Server extends AccessKey {
   close(): Promise<void>;
 }
 
-/** What a call needs to be answered. */
+/** A request with everything that is needed to answer it. */
 interface Call {
   readonly request: IncomingMessage;
   readonly response: ServerResponse;
@@ -27,7 +27,9 @@ interface Call {
 
 const KEY: AccessKey = { accessKeyId: 'DEVELOPMENT', secretAccessKey: 'development-only' };
 const LONGEST_LIST = 1000;
-/** The query parameters of the calls that are here; any other one, as in `?acl`, makes a request another call. */
+/**
+ * The query parameters of the supported calls. A request with any other parameter, for example `?acl`, is another call.
+ */
 const PARAMETERS = new Set([
   ...['uploads', 'uploadId', 'partNumber', 'delete', 'x-id'],
   ...['list-type', 'prefix', 'delimiter', 'max-keys', 'marker', 'start-after', 'continuation-token'],
@@ -94,7 +96,7 @@ async function answerForBucket({ request, response, bucket, bucketName, query }:
   sendList({ response, bucket, bucketName, query }, prefix);
 }
 
-/** ListObjectsV2, or the older ListObjects, which differ in how they name the place where a page begins. */
+/** ListObjectsV2, or the older ListObjects. They differ in the parameter for the start of a page. */
 function sendList({ response, bucket, bucketName, query }: Omit<Call, 'request' | 'buckets' | 'key'>, prefix: string) {
   const isV2 = query.get('list-type') === '2';
   const token = query.get('continuation-token');
@@ -216,7 +218,10 @@ function sendObject(request: IncomingMessage, response: ServerResponse, object: 
   else response.end(object.bytes.subarray(from, to));
 }
 
-/** `to` is not included. A header that is no single range of bytes is ignored. @throws S3Error InvalidRange */
+/**
+ * The range is from `from` (included) to `to` (excluded). A header that is not a single range of bytes is ignored.
+ * @throws S3Error InvalidRange
+ */
 function rangeOf(header: string | undefined, length: number): { from: number; to: number } | undefined {
   const [, first = '', last = ''] = /^bytes=(\d*)-(\d*)$/.exec(header ?? '') ?? [];
   if (first === '' && last === '') return undefined;

@@ -7,7 +7,7 @@ export interface AccessKey {
   readonly secretAccessKey: string;
 }
 
-/** What a request says about its own signature, in the `Authorization` header or in the query. */
+/** The fields of a signature, from the `Authorization` header or from the query. */
 interface Claim {
   /** `ACCESS_KEY_ID/DATE/REGION/s3/aws4_request`. */
   readonly credential: string;

@@ -42,7 +42,7 @@ export function readElements(document: string, name: string): string[] {
 
 const ENTITIES: Readonly<Record<string, string>> = { lt: '<', gt: '>', amp: '&', quot: '"', apos: "'" };
 
-/** Everything that an XML reader changes or does not take as text. */
+/** Escapes the characters that an XML reader would change or would not accept as text. */
 const escaped = (text: string): string => text.replaceAll(/[<>&"\r\n]/g, (one) => `&#${one.charCodeAt(0)};`);
 
 function unescaped(text: string): string {

@@ -8,15 +8,17 @@ import { isFrameMagic, MAX_WINDOW } from './zstd-frames.ts';
 
 export interface DecompressOptions {
   /**
-   * Whether the digest of the blob is the DiffID, so that the blob is the tar itself. `undefined` if there is no DiffID, or
-   * if the two digests use different algorithms.
+   * Whether the digest of the blob equals the DiffID, so that the blob is the tar itself. `undefined` if there is no
+   * DiffID, or if the two digests use different algorithms.
    */
   readonly isTar?: boolean | undefined;
-  /** Whether ISA-L (for gzip, if it is installed) and Node's zstd may be called directly. Default: yes. */
+  /**
+   * Whether ISA-L (for gzip, if it is installed) and the zstd inside Node are used instead of node:zlib. Default: yes.
+   */
   readonly native?: boolean;
-  /** Whether all cores are busy; then native code runs on this thread. Called for each piece. Default: no. */
+  /** Called for each piece. Returns whether all cores are busy; if so, native code runs on this thread. Default: no. */
   readonly busy?: () => boolean;
-  /** Maximum bytes of a zstd window, which the decompressor keeps in memory. */
+  /** Maximum size of a zstd window in bytes. The decompressor keeps the window in memory. */
   readonly memory?: number;
   /** Called once, before the first piece. */
   readonly found?: (compression: Compression) => void;

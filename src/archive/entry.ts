@@ -13,9 +13,12 @@ export interface TarEntry {
   /** Owner: unsigned, 32 bits, as in the kernel. */
   readonly uid: number;
   readonly gid: number;
-  /** Bytes of the file on disk, holes included. */
+  /** Size of the file on disk in bytes, holes included. */
   readonly size: number;
-  /** Times for the disk. A time that no file can have is 1970. `atime` is the later of the two times in the archive. */
+  /**
+   * Times to set on disk. A time outside of the supported range is replaced by 1970. `atime` is the later of the two
+   * times in the archive.
+   */
   readonly mtime: Timespec;
   readonly atime: Timespec;
   readonly devMajor: number;
@@ -24,7 +27,7 @@ export interface TarEntry {
   readonly xattrs: ReadonlyMap<string, Buffer> | undefined;
   /** Names of attributes that only libarchive's records have. containerd ignores them, so a failure to set one is no error. */
   readonly libarchiveOnly: ReadonlySet<string> | undefined;
-  /** Whether the content has holes, so that the file may be longer than its last data. */
+  /** Whether the content has holes, so that the file can be longer than the end of its last data. */
   readonly sparse: boolean;
   /** Offset of the header, in bytes from the start of the tar. */
   readonly offset: number;

@@ -31,16 +31,17 @@ function gunzipWithZlib(chunks: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
     for await (const chunk of chunks) {
       if (!ended) {
         await writeWhole(stream, chunk);
-        if (stream.destroyed) return; // it failed, or the reader has stopped
-        // zlib starts the next member by itself and stops only at a byte that begins none
+        if (stream.destroyed) return; // the stream failed, or the reader has stopped
+        // zlib starts the next member by itself, and stops only at a byte that does not start a member
         ended = stream.bytesWritten - before < chunk.length;
       }
       checkZeros(chunk.subarray(stream.bytesWritten - before), 'gzip');
       before = stream.bytesWritten;
     }
     if (ended) return;
-    // zlib does not report whether it is inside a member, so it gets one more byte. After a complete member it does not take
-    // the byte. After half a magic number it fails. Inside a member it takes the byte, so the data are truncated.
+    // zlib does not report whether it is inside a member, so one more byte is written. After a complete member zlib
+    // does not take the byte. After half a magic number zlib fails. Inside a member zlib takes the byte, so the data is
+    // truncated.
     probing = true;
     await writeWhole(stream, PROBE);
     if (!stream.destroyed && stream.bytesWritten > before) throw endsTooEarly('gzip');
@@ -51,5 +52,5 @@ function gunzipWithZlib(chunks: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
   );
 }
 
-/** zlib has one code for all errors in the data, so only the message tells them apart. */
+/** zlib has one code for all errors in the data, so only the message distinguishes them. */
 const isHeaderError = (error: unknown): boolean => error instanceof Error && error.message === 'incorrect header check';

@@ -4,14 +4,14 @@ import { endsTooEarly } from './members.ts';
 
 /**
  * Options of Node's zlib streams, for gzip.ts and zstd.ts. Node's default pieces of 16 KiB cost a third of the speed
- * (measured with 1.3 GB of tar). `highWaterMark` is the output that may wait while the last piece is written to disk, so
- * that decompressing continues.
+ * (measured with 1.3 GB of tar). `highWaterMark` is the amount of output that is buffered while the last piece is
+ * written to disk, so that decompression continues.
  */
 export const INFLATE_OPTIONS = { chunkSize: 1 << 20, highWaterMark: 4 << 20 };
 
 /**
- * Yields the output of a decompression stream while `feed` writes the input. If either side fails, or if the reader stops,
- * both end.
+ * Yields the output of a decompression stream while `feed` writes the input. If the stream or `feed` fails, or if the
+ * reader stops, the stream is destroyed and `feed` stops.
  * @param explain makes the error for an error of the stream; `undefined` means LAYER_CORRUPT
  */
 export async function* inflating(
@@ -42,7 +42,7 @@ export async function* inflating(
 
 const OUT_OF_MEMORY = new Set<unknown>(['Z_MEM_ERROR', 'ZSTD_error_memory_allocation']);
 
-/** The error for a decompressor that got no memory. The layer may be good. */
+/** The error for a decompressor that got no memory. The layer is possibly valid. */
 export function outOfMemory(name: string, cause?: unknown): UnpackError {
   return new UnpackError(
     'STORE_FAILED',
@@ -53,7 +53,7 @@ export function outOfMemory(name: string, cause?: unknown): UnpackError {
 
 export const codeOf = (error: unknown): unknown => (error as NodeJS.ErrnoException).code;
 
-/** Writes one piece and waits until the stream has taken it, has ended or has failed. */
+/** Writes one piece and waits until the stream has consumed the piece, has closed or has failed. */
 export function writeWhole(stream: Transform, piece: Buffer): Promise<'taken' | 'ended'> {
   return new Promise((resolve) => {
     if (stream.destroyed || stream.readableEnded) {

@@ -13,7 +13,7 @@ import type { Following, MemberInflater } from './members.ts';
  * FIELD: offsets in `struct inflate_state` (igzip_lib.h) on 64-bit machines. They are part of the ABI of libisal.so.2.
  */
 const FIELD = { nextOut: 0, availOut: 8, nextIn: 16, availIn: 32, blockState: 21_160, crcFlag: 21_172 } as const;
-/** Version 2.31 needs 87,368 bytes. Later minor versions may append fields. */
+/** Version 2.31 needs 87,368 bytes. Later minor versions can append fields. */
 const STATE_BYTES = 128 * 1024;
 /** One pool per thread. It holds only memory, so nobody must close it. */
 const STATES = new SpareBuffers(STATE_BYTES);
@@ -45,7 +45,7 @@ export function isalIn(load: () => Library): NativeCode<Functions> {
 /** Loaded at the first use, and kept: see `NativeCode`. */
 export const ISAL = isalIn(() => koffi.load(LIBRARY));
 
-/** A decompressor of gzip members. `undefined` if ISA-L cannot be used; then the caller uses zlib. */
+/** A decompressor of gzip members. `undefined` if ISA-L cannot be used; in this case the caller uses zlib. */
 export function isalInflater(isal = ISAL): MemberInflater | undefined {
   const { functions } = isal;
   return functions === undefined ? undefined : new IsalInflater(functions);
@@ -88,8 +88,8 @@ class IsalInflater implements MemberInflater {
   }
 
   /**
-   * ISA-L (2.30) keeps the state of a header's optional fields on its stack. If a header comes in pieces, the second call
-   * reads what another call has left there. So the header must be complete.
+   * ISA-L (2.30) keeps the state of a header's optional fields on its stack. If a header comes in pieces, the second
+   * call reads values that another call has left on the stack. So the header must be complete.
    *
    * ISA-L also ignores reserved flags, which zlib and RFC 1952 refuse. They are refused here, because acceptance must not
    * depend on whether ISA-L is installed.
@@ -128,7 +128,7 @@ const FLAG = { checksum: 2, extra: 4, name: 8, comment: 16, reserved: 0xe0 } as 
 const LONGEST_HEADER = 1 << 17;
 
 /**
- * Whether `bytes` contain a complete header. A header without optional fields may be incomplete.
+ * Whether `bytes` contain a complete header. A header without optional fields does not need to be complete.
  * @throws UnpackError LAYER_CORRUPT for reserved flags
  */
 function hasWholeHeader(bytes: Buffer): boolean {

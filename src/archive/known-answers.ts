@@ -20,12 +20,12 @@ export const KNOWN_GZIP = Buffer.from(
   'base64',
 );
 
-/** Bytes after the input, of which the decompressor must take none. */
+/** Number of bytes after the input, which the decompressor must not consume. */
 const AFTER = 9;
 
 /**
- * Whether an inflater makes the known text of `packed`, notices the end and leaves the bytes after it. Frees the
- * inflater.
+ * Whether an inflater produces the known text from `packed`, detects the last byte of the input, and does not consume
+ * bytes after it. Frees the inflater.
  */
 export function givesKnownAnswer(inflater: MemberInflater, packed: Buffer): boolean {
   const input = Buffer.concat([packed, Buffer.alloc(AFTER)]);

@@ -2,36 +2,36 @@ import { UnpackError } from '../errors.ts';
 import { SpareBuffers } from '../system/spare-buffers.ts';
 
 /**
- * A native decompressor of one format, for gzip members or zstd frames. `run` reads the input buffer and writes the output
- * buffer; nothing else may touch them until it resolves.
+ * A native decompressor of one format, for gzip members or zstd frames. `run` reads the input buffer and writes the
+ * output buffer; no other code must use these buffers until the promise of `run` resolves.
  */
 export interface MemberInflater {
   /** For messages: `gzip`, `zstd`. */
   readonly format: string;
-  /** Bytes of the input that are not read yet. */
+  /** Number of unread bytes of the input. */
   readonly unread: number;
-  /** Free bytes of the output. */
+  /** Number of free bytes in the output. */
   readonly room: number;
   input(bytes: Buffer): void;
   output(bytes: Buffer): void;
-  /** What follows a member. @param bytes the first bytes after it, at least one */
+  /** Classifies the bytes after a member. @param bytes the first bytes after the member, at least one */
   following(bytes: Buffer): Following;
   /**
-   * Whether `bytes` contain enough of a member's header to start with it.
+   * Whether `bytes` contain enough of a member's header to start the member.
    * @throws UnpackError LAYER_CORRUPT
    */
   hasHeader(bytes: Buffer): boolean;
   /** Prepares for the next member. */
   nextMember(): void;
   /**
-   * Works on another thread until all input is read, the output is full or the member ends.
-   * @returns whether the member has ended
+   * Works on another thread until all input is read, the output is full or the member is complete.
+   * @returns whether the member is complete
    * @throws UnpackError LAYER_CORRUPT
    */
   run(): Promise<boolean>;
   /** The same on this thread. */
   runHere(): boolean;
-  /** Gives its memory back. */
+  /** Frees the memory of the inflater. */
   free(): void;
 }
 
@@ -41,7 +41,10 @@ export type Following = 'member' | 'zeros' | 'other' | 'unknown';
 /** The default for `busy`: a core is always free. */
 export const never = (): boolean => false;
 
-/** Bytes of output per call: few enough to stay in the processor's cache until they are digested and written. */
+/**
+ * Number of output bytes per call. It is small, so that the output stays in the processor's cache until it is digested
+ * and written.
+ */
 const OUTPUT_BYTES = 512 << 10;
 /** One pool per thread. It holds only memory, so nobody must close it. */
 const OUTPUTS = new SpareBuffers(OUTPUT_BYTES);
@@ -52,8 +55,8 @@ const WORTH_HANDING = 8 << 10;
 /**
  * Decompresses a blob with any number of members. A piece is valid until the next one is requested. The next piece is
  * decompressed while the caller writes the current one to disk.
- * @param busy whether all cores are busy; called for each piece. If so, the piece is decompressed on this thread. Another
- *   thread would gain nothing and cost a twelfth of the time (measured with two layers on two cores).
+ * @param busy whether all cores are busy; called for each piece. If so, the piece is decompressed on this thread. A
+ * second thread would then cost a twelfth of the time and not be faster (measured with two layers on two cores).
  */
 export async function* inflateMembers(
   chunks: AsyncIterable<Buffer>,
@@ -74,7 +77,7 @@ export async function* inflateMembers(
       yield piece;
     }
   } finally {
-    // the decompressor may still write into the buffers
+    // the decompressor can still write into the buffers
     await ahead.catch(() => {});
     inflater.free();
     OUTPUTS.give(filling);
@@ -95,10 +98,10 @@ class MemberReader {
   private readonly busy: () => boolean;
   /** The current input. The reference prevents its garbage collection. Valid until the next chunk is requested. */
   private chunk: Buffer = Buffer.alloc(0);
-  /** Whether the decompressor needs input. It does not while it holds output that did not fit. */
+  /** Whether the decompressor needs input. It needs none while it has output that did not fit into the buffer. */
   private hungry = true;
   private state: 'member' | 'between' | 'padding' | 'end' = 'member';
-  /** The decompressor has read nothing of the current member yet. */
+  /** Whether the decompressor has read nothing of the current member yet. */
   private fresh = true;
 
   constructor(chunks: AsyncIterator<Buffer>, inflater: MemberInflater, busy: () => boolean) {
@@ -199,7 +202,7 @@ export function followedByOther(format: string): UnpackError {
   const other = format === 'gzip' ? 'neither gzip data nor zeros' : `no ${format} data`;
   return new UnpackError(
     'LAYER_CORRUPT',
-    `the ${format} data is followed by bytes that are ${other}: something has been appended to the blob, or has overwritten its end; build and push the layer again`,
+    `the ${format} data is followed by bytes that are ${other}: something has been appended to the blob, or its last bytes have been overwritten; build and push the layer again`,
   );
 }
 
@@ -207,7 +210,7 @@ export function endsTooEarly(format: string): UnpackError {
   return new UnpackError('LAYER_CORRUPT', `the ${format} data is corrupt: it ends too early`);
 }
 
-/** A buffer whose address does not change. V8 may move the bytes of very small buffers. */
+/** A buffer whose address does not change. V8 can move the bytes of very small buffers. */
 function pinned(chunk: Buffer): Buffer {
   if (chunk.length > 128) return chunk;
   const copy = Buffer.allocUnsafeSlow(256);

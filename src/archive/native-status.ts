@@ -3,17 +3,20 @@ import { OPENSSL } from '../system/stream-hash.ts';
 import { ISAL } from './isal.ts';
 import { ZSTD } from './zstd-native.ts';
 
-/** Which code does one kind of work in this process, and why. For `unpackd doctor` and the log of a worker. */
+/**
+ * The code that does one kind of work in this process, and why this code is used. `unpackd doctor` and the log of a
+ * worker show it.
+ */
 export interface NativeStatus {
   readonly work: 'digests' | 'gzip' | 'zstd';
   /** The native code, or Node's public API. */
   readonly uses: string;
   readonly why: string;
-  /** What to do, if the native code should work and does not. Absent if all is well. */
+  /** What to do if the native code should work but does not. Absent if nothing is wrong. */
   readonly advice?: string;
 }
 
-/** The native code; a parameter, so that a test can pass code that is broken. */
+/** The native code of this process. It is the default of a parameter, so that tests can pass broken code instead. */
 const NATIVE: Readonly<Record<'openssl' | 'isal' | 'zstd', Pick<NativeCode<unknown>, 'problem'>>> = {
   openssl: OPENSSL,
   isal: ISAL,
@@ -22,7 +25,7 @@ const NATIVE: Readonly<Record<'openssl' | 'isal' | 'zstd', Pick<NativeCode<unkno
 
 /**
  * The state of all native code. Code that has not been used yet is looked up and tested now.
- * @param inflate whether native decompressors may be used (`UNPACK_NATIVE_INFLATE`)
+ * @param inflate whether native decompressors are allowed (`UNPACK_NATIVE_INFLATE`)
  */
 export function nativeStatus(inflate: boolean, { openssl, isal, zstd } = NATIVE): NativeStatus[] {
   return [

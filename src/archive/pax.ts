@@ -56,8 +56,9 @@ export interface PaxXattrs {
 
 /**
  * The extended attributes in PAX records. `SCHILY.xattr.NAME` holds the raw value. libarchive also writes
- * `LIBARCHIVE.xattr.NAME`, with a percent-encoded name and a base64 value; it counts only if the first is missing.
- * containerd reads only the first, so a malformed record of libarchive is ignored. An empty value is a value.
+ * `LIBARCHIVE.xattr.NAME`, with a percent-encoded name and a base64 value; this record is used only if the SCHILY
+ * record is missing. containerd reads only SCHILY records, so a malformed record of libarchive is ignored. An empty
+ * value is valid.
  */
 export function paxXattrs(records: PaxRecords): PaxXattrs | undefined {
   const xattrs = new Map<string, Buffer>();

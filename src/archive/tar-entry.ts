@@ -4,7 +4,7 @@ import { type PaxRecords, paxXattrs } from './pax.ts';
 import { boundTime, type TarHeader, type WideTime } from './tar-header.ts';
 import { parseDecimal, parsePaxTime } from './tar-numbers.ts';
 
-/** Makes the error for the current entry. @param what the fault, as a phrase @param name of the entry */
+/** Makes the error for the current entry. @param what the fault, as a phrase @param name the name of the entry */
 export type Corrupt = (what: string, name: Buffer) => UnpackError;
 
 /** The type of an entry. @throws UnpackError for an unknown type */
@@ -35,7 +35,7 @@ export function typeOf(header: TarHeader, corrupt: Corrupt): EntryType {
   }
 }
 
-/** Replaces the header's fields by those of PAX records. An empty value replaces nothing. */
+/** Replaces the header's fields by those of PAX records. Records with an empty value are ignored. */
 export function mergePax(header: TarHeader, records: PaxRecords, corrupt: Corrupt): void {
   for (const [key, value] of records) {
     if (value.length === 0) continue;
@@ -92,7 +92,7 @@ export function checkSize(header: TarHeader, corrupt: Corrupt): void {
   if (header.size < 0 && !hasNoContent(header.typeFlag)) throw corrupt('a negative size', header.name);
 }
 
-/** Bytes of content in the archive, from the header. @throws UnpackError LAYER_CORRUPT, LIMIT_EXCEEDED */
+/** Size of the content in the archive in bytes, from the header. @throws UnpackError LAYER_CORRUPT, LIMIT_EXCEEDED */
 export function sizeOf(header: TarHeader, corrupt: Corrupt): number {
   const size = Number(header.size);
   if (size < 0) throw corrupt('a negative size', header.name);

@@ -5,7 +5,7 @@ export const BLOCK = 512;
 
 export type TarFormat = 'v7' | 'ustar' | 'star' | 'gnu';
 
-/** The fields of one header block, for TarReader. PAX records and long names may replace some of them. */
+/** The fields of one header block, for TarReader. PAX records and long names can replace some of them. */
 export interface TarHeader {
   readonly format: TarFormat;
   readonly typeFlag: number;
@@ -21,7 +21,7 @@ export interface TarHeader {
   readonly devMinor: bigint | number;
 }
 
-/** A time in an archive. It may be outside of the range of a file system. */
+/** A time in an archive. It can be outside of the range of a file system. */
 export interface WideTime {
   readonly seconds: bigint | number;
   readonly nanoseconds: number;

@@ -1,6 +1,6 @@
 /**
- * Parses the numbers of tar headers and PAX records, as Go's archive/tar does, because container engines read images with
- * it. `undefined` means malformed.
+ * Parses the numbers of tar headers and PAX records, as Go's archive/tar does, because container engines read images
+ * with archive/tar. `undefined` means malformed.
  */
 
 const MAX_INT64 = 2n ** 63n - 1n;
@@ -9,7 +9,8 @@ const MAX_DIGITS = 19;
 
 /**
  * The octal number in `block` from `from` up to `to`. If the first bit is set, the number is in base 256 (GNU; two's
- * complement, may be negative). Takes offsets, because making a view of each field would cost more than parsing it.
+ * complement, so negative numbers are possible). Takes offsets, because making a view of each field would cost more
+ * than parsing it.
  */
 export function parseNumeric(block: Buffer, from: number, to: number): bigint | number | undefined {
   const first = block[from] ?? 0;

@@ -19,17 +19,20 @@ const EMPTY = Buffer.alloc(0);
 
 /** The limits of one layer. A layer above a limit fails with LIMIT_EXCEEDED. */
 export interface LayerLimits {
-  /** Bytes of the tar, after decompression. */
+  /** Maximum size of the tar in bytes, after decompression. */
   readonly uncompressedBytes: number;
   readonly entries: number;
-  /** Bytes of the PAX records, the long names and the sparse map of one entry. */
+  /** Maximum size in bytes of the PAX records, the long names and the sparse map of one entry together. */
   readonly entryMetadataBytes: number;
-  /** Approximate bytes of memory for data that is kept until the last entry, such as times of directories and whiteouts. */
+  /**
+   * Approximate maximum memory in bytes for data that is kept until the last entry, such as times of directories and
+   * whiteouts.
+   */
   readonly memoryBytes: number;
 }
 
 /**
- * The state of the reader names the bytes that come next:
+ * The state of the reader is the kind of the next bytes:
  *
  *   header ──▶ special ──▶ padding ──▶ header            a PAX header or a GNU long name, which changes the next entry
  *   header ──▶ sparse-header* / sparse-map ──▶ data      a sparse file, with its map before the data
@@ -40,16 +43,17 @@ export interface LayerLimits {
 type State = 'header' | 'special' | 'sparse-header' | 'sparse-map' | 'data' | 'padding' | 'trailer';
 
 /**
- * Reads a tar stream of any format (v7, ustar, PAX, GNU, star) as Go's archive/tar does, and passes its entries to a sink.
- * `write` takes the bytes in any pieces. The sink gets content as slices of these pieces, without a copy. A malformed
- * archive throws LAYER_CORRUPT with the entry and its offset, an archive above a limit LIMIT_EXCEEDED.
+ * Reads a tar stream of any format (v7, ustar, PAX, GNU, star) as Go's archive/tar does, and passes its entries to a
+ * sink. `write` takes the bytes in any pieces. The content that the sink gets consists of slices of these pieces,
+ * without a copy. A malformed archive throws LAYER_CORRUPT with the entry and its offset, an archive above a limit
+ * LIMIT_EXCEEDED.
  */
 export class TarReader {
   /** The number of entries so far. */
   entries = 0;
 
   private state: State = 'header';
-  /** Bytes of the archive before the current chunk. */
+  /** Number of bytes in the archive before the current chunk. */
   private consumed = 0;
   /** A block or a special file that arrives in pieces. */
   private readonly pieces: Buffer[] = [];
@@ -57,7 +61,7 @@ export class TarReader {
   private zeroBlocks = 0;
   private headerOffset = 0;
 
-  /** Missing bytes of the current entry's content, and of the padding after it. */
+  /** Number of missing bytes: the content of the current entry, and the padding after the content. */
   private remaining = 0;
   private padding = 0;
 
@@ -70,9 +74,11 @@ export class TarReader {
   /** A sparse file whose map is not complete yet. */
   private pending: { entry: TarEntry; map: SparseExtent[] } | undefined;
   private mapBlocks: Buffer[] = [];
-  /** Missing lines of a map before the data. Unknown until its first line is complete. */
+  /** Number of missing lines of a map before the data. `undefined` until the first line is complete. */
   private mapLines: number | undefined;
-  /** The current file's extents, the index of the current one, and the position of the next byte in the file. */
+  /**
+   * The extents of the current file, the index of the current extent, and the position of the next byte in the file.
+   */
   private extents: readonly SparseExtent[] | undefined;
   private extent = 0;
   private position = 0;
@@ -118,7 +124,7 @@ export class TarReader {
     throw this.corrupt(`the archive ends ${where}`);
   }
 
-  /** Collects the bytes that the state needs in one piece. @returns how many it took */
+  /** Collects the bytes that the state needs in one piece. @returns the number of consumed bytes */
   private gather(chunk: Buffer, at: number): number {
     const wanted = this.state === 'special' ? this.remaining : BLOCK;
     const step = Math.min(wanted - this.gathered, chunk.length - at);
@@ -299,7 +305,7 @@ export class TarReader {
       pending.map = map;
       this.beginSparse();
     } else if (this.remaining < BLOCK) {
-      throw this.corrupt('a sparse map that does not end', pending.entry.name);
+      throw this.corrupt('a sparse map without its last lines', pending.entry.name);
     }
   }
 
@@ -337,7 +343,7 @@ export class TarReader {
     this.state = 'header';
   }
 
-  /** Passes content from the chunk to the sink. @returns how many bytes it took */
+  /** Passes content from the chunk to the sink. @returns the number of consumed bytes */
   private content(chunk: Buffer, at: number): number {
     const available = Math.min(this.remaining, chunk.length - at);
     let step = available;

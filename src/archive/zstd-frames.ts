@@ -32,10 +32,13 @@ const DICTIONARY_BYTES = [0, 1, 2, 4] as const;
 
 type FrameState = 'magic' | 'skip-size' | 'skip' | 'descriptor' | 'header' | 'block-header' | 'block' | 'checksum';
 
-/** Finds the ends of zstd frames from headers and block sizes, without decompressing. The input comes in any pieces. */
+/**
+ * Finds the last byte of each zstd frame from headers and block sizes, without decompression. The input can come in any
+ * pieces.
+ */
 export class ZstdFrames {
   private state: FrameState = 'magic';
-  /** Missing bytes of the current field. */
+  /** Number of missing bytes of the current field. */
   private left = 4;
   /** The current field, little-endian. Fields that are read have at most four bytes. */
   private field = 0;
@@ -43,13 +46,13 @@ export class ZstdFrames {
   private hasChecksum = false;
   private lastBlock = false;
 
-  /** Where the input so far ends. */
+  /** The position of the last input byte. */
   get end(): 'after a frame' | 'in a magic number' | 'in a frame' {
     if (this.state !== 'magic') return 'in a frame';
     return this.fieldBytes === 0 ? 'after a frame' : 'in a magic number';
   }
 
-  /** Splits the input where frames end. The decompressor skips the skippable frames itself. */
+  /** Splits the input after the last byte of each frame. The decompressor skips the skippable frames itself. */
   *split(chunk: Buffer): Generator<Buffer> {
     let start = 0;
     let at = 0;
@@ -68,7 +71,7 @@ export class ZstdFrames {
         try {
           this.advance();
         } catch (error) {
-          yield chunk.subarray(start, at); // the decompressor may find an earlier error in it
+          yield chunk.subarray(start, at); // the decompressor can find an earlier error in this input
           throw error;
         }
         if (this.state !== 'magic') continue;

@@ -7,9 +7,9 @@ import type { Following, MemberInflater } from './members.ts';
 import { isFrameMagic, windowLogOf, windowTooLarge } from './zstd-frames.ts';
 
 /**
- * Calls the zstd inside Node directly, for zstd.ts. It is the decoder of Node's streams, without the cost of the streams and
- * without their end after the first frame. The system's libzstd cannot be used: its internal calls would resolve to Node's
- * copy, which has the same symbols and may be another version.
+ * Calls the zstd inside Node directly, for zstd.ts. Node's zstd streams use the same decoder, but they are slower, and
+ * they stop after the first frame. The system's libzstd cannot be used: its internal calls would resolve to Node's
+ * copy, which has the same symbols and is possibly another version.
  */
 const PARAMETER_WINDOW_LOG_MAX = 100;
 /** `ZSTD_error_memory_allocation` and `ZSTD_error_frameParameter_windowTooLarge` (zstd_errors.h). */
@@ -47,9 +47,9 @@ export function zstdIn(library: Library): NativeCode<Functions> {
 export const ZSTD = zstdIn(libc);
 
 /**
- * A decompressor of zstd frames. `undefined` if Node's zstd cannot be called directly or has no memory; then the caller
- * uses Node's stream.
- * @param windowLog largest window that a frame may ask for, as log2 of its bytes
+ * A decompressor of zstd frames. `undefined` if Node's zstd cannot be called directly or has no memory; in this case
+ * the caller uses Node's stream.
+ * @param windowLog the largest allowed window of a frame, as log2 of its bytes
  */
 export function zstdInflater(windowLog: number, zstd = ZSTD): MemberInflater | undefined {
   const { functions } = zstd;

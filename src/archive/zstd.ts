@@ -9,11 +9,12 @@ import { zstdInflater } from './zstd-native.ts';
  * Decompresses zstd data with any number of frames, skippable frames included (RFC 8878, 3.1), as zstd:chunked and pzstd
  * write them.
  *
- * Calls Node's zstd directly if possible, and otherwise uses Node's stream. If more bytes follow a frame in the same write,
- * that stream silently ends after the frame. So ZstdFrames finds the end of each frame, and each write ends there.
- * @param native whether Node's zstd may be called directly
+ * Calls Node's zstd directly if possible, and otherwise uses Node's stream. If more bytes follow a frame in the same
+ * write, that stream silently stops after the frame. So ZstdFrames finds the last byte of each frame, and the input is
+ * split there.
+ * @param native whether the zstd inside Node is called directly
  * @param busy as for `inflateMembers`
- * @param memory maximum bytes of a frame's window; MAX_WINDOW is the limit in any case
+ * @param memory maximum size of a frame's window in bytes; MAX_WINDOW is the limit in any case
  * @throws UnpackError LAYER_CORRUPT; LIMIT_EXCEEDED for a larger window
  */
 export function unzstd(
@@ -37,7 +38,7 @@ function unzstdWithNode(chunks: AsyncIterable<Buffer>, windowLog: number): Async
     for await (const chunk of chunks) {
       for (const piece of frames.split(chunk)) {
         if ((await writeWhole(stream, piece)) === 'ended') {
-          if (stream.destroyed) return; // it failed, or the reader has stopped
+          if (stream.destroyed) return; // the stream failed, or the reader has stopped
           throw new UnpackError('LAYER_CORRUPT', 'the zstd data is corrupt: a frame ends before its last block');
         }
       }

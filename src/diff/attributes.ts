@@ -19,13 +19,16 @@ import type { DiffTarget } from './target.ts';
 
 /** How the attributes of a layer's entries are applied. */
 export interface AttributeRules {
-  /** A path on the file system that is written to, to look for free space. */
+  /** A path on the file system of the layer, to check its free space. */
   readonly place: string;
   /** Prefixes of extended attributes that control overlayfs. An archive must not set them. */
   readonly forbidden: readonly string[];
   /** Set if owners are not kept. */
   readonly squash: Squash | undefined;
-  /** The tree will be copied. An empty file capability is then left out: the kernel can set but not read one. */
+  /**
+   * Whether the tree will be copied. If so, an empty file capability is left out, because the kernel can set but not
+   * read it.
+   */
   readonly copied: boolean;
   readonly leftOut: LeftOut;
 }
@@ -40,7 +43,7 @@ export function attributeRules(target: DiffTarget, squash: Squash | undefined, l
   };
 }
 
-/** Attributes of a new file that are already as its entry gives them (initial-attributes.ts). */
+/** Which attributes of a new file already have the values of its entry (initial-attributes.ts). */
 export interface Has {
   readonly owner: boolean;
   readonly mode: boolean;
@@ -64,7 +67,8 @@ export function setFileAttributes(fd: number, entry: TarEntry, rules: AttributeR
 }
 
 /**
- * The same for anything else, by its name in an open directory. A symbolic link is not followed.
+ * The same for entries that are not regular files. The arguments are an open directory and a name; a symbolic link is
+ * not followed.
  * @param kind a link has no mode; the times of a directory are set after the last entry (directory-times.ts)
  */
 export function setNodeAttributes(
@@ -80,7 +84,7 @@ export function setNodeAttributes(
   else if (!has.owner) chownAt(parent, name, entry.uid, entry.gid);
   if (entry.xattrs !== undefined) {
     const carriesUser = kind === 'file' || kind === 'directory';
-    // only a user who may write the file can set attributes, and the mode of a hard link's target may forbid it
+    // to set attributes, a user needs write permission, and the mode of a hard link's target can deny it
     if (squash !== undefined && kind === 'file') chmodAt(parent, name, entry.mode | 0o600);
     setXattrs(entry, rules, carriesUser, (key, value) => setXattrAt(parent, name, key, value));
   }
@@ -127,9 +131,9 @@ function setXattrs(
 }
 
 /**
- * Sets an extended attribute, and tells a full disk from an attribute that is too large. ext4 keeps all extended attributes
- * of a file in one block and fails with ENOSPC when the block is full. If the disk has free space, the call is repeated
- * once; a second ENOSPC means that the attribute does not fit.
+ * Sets an extended attribute, and distinguishes a full disk from an attribute that is too large. ext4 keeps all
+ * extended attributes of a file in one block and fails with ENOSPC when the block is full. If the disk has free space,
+ * the call is repeated once; a second ENOSPC means that the attribute does not fit.
  * @param place a path on the same file system
  * @param key bytes as latin1
  * @throws UnpackError LIMIT_EXCEEDED; system errors

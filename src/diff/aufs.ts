@@ -7,7 +7,7 @@ import type { Root } from './root.ts';
 export const AUFS_PREFIX = Buffer.from('.wh..wh.');
 
 /**
- * The AUFS directory in the root that a clean path leads into.
+ * The AUFS directory in the root that contains a clean path.
  * @returns `undefined` for all other paths
  */
 export function aufsDirectoryOf(parent: Buffer): Buffer | undefined {
@@ -31,7 +31,7 @@ export class AufsDirectories {
     this.budget = budget;
   }
 
-  /** Something is about to be written in the AUFS directory of that name. */
+  /** Records an AUFS directory. Call it before something is written into that directory. */
   add(directory: Buffer): void {
     const name = directory.toString('latin1');
     if (!this.names.has(name)) this.names.add(this.budget.charge(name));

@@ -10,25 +10,26 @@ interface DirectoryTime {
   readonly path: string;
   readonly atime: Timespec;
   readonly mtime: Timespec;
-  /** Set for a directory that no entry names: only this directory gets the times. */
+  /** Set for a directory without an entry. The times are set only if the path still leads to this inode. */
   readonly inode: bigint | undefined;
 }
 
 /** Numbers per directory: seconds and nanoseconds of both times. */
 const NUMBERS = 4;
-/** Bytes of these numbers and the inode. */
+/** Number of bytes for these numbers and the inode. */
 const ROW = 8 * (NUMBERS + 1);
 
 /**
- * The times that directories get after the last entry, because every write into a directory changes its times. Kept times
- * (`keep`) are set first, because a symbolic link may give the same directory the times of an entry. The others follow in
- * the order in which they were last given.
+ * The times that directories get after the last entry, because every write into a directory changes its times. Kept
+ * times (`keep`) are set first, because an entry whose path leads through a symbolic link can have other times for the
+ * same directory. The times of entries follow, in the order of the last entry for each directory.
  *
- * A layer may name millions of directories. So the times are rows in typed arrays: a fifth of the memory of objects.
+ * A layer can have millions of directories. So the times are rows in typed arrays, which need a fifth of the memory of
+ * objects.
  */
 export class DirectoryTimes {
   private readonly rows = new Map<string, number>();
-  /** Real paths of directories that an entry named by a path through symbolic links. */
+  /** Real paths of directories with an entry whose path leads through symbolic links. */
   private readonly realNames = new Set<string>();
   private numbers = new Float64Array(NUMBERS * 64);
   private inodes = new BigUint64Array(64);
@@ -43,7 +44,7 @@ export class DirectoryTimes {
     return this.rows.has(path);
   }
 
-  /** @param inode set for a directory that no entry names: only this directory gets the times */
+  /** @param inode set for a directory without an entry: the times are set only if the path still leads to this inode */
   set(path: string, atime: Timespec, mtime: Timespec, inode = 0n): void {
     const known = this.rows.get(path);
     const row = known ?? this.rows.size;
@@ -51,7 +52,7 @@ export class DirectoryTimes {
       this.budget.charge(path, ROW);
       if (row === this.inodes.length) this.grow();
     } else {
-      this.rows.delete(path); // the last given is set last
+      this.rows.delete(path); // the times of the last entry are set last
     }
     this.rows.set(path, row);
     const at = row * NUMBERS;
@@ -62,14 +63,15 @@ export class DirectoryTimes {
     this.inodes[row] = inode;
   }
 
-  /** An entry names the directory at this real path, possibly by another path: its present times are not kept. */
+  /** The directory at this real path has an entry, possibly with another path. Its present times are not kept. */
   named(path: string): void {
     if (!this.realNames.has(path)) this.realNames.add(this.budget.charge(path));
   }
 
   /**
-   * Keeps the present times of a directory in a full copy, unless an entry gives it others: the directory is from the layers
-   * below, and in an overlay it would keep its times when this layer writes into it.
+   * Keeps the present times of a directory in a full copy, unless the directory has an entry. In an overlay, a
+   * directory of the layers below keeps its times when this layer writes into it, and a full copy must have the same
+   * result.
    * @param path its real path; the root's times are not kept
    */
   keep(fd: number, path: string): void {
@@ -81,7 +83,7 @@ export class DirectoryTimes {
 
   /**
    * Sets the times, after the last entry.
-   * @param named called with the inode of each directory that an entry named
+   * @param named called with the inode of each directory that has an entry
    * @throws UnpackError
    */
   apply(root: Root, checkpoint: Checkpoint, named: (inode: bigint) => void): void {
@@ -129,14 +131,14 @@ function setTimes(root: Root, { path, atime, mtime, inode }: DirectoryTime, name
     if (isMissingPath(error)) return; // a later entry has replaced a directory on the path
     throw error;
   }
-  // If a later entry has replaced the directory, the new file gets the directory's times, as with containerd, which only
-  // checks that the path exists. Symbolic links are followed.
+  // If a later entry has replaced the directory, the new file gets the directory's times. containerd does the same,
+  // because it only checks that the path exists. Symbolic links are followed.
   if (place === undefined || (inode !== undefined && !isDirectory(place.status, inode))) return;
   utimensAt(place.parent, place.name, atime, mtime);
   if (inode === undefined) named(place.status.inode);
 }
 
-/** Compares the type too, because the inode number may have been given to a file in the directory's place. */
+/** Compares the type, too, because a file that replaced the directory can have the same inode number. */
 function isDirectory(status: FileStatus, inode: bigint): boolean {
   return status.inode === inode && (status.mode & S_IFMT) === S_IFDIR;
 }

@@ -8,23 +8,23 @@ const CANNOT_BE = new Set(['ENOENT', 'ENOTDIR', 'EISDIR', 'EEXIST', 'ELOOP', 'EI
 const TOO_LONG =
   'has a name, a path, a target or an extended attribute name that is too long (at most 255 bytes for a name, 4095 for a path)';
 
-/** Errors for something that is too large for this machine, though not damaged. Another file system may accept it. */
+/** Errors for an entry that is valid but too large for this machine. Another file system possibly accepts it. */
 const TOO_MUCH: Readonly<Record<string, string>> = {
   ENAMETOOLONG: TOO_LONG,
   ERANGE: TOO_LONG,
   E2BIG: 'has a value that is larger than the kernel accepts in one call',
-  EFBIG: 'is longer than a file may be on this file system, or by a limit of this process (ulimit -f)',
+  EFBIG: 'is longer than the maximum file size of this file system, or than a limit of this process (ulimit -f)',
   EMLINK:
     'needs more hard links to a file, or more subdirectories in a directory, than this file system allows (ext4: 65,000); use another file system',
 };
 
 const NO_DEVICES =
-  'this user may not make devices: run the worker as root of the machine with CAP_MKNOD (see unpackd doctor), or set UNPACK_OWNERSHIP=squash to leave devices out';
+  'this user has no permission to make devices: run the worker as root of the machine with CAP_MKNOD (see unpackd doctor), or set UNPACK_OWNERSHIP=squash to leave devices out';
 
 /**
- * Converts any error that was thrown while an entry was written to an UnpackError that names the entry. LAYER_CORRUPT: no
- * file system can do what the entry needs. LIMIT_EXCEEDED: this file system can't. STORE_FULL or STORE_FAILED: all other
- * system errors, because the archive did not cause them.
+ * Converts any error that was thrown while an entry was written to an UnpackError with the name of the entry.
+ * LAYER_CORRUPT: no file system can do what the entry needs. LIMIT_EXCEEDED: this file system cannot do it. STORE_FULL
+ * or STORE_FAILED: all other system errors, because the archive did not cause them.
  */
 export function entryError(error: unknown, entry: TarEntry | undefined): UnpackError {
   const which =
@@ -43,13 +43,13 @@ export function entryError(error: unknown, entry: TarEntry | undefined): UnpackE
   if (much !== undefined) return failure('LIMIT_EXCEEDED', ` ${much}: ${message}`);
   const host = toUnpackError(error);
   if (host.code !== 'INTERNAL') return failure(host.code, `: ${host.message}`);
-  return failure('STORE_FAILED', `: ${message}; the kernel may log more (dmesg)`);
+  return failure('STORE_FAILED', `: ${message}; see also the kernel log (dmesg)`);
 }
 
-/** EINVAL for an owner happens only in a user namespace: it has no such ID. */
+/** EINVAL for an owner occurs only in a user namespace without this ID. */
 function noSuchOwner(entry: TarEntry | undefined): string {
   return `the user namespace of this worker has no owner ${entry?.uid}:${entry?.gid}; run the worker with more IDs (/etc/subuid, /etc/subgid) or as root of the machine, or set UNPACK_OWNERSHIP=squash`;
 }
 
-/** Cuts a message: it ends in a name from the archive, and the name may be long. */
+/** Shortens a message, because it contains a name from the archive, and the name can be long. */
 const brief = (message: string): string => (message.length > 300 ? `${message.slice(0, 300)}…` : message);

@@ -6,8 +6,8 @@ import { SLASH, splitPath } from './paths.ts';
 import type { Place, Root } from './root.ts';
 
 /**
- * Resolves the target of a hard link. A symbolic link is itself the target, unless a slash or a dot follows its name: then
- * it is followed, as containerd does.
+ * Resolves the target of a hard link. If the target is a symbolic link, the link itself is linked. If a slash or a dot
+ * follows its name, the link is followed, as in containerd.
  * @throws UnpackError LAYER_CORRUPT if the target is missing or a directory; system errors as `Root.directory`
  */
 export function hardLinkTarget(root: Root, linkName: Buffer): Pick<Place, 'parent' | 'name'> {

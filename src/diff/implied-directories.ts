@@ -10,22 +10,22 @@ import { type DiffTarget, isFullCopy } from './target.ts';
 import { WhiteoutDirectories } from './whiteout-directories.ts';
 import type { Whiteouts } from './whiteouts.ts';
 
-/** Bytes of memory per implied directory, beside its path. */
+/** Number of bytes of memory per implied directory, in addition to its path. */
 const IMPLIED_BYTES = 200;
 
 /**
- * Makes the implied directories of a layer: an entry lies in them, and no earlier entry has named them. They are made with
- * mode 0755. After the last entry they get the attributes of the same directory in the layers below
+ * Makes the implied directories of a layer. An implied directory contains an entry, but has no earlier entry itself. It
+ * is made with mode 0755. After the last entry it gets the attributes of the same directory in the layers below
  * (parent-attributes.ts).
  *
- * In a second pass the layers below are there and all deletions are known. Then implied directories get these attributes
- * when they are made, as with containerd, so that files in them inherit a default ACL.
+ * In a second pass the layers below exist and all deletions are known. So an implied directory gets these attributes
+ * when it is made, as in containerd, and files in the directory inherit a default ACL.
  */
 export class ImpliedDirectories implements MissingDirectories, Disposable {
   private readonly byInode = new Map<bigint, ImpliedDirectory>();
   /** Real paths of the layers below that the layer has deleted so far. */
   private readonly deletedPaths = new Set<string>();
-  /** Real paths that the pass before has found deleted late. */
+  /** Real paths of the late deletions that the previous pass has found. */
   private readonly deletedLater: ReadonlySet<string>;
   /** Character devices 0:0 that are entries of the archive, not whiteouts: inodes by real path. */
   private readonly ownDevices = new Map<string, bigint>();
@@ -34,7 +34,7 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
   private readonly whiteouts: Whiteouts;
   private readonly squash: Squash | undefined;
   private readonly budget: MemoryBudget;
-  /** Set in a full copy: the parent directories may be from the layers below. */
+  /** Set in a full copy, because its parent directories can be from the layers below. */
   private readonly times: DirectoryTimes | undefined;
   private readonly place: string;
   /** Set in a second pass. */
@@ -71,8 +71,9 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
   }
 
   /**
-   * A whiteout of this layer may be replaced by a directory: `deletedDirectory` then makes the directory opaque. A device
-   * 0:0 that is an entry of the archive may not.
+   * Decides what happens at a missing directory. A directory can replace a whiteout of this layer, and
+   * `deletedDirectory` makes this directory opaque. A directory cannot replace a device 0:0 that is an entry of the
+   * archive.
    */
   allows(path: string, status: FileStatus | undefined): 'make' | 'refuse' {
     if (status === undefined) return 'make';
@@ -87,8 +88,8 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
   }
 
   /**
-   * The same for the directory of a whiteout or an opaque marker. Inside a directory that the layer deletes, there is
-   * nothing left to hide, so no directory is made.
+   * The same for the directory of a whiteout or an opaque marker. Inside a deleted directory nothing is left to hide,
+   * so no directory is made.
    */
   readonly forDeletions: MissingDirectories = {
     allows: (path, status) => {
@@ -109,7 +110,7 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
     if (this.onlyWhiteouts.count > 0) this.onlyWhiteouts.keep(root.realPathOf(parent, name));
   }
 
-  /** The layer deletes a real path: directories there that hold only whiteouts are removed. */
+  /** The layer deletes a real path. Removes the directories there that contain only whiteouts. */
   removeWhiteoutDirectories(root: Root, path: string): void {
     for (const directory of this.onlyWhiteouts.take(path)) {
       const { parent, name } = splitPath(Buffer.from(directory, 'latin1'));
@@ -122,14 +123,14 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
     this.ownDevices.set(this.budget.charge(path), inode);
   }
 
-  /** An entry names an existing directory. @param xattrs the entry's extended attributes */
+  /** An existing directory has an entry. @param xattrs the entry's extended attributes */
   named(inode: bigint, xattrs: ReadonlyMap<string, unknown> | undefined): void {
     const implied = this.byInode.get(inode);
     if (implied === undefined) return;
     this.byInode.set(inode, { ...implied, given: [...(implied.given ?? []), ...(xattrs?.keys() ?? [])] });
   }
 
-  /** The directory got the times of an entry whose path leads here through a symbolic link. */
+  /** The directory got the times of an entry whose path leads to this directory through a symbolic link. */
   timed(inode: bigint): void {
     const implied = this.byInode.get(inode);
     if (implied !== undefined) this.byInode.set(inode, { ...implied, timed: true });
@@ -143,7 +144,7 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
     this.onlyWhiteouts.remove(implied.path);
   };
 
-  /** The layer deletes what the layers below have at this real path. */
+  /** The layer deletes the content of the layers below at this real path. */
   deleted(path: string): void {
     if (!this.deletedPaths.has(path)) this.deletedPaths.add(this.budget.charge(path));
   }
@@ -167,7 +168,7 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
     const fd = openAt(parent, name, O.PATH | O.DIRECTORY | O.NOFOLLOW);
     let status: FileStatus;
     try {
-      chmodPathFd(fd, 0o755); // the umask, or a default ACL of the parent directory, may have changed it
+      chmodPathFd(fd, 0o755); // needed, because the umask or a default ACL of the parent directory can change the mode
       status = statFd(fd);
     } finally {
       close(fd);
@@ -189,7 +190,7 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
     copyAttributes(lower, parent, name, statFd(lower), rules);
   }
 
-  /** Whether the layer deletes `path` of the layers below, or a directory that it is in. */
+  /** Whether the layer deletes `path` of the layers below, or a directory above `path`. */
   private isDeletedBelow(path: string): boolean {
     for (let end = path.length; end > 0; end = path.lastIndexOf('/', end - 1)) {
       const above = path.slice(0, end);

@@ -7,8 +7,9 @@ const S_ISGID = 0o2000;
 const DEFAULT_ACL = cString('system.posix_acl_default');
 
 /**
- * The owner and mode that the kernel gives a new file, so that `LayerWriter` skips calls that would change nothing. In most
- * layers these are most calls: root writes files of root, with modes that the umask does not change.
+ * Predicts the owner and the mode that the kernel gives a new file, so that `LayerWriter` skips calls that would change
+ * nothing. In most layers most calls can be skipped: root writes files of root, with modes that the umask does not
+ * change.
  *
  * A new file belongs to the user and the group that create it. If its directory has the setgid bit, or the mount option
  * `grpid` is set (mount(8)), it gets the group of the directory. Its mode is the given mode without the bits of the umask;
@@ -22,8 +23,8 @@ export class InitialAttributes {
   private readonly umask = process.umask();
 
   /**
-   * A new file belongs to the user that creates it, like the root directory. Some file systems give it to another user (NFS
-   * with all_squash, mount option `uid=`). There no chown is skipped, so the layer fails as it must.
+   * A new file belongs to the user that creates it, like the root directory. Some file systems use another owner (NFS
+   * with all_squash, mount option `uid=`). There chown is always called, so that its error fails the layer.
    */
   private readonly keepsCreator: boolean;
 
@@ -39,7 +40,7 @@ export class InitialAttributes {
     this.keepsCreator = statFd(root.fd).uid === this.uid;
   }
 
-  /** The owner, mode or attributes of a directory may have changed. */
+  /** Call it after a possible change of the owner, mode or attributes of a directory. */
   directoryChanged(): void {
     this.parent = -1;
   }

@@ -1,24 +1,26 @@
 import { UnpackError } from '../errors.ts';
 
 /**
- * Bounds on the time and the memory of one layer. `LayerWriter` hands both to the classes of this folder: the checkpoint
- * to every loop whose length the archive decides, the memory budget to everything that is kept until the last entry.
+ * Bounds on the time and the memory of one layer. `LayerWriter` passes both to the classes of this folder. Every loop
+ * whose length depends on the archive calls the checkpoint. Everything that is kept until the last entry is charged to
+ * the memory budget.
  */
 
 /**
- * Called at every step of such a loop: entries, steps of a path's resolution, names in a tree that is removed, directories
- * that get their times. It throws when the layer is to be aborted. It runs millions of times, so it must be cheap.
+ * Called at every step of such a loop, for example for each entry, and for each name in a tree that is removed. It
+ * throws if the layer must be aborted. It must be fast, because it is called millions of times.
  */
 export type Checkpoint = () => void;
 
 export const NO_CHECKPOINT: Checkpoint = () => {};
 
-/** Bytes that a path takes in a map beside its own. */
+/** Number of bytes of memory for a path in a map, in addition to the bytes of the path. */
 const PATH_OVERHEAD = 64;
 
 /**
- * Counts, roughly, the memory that is kept until a layer's last entry: times of directories, implied directories, deleted
- * paths. Without a limit a crafted archive could take any amount: its paths have 4,096 bytes each and compress to a few.
+ * Counts approximately the memory that is used until a layer's last entry: times of directories, implied directories,
+ * deleted paths. The limit is needed, because a small malicious archive could use any amount of memory: paths of 4,096
+ * bytes compress to a few bytes.
  */
 export class MemoryBudget {
   private left: number;
@@ -31,7 +33,7 @@ export class MemoryBudget {
   }
 
   /**
-   * Charges a path that goes into a set or a map, and `more` bytes that are stored with it.
+   * Charges a path that is added to a set or a map, and `more` bytes that are stored with the path.
    * @returns the path
    * @throws UnpackError LIMIT_EXCEEDED
    */

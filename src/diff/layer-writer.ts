@@ -47,13 +47,13 @@ const MAX_UINT32 = 0xffffffff;
 const NEW_FILE = O.WRONLY | O.CREAT | O.EXCL | O.NOFOLLOW;
 
 export interface LayerWriterOptions {
-  /** Default: true if the kernel has it. */
+  /** Default: true if the kernel has openat2(2). */
   readonly useOpenat2?: boolean;
-  /** Limit of the memory that is kept until the last entry, in bytes (`LayerLimits`); default: none. */
+  /** Memory limit in bytes for data that is kept until the last entry (`LayerLimits`); default: none. */
   readonly memoryBytes?: number;
-  /** What the pass before has found, if this is not the first. */
+  /** The findings of the previous pass; `undefined` in the first pass. */
   readonly findings?: PassFindings | undefined;
-  /** Its errors come out of `entry`, `finish` or `copyParentAttributes`, possibly as the cause of another error. */
+  /** `entry`, `finish` and `copyParentAttributes` throw its errors, possibly as the cause of another error. */
   readonly checkpoint?: Checkpoint | undefined;
 }
 
@@ -61,21 +61,29 @@ export interface LayerWriterOptions {
 export interface WrittenLayer {
   /** Implied directories, parents first. They have their final attributes unless the target's `below` is `later`. */
   readonly impliedDirectories: readonly ImpliedDirectory[];
-  /** Set if owners are not kept: directories that are closed to their owner, and opened while attributes are copied. */
+  /**
+   * Set if owners are not kept: directories whose modes deny access to their owner. Their modes are set after
+   * attributes are copied.
+   */
   readonly directoryModes: readonly DirectoryMode[] | undefined;
-  /** The result is wrong: the layer must be written again with `findings`, into a new snapshot on its parent. */
+  /**
+   * Whether the layer must be written again with `findings`, into a new snapshot on its parent, because the result is
+   * wrong.
+   */
   readonly needsSecondPass: boolean;
   readonly findings: PassFindings;
-  /** What was left out and why, in sentences for the job's result. */
+  /** Sentences for the job's result: what was left out, and why. */
   readonly warnings: readonly string[];
 }
 
 /**
- * Writes a layer's entries into a directory, one after the other, as containerd's applier does. The apply thread passes it to
- * a `TarReader`. Every path is resolved inside the directory, and the last name of a path is never followed.
+ * Writes a layer's entries into a directory, one after the other, as containerd's applier does. The apply thread passes
+ * the writer to a `TarReader`. Every path is resolved inside the directory, and the last name of a path is never followed.
  *
- * States: `writing` takes entries (`entry`, then `data` and `end` for a file). Between two entries `finish` leads to
- * `finished`, then `copyParentAttributes` to `completed`, each once. `dispose` may come in any state and leads to `disposed`.
+ *     writing → writing      by `entry`; for a file, `data` and `end` follow
+ *     writing → finished     by `finish`, after the last entry
+ *     finished → completed   by `copyParentAttributes`
+ *     any state → disposed   by `dispose`
  *
  * A file is created before any check whether its name exists: most names do not exist, so the common case needs no stat.
  */
@@ -88,7 +96,7 @@ export class LayerWriter implements EntrySink, Disposable {
   private readonly fullCopy: boolean;
   /** Set if owners are not kept. */
   private readonly squash: Squash | undefined;
-  /** Rights that this user needs to write, beside those that the archive gives; root needs none. */
+  /** Mode bits that this user needs for writing, in addition to the mode in the archive; root needs none. */
   private readonly ownRights: number;
   private readonly leftOut = new LeftOut();
   private readonly implied: ImpliedDirectories;
@@ -98,13 +106,13 @@ export class LayerWriter implements EntrySink, Disposable {
   private readonly initial: InitialAttributes;
   private readonly checkpoint: Checkpoint;
   private readonly aufs: AufsDirectories;
-  /** There may be symbolic links: the layer has made one, or the parent is copied. */
+  /** Whether paths can lead through symbolic links: the layer has made one, or the root is a copy of the parent. */
   private hasLinks: boolean;
 
   private current: TarEntry | undefined;
-  /** Full copy: the real path of the current entry's directory; else empty. */
+  /** In a full copy: the real path of the current entry's directory. Otherwise empty. */
   private realParent = '';
-  /** The file that is being written, and its directory; -1: the entry's data are ignored. */
+  /** The descriptors of the file that is being written and of its directory. -1: the data of the entry are ignored. */
   private file = -1;
   private fileParent = -1;
 
@@ -219,7 +227,7 @@ export class LayerWriter implements EntrySink, Disposable {
 
   private place(entry: TarEntry): void {
     const path = cleanPath(entry.name);
-    if (path.length === 0) return; // the root's attributes stay
+    if (path.length === 0) return; // the attributes of the root are not changed
     const { parent: parentPath, name } = splitPath(path);
     const whiteout = parseWhiteout(name, parentPath);
     const aufsDirectory = aufsDirectoryOf(parentPath);
@@ -319,7 +327,10 @@ export class LayerWriter implements EntrySink, Disposable {
     if (has === HAS_NOTHING) this.initial.directoryChanged();
   }
 
-  /** If the path leads through a symbolic link, it may lead to another directory after the last entry. */
+  /**
+   * Sets the times at once if the path leads through a symbolic link, because the link can change before the last
+   * entry.
+   */
   private setTimesAtOnce(parent: number, name: Buffer, { atime, mtime }: TarEntry, path: string): void {
     if (this.fullCopy) {
       const realPath = this.realPathOf(name);
@@ -338,7 +349,7 @@ export class LayerWriter implements EntrySink, Disposable {
         return;
       }
     }
-    // the target is resolved again after a removal, because its path may have led through what was removed
+    // the target is resolved again after a removal, because its path can lead through the removed name
     const kind = this.create(parent, name, () => makeHardLink(this.root, linkName, parent, name));
     setNodeAttributes(parent, name, entry, kind, this.rules, HAS_NOTHING);
   }
@@ -350,7 +361,7 @@ export class LayerWriter implements EntrySink, Disposable {
     }
     const type = entry.type === 'fifo' ? S_IFIFO : entry.type === 'block' ? S_IFBLK : S_IFCHR;
     const device = entry.type === 'fifo' ? 0 : makeDevice(devMajor, devMinor);
-    // every user may make the character device 0:0, because it is a whiteout (Linux 5.8)
+    // every user can make the character device 0:0, because it is a whiteout (Linux 5.8)
     if (this.squash !== undefined && type !== S_IFIFO && !(type === S_IFCHR && device === 0)) {
       this.leaveOutDevice(parent, name, entry);
       return;
@@ -362,14 +373,14 @@ export class LayerWriter implements EntrySink, Disposable {
     if (status !== undefined) this.implied.ownDevice(this.root.realPathOf(parent, name), status.inode);
   }
 
-  /** Hides a file of the layers below that has the same name, as the device would. */
+  /** Hides a file of the layers below with the same name, because the device would hide it, too. */
   private leaveOutDevice(parent: number, name: Buffer, entry: TarEntry): void {
     this.removeAll(parent, name);
     this.whiteouts.delete(parent, this.realParent, name.subarray(0, -1), entry);
     this.squash?.device(parent, name, entry);
   }
 
-  /** Which attributes a new file in `parent` has already. */
+  /** Which attributes of a new file in `parent` already have the values of the entry. */
   private has(parent: number, entry: TarEntry): Has {
     return this.squash === undefined ? this.initial.has(parent, entry) : HAS_NOTHING;
   }
@@ -379,7 +390,7 @@ export class LayerWriter implements EntrySink, Disposable {
     this.root.removeAll(parent, name, this.implied.removed);
   }
 
-  /** Full copy: an entry goes into a directory that may be from the layers below. */
+  /** In a full copy: records that an entry is written into a directory that is possibly from the layers below. */
   private enterDirectory(parent: number, parentPath: Buffer): void {
     const path = parentPath.toString('latin1');
     this.realParent = this.root.realPath(parent);
@@ -387,7 +398,7 @@ export class LayerWriter implements EntrySink, Disposable {
     if (!this.directoryTimes.has(path)) this.directoryTimes.keep(parent, this.realParent);
   }
 
-  /** Runs a step of the current entry. @throws UnpackError that names the entry */
+  /** Runs a step of the current entry. @throws UnpackError with the name of the entry */
   private guard(step: () => void): void {
     try {
       step();

@@ -1,23 +1,23 @@
 import { showName, type TarEntry } from '../archive/entry.ts';
 
-/** Kinds of warnings that are told apart. An archive could contain any number of kinds. */
+/** Maximum number of kinds of warnings that are reported. An archive can contain any number of kinds. */
 const MAX_KINDS = 20;
 
 /** Why an extended attribute was not set. */
 export type XattrReason = keyof typeof XATTR_REASONS;
 
 const XATTR_REASONS = {
-  reserved: 'a layer may not set it',
+  reserved: 'layers are not allowed to set it',
   empty: 'it has no value, and a native store could not copy it',
   unsupported: 'the file system does not support attributes of this kind',
-  privileged: 'only root may set it',
-  impossible: 'the kernel takes no such name or value',
+  privileged: 'only root can set it',
+  impossible: 'the kernel does not accept this name or value',
   notCarried: 'only files and directories can have it',
 } as const;
 
 /**
- * What of a layer was not written, in sentences for the job's result. Only the first sentence of each kind is kept in
- * full, the others are counted.
+ * Sentences for the job's result about the parts of a layer that were not written. The first sentence of each kind is
+ * kept, and the others are only counted.
  */
 export class LeftOut {
   private readonly kinds = new Map<string, { readonly sentence: string; count: number }>();

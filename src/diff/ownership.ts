@@ -6,10 +6,10 @@ import type { LeftOut } from './left-out.ts';
 import { splitPath } from './paths.ts';
 import { isOverlayWhiteout, type Root } from './root.ts';
 
-/** What an ordinary user needs of a directory of its own to work in it. */
+/** The mode bits that a user who is not root needs to work in a directory that belongs to this user. */
 export const OWNER_RIGHTS = 0o700;
 
-/** What it takes to copy a file. The native store copies every file. */
+/** The mode bit that is needed to copy a file. The native store copies every file. */
 const READABLE = 0o400;
 
 /** A directory whose mode denies access to its owner, unless the owner is root. */
@@ -23,14 +23,15 @@ export interface DirectoryMode {
 export const deniesOwner = (mode: number): boolean => (mode & OWNER_RIGHTS) !== OWNER_RIGHTS;
 
 /**
- * How a user who is not root writes a layer (`UNPACK_OWNERSHIP=squash`): every file belongs to that user, no devices are
- * made, and attributes that only root may set are left out. Setuid, setgid and sticky bits are kept, because they work
- * again in a user namespace in which the user is root. containers/storage does the same with `ignore_chown_errors`.
+ * How a user who is not root writes a layer (`UNPACK_OWNERSHIP=squash`): every file belongs to that user, no devices
+ * are made, and attributes that only root can set are left out. Setuid, setgid and sticky bits are kept, because they
+ * work again in a user namespace in which the user is root. containers/storage does the same with
+ * `ignore_chown_errors`.
  *
- * The store is closed to other users, so a setuid program in it gives nobody the rights of its owner.
+ * The store is closed to other users, so nobody else can run a setuid program in it.
  *
- * Modes that deny access to the owner are set at the end (`closeDirectories`): no entry could be written into a directory
- * of mode 0555.
+ * Modes that deny access to the owner are set after all entries (`closeDirectories`), because entries cannot be written
+ * into a directory of mode 0555.
  */
 export class Squash {
   private readonly directories = new Map<bigint, DirectoryMode>();
@@ -39,7 +40,7 @@ export class Squash {
   private readonly root: Root;
   private readonly budget: MemoryBudget;
   private readonly leftOut: LeftOut;
-  /** The same user will copy the tree, and so must be able to read all of it and to change the copy. */
+  /** Whether the same user will copy the tree. This user must be able to read the whole tree and to change the copy. */
   private readonly copied: boolean;
   private readonly user = process.geteuid?.() ?? 0;
 
@@ -50,14 +51,17 @@ export class Squash {
     this.copied = copied;
   }
 
-  /** Reports that the entry's owner is not kept. Files of root are not reported: nearly all files are. */
+  /**
+   * Reports that the entry's owner is not kept. Files of root are not reported, because nearly all files belong to
+   * root.
+   */
   owner(entry: TarEntry): void {
     const { uid, gid } = entry;
     if ((uid === 0 && gid === 0) || uid === this.user) return;
     this.leftOut.owner(entry, this.user);
   }
 
-  /** @returns the mode that the file or directory has in the end */
+  /** @returns the final mode of the file or directory */
   mode(entry: TarEntry, kind: 'file' | 'directory' | 'special'): number {
     const { mode } = entry;
     if (!this.copied || kind === 'special') return mode;
@@ -68,7 +72,7 @@ export class Squash {
 
   /**
    * Remembers the mode of a directory if it denies access to the owner.
-   * @returns the mode to set for now
+   * @returns the temporary mode, which the directory has until `closeDirectories`
    */
   directory(parent: number, name: Buffer, mode: number): number {
     const denied = deniesOwner(mode);
@@ -84,7 +88,7 @@ export class Squash {
     return mode | OWNER_RIGHTS;
   }
 
-  /** An implied directory was made. Its inode number may have belonged to a directory that was removed. */
+  /** An implied directory was made. Its inode number possibly belonged to a removed directory before. */
   madeImplied(inode: bigint): void {
     this.directories.delete(inode);
   }
@@ -95,7 +99,7 @@ export class Squash {
     this.leftOut.device(entry);
   }
 
-  /** Whether a device was left out at `name`. A hard link to it must be left out too. */
+  /** Whether a device was left out at `name`. A hard link to a left-out device must be left out, too. */
   isDevice(parent: number, name: Buffer): boolean {
     if (this.devices.size === 0 || !this.devices.has(this.root.realPathOf(parent, name))) return false;
     const status = statAt(parent, name);
@@ -108,14 +112,16 @@ export class Squash {
   }
 }
 
-/** Whether an extended attribute failed because only root may set it. @param code the system error's */
+/** Whether an extended attribute failed because only root can set it. @param code the code of the system error */
 export function isForRoot(key: string, code: string | undefined): boolean {
   if (code === 'EPERM') return !key.startsWith('user.');
   // an access control list with users that this user namespace does not map
   return code === 'EINVAL' && key.startsWith('system.posix_acl_');
 }
 
-/** Sets the modes of directories, children before parents: after its parent is closed, a child can't be reached. */
+/**
+ * Sets the modes of directories, children before parents, because a child cannot be reached after its parent is closed.
+ */
 export function* closeDirectories(root: Root, modes: readonly DirectoryMode[]): Generator<void> {
   for (const directory of [...modes].sort((a, b) => b.path.length - a.path.length)) {
     yield;

@@ -20,16 +20,16 @@ import { isMissingPath, Root } from './root.ts';
 
 const S_ISGID = 0o2000;
 
-/** What new files in a directory inherit from it (acl(5)). */
+/** The access control list that new files in a directory inherit (acl(5)). */
 const DEFAULT_ACL = 'system.posix_acl_default';
 
-/** Extended attributes that are only valid in the directory's own layer. */
+/** Prefixes of extended attributes that are valid only in one layer. */
 const NOT_COPIED = ['trusted.', 'user.overlay.'];
 
 /** Milliseconds of work between two turns of the event loop. */
 const TURN = 20;
 
-/** A directory that was made because an entry lies in it, before any entry named it. */
+/** A directory that was made because it contains an entry, before a possible entry for the directory itself. */
 export interface ImpliedDirectory {
   /** Its real path below the root, without links, bytes as latin1. */
   readonly path: string;
@@ -39,23 +39,27 @@ export interface ImpliedDirectory {
    * attributes; extended attributes that it does not have still come from the layers below.
    */
   readonly given: readonly string[] | undefined;
-  /** Its parent directory was not named by any entry either when this directory was made. */
+  /** Whether the parent directory, too, had no entry yet when this directory was made. */
   readonly inUnnamed: boolean;
-  /** It has the times of another directory's entry: a symbolic link in that one's place leads here. */
+  /**
+   * Whether the directory has the times of another directory's entry, because a symbolic link replaced the other
+   * directory and leads here.
+   */
   readonly timed: boolean;
-  /** The layer deletes the directory of the layers below at the same path. */
+  /** Whether the layer deletes the directory of the layers below at the same path. */
   readonly deleted: boolean;
 }
 
 /**
  * Gives implied directories the owner, mode, times and extended attributes of the same directory in the nearest layer
- * below, as overlayfs does when it copies a directory up. A directory keeps what it was made with (0755) if no layer below
- * has it, if the nearest one has another type of file there, or if the layer deletes it. A directory that a later entry
- * names gets only extended attributes that this entry does not have, because containerd has copied them by then.
+ * below, as overlayfs does when it copies a directory up. A directory keeps its initial attributes (0755) in three
+ * cases: no layer below has it, the nearest layer has another type of file there, or the layer deletes the directory. A
+ * directory with a later entry gets only extended attributes that this entry does not have, because containerd copies
+ * attributes before it applies the entry.
  *
- * This is the last step of a pass, in the same way whether the layers below existed at its start or not, so the result
- * does not depend on the order in which layers are applied. A default ACL comes too late for what is in the directory
- * already: the layer then needs a second pass (second-pass.ts).
+ * This is always the last step of a pass, even if the layers below existed before the pass, so that the result does not
+ * depend on the order in which layers are applied. Files that are already in the directory do not inherit a default ACL
+ * that is copied now. In this case the layer needs a second pass (second-pass.ts).
  * @param lowers directories of the layers below, nearest first
  * @param modes set if owners are not kept: directories whose modes deny access to their owner
  * @param checkpoint called once per directory
@@ -76,7 +80,9 @@ export function copyParentAttributes(
   }
 }
 
-/** The same on the main thread: it yields to the event loop, because a layer may have millions of implied directories. */
+/**
+ * The same on the main thread: it yields to the event loop, because a layer can have millions of implied directories.
+ */
 export async function copyParentAttributesInTurns(
   rootPath: string,
   implied: readonly ImpliedDirectory[],
@@ -113,7 +119,7 @@ function* copying(
     yield* closeDirectories(root, modes ?? []);
     return false;
   }
-  // the apply thread has closed them already if the layers below did not exist then
+  // if the layers below did not exist, the apply thread has already closed the directories
   if (modes !== undefined) yield* openDirectories(root, modes);
   const closing = modes === undefined ? undefined : [...modes];
   const below = stack.use(new LowerDirectories(lowers));
@@ -167,8 +173,9 @@ export class LowerDirectories implements Disposable {
 
   /**
    * The directory at a real path in the nearest layer that has anything there. For a user who is not root, directories
-   * that the user can't reach count as missing.
-   * @returns a path-only descriptor, valid until about a hundred more are asked for; `undefined`: there is no directory
+   * without access for this user count as missing.
+   * @returns a path-only descriptor, valid until about a hundred more descriptors are requested; `undefined`: there is
+   * no directory
    */
   find(path: Buffer): number | undefined {
     for (const layer of this.layers) {
@@ -186,7 +193,7 @@ export class LowerDirectories implements Disposable {
 }
 
 export interface CopyRules {
-  /** A path on the file system that is written to. */
+  /** A path on the file system of the layer. */
   readonly place: string;
   /** Extended attributes that are not copied. */
   readonly except: readonly string[];

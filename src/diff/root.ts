@@ -116,7 +116,7 @@ export class Root {
     return path.slice(this.ownPath.length + 1);
   }
 
-  /** The same of a name in an open directory. Nothing needs to exist there. @param name a C string */
+  /** The real path of a name in an open directory. The name does not need to exist. @param name a C string */
   realPathOf(parent: number, name: Buffer): string {
     const above = this.realPath(parent);
     const last = name.toString('latin1', 0, name.length - 1);
@@ -144,7 +144,7 @@ export class Root {
     return fd;
   }
 
-  /** The same, but `undefined` if `missing` allows `nothing`. */
+  /** As `directory`, but `undefined` if `missing` answers `nothing`. */
   neededDirectory(path: Buffer, missing: MissingDirectories | undefined): number | undefined {
     if (path.length === 0) return this.fd;
     if (this.lastPath?.equals(path)) return this.lastFd;
@@ -212,14 +212,14 @@ export class Root {
   }
 
   /**
-   * The same resolution, one name at a time. It is used for paths with more links than the kernel follows, for paths with
-   * missing directories, and on kernels without openat2. Other than in the kernel, `..` after a missing name or a file
-   * removes that name, as in containerd. Targets of links can contain such paths.
+   * The same resolution, one name at a time. `walk` is used for paths with more links than the kernel follows, for
+   * paths with missing directories, and on kernels without openat2. After a missing name or a file, `..` removes that
+   * name, as in containerd; the kernel returns an error instead. Targets of links can contain such paths.
    */
   private walk(path: Buffer, missing: MissingDirectories | undefined): number | undefined {
     const open: number[] = [];
     const names: string[] = [];
-    /** Names after `names`: the first is missing or not a directory, the others would lie in it. */
+    /** The names after `names`. The first of them is missing or not a directory, so the others are missing, too. */
     const absent: Absent[] = [];
     /** Length of the real path so far, including `absent`. */
     let length = 0;
@@ -280,14 +280,17 @@ export class Root {
         open.push(openAt(parent, cName, O.PATH | O.DIRECTORY | O.NOFOLLOW));
         names.push(name);
       }
-      // a second descriptor of the root, because cached descriptors are closed
+      // returns a second descriptor of the root, because the cache closes its descriptors
       return open.pop() ?? openAt(this.fd, cString('.'), O.PATH | O.DIRECTORY);
     } finally {
       for (const fd of open) close(fd);
     }
   }
 
-  /** Makes a directory in `parent`, whose real path is `above`. @returns false if the entry does not need it */
+  /**
+   * Makes a directory in `parent`, whose real path is `above`.
+   * @returns false if the entry does not need the directory
+   */
   private make(
     parent: number,
     name: Buffer,
@@ -311,7 +314,7 @@ export class Root {
   /**
    * Removes `name` in `parent`, with all its content. Links are removed and never followed.
    * @param onRemoved called with the inode of every removed directory
-   * @returns whether it was a directory or a link, so that paths may lead elsewhere now
+   * @returns whether the removed name was a directory or a link, so that other paths can lead to another place now
    */
   removeAll(parent: number, name: Buffer, onRemoved?: (inode: bigint) => void): boolean {
     const status = statAt(parent, name);
@@ -344,7 +347,7 @@ export function isOverlayWhiteout(status: FileStatus): boolean {
 
 const NO_SUCH_PATH = new Set(['ENOENT', 'ENOTDIR', 'ELOOP', 'ENAMETOOLONG']);
 
-/** Whether a path does not lead to a directory. All other errors are failures of the machine. */
+/** Whether the error means that a path does not lead to a directory. All other errors are failures of the machine. */
 export function isMissingPath(error: unknown): boolean {
   return NO_SUCH_PATH.has(errnoOf(error) ?? '');
 }

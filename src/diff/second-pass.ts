@@ -6,15 +6,16 @@ import { isMissingPath, type Root } from './root.ts';
 import type { Deletion } from './whiteouts.ts';
 
 /**
- * What a pass over a layer found too late. `LayerWriter` reads a layer once, from front to end, and possibly before the
- * layers below exist. This is enough for nearly all layers. In these rare cases the result of the first pass is thrown
- * away, and a second pass starts with the findings of the first:
- *  - Full copy: the layer deletes a directory of the layers below after it has written into it. The directory must be
- *    made as a new one, and its content too, because a whiteout hides what is below wherever it stands in the archive.
+ * The findings of a pass over a layer that require a second pass. `LayerWriter` reads a layer once, from the first to
+ * the last entry, and possibly before the layers below exist. One pass is enough for nearly all layers. In these rare
+ * cases the result of the first pass is discarded, and a second pass starts with the findings of the first: - Full
+ * copy: the layer deletes a directory of the layers below after it has written into it. A new directory must be made
+ * instead, because a whiteout hides the directory of the layers below, regardless of the order of the entries.
  *  - Full copy: the layer deletes a symbolic link of the layers below after it has written through it. The files belong
  *    into a directory of this layer, not into the link's target.
- *  - An implied directory has a default ACL in the layers below. What the first pass made in it did not inherit the ACL.
- *    In the second pass the layers below are there, so the directory gets its attributes when it is made.
+ * - An implied directory has a default ACL in the layers below. Files that the first pass made in the directory did
+ *   not inherit the ACL. In the second pass the layers below exist, so the directory gets its attributes when it is
+ *   made.
  */
 export interface PassFindings {
   /**
@@ -24,7 +25,7 @@ export interface PassFindings {
   readonly lateDeletions: readonly string[];
 }
 
-/** Maximum passes over one layer. Layers from real builders need one, hand-made archives two. */
+/** Maximum number of passes over one layer. Layers from real builders need one, hand-made archives two. */
 export const MAX_PASSES = 8;
 
 /**
@@ -41,13 +42,13 @@ export class LateDeletions {
   private readonly earlier: readonly string[];
   private readonly budget: MemoryBudget;
 
-  /** @param findings of the pass before */
+  /** @param findings of the previous pass */
   constructor(budget: MemoryBudget, findings: PassFindings | undefined) {
     this.budget = budget;
     this.earlier = findings?.lateDeletions ?? [];
   }
 
-  /** Removes from a full copy, before the first entry, what the pass before has found deleted. */
+  /** Removes the late deletions of the previous pass from a full copy. Called before the first entry. */
   removeKnown(root: Root, times: DirectoryTimes): void {
     for (const path of this.earlier) {
       const { parent: parentPath, name } = splitPath(Buffer.from(path, 'latin1'));
@@ -55,7 +56,7 @@ export class LateDeletions {
       try {
         parent = root.directory(parentPath);
       } catch (error) {
-        if (isMissingPath(error)) continue; // the layer itself makes the directories on the way
+        if (isMissingPath(error)) continue; // the layer itself makes the missing directories of this path
         throw error;
       }
       const realParent = root.realPath(parent);
@@ -65,7 +66,7 @@ export class LateDeletions {
     }
   }
 
-  /** An entry goes into the directory that the archive calls `path`, and whose real path is `real`. */
+  /** An entry is written into a directory. `path` is its path in the archive, `real` its real path. */
   entered(path: string, real: string): void {
     if (path !== real && !this.followed.has(path)) this.followed.set(this.budget.charge(path, real.length), real);
   }
@@ -81,16 +82,16 @@ export class LateDeletions {
     this.removed.push({ path: this.budget.charge(path), direct: !this.followed.has(parent.toString('latin1')) });
   }
 
-  /** What the next pass needs: the findings of the pass before and of this one. Call it after the last entry. */
+  /** The findings for the next pass: those of the previous pass and of this pass. Call it after the last entry. */
   findings(root: Root): PassFindings {
     const removed = this.removedFollowedLink(root) ? this.removed : [];
     const direct = removed.filter((deletion) => deletion.direct);
-    // Without the removed link the other paths lead elsewhere, so only the next pass can find their real paths.
+    // After a link was removed, other paths lead to other places, so only the next pass can find their real paths.
     const links = (direct.length > 0 ? direct : removed).map(({ path }) => path);
     return { lateDeletions: [...new Set([...this.earlier, ...(links.length > 0 ? links : this.directories)])] };
   }
 
-  /** Whether this pass has found more than the pass before. */
+  /** Whether this pass has found more than the previous pass. */
   hasNew({ lateDeletions }: PassFindings): boolean {
     return lateDeletions.length > this.earlier.length;
   }

@@ -2,8 +2,8 @@ import { UnpackError } from '../errors.ts';
 import type { Mount, OverlayXattrs, Ownership, Snapshotter } from '../snapshots/snapshotter.ts';
 
 /**
- * What a layer is written on: `nothing` for a bottom layer; `parent` for a layer on a committed parent; `later` for a layer
- * that gets its parent at commit, so that its whiteouts are kept until then.
+ * What a layer is written on: `nothing` for a bottom layer; `parent` for a layer on a committed parent; `later` for a
+ * layer that gets its parent at commit, so that its whiteouts are kept until the commit.
  */
 export type Below = 'nothing' | 'parent' | 'later';
 
@@ -17,16 +17,19 @@ export interface DiffTarget {
   /** The attribute that makes a directory opaque in an overlay. */
   readonly opaqueXattr: `${OverlayXattrs}.overlay.opaque`;
   readonly ownership: Ownership;
-  /** The whole tree will be copied to write the layers above (native store). */
+  /** Whether the whole tree will be copied to write the layers above (native store). */
   readonly copied: boolean;
 }
 
-/** Whether `root` holds a copy of the parent, so that deleted names are removed and no whiteouts are kept. */
+/** Whether `root` holds a copy of the parent, in which deleted names are removed and no whiteouts are written. */
 export function isFullCopy({ below, lowers }: Pick<DiffTarget, 'below' | 'lowers'>): boolean {
   return below === 'parent' && lowers.length === 0;
 }
 
-/** What the mounts of a snapshot do not contain: a bind mount does not show how its overlay will be mounted later. */
+/**
+ * Properties of the store that the mounts of a snapshot do not have: a bind mount does not show how its overlay will be
+ * mounted later.
+ */
 export type StoreTraits = Pick<Snapshotter, 'type' | 'ownership' | 'overlayXattrs'>;
 
 /**
@@ -56,7 +59,7 @@ export function diffTarget(
   const root = option(mount, 'upperdir');
   if (root === undefined) throw new UnpackError('STORE_FAILED', 'the overlay mount has no upper directory to write to');
   const lowers = lowerDirectories(mounts);
-  // without this a layer's deletions would be carried out in its own upper directory
+  // without this check the layer's deletions would be applied to its own upper directory
   if (below !== 'parent' || lowers.length === 0) {
     throw new UnpackError(
       'STORE_FAILED',

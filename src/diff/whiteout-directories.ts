@@ -1,17 +1,17 @@
 interface Node {
   readonly children: Map<string, Node>;
-  /** The layer made this directory for whiteouts only. */
+  /** Whether the layer made this directory for whiteouts only. */
   onlyWhiteouts: boolean;
 }
 
 /**
- * Implied directories that hold only whiteouts and opaque markers, by their real paths (bytes as latin1). When the layer
- * deletes such a directory, or one above it, `ImpliedDirectories` removes it, because it adds nothing to the image.
- * Everything inside such a directory is another one, or a whiteout.
+ * Implied directories that hold only whiteouts and opaque markers, by their real paths (bytes as latin1). When the
+ * layer deletes such a directory, or one above it, `ImpliedDirectories` removes it, because it adds nothing to the
+ * image. Such a directory contains only whiteouts and further such directories.
  */
 export class WhiteoutDirectories {
   private readonly top: Node = newNode();
-  /** 0 in most layers; all look-ups are skipped then. */
+  /** Number of these directories. It is 0 in most layers, and then all lookups are skipped. */
   count = 0;
 
   /** The layer made a directory for a whiteout. */
@@ -29,7 +29,7 @@ export class WhiteoutDirectories {
     node.onlyWhiteouts = true;
   }
 
-  /** Something else was written at this path: the directories that it is in stay. */
+  /** Something other than a whiteout was written at this path: the directories above the path are kept. */
   keep(path: string): void {
     if (this.count === 0) return;
     let node: Node | undefined = this.top;
@@ -53,7 +53,7 @@ export class WhiteoutDirectories {
     return node === undefined ? [] : topmost(node, path);
   }
 
-  /** Removes the node of a path, with all inside. */
+  /** Removes the node of a path and all nodes below it. */
   private cut(path: string): Node | undefined {
     const names = path.split('/');
     const last = names.pop();
@@ -69,7 +69,7 @@ export class WhiteoutDirectories {
 
 const newNode = (): Node => ({ children: new Map(), onlyWhiteouts: false });
 
-/** Not recursive, because a path of an archive can have two thousand names. */
+/** Not recursive, because a path in an archive can be two thousand names deep. */
 function countOf(top: Node): number {
   let count = 0;
   const rest = [top];

@@ -59,13 +59,14 @@ export function parseWhiteout(name: Buffer, parent: Buffer): WhiteoutName | unde
 export type Deletion = 'nothing' | 'removed' | 'late';
 
 /**
- * Carries out the deletions of a layer, in an overlay, in a full copy, or on nothing. A whiteout hides what is below, but
- * never what the same layer adds, in whichever order the two come (OCI image spec; containerd goes by the order).
+ * Carries out the deletions of a layer, in an overlay, in a full copy, or on nothing. A whiteout hides only content of
+ * the layers below, regardless of the order of the entries in the same layer (OCI image spec). In containerd the order
+ * of the entries matters.
  */
 export interface Whiteouts {
   /** The layer deletes `name` in the directory `parent`. @param path real path of the directory, in a full copy */
   delete(parent: number, path: string, name: Buffer, entry: TarEntry): Deletion;
-  /** The layer makes the directory `parent` opaque: it hides all that the layers below have in it. */
+  /** The layer makes the directory `parent` opaque: the content of this directory in the layers below is hidden. */
   opaque(parent: number, path: string): void;
   /** The layer has made a directory at a name that it also deletes. @param name a C string */
   deletedDirectory(parent: number, name: Buffer): void;
@@ -77,7 +78,7 @@ export interface Whiteouts {
   made(path: string): void;
 }
 
-/** What a full copy needs for deletions. */
+/** The parts of `LayerWriter` that deletions in a full copy use. */
 export interface WriterParts {
   readonly budget: MemoryBudget;
   /** Keeps the times of directories when something in them is removed. */
@@ -108,7 +109,8 @@ class OverlayWhiteouts implements Whiteouts {
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
       const status = statAt(parent, cName);
-      // what exists here is from this layer and hides what is below; a directory hides it only if it is opaque
+      // an existing file is from this layer and hides the layers below; an existing directory hides them only if it is
+      // opaque
       if (status !== undefined && (status.mode & S_IFMT) === S_IFDIR) this.makeOpaque(parent, cName);
       return status !== undefined && !isOverlayWhiteout(status) ? 'late' : 'nothing';
     }
@@ -137,15 +139,15 @@ class OverlayWhiteouts implements Whiteouts {
 }
 
 /**
- * `written`: the layer has written this path, or something inside. `needed`: a whiteout of the layer lies inside. `made`: the
- * layer has made the directory, so nothing in it is from the layers below.
+ * `written`: the layer has written this path, or a path below. `needed`: a whiteout of the layer is below this path.
+ * `made`: the layer has made the directory, so nothing in the directory is from the layers below.
  */
 const MARK = { written: 1, needed: 2, made: 4 } as const;
 
 /**
- * Full copy of the layers below: deleted names are removed, unless this layer has written them. If the layer has written
- * into a deleted directory of the layers below, this pass can only report it as `late`: a second pass must make the
- * directory as a new one.
+ * Deletions in a full copy of the layers below: deleted names are removed, unless this layer has written them. If the
+ * layer has written into a deleted directory of the layers below, this pass can only report it as `late`: a second pass
+ * must make the directory as a new one.
  */
 class Removals implements Whiteouts {
   /** Flags of `MARK` by real path. */
@@ -171,7 +173,7 @@ class Removals implements Whiteouts {
   opaque(parent: number, path: string): void {
     const fd = openAt(parent, SELF, O.RDONLY | O.DIRECTORY);
     try {
-      // the marker hides what is below, but directories that hold other whiteouts stay
+      // the marker hides the content of the layers below, but directories with other whiteouts are kept
       this.removeOldInside(fd, path, MARK.written | MARK.needed);
     } finally {
       close(fd);
@@ -201,7 +203,7 @@ class Removals implements Whiteouts {
     this.marks.set(marks === undefined ? this.budget.charge(path) : path, (marks ?? 0) | mark);
   }
 
-  /** Marks the path and all directories above it. If a path has the mark, so have those above. */
+  /** Marks the path and all directories above it. If a path has the mark, all directories above have the mark, too. */
   private markUpwards(path: string, mark: number): void {
     for (let at = path; at !== '' && !this.has(at, mark); at = at.slice(0, Math.max(0, at.lastIndexOf('/')))) {
       this.mark(at, mark);

@@ -7,7 +7,10 @@ import { describePlatform, formatPlatform, type Platform, suitability } from '..
 import type { Documents } from './documents.ts';
 import type { ResolvedImage } from './request.ts';
 
-/** Maximum depth of indexes within indexes. Digests make cycles impossible; this bounds the requests. */
+/**
+ * Maximum depth of indexes within indexes. It bounds the number of requests. Cycles are impossible, because indexes
+ * refer to digests.
+ */
 const MAX_DEPTH = 4;
 
 /** The entries of an index, and where they were found. */
@@ -15,18 +18,18 @@ export interface Listing {
   readonly entries: readonly IndexEntry[];
   /** For messages: `the index sha256:… of s3://mirror`. */
   readonly where: string;
-  /** Warnings of the documents that led here; an image that is chosen here inherits them. */
+  /** Warnings of the documents above this listing. A chosen image inherits them. */
   readonly warnings: readonly string[];
-  /** Whether two images for one platform are an error; else the first is chosen. */
+  /** Whether two images for one platform are an error. Otherwise the first one is chosen. */
   readonly unique?: boolean;
 }
 
 /**
  * Chooses one image for each platform, in the order of the platforms, without duplicates. Only chosen entries must be valid.
  *
- * Entries that name a suitable platform come first: the best match (`suitability`), then the order of the listing, as in
- * containerd (core/images/image.go, `Manifest`). If there is none, the entries without a platform are read, to find it in
- * their configs; entries that cannot be read are skipped.
+ * Entries with a suitable platform come first: the best match (`suitability`), then the order of the listing, as in
+ * containerd (core/images/image.go, `Manifest`). If there is none, the entries without a platform are read, to find it
+ * in their configs; entries that cannot be read are skipped.
  * @throws UnpackError PLATFORM_NOT_FOUND, which lists the platforms that exist; MANIFEST_INVALID for two images if the
  *   listing is `unique`; the failure of the chosen entry; the failure of a skipped entry if no image was found
  */
@@ -36,7 +39,7 @@ export async function chooseImages(
   documents: Documents,
 ): Promise<ResolvedImage[]> {
   const candidates = candidatesOf(listing, documents, 1);
-  const chosen = new Map<BlobDigest | undefined, ResolvedImage>(); // by digest, because two platforms may fall back to one image
+  const chosen = new Map<BlobDigest | undefined, ResolvedImage>(); // by digest, because two platforms can fall back to one image
   for (const platform of platforms) {
     const search = new Search(platform, listing);
     const found = await search.find(candidates);
@@ -48,8 +51,8 @@ export async function chooseImages(
 }
 
 /**
- * All images of a listing, in its order, without attestations and artifacts. Invalid entries are left out with a warning,
- * unless no image remains. A missing entry is an error, because a mirror may still upload it.
+ * All images of a listing, in its order, without attestations and artifacts. Invalid entries are left out with a
+ * warning, unless no image remains. A missing entry is an error, because the mirror possibly uploads it later.
  * @throws UnpackError PLATFORM_NOT_FOUND if the listing has no image; IMAGE_NOT_FOUND, BLOB_NOT_FOUND; and as `Documents`
  */
 export async function everyImage(listing: Listing, documents: Documents): Promise<ResolvedImage[]> {
@@ -92,7 +95,7 @@ const PASSED_OVER: ReadonlySet<FailureCode> = new Set([
   'BLOB_DIGEST_MISMATCH',
   'BLOB_SIZE_MISMATCH',
   'LIMIT_EXCEEDED',
-  // S3 answers 403 for a missing object if the caller may not list the bucket
+  // S3 answers 403 for a missing object if the caller has no permission to list the bucket
   'SOURCE_DENIED',
 ]);
 
@@ -100,7 +103,7 @@ type Content =
   | { readonly kind: 'index'; readonly candidates: readonly Candidate[] }
   | { readonly kind: 'image'; readonly image: ResolvedImage; readonly isArtifact: boolean };
 
-/** An entry of an index that may be an image or another index. It is read on demand, once. */
+/** An entry of an index: an image or another index. Its document is read on demand, once. */
 class Candidate {
   /** The platform in the index; an entry without one inherits the platform of its nested index. */
   readonly platform: Platform | undefined;
@@ -172,7 +175,10 @@ class Candidate {
   }
 }
 
-/** The entries that may be images: no attestations (BuildKit gives them an unknown platform), no other documents. */
+/**
+ * The entries that are possibly images. Attestations (BuildKit gives them an unknown platform) and other documents are
+ * left out.
+ */
 function candidatesOf(listing: Listing, documents: Documents, depth: number, outer?: Platform): Candidate[] {
   return listing.entries
     .filter(({ labels: { mediaType, platform } }) => {
@@ -211,8 +217,7 @@ class Search {
   failure(): UnpackError {
     const [failure] = this.#failures;
     if (failure !== undefined) return failure;
-    const list =
-      this.#seen.size === 0 ? 'it has no images that name a platform' : `it has ${[...this.#seen].join(', ')}`;
+    const list = this.#seen.size === 0 ? 'none of its images has a platform' : `it has ${[...this.#seen].join(', ')}`;
     const wanted = formatPlatform(this.#platform);
     return new UnpackError('PLATFORM_NOT_FOUND', `${this.#listing.where} has no image for ${wanted}; ${list}`);
   }
@@ -280,7 +285,7 @@ class Search {
   }
 }
 
-/** Warns if the image is for another architecture, which runs on the platform but was not asked for. */
+/** Warns if the image is for another architecture than requested. Such an image runs on the platform. */
 function warnOfFallback({ image }: Found, wanted: Platform, { where }: Listing): ResolvedImage {
   if (image.platform === undefined) return image;
   const own = formatPlatform(image.platform);

@@ -10,8 +10,8 @@ import { readBlob } from '../source/read-blob.ts';
 import type { ResolvedImage } from './request.ts';
 
 /**
- * Maximum manifests and indexes that one job may read. A real image has one index and about ten manifests; without a limit,
- * nested indexes could cause any number of requests.
+ * Maximum number of manifests and indexes that one job reads. A real image has one index and about ten manifests;
+ * without a limit, nested indexes could cause any number of requests.
  */
 const MAX_DOCUMENTS = 256;
 
@@ -89,7 +89,7 @@ export class Documents {
   }
 }
 
-/** The config of an image. If its media type is not one of an image, it must contain a rootfs. */
+/** The config of an image. If its media type is not that of an image config, the config must contain a rootfs. */
 function configOf(bytes: Uint8Array, manifest: ImageManifest, what: string): ImageConfig {
   const { digest, mediaType } = manifest.config;
   const typed = isConfigType(mediaType);
@@ -107,12 +107,12 @@ function artifactError(what: string, { artifactType, config: { digest, mediaType
   const type = artifactType ?? (mediaType === '' ? 'without a media type' : mediaType);
   return new UnpackError(
     'UNSUPPORTED_MEDIA_TYPE',
-    `${what} is that of an artifact (${type}), not of an image: it names no root file system to unpack`,
+    `${what} is that of an artifact (${type}), not of an image: it has no root file system to unpack`,
     { details: { digest } },
   );
 }
 
-/** The layers of a manifest. Some of its blobs may not be layers. */
+/** The layers of a manifest. A manifest can also list blobs that are not layers. */
 class ManifestLayers {
   readonly #manifest: ImageManifest;
   readonly #what: string;
@@ -152,7 +152,7 @@ class ManifestLayers {
     const counted = diffIds.length === this.#layers.length ? this.#layers : layers;
     if (counted === layers && this.#others[0] !== undefined) throw this.#others[0];
     if (counted.length !== diffIds.length) {
-      const counts = `${layers.length} layers and its config ${diffIds.length} diff_ids${hasRootfs ? '' : ' (it has no rootfs; this may be the config of an artifact)'}`;
+      const counts = `${layers.length} layers and its config ${diffIds.length} diff_ids${hasRootfs ? '' : ' (it has no rootfs; possibly the config of an artifact)'}`;
       throw new UnpackError('MANIFEST_INVALID', `${this.#what} has ${counts}; there must be one for each`, {
         details: { digest, layerCount: layers.length },
       });
@@ -168,14 +168,17 @@ class ManifestLayers {
   }
 }
 
-/** The fields of a layer's descriptor that are needed. Others, such as embedded data, must not be sent to the thread. */
+/**
+ * The fields of a layer's descriptor that the apply thread needs. Other fields, such as embedded data, must not be sent
+ * to the thread.
+ */
 function needed({ mediaType, digest, size }: Descriptor): Descriptor {
   return { mediaType, digest, size };
 }
 
 /** The image of a job with explicit layers. @throws UnpackError INVALID_JOB, UNSUPPORTED_MEDIA_TYPE */
 export function imageOfLayers(layers: readonly Layer[]): ResolvedImage {
-  if (layers.length === 0) throw new UnpackError('INVALID_JOB', 'the job names no layers');
+  if (layers.length === 0) throw new UnpackError('INVALID_JOB', 'the job has no layers');
   const warnings: string[] = [];
   layers.forEach(({ blob }, index) => {
     checkLayer(blob, index, layers.length, 'the job', warnings);
@@ -188,7 +191,7 @@ function checkLayer(blob: Descriptor, layerIndex: number, layerCount: number, wh
   const { mediaType, digest } = blob;
   try {
     if (layerType(mediaType).exact) return;
-    const taken = 'which was read as a layer; its compression is detected from its bytes';
+    const taken = 'treated as a layer; its compression is detected from its bytes';
     warnings.push(`${which} (${shortDigest(digest)}): its media type is ${JSON.stringify(mediaType)}, ${taken}`);
   } catch (error) {
     if (!(error instanceof UnpackError)) throw error;

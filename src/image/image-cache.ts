@@ -2,20 +2,21 @@ import { LruCache } from '../lru-cache.ts';
 import type { TagTarget } from '../source/blob-source.ts';
 import type { ImageRequest, ImageTarget, ResolvedImage } from './request.ts';
 
-/** Maximum layers in the cache, about ten megabytes. */
+/** Maximum number of layers in the cache; they need about ten megabytes. */
 const MAX_LAYERS = 20_000;
 
 /**
- * A cache of resolved images, by digest and by list of layers. It never goes stale, because a digest always names the same
- * bytes. The document cache saves only the request; this one also saves parsing and checking the documents.
+ * A cache of resolved images, by digest and by list of layers. An entry never becomes stale, because the bytes of a
+ * digest never change. The document cache saves only the request; this one also saves parsing and checking the
+ * documents.
  *
- * A hit returns the same array each time, so callers may use the array as the key of a WeakMap.
+ * A hit returns the same array each time, so callers can use the array as the key of a WeakMap.
  */
 export class ImageCache {
   readonly #byDigest = new LruCache<readonly ResolvedImage[]>(MAX_LAYERS, layersOf);
   readonly #byLayers = new WeakMap<ImageTarget, readonly ResolvedImage[]>();
 
-  /** @param source the name of the source, because another source may lack the blobs */
+  /** @param source the name of the source; it is part of the key, because another source possibly lacks the blobs */
   get(source: string, top: TagTarget, platforms: ImageRequest['platforms']): readonly ResolvedImage[] | undefined {
     return this.#byDigest.get(keyOf(source, top, platforms));
   }
@@ -24,7 +25,7 @@ export class ImageCache {
     this.#byDigest.add(keyOf(source, top, platforms), images);
   }
 
-  /** @param target explicit layers; the same object hits */
+  /** @param target explicit layers; only the same object is a hit */
   getLayers(target: ImageTarget): readonly ResolvedImage[] | undefined {
     return this.#byLayers.get(target);
   }

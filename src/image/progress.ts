@@ -5,8 +5,8 @@ import type { ResolvedImage } from './request.ts';
 import { type LayerTimeline, TimelineRecorder } from './timeline.ts';
 
 /**
- * The live state of an image while it is unpacked. The unpacker makes it, `observe` keeps it current, and the queue and the
- * command line show it.
+ * The live state of an image while it is unpacked. The unpacker creates the state, `observe` updates it, and the queue
+ * and the command line show it.
  */
 
 /** The phase of a layer. `existed` and `applied` are final; `waiting` means that another job applies the layer. */

@@ -2,7 +2,7 @@ import type { ChainLayer, Layer } from '../oci/descriptor.ts';
 import type { BlobDigest } from '../oci/digest.ts';
 import type { Platform } from '../oci/platform.ts';
 
-/** What a job asks for, and the images that this resolves to. */
+/** The request of a job, and the images that it resolves to. */
 
 /** What to unpack from a source. */
 export type ImageTarget =
@@ -14,7 +14,7 @@ export type ImageTarget =
 
 export interface ImageRequest {
   readonly target: ImageTarget;
-  /** Which images of an index. Default: the one for the host's platform. */
+  /** The platforms to choose from an index. Default: the platform of the host. */
   readonly platforms?: readonly Platform[] | 'all';
 }
 
@@ -26,6 +26,8 @@ export interface ResolvedImage {
   readonly configDigest?: BlobDigest;
   /** Bottom-most first. */
   readonly layers: readonly ChainLayer[];
-  /** Deviations of its documents from the specification, and how each was read, one sentence each. */
+  /**
+   * One sentence for each deviation of its documents from the specification: what is wrong, and what it was treated as.
+   */
   readonly warnings: readonly string[];
 }

@@ -16,8 +16,8 @@ export interface ResolveOptions extends ReadOptions {
  * Resolves a request to images with their layers, bottom-most first. It reads and verifies tag, index, manifest and config.
  * Layers are not read, but a layer that cannot be unpacked fails here.
  *
- * From an index, or from images that share a tag, the platforms choose (`chooseImages`). A manifest that the request names
- * itself is taken for any platform, unless the request lists platforms.
+ * `chooseImages` chooses by platform from an index, or from images that share a tag. If the request has the digest of a
+ * manifest, the image is used on any platform, unless the request lists platforms.
  * @throws UnpackError IMAGE_NOT_FOUND (tag, index or manifest missing), BLOB_NOT_FOUND (config missing),
  *   PLATFORM_NOT_FOUND, MANIFEST_INVALID, UNSUPPORTED_MEDIA_TYPE, INVALID_JOB (malformed tag), LIMIT_EXCEEDED (a document
  *   is too long, or there are too many), and as readBlob
@@ -44,7 +44,7 @@ export async function resolveImages(
   return images;
 }
 
-/** The images of a request from the cache alone. `undefined` for a tag, because it may have moved. */
+/** The images of a request from the cache alone. `undefined` for a tag, because tags can move. */
 export function cachedImages(
   source: BlobSource,
   { target, platforms }: ImageRequest,

@@ -1,17 +1,17 @@
 import type { AppliedDiff, ApplyProgress } from '../rootfs/applier.ts';
 
 /**
- * The phases of one layer, in milliseconds since the job asked for its image. In order, the layer waits for a thread, is
- * unpacked, waits for the layers below, and is committed.
+ * The phases of one layer, in milliseconds since the job requested its image. In order, the layer waits for a thread,
+ * is unpacked, waits for the layers below, and is committed.
  */
 export interface LayerTimeline {
-  /** The image was resolved, so the layer could start. */
+  /** The time when the image was resolved; from then on the layer can start. */
   readonly queuedMs: number;
-  /** A thread started to unpack it. */
+  /** The time when a thread started to unpack the layer. */
   readonly startedMs: number;
-  /** Its last entry was written. */
+  /** The time when the last entry was written. */
   readonly unpackedMs: number;
-  /** The layers below were committed, so its sync and commit started. */
+  /** The time when all lower layers were committed; then sync and commit of this layer start. */
   readonly committingMs: number;
   readonly committedMs: number;
   /** Progress from `startedMs` to `unpackedMs`; counts only grow. */
@@ -19,9 +19,9 @@ export interface LayerTimeline {
 }
 
 /**
- * The progress of a layer at one moment: `[milliseconds since the image was asked for, bytes of the blob, bytes of the tar,
- * milliseconds waited for the network, milliseconds waited for the decompressor]`. It is a tuple, to keep the data of jobs
- * small.
+ * The progress of a layer at one moment: `[milliseconds since the image was requested, bytes of the blob, bytes of the
+ * tar, milliseconds waited for the network, milliseconds waited for the decompressor]`. It is a tuple, to keep the data
+ * of jobs small.
  */
 export type TimelineSample = readonly [
   atMs: number,
@@ -31,11 +31,14 @@ export type TimelineSample = readonly [
   decompressMs: number,
 ];
 
-/** Milliseconds between two samples at first. The interval doubles whenever a layer has more than SAMPLES. */
+/**
+ * The first interval between two samples, in milliseconds. The interval doubles when a layer has more than SAMPLES
+ * samples.
+ */
 const INTERVAL = 50;
-/** Maximum samples of one layer, enough for a chart as wide as a screen. */
+/** Maximum number of samples of one layer: enough for a chart as wide as a screen. */
 const SAMPLES = 32;
-/** Maximum samples of an image, shared by its layers: some kilobytes in the job's data. */
+/** Maximum number of samples of an image, shared by its layers: some kilobytes in the job's data. */
 const IMAGE_SAMPLES = 96;
 
 /** Records the timeline of one layer. */
@@ -48,7 +51,7 @@ export class TimelineRecorder {
   #samples: TimelineSample[] = [];
   #interval = INTERVAL;
 
-  /** @param now milliseconds since the job asked for the image */
+  /** @param now milliseconds since the job requested the image */
   constructor(now: () => number) {
     this.#now = now;
     this.#queuedMs = now();
@@ -112,5 +115,5 @@ function thinned(samples: readonly TimelineSample[], most: number): TimelineSamp
   });
 }
 
-/** Rounds to tenths of a millisecond; anything below is noise. */
+/** Rounds to tenths of a millisecond, because smaller differences are noise. */
 const rounded = (milliseconds: number): number => Math.round(milliseconds * 10) / 10;

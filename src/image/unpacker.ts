@@ -20,16 +20,16 @@ import type { ImageRequest, ResolvedImage } from './request.ts';
 import { cachedImages, resolveImages } from './resolve.ts';
 import type { Lookup, StoreKeeper, UnpackedImage, Unpacker, UnpackOptions } from './unpack.ts';
 
-/** What the settings of a process decide about unpacking: `unpackSettings` of src/config.ts. */
+/** The settings of a process for unpacking. `unpackSettings` (src/config.ts) returns them. */
 export interface UnpackSettings {
-  /** Maximum layers that are written at once. */
+  /** Maximum number of layers that are written at the same time. */
   readonly threads: number;
   /** Whether each layer is synced to disk before it is committed. */
   readonly durable: boolean;
   readonly apply: ApplySettings;
 }
 
-/** Failures after which leftovers may be in the store that could not be removed. */
+/** Failures after which leftovers are possibly still in the store. */
 const LEAVES_LEFTOVERS = new Set<FailureCode>(['STORE_FULL', 'STORE_FAILED', 'INTERNAL']);
 
 /** Makes an unpacker for one store. A worker makes one for all its jobs, `unpackd apply` one for its image. */
@@ -72,7 +72,7 @@ export function createUnpacker(
     return result;
   }
 
-  /** Whether a failed call may have left something in the store. */
+  /** Whether a failed call has possibly left something in the store. */
   let leftovers = false;
 
   async function unpack(found: Lookup, call: UnpackOptions = {}): Promise<UnpackedImage[]> {

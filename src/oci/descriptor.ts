@@ -14,7 +14,7 @@ export interface DescriptorLabels {
 /** OCI image spec, descriptor.md. */
 export interface Descriptor extends DescriptorLabels {
   readonly digest: BlobDigest;
-  /** Bytes of the content as stored. */
+  /** Size of the stored content in bytes. */
   readonly size: number;
   /** The content itself in base64, not verified yet: see `embeddedContent`. */
   readonly data?: string;
@@ -26,7 +26,10 @@ export interface Layer {
   readonly blob: Descriptor;
 }
 
-/** A layer of an image, with the chain ID of itself on all layers below it, which is the name of its snapshot. */
+/**
+ * A layer of an image with its chain ID. The chain ID identifies the layer and all layers below it, and is the name of
+ * the snapshot.
+ */
 export type ChainLayer = Layer & { readonly chainId: ChainId };
 
 /** Adds its chain ID to each layer of an image, bottom-most first. */
@@ -83,14 +86,14 @@ export function readLabels(fields: JsonFields): DescriptorLabels {
   };
 }
 
-/** The annotations that are texts. Others are ignored, because only annotations with texts are used. */
+/** The annotations that are texts. Annotations of other types are ignored, because only texts are used. */
 function readAnnotations(value: unknown): Record<string, string> | undefined {
   if (typeof value !== 'object' || value === null) return undefined;
   return Object.fromEntries(Object.entries(value).filter(([, one]) => typeof one === 'string'));
 }
 
 /**
- * The platform of a descriptor or of a config, which has the same fields. A missing operating system is read as Linux, as in
+ * The platform of a descriptor or of a config, which has the same fields. A missing operating system is treated as Linux, as in
  * containerd on Linux.
  * @returns `undefined` without an architecture, or if a field is malformed
  */
@@ -114,7 +117,7 @@ export function readPlatform(value: unknown, reading: JsonReading, path: string)
     return undefined;
   }
   if (!isText(architecture) || architecture === '') return undefined;
-  if (!os) reading.warn(`${fields.path('os')} is ${os === '' ? 'empty' : 'missing'}; it was read as linux`);
+  if (!os) reading.warn(`${fields.path('os')} is ${os === '' ? 'empty' : 'missing'}; treated as linux`);
   const osFeatures = Array.isArray(features) ? features.filter(isText) : [];
   return {
     os: isText(os) && os !== '' ? os : 'linux',

@@ -3,7 +3,10 @@ import { UnpackError } from '../errors.ts';
 
 declare const role: unique symbol;
 
-/** A valid `algorithm:hex` (OCI image spec, descriptor.md#digests). The brand tells what it is the digest of. */
+/**
+ * A valid `algorithm:hex` (OCI image spec, descriptor.md#digests). The brand distinguishes digests of blobs, of tars
+ * and of chains.
+ */
 export type Digest = string & { readonly [role]: 'blob' | 'diff' | 'chain' };
 /** The digest of stored bytes: a layer's blob, a manifest, an index or a config. */
 export type BlobDigest = Digest & { readonly [role]: 'blob' };

@@ -3,7 +3,7 @@ import { type DiffId, isDigest } from './digest.ts';
 import { fieldNames, JsonFields, JsonReading, readJson, shown } from './json-fields.ts';
 import type { Platform } from './platform.ts';
 
-/** Maximum bytes of a config. It is higher than for a manifest, because a config may have a long history. */
+/** Maximum size of a config in bytes. It is larger than for a manifest, because the history in a config can be long. */
 export const CONFIG_LIMIT = 8 * 1024 * 1024;
 
 /** The fields of an image's config that unpacking needs (OCI image spec, config.md). */
@@ -14,7 +14,7 @@ export interface ImageConfig {
   readonly diffIds: readonly DiffId[];
   /** Whether the config has the field `rootfs`. */
   readonly hasRootfs: boolean;
-  /** Deviations from the specification, and how each was read. */
+  /** Deviations from the specification, and what each was treated as. */
   readonly warnings: readonly string[];
 }
 
@@ -24,7 +24,7 @@ const ROOTFS = fieldNames('type', 'diff_ids');
 /**
  * Parses an image's config. Strict about the DiffIDs, lenient about all other fields.
  * @param bytes verified by the caller
- * @param what names the config in messages
+ * @param what the name of the config in messages
  * @throws UnpackError MANIFEST_INVALID
  */
 export function parseConfig(bytes: Uint8Array, what: string): ImageConfig {
@@ -44,7 +44,7 @@ function diffIdsOf(rootfs: unknown, reading: JsonReading): DiffId[] {
   const fields = new JsonFields(rootfs, ROOTFS, reading, 'rootfs');
   const type = fields.get('type');
   if (type !== 'layers') {
-    reading.warn(`rootfs.type is ${type === undefined ? 'missing' : shown(type)}; it was read as "layers"`);
+    reading.warn(`rootfs.type is ${type === undefined ? 'missing' : shown(type)}; treated as "layers"`);
   }
   return fields.list('diff_ids').map((digest, index): DiffId => {
     if (typeof digest === 'string' && isDigest(digest)) return digest as string as DiffId; // `as`: checked, and these are digests of tars

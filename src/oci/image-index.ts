@@ -17,7 +17,7 @@ export interface IndexEntry {
   readonly descriptor?: Descriptor;
   /** Why there is no descriptor. */
   readonly problem?: UnpackError;
-  /** Deviations in this entry. They matter only if the entry is chosen. */
+  /** Deviations in this entry. They are reported only if the entry is chosen. */
   readonly warnings: readonly string[];
 }
 
@@ -70,7 +70,7 @@ export interface TaggedImage extends Descriptor {
 }
 
 /**
- * Finds the image with a tag in the index of an image layout. Several images may share a tag, one for each platform.
+ * Finds the image with a tag in the index of an image layout. Several images can share a tag, one for each platform.
  * @throws UnpackError IMAGE_NOT_FOUND with the tags that exist; MANIFEST_INVALID if the entry with the tag is malformed
  */
 export function findTag(index: ImageIndex, tag: string, where: string): TaggedImage {

@@ -4,7 +4,7 @@ import { plain, UnpackError } from '../errors.ts';
 /**
  * Reads the JSON documents of registries as containerd does, with the rules of Go's `encoding/json`:
  *
- * - The names of fields may be in any letter case. Two spellings with different values are refused.
+ * - The case of letters in the names of fields does not matter. Two spellings with different values are refused.
  * - `null` is the same as a missing field.
  * - Bytes that are not UTF-8 become U+FFFD.
  *
@@ -13,7 +13,7 @@ import { plain, UnpackError } from '../errors.ts';
  * are not checked.
  */
 
-/** Maximum characters of a quotation in a message. */
+/** Maximum number of characters of a quotation in a message. */
 const MAX_QUOTE = 60;
 
 /** A document that is being read: its name for messages, and the warnings so far. */
@@ -26,7 +26,7 @@ export class JsonReading {
     this.what = what;
   }
 
-  /** @param sentence as in `os is missing; it was read as linux` */
+  /** @param sentence for example `os is missing; treated as linux` */
   warn(sentence: string): void {
     this.warnings.push(plain(`${this.what}: ${sentence}`));
   }
@@ -58,7 +58,7 @@ export function readJson(bytes: Uint8Array, reading: JsonReading): unknown {
     throw reading.wrong(text === '' ? 'it is empty' : `it is not JSON, and begins with ${shown(text)}`, cause);
   }
   if (bytes[0] === 0xef) reading.warn('it begins with a byte order mark, which was ignored');
-  if (!isUtf8(bytes)) reading.warn('it has bytes that are not UTF-8; they were read as U+FFFD');
+  if (!isUtf8(bytes)) reading.warn('it has bytes that are not UTF-8; treated as U+FFFD');
   return value;
 }
 
@@ -93,7 +93,7 @@ export class JsonFields {
         throw reading.wrong(`${this.path(name)} occurs in two spellings with different values`);
       }
       this.#values.set(name, one);
-      if (key !== name) reading.warn(`${this.path(key)} was read as ${JSON.stringify(name)}`);
+      if (key !== name) reading.warn(`${this.path(key)} is treated as ${JSON.stringify(name)}`);
     }
   }
 
@@ -130,7 +130,7 @@ export class JsonFields {
     if (Array.isArray(value)) return value;
     if (value !== undefined) throw this.unexpected(name, 'a list');
     const found = this.has(name) ? 'null' : 'missing';
-    this.reading.warn(`${this.path(name)} is ${found}; it was read as an empty list`);
+    this.reading.warn(`${this.path(name)} is ${found}; treated as an empty list`);
     return [];
   }
 }

@@ -12,7 +12,10 @@ import {
   plainType,
 } from './media-type.ts';
 
-/** Maximum bytes of a manifest or an index, as in registries (distribution spec, "Pushing Manifests"). */
+/**
+ * Maximum size of a manifest or an index in bytes; the same limit as in registries (distribution spec, "Pushing
+ * Manifests").
+ */
 export const DOCUMENT_LIMIT = 4 * 1024 * 1024;
 
 export interface ImageManifest {
@@ -21,7 +24,7 @@ export interface ImageManifest {
   readonly layers: readonly Descriptor[];
   /** Set if the manifest is declared as an artifact of this type. */
   readonly artifactType?: string;
-  /** Deviations from the specification, and how each was read. */
+  /** Deviations from the specification, and what each was treated as. */
   readonly warnings: readonly string[];
 }
 
@@ -30,12 +33,13 @@ export type ImageDocument = ({ readonly kind: 'index' } & ImageIndex) | ({ reado
 const DOCUMENT = fieldNames('schemaVersion', 'mediaType', 'artifactType', 'manifests', 'config', 'layers', 'fsLayers');
 
 /**
- * Parses a manifest or an index, OCI or Docker schema 2. Its own media type, the media type in its descriptor and its fields
- * must agree on which of the two it is. A document with the fields of both is refused, because two readers could see
- * different images (OCI advisory GHSA-mc8v-mgrf-8f4m). OCI and Docker types are equivalent. Generic media types are ignored.
+ * Parses a manifest or an index, OCI or Docker schema 2. Its own media type, the media type in its descriptor and its
+ * fields must all be those of a manifest, or all those of an index. A document with the fields of both is refused,
+ * because two readers could see different images (OCI advisory GHSA-mc8v-mgrf-8f4m). OCI and Docker types are
+ * equivalent. Generic media types are ignored.
  * @param bytes verified by the caller
  * @param what names the document in messages
- * @param promised the media type in its descriptor, if there is one; may be empty
+ * @param promised the media type in its descriptor, if there is one; possibly empty
  * @throws UnpackError MANIFEST_INVALID; UNSUPPORTED_MEDIA_TYPE for schema 1, for artifacts, and for other documents
  */
 export function parseDocument(bytes: Uint8Array, what: string, promised?: string): ImageDocument {
@@ -44,7 +48,7 @@ export function parseDocument(bytes: Uint8Array, what: string, promised?: string
   const kind = kindOf(fields, promised);
   const version = fields.get('schemaVersion');
   if (version !== 2) {
-    reading.warn(`schemaVersion is ${version === undefined ? 'missing' : shown(version)}; it was read as 2`);
+    reading.warn(`schemaVersion is ${version === undefined ? 'missing' : shown(version)}; treated as 2`);
   }
   const { warnings } = reading;
   if (kind === 'index') return { kind, manifests: readEntries(fields.list('manifests'), what), warnings };
@@ -96,7 +100,7 @@ function kindOf(fields: JsonFields, promised: string | undefined): DocumentKind 
   ].join(', ');
   if (kinds.size > 1) throw reading.wrong(`its fields and media types contradict each other: ${says}`);
   const named = own && promised && documentKind(own) && documentKind(promised);
-  if (named && plainType(own) !== plainType(promised)) reading.warn(`${says}; it was read as an ${NAME[kind]}`);
+  if (named && plainType(own) !== plainType(promised)) reading.warn(`${says}; treated as an ${NAME[kind]}`);
   return kind;
 }
 
@@ -116,7 +120,7 @@ function typesOf(
     if (kind !== undefined) {
       kinds.push(kind);
       if (mediaType !== plainType(mediaType))
-        reading.warn(`${where} is ${shown(mediaType)}; it was read as ${plainType(mediaType)}`);
+        reading.warn(`${where} is ${shown(mediaType)}; treated as ${plainType(mediaType)}`);
     } else if (namesNothing(mediaType) || (mediaType === own && toldByFields)) {
       reading.warn(`${where} is ${shown(mediaType)}; its fields decide what it is`);
     } else {
@@ -132,8 +136,9 @@ function typesOf(
 const NAME: Readonly<Record<DocumentKind, string>> = { index: 'image index', manifest: 'image manifest' };
 
 /**
- * Refuses known artifacts that are not images. Other media types of a config only give a warning, because some registries
- * and tools write generic types, and containerd ignores the type. The config itself shows whether it has layers.
+ * Refuses known artifacts that are not images. Other media types of a config cause only a warning, because some
+ * registries and tools write generic types, and containerd ignores the type. The config itself shows whether it has
+ * layers.
  */
 function checkConfigType(artifactType: string | undefined, config: Descriptor, reading: JsonReading): void {
   const { mediaType } = config;
@@ -146,12 +151,12 @@ function checkConfigType(artifactType: string | undefined, config: Descriptor, r
   }
   if (!isConfigType(mediaType)) {
     const found = mediaType === '' ? 'missing or empty' : shown(mediaType);
-    reading.warn(`config.mediaType is ${found}; it was read as the config of an image`);
+    reading.warn(`config.mediaType is ${found}; treated as the config of an image`);
   } else if (mediaType !== plainType(mediaType)) {
-    reading.warn(`config.mediaType is ${shown(mediaType)}; it was read as ${plainType(mediaType)}`);
+    reading.warn(`config.mediaType is ${shown(mediaType)}; treated as ${plainType(mediaType)}`);
   }
   if (artifactType !== undefined && !isConfigType(artifactType)) {
-    reading.warn(`artifactType is ${shown(artifactType)}; it was read as an image, because its config lists layers`);
+    reading.warn(`artifactType is ${shown(artifactType)}; treated as an image, because its config lists layers`);
   }
 }
 

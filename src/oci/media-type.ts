@@ -36,7 +36,7 @@ const LAYER =
 export interface LayerType {
   /** The declared compression. The bytes of the blob decide. */
   readonly compression: Compression;
-  /** Non-distributable ("foreign"): its publisher serves it from another place, so a mirror may not have it. */
+  /** Non-distributable ("foreign"): its publisher serves it from another place, so the mirror possibly lacks it. */
   readonly foreign: boolean;
   /** Whether the type is spelled as in the specifications. */
   readonly exact: boolean;

@@ -30,7 +30,7 @@ export function parsePlatform(text: string): Platform {
   if (!os || !architecture || variant === '' || rest.length > 0) {
     throw new UnpackError(
       'INVALID_JOB',
-      `${JSON.stringify(text)} is not a platform: write os/architecture or os/architecture/variant, as in linux/arm64/v8`,
+      `${JSON.stringify(text)} is not a platform: write os/architecture or os/architecture/variant, for example linux/arm64/v8`,
     );
   }
   return normalized(variant === undefined ? { os, architecture } : { os, architecture, variant });

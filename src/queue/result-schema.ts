@@ -87,7 +87,7 @@ export const resultSchema = z
     attempts: z.number().int().min(1).meta({ description: 'The number of attempts, including this one.' }),
     warnings: z.array(z.string()).meta({
       description:
-        'One sentence for each thing that was left out, with the reason, and for each fault in the documents of the image, with how it was read. Every job for the image reports the same faults of its documents.',
+        'One sentence for each thing that was left out, with the reason, and for each fault in the documents of the image, with what it was treated as. Every job for the image reports the same faults of its documents.',
     }),
   })
   .meta({ title: 'Result of an unpack job' });

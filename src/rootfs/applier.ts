@@ -16,10 +16,10 @@ export interface Applier {
   apply(blob: Descriptor, mounts: readonly Mount[], options: ApplyOptions): Promise<AppliedDiff>;
 }
 
-/** How layers are read. Made once from the settings of the process, and passed on as one object. */
+/** Settings for reading layers. They are made once from the settings of the process, and passed on as one object. */
 export interface ApplySettings {
   readonly limits: LayerLimits;
-  /** Whether native decompressors are called directly. */
+  /** Whether gzip and zstd are decompressed by native code (ISA-L, and the zstd inside Node) instead of node:zlib. */
   readonly native: boolean;
 }
 
@@ -27,7 +27,10 @@ export interface ApplyOptions {
   readonly below: Below;
   /** The findings of the previous pass over this layer; `undefined` in the first pass. */
   readonly findings?: PassFindings | undefined;
-  /** The digest that the tar should have. It sets the digest algorithm; a blob with the same digest is the tar itself. */
+  /**
+   * The expected digest of the tar. Its algorithm is used for the tar, too. A blob with the same digest is the tar
+   * itself.
+   */
   readonly diffId: DiffId;
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: ApplyProgress) => void) | undefined;
@@ -35,9 +38,9 @@ export interface ApplyOptions {
 
 /** The progress of one layer. Counts only grow. */
 export interface ApplyProgress {
-  /** Bytes of the blob that were fetched. */
+  /** Number of fetched bytes of the blob. */
   readonly fetched: number;
-  /** Bytes of the tar that were read. */
+  /** Number of tar bytes that were read. */
   readonly unpacked: number;
   readonly entries: number;
   /** Milliseconds that the thread waited for the network, and for the decompressor; absent if not measured. */
@@ -48,15 +51,15 @@ export interface ApplyProgress {
 export interface AppliedDiff extends WrittenLayer {
   /** Digest of the uncompressed tar. */
   readonly digest: DiffId;
-  /** Bytes of the blob. */
+  /** Size of the blob in bytes. */
   readonly compressedBytes: number;
-  /** Bytes of the tar. */
+  /** Size of the tar in bytes. */
   readonly uncompressedBytes: number;
   readonly entries: number;
   readonly timings: ApplyTimings;
 }
 
-/** Where the time of a layer went, in milliseconds. The first three add up to `totalMs`. */
+/** The durations of the work on a layer in milliseconds. `totalMs` is the sum of the other three. */
 export interface ApplyTimings {
   /** Waiting for the network. */
   readonly fetchMs: number;
@@ -64,7 +67,7 @@ export interface ApplyTimings {
   readonly decompressMs: number;
   /** Digesting the tar and writing its entries. */
   readonly writeMs: number;
-  /** From the start of the work on a thread to its end. */
+  /** The whole work on the apply thread. */
   readonly totalMs: number;
 }
 

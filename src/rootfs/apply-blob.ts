@@ -17,7 +17,9 @@ import type { AppliedDiff, ApplyProgress, ApplySettings } from './applier.ts';
 /** One layer, and where it is written. */
 export interface LayerTask {
   readonly blob: Descriptor;
-  /** The digest that the tar should have. The tar is digested by the same algorithm; the caller compares. */
+  /**
+   * The expected digest of the tar. The tar is digested with the same algorithm, and the caller compares the digests.
+   */
   readonly diffId: DiffId;
   readonly target: DiffTarget;
   /** The findings of the previous pass over the layer. */
@@ -29,18 +31,18 @@ export interface ApplyingThread {
   /** Whether every core has a layer to write. If so, no work is handed to further threads. */
   readonly busy: () => boolean;
   readonly signal: AbortSignal;
-  /** Called within long synchronous work; throws once `signal` is aborted. */
+  /** Called during long synchronous work. It throws after `signal` has been aborted. */
   readonly checkpoint: Checkpoint;
   readonly onProgress: (progress: ApplyProgress) => void;
 }
 
-/** Failures of the archive that a damaged download can cause too. */
+/** Failures of the archive that can also be caused by a damaged download. */
 const MAYBE_CORRUPTED = new Set(['LAYER_CORRUPT', 'LAYER_UNSAFE', 'LIMIT_EXCEEDED', 'DIFF_ID_MISMATCH']);
 
 /**
- * Streams one blob into a directory: it is fetched, decompressed, digested, read and written at the same time, and no copy
- * is kept. Files are written with synchronous calls, so run it on a thread of its own (workers/apply.ts); decompression
- * runs beside it.
+ * Streams one blob into a directory: fetches, decompresses, digests, reads and writes at the same time, without a copy
+ * of the blob. Files are written with synchronous calls, so run it on a thread of its own (workers/apply.ts);
+ * decompression runs beside it.
  * @throws UnpackError. The caller removes what has been written.
  */
 export async function applyBlob(
@@ -59,7 +61,7 @@ export async function applyBlob(
   const declared = layerCompression(blob.mediaType);
   let actual: Compression = declared;
   let unpacked = 0;
-  /** Milliseconds without a piece to write: while bytes of the blob were missing, and while they were inflated. */
+  /** Milliseconds without a piece to write: waiting for bytes of the blob, and waiting for the decompressor. */
   let [fetchMs, decompressMs] = [0, 0];
   try {
     const pieces = decompress(download, {
@@ -88,7 +90,7 @@ export async function applyBlob(
     } finally {
       await pieces.return?.(undefined);
     }
-    // compressed data can end before the blob does; the rest must be read to verify size and digest
+    // bytes can follow the compressed data; they must be read to verify size and digest of the blob
     await download.drain();
     reader.finish();
     writer.finish();
@@ -118,8 +120,8 @@ export async function applyBlob(
 }
 
 /**
- * A warning for a media type that does not fit the bytes. The manifest cannot be corrected without changing its digest, so
- * the layer is unpacked all the same.
+ * A warning for a media type that contradicts the bytes. The layer is unpacked anyway, because a corrected manifest
+ * would have another digest.
  */
 function wrongMediaType(mediaType: string, declared: Compression, actual: Compression, bytes: number): string[] {
   if (actual === declared) return [];
@@ -144,12 +146,14 @@ async function digestAndWrite(digest: StreamHash, piece: Buffer, busy: boolean, 
 }
 
 /**
- * The chunks of a blob, for a decompressor that may stop before the end of the blob; `drain` then reads the rest.
+ * The chunks of a blob, for a decompressor that can stop before the last byte of the blob. In this case `drain` reads
+ * the rest.
  *
- *     reading ──last chunk──▶ complete
- *        └────fetch error───▶ failed
+ *     reading → complete   after the last chunk
+ *     reading → failed     by an error of the fetch
+ *     any state → closed   by `close`
  *
- * `close` leads from each of them to `closed`. A read in `failed` throws the same error again, a read in `closed` is a bug.
+ * A read in `failed` throws the same error again. A read in `closed` is a bug.
  */
 class Download implements AsyncIterable<Buffer> {
   private readonly chunks: AsyncGenerator<Buffer>;
@@ -161,7 +165,7 @@ class Download implements AsyncIterable<Buffer> {
     this.chunks = chunks;
   }
 
-  /** The iterator has no `return`, so that a reader that leaves early does not end the download. */
+  /** The iterator has no `return`, so that the download continues when a reader stops early. */
   [Symbol.asyncIterator](): AsyncIterator<Buffer> {
     return { next: () => this.next() };
   }
@@ -189,20 +193,20 @@ class Download implements AsyncIterable<Buffer> {
   }
 
   private assertReadable(): void {
-    if (this.state === 'closed') throw new Error('a chunk was asked for after the download was closed');
+    if (this.state === 'closed') throw new Error('a chunk was requested after the download was closed');
     if (this.state === 'failed') throw this.failure;
   }
 
   private complete(): void {
-    // of two reads under way, the second ends without an error after the first has failed
+    // if two reads are pending and the first fails, the second returns no error
     if (this.state === 'failed') throw this.failure;
     if (this.state === 'reading') this.state = 'complete';
   }
 }
 
 /**
- * The error to report. A blob that arrives damaged fails in the decompressor or in the archive long before its digest is
- * known, so the rest is read; if size or digest are wrong, that is the cause.
+ * The error to report. A damaged blob causes an error in the decompressor or in the archive before its digest is known.
+ * So the rest of the blob is read, and a wrong size or digest is reported as the cause.
  */
 async function causeOf(failure: UnpackError, download: Download): Promise<UnpackError> {
   if (!MAYBE_CORRUPTED.has(failure.code)) return failure;

@@ -18,7 +18,7 @@ import type { ChainLocks } from './chain-locks.ts';
 import { extractionKey, removeLeftoversOf, viewKey } from './leftovers.ts';
 import { LockWaits } from './lock-waits.ts';
 
-/** Maximum keys that are tried for one extraction. Keys are random, so a second one is rare. */
+/** Maximum number of keys that are tried for one extraction. Keys are random, so a second key is rarely needed. */
 const MAX_KEYS = 16;
 
 export interface ApplyLayersOptions {
@@ -30,7 +30,10 @@ export interface ApplyLayersOptions {
   readonly signal?: AbortSignal | undefined;
   readonly observer?: LayerObserver;
   readonly log?: Log | undefined;
-  /** Called before a layer is written. The function it returns is called before the commit; it syncs all writes since then. */
+  /**
+   * Called before a layer is written. The returned function is called before the commit, and syncs all writes since
+   * `watch` was called.
+   */
   readonly watch?: () => () => Promise<void>;
 }
 
@@ -45,7 +48,7 @@ export interface LayerObserver {
  * Applies the layers of an image (bottom-most first) that the store lacks, each on its parent. The top layer is looked up
  * first, then the missing layers are found from the top down, as containerd does it (rootfs/apply.go).
  * @returns the chain ID of the top layer
- * @throws UnpackError with the layer in its details; layers that are committed already stay
+ * @throws UnpackError with the layer in its details; layers that are already committed stay
  */
 export async function applyLayers(
   layers: readonly ChainLayer[],
@@ -91,12 +94,11 @@ interface Extraction extends AsyncDisposable {
 /**
  * The layers of one image on their way into a store.
  *
- * `ensure(n)` makes layer n exist. It takes the lock on the chain ID, then `create` prepares an extraction snapshot, writes
- * the layer and commits it. The parent is looked up by `prepare`, so that it cannot be removed after it was seen. If the
- * parent is missing,
- *  - a store that can rebase gets the layer written at once, while the layers below are made, and its parent at commit;
- *  - any other store gets the parent first.
- * In both cases a layer is committed after its parent.
+ * `ensure(n)` makes layer n exist. It takes the lock on the chain ID, then `create` prepares an extraction snapshot,
+ * writes the layer and commits it. `prepare` looks the parent up, so that nobody can remove the parent after the
+ * lookup. If the parent is missing, - in a store that can rebase, the layer is written at once, while the layers below
+ * are made, and gets its parent at commit; - in any other store, the parent is made first. In both cases a layer is
+ * committed after its parent.
  */
 class Chain {
   private readonly layers: readonly PlacedLayer[];
@@ -119,7 +121,7 @@ class Chain {
       if (await this.snapshotter.has(chainId)) return this.existed(index);
       this.options.observer?.phase(index, 'waiting');
       using _lock = await this.options.locks.acquire(chainId, signal, this.waits);
-      // the previous holder of the lock may have committed the layer
+      // the previous holder of the lock has possibly committed the layer
       if (await this.snapshotter.has(chainId)) return this.existed(index);
       await removeLeftoversOf(this.snapshotter, chainId, this.options.log);
       return await this.create(index, signal);
@@ -145,7 +147,10 @@ class Chain {
     );
   }
 
-  /** Makes the snapshot that the layer is written into; its parent too, if that is missing and the store cannot rebase. */
+  /**
+   * Makes the snapshot that the layer is written into. If the parent is missing and the store cannot rebase, it makes
+   * the parent first.
+   */
   private async prepare(index: number, signal: AbortSignal | undefined): Promise<Extraction> {
     const { snapshotter, options } = this;
     const { chainId } = this.layer(index);
@@ -185,8 +190,8 @@ class Chain {
   }
 
   /**
-   * Writes the layer once. If its parent comes later, the layers below are made meanwhile; then the directories that the
-   * layer does not name take their attributes from the parent.
+   * Writes the layer once. If its parent does not exist yet, the layers below are made at the same time. After that,
+   * directories without an entry in the layer get their attributes from the parent.
    * @param findings of the previous pass
    */
   private async extract(
@@ -214,7 +219,7 @@ class Chain {
     const failures: unknown[] = []; // the first is the cause, the second its consequence
     const applying = this.apply(index, mounts, { ...options, signal: either(stopApply) }).catch((error: unknown) => {
       failures.push(error);
-      // if the layer will be retried, the layers below are worth finishing
+      // if the layer will be retried, let the layers below finish
       if (toUnpackError(error).retry === 'never') stopParent.abort(error);
       return undefined;
     });
@@ -236,7 +241,7 @@ class Chain {
     if (blob === undefined) {
       throw new UnpackError('STORE_FAILED', `the layer below, ${shortDigest(chainId)}, is not in the store`);
     }
-    // only the first pass is reported, because counts must not go back
+    // only the first pass reports progress, because counts must not decrease
     const observer = options.findings === undefined ? this.options.observer : undefined;
     const onProgress = (progress: ApplyProgress): void => {
       observer?.phase(index, 'applying');
@@ -256,7 +261,7 @@ class Chain {
   }
 
   /**
-   * Gives the directories that the layer does not name the attributes that they have in its parent, which exists now.
+   * Gives directories without an entry in the layer their attributes in the parent. The parent exists now.
    * @returns whether the layer needs another pass
    */
   private async copyParentAttributes(
@@ -302,13 +307,13 @@ class Chain {
     return 'applied';
   }
 
-  /** Reports the layer and all below it: a snapshot is never without its parents. */
+  /** Reports that the layer and all layers below exist: if a snapshot exists, its parents exist. */
   private existed(index: number): 'existed' {
     for (let i = index; i >= 0; i--) this.options.observer?.phase(i, 'existed');
     return 'existed';
   }
 
-  /** Removes a snapshot that is not needed any more. A failure is logged only. */
+  /** Removes a snapshot that is not needed any more. A failure is only logged. */
   private async discard(key: string): Promise<void> {
     try {
       await this.snapshotter.remove(key);
@@ -323,9 +328,9 @@ class Chain {
     this.options.log?.('info', `layer ${index + 1} of ${this.layers.length} ${what}`, { key });
   }
 
-  /** Adds to a failure which layer it belongs to, unless a layer below has done so. */
+  /** Adds the layer to a failure, unless the failure already has a lower layer. */
   private located(error: unknown, index: number): UnpackError {
-    // this code never makes a call that the store should refuse
+    // a call that the store refuses is a bug of this code
     const refused = error instanceof SnapshotError;
     const failure = refused ? new UnpackError('STORE_FAILED', error.message, { cause: error }) : toUnpackError(error);
     if (failure.details.layerIndex !== undefined) return failure;

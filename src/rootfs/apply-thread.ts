@@ -5,7 +5,7 @@ import type { BlobGrant, SignatureRefusal, SignedUrl } from '../source/source-sp
 import type { AppliedDiff, ApplyProgress, ApplySettings } from './applier.ts';
 import type { LayerTask } from './apply-blob.ts';
 
-/** Maximum milliseconds that `end` waits for the thread to exit. */
+/** Time limit in milliseconds for the thread to exit after `end` was called. */
 const END_LIMIT = 5000;
 
 /** One layer for an apply thread. */
@@ -13,7 +13,7 @@ export interface ApplyTask {
   readonly source: BlobGrant;
   readonly layer: LayerTask;
   readonly settings: ApplySettings;
-  /** How many layers this process writes at the moment: one number in memory that all threads share. */
+  /** The number of layers that this process is writing, in memory that all threads share. */
   readonly writing: Int32Array<SharedArrayBuffer>;
 }
 
@@ -49,10 +49,12 @@ type Renew = (refused: SignatureRefusal) => Promise<BlobGrant>;
  */
 export class ApplyThread {
   readonly #worker: Worker;
-  /** Not 0 while a message waits. The thread checks it within a task, because its event loop is blocked then. */
+  /**
+   * Not 0 while a message is pending. The thread checks this value during a task, because a task blocks the event loop.
+   */
   readonly #urgent = new Int32Array(new SharedArrayBuffer(4));
   #caller: Caller | undefined;
-  /** The error of the thread's end; `undefined` while it is alive. */
+  /** The error with which the thread exited; `undefined` while the thread is alive. */
   #ended: unknown;
 
   /** @throws UnpackError STORE_FAILED if the machine cannot start another thread */
@@ -67,10 +69,10 @@ export class ApplyThread {
     this.#worker.unref();
     this.#worker.on('message', (report: ApplyReport) => this.#receive(report));
     this.#worker.on('error', (error) => this.#fail(startError(error)));
-    this.#worker.on('exit', () => this.#fail(new Error('the apply thread was ended')));
+    this.#worker.on('exit', () => this.#fail(new Error('the apply thread has exited')));
   }
 
-  /** Whether it can run a task, now or after the current one. */
+  /** Whether the thread can run a task, now or after the current task. */
   get alive(): boolean {
     return this.#ended === undefined;
   }
@@ -91,7 +93,7 @@ export class ApplyThread {
     this.#caller = { resolve, reject, onProgress, renew };
     this.#worker.ref();
     this.#send({ task });
-    // messages are read in order, so an abort cannot hit the next task
+    // messages are read in order, so an abort cannot affect the next task
     if (signal?.aborted) abort();
     signal?.addEventListener('abort', abort, { once: true });
     try {
@@ -103,9 +105,9 @@ export class ApplyThread {
   }
 
   /**
-   * Ends the thread; its current task fails. The thread exits by itself, because `terminate()` inside a native call aborts
-   * the whole process (Node-API: the addon's exception cannot be thrown any more). After 5 s without an answer, the thread
-   * is left running until the process exits.
+   * Asks the thread to exit; its current task fails. `terminate()` is not used, because during a native call it aborts
+   * the whole process (Node-API: the addon's exception cannot be thrown any more). If the thread does not exit within 5
+   * s, it runs until the process exits.
    */
   async end(): Promise<void> {
     if (this.#ended !== undefined) return;
@@ -149,7 +151,7 @@ export class ApplyThread {
     } catch (error) {
       renewed = { error: toUnpackError(error).serialize() };
     }
-    // the task that asked may have ended meanwhile
+    // the task that sent the request has possibly finished
     if (this.#caller === caller) this.#send({ renewed });
   }
 
@@ -160,7 +162,7 @@ export class ApplyThread {
   }
 }
 
-/** A thread that cannot start is STORE_FAILED: a limit of the machine was reached, which the message names. */
+/** The error for a thread that cannot start: STORE_FAILED, because a limit of the machine was reached. */
 function startError(error: unknown): unknown {
   if (!(error instanceof Error) || !('code' in error) || error.code !== 'ERR_WORKER_INIT_FAILED') return error;
   return new UnpackError(

@@ -16,23 +16,25 @@ const LAST_PAUSE = 100;
 /** Size of a lock file in bytes. */
 const HOLDER_BYTES = 2048;
 
-// not node:fs/promises: its file handles close asynchronously, and a lock must end in the same turn as its descriptor
+// not node:fs/promises: its file handles close asynchronously, but a lock must be released in the same turn as its
+// descriptor
 const openFile = promisify(open);
 const writeFile = promisify(write);
 
 /**
  * Locks on chain IDs, so that all processes that share a store extract a layer at most once at a time: flock(2) on
- * `ROOT/locks/CHAIN`. After the wait, the layer is committed, or its extraction has failed and the waiter does it.
+ * `ROOT/locks/CHAIN`. After the wait, the layer is committed; or its extraction has failed, and the waiting call
+ * extracts the layer.
  *
  * The kernel releases the locks of a dead process, so there is no lease that has to expire. A process that is stopped
- * (SIGSTOP) keeps its locks. Therefore the file names the holder, and waiters report it.
+ * (SIGSTOP) keeps its locks. Therefore the holder is written into the lock file, and waiting calls report it.
  *
  * Use one object for all calls of a process on one store: a lock that another object holds counts as another process's.
  * Deadlock is impossible: a job takes the locks of its chain from the top down, and each layer has one parent.
  */
 export class ChainLocks {
   private readonly directory: string;
-  /** The locks that this object holds, by path, each with the waits of its holder. */
+  /** The locks that this object holds, with their paths as keys. Each value is the waits of the holder. */
   private readonly held = new Map<string, LockWaits>();
 
   /** @param root the store's directory */
@@ -42,7 +44,7 @@ export class ChainLocks {
 
   /**
    * Waits for the lock.
-   * @param waits records which process holds the lock meanwhile
+   * @param waits records which process holds the lock during the wait
    * @throws UnpackError the signal's reason, if it is aborted during the wait; STORE_FAILED
    */
   async acquire(chainId: ChainId, signal?: AbortSignal, waits: LockWaits = new LockWaits()): Promise<Disposable> {
@@ -63,7 +65,7 @@ export class ChainLocks {
     }
   }
 
-  /** The lock, or `undefined` if it is held already. @throws UnpackError STORE_FAILED */
+  /** The lock, or `undefined` if somebody holds it. @throws UnpackError STORE_FAILED */
   async tryAcquire(chainId: ChainId, waits: LockWaits = new LockWaits()): Promise<Disposable | undefined> {
     await mkdir(this.directory, { mode: 0o700 }).catch((error: unknown) => {
       const errno = errnoOf(error);
@@ -77,7 +79,7 @@ export class ChainLocks {
       throw openError(name, error);
     });
     try {
-      // the previous holder may have removed the file meanwhile; a lock on a removed file excludes nobody
+      // the previous holder has possibly removed the file; a lock on a removed file excludes nobody
       if (tryLock(fd) && statAt(AT_FDCWD, path)?.inode === statFd(fd).inode) {
         this.held.set(name, waits);
         await writeHolder(fd, waits);
@@ -87,7 +89,7 @@ export class ChainLocks {
             try {
               unlinkAt(AT_FDCWD, path);
             } catch {
-              // the disk has failed; the file without flock locks nothing, and its next holder removes it
+              // the disk has failed; a file without flock is no lock, and the next holder removes the file
             } finally {
               close(fd);
             }
@@ -123,7 +125,9 @@ export class ChainLocks {
     }
   }
 
-  /** The other process that a held lock depends on: its holder, or whoever blocks its holder in this process. */
+  /**
+   * The other process that must release a held lock: the holder, or the process that blocks the holder in this process.
+   */
   private blocking(chainId: ChainId): LockWait | undefined {
     const own = this.held.get(this.path(chainId));
     return own === undefined ? this.heldElsewhere(chainId) : own.blockedBy;
@@ -136,10 +140,10 @@ export class ChainLocks {
 
 /** Writes the holder into the lock file. */
 async function writeHolder(fd: number, { owner }: LockWaits): Promise<void> {
-  // padded to a fixed size: truncating is a second step, and a reader could come between the two
+  // padded to a fixed size, because a reader could read between a write and a truncation
   const text = Buffer.alloc(HOLDER_BYTES, ' ');
   text.write(holderText(owner));
-  // the lock works without the text, so a full disk is no error here
+  // ignored on a full disk, because the lock works without the text
   await writeFile(fd, text, 0, text.length, 0).catch(() => {});
 }
 

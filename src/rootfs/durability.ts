@@ -22,8 +22,8 @@ export class StoreSync implements Disposable {
   }
 
   /**
-   * Call it before a layer is written, and the function it returns when the layer is written. That function resolves once
-   * all earlier writes are on disk.
+   * Call `watch` before a layer is written, and the returned function after the layer is written. The returned function
+   * resolves when all earlier writes are on disk.
    * @throws system errors; the returned function throws UnpackError STORE_FAILED if any write since `watch` was lost
    */
   watch(): () => Promise<void> {
@@ -70,7 +70,7 @@ export class StoreSync implements Disposable {
   private lost(cause?: unknown): UnpackError {
     return new UnpackError(
       'STORE_FAILED',
-      `${this.path}: not all that was written has reached the disk (syncfs), so nothing of it is committed; see the kernel log (dmesg), and check whether a thin volume below is full`,
+      `${this.path}: not all writes have reached the disk (syncfs), so the layer is not committed; see the kernel log (dmesg), and check whether a thin volume below is full`,
       { cause },
     );
   }

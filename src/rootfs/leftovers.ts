@@ -17,7 +17,9 @@ export function extractionKey(chainId: ChainId): string {
   return `${EXTRACTION}${unique()} ${chainId}`;
 }
 
-/** The key of the view that shows a layer's lower layers while the layer gets attributes of its parent. */
+/**
+ * The key of the view of a layer's parent. The view exists while attributes are copied from the parent to the layer.
+ */
 export function viewKey(chainId: ChainId): string {
   return `${EXTRACTION}view-${unique()} ${chainId}`;
 }

@@ -8,23 +8,23 @@ import { type ChainId, shortDigest } from '../oci/digest.ts';
 
 /** The holder of a lock, as written in the lock file. */
 export interface LockHolder {
-  /** In the PID namespace of the holder: within its container, if it runs in one. */
+  /** The process ID in the PID namespace of the holder, for example in its container. */
   readonly pid: number;
   readonly host: string;
   readonly worker?: string | undefined;
   readonly job?: string | undefined;
-  /** When the lock was taken, in ISO 8601. */
+  /** The time when the lock was taken, in ISO 8601. */
   readonly since: string;
 }
 
 /** A wait for a layer that another process has locked. */
 export interface LockWait {
   readonly chainId: ChainId;
-  /** `undefined` if the lock file does not name it. */
+  /** `undefined` if the lock file does not contain the holder. */
   readonly holder: LockHolder | undefined;
 }
 
-/** The worker and job that take a lock; written into the lock file. */
+/** The worker and the job that take a lock. They are written into the lock file. */
 export interface LockOwner {
   readonly worker?: string | undefined;
   readonly job?: string | undefined;
@@ -32,18 +32,21 @@ export interface LockOwner {
 
 export interface LockWaitsOptions {
   readonly owner?: LockOwner | undefined;
-  /** Milliseconds that the call must be blocked without a break before `onBlocked` is called. */
+  /** `onBlocked` is called after the call has been blocked for this number of milliseconds without a break. */
   readonly patience?: number | undefined;
   readonly onBlocked?: ((wait: LockWait) => void) | undefined;
 }
 
-/** Default patience in milliseconds: longer than a small layer takes, short compared with the work a free slot can do. */
+/**
+ * Default patience in milliseconds. Most small layers take less time; a longer patience would waste the slot of the
+ * job.
+ */
 export const PATIENCE = 3000;
 
 /**
- * The waits of one call of the unpacker. The call is *blocked* while it waits for a lock of another process and writes no
- * layer itself. After `patience` milliseconds without a break, `onBlocked` is called once. A lock that another call of
- * this process holds counts only while that call is blocked.
+ * The waits of one call of the unpacker. The call is *blocked* while two conditions hold: it waits for a lock of
+ * another process, and it writes no layer. After `patience` milliseconds without a break, `onBlocked` is called once. A
+ * wait for a lock of another call in this process counts only while that other call is blocked.
  */
 export class LockWaits implements Disposable {
   readonly owner: LockOwner;
@@ -67,7 +70,7 @@ export class LockWaits implements Disposable {
     return first;
   }
 
-  /** Runs work on a layer of the call; the call is not blocked meanwhile. */
+  /** Runs work on a layer of the call. The call is not blocked during this work. */
   async writing<T>(work: () => Promise<T>): Promise<T> {
     this.#writing++;
     this.#changed();
@@ -79,7 +82,7 @@ export class LockWaits implements Disposable {
     }
   }
 
-  /** Records the wait for `chainId`; `undefined`: the wait has ended, or no other process is involved. */
+  /** Records the wait for `chainId`. `undefined`: the wait is over, or no other process is involved. */
   waits(chainId: ChainId, wait: LockWait | undefined): void {
     if (wait === undefined) this.#waits.delete(chainId);
     else this.#waits.set(chainId, wait);
@@ -115,7 +118,10 @@ export function holderText(owner: LockOwner, now = new Date()): string {
   return `${JSON.stringify(holder)}\n`;
 }
 
-/** The holder in the text of a lock file; `undefined` for any other text: the disk may have been full. */
+/**
+ * The holder in the text of a lock file; `undefined` for any other text, for example an empty file after the disk was
+ * full.
+ */
 export function parseHolder(text: string): LockHolder | undefined {
   try {
     const { pid, host, worker, job, since }: Partial<Record<keyof LockHolder, unknown>> = JSON.parse(text);

@@ -6,13 +6,13 @@ import type { BlobSource } from '../source/blob-source.ts';
 import type { AppliedDiff, Applier, ApplyOptions, ApplySettings } from './applier.ts';
 import { ApplyThread } from './apply-thread.ts';
 
-/** Milliseconds until an idle thread is ended; until then it keeps its connections. */
+/** An idle thread exits after this number of milliseconds. Until then it keeps its connections. */
 const IDLE_TIMEOUT = 60_000;
 
 export interface ApplyPoolOptions {
-  /** Start the threads now and keep them, so that no job waits for a thread to start. */
+  /** Whether the threads are started now and kept, so that no job waits for a thread to start. */
   readonly resident?: boolean | undefined;
-  /** A thread that is running already; the pool takes it over. */
+  /** A thread that is already running; the pool owns it from now on. */
   readonly started?: ApplyThread | undefined;
 }
 
@@ -22,15 +22,15 @@ export class ApplyPool {
   readonly #slots: Slots;
   readonly #resident: boolean;
   readonly #threads = new Set<ApplyThread>();
-  /** Threads without a task, with the timer that ends them. The last one used is taken first. */
+  /** Threads without a task, each with the timer that stops it. The thread that was used last is taken first. */
   readonly #idle: { readonly thread: ApplyThread; readonly end: NodeJS.Timeout | undefined }[] = [];
   /** Number of layers that are being written; the threads read it to know whether a core is free. */
   readonly #writing = new Int32Array(new SharedArrayBuffer(4));
-  /** Number of appliers made so far: the next one's place in the queue. */
+  /** Number of appliers made so far. It is the place of the next applier in the queue. */
   #appliers = 0;
   #closed = false;
 
-  /** @param threads maximum layers that are written at once */
+  /** @param threads maximum number of layers that are written at the same time */
   constructor(threads: number, settings: ApplySettings, { resident = false, started }: ApplyPoolOptions = {}) {
     this.#settings = settings;
     this.#slots = new Slots(threads);

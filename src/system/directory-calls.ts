@@ -8,21 +8,24 @@ import { cString, descriptorPath, rmdirAt, unlinkAt } from './files.ts';
  * Node.
  */
 
-/** Maximum files deleted at once. More would fill Node's thread pool, which decompression uses too. */
+/**
+ * Maximum number of files that are deleted at the same time. More would fill Node's thread pool, which decompression
+ * uses, too.
+ */
 const PARALLEL = 8;
-/** Names read by one call, which takes some milliseconds. */
+/** Number of names that one call reads. Such a call takes some milliseconds. */
 const NAMES_AT_ONCE = 1024;
 
 /** A name in a directory, as a C string. */
 export interface Name {
   readonly name: Buffer;
-  /** From the directory listing, so it may be out of date. */
+  /** From the directory listing, so it is possibly out of date. */
   readonly isDirectory: boolean;
 }
 
 export type SystemError = NodeJS.ErrnoException;
 
-/** The calls of a tree removal that may take long. The implementation decides on which thread they run. */
+/** The calls of a tree removal that can take long. The implementation decides on which thread they run. */
 export interface Calls {
   list(directory: number): Name[] | Promise<Name[]>;
   /** @returns the error of each name; `undefined` on success */
@@ -32,7 +35,7 @@ export interface Calls {
 
 type Failures = readonly (SystemError | undefined)[];
 
-/** All names in an open directory. @param step is called every 1,024 names, and may throw to stop */
+/** All names in an open directory. @param step is called every 1,024 names, and can throw to stop */
 export function namesIn(directory: number, step?: () => void): Name[] {
   const path = descriptorPath(directory).subarray(0, -1);
   // `as`: node:fs accepts `buffer` here, but its types do not
@@ -86,7 +89,7 @@ export function callsOnThreads(signal: AbortSignal | undefined): Calls {
   };
 }
 
-/** Synchronous calls on this thread. @param step is called before each call, and may throw to stop */
+/** Synchronous calls on this thread. @param step is called before each call, and can throw to stop */
 export function callsHere(step?: () => void): Calls {
   const failure = (call: () => void): SystemError | undefined => {
     step?.();

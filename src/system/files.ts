@@ -92,7 +92,7 @@ export function mkdirAt(dir: number, name: Buffer, mode: number): void {
   check(c.mkdirat(dir, name, mode), 'mkdirat', name);
 }
 
-/** `mode` with its type bits; `device` as `makeDevice` gives it. */
+/** `mode` includes the type bits; `makeDevice` returns `device`. */
 export function mknodAt(dir: number, name: Buffer, mode: number, device: number): void {
   check(c.mknodat(dir, name, mode, device), 'mknodat', name);
 }
@@ -309,8 +309,8 @@ const LOCK_EX = 2;
 const LOCK_NB = 4;
 
 /**
- * Takes the exclusive flock(2) of an open file, without waiting. The lock ends when the descriptor is closed, and so when
- * its process dies.
+ * Takes the exclusive flock(2) of an open file, without waiting. The kernel releases the lock when the descriptor is
+ * closed, also when the process dies.
  * @returns whether this descriptor has the lock
  */
 export function tryLock(fd: number): boolean {

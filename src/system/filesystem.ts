@@ -10,10 +10,10 @@ import { removeTree } from './remove-tree.ts';
 
 /** The type, the space and the abilities of a directory's file system. For opening a store and for `unpackd doctor`. */
 export interface FileSystemFacts {
-  /** As /proc/self/mountinfo names it: `ext4`, `xfs`, `btrfs`, `overlay`, `tmpfs`… */
+  /** The type in /proc/self/mountinfo: `ext4`, `xfs`, `btrfs`, `overlay`, `tmpfs`… */
   readonly type: string;
   readonly totalBytes: number;
-  /** For a user without privileges. */
+  /** Free space in bytes for a user without privileges. */
   readonly freeBytes: number;
   /** `undefined` if the file system has no fixed number of inodes (Btrfs). */
   readonly totalInodes: number | undefined;

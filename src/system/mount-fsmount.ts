@@ -8,11 +8,12 @@ export interface MountRequest {
   readonly type: 'bind' | 'overlay';
   /** The directory to bind; `overlay` for an overlay. */
   readonly source: string;
-  /** As `mount -o` takes them, for example `rbind`, `ro`, `lowerdir=A:B`. */
+  /** Options in the form of `mount -o`, for example `rbind`, `ro`, `lowerdir=A:B`. */
   readonly options: readonly string[];
 }
 
-// Called by number, because musl has no functions for them. The numbers are the same on every architecture.
+// These system calls are called by number, because musl has no functions for them. The numbers are the same on every
+// architecture.
 const SYS_OPEN_TREE = 428;
 const SYS_MOVE_MOUNT = 429;
 const SYS_FSOPEN = 430;
@@ -30,7 +31,7 @@ const FSCONFIG_SET_STRING = 1;
 const FSCONFIG_CMD_CREATE = 6;
 const MOVE_MOUNT_F_EMPTY_PATH = 4;
 const MOUNT_ATTR_RDONLY = 1;
-/** Maximum bytes of a value of fsconfig(2), its NUL included. */
+/** Maximum size of a value of fsconfig(2) in bytes, including its NUL. */
 const VALUE_LIMIT = 256;
 
 // All integers are declared as long, because syscall(2) reads whole registers.
@@ -42,7 +43,8 @@ const fsmount = libc.func('syscall', 'long', ['long', 'long', 'long', 'long']);
 const mountSetattr = libc.func('syscall', 'long', ['long', 'long', 'str', 'long', 'void *', 'long']);
 
 /**
- * Makes a mount with fsopen(2) and open_tree(2). It appears at `target` in one step, already read-only if `ro` is set.
+ * Makes a mount with fsopen(2) and open_tree(2). The mount appears at `target` in one step, already read-only if `ro`
+ * is set.
  * @returns false, and does nothing, if the kernel is older than 6.5 (no `lowerdir+`) or a seccomp filter forbids the calls
  * @throws system errors
  */

@@ -6,7 +6,7 @@ import { mountByString } from './mount-syscall.ts';
 
 /** The kernel's limit, OVL_MAX_STACK. */
 const MOST_LAYERS = 500;
-/** How long an unmount waits while files are open, in milliseconds. */
+/** Time limit in milliseconds for an unmount while files are open. */
 const BUSY_LIMIT = 2000;
 const BUSY_PAUSE = 20;
 
@@ -40,7 +40,7 @@ export async function mountSnapshot(mounts: readonly MountRequest[], target: str
  * @throws UnpackError STORE_FAILED
  */
 export async function unmountSnapshot(target: string): Promise<void> {
-  while (await unmountTop(target)); // a mount may have hidden another one
+  while (await unmountTop(target)); // a mount can hide another mount
 }
 
 /** As `unmountSnapshot`, but removes only the visible mount. @returns whether there was one */
@@ -79,11 +79,11 @@ function advice(error: NodeJS.ErrnoException): string {
 const ADVICE: Readonly<Record<string, string>> = {
   EPERM:
     'mounting needs root, or a user namespace (unshare --user --map-root-user --mount); in a container, the capability SYS_ADMIN and a seccomp profile that allows mounts',
-  EACCES: 'mounting needs root; in a container, AppArmor or SELinux may also forbid it',
+  EACCES: 'mounting needs root; in a container, AppArmor or SELinux can also forbid it',
   ENODEV: 'this kernel has no overlayfs: modprobe overlay',
   ENOENT: 'the directory to mount on, or one of the layers, is not there',
   EBUSY: 'the writable directory belongs to another overlay mount',
-  EINVAL: 'the kernel log may say more: dmesg',
+  EINVAL: 'see also the kernel log (dmesg)',
 };
 
 function failed(mount: MountRequest, target: string, why: string, cause?: unknown): UnpackError {

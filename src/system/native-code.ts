@@ -31,14 +31,14 @@ export class NativeCode<Functions> {
 
   /**
    * @param lookUp throws if the library or a function is missing
-   * @param passesTest the known-answer test; if it throws, it has failed
+   * @param passesTest the known-answer test; it fails by returning false or by throwing
    */
   constructor(lookUp: () => Functions, passesTest: (functions: Functions) => boolean) {
     this.#lookUp = lookUp;
     this.#passesTest = passesTest;
   }
 
-  /** `undefined` if they must not be used; `problem` says why. */
+  /** `undefined` if the functions must not be used; `problem` has the reason. */
   get functions(): Functions | undefined {
     if (this.#functions === undefined && this.#problem === undefined) this.#load();
     return this.#functions;

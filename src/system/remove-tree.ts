@@ -20,12 +20,12 @@ import {
 } from './files.ts';
 
 /**
- * Removes directory trees. All of unpackd uses these functions. Each call is relative to an open directory and follows no
- * symbolic link. If another process replaces a directory by a link during the removal, nothing outside is removed. Mounts
- * inside a tree are not entered.
+ * Removes directory trees. All of unpackd uses these functions. Each call is relative to an open directory and does not
+ * follow symbolic links. If another process replaces a directory by a link during the removal, nothing outside is
+ * removed. Mounts inside a tree are not entered.
  *
- * A directory deeper than DEEPEST is first moved to the top of the tree, so that few descriptors are open and paths stay
- * short. A directory whose mode shuts out its owner gets mode 0700 first.
+ * A directory deeper than DEEPEST is first moved to the top of the tree, so that few descriptors are open and paths
+ * stay short. A directory whose mode denies access to its owner gets mode 0700 first.
  */
 const DEEPEST = 32;
 /**
@@ -33,11 +33,11 @@ const DEEPEST = 32;
  * tree need many: each moves directories to the top, which another has just emptied.
  */
 const ATTEMPTS = 100;
-/** Maximum trees that one thread removes at once. Each needs up to DEEPEST descriptors. */
+/** Maximum number of trees that one thread removes at the same time. Each tree needs up to DEEPEST descriptors. */
 const TREES = 4;
 /**
- * Removes a file or a directory tree. Does nothing if `path` does not exist. Several processes may remove the same tree. If
- * a name cannot be removed, the others are removed before the error is thrown.
+ * Removes a file or a directory tree. Does nothing if `path` does not exist. Several processes can remove the same tree
+ * at the same time. If a name cannot be removed, the others are removed before the error is thrown.
  * @throws UnpackError STORE_FAILED with the name and the reason; system errors; the signal's reason, which stops the removal
  */
 export async function removeTree(path: string, signal?: AbortSignal): Promise<void> {
@@ -49,7 +49,7 @@ export async function emptyTree(path: string, signal?: AbortSignal): Promise<voi
   await removeOnThreads(path, false, signal);
 }
 
-/** As `removeTree`, but synchronous: for a process that ends, or a thread without other work. */
+/** As `removeTree`, but synchronous: for a process that is exiting, or a thread without other work. */
 export function removeTreeSync(path: string): void {
   const removal = new Removal(callsHere(), path);
   const parent = openParent(path);
@@ -64,8 +64,8 @@ export function removeTreeSync(path: string): void {
 
 /**
  * Removes the directory `name` in the open directory `parent`. Synchronous; stops at the first error.
- * @param step is called before each system call, and may throw to stop
- * @param gone is called with the inode of each removed directory
+ * @param step is called before each system call, and can throw to stop @param gone is called with the inode of each
+ * removed directory
  * @throws the first system error
  */
 export function removeDirectoryAt(
@@ -176,7 +176,7 @@ class Removal {
     for (const [index, error] of errors.entries()) {
       const name = files[index];
       if (name === undefined || error === undefined || isCode(error, 'ENOENT')) continue;
-      // try again: another process may have replaced it
+      // try again: another process has possibly replaced it
       yield* this.#entry(fd, name, below(path, name), depth + 1);
     }
     for (const { name, isDirectory } of names) {
@@ -258,8 +258,8 @@ function openParent(path: string): number | undefined {
 }
 
 /**
- * Limits the trees that this thread removes at once. It is per thread, because it bounds the descriptors of all removals,
- * and holds nothing that must be closed. Each turn is a promise that settles when its removal has ended.
+ * Limits the trees that this thread removes at once. It is per thread, because it bounds the descriptors of all
+ * removals, and holds nothing that must be closed. Each turn is a promise that settles after its removal has finished.
  */
 const turns: Promise<void>[] = Array.from({ length: TREES }, () => Promise.resolve());
 let turn = 0;
@@ -322,7 +322,7 @@ function openedUp(directory: number): boolean {
 const BUSY = 'another process still changes its content: fuser -v shows which';
 const WHY: Readonly<Record<string, string>> = {
   EPERM: 'it or its parent directory is immutable or append-only: lsattr shows it, chattr -ia ends it',
-  EACCES: 'this user may not write into its parent directory',
+  EACCES: 'this user has no permission to write into its parent directory',
   EBUSY: 'it is a mount point, perhaps in another mount namespace (grep it in /proc/*/mountinfo): unmount it',
   EXDEV: 'a file system is mounted there: unmount it',
   ENOTEMPTY: BUSY,
@@ -330,7 +330,7 @@ const WHY: Readonly<Record<string, string>> = {
   EISDIR: BUSY,
 };
 
-/** The error with the real path, because the errors of node:fs name a path in /proc. */
+/** The error with the real path, because the errors of node:fs contain a path in /proc. */
 function explained(error: unknown, path: string): unknown {
   const code = errnoOf(error);
   if (code === undefined || !(error instanceof Error)) return error;

@@ -13,7 +13,7 @@ export function spaceOf(path: string): Space {
   return { bytes: bavail * bsize, inodes: files === 0 ? undefined : ffree };
 }
 
-/** More than the extended attributes of one file can take on any file system. */
+/** More space than the extended attributes of one file need on any file system. */
 const SOME_BYTES = 1 << 20;
 /** tmpfs counts an inode for each kilobyte of extended attributes. */
 const SOME_INODES = 1024;

@@ -16,7 +16,7 @@ export class SpareBuffers {
     return this.#spare.pop() ?? Buffer.allocUnsafeSlow(this.#length);
   }
 
-  /** Gives a buffer back. No thread may read or write it any more. */
+  /** Gives a buffer back. After that, no thread must read or write the buffer. */
   give(buffer: Buffer): void {
     this.#spare.push(buffer);
   }

@@ -4,23 +4,23 @@ import { type Library, NativeCode } from './native-code.ts';
 
 export type HashAlgorithm = 'sha256' | 'sha512';
 
-/** The digest of a stream of bytes. Dispose of it when no call of `updateBeside` is under way. */
+/** The digest of a stream of bytes. Dispose of it only when no call of `updateBeside` is pending. */
 export interface StreamHash extends Disposable {
   /** Adds a piece, on this thread. */
   update(bytes: Buffer): void;
   /**
    * Adds a piece, on another thread if it is large enough. Until the promise settles, the piece must not change, and no
-   * other method may be called.
+   * other method must be called.
    */
   updateBeside(bytes: Buffer): Promise<void>;
   /** The digest in lower-case hexadecimal. Call it once, after the last piece. */
   hex(): string;
 }
 
-/** Below this many bytes, a call on another thread costs more than it saves. */
+/** For fewer bytes than this, a call on another thread costs more than it saves. */
 const WORTH_HANDING = 64 * 1024;
 
-/** EVP_MAX_MD_SIZE: bytes of OpenSSL's longest digest. */
+/** EVP_MAX_MD_SIZE: the size of OpenSSL's longest digest in bytes. */
 const MAX_DIGEST = 64;
 
 /**

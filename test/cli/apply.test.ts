@@ -52,7 +52,7 @@ describe('apply', root, () => {
     const shown = await runCli(['apply', `${folder.path}/layout:app`, ...place]);
     assert.deepEqual([shown.status, shown.stderr], [0, '']);
     assert.match(shown.stdout, /no layers: nothing to unpack, no chain ID\n/);
-    assert.match(shown.stdout, /warning: document sha256:\S+ of \S+: layers is null; it was read as an empty list\n/);
+    assert.match(shown.stdout, /warning: document sha256:\S+ of \S+: layers is null; treated as an empty list\n/);
     const { stdout } = await runCli(['apply', `${folder.path}/layout:app`, ...place, '--json']);
     const { images, warnings } = JSON.parse(stdout);
     assert.deepEqual([images[0].layers, 'chainId' in images[0], warnings.length], [[], false, 1]);

@@ -212,7 +212,7 @@ describe('resolveImages', () => {
       await buildImage(put, { layers: [Buffer.from('x')], manifest: { config, artifactType } }),
     );
     assert.equal(found?.layers.length, 1);
-    assert.match(found?.warnings.join() ?? '', /config.mediaType is .*; it was read as the config.*artifactType is/);
+    assert.match(found?.warnings.join() ?? '', /config.mediaType is .*; treated as the config.*artifactType is/);
   });
 
   test('reads a config or a manifest that is embedded in its descriptor', async () => {
@@ -239,12 +239,12 @@ describe('resolveImages', () => {
     const [found] = await resolve(index, platforms('linux/amd64'));
     const said = found?.warnings ?? [];
     for (const expected of [
-      /^document sha256:.*schemaVersion is "2"; it was read as 2$/,
-      /manifests\[0\]\.platform\.os is missing; it was read as linux$/,
+      /^document sha256:.*schemaVersion is "2"; treated as 2$/,
+      /manifests\[0\]\.platform\.os is missing; treated as linux$/,
       /the media type in its descriptor is ""; its fields decide what it is$/,
-      /schemaVersion is missing; it was read as 2$/,
-      /^config sha256:.*rootfs\.type is missing; it was read as "layers"$/,
-      /^config sha256:.*os is empty; it was read as linux$/,
+      /schemaVersion is missing; treated as 2$/,
+      /^config sha256:.*rootfs\.type is missing; treated as "layers"$/,
+      /^config sha256:.*os is empty; treated as linux$/,
     ]) {
       assert.equal(said.filter((warning) => expected.test(warning)).length, 1, `${expected}\n${said.join('\n')}`);
     }
@@ -442,7 +442,7 @@ describe('resolveImages', () => {
       const entry = await image('linux/amd64');
       const mediaType = 'application/vnd.docker.distribution.manifest.v2+json';
       const [found] = await resolve(await buildIndex(put, [{ ...entry, mediaType }]), platforms('linux/amd64'));
-      assert.match(found?.warnings.join() ?? '', /read as an image manifest/);
+      assert.match(found?.warnings.join() ?? '', /treated as an image manifest/);
     });
   });
 

@@ -159,7 +159,7 @@ describe('a document that deviates from the specification', () => {
     const [first] = await b.unpack({
       log: (level: string, sentence: string) => level === 'warn' && lines.push(sentence),
     });
-    assert.match(first?.warnings.join() ?? '', /^document sha256:.* schemaVersion is missing; it was read as 2$/);
+    assert.match(first?.warnings.join() ?? '', /^document sha256:.* schemaVersion is missing; treated as 2$/);
     assert.deepEqual(lines, first?.warnings);
     assert.deepEqual((await b.look()).existing?.[0]?.warnings, first?.warnings);
     assert.deepEqual((await b.unpack())[0]?.warnings, first?.warnings);

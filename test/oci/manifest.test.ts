@@ -72,18 +72,18 @@ describe('a manifest or index', () => {
     const [warning, ...rest] = parse(mixed, DOCKER_MANIFEST).warnings;
     assert.match(
       warning ?? '',
-      /^it: its mediaType is .*oci.*, its descriptor says .*docker.*read as an image manifest$/,
+      /^it: its mediaType is .*oci.*, its descriptor says .*docker.*treated as an image manifest$/,
     );
     assert.deepEqual(rest, []);
     assert.equal(parse(index, DOCKER_LIST).warnings.length, 1);
   });
 
   for (const [deviation, value, says] of [
-    ['without a schemaVersion', { ...manifest, schemaVersion: undefined }, /schemaVersion is missing; .* read as 2/],
-    ['with a schemaVersion that is text', { ...manifest, schemaVersion: '2' }, /schemaVersion is "2"; .* read as 2/],
-    ['with another schemaVersion', { ...manifest, schemaVersion: 3 }, /schemaVersion is 3; .* read as 2/],
-    ['without layers', { ...manifest, layers: undefined }, /layers is missing; .* read as an empty list/],
-    ['with layers that are null', { ...manifest, layers: null }, /layers is null; .* read as an empty list/],
+    ['without a schemaVersion', { ...manifest, schemaVersion: undefined }, /schemaVersion is missing; treated as 2/],
+    ['with a schemaVersion that is text', { ...manifest, schemaVersion: '2' }, /schemaVersion is "2"; treated as 2/],
+    ['with another schemaVersion', { ...manifest, schemaVersion: 3 }, /schemaVersion is 3; treated as 2/],
+    ['without layers', { ...manifest, layers: undefined }, /layers is missing; treated as an empty list/],
+    ['with layers that are null', { ...manifest, layers: null }, /layers is null; treated as an empty list/],
     ['with a list of manifests that is null', { ...index, manifests: null }, /manifests is null; .* empty list/],
     [
       'with a media type of its own that is no text',
@@ -99,7 +99,7 @@ describe('a manifest or index', () => {
     [
       'of a media type in capitals',
       { ...manifest, mediaType: OCI_MANIFEST.toUpperCase() },
-      /read as application\/vnd.oci/,
+      /treated as application\/vnd.oci/,
     ],
     ['of a media type with a parameter', { ...manifest, mediaType: `${OCI_MANIFEST}; charset=utf-8` }, /read as/],
     ['whose config has no media type', { ...manifest, config: { digest, size: 3 } }, /config.mediaType is missing/],
@@ -109,7 +109,7 @@ describe('a manifest or index', () => {
         [
           `whose config is of ${mediaType}`,
           { ...manifest, config: { ...config, mediaType } },
-          /config.mediaType is ".*"; it was read as the config of an image/,
+          /config.mediaType is ".*"; treated as the config of an image/,
         ] as const,
     ),
     [
@@ -120,7 +120,7 @@ describe('a manifest or index', () => {
     [
       'with names in capitals',
       { SchemaVersion: 2, config, Layers: [layer] },
-      /SchemaVersion was read as "schemaVersion"/,
+      /SchemaVersion is treated as "schemaVersion"/,
     ],
   ] as const) {
     test(`${deviation} is read, with a warning`, () => {
@@ -310,7 +310,7 @@ describe('an image config', () => {
   });
 
   for (const [deviation, value, says] of [
-    ['without a rootfs.type', { rootfs: { diff_ids: [digest] } }, /rootfs.type is missing; .* read as "layers"/],
+    ['without a rootfs.type', { rootfs: { diff_ids: [digest] } }, /rootfs.type is missing; treated as "layers"/],
     ['with an empty rootfs.type', { rootfs: { type: '', diff_ids: [digest] } }, /rootfs.type is ""; /],
     [
       'with another rootfs.type',
@@ -322,7 +322,7 @@ describe('an image config', () => {
       { rootfs: { type: 'layers', diff_ids: null } },
       /rootfs.diff_ids is null; .* empty list/,
     ],
-    ['without DiffIDs', { rootfs: { type: 'layers' } }, /rootfs.diff_ids is missing; .* read as an empty list/],
+    ['without DiffIDs', { rootfs: { type: 'layers' } }, /rootfs.diff_ids is missing; treated as an empty list/],
     [
       'without an operating system',
       { architecture: 'arm', rootfs: { type: 'layers', diff_ids: [] } },

@@ -128,7 +128,7 @@ for (const [how, { store, more }] of Object.entries(WAYS)) {
   test(`a job whose image ${how} reports the same faults of its documents as the first job`, async () => {
     const settings = fixture.settings();
     const queue = fixture.producer(settings);
-    const warnings = ['document sha256:1: schemaVersion is missing; it was read as 2'];
+    const warnings = ['document sha256:1: schemaVersion is missing; treated as 2'];
     const images = [image('existed'), image('existed')].map((one) => ({ ...one, warnings }));
     await fixture.worker(settings, neverCalled, found(images));
     await queue.wait(await queue.add(payload('one', more)));
