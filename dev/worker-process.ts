@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-/** A worker in a process of its own, for the demo and the benchmark. */
+/** A worker in a separate process, for the demo and the benchmark. */
 export interface WorkerProcess {
   readonly pid: number;
   /** Rejects if the process exits before `stop` is called. */

@@ -52,27 +52,27 @@ export const SETTINGS = {
   UNPACK_QUEUE: setting('name of the queue', queueName, 'image-unpack'),
   UNPACK_JOB: setting('name of the jobs', line, 'unpack'),
   UNPACK_REDIS_PREFIX: setting('prefix of every Redis key', line, 'bull'),
-  UNPACK_JOBS: setting('maximum jobs that a worker runs at the same time', count(1, 256), '4'),
+  UNPACK_JOBS: setting('maximum number of jobs that a worker runs at the same time', count(1, 256), '4'),
   UNPACK_THREADS: setting(
-    'apply threads of a worker: maximum layers that it writes at the same time',
+    'number of apply threads of a worker, which is the maximum number of layers that it writes at the same time',
     count(1, 256),
     String(Math.max(2, availableParallelism())),
   ),
-  UNPACK_ATTEMPTS: setting('attempts of a job whose producer sets none', count(1, 100), '5'),
+  UNPACK_ATTEMPTS: setting('number of attempts of a job whose producer sets none', count(1, 100), '5'),
   UNPACK_BACKOFF: setting(
     'wait before the second attempt; it doubles before each further attempt, with jitter',
     duration('0s', '10m'),
     '2s',
   ),
-  UNPACK_JOB_TIMEOUT: setting('maximum time of one attempt', duration('100ms', '7d'), '1h'),
+  UNPACK_JOB_TIMEOUT: setting('time limit for one attempt', duration('100ms', '7d'), '1h'),
   UNPACK_GRACE: setting('time that running jobs have to finish after SIGTERM', duration('0s', '1d'), '25s'),
   UNPACK_LOCK: setting(
     'time after which another worker takes the job of a worker that does not respond',
     duration('100ms', '1h'),
     '30s',
   ),
-  UNPACK_KEEP_COMPLETED: setting('completed jobs to keep (for one day at most)', count(0, 1_000_000), '1000'),
-  UNPACK_KEEP_FAILED: setting('failed jobs to keep (for two weeks at most)', count(0, 1_000_000), '5000'),
+  UNPACK_KEEP_COMPLETED: setting('number of completed jobs to keep (for one day at most)', count(0, 1_000_000), '1000'),
+  UNPACK_KEEP_FAILED: setting('number of failed jobs to keep (for two weeks at most)', count(0, 1_000_000), '5000'),
   UNPACK_ROOT: setting('folder of the snapshot store', path, '/var/lib/unpackd'),
   UNPACK_SNAPSHOTTER: setting(
     'overlay, or native (full copies) if overlayfs cannot be used',
@@ -91,9 +91,9 @@ export const SETTINGS = {
     'true',
   ),
   UNPACK_MAX_LAYER_BYTES: setting('maximum size of an uncompressed layer', bytes('1KiB', '1024TiB'), '64GiB'),
-  UNPACK_MAX_LAYER_ENTRIES: setting('maximum entries of a layer', count(1, 1_000_000_000), '10000000'),
+  UNPACK_MAX_LAYER_ENTRIES: setting('maximum number of entries of a layer', count(1, 1_000_000_000), '10000000'),
   UNPACK_MAX_ENTRY_METADATA: setting(
-    'maximum metadata (PAX records, long names) of one entry',
+    'maximum size of the metadata of one entry (PAX records, long names)',
     bytes('1KiB', '1GiB'),
     '1MiB',
   ),
@@ -102,7 +102,7 @@ export const SETTINGS = {
     bytes('1KiB', '1TiB'),
     '512MiB',
   ),
-  UNPACK_BUCKETS: setting('buckets that jobs may read, separated by commas; empty: all', list, ''),
+  UNPACK_BUCKETS: setting('buckets that jobs are allowed to read, separated by commas; empty: all', list, ''),
   S3_ENDPOINT: optional('endpoint of an S3-compatible server; unset: AWS', httpUrl),
   S3_FORCE_PATH_STYLE: optional(
     'put the bucket into the path, not into the host name; default: true if S3_ENDPOINT is set',
@@ -111,11 +111,11 @@ export const SETTINGS = {
   AWS_CA_BUNDLE: optional('file with certificates (PEM) of CAs to trust in addition to the known ones', path),
   AWS_REGION: optional('region of S3', line),
   AWS_DEFAULT_REGION: optional('region of S3 if AWS_REGION is unset', line),
-  UNPACK_S3_CONNECT_TIMEOUT: setting('maximum wait for a connection to S3', duration('10ms', '10m'), '5s'),
+  UNPACK_S3_CONNECT_TIMEOUT: setting('time limit for connecting to S3', duration('10ms', '10m'), '5s'),
   UNPACK_S3_IDLE_TIMEOUT: setting('maximum time without data on an S3 connection', duration('10ms', '1h'), '30s'),
-  UNPACK_S3_RESUMES: setting('times that a download resumes in a row without receiving a byte', count(0, 100), '5'),
+  UNPACK_S3_RESUMES: setting('how often a download resumes in a row without receiving a byte', count(0, 100), '5'),
   UNPACK_S3_MIN_SPEED: setting(
-    'minimum bytes per second of an S3 connection while a reader waits for it; a slower connection is replaced; 0: no minimum',
+    'minimum number of bytes per second on an S3 connection while a reader waits for data; a slower connection is replaced; 0: no minimum',
     bytes('0', '1GiB'),
     '16KiB',
   ),
@@ -142,12 +142,12 @@ export const SETTINGS = {
 export type SettingName = keyof typeof SETTINGS;
 export type Config = { readonly [K in SettingName]: z.output<(typeof SETTINGS)[K]['schema']> };
 
-/** A setting is wrong. `message` names it, says why, and what to write. */
+/** A setting is wrong. `message` has its name, the fault, and what to write. */
 export class ConfigError extends Error {
   override readonly name = 'ConfigError';
 }
 
-/** Secrets. They are never shown, and are no flags, because every user of a machine can see flags. */
+/** Secrets. They are never shown, and have no flags, because every user of a machine can see flags. */
 export const SECRET_SETTINGS: readonly SettingName[] = ['UNPACK_BOARD_PASSWORD'];
 /** Secrets that the AWS SDK reads itself. Its errors could quote them. */
 const AWS_SECRETS = ['AWS_SECRET_ACCESS_KEY', 'AWS_SESSION_TOKEN'];
@@ -156,11 +156,14 @@ const AWS_SECRETS = ['AWS_SECRET_ACCESS_KEY', 'AWS_SESSION_TOKEN'];
 export function shownValue(name: SettingName, value: string): string | undefined {
   if (SECRET_SETTINGS.includes(name)) return undefined;
   if (name === 'REDIS_URL') return maskedRedisUrl(value);
-  // a URL that may contain a user and a password
+  // a URL that can contain a user and a password
   return /:\/\/.*@/.test(value) ? undefined : maskSecrets(value);
 }
 
-/** Why a value is wrong: `label`, the value if it may be shown, and what to write. `undefined` if the value is right. */
+/**
+ * Why a value is wrong: `label`, the value unless it can be a secret, and what to write. `undefined` if the value is
+ * right.
+ */
 export function settingProblem(name: SettingName, value: string, label: string = name): string | undefined {
   const parsed = SETTINGS[name].schema.safeParse(trimmed(name, value));
   if (parsed.success) return undefined;
@@ -169,14 +172,14 @@ export function settingProblem(name: SettingName, value: string, label: string =
   return shown === undefined ? `${label}: ${sentence}` : `${label}=${JSON.stringify(shown)}: ${sentence}`;
 }
 
-/** Removes spaces and carriage returns at the ends, which env files leave there. Passwords keep them. */
+/** Removes spaces and carriage returns around a value, which env files can leave there. Passwords keep them. */
 function trimmed(name: SettingName, value: string): string {
   return SECRET_SETTINGS.includes(name) ? value : value.trim();
 }
 
 /**
  * Reads every setting: the flag, or else the environment variable, or else the default. An empty value counts as unset.
- * @throws ConfigError that names every wrong setting
+ * @throws ConfigError with every wrong setting
  */
 export function loadConfig(
   flags: Partial<Record<SettingName, string | undefined>> = {},
@@ -214,7 +217,7 @@ function contradictions({ REDIS_URL: url, REDIS_PASSWORD_FILE: file }: Config): 
 
 /**
  * The S3 settings of this process, for a source.
- * @param env the environment; it may name a proxy, which S3 connections do not use, and errors then say so
+ * @param env the environment; S3 connections ignore its proxy settings, and errors then mention this
  */
 export function s3Connection(
   config: Config,
@@ -234,7 +237,10 @@ export function s3Connection(
   };
 }
 
-/** The variable that names the proxy for `url`, by the rules of curl. Not its value, which may contain a password. */
+/**
+ * The name of the variable with the proxy for `url`, by the rules of curl. The value is not returned, because it can
+ * contain a password.
+ */
 function proxyVariable(url: string, env: Readonly<Record<string, string | undefined>>): string | undefined {
   const { protocol, hostname } = new URL(url);
   const except = (env.NO_PROXY ?? env.no_proxy ?? '').split(',').map((one) => one.trim().replace(/^\*?\./, ''));

@@ -2,8 +2,8 @@ import { constants } from 'node:os';
 import { getSystemErrorMap } from 'node:util';
 
 /**
- * The kernel's errors by name, and which of them are faults of the machine. `errors.ts` makes STORE_FULL and STORE_FAILED
- * of those.
+ * The kernel's errors by name, and which of them are faults of the machine. `errors.ts` converts these to STORE_FULL
+ * and STORE_FAILED.
  */
 
 /** An error of the kernel: its name in errno(3), and its message. */
@@ -13,7 +13,7 @@ interface Errno {
 }
 
 /**
- * Errors that libuv and node:fs have no name for. Node reports them as `UNKNOWN: unknown error` or `Unknown system error
+ * Errors that have no name in libuv and node:fs. Node reports them as `UNKNOWN: unknown error` or `Unknown system error
  * -122`; 122 is EDQUOT.
  */
 const UNNAMED: readonly (readonly [number, string, string])[] = [

@@ -32,7 +32,7 @@ export const FAILURE_CODES = {
 
 export type FailureCode = keyof typeof FAILURE_CODES;
 
-/** What a failure is about. Fields that are not known yet are absent. */
+/** The layer and the digests of a failure. Unknown fields are absent. */
 export interface FailureDetails {
   /** Position of the layer, bottom-most first, counted from 0. */
   readonly layerIndex?: number;
@@ -91,7 +91,7 @@ export class UnpackError extends Error {
     return error;
   }
 
-  /** The same failure with more details. Details that are set already stay. */
+  /** The same failure with more details. Details that are already set are kept. */
   with(details: FailureDetails, prefix = ''): UnpackError {
     const error = new UnpackError(this.code, `${prefix}${this.message}`, {
       details: { ...details, ...this.details },
@@ -102,15 +102,15 @@ export class UnpackError extends Error {
   }
 }
 
-/** Maximum characters of a message. Redis keeps one for every failed attempt. */
+/** Maximum number of characters of a message. Redis keeps a message for every failed attempt. */
 const MAX_MESSAGE = 2000;
 /** C0 and C1 control characters, which control a terminal, and marks that change the direction of text. */
 // biome-ignore lint/suspicious/noControlCharactersInRegex: the expression matches control characters
 const CONTROLS = /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
 
 /**
- * Makes a message safe to print. It may quote archives, manifests and servers, so control characters are escaped, secrets
- * masked, and its length is limited.
+ * Makes a message safe to print. A message can quote archives, manifests and servers, so control characters are
+ * escaped, secrets masked, and its length is limited.
  */
 export function plain(message: string): string {
   const escaped = maskSecrets(message).replace(CONTROLS, (sign) =>
@@ -139,8 +139,8 @@ export function throwIfAborted(signal: AbortSignal | undefined): void {
 }
 
 /**
- * Converts the reason of an aborted signal. The reason of `AbortSignal.timeout` becomes TIMED_OUT. A reason without a code
- * becomes INTERNAL, which is retried: only an explicit CANCELLED may end a job for good.
+ * Converts the reason of an aborted signal. The reason of `AbortSignal.timeout` becomes TIMED_OUT. A reason without a
+ * code becomes INTERNAL, which is retried: only an explicit CANCELLED fails a job for good.
  */
 export function abortError(signal: AbortSignal): UnpackError {
   const reason: unknown = signal.reason;

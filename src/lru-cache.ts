@@ -1,6 +1,6 @@
 /** A cache of limited weight that evicts the least recently used values first. */
 export class LruCache<V> {
-  /** In the order of last use, oldest first. */
+  /** Values in the order of their last use, oldest first. */
   readonly #values = new Map<string, V>();
   readonly #limit: number;
   readonly #weigh: (value: V) => number;

@@ -25,7 +25,7 @@ const HOST = /^(\[[0-9a-f:.]+\]|[\w.-]+)$/i;
 /** Characters that the URL parser would drop or encode. */
 // biome-ignore lint/suspicious/noControlCharactersInRegex: the expression matches control characters
 const DROPPED = /[\u0000-\u0020\u007f]/;
-/** A malformed URL that may be shown, because no part of it can be a password. */
+/** A malformed URL that is safe to show, because no part of it can be a password. */
 const HARMLESS = /^[a-z][a-z0-9+.-]*:\/\/(\[[0-9a-f:.]+\]|[\w.-]+)(:\d+)?(\/\d*)?$/i;
 
 /**
@@ -78,7 +78,7 @@ export function maskedRedisUrl(text: string): string | undefined {
   const address = readRedisUrl(text);
   if (typeof address === 'string') return HARMLESS.test(text) ? text : undefined;
   const { username, password } = address;
-  // a user without a password may be a password in the wrong place
+  // a user without a password is possibly a password in the wrong place
   const secret = username !== undefined || password !== undefined;
   return displayRedisUrl(text).replace('://', secret ? '://***@' : '://');
 }

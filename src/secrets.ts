@@ -6,7 +6,10 @@
  */
 
 const MASK = '***';
-/** Minimum length of a known secret. Shorter ones may be part of ordinary words, and masking them would garble messages. */
+/**
+ * Minimum length of a known secret. A shorter secret can be part of ordinary words, so masking it would make messages
+ * unreadable.
+ */
 const SHORTEST_KNOWN = 6;
 
 const known = new Set<string>();
@@ -22,7 +25,7 @@ export function addSecret(secret: string | undefined): void {
 
 /** A URL, up to white space or a quotation mark. */
 const URLS = /\b([a-z][a-z0-9+.-]*:\/\/)((?:[^\s"'<>\\]|\\.)+)/gi;
-/** The end of a user and password: an `@`, unless it begins a digest (`s3://images/app@sha256:…`). */
+/** The `@` after a user and a password. An `@` before a digest does not count (`s3://images/app@sha256:…`). */
 const AT = /@(?!sha\d+:)/g;
 /** The placeholder in this project's own messages. */
 const EXAMPLE = /^\[?(user)?:password$/;

@@ -4,22 +4,22 @@ import { readRedisUrl } from './redis-address.ts';
 import { parseBytes, parseDuration } from './units.ts';
 
 /**
- * The kinds of values of settings, each with the sentence that says what to write. `src/config.ts` uses them. Every number has
- * bounds, so that a value that a timer or a counter cannot hold is refused.
+ * The kinds of values of settings, each with a sentence about what to write. `src/config.ts` uses them. Every number
+ * has bounds, so that a value that a timer or a counter cannot hold is refused.
  */
 
 /** A size in bytes between two limits, which are written as in a setting. */
 export function bytes(least: string, most: string) {
-  const sentence = `write a size from ${least} to ${most}, in bytes or with a unit, as in 512MiB`;
+  const sentence = `write a size from ${least} to ${most}, in bytes or with a unit, for example 512MiB`;
   return number(parseBytes, parseBytes(least), parseBytes(most), sentence);
 }
 
 /**
  * A time in milliseconds between two limits, which are written as in a setting.
- * @param most at most 24 days, because a timer holds no more than 24.8 days
+ * @param most at most 24 days, because the maximum of a timer is 24.8 days
  */
 export function duration(least: string, most: string) {
-  const sentence = `write a time from ${least} to ${most} with its unit (ms, s, m, h, d), as in 30s or 5m`;
+  const sentence = `write a time from ${least} to ${most} with its unit (ms, s, m, h, d), for example 30s or 5m`;
   return number(parseDuration, parseDuration(least), parseDuration(most), sentence);
 }
 

@@ -33,13 +33,13 @@ const BYTES = /^(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?$/i;
 const DURATION = /^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)$/;
 const MILLISECONDS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
 
-/** Bytes; NaN if the text is not a size. */
+/** Parses a size. @returns the number of bytes; NaN if the text is not a size */
 export function parseBytes(text: string): number {
   const [, number, unit = ''] = BYTES.exec(text) ?? [];
   return Math.round(Number(number) * 1024 ** ' KMGT'.indexOf(unit.toUpperCase() || ' '));
 }
 
-/** Milliseconds; NaN if the text is not a time. */
+/** Parses a time. @returns the number of milliseconds; NaN if the text is not a time */
 export function parseDuration(text: string): number {
   const [, number, unit = 'ms'] = DURATION.exec(text) ?? [];
   return Math.round(Number(number) * (MILLISECONDS[unit] ?? 1));

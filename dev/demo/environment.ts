@@ -106,7 +106,7 @@ async function startOrBorrowRedis(directory: string): Promise<DemoRedis> {
   return { prefix: 'bull', ...(await startRedis({ directory })) };
 }
 
-/** Milliseconds. */
+/** Time limit in milliseconds for the answer of a borrowed server. */
 const BORROW_TIMEOUT = 5000;
 
 /** Uses a running server under a new prefix. @throws Error with a sentence if it does not answer within 5 s */

@@ -30,8 +30,9 @@ export interface DecompressOptions {
  *
  * If the blob's digest is its DiffID, the blob is a tar, even if its first name looks like compressed data. Otherwise the
  * first bytes decide, as in containerd. The media type never decides, because a mirror cannot correct it.
- * @throws UnpackError LAYER_CORRUPT for malformed or truncated data and for bytes after its end; LIMIT_EXCEEDED for a zstd
- * window that is too large; DIFF_ID_MISMATCH if the blob should be the tar itself and is compressed
+ * @throws UnpackError LAYER_CORRUPT for malformed or truncated data and for bytes after the compressed data;
+ * LIMIT_EXCEEDED for a zstd window that is too large; DIFF_ID_MISMATCH if the blob should be the tar itself and is
+ * compressed
  */
 export async function* decompress(
   chunks: AsyncIterable<Buffer>,

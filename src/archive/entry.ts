@@ -27,7 +27,7 @@ export interface TarEntry {
   readonly xattrs: ReadonlyMap<string, Buffer> | undefined;
   /** Names of attributes that only libarchive's records have. containerd ignores them, so a failure to set one is no error. */
   readonly libarchiveOnly: ReadonlySet<string> | undefined;
-  /** Whether the content has holes, so that the file can be longer than the end of its last data. */
+  /** Whether the content has holes, so that the file can be larger than its last data suggest. */
   readonly sparse: boolean;
   /** Offset of the header, in bytes from the start of the tar. */
   readonly offset: number;

@@ -4,8 +4,8 @@ import { endsTooEarly } from './members.ts';
 
 /**
  * Options of Node's zlib streams, for gzip.ts and zstd.ts. Node's default pieces of 16 KiB cost a third of the speed
- * (measured with 1.3 GB of tar). `highWaterMark` is the amount of output that is buffered while the last piece is
- * written to disk, so that decompression continues.
+ * (measured with 1.3 GB of tar). `highWaterMark` lets decompression continue while the last piece is written to disk:
+ * up to 4 MiB of output are buffered.
  */
 export const INFLATE_OPTIONS = { chunkSize: 1 << 20, highWaterMark: 4 << 20 };
 

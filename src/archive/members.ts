@@ -129,7 +129,7 @@ class MemberReader {
     return buffer.subarray(0, buffer.length - inflater.room);
   }
 
-  /** Gets the next chunk. @returns false at the end of the input */
+  /** Gets the next chunk. @returns false if there is no more input */
   private async more(): Promise<boolean> {
     for (;;) {
       const next = await this.chunks.next();
@@ -173,7 +173,7 @@ class MemberReader {
     }
   }
 
-  /** Appends the next chunk to a copy of the unread input. @returns false at the end of the input */
+  /** Appends the next chunk to a copy of the unread input. @returns false if there is no more input */
   private async join(): Promise<boolean> {
     const rest = Buffer.from(this.rest());
     const next = await this.chunks.next();

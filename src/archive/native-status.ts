@@ -24,7 +24,7 @@ const NATIVE: Readonly<Record<'openssl' | 'isal' | 'zstd', Pick<NativeCode<unkno
 };
 
 /**
- * The state of all native code. Code that has not been used yet is looked up and tested now.
+ * The state of all native code. Native code that has not been used yet is loaded and tested by this call.
  * @param inflate whether native decompressors are allowed (`UNPACK_NATIVE_INFLATE`)
  */
 export function nativeStatus(inflate: boolean, { openssl, isal, zstd } = NATIVE): NativeStatus[] {

@@ -63,7 +63,7 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
         .type('text/plain')
         .send(`${where} ${outages.diagnosis ?? 'does not answer'}.\n`);
     }
-    // no other page may show the board in a frame (clickjacking)
+    // browsers must not show the board in a frame of another page (clickjacking)
     reply.header('x-frame-options', 'DENY');
   });
   addHealthRoutes(app, (timeout) => outages.whyNotReady(timeout));

@@ -98,14 +98,14 @@ async function readPayload(
   try {
     data = JSON.parse(json);
   } catch (error) {
-    // the message quotes a piece of the text, which may be a secret
+    // the message quotes a piece of the text, which can be a secret
     const reason = (error instanceof Error ? error.message : String(error)).replace(/, ?\.{0,3}"[\s\S]*$/, '');
     throw new CliError('USAGE', `${name} is not JSON: ${reason}`);
   }
   return checkPayload(data);
 }
 
-/** Reads stdin to its end, or until `signal` is aborted. */
+/** Reads all of stdin. Stops when `signal` is aborted. */
 function readStdin(signal: AbortSignal): Promise<string> {
   return text(addAbortSignal(signal, process.stdin));
 }

@@ -18,7 +18,7 @@ export interface ImageArgument {
 }
 
 /**
- * Reads `PATH`, `PATH:NAME` or `PATH@DIGEST`. Paths and names may contain colons (`app:v1/`,
+ * Reads `PATH`, `PATH:NAME` or `PATH@DIGEST`. Paths and names can contain colons (`app:v1/`,
  * `registry.example.com/team/app:latest`), so the longest prefix that exists as a path is taken as the path.
  * @throws CliError USAGE
  */

@@ -100,7 +100,7 @@ Examples:
   unpackd doctor                                      check whether this machine can be a worker
   unpackd worker                                      take jobs until SIGTERM
   unpackd push ./layout:app s3://images/app:1.0       copy an image into a bucket
-  unpackd enqueue s3://images/app:1.0 --watch         add a job and follow it to its end
+  unpackd enqueue s3://images/app:1.0 --watch         add a job and wait until it completes or fails
   unpackd apply ./layout:app --root /tmp/store        unpack the same image without a queue
   unpackd snapshots ls                                list the snapshots of the store
   unpackd layer ls layer.tar.gz                       list the entries of a layer

@@ -34,7 +34,7 @@ export function pushCommand({ out, signal }: Cli): Command {
     .description(
       'Copies an image into a bucket. The tag is written last, so a reader never finds half an image. Blobs that the bucket has ' +
         'are not sent again.\nSOURCE is an OCI image layout (a folder or a tar) or an archive of docker save, followed by :NAME or ' +
-        '@DIGEST if it has several images. A tar may be compressed with gzip, zstd or xz. TARGET is s3://BUCKET/PREFIX[:TAG].',
+        '@DIGEST if it has several images. A tar can be compressed with gzip, zstd or xz. TARGET is s3://BUCKET/PREFIX[:TAG].',
     )
     .argument('<source>')
     .argument('<target>')

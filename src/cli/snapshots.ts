@@ -38,7 +38,7 @@ interface ListOptions {
 /** `unpackd snapshots …`: shows, mounts and removes the snapshots of a store. */
 export function snapshotsCommand(cli: Cli): Command {
   const group = new Command('snapshots')
-    .description('Shows and changes the snapshot store of this machine. Workers may use the store at the same time.')
+    .description('Shows and changes the snapshot store of this machine. Workers can use the store at the same time.')
     .addHelpText('after', EXAMPLES);
 
   const add = (name: string, description: string) => {
@@ -196,7 +196,7 @@ async function disk(store: Snapshotter, keys: readonly string[], { out, signal }
   const infos = keys.length === 0 ? await store.walk() : await Promise.all(keys.map((key) => find(store, key)));
   const snapshots: (Usage & { readonly name: string })[] = [];
   for (const { name } of infos) {
-    signal.throwIfAborted(); // counting the files of a large store takes long
+    signal.throwIfAborted(); // reading the disk usage of a large store takes a long time
     snapshots.push({ name, ...(await store.usage(name)) });
   }
   const total = {

@@ -42,7 +42,7 @@ export function throughputPanel(timelines: readonly Timeline[], end: number, pan
 /**
  * Megabytes a second in each bin of time. The bytes between two samples are distributed evenly over the time between the
  * samples.
- * @param count the field of a sample: 1 bytes of the blob, 2 bytes of the tar
+ * @param count the index of the field in a sample; 1: bytes of the blob, 2: bytes of the tar
  */
 function rates(timelines: readonly Timeline[], end: number, count: 1 | 2): number[] {
   const bytes = new Array<number>(BINS).fill(0);

@@ -6,8 +6,8 @@ import type { Cli } from './output.ts';
 import { LiveRegion } from './output.ts';
 
 /**
- * Follows a job to its end, for `enqueue --watch` and `status --watch`. A terminal shows the progress. At the end it prints
- * the result or the failure. An interrupt ends the watching, not the job.
+ * Waits until a job completes or fails, for `enqueue --watch` and `status --watch`. A terminal shows the progress. Then
+ * it prints the result or the failure. An interrupt stops the waiting, not the job.
  * @param about fields to add to the JSON document
  */
 export async function watchJob(queue: UnpackQueue, id: string, about: object, { out, signal }: Cli): Promise<void> {
@@ -22,7 +22,7 @@ export async function watchJob(queue: UnpackQueue, id: string, about: object, { 
   } catch (error) {
     region.clear();
     if (signal.aborted) {
-      out.note(`job ${id} continues; to end it, run unpackd cancel ${id}`);
+      out.note(`job ${id} continues; to cancel it, run unpackd cancel ${id}`);
       throw error;
     }
     const { code, message } = explain(error);

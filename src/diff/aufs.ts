@@ -18,8 +18,8 @@ export function aufsDirectoryOf(parent: Buffer): Buffer | undefined {
 
 /**
  * The AUFS directories of a layer. They are not part of the image, but files of the image can be hard links to files in
- * them: AUFS kept files with several names in `.wh..wh.plnk`. So their files are written like any other, and the
- * directories are removed after the last entry.
+ * them: AUFS kept files with several names in `.wh..wh.plnk`. So the files in AUFS directories are written like all
+ * other files, and these directories are removed after the last entry.
  */
 export class AufsDirectories {
   private readonly names = new Set<string>();

@@ -197,7 +197,7 @@ export interface CopyRules {
   readonly place: string;
   /** Extended attributes that are not copied. */
   readonly except: readonly string[];
-  /** The owner is not copied, and keeps access until `closeDirectories`. */
+  /** Whether the owner is not copied. If so, this user keeps access to the directory until `closeDirectories`. */
   readonly squash: boolean;
 }
 

@@ -45,7 +45,7 @@ const MAX_PATH = 4095;
 /** Decides what `Root` does if a directory on a path does not exist. */
 export interface MissingDirectories {
   /**
-   * Whether a directory is made at the real path `path`. `nothing`: the entry does not need it.
+   * Whether a directory is made at the real path `path`. `nothing`: the entry does not need the directory.
    * @param status of a file that is not a directory and would be removed; `undefined` if there is none
    */
   allows(path: string, status: FileStatus | undefined): 'make' | 'refuse' | 'nothing';
@@ -68,10 +68,10 @@ export interface Place {
  * does). No path leads out of it, whatever the archive or another process puts on the way. Callers get an open directory
  * and a last name, and must use calls that do not follow the last name.
  *
- * Open directories are cached by path. A descriptor belongs to the directory and not to its path, so it stays valid when
- * something is renamed or replaced. `removeAll` evicts all descriptors when it removes a directory or a link, because paths
- * may lead elsewhere then. An evicted descriptor stays open until at least `MAX_OPEN` others were evicted after it: the
- * caller may still use it, and its number could become a file of another thread.
+ * Open directories are cached by path. A descriptor belongs to the directory and not to its path, so it stays valid
+ * when something is renamed or replaced. `removeAll` evicts all descriptors when it removes a directory or a link,
+ * because paths can lead to other places after a removal. An evicted descriptor stays open until at least `MAX_OPEN`
+ * others were evicted after it: the caller can still use it, and another thread could get the same descriptor number.
  */
 export class Root {
   readonly fd: number;
@@ -128,7 +128,7 @@ export class Root {
     return this.real;
   }
 
-  /** Whether the whole path is short enough for a system call. @param length of the path below the root */
+  /** Whether the whole path is short enough for a system call. @param length the length of the path below the root */
   private isReachable(length: number): boolean {
     return this.ownPath.length + 1 + length <= MAX_PATH;
   }

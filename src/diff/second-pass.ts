@@ -29,8 +29,9 @@ export interface PassFindings {
 export const MAX_PASSES = 8;
 
 /**
- * Late deletions: the layer deletes a directory that it has written into or, in a full copy, a symbolic link that it has
- * written through. `LayerWriter` reports every path and every deletion here. All paths have bytes as latin1.
+ * Late deletions: the layer deletes a directory that it has written into or, in a full copy, a symbolic link that it
+ * has written through. `LayerWriter` reports every path and every deletion here. The bytes of all paths are decoded as
+ * latin1.
  */
 export class LateDeletions {
   /** Real paths of directories that were written into and then deleted. */

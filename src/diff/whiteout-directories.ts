@@ -46,7 +46,10 @@ export class WhiteoutDirectories {
     if (this.count > 0) this.cut(path);
   }
 
-  /** Removes and returns the directories to delete together with `path`: itself, or the topmost ones inside. */
+  /**
+   * Removes and returns the directories to delete together with `path`: `path` itself, or else the topmost directories
+   * below it.
+   */
   take(path: string): string[] {
     if (this.count === 0) return [];
     const node = this.cut(path);

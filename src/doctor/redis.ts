@@ -76,7 +76,7 @@ function policy(info: Info): Check {
   if (found === 'noeviction') return ok(name, 'maxmemory-policy noeviction');
   return fail(
     name,
-    `maxmemory-policy ${found}: Redis may evict jobs when its memory is full`,
+    `maxmemory-policy ${found}: Redis can evict jobs when its memory is full`,
     'set maxmemory-policy noeviction in the configuration of the server, or in its parameter group',
   );
 }

@@ -55,7 +55,7 @@ async function checkBucket(client: S3Client, bucket: string, where: string): Pro
         return warn(
           name,
           'access denied for an object that does not exist',
-          'this is in order if the credentials may get objects but not list the bucket; else allow s3:GetObject on the bucket',
+          'this is in order if the credentials are allowed to get objects but not to list the bucket; else allow s3:GetObject on the bucket',
         );
       case 'InvalidAccessKeyId':
       case 'SignatureDoesNotMatch':

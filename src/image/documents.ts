@@ -37,7 +37,8 @@ export class Documents {
 
   /**
    * Reads a manifest or an index.
-   * @throws UnpackError IMAGE_NOT_FOUND if it is missing, LIMIT_EXCEEDED; and as `parseDocument` and `readBlob`
+   * @throws UnpackError IMAGE_NOT_FOUND if the document is missing; LIMIT_EXCEEDED after MAX_DOCUMENTS documents; and
+   * as `parseDocument` and `readBlob`
    */
   async read(ref: DocumentRef): Promise<ImageDocument> {
     const { digest } = ref;

@@ -62,9 +62,12 @@ export interface UnpackOptions {
   /** Labels for every snapshot that this call commits. */
   readonly labels?: Readonly<Record<string, string>>;
   readonly signal?: AbortSignal | undefined;
-  /** The worker and job that unpack; other processes that wait for a layer report them. */
+  /** The worker and the job that unpack. Other processes report them while they wait for a layer. */
   readonly owner?: LockOwner | undefined;
-  /** Called once if the call only waits, for some seconds, for a layer that another process has locked. */
+  /**
+   * Called once, after the call has done nothing for some seconds except waiting for a layer that another process has
+   * locked.
+   */
   readonly onBlocked?: ((wait: LockWait) => void) | undefined;
   /** Called once with the states of all images when they are resolved. The states change until the call settles. */
   readonly onResolved?: ((images: readonly ImageState[]) => void) | undefined;

@@ -52,7 +52,7 @@ export async function* pairEntries(a: Layer, b: Layer): AsyncGenerator<EntryPair
     }
     return { a: totals.a, b: totals.b, sameOrder };
   } finally {
-    // close the file of a layer that was not read to its end
+    // close the file of a layer that was read only in part
     await Promise.all([a, b].map((layer) => layer.return(undefined as never).catch(() => {})));
   }
 }

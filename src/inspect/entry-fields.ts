@@ -42,7 +42,7 @@ export function entryFields({ entry, whiteout, content }: ReadEntry): EntryField
   };
 }
 
-/** The fields that differ between two entries. Every extended attribute is a field of its own, `xattr NAME`. */
+/** The fields that differ between two entries. Every extended attribute is a separate field, `xattr NAME`. */
 export function changedFields(first: ReadEntry, second: ReadEntry): ChangedField[] {
   const [a, b] = [flat(entryFields(first)), flat(entryFields(second))];
   return [...new Set([...Object.keys(a), ...Object.keys(b)])]

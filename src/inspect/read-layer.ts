@@ -25,7 +25,7 @@ export interface LayerTotals {
   /** The digest of the tar is the DiffID. */
   readonly tar: { readonly digest: string; readonly bytes: number };
   readonly entries: number;
-  /** Bytes of all files, including holes. */
+  /** Size of all files in bytes, including holes. */
   readonly contentBytes: number;
 }
 
@@ -115,7 +115,7 @@ class Collector implements EntrySink {
 
   data(bytes: Buffer, position: number): void {
     if (this.hash === undefined) return;
-    // a hole may have terabytes of zeros, so its end goes into the digest instead
+    // a hole can have terabytes of zeros, so the digest gets the position after the hole instead of the zeros
     if (position !== this.expected) this.hash.update(`\0hole to ${position}\0`);
     this.hash.update(bytes);
     this.expected = position + bytes.length;

@@ -67,7 +67,7 @@ export function readDescriptor(fields: JsonFields, labels = readLabels(fields)):
   const data = fields.get('data');
   return {
     ...labels,
-    digest: digest as string as BlobDigest, // `as`: checked above, and a descriptor names stored bytes
+    digest: digest as string as BlobDigest, // `as`: the digest is checked above, and a descriptor refers to stored bytes
     size,
     ...(typeof data === 'string' ? { data } : {}),
   };

@@ -38,7 +38,7 @@ const DOCUMENT = fieldNames('schemaVersion', 'mediaType', 'artifactType', 'manif
  * because two readers could see different images (OCI advisory GHSA-mc8v-mgrf-8f4m). OCI and Docker types are
  * equivalent. Generic media types are ignored.
  * @param bytes verified by the caller
- * @param what names the document in messages
+ * @param what the name of the document in messages
  * @param promised the media type in its descriptor, if there is one; possibly empty
  * @throws UnpackError MANIFEST_INVALID; UNSUPPORTED_MEDIA_TYPE for schema 1, for artifacts, and for other documents
  */

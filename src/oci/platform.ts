@@ -51,7 +51,7 @@ export function suitability(wanted: Platform): (platform: Platform) => number | 
   return (platform) => (featuresOf(platform).length > 0 ? undefined : ranks.get(formatPlatform(platform)));
 }
 
-/** The items for the most suitable platform that runs on `wanted`. Several items may have the same platform. */
+/** The items for the most suitable platform that runs on `wanted`. Several items can have the same platform. */
 export function mostSuitable<T>(
   items: readonly T[],
   wanted: Platform,

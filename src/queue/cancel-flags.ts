@@ -58,7 +58,7 @@ export class CancelFlags {
   #hasMore = false;
   /** Number of pending reads. */
   #reads = 0;
-  /** Jobs that were dropped while reads are pending, because the answers of these reads may be older. */
+  /** Jobs that were dropped while reads are pending, because the answers of these reads are possibly older. */
   readonly #forgotten = new Set<string>();
 
   readonly #now: () => number;

@@ -153,7 +153,7 @@ function readPassword(file: string): string {
   try {
     const { size } = statOfFile(file);
     if (size > MAX_PASSWORD_FILE)
-      throw wrong(`it has ${size} bytes, which is too long for a password: name the file with the password`);
+      throw wrong(`it has ${size} bytes, which is too long for a password: set the path of the file with the password`);
     text = readFileSync(file, 'utf8');
   } catch (error) {
     if (error instanceof ConfigError) throw error;
@@ -173,5 +173,7 @@ function statOfFile(file: string) {
   const stats = statSync(file);
   if (stats.isFile()) return stats;
   const kind = stats.isDirectory() ? 'a folder' : 'not a regular file';
-  throw new ConfigError(`REDIS_PASSWORD_FILE=${JSON.stringify(file)}: it is ${kind}: name a file with the password`);
+  throw new ConfigError(
+    `REDIS_PASSWORD_FILE=${JSON.stringify(file)}: it is ${kind}: set the path of a file with the password`,
+  );
 }

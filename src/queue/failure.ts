@@ -1,7 +1,7 @@
 import * as z from 'zod';
 import { FAILURE_CODES, type FailureCode, type FailureDetails, UnpackError } from '../errors.ts';
 
-/** The failure of an attempt, version 1. It is on the job's progress, as `failure` and in `failures`. */
+/** The failure of an attempt, version 1. The job's progress contains it, as `failure` and in `failures`. */
 export const failureSchema = z
   .object({
     version: z.literal(1),
@@ -23,7 +23,7 @@ export const failureSchema = z
         actual: z.string().optional(),
         chainId: z.string().optional(),
       })
-      .meta({ description: 'The digests that are known. Each may be absent.' }),
+      .meta({ description: 'The digests that are known. Each can be absent.' }),
     retryable: z.boolean().meta({
       description: 'Whether another attempt can succeed. The queue makes one while attempt < attempts.',
     }),

@@ -88,7 +88,7 @@ export class RunningJobs {
  *
  * - The event `lockRenewalFailed` has only the ID of the job, so its listener could abort the later run. `onLockLost` gets
  *   the token, too.
- * - When the first run ends, BullMQ stops renewing the lock of the later run.
+ * - When the first run settles, BullMQ stops renewing the lock of the later run.
  */
 export class BullWorker extends Worker {
   /** Called with the job and the token of a lock that could not be renewed. */

@@ -49,7 +49,7 @@ export function consoleToLog(log: Logger): () => void {
     if (logged.has(text)) return;
     logged.add(text);
     const policy = /Eviction policy is ([\w-]+)/.exec(text)?.[1];
-    const jobsVanish = `Redis may evict jobs when its memory is full, because maxmemory-policy is ${policy}: set noeviction`;
+    const jobsVanish = `Redis can evict jobs when its memory is full, because maxmemory-policy is ${policy}: set noeviction`;
     log.warn(policy === undefined ? text : jobsVanish);
   };
   Object.assign(console, { warn: logOnce, error: logOnce });
@@ -73,10 +73,10 @@ function plainError(error: unknown): object {
 }
 
 /**
- * Writes lines from this thread, because the process can exit at any time. A write takes as long as formatting ten lines, so
- * after a write the next lines are collected for BETWEEN_WRITES; one write for each line would be a tenth of the cost of a
- * short job (measured). The first line after a pause is written at the end of this turn of the event loop. If the disk is full,
- * jobs continue: lines are buffered until there is space, and lines beyond LOG_KEPT are dropped.
+ * Writes lines from this thread, because the process can exit at any time. A write takes as long as formatting ten
+ * lines, so after a write the next lines are collected for BETWEEN_WRITES; one write for each line would be a tenth of
+ * the cost of a short job (measured). The first line after a pause is written in the same turn of the event loop. If
+ * the disk is full, jobs continue: lines are buffered until there is space, and lines beyond LOG_KEPT are dropped.
  */
 function standardOutput(): DestinationStream {
   const stream = pino.destination({ dest: 1, sync: true, maxLength: LOG_KEPT });

@@ -68,7 +68,10 @@ export class Outages {
     });
   }
 
-  /** What is wrong with Redis, as the end of a sentence that begins with "Redis at redis://host:port"; `undefined` without an outage. */
+  /**
+   * What is wrong with Redis; `undefined` without an outage. It continues a sentence that begins with "Redis at
+   * redis://host:port".
+   */
   get diagnosis(): string | undefined {
     return this.#down?.sentence;
   }

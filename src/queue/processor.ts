@@ -60,7 +60,9 @@ export interface ProcessorOptions {
 
 const LOG_LINES_KEPT = 1000;
 
-/** One run of one attempt of a job. An attempt has several runs if its job is given back to the queue in between. */
+/**
+ * One run of one attempt of a job. If the job of an attempt is given back to the queue, the attempt has several runs.
+ */
 interface Attempt {
   readonly job: Job;
   readonly token: string | undefined;

@@ -6,7 +6,7 @@ import type { Redis } from 'ioredis';
  * `diagnoseRedisError`.
  */
 export interface RedisDiagnosis {
-  /** The end of a sentence that begins with "Redis at redis://host:port": what is wrong, and what to do. */
+  /** What is wrong, and what to do. It continues a sentence that begins with "Redis at redis://host:port". */
   readonly sentence: string;
   /**
    * `unreachable`: there is no connection. `refusing`: Redis refuses commands in its current state, which can change without a
@@ -150,7 +150,7 @@ export function diagnoseRedisError(error: unknown): RedisDiagnosis | undefined {
   return error.name === 'ReplyError' ? replyDiagnosis(error) : undefined;
 }
 
-/** Milliseconds that Redis may take to answer why it is not ready. */
+/** Time limit in milliseconds for Redis to answer why it is not ready. */
 const ANSWER_LIMIT = 1000;
 
 /** Asks Redis why an open connection is not ready. While Redis loads its data, ioredis waits and reports nothing. */

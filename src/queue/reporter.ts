@@ -24,11 +24,14 @@ export interface ReporterOptions {
 }
 
 /**
- * Reports how an attempt goes: it writes the progress into Redis, at most four times a second and only if it has changed, and
- * log lines into the log of the job and of the process. An error of Redis is logged, and does not fail the job.
+ * Reports the progress of an attempt: it writes the progress into Redis, at most four times a second and only if it has
+ * changed, and log lines into the log of the job and of the process. An error of Redis is logged, and does not fail the
+ * job.
  *
- * States: *silent* → `start`, or the first line → *reporting* → one of `completed`, `failed`, `givenBack` and `abandon` →
- * *ended*. An attempt whose image is in the store, and that has nothing else to report, stays silent.
+ *     silent → reporting   by `start`, or by the first line
+ *     reporting → closed   by `completed`, `failed`, `givenBack` or `abandon`
+ *
+ * An attempt stays silent if its image is in the store and there is nothing else to report.
  */
 export class JobReporter {
   readonly #job: Job;
@@ -45,7 +48,7 @@ export class JobReporter {
   #written = '';
   #writing: Promise<void> | undefined;
   #lines: Promise<unknown> = Promise.resolve();
-  #ended = false;
+  #closed = false;
 
   constructor(job: Job, options: ReporterOptions) {
     this.#job = job;
@@ -59,14 +62,14 @@ export class JobReporter {
 
   /** Starts to report. A second call does nothing. */
   start(): void {
-    if (this.#timer !== undefined || this.#ended) return;
+    if (this.#timer !== undefined || this.#closed) return;
     const { attempt, attempts, worker, opening = '' } = this.#options;
     this.#timer = setInterval(() => this.#write(), INTERVAL);
     this.#write();
     this.line('info', `attempt ${attempt} of ${attempts} on ${worker}${opening}`);
   }
 
-  /** The layers of the images are known. The states change until the end. */
+  /** The layers of the images are known. Their states change until the attempt settles. */
   resolved(states: readonly ImageState[]): void {
     this.#states = states;
     this.#phase = 'unpacking';
@@ -100,7 +103,7 @@ export class JobReporter {
   }
 
   /**
-   * @param isLast whether the job ends with this failure
+   * @param isLast whether the job fails for good with this failure
    * @param stalls the stalls of the job so far, if the failure is STALLED; later attempts count from there
    */
   async failed(failure: Failure, isLast: boolean, error: Error, stalls = this.#stallsBefore): Promise<void> {
@@ -125,13 +128,13 @@ export class JobReporter {
 
   /** The job belongs to another worker: nothing more is written. */
   abandon(): void {
-    this.#ended = true;
+    this.#closed = true;
     clearInterval(this.#timer);
   }
 
   #append(line: string): void {
     this.#lines = this.#lines
-      .then(() => (this.#ended ? undefined : this.#job.log(line)))
+      .then(() => (this.#closed ? undefined : this.#job.log(line)))
       .catch((error) => this.#ignore(error));
   }
 
@@ -142,12 +145,12 @@ export class JobReporter {
     this.#write();
     await this.#writing;
     await this.#lines;
-    this.#ended = true;
+    this.#closed = true;
   }
 
   #write(): void {
     // one write at a time: while Redis is slow, the next one has the newest progress
-    if (this.#ended || this.#writing !== undefined) return;
+    if (this.#closed || this.#writing !== undefined) return;
     const progress = this.#progress();
     const text = JSON.stringify(progress);
     if (text === this.#written) return;

@@ -24,7 +24,7 @@ const layerResultSchema = z.object({
       fetchMs: milliseconds('Waiting for the network'),
       decompressMs: milliseconds('Waiting for the decompressor'),
       writeMs: milliseconds('Writing files'),
-      totalMs: milliseconds('From the start of the work on the layer to its end'),
+      totalMs: milliseconds('The whole work on the layer in the apply thread'),
     })
     .optional()
     .meta({ description: 'The time of each part of the work; absent for a layer that existed.' }),

@@ -67,7 +67,7 @@ export class ApplyPool {
     mounts: readonly Mount[],
     { signal, onProgress, diffId, below, findings }: ApplyOptions,
   ): Promise<AppliedDiff> {
-    if (this.#closed) throw new UnpackError('SHUTTING_DOWN', 'the apply threads were ended before the layer began');
+    if (this.#closed) throw new UnpackError('SHUTTING_DOWN', 'the apply threads were stopped before the layer began');
     const target = diffTarget(mounts, below, store);
     const thread = this.#take();
     Atomics.add(this.#writing, 0, 1);

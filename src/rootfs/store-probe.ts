@@ -12,9 +12,11 @@ import type { Log } from './applier.ts';
 import type { ChainLocks } from './chain-locks.ts';
 import { extractionKey, removeLeftovers } from './leftovers.ts';
 
-/** Bytes that the probe writes. A store without room for them is full: even small layers fail there. */
+/**
+ * Number of bytes that the probe writes. A store without space for them is full, because even small layers fail there.
+ */
 const ROOM = 1 << 20;
-/** Maximum milliseconds that `tidy` waits. The removal of a large layer may go on longer. */
+/** Time limit in milliseconds for `tidy`. The removal of a large layer can continue after this time. */
 const TIDY_LIMIT = 30_000;
 /** Maximum milliseconds for the whole probe. A disk that needs longer for a megabyte is unusable. */
 const PROBE_LIMIT = 10_000;
@@ -23,8 +25,8 @@ const PROBE_LIMIT = 10_000;
  * Tests whether the store can be written, to tell a fault of the machine from a fault of the layer. The probe writes one
  * file into a snapshot of its own, as a layer is written, and removes both. `queue/store-guard.ts` calls it.
  *
- * If the disk hangs, the probe fails after a time limit. The next probe starts only when the last one has ended, because
- * each probe on a hanging disk blocks a thread.
+ * If the disk hangs, the probe fails after a time limit. The next probe starts only after the last one has finished,
+ * because each probe on a hanging disk blocks a thread.
  */
 export class StoreProbe {
   readonly #snapshotter: Snapshotter;

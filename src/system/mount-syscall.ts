@@ -71,7 +71,7 @@ function fits(options: readonly string[]): boolean {
   return Buffer.byteLength(options.join(',')) < PAGE;
 }
 
-/** The deepest common parent directory, without a slash at its end. Empty for `/`. */
+/** The deepest common parent directory, without a final slash. Empty for `/`. */
 function commonDirectory(paths: readonly string[]): string {
   let shared = dirname(paths[0] ?? '/');
   while (shared !== '/' && !paths.every((path) => path.startsWith(`${shared}/`))) shared = dirname(shared);

@@ -258,8 +258,8 @@ function openParent(path: string): number | undefined {
 }
 
 /**
- * Limits the trees that this thread removes at once. It is per thread, because it bounds the descriptors of all
- * removals, and holds nothing that must be closed. Each turn is a promise that settles after its removal has finished.
+ * Limits the trees that this thread removes at once. The limit is per thread, because it bounds the descriptors of all
+ * removals. It holds nothing that must be closed. Each turn is a promise that settles after its removal has finished.
  */
 const turns: Promise<void>[] = Array.from({ length: TREES }, () => Promise.resolve());
 let turn = 0;
@@ -321,7 +321,7 @@ function openedUp(directory: number): boolean {
 
 const BUSY = 'another process still changes its content: fuser -v shows which';
 const WHY: Readonly<Record<string, string>> = {
-  EPERM: 'it or its parent directory is immutable or append-only: lsattr shows it, chattr -ia ends it',
+  EPERM: 'it or its parent directory is immutable or append-only: lsattr shows the attribute, chattr -ia removes it',
   EACCES: 'this user has no permission to write into its parent directory',
   EBUSY: 'it is a mount point, perhaps in another mount namespace (grep it in /proc/*/mountinfo): unmount it',
   EXDEV: 'a file system is mounted there: unmount it',

@@ -1,6 +1,6 @@
 import { statfsSync } from 'node:fs';
 
-/** Free space of a file system, for a user without privileges. A file of its own, because apply threads load it. */
+/** Free space of a file system, for a user without privileges. It is a separate file, because apply threads load it. */
 export interface Space {
   readonly bytes: number;
   /** `undefined` if the file system has no fixed number of inodes (Btrfs). */

@@ -11,7 +11,7 @@ import { skipFor } from '../support/present.ts';
 import { digestOfOutput, inTurn } from '../support/stream.ts';
 
 const FOLLOWED =
-  'the gzip data is followed by bytes that are neither gzip data nor zeros: something has been appended to the blob, or has overwritten its end; build and push the layer again';
+  'the gzip data is followed by bytes that are neither gzip data nor zeros: something has been appended to the blob, or its last bytes have been overwritten; build and push the layer again';
 
 /** Bytes that compress to about a third, like typical files. */
 function someBytes(length: number): Buffer {

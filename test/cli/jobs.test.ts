@@ -85,7 +85,7 @@ describe('jobs', () => {
     client.disconnect();
     child.kill('SIGINT');
     const { status, stderr } = await end;
-    assert.match(stderr, /job [0-9a-f-]{36} continues; to end it, run unpackd cancel/);
+    assert.match(stderr, /job [0-9a-f-]{36} continues; to cancel it, run unpackd cancel/);
     assert.equal(status, 130);
   });
 

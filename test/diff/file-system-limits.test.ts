@@ -98,7 +98,7 @@ describe('an extended attribute that does not fit into the one block that ext4 h
     const { warnings } = applyTar(tar(file('e', '', { pax })), { root });
     assert.match(
       warnings.join('\n'),
-      /^left out the extended attribute user\.big of "e": the kernel takes no such name or value$/,
+      /^left out the extended attribute user\.big of "e": the kernel does not accept this name or value$/,
     );
     assert.deepEqual(readTree(root).e?.xattrs, { 'user.note': '\0\0\0' });
   });
