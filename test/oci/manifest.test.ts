@@ -101,7 +101,7 @@ describe('a manifest or index', () => {
       { ...manifest, mediaType: OCI_MANIFEST.toUpperCase() },
       /treated as application\/vnd.oci/,
     ],
-    ['of a media type with a parameter', { ...manifest, mediaType: `${OCI_MANIFEST}; charset=utf-8` }, /read as/],
+    ['of a media type with a parameter', { ...manifest, mediaType: `${OCI_MANIFEST}; charset=utf-8` }, /treated as/],
     ['whose config has no media type', { ...manifest, config: { digest, size: 3 } }, /config.mediaType is missing/],
     ['whose config has an empty media type', { ...manifest, config: { ...config, mediaType: '' } }, /config.mediaType/],
     ...['application/octet-stream', 'application/json', 'text/html', 'text/plain; charset=utf-8'].map(

@@ -4,7 +4,7 @@ import { describe, it } from 'node:test';
 import { StoreSync } from '../../src/rootfs/durability.ts';
 import { brittleExt4, unavailable, writeTooMuch } from '../support/file-system.ts';
 
-const LOST = { code: 'STORE_FAILED', message: /not all that was written has reached the disk .*dmesg/ };
+const LOST = { code: 'STORE_FAILED', message: /not all writes have reached the disk .*dmesg/ };
 
 describe('a disk that loses writes', { skip: unavailable(() => brittleExt4()) }, () => {
   it('fails every layer that was being written at that time, in all processes', async () => {
