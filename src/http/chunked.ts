@@ -1,30 +1,30 @@
 import { MalformedResponseError } from './response-head.ts';
 
-/** Maximum bytes of one line: a chunk's size with its extensions, or a trailer field. */
+/** Maximum length of one line in bytes: the size of a chunk with its extensions, or a trailer field. */
 const LINE_LIMIT = 4096;
 /** Chunks of up to 2^52 bytes. */
 const SIZE = /^([0-9a-f]{1,13})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?$/i;
 
 /**
- * Decodes a body in chunks (RFC 9112, 7.1), for a connection. The input may be cut anywhere.
+ * Decodes a body in chunks (RFC 9112, 7.1), for a connection. The input can come in any pieces.
  *
  *     size → data → data-end → size; a size of 0 → trailer → done
  */
 export class ChunkedDecoder {
   #state: 'size' | 'data' | 'data-end' | 'trailer' | 'done' = 'size';
-  /** Missing bytes of the current chunk. */
+  /** Number of missing bytes of the current chunk. */
   #left = 0;
   /** The received part of the current line. */
   #line = '';
 
-  /** The last chunk and the trailer were received. */
+  /** Whether the last chunk and the trailer were received. */
   get done(): boolean {
     return this.#state === 'done';
   }
 
   /**
    * @param onData called with each part of the body
-   * @throws MalformedResponseError for anything but chunks, and for bytes after the last one
+   * @throws MalformedResponseError for data that is not in chunks, and for bytes after the last chunk
    */
   write(bytes: Buffer, onData: (data: Buffer) => void): void {
     for (let at = 0; at < bytes.length; ) {

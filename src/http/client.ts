@@ -2,12 +2,12 @@ import { type BodyHandler, HttpConnection, type Origin, type ResponseHandler } f
 import type { ResponseHead } from './response-head.ts';
 import { TlsContexts } from './trusted-cas.ts';
 
-/** Idle connections to one server that are kept. */
+/** Maximum number of idle connections per server. */
 const IDLE_KEPT = 32;
 
 export interface HttpRequest {
   readonly origin: Origin;
-  /** Request line and headers, with the empty line at the end. */
+  /** Request line and headers, including the empty line after the headers. */
   readonly head: string;
   /** Milliseconds. */
   readonly connectTimeout: number;
@@ -17,7 +17,7 @@ export interface HttpRequest {
 export interface Transfer {
   /** Continues a body that was paused. */
   resume(): void;
-  /** Closes the connection, unless the response has ended. No handler is called any more. */
+  /** Closes the connection, unless the response is complete. After that, no handler is called. */
   cancel(): void;
 }
 
@@ -42,7 +42,7 @@ export class HttpClient {
     return transfer;
   }
 
-  /** Closes idle connections now, and the others when their response ends. */
+  /** Closes idle connections now, and busy connections when their responses are complete. */
   close(): void {
     this.#closed = true;
     for (const pool of this.#idle.values()) for (const connection of pool.splice(0)) connection.destroy();
@@ -76,7 +76,9 @@ export class HttpClient {
   }
 }
 
-/** Takes a connection out of the pool. A closed one is in the pool until its socket reports the end. */
+/**
+ * Takes a connection out of the pool. A closed connection is in the pool until its socket reports that it is closed.
+ */
 function idleOf(pool: HttpConnection[]): HttpConnection | undefined {
   for (let connection = pool.pop(); connection !== undefined; connection = pool.pop()) {
     if (connection.idle) return connection;
@@ -84,7 +86,7 @@ function idleOf(pool: HttpConnection[]): HttpConnection | undefined {
   return undefined;
 }
 
-/** One request: connects a connection of the pool with the handler until the response ends. */
+/** One request: passes the events of a pooled connection to the handler until the response is complete. */
 class PooledTransfer implements Transfer, ResponseHandler, BodyHandler {
   readonly #handler: ResponseHandler;
   readonly #pool: { connect(): HttpConnection; keep(connection: HttpConnection): void };
@@ -134,7 +136,7 @@ class PooledTransfer implements Transfer, ResponseHandler, BodyHandler {
   }
 
   fail(cause: Error): void {
-    // a GET may be repeated, and a server may close an idle connection at any time
+    // a GET can be repeated, and a server can close an idle connection at any time
     if (this.#connection?.stale === true) {
       this.start(this.#pool.connect(), this.#head);
       return;

@@ -3,36 +3,40 @@ import { speedUp, type TimeSample } from './waiting-time.ts';
 
 const MiB = 1024 * 1024;
 
-/** Maximum connections of one download. */
+/** Maximum number of connections of one download. */
 export const MAX_CONNECTIONS = 8;
 
-/** Maximum bytes of a ranged request. Eight of them, which arrive one after another, fit into the window. */
+/**
+ * Maximum size of a ranged request in bytes. Eight ranges fit into the window, because they arrive one after another.
+ */
 export const LONGEST_SEGMENT = 8 * MiB;
 const SHORTEST_SEGMENT = MiB;
 
-/** Segments in a window: on average half of each of eight has arrived, and one is being read. */
+/** Number of segments in a window: on average half of each of eight segments has arrived, and one is being read. */
 const SEGMENTS_IN_WINDOW = 6;
 
-/** Maximum bytes in the memory of one download, and of all downloads of a process. */
+/** Maximum memory in bytes of one download, and of all downloads of a process together. */
 export const WINDOW = SEGMENTS_IN_WINDOW * LONGEST_SEGMENT;
 const ALL_WINDOWS = 4 * WINDOW;
 
-/** The window of each download, if a process has so many. */
+/** The window of each download, if a process runs this number of downloads. */
 export function windowOf(downloads: number): number {
   return Math.min(WINDOW, ALL_WINDOWS / Math.max(1, downloads));
 }
 
-/** The part of its time that the reader may wait before connections are added: to the first one, and to several. */
+/**
+ * Connections are added if the reader waits for more than this part of its time: with one connection, and with several.
+ */
 const WAITS_ALONE = 1 / 2;
 const WAITS_BESIDE = 1 / 8;
 
-/** Ranges are used if all connections together are expected to be so many times as fast as one. */
+/** Ranges are used if all connections together are expected to be faster than one connection by this factor. */
 const GAIN = 1.3;
 
-/** If the first request reaches so many ranges before their answers begin, no further ranges are used. */
+/** If the first request reaches this number of ranges before their answers begin, no further ranges are used. */
 const MAX_OVERTAKEN = 3;
 
-/** What to do after an answer to a range has begun. */
+/** The decision after the answer to a range has begun. */
 export type Decision =
   /** Nothing. */
   | 'keep'
@@ -44,7 +48,7 @@ export type Decision =
   | 'last';
 
 /**
- * Decides how many connections a download uses, and where its ranges begin and end. RangeReader requests them.
+ * Decides how many connections a download uses, and which ranges it requests. RangeReader requests them.
  *
  *     single ─▶ trial ─▶ many
  *       ▲         │
@@ -66,16 +70,19 @@ export class ConnectionPlan {
   #ranges = 0;
   #overtaken = 0;
   #trial: Segment | undefined;
-  /** The range that was requested when connections were added last. Without its answer the effect is not known. */
+  /**
+   * The range that was requested when connections were last added. The effect of more connections is unknown until its
+   * answer.
+   */
   #latest: Segment | undefined;
-  /** Milliseconds that one connection needs for a range, from the speed of the first request. */
+  /** Time in milliseconds for one range on one connection, estimated from the speed of the first request. */
   #rangeTime = 0;
-  /** The next range is the last one. */
+  /** Whether the next range is the last range. */
   #restInOneRange = false;
 
   /**
-   * @param end of the blob
-   * @param window maximum bytes in memory, now
+   * @param end the size of the blob in bytes
+   * @param window returns the present maximum memory in bytes
    * @param ranges false to use only the first request
    */
   constructor(end: number, window: () => number, ranges: boolean) {
@@ -88,7 +95,7 @@ export class ConnectionPlan {
     return this.#connections;
   }
 
-  /** Whether `nextRange` may be called. */
+  /** Whether there is a next range. `nextRange` throws if there is none. */
   get hasRanges(): boolean {
     return this.#state !== 'final' && this.#next < this.#end;
   }
@@ -180,7 +187,9 @@ export class ConnectionPlan {
     return 'grow';
   }
 
-  /** The first ranges are shorter, each by an eighth, so that they do not all end at the same time. */
+  /**
+   * The first ranges have different lengths, in steps of an eighth, so that they are not all complete at the same time.
+   */
   #nextLength(): number {
     if (this.#restInOneRange) return this.#end - this.#next;
     const longest = this.#longest();
@@ -193,7 +202,7 @@ export class ConnectionPlan {
   }
 }
 
-/** Bytes in a millisecond from the first request; at least one. */
+/** Speed of the first request in bytes per millisecond; at least one. */
 function speedOf(first: Segment | undefined): number {
   if (first?.answeredAt === undefined) return 1;
   return Math.max(1, first.received / Math.max(1, performance.now() - first.answeredAt));

@@ -5,12 +5,18 @@ import { MalformedResponseError, parseResponseHead, type ResponseHead } from './
 import { idleTimer } from './timeouts.ts';
 import { nodeTls } from './trusted-cas.ts';
 
-/** Maximum bytes of the status line and headers of a response, with the informational responses (1xx) before it. */
+/**
+ * Maximum size in bytes of the status line and headers of a response, including the informational responses (1xx)
+ * before it.
+ */
 const HEAD_LIMIT = 64 * 1024;
 
 /** Receives the response to one request. */
 export interface ResponseHandler {
-  /** @returns the receiver of the body; `undefined` to close the connection, and then no method is called any more */
+  /**
+   * @returns the receiver of the body. If it returns `undefined`, the connection is closed and no method is called any
+   * more.
+   */
   begin(head: ResponseHead): BodyHandler | undefined;
   /** There is no response. */
   fail(cause: Error): void;
@@ -18,14 +24,17 @@ export interface ResponseHandler {
 
 /** Receives the body of a response: `filled` again and again, then `end`; or `fail` at any time. */
 export interface BodyHandler {
-  /** Memory for the next bytes, at least one. It may be called once more after `filled` has returned false. */
+  /**
+   * Returns memory for the next bytes: a buffer of at least one byte. It is possibly called once more after `filled`
+   * has returned false.
+   */
   buffer(): Buffer;
   /**
    * `count` bytes of the last buffer were filled.
-   * @returns false to pause until `resume`; a few more bytes may arrive nevertheless
+   * @returns false to pause until `resume`; a few more bytes can arrive after that
    */
   filled(count: number): boolean;
-  /** The body is complete, and the connection may be reused. */
+  /** The body is complete, and the connection can be reused. */
   end(): void;
   fail(cause: Error): void;
 }
@@ -40,7 +49,7 @@ export interface Origin {
 }
 
 export interface ConnectionOptions {
-  /** Maximum milliseconds until the connection is open, with TLS. */
+  /** Time limit in milliseconds for opening the connection, including TLS. */
   readonly connectTimeout: number;
   /** The CAs to trust instead of Node's. */
   readonly secureContext: SecureContext | undefined;
@@ -55,11 +64,11 @@ export interface ConnectionOptions {
  *     idle ──send()──▶ head ──status line and headers──▶ body ──last byte──▶ idle
  *     from each of them ──error, destroy(), end of the connection──▶ closed
  *
- * A new connection is idle while it connects. Bytes that arrive on an idle connection close it.
+ * A new connection is idle while it connects. If bytes arrive on an idle connection, the connection is closed.
  */
 export class HttpConnection {
   readonly #socket: Socket;
-  /** Memory for everything that is not read into the user's: heads, and bodies in chunks. */
+  /** Memory for data that is not read into buffers of the user: heads, and bodies in chunks. */
   readonly #own = Buffer.allocUnsafeSlow(HEAD_LIMIT);
   readonly #onClose: () => void;
   #state: 'idle' | 'head' | 'body' | 'closed' = 'idle';
@@ -69,11 +78,11 @@ export class HttpConnection {
   /** In `body`. */
   #body: BodyHandler | undefined;
   #chunks: ChunkedDecoder | undefined;
-  /** Missing bytes of the body; Infinity if its length is not known. */
+  /** Number of missing bytes of the body; Infinity if the length is unknown. */
   #left = 0;
   #keepAlive = true;
   #requests = 0;
-  /** Bytes have arrived since the last request. */
+  /** Whether bytes have arrived since the last request. */
   #answered = false;
 
   constructor({ secure, host, port }: Origin, { connectTimeout, secureContext, onClose }: ConnectionOptions) {
@@ -92,11 +101,11 @@ export class HttpConnection {
     });
     this.#socket = secure ? nodeTls().connect({ ...options, ...tls() }) : connect(options);
     const connecting = idleTimer(connectTimeout, () => {
-      this.#close(timeoutError(`no connection came about within ${connectTimeout / 1000} s`));
+      this.#close(timeoutError(`no connection was opened within ${connectTimeout / 1000} s`));
     });
     connecting.start();
     this.#socket.once(secure ? 'secureConnect' : 'connect', () => connecting.stop());
-    // stays for the whole life of the socket, because an unhandled error would end the process
+    // stays for the whole life of the socket, because an unhandled error would crash the process
     this.#socket.on('error', (cause) => this.#close(cause));
     this.#socket.once('close', () => {
       connecting.stop();
@@ -108,12 +117,15 @@ export class HttpConnection {
     return this.#state === 'idle';
   }
 
-  /** Whether a failed request was not answered on a reused connection: the server may have closed it before the request. */
+  /**
+   * Whether a failed request was not answered on a reused connection: the server has possibly closed the connection
+   * before the request.
+   */
   get stale(): boolean {
     return this.#requests > 1 && !this.#answered;
   }
 
-  /** Sends a request on an idle connection. @param request the head of the request, with the empty line at its end */
+  /** Sends a request on an idle connection. @param request the head of the request, including the empty line */
   send(request: string, handler: ResponseHandler): void {
     this.#expect('idle');
     this.#state = 'head';
@@ -194,7 +206,7 @@ export class HttpConnection {
     this.#expect('head');
     const body = this.#handler?.begin(head);
     this.#handler = undefined;
-    // the handler may have called destroy()
+    // the handler has possibly called destroy()
     if (body === undefined || this.#isClosed()) {
       this.#close(undefined);
       return false;

@@ -8,28 +8,34 @@ import { WaitingTime } from './waiting-time.ts';
 const MiB = 1024 * 1024;
 
 /**
- * Ranges that are requested early, while other ranges are about to end. A connection brings no bytes between a request and its
- * answer, which is an eighth of its time with a latency of 20 ms.
+ * Number of ranges that are requested early, while other ranges are almost complete. A connection transfers no bytes
+ * between a request and its answer. With a latency of 20 ms that is an eighth of the time.
  */
 const REQUESTED_EARLY = 2;
 
-/** Buffers that are kept for the next download. */
+/** Number of buffers that are kept for the next download. */
 const BUFFERS_KEPT = 16;
 
-/** Bytes that are ready before the connection of a busy reader is paused. */
+/** The connection of a busy reader is paused when this number of bytes is ready. */
 const READY = MiB;
 
-/** Bytes between two turns of the event loop. Node reads sockets only between turns, and a reader that never waits has none. */
+/**
+ * Number of bytes after which the reader yields to the event loop. A reader that never waits must yield, because Node
+ * reads sockets only between turns.
+ */
 const TURN = MiB / 2;
 
 export interface RangeReaderOptions {
   /** Offset of the first byte in the blob. */
   readonly offset: number;
-  /** Size of the blob; Infinity if it is not known. */
+  /** Size of the blob in bytes; Infinity if it is unknown. */
   readonly end: number;
-  /** Maximum bytes in memory, now. One buffer for each connection and the chunk that is being read are not counted. */
+  /**
+   * Returns the present maximum memory in bytes. One buffer for each connection and the chunk that is being read are
+   * not counted.
+   */
   readonly window: () => number;
-  /** Whether ranges may be requested beside the first request. */
+  /** Whether ranges can be requested in addition to the first request. */
   readonly ranges: boolean;
   /** Buffers of SEGMENT_BUFFER bytes. */
   readonly buffers: SpareBuffers;
@@ -37,24 +43,25 @@ export interface RangeReaderOptions {
   readonly request: (segment: Segment, first: boolean) => SegmentTransfer;
   /** Called if ranges bring no gain from this server. */
   readonly onNoGain?: (() => void) | undefined;
-  /** Names the blob in messages. */
+  /** The name of the blob in messages. */
   readonly what: string;
-  /** Maximum milliseconds that a read waits for bytes. The time in which the reader is busy does not count. */
+  /** Time limit in milliseconds for a read without bytes. Time in which the reader is busy does not count. */
   readonly idleTimeout: number;
   readonly minimumSpeed?: MinimumSpeed | undefined;
   readonly signal: AbortSignal | undefined;
 }
 
 /**
- * Reads a blob in order, over as many connections as the reader can use (ConnectionPlan decides). S3 limits the speed of one
- * connection to some tens of megabytes a second. The first request asks for everything; ranges further on are requested beside
- * it:
+ * Reads a blob in order, over as many connections as the reader can use (ConnectionPlan decides). S3 limits the speed
+ * of one connection to some tens of megabytes a second. The first request is for everything. At the same time, ranges
+ * further on are requested:
  *
  *     first    ├──────────────▶│ is cancelled here, if the range has an answer
  *     ranges                   ├──────┤├──────┤├──────┤…
  *
- * If the first request arrives at a range without an answer, it goes on, and the range is dropped. If ranges are refused or
- * bring no gain, the first request brings everything. So a download is never slower than one request.
+ * If the first request reaches a range that has no answer yet, the first request continues, and the range is dropped.
+ * If ranges are refused or bring no gain, the first request brings everything. So a download is never slower than one
+ * request.
  *
  * A chunk is valid until the next one is requested. States:
  *
@@ -69,18 +76,18 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
   readonly #speed;
   readonly #onAbort: () => void;
   #state: 'new' | 'reading' | 'closed' = 'new';
-  /** Requested and not yet read to the end, in the order of the blob. */
+  /** Requested segments that are not completely read, in the order of the blob. */
   readonly #row: Segment[] = [];
-  /** The first request, until it has ended. */
+  /** The first request, until it is complete. */
   #first: Segment | undefined;
-  /** Segments that are still arriving. */
+  /** Number of segments that are still arriving. */
   #active = 0;
-  /** Why everything ends: an abort, a timeout, or the failure of the segment that is read next. */
+  /** The failure of the whole read: an abort, a timeout, or the failure of the segment that is read next. */
   #failure: UnpackError | undefined;
   #wake: (() => void) | undefined;
   readonly #waiting = new WaitingTime();
   #sinceTurn = 0;
-  /** Bytes that have arrived and were not read. */
+  /** Number of bytes that have arrived but were not read. */
   #ready = 0;
 
   constructor(options: RangeReaderOptions) {
@@ -139,7 +146,7 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
     return this;
   }
 
-  /** The next bytes in order. `undefined` at the end of the blob. */
+  /** The next bytes in order. `undefined` after the last byte of the blob. */
   async #take(): Promise<Buffer | undefined> {
     for (;;) {
       if (this.#failure !== undefined) throw this.#failure;
@@ -202,7 +209,7 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
     this.#plan.requested(this.#row.at(-1));
   }
 
-  /** Bytes have arrived, or with a count of 0 the answer has begun. @returns whether the transfer may continue */
+  /** Bytes have arrived, or with a count of 0 the answer has begun. @returns whether the transfer continues */
   #arrived(segment: Segment, count: number): boolean {
     if (segment.dropped) return false;
     this.#ready += count;
@@ -224,7 +231,10 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
     return !segment.ended && this.#mayArrive(segment, READY);
   }
 
-  /** Whether the segment ends before the answer to a new request would begin, if both are as fast as now. */
+  /**
+   * Whether the segment will be complete before the answer to a new request would begin, at the present speed and
+   * latency.
+   */
   #endsSoon(segment: Segment): boolean {
     const { answeredAt, received, range, position } = segment;
     if (answeredAt === undefined || received === 0) return false;
@@ -233,7 +243,7 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
   }
 
   #mayArrive(segment: Segment, limit: number): boolean {
-    // one connection is fast enough for the reader: its bytes should stay in the processor's cache
+    // one connection is fast enough for the reader: pause it, so that its bytes stay in the processor's cache
     if (this.#plan.connections === 1) return this.#ready < limit;
     if (this.#ready < this.#options.window()) return this.#row[0] !== segment || segment.ready < limit;
     // the segment that is read next must continue, even if the others fill the window
@@ -252,7 +262,7 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
     this.#options.onNoGain?.();
   }
 
-  /** The first request ends where an answered range begins. A range without an answer is dropped. */
+  /** Cancels the first request at the start of an answered range. A range without an answer is dropped. */
   #meetRanges(first: Segment): void {
     for (let next = this.#row[1]; next !== undefined && first.position >= next.range.from; next = this.#row[1]) {
       if (next.answered) {
@@ -279,7 +289,7 @@ export class RangeReader implements AsyncIterableIterator<Buffer, undefined> {
       // the first request still brings these bytes
       this.#dropRanges();
     }
-    // the caller requests the rest again after a failure, and after a segment that ended early
+    // the caller requests the rest again after a failure, and after a segment that was cut short
     if (segment.failure !== undefined || segment.position < segment.range.to) this.#endAfter(segment);
     this.#requestAhead();
     if (this.#row[0] === segment) this.#wake?.();

@@ -4,9 +4,12 @@ export interface ResponseHead {
   readonly reason: string;
   /** Names in lower case. The values of a repeated header are joined by ", ". */
   readonly headers: ReadonlyMap<string, string>;
-  /** Whether the connection may be reused after the body. */
+  /** Whether the connection can be reused after the body. */
   readonly keepAlive: boolean;
-  /** The length of the body in bytes, or how its end is marked: by chunks, or by the end of the connection. */
+  /**
+   * The length of the body in bytes. If the length is unknown: `chunked`, or `until-close` if the body lasts until the
+   * connection is closed.
+   */
   readonly body: number | 'chunked' | 'until-close';
 }
 
@@ -68,7 +71,7 @@ function bodyOf(status: number, headers: ReadonlyMap<string, string>): ResponseH
 /** The part of an object that a response contains. */
 export interface ContentRange {
   readonly from: number;
-  /** Bytes of the whole object, if known. */
+  /** Size of the whole object in bytes; `undefined` if unknown. */
   readonly size: number | undefined;
 }
 
@@ -81,7 +84,7 @@ export function contentRange(head: ResponseHead): ContentRange | undefined {
   return { from: Number(from), size: size === '*' ? undefined : Number(size) };
 }
 
-/** Whether an ETag may be sent in `If-Match` (RFC 9110, 8.8.3 and 13.1.1). */
+/** Whether an ETag is allowed in `If-Match` (RFC 9110, 8.8.3 and 13.1.1). */
 export function isStrong(etag: string | undefined): etag is string {
   return etag !== undefined && /^"[\x21\x23-\x7e\x80-\xff]*"$/.test(etag);
 }

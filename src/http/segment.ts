@@ -1,10 +1,13 @@
 import type { UnpackError } from '../errors.ts';
 import type { SpareBuffers } from '../system/spare-buffers.ts';
 
-/** Bytes of one buffer: few enough to stay in the processor's cache until they are hashed and inflated. */
+/**
+ * Size of one buffer in bytes. It is small, so that the bytes stay in the processor's cache until they are hashed and
+ * inflated.
+ */
 export const SEGMENT_BUFFER = 256 * 1024;
 
-/** `to` is the first byte after the range; Infinity if the end is not known. */
+/** `to` is the first byte after the range; Infinity if the size is unknown. */
 export interface Range {
   readonly from: number;
   readonly to: number;
@@ -16,11 +19,11 @@ export interface SegmentTransfer {
   cancel(): void;
 }
 
-/** RangeReader, as its segments see it. */
+/** The methods of RangeReader that segments call. */
 interface SegmentReader {
   /** `count` bytes arrived; 0 when the answer begins. @returns false to pause the transfer until `resume` */
   arrived(count: number): boolean;
-  /** The segment has ended or failed. */
+  /** The segment is complete or has failed. */
   finished(): void;
 }
 
@@ -39,21 +42,21 @@ interface Filling {
  */
 export class Segment {
   transfer: SegmentTransfer | undefined;
-  /** When it was requested, and milliseconds until its answer began, in `WaitingTime.total`. */
+  /** The time of the request, and the milliseconds until the answer began, by the clock `WaitingTime.total`. */
   requestedAt = 0;
   latency: number | undefined;
   /** As `latency`, in `performance.now()`. */
   delay = 0;
   /** When its answer began, in `performance.now()`. */
   answeredAt: number | undefined;
-  /** RangeReader has requested another range because this one ends soon. */
+  /** Whether RangeReader has requested another range, because this segment is almost complete. */
   endsSoon = false;
   ended = false;
   failure: UnpackError | undefined;
   dropped = false;
-  /** The transfer waits for `resume`. */
+  /** Whether the transfer waits for `resume`. */
   paused = false;
-  /** Bytes that have arrived, and the part of them that was not taken yet. */
+  /** Number of bytes that have arrived, and number of these that were not taken yet. */
   received = 0;
   ready = 0;
   #range: Range;
@@ -81,7 +84,7 @@ export class Segment {
     return this.answeredAt !== undefined;
   }
 
-  /** The answer has begun, or the request has failed. */
+  /** Whether the answer has begun, or the request has failed. */
   get settled(): boolean {
     return this.answered || this.failure !== undefined;
   }
@@ -120,7 +123,7 @@ export class Segment {
     this.transfer?.resume();
   }
 
-  /** The answer has ended, possibly before the end of the range. */
+  /** The answer is complete. It is possibly shorter than the range. */
   end(): void {
     if (this.ended) return;
     this.ended = true;
@@ -134,7 +137,8 @@ export class Segment {
   }
 
   /**
-   * Ends the segment at `to` and discards the bytes after it, which must not have been taken yet.
+   * Shortens the segment to end before `to`, and discards the bytes after that. These bytes must not have been taken
+   * yet.
    * @returns the number of discarded bytes
    */
   truncate(to: number): number {
@@ -169,7 +173,7 @@ export class Segment {
         this.ready -= chunk.length;
         return chunk;
       }
-      // the transfer may still write into this buffer
+      // the transfer can still write into this buffer
       if (first.filled < SEGMENT_BUFFER && !this.ended) return undefined;
       this.#fillings.shift();
       this.#buffers.give(first.bytes);

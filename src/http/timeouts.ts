@@ -9,9 +9,9 @@ export interface IdleTimer {
 /**
  * Calls `onTimeout` after `limit` milliseconds without bytes. The caller stops the timer when bytes arrive.
  *
- * This thread writes files synchronously, so the timer can be late by seconds while the bytes wait in the kernel's buffer:
- * Node runs due timers before it reads sockets. Therefore a due timer first lets Node read the sockets, and reports the timeout
- * only if the timer was not stopped by then.
+ * This thread writes files synchronously, so the timer can be late by seconds while the bytes wait in the kernel's
+ * buffer: Node runs due timers before it reads sockets. Therefore a due timer first lets Node read the sockets, and
+ * reports the timeout only if the timer was not stopped in the meantime.
  */
 export function idleTimer(limit: number, onTimeout: () => void): IdleTimer {
   let timer: NodeJS.Timeout | undefined;
@@ -26,7 +26,8 @@ export function idleTimer(limit: number, onTimeout: () => void): IdleTimer {
       stop();
       const since = performance.now();
       const due = () => {
-        // the clock of the event loop stands still during synchronous work, so a timer set after it is due too early
+        // the clock of the event loop stands still during synchronous work, so a timer that is set after such work is
+        // due too early
         const left = limit - (performance.now() - since);
         if (left > 0) timer = setTimeout(due, left);
         else check = setImmediate(onTimeout); // an immediate runs after the sockets were read
@@ -53,9 +54,9 @@ export interface SpeedTimer extends IdleTimer {
 const TICKS = 30;
 
 /**
- * Calls `onSlow` with a sentence if the speed is below the minimum. A read may wait while its thread writes files
- * synchronously and the bytes lie in the kernel's buffer. Therefore the time is counted in ticks: if the thread is blocked for
- * longer than one tick, one tick counts.
+ * Calls `onSlow` with a sentence if the speed is below the minimum. A read can be pending while its thread writes files
+ * synchronously and the bytes are in the kernel's buffer. Therefore the time is counted in ticks: if the thread is
+ * blocked for longer than one tick, one tick counts.
  */
 export function speedTimer(minimum: MinimumSpeed | undefined, onSlow: (sentence: string) => void): SpeedTimer {
   if (minimum === undefined || minimum.bytesPerSecond === 0) {

@@ -20,7 +20,7 @@ export class TlsContexts {
 }
 
 /**
- * The CAs that Node trusts, including NODE_EXTRA_CA_CERTS, and those in a PEM file, which AWS_CA_BUNDLE names.
+ * The CAs that Node trusts, including NODE_EXTRA_CA_CERTS, and the CAs in the PEM file of AWS_CA_BUNDLE.
  * @throws UnpackError SOURCE_DENIED with the name of the file, if it cannot be read or has no certificate
  */
 export function trustedCas(caBundle: string): string[] {

@@ -25,8 +25,8 @@ export class WaitingTime {
   }
 
   /**
-   * Milliseconds that the reader has waited. Latencies are measured with this clock, because the thread does not see an answer
-   * while it writes a file.
+   * The total time in milliseconds that the reader has waited. Latencies are measured with this clock, because the
+   * thread does not notice an answer while it writes a file.
    */
   get total(): number {
     return this.#sum + (this.#since === undefined ? 0 : performance.now() - this.#since);

@@ -12,11 +12,11 @@ import { type LocalBlob, memoryBlob } from './local-blob.ts';
 /** One image of an archive. */
 export interface ChosenImage {
   readonly descriptor: Descriptor;
-  /** The tag in its name. A bucket may not accept it. */
+  /** The tag in its name. Not every bucket layout accepts this tag. */
   readonly tag: string | undefined;
   /** The annotation `org.opencontainers.image.ref.name`, for an index in `made`. */
   readonly name?: string;
-  /** An index that was made of several images with one name. It is not in the archive. */
+  /** An index that was made from several images with one name. This index is not in the archive. */
   readonly made?: ReadonlyMap<BlobDigest, LocalBlob>;
 }
 

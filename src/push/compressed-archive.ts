@@ -12,13 +12,13 @@ import { unzstd } from '../archive/zstd.ts';
 import { errnoOf } from '../errno.ts';
 import { abortError, throwIfAborted, UnpackError } from '../errors.ts';
 
-/** Bytes of an archive that are read at once. */
+/** Number of bytes of an archive per read. */
 const CHUNK = 1024 * 1024;
 /** The first header of a tar; longer than all magic bytes below. */
 const HEAD = 512;
 /** Maximum memory of xz. */
 const XZ_MEMORY = '1GiB';
-/** Maximum characters of an error message of xz. */
+/** Maximum number of characters of an error message of xz. */
 const LONGEST_MESSAGE = 500;
 
 type Compression = 'gzip' | 'zstd' | 'xz';
@@ -36,8 +36,9 @@ const MAGIC: readonly (readonly [compression: string, bytes: readonly number[]])
 ];
 
 /**
- * Opens a tar for random access. A compressed tar (gzip, zstd, xz) is first decompressed into an unlinked temporary file, which
- * disappears with its descriptor, however this process ends. It is in TMPDIR, or else in /var/tmp, because /tmp may be in memory.
+ * Opens a tar for random access. A compressed tar (gzip, zstd, xz) is first decompressed into an unlinked temporary
+ * file, which disappears with its descriptor, however this process ends. It is in TMPDIR, or else in /var/tmp, because
+ * /tmp is often in memory.
  * @throws UnpackError MANIFEST_INVALID for damaged data, UNSUPPORTED_MEDIA_TYPE for other compressions and if the program xz is
  *   missing, STORE_FULL, STORE_FAILED, SOURCE_DENIED, the reason of the signal
  */
@@ -69,7 +70,7 @@ export async function hasXz(): Promise<boolean> {
 async function compressionOf(file: FileHandle, path: string): Promise<Compression | undefined> {
   const { buffer, bytesRead } = await file.read(Buffer.alloc(HEAD), 0, HEAD, 0);
   const head = buffer.subarray(0, bytesRead);
-  // the name at the beginning of a tar may look like magic bytes
+  // the name at the beginning of a tar can look like magic bytes
   if (beginsWithTarHeader(head)) return undefined;
   const compression = MAGIC.find(([, bytes]) => bytes.every((byte, index) => head[index] === byte))?.[0];
   if (compression === undefined || compression === 'gzip' || compression === 'zstd' || compression === 'xz') {
@@ -77,7 +78,7 @@ async function compressionOf(file: FileHandle, path: string): Promise<Compressio
   }
   throw new UnpackError(
     'UNSUPPORTED_MEDIA_TYPE',
-    `${path} is compressed with ${compression}; decompress it first. Archives may be plain, or compressed with gzip, zstd or xz`,
+    `${path} is compressed with ${compression}; decompress it first. Archives can be uncompressed, or compressed with gzip, zstd or xz`,
   );
 }
 
@@ -171,7 +172,7 @@ async function* unxz(file: FileHandle, path: string, signal: AbortSignal | undef
     for await (const piece of child.stdout as Readable) yield piece as Buffer;
     complete = true;
   } finally {
-    // after its output, xz ends by itself, and its exit status decides
+    // after its output, xz exits by itself, and its exit status shows whether it succeeded
     if (!complete) child.kill('SIGKILL');
     if (child.pid !== undefined) await closed.catch(() => {});
   }
@@ -184,6 +185,7 @@ async function* unxz(file: FileHandle, path: string, signal: AbortSignal | undef
   }
   if (failure !== undefined) throw failure;
   if (child.exitCode === 0) return;
-  const why = output.replace(/^xz: (\(stdin\): )?/, '').trim() || `xz ended with ${child.signalCode ?? child.exitCode}`;
+  const why =
+    output.replace(/^xz: (\(stdin\): )?/, '').trim() || `xz exited with ${child.signalCode ?? child.exitCode}`;
   throw new UnpackError('MANIFEST_INVALID', `${path} is damaged: xz says: ${why}`);
 }

@@ -11,7 +11,7 @@ import { OCI_CONFIG, OCI_MANIFEST } from '../oci/media-type.ts';
 import type { Platform } from '../oci/platform.ts';
 import { type LocalBlob, memoryBlob, readWhole } from './local-blob.ts';
 
-/** Bytes of one read. */
+/** Number of bytes per read. */
 const READ = 4 * 1024 * 1024;
 
 /** `manifest.json` of `docker save` (moby, image/spec/v1.2.md, "Combined Image JSON + Filesystem Changeset Format"). */
@@ -50,7 +50,7 @@ export async function dockerSaveImages(
   const need = async (name: string): Promise<LocalBlob> => {
     const blob = await entry(name);
     if (blob !== undefined) return blob;
-    throw new UnpackError('BLOB_NOT_FOUND', `${path} has no file ${name}, which its manifest.json names`);
+    throw new UnpackError('BLOB_NOT_FOUND', `${path} has no file ${name}, but its manifest.json lists this file`);
   };
   const layerOf = async (name: string): Promise<StoredLayer> => {
     const known = described.get(name);

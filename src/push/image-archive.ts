@@ -12,7 +12,7 @@ import { tarIndex } from './tar-index.ts';
 /** The images in a folder or file on this machine, for push and for `unpackd apply`. The caller closes it. */
 export interface ImageArchive {
   readonly path: string;
-  /** Images with a name have it in the annotation `org.opencontainers.image.ref.name`. */
+  /** The name of an image, if it has one, is in the annotation `org.opencontainers.image.ref.name`. */
   readonly images: readonly Descriptor[];
   /** `undefined` if there is no such blob. */
   find(digest: BlobDigest): Promise<LocalBlob | undefined>;
@@ -23,8 +23,8 @@ export interface ImageArchive {
 export type ReadEntry = (name: string) => Promise<LocalBlob | undefined>;
 
 /**
- * Opens an OCI layout folder, a tar of one, or a `docker save` archive. A tar may be compressed. Newer versions of Docker write
- * archives that are both; they are read as OCI layouts.
+ * Opens an OCI layout folder, a tar of one, or a `docker save` archive. A tar can be compressed. Archives of newer
+ * Docker versions have both formats and are treated as OCI layouts.
  * @throws UnpackError IMAGE_NOT_FOUND if the path does not exist, MANIFEST_INVALID if it is none of these; and as `openTar`
  */
 export async function openImageArchive(path: string, signal?: AbortSignal): Promise<ImageArchive> {
@@ -92,7 +92,7 @@ function folderEntries(folder: string): ReadEntry {
     try {
       const found = await stat(path);
       if (!found.isFile()) return undefined;
-      // opened for each read, because an image may have more blobs than a process may open files
+      // opened for each read, because an image can have more blobs than the limit of open files
       return {
         size: found.size,
         async read(offset, length) {

@@ -9,9 +9,9 @@ import { formatPlatform, mostSuitable, type Platform, suitability } from '../oci
 import { listed } from '../oci/similar-names.ts';
 import { type LocalBlob, memoryBlob, readWhole } from './local-blob.ts';
 
-/** Maximum manifests and indexes of one image; real images have far fewer. */
+/** Maximum number of manifests and indexes of one image. Real images have far fewer. */
 const MAX_DOCUMENTS = 10_000;
-/** Maximum depth of indexes in indexes. Digests make cycles impossible. */
+/** Maximum depth of indexes within indexes. Cycles are impossible, because indexes refer to digests. */
 const MAX_DEPTH = 8;
 
 /** Finds a blob by its digest. `undefined` if there is none. */
@@ -24,13 +24,13 @@ export interface ImageContents {
   readonly leftOut: readonly string[];
   /** The manifests and indexes among `blobs`. */
   readonly documents: ReadonlySet<BlobDigest>;
-  /** Small blobs in the `data` of their descriptors. They need not exist elsewhere. */
+  /** Small blobs from the `data` of their descriptors. They are possibly not stored elsewhere. */
   readonly embedded: ReadonlyMap<BlobDigest, LocalBlob>;
-  /** Of the image's own document. */
+  /** The media type of the image's own document. */
   readonly mediaType: string;
 }
 
-/** A reference in a document. Its labels may be missing or wrong, because they are copied and not used. */
+/** A reference in a document. Missing or wrong labels are allowed, because labels are only copied. */
 interface Reference {
   readonly descriptor: Descriptor | undefined;
   /** For messages: the platform, or the digest. */
@@ -51,9 +51,10 @@ interface Part {
 }
 
 /**
- * Lists the blobs of an image, for push. Without `platforms`: everything below it, with artifacts and attestations. With
- * `platforms`: of each index only the entries for them, with their attestations. The index itself is not changed, so some of its
- * entries lead nowhere (a "sparse" copy in containers/image).
+ * Lists the blobs of an image, for push. Without `platforms`, the list has everything below the image, with artifacts
+ * and attestations. With `platforms`, it has only the entries of each index for these platforms, with their
+ * attestations. The index itself is not changed, so the bucket lacks some of its entries (a "sparse" copy in
+ * containers/image).
  * @throws UnpackError BLOB_NOT_FOUND with the missing blobs and what to do, PLATFORM_NOT_FOUND, MANIFEST_INVALID, LIMIT_EXCEEDED
  */
 export async function imageContents(
@@ -265,7 +266,7 @@ const FOREIGN = /nondistributable|rootfs\.foreign/;
 const LISTS = ['manifests', 'config', 'layers', 'blobs'] as const;
 const DOCUMENT = fieldNames('mediaType', ...LISTS);
 
-/** The references of a manifest. Artifact manifests had `blobs` for a while. */
+/** The references of a manifest. Older artifact manifests have `blobs` instead of `layers`. */
 function blobsOf(fields: JsonFields): unknown[] {
   const config = fields.get('config');
   return [...(config === undefined ? [] : [config]), ...fields.list('layers'), ...fields.list('blobs')];

@@ -13,7 +13,7 @@ import { type FindBlob, type ImageContents, imageContents } from './image-conten
 import type { LocalBlob } from './local-blob.ts';
 import { openUploader, type Uploader } from './uploader.ts';
 
-/** Tries to change `index.json` while other pushes change it. */
+/** Maximum number of tries to change `index.json` while other pushes change it. */
 const INDEX_TRIES = 10;
 
 export interface PushOptions {
@@ -25,18 +25,18 @@ export interface PushOptions {
   readonly prefix: string;
   /** Default: `oci`. */
   readonly layout?: BucketLayout | undefined;
-  /** For the layout `distribution`, if it is not in `layout`. */
+  /** The repository for the layout `distribution`, if `layout` has none. */
   readonly repository?: string | undefined;
   /** Default: the tag of the image, else `latest`. The layout `keys` has no tags. */
   readonly tag?: string | undefined;
-  /** Of an index, copy only the images for these platforms, and the index unchanged. Default: everything. */
+  /** The platforms of an index whose images are copied. The index itself is copied unchanged. Default: all. */
   readonly platforms?: readonly Platform[] | undefined;
   readonly connection: S3Connection;
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: PushProgress) => void) | undefined;
 }
 
-/** Bytes of blobs, manifests and indexes. At the end `sent` and `skipped` add up to `total`. */
+/** Number of bytes of blobs, manifests and indexes. When the push is complete, `sent` plus `skipped` is `total`. */
 export interface PushProgress {
   readonly total: number;
   readonly sent: number;
@@ -44,7 +44,7 @@ export interface PushProgress {
 }
 
 export interface PushedImage {
-  /** Of the manifest or index, for a job. */
+  /** The digest of the manifest or index, for a job. */
   readonly digest: BlobDigest;
   readonly mediaType: string;
   /** Absent in the layout `keys`. */
@@ -128,7 +128,7 @@ function tagFor(given: string | undefined, { tag }: ChosenImage, path: string): 
   } catch (cause) {
     throw new UnpackError(
       'INVALID_JOB',
-      `the image in ${path} is called ${JSON.stringify(tag)}, which is not a tag; write a tag at the end of the target`,
+      `the image in ${path} is called ${JSON.stringify(tag)}, which is not a tag; append a tag to the target`,
       { cause },
     );
   }
@@ -175,7 +175,10 @@ async function writeTag(
   await link(keys.tagLink(tag), image.digest);
 }
 
-/** Adds the image to `index.json`, and keeps the others. Starts again if another push has changed the index meanwhile. */
+/**
+ * Adds the image to `index.json`, and keeps the others. Starts again if another push has changed the index in the
+ * meantime.
+ */
 async function addToIndex(uploader: Uploader, key: string, image: Descriptor, tag: string): Promise<void> {
   for (let attempt = 1; ; attempt += 1) {
     const old = await uploader.getFile(key, DOCUMENT_LIMIT);

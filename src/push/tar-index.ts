@@ -5,14 +5,14 @@ import { hasNoContent, mergePax } from '../archive/tar-entry.ts';
 import { BLOCK, isZeroBlock, parseTarHeader, type TarHeader, textField } from '../archive/tar-header.ts';
 import { UnpackError } from '../errors.ts';
 
-/** Maximum entries; image archives have far fewer. */
+/** Maximum number of entries. Image archives have far fewer. */
 const MAX_ENTRIES = 100_000;
-/** Maximum bytes of a PAX header or a long name. */
+/** Maximum size of a PAX header or a long name in bytes. */
 const MAX_METADATA = 1024 * 1024;
-/** Maximum links in a row. `docker save` writes one. */
+/** Maximum number of links in a row. `docker save` writes one. */
 const MAX_LINKS = 8;
 
-/** Where the content of a file lies in an archive. */
+/** The position of a file's content in an archive. */
 export interface TarExtent {
   readonly offset: number;
   readonly size: number;
@@ -26,8 +26,8 @@ interface Overrides {
 }
 
 /**
- * Finds the regular files of an uncompressed tar, so that an image archive can be read at random. A link counts as the file that
- * it leads to, because `docker save` has written equal layers as links.
+ * Finds the regular files of an uncompressed tar, so that files of an image archive can be read in any order. A link is
+ * treated as its target, because `docker save` has written equal layers as links.
  * @returns the files by their normalized names
  * @throws UnpackError MANIFEST_INVALID if it is not a tar, or not complete
  */
@@ -48,7 +48,7 @@ export async function tarIndex(file: FileHandle, path: string): Promise<Readonly
     }
     const offset = position + BLOCK;
     position = offset + Math.ceil(size / BLOCK) * BLOCK;
-    if (offset + size > end) throw notTar(path, `${header.name} runs past its end; it is not complete`);
+    if (offset + size > end) throw notTar(path, `${header.name} is cut off; the archive is not complete`);
     if (METADATA.has(header.typeFlag)) {
       if (size > MAX_METADATA) throw notTar(path, `the metadata at byte ${offset} is ${size} bytes long`);
       overrides = { ...overrides, ...overridesOf(header.typeFlag, await read(file, offset, size), path) };
@@ -79,10 +79,16 @@ const LONG_NAME = 0x4c; // L
 const LONG_LINK = 0x4b; // K
 const METADATA: ReadonlySet<number> = new Set([PAX, LONG_NAME, LONG_LINK]);
 
-/** NUL, `0`, and `7` for contiguous files. Old archives give directories the type of a file, and a slash at the end of the name. */
+/**
+ * NUL, `0`, and `7` for contiguous files. In old archives directories have the type of a file, and a final slash in the
+ * name.
+ */
 const FILES: ReadonlySet<number> = new Set([0, 0x30, 0x37]);
 
-/** Applies PAX records to the header of an entry, but not to headers of further metadata. @returns bytes of content */
+/**
+ * Applies PAX records to the header of an entry, but not to headers of further metadata.
+ * @returns the size of the content in bytes
+ */
 function contentSize(header: TarHeader, { records }: Overrides, path: string): number {
   if (METADATA.has(header.typeFlag)) return Number(header.size);
   if (records !== undefined) mergePax(header, records, (what) => notTar(path, `a PAX header has ${what}`));

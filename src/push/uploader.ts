@@ -19,12 +19,12 @@ import { s3Error } from '../source/s3-errors.ts';
 import type { S3Connection } from '../source/source-spec.ts';
 import type { LocalBlob } from './local-blob.ts';
 
-/** Bytes of a part. S3 requires at least 5 MiB, and at most 10,000 parts. */
+/** Size of a part in bytes. S3 requires at least 5 MiB, and at most 10,000 parts. */
 const PART = 16 * 1024 * 1024;
 const MAX_PARTS = 10_000;
-/** Parts that are sent at the same time. Together with PART this limits the memory. */
+/** Maximum number of parts that are sent at the same time. Together with PART this limits the memory. */
 const PARALLEL_PARTS = 4;
-/** Maximum milliseconds for removing the parts of a failed upload. */
+/** Time limit in milliseconds for removing the parts of a failed upload. */
 const CLEANUP_TIMEOUT = 2000;
 
 export interface Uploader {
@@ -41,7 +41,9 @@ export interface Uploader {
   close(): void;
 }
 
-/** Store only if the object still has this ETag, or with `undefined`, if it still does not exist. */
+/**
+ * A condition for storing an object: it still has this ETag; or, if the ETag is `undefined`, it still does not exist.
+ */
 export interface PutCondition {
   readonly etag: string | undefined;
 }
@@ -55,7 +57,7 @@ export function openUploader(
   bucket: string,
   options: { readonly signal?: AbortSignal | undefined; readonly onBytes?: ((count: number) => void) | undefined },
 ): Uploader {
-  // the SDK may repeat uploads, because parts are in memory
+  // the SDK can repeat uploads, because parts are in memory
   const client = s3Client(connection, {
     maxAttempts: connection.maxResumes + 1,
     socketTimeout: connection.idleTimeout,
@@ -103,7 +105,7 @@ export function openUploader(
         try {
           return await put(condition.etag === undefined ? { IfNoneMatch: '*' } : { IfMatch: condition.etag });
         } catch (error) {
-          // old servers have no conditional writes: the last writer wins
+          // old servers have no conditional writes, so the last writer wins
           if (error instanceof Error && error.name === 'NotImplemented') return put({});
           throw error;
         }

@@ -11,8 +11,8 @@ import type { MountRequest } from '../system/mount-fsmount.ts';
  * `key` always means an active snapshot or a view, `name` a committed one, `parent` the name of a committed one. Keys and
  * names must differ from one another. Each change is one transaction: after a crash, all or nothing of it has happened.
  *
- * Any call may throw UnpackError STORE_FULL or STORE_FAILED. All other errors are SnapshotError, with the `kind` that the
- * method lists. Callers test the `kind`, never the text.
+ * Any call can throw UnpackError STORE_FULL or STORE_FAILED. All other errors are SnapshotErrors. The comment of each
+ * method lists the possible values of `kind`. Callers test the `kind`, never the text.
  */
 export interface Snapshotter {
   /** The store's directory, an absolute path. */

@@ -17,11 +17,11 @@ export interface BlobSource {
   readonly maxResumes: number;
 
   /**
-   * Reads a blob from `offset` on. With the `etag` of an earlier answer, another object is refused. Sends one request; `fetchBlob`
-   * retries.
-   * @throws UnpackError BLOB_NOT_FOUND; SOURCE_DENIED; SOURCE_UNAVAILABLE, also after the idle timeout; IMAGE_NOT_FOUND if the
-   *   whole bucket is missing; BLOB_DIGEST_MISMATCH if the object no longer has the `etag`; BLOB_SIZE_MISMATCH if it ends before
-   *   `offset`; the reason of the signal
+   * Reads a blob from `offset` on. If `etag` (of an earlier answer) is given, a replaced object is refused. Sends one
+   * request; `fetchBlob` retries.
+   * @throws UnpackError BLOB_NOT_FOUND; SOURCE_DENIED; SOURCE_UNAVAILABLE, also after the idle timeout; IMAGE_NOT_FOUND
+   * if the whole bucket is missing; BLOB_DIGEST_MISMATCH if the object no longer has the `etag`; BLOB_SIZE_MISMATCH if
+   * the object is shorter than `offset`; the reason of the signal
    */
   open(digest: BlobDigest, options: OpenOptions): Promise<BlobStream>;
 
@@ -34,7 +34,7 @@ export interface BlobSource {
 
   /**
    * Lets another thread read one blob for some hours without credentials (GrantedBlobs). The blob need not exist.
-   * @param refused how the server has refused the last grant
+   * @param refused the refusal of the last grant by the server
    * @throws UnpackError SOURCE_DENIED without credentials, or if no other grant can help
    */
   grant(blob: Pick<Descriptor, 'digest' | 'size'>, refused?: SignatureRefusal): Promise<BlobGrant>;
@@ -55,11 +55,16 @@ export interface BlobStream {
   readonly size: number | undefined;
   readonly etag: string | undefined;
   readonly contentType?: string | undefined;
-  /** A header that says that the server has changed the stored bytes. */
+  /**
+   * The header of an answer whose bytes differ from the stored bytes, because the server or a proxy has changed them.
+   */
   readonly altered?: string | undefined;
   /** Offset of the first byte: the requested one, or 0 from a server that ignores ranges. */
   readonly offset: number;
-  /** To be read once. Stopping early closes the connection. A chunk is valid until the next one is requested. */
+  /**
+   * The stream can be read once. If the reader stops early, the connection is closed. A chunk is valid until the next
+   * one is requested.
+   */
   readonly chunks: AsyncIterable<Buffer>;
 }
 
@@ -71,6 +76,9 @@ export interface TagTarget {
   readonly data?: string;
   /** Deviations of the index, for the warnings of a result. */
   readonly warnings?: readonly string[];
-  /** All images with the tag, if there are several. Then the platform decides, not the digest above. */
+  /**
+   * All images with the tag, if there are several. In this case the image is chosen by platform, and the digest above
+   * is not used.
+   */
   readonly entries?: readonly IndexEntry[];
 }

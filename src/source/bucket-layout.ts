@@ -6,8 +6,8 @@ import type { BucketLayout } from './source-spec.ts';
 /** S3's limit, in bytes of UTF-8. */
 export const MAX_KEY_BYTES = 1024;
 /**
- * A bucket's name: letters, digits, dots, dashes, and underscores, which old buckets and other servers have. No colon, because an
- * ARN would name another region or account.
+ * A bucket's name: letters, digits, dots, dashes, and underscores, which old buckets and other servers have. Colons are
+ * refused, because an ARN could refer to another region or account.
  */
 export const BUCKET = /^[A-Za-z0-9](?!.*\.\.)[A-Za-z0-9._-]{0,253}[A-Za-z0-9]$/;
 const REGISTRY_ROOT = 'docker/registry/v2';
@@ -15,7 +15,7 @@ const REGISTRY_ROOT = 'docker/registry/v2';
 /** The keys of a layout in a bucket, for sources and push. */
 export interface BucketKeys {
   readonly layout: BucketLayout;
-  /** Empty, or with a slash at the end. */
+  /** Empty, or with a final slash. */
   readonly prefix: string;
   blob(digest: BlobDigest): string;
   /** A file below the prefix, for example `index.json`. */

@@ -2,8 +2,9 @@
 const PAGE_TYPE = /^\s*(text\/html|text\/xml|application\/xml|application\/xhtml\+xml)\b/i;
 
 /**
- * Whether a body begins like an error page in HTML or XML. Some servers and proxies send one with status 200. Manifests, configs,
- * links and compressed layers never begin like this, but a tar may, so callers check a tar only if its size is wrong, too.
+ * Whether a body begins like an error page in HTML or XML. Some servers and proxies send one with status 200.
+ * Manifests, configs, links and compressed layers never begin like this, but a tar can begin like this. So callers
+ * check a tar only if its size is wrong, too.
  */
 export function looksLikeErrorPage(begin: Buffer, contentType: string | undefined): boolean {
   const text = begin

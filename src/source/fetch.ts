@@ -6,22 +6,28 @@ import type { BlobSource, BlobStream } from './blob-source.ts';
 import { looksLikeErrorPage } from './error-page.ts';
 import { backOff, gaveUp } from './retry.ts';
 
-/** If an answer ends early after so many bytes, the rest is requested at once, and this does not count as a retry. */
+/**
+ * If an answer is cut short after at least this number of bytes, the rest is requested at once, and the request does
+ * not count as a retry.
+ */
 const GOOD_PROGRESS = 64 * 1024;
 
-/** Counts what a download has done so far. The caller owns it and may read it at any time. */
+/**
+ * Counts the bytes, the resumes and the waiting time of one download. The caller owns the object and can read it at any
+ * time.
+ */
 export class FetchStatistics {
-  /** Bytes of the blob that have arrived, each counted once. */
+  /** Number of bytes of the blob that have arrived. A byte that arrives twice counts once. */
   bytes = 0;
   requests = 0;
-  /** Requests that continued or repeated a failed one. */
+  /** Number of requests that continued or repeated a failed request. */
   resumes = 0;
   #waitedMs = 0;
   #waitingSince: number | undefined;
 
   /**
-   * Milliseconds in which the consumer has waited for bytes until now: connections, idle times and pauses before retries. For a
-   * consumer that reads ahead and works meanwhile, only the difference over a time in which it is idle is meaningful.
+   * Total time in milliseconds that the consumer has waited for bytes: connections, idle times and pauses before
+   * retries. If the consumer works while it reads in advance, only differences between idle moments are meaningful.
    */
   get waitMs(): number {
     return this.#waitedMs + (this.#waitingSince === undefined ? 0 : performance.now() - this.#waitingSince);
@@ -42,30 +48,30 @@ export class FetchStatistics {
 export interface FetchOptions {
   readonly signal?: AbortSignal | undefined;
   /**
-   * Maximum resumes in a row without a new byte. A long download over a bad network may break any number of times; a source
-   * that sends nothing fails soon. Default: the source's.
+   * Maximum number of resumes in a row without a new byte. A download that makes progress can be resumed any number of
+   * times. Default: the value of the source.
    */
   readonly maxResumes?: number | undefined;
-  /** Milliseconds before the first resume. The pause doubles while there is no progress. */
+  /** Pause in milliseconds before the first resume. The pause doubles while there is no progress. */
   readonly firstDelay?: number | undefined;
   /** Called with the length of each chunk before it is yielded. */
   readonly onBytes?: ((count: number) => void) | undefined;
   readonly statistics?: FetchStatistics | undefined;
   /** Whether all cores are busy. If not, chunks are hashed on another thread while the consumer works. Default: busy. */
   readonly busy?: (() => boolean) | undefined;
-  /** Called with the size that the source reports, before the first chunk. May throw. */
+  /** Called with the size that the source reports, before the first chunk. It can throw to refuse the size. */
   readonly checkSize?: ((size: number | undefined) => void) | undefined;
 }
 
 /**
- * The bytes of a blob, in the chunks of the source, without copying. A chunk is valid until the next one is requested. Size and
- * digest are verified while the bytes stream, so the caller may use the chunks at once, but may rely on them only when the
- * generator has ended without an error. After a broken connection, an early end, a 5xx or throttling the download continues from
- * the last byte. Leaving the loop early or aborting closes the connection.
+ * The bytes of a blob, in the chunks of the source, without copying. A chunk is valid until the next one is requested.
+ * Size and digest are verified while the bytes stream, so the caller can use the chunks at once, but the bytes are
+ * verified only after the generator has finished without an error. After a broken connection, a short answer, a 5xx or
+ * throttling the download continues from the last byte. Leaving the loop early or aborting closes the connection.
  * @param blob without `size`, the size that the source reports is used until the digest proves it
  * @throws UnpackError BLOB_SIZE_MISMATCH (before the first byte if the source reports another size, or with the first byte too
  *   many), BLOB_DIGEST_MISMATCH (after the last chunk; at once if the object was replaced during the download),
- *   BLOB_NOT_FOUND, SOURCE_DENIED, SOURCE_UNAVAILABLE if it cannot be continued, the reason of the signal
+ * BLOB_NOT_FOUND, SOURCE_DENIED, SOURCE_UNAVAILABLE if the download cannot continue, the reason of the signal
  */
 export async function* fetchBlob(
   source: BlobSource,
@@ -87,7 +93,7 @@ export async function* fetchBlob(
  *          ▲                    │
  *          └──failure, pause────┘        from each of them ──end()──▶ ended
  *
- * After a failure that a retry may cure, the received bytes are kept and the rest is requested.
+ * After a failure for which a retry can help, the received bytes are kept and the rest is requested.
  */
 class Download {
   readonly #source: BlobSource;
@@ -96,7 +102,7 @@ class Download {
   readonly #statistics: FetchStatistics;
   readonly #hash: StreamHash;
   #state: 'disconnected' | 'reading' | 'verified' | 'ended' = 'disconnected';
-  /** The last chunk is being hashed on another thread. */
+  /** The pending hashing of the last chunk on another thread. */
   #hashing: Promise<void> | undefined;
   #size: number | undefined;
   #etag: string | undefined;
@@ -105,10 +111,10 @@ class Download {
   #isTar = false;
   /** The current answer, until its first bytes were checked. */
   #answer: BlobStream | undefined;
-  /** In `reading`. */
+  /** Set in `reading`. */
   #chunks: AsyncIterator<Buffer> | undefined;
   #received = 0;
-  /** Bytes to skip, because the source began at 0 again. */
+  /** Number of bytes to skip, because the source began at 0 again. */
   #toSkip = 0;
   #resumes = 0;
   /** `#received` when the last connection was opened, and when it broke. */
@@ -186,7 +192,7 @@ class Download {
       } catch (thrown) {
         await this.#disconnect();
         const error = toUnpackError(thrown);
-        // all bytes have arrived, only the end of the answer is missing
+        // all bytes have arrived, but the answer is not closed yet
         if (error.code === 'SOURCE_UNAVAILABLE' && this.#received === this.#size) return undefined;
         await this.#recover(error);
       }
@@ -245,7 +251,7 @@ class Download {
     this.#answer = undefined;
     if (answer.offset !== 0) return;
     this.#isTar = isTar(begin);
-    // if both sizes are known they are equal, and then it is no error page
+    // if both sizes are known, they are equal, so the answer is no error page
     if (answer.size !== undefined && this.#size !== undefined) return;
     if (looksLikeErrorPage(begin, answer.contentType)) throw this.#errorPage();
     this.#size ??= answer.size;
@@ -262,7 +268,11 @@ class Download {
     return chunk.subarray(skipped);
   }
 
-  /** The answer has ended. @returns false to request the rest at once. @throws UnpackError after an early end without progress */
+  /**
+   * Called when the answer is complete.
+   * @returns false to request the rest at once.
+   * @throws UnpackError after a short answer without progress
+   */
   #isComplete(): boolean {
     this.#size ??= this.#answer?.size;
     if (this.#size === undefined || this.#received >= this.#size) return true;
@@ -279,7 +289,7 @@ class Download {
     throw this.#wrongSize('sends more than that', this.#received === 0 ? chunk : undefined);
   }
 
-  /** Waits before a resume. @throws UnpackError if the error cannot be cured, or after too many resumes without progress */
+  /** Waits before a resume. @throws UnpackError if a retry cannot help, or after too many resumes without progress */
   async #recover(error: UnpackError): Promise<void> {
     if (error.code !== 'SOURCE_UNAVAILABLE') throw error;
     if (this.#received > this.#brokenAt) this.#resumes = 0;

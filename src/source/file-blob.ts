@@ -6,15 +6,15 @@ import type { BlobSource, BlobStream, OpenOptions } from './blob-source.ts';
 import type { FileGrant } from './source-spec.ts';
 
 /**
- * Bytes of one chunk. A read needs another thread, and so does inflating the chunk: with 256 KiB a single layer took a sixth
- * longer, and larger chunks gain nothing (measured).
+ * Size of one chunk in bytes. With 256 KiB a single layer took a sixth longer, because each chunk costs two calls on
+ * other threads: reading and inflating. Larger chunks are not faster (measured).
  */
 export const FILE_CHUNK = 1024 * 1024;
 
 /** A source with one blob that is a file, for an apply thread. @param buffers of FILE_CHUNK bytes */
 export function openFileGrant(grant: FileGrant, buffers: SpareBuffers): BlobSource {
   const refuse = (): never => {
-    throw new UnpackError('INTERNAL', `${grant.name}: only one blob of this source may be read here`);
+    throw new UnpackError('INTERNAL', `${grant.name}: only one blob of this source can be read here`);
   };
   return {
     name: grant.name,
@@ -55,7 +55,7 @@ export async function openFileBlob(
 function openFile(path: string, digest: BlobDigest): { readonly file: number; readonly status: BigIntStats } {
   let file: number;
   try {
-    // O_NONBLOCK, because opening a FIFO would block the thread for ever
+    // O_NONBLOCK, because opening a FIFO would block the thread forever
     file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
   } catch (cause) {
     throw fileError(cause, path, 'BLOB_NOT_FOUND', digest);
@@ -74,7 +74,10 @@ class FileChunks implements AsyncIterableIterator<Buffer, undefined> {
   #file: number;
   readonly #path: string;
   #position: number;
-  /** In bytes. A file of one chunk is read on this thread, because another thread would take longer. */
+  /**
+   * The size of the file in bytes. A file of one chunk is read on this thread, because another thread would take
+   * longer.
+   */
   readonly #size: number;
   readonly #signal: AbortSignal | undefined;
   readonly #buffers: SpareBuffers | undefined;
@@ -113,7 +116,7 @@ class FileChunks implements AsyncIterableIterator<Buffer, undefined> {
   }
 
   async return(): Promise<IteratorReturnResult<undefined>> {
-    await this.#reading?.catch(() => {}); // until then it writes into the buffer
+    await this.#reading?.catch(() => {}); // wait, because the pending read writes into the buffer
     if (this.#file < 0) return DONE;
     closeSync(this.#file);
     this.#file = -1;
@@ -145,10 +148,14 @@ export function fileError(
   const errno = cause instanceof Error ? (cause as NodeJS.ErrnoException).code : undefined;
   const options = { cause, details: digest === undefined ? {} : { digest } };
   if (errno === 'ENOENT' || errno === 'ENOTDIR') {
-    return new UnpackError(missing, `${path} does not exist; is the layout complete?`, options);
+    return new UnpackError(missing, `${path} does not exist; check that the layout is complete`, options);
   }
   if (errno === 'EACCES' || errno === 'EPERM') {
-    return new UnpackError('SOURCE_DENIED', `${path}: this user may not read it; change its permissions`, options);
+    return new UnpackError(
+      'SOURCE_DENIED',
+      `${path}: this user has no permission to read it; change its permissions`,
+      options,
+    );
   }
   return new UnpackError('SOURCE_UNAVAILABLE', `${path} can't be read: ${errno ?? String(cause)}`, options);
 }

@@ -14,7 +14,7 @@ export class GrantedBlobs {
   readonly #fileBuffers = new SpareBuffers(FILE_CHUNK);
 
   /**
-   * @param window maximum bytes in memory of a download, now
+   * @param window returns the present maximum memory of a download in bytes
    * @param renew gets a new URL, if the server has refused the granted one
    */
   open(grant: BlobGrant, window?: () => number, renew?: RenewUrl): BlobSource {

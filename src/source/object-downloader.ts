@@ -7,7 +7,10 @@ import type { BlobSource, BlobStream, OpenOptions } from './blob-source.ts';
 import { type ObjectRequest, type ObjectTransport, type RenewUrl, SignedObject } from './signed-object.ts';
 import type { SignedUrl, UrlGrant } from './source-spec.ts';
 
-/** Milliseconds in which no ranges are requested from a bucket where they brought no gain, and the number of such buckets. */
+/**
+ * If ranges brought no gain, none are requested from the bucket for this number of milliseconds. The other constant is
+ * the maximum number of such buckets.
+ */
 const NO_GAIN_FOR = 10 * 60_000;
 const NO_GAIN_KEPT = 1000;
 
@@ -21,9 +24,12 @@ const NO_GAIN_KEPT = 1000;
 export class ObjectDownloader {
   readonly #client = new HttpClient();
   readonly #buffers = new SpareBuffers(SEGMENT_BUFFER);
-  /** By bucket: until when, in `performance.now()`. */
+  /** For each bucket, the time in `performance.now()` until which no ranges are requested. */
   readonly #noGain = new Map<string, number>();
-  /** Requests for whole objects. What names a tag is requested again and again by the same URL. */
+  /**
+   * Requests for whole objects. They are cached, because the file of a tag is requested again and again with the same
+   * URL.
+   */
   readonly #wholeRequests = new WeakMap<SignedUrl, HttpRequest>();
   readonly #transport: ObjectTransport = {
     buffers: this.#buffers,
@@ -42,12 +48,12 @@ export class ObjectDownloader {
 
   /**
    * A source with one blob, by one request or by ranges. A chunk is valid until the next one is requested.
-   * @param window maximum bytes in memory, now
+   * @param window returns the present maximum memory in bytes
    */
   open(grant: UrlGrant, window: () => number = () => WINDOW, renew?: RenewUrl): BlobSource {
     const object = new SignedObject(this.#transport, grant, { size: grant.size, window, renew });
     const refuse = (): never => {
-      throw new UnpackError('INTERNAL', `${grant.name}: only one blob of this source may be read here`);
+      throw new UnpackError('INTERNAL', `${grant.name}: only one blob of this source can be read here`);
     };
     return {
       name: grant.name,
@@ -59,7 +65,7 @@ export class ObjectDownloader {
     };
   }
 
-  /** Closes idle connections. Running downloads end normally. */
+  /** Closes idle connections. Running downloads continue. */
   close(): void {
     this.#client.close();
   }

@@ -6,11 +6,11 @@ import type { Segment } from '../http/segment.ts';
 import { idleTimer } from '../http/timeouts.ts';
 import { type Refused, type S3Request, s3Error, s3Location } from './s3-errors.ts';
 
-/** Maximum bytes of an error document that are read, and the milliseconds without bytes after which the rest is not awaited. */
+/** Limits for reading an error document: its size in bytes, and the time in milliseconds without bytes. */
 const ERROR_DOCUMENT_LIMIT = 64 * 1024;
 const ERROR_DOCUMENT_TIMEOUT = 1000;
 
-/** Decides about a response. SignedObject has the rules. */
+/** Decides what happens with a response. SignedObject implements it. */
 export interface ResponseRules {
   /**
    * The response has bytes of the object.
@@ -87,7 +87,7 @@ export class ObjectResponse implements ResponseHandler, BodyHandler {
   }
 }
 
-/** Reads the body of an error response. If it ends early, the part that has arrived is used. */
+/** Reads the body of an error response. If the body is cut short, the part that has arrived is used. */
 class ErrorDocument implements BodyHandler {
   readonly #bytes = Buffer.allocUnsafe(ERROR_DOCUMENT_LIMIT);
   readonly #idle;

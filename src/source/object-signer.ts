@@ -11,7 +11,7 @@ export interface SigningOptions {
   readonly seconds: number;
   readonly digest?: BlobDigest | undefined;
   readonly signal?: AbortSignal | undefined;
-  /** How the server has refused the last URL. */
+  /** The refusal of the last URL by the server. */
   readonly refused?: SignatureRefusal | undefined;
 }
 
@@ -23,9 +23,12 @@ export class ObjectSigner {
   readonly #connection: S3Connection;
   readonly #bucket: string;
   readonly #clients: S3Clients;
-  /** The bucket's region, if the server has named another one. */
+  /** The region of the bucket, if an answer contained another region than the settings. */
   #region: string | undefined;
-  /** Milliseconds that the server's clock is ahead of this machine's. */
+  /**
+   * Difference in milliseconds between the clock of the server and the clock of this machine; positive if the server is
+   * ahead.
+   */
   #clockOffset = 0;
 
   constructor(connection: S3Connection, bucket: string, clients: S3Clients) {
@@ -35,7 +38,8 @@ export class ObjectSigner {
   }
 
   /**
-   * Signs a URL for one object. Requests are sent only for credentials; the object need not exist.
+   * Signs a URL for one object. Requests are sent only for credentials, so it does not matter whether the object
+   * exists.
    * @throws UnpackError SOURCE_DENIED without credentials, or if no other signature can help; SOURCE_UNAVAILABLE if the
    *   credentials do not arrive within the idle timeout; the reason of the signal
    */
@@ -75,7 +79,8 @@ export class ObjectSigner {
   /**
    * Follows a server to another region, or to another URL of the configured endpoint. A signed request is never sent to another
    * host.
-   * @returns the URL to sign instead of the object's own, if there is one
+   * @returns the target of the redirection, which is signed instead of the object's own URL; `undefined` without a
+   * redirection
    * @throws UnpackError with the target of a redirection that is not followed
    */
   #follow(refused: SignatureRefusal, request: S3Request): URL | undefined {
@@ -97,7 +102,7 @@ export class ObjectSigner {
     return to.protocol === protocol && to.port === port && isSameHost;
   }
 
-  /** Stops on abort, and after the idle timeout, because finding credentials may take long. */
+  /** Stops on abort, and after the idle timeout, because finding credentials can take a long time. */
   async #withTimeout<T>(signing: Promise<T>, request: S3Request, signal: AbortSignal | undefined): Promise<T> {
     throwIfAborted(signal);
     const { idleTimeout } = this.#connection;

@@ -27,11 +27,11 @@ export function openOciLayout({ path: root }: OciLayoutSpec): BlobSource {
   };
 }
 
-/** @param wanted the name in the index, the same name in Docker's short form, or the tag at its end */
+/** @param wanted the name in the index, the same name in Docker's short form, or the tag of the name */
 async function resolveTag(path: string, wanted: string): Promise<TagTarget> {
   const { size } = await stat(path).catch((cause) => Promise.reject(fileError(cause, path, 'IMAGE_NOT_FOUND')));
   if (size > DOCUMENT_LIMIT) {
-    throw new UnpackError('LIMIT_EXCEEDED', `${path} has ${size} bytes; an index may have ${DOCUMENT_LIMIT}`);
+    throw new UnpackError('LIMIT_EXCEEDED', `${path} has ${size} bytes; the limit for an index is ${DOCUMENT_LIMIT}`);
   }
   const bytes = await readFile(path);
   const name = nameLike(readLayoutIndex(bytes, path).images, wanted) ?? wanted;

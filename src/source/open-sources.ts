@@ -5,7 +5,7 @@ import { openS3Source } from './s3.ts';
 import { S3Clients } from './s3-clients.ts';
 import type { SourceSpec } from './source-spec.ts';
 
-/** Maximum open sources. Each repository of a registry's bucket is one, and takes some kilobytes. */
+/** Maximum number of open sources. Each repository of a registry's bucket is one source, and needs some kilobytes. */
 const MAX_OPEN = 500;
 
 /** Sources that stay open between jobs, so that connections and credentials are reused. The unpacker owns them. */
@@ -39,7 +39,7 @@ export class OpenSources {
 
 /**
  * Opens a source. It sends no request before the first read. The caller closes it.
- * @param shared clients for buckets that live longer than the source. Default: its own
+ * @param shared clients for buckets that live longer than the source. Default: new clients, which the source closes
  * @throws UnpackError INVALID_JOB
  */
 export function openSource(spec: SourceSpec, shared?: S3Clients): BlobSource {

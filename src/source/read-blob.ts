@@ -5,7 +5,7 @@ import { type BlobDigest, shortDigest } from '../oci/digest.ts';
 import type { BlobSource } from './blob-source.ts';
 import { type FetchOptions, fetchBlob } from './fetch.ts';
 
-/** Maximum bytes in a DocumentCache: thousands of manifests and configs. */
+/** Maximum size of a DocumentCache in bytes: enough for thousands of manifests and configs. */
 const CACHE_BYTES = 32 * 1024 * 1024;
 
 /**
@@ -21,15 +21,15 @@ export class DocumentCache {
 
   /** @param document verified by the caller */
   set(source: string, digest: BlobDigest, document: Buffer): void {
-    // a copy, because the document may be a small part of a large buffer
+    // a copy, because the document can be a small part of a large buffer
     this.documents.add(`${digest} ${source}`, Buffer.from(document));
   }
 }
 
 /**
  * Reads a small blob, a manifest or a config, into memory and verifies it.
- * @param blob a digest alone if the size is not known
- * @param options.limit maximum bytes
+ * @param blob only the digest if the size is unknown
+ * @param options.limit maximum size in bytes
  * @throws UnpackError LIMIT_EXCEEDED if it is longer than `limit`; and as `fetchBlob`
  */
 export async function readBlob(
@@ -42,7 +42,7 @@ export async function readBlob(
   const tooLong = (bytes: number) =>
     new UnpackError(
       'LIMIT_EXCEEDED',
-      `blob ${shortDigest(digest)} of ${source.name} has ${bytes} bytes or more; a document of its kind may have ${limit}`,
+      `blob ${shortDigest(digest)} of ${source.name} has ${bytes} bytes or more; the limit for a document of its kind is ${limit}`,
       { details: { digest } },
     );
   if (size !== undefined && size > limit) throw tooLong(size);

@@ -1,20 +1,20 @@
 import { abortError, UnpackError } from '../errors.ts';
 
-/** Maximum requests for one key that run at the same time. */
+/** Maximum number of requests for one key that run at the same time. */
 const PARALLEL = 2;
-/** Requests after which the peak of the callers is measured again. */
+/** After this number of requests the peak of the callers is measured again. */
 const PEAK_INTERVAL = 100;
-/** Keys whose peak is kept while nobody calls. */
+/** Number of keys whose peak is kept while nobody calls. */
 const KEYS_KEPT = 1000;
 
 /** The callers of one key. */
 interface Queue<T> {
-  /** In the order of their calls. */
+  /** The waiting callers, in the order of their calls. */
   readonly waiting: Caller<T>[];
-  /** The next request starts at the end of this turn of the event loop. */
+  /** Whether a request will start at the end of this turn of the event loop. */
   isPlanned: boolean;
   running: number;
-  /** Callers without an answer, and their recent maximum. */
+  /** Number of callers without an answer, and its recent maximum. */
   callers: number;
   peak: number;
   requests: number;
@@ -101,7 +101,10 @@ export class RequestCoalescer<T> {
   }
 }
 
-/** One request and the callers that wait for it. Running → answered; or running → abandoned, when the last caller leaves. */
+/**
+ * One request and the callers that wait for it. State: running → answered; or running → abandoned, when the last caller
+ * leaves.
+ */
 class RunningRequest<T> {
   readonly #callers: Set<Caller<T>>;
   readonly #abandoned = new AbortController();
@@ -112,7 +115,7 @@ class RunningRequest<T> {
     for (const caller of callers) caller.running = this;
   }
 
-  /** Runs until the callers are answered or have left. An abandoned request may end later. Never rejects. */
+  /** Runs until the callers are answered or have left. An abandoned request possibly settles later. Never rejects. */
   async run(): Promise<void> {
     const [first] = this.#callers;
     first?.request(this.#abandoned.signal).then(

@@ -14,7 +14,7 @@ const nodeHttps = (): typeof import('node:https') => process.getBuiltinModule('n
 /**
  * A client of the AWS SDK. The caller destroys it. The defaults are for signing URLs; uploads set tries and a timeout.
  * @param options.maxAttempts tries of a request
- * @param options.socketTimeout milliseconds without bytes; 0: no limit
+ * @param options.socketTimeout time limit in milliseconds without bytes; 0: no limit
  */
 export function s3Client(
   connection: S3Connection,
@@ -46,7 +46,7 @@ export function s3Client(
 }
 
 export interface UrlOptions {
-  /** Seconds for which the URL is valid. */
+  /** Lifetime of the URL in seconds. */
   readonly seconds: number;
   /** Milliseconds that the server's clock is ahead of this machine's. */
   readonly clockOffset?: number;
@@ -85,7 +85,7 @@ async function signedLocation(
   return url.href;
 }
 
-/** Gets the credentials again, if the client has found them itself. Credentials from the settings do not change. */
+/** Loads the credentials again, if they are not from the settings. Credentials from the settings do not change. */
 export async function refreshCredentials(client: S3Client): Promise<void> {
   await client.config.credentials({ forceRefresh: true });
 }

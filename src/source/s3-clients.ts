@@ -6,8 +6,8 @@ import type { S3Connection } from './source-spec.ts';
 export const sdk = () => import('./s3-client.ts');
 
 /**
- * What the sources of buckets share: the downloader with its connections, and one client of the AWS SDK for each connection
- * setting, which signs URLs and keeps credentials.
+ * Clients that all sources of buckets share: the downloader with its connections, and an AWS SDK client for each S3
+ * setting. The SDK clients sign URLs and keep credentials.
  */
 export class S3Clients {
   readonly downloader = new ObjectDownloader();
@@ -19,7 +19,7 @@ export class S3Clients {
     if (client === undefined) {
       client = sdk().then(({ s3Client }) => s3Client(connection));
       this.#clients.set(key, client);
-      // loading may fail for lack of files or memory; the next call tries again
+      // loading can fail for lack of files or memory; the next call tries again
       client.catch(() => this.#clients.delete(key));
     }
     return client;

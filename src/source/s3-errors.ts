@@ -6,14 +6,14 @@ export interface S3Request {
   /** Absent if the request was for the bucket. */
   readonly key?: string;
   readonly endpoint: string | undefined;
-  /** The code for a missing key: of a blob, or of a file that names an image (a tag's link, an index). */
+  /** The code for a missing key: of a blob, or of a file with the digests of images (a tag's link, an index). */
   readonly missing: 'BLOB_NOT_FOUND' | 'IMAGE_NOT_FOUND';
   readonly digest?: string;
   /** The environment variable with a proxy, which unpackd does not use. */
   readonly unusedProxy?: string | undefined;
 }
 
-/** Why the server has refused a signed URL, if a new URL can help. */
+/** The refusal of a signed URL by the server, if a new URL can help. */
 export interface SignatureRefusal {
   /** `moved`: to another URL or region. `denied`: the signature or its credentials are no longer valid. */
   readonly why: 'moved' | 'denied';
@@ -79,9 +79,10 @@ export function s3Location(request: Pick<S3Request, 'bucket' | 'key' | 'endpoint
 }
 
 /**
- * The failure for an error of the AWS SDK or of the network. The message names bucket and key. A missing bucket is IMAGE_NOT_FOUND,
- * because the job contract has no code for it, and it may be created later, as an image may. A refused request is SOURCE_DENIED if
- * a retry cannot help, for example after a wrong region or an expired token.
+ * The failure for an error of the AWS SDK or of the network. The message contains bucket and key. A missing bucket is
+ * IMAGE_NOT_FOUND, because the job contract has no code for it, and because a missing bucket, like a missing image, can
+ * be created later. A refused request is SOURCE_DENIED if a retry cannot help, for example after a wrong region or an
+ * expired token.
  */
 export function s3Error(thrown: unknown, request: S3Request): UnpackError {
   const { name, status, errno, message } = facts(thrown);
@@ -93,7 +94,8 @@ export function s3Error(thrown: unknown, request: S3Request): UnpackError {
     const bucket = s3Location({ bucket: request.bucket, endpoint: request.endpoint });
     return failure('IMAGE_NOT_FOUND', `there is no bucket ${bucket}; check the job's bucket and the worker's endpoint`);
   }
-  if (status === 404) return failure(request.missing, `${where} does not exist; is the upload of the image complete?`);
+  if (status === 404)
+    return failure(request.missing, `${where} does not exist; check that the upload of the image is complete`);
   if (status === 412) {
     return failure('BLOB_DIGEST_MISMATCH', `${where} was replaced while it was read`);
   }
@@ -104,7 +106,7 @@ export function s3Error(thrown: unknown, request: S3Request): UnpackError {
   if (status === 403 || status === 401) {
     return failure(
       'SOURCE_DENIED',
-      `${where}: S3 denied access (${status} ${name}: ${message}); if the worker may not list the bucket, S3 answers so for a missing key, too`,
+      `${where}: S3 denied access (${status} ${name}: ${message}); if the worker has no permission to list the bucket, S3 gives the same answer for a missing key`,
     );
   }
   if (status !== undefined && status >= 300 && status < 400 && status !== 304) {
@@ -129,7 +131,7 @@ export function s3Error(thrown: unknown, request: S3Request): UnpackError {
   return failure('SOURCE_UNAVAILABLE', `${where}: S3 can't be reached: ${why}${proxy}`);
 }
 
-/** The failure for a redirection that is not followed, with advice how to avoid it. */
+/** The failure for a redirection that is not followed, with advice on how to avoid it. */
 export function movedError(
   request: S3Request,
   { answer, location, region }: Pick<SignatureRefusal, 'answer' | 'location' | 'region'>,
@@ -137,7 +139,7 @@ export function movedError(
 ): UnpackError {
   const where = s3Location(request);
   const details: FailureDetails = request.digest === undefined ? {} : { digest: request.digest };
-  // a login page or a proxy may answer with 302 or 303 for a while; S3 itself redirects with 301, 307 and 308
+  // a login page or a proxy can answer with 302 or 303 for a while; S3 itself redirects with 301, 307 and 308
   const code = /^30[23]/.test(answer) ? 'SOURCE_UNAVAILABLE' : 'SOURCE_DENIED';
   const fail = (sentence: string) => new UnpackError(code, `${where}: ${sentence}`, { cause, details });
   if (region !== undefined) {
@@ -175,7 +177,10 @@ const ELSEWHERE = new Set([
   'AuthorizationQueryParametersError',
   'IllegalLocationConstraintException',
 ]);
-/** S3's error codes for a signature or credentials that are no longer valid, or for a wrong clock. */
+/**
+ * S3's error codes for three cases: the signature has expired, the credentials are no longer valid, the clock of this
+ * machine is wrong.
+ */
 const ENDED = new Set([
   'ExpiredToken',
   'InvalidAccessKeyId',
@@ -188,7 +193,7 @@ const ENDED = new Set([
 
 /**
  * Whether a new signature can help after an error response, and which one.
- * @param read whether the object could be read before. If so, permissions are not the reason.
+ * @param read whether an earlier read of the object succeeded. If so, missing permissions are not the reason.
  */
 export function refusalOf({ status, text, headers }: Refused, read: boolean): SignatureRefusal | undefined {
   const code = tagIn(text, 'Code') ?? '';

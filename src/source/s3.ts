@@ -9,15 +9,18 @@ import { Tags } from './tags.ts';
 
 export type { BucketLayout, S3Connection, S3SourceSpec } from './source-spec.ts';
 
-/** Seconds that a URL is valid for a read by this thread. */
+/** Lifetime in seconds of a URL for a read by this thread. */
 const SIGNED_FOR = 3600;
 
-/** Seconds that a granted URL is valid: longer than most layers take. If the credentials end earlier, it is renewed. */
+/**
+ * Lifetime in seconds of a granted URL: longer than most layers take. If the credentials expire earlier, the URL is
+ * renewed.
+ */
 const GRANTED_FOR = 12 * 3600;
 
 /**
  * A source for the images in a bucket. Its connections stay open for the next request until `close`, or until `shared` is closed.
- * @param shared clients that other sources use, too. Default: its own
+ * @param shared clients that other sources use, too. Default: a new S3Clients, which this source closes
  * @throws UnpackError INVALID_JOB for a bucket, prefix or layout that cannot exist
  */
 export function openS3Source(spec: S3SourceSpec, shared?: S3Clients): BlobSource {

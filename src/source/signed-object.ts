@@ -11,10 +11,10 @@ import { ObjectResponse } from './object-response.ts';
 import { type Refused, refusalOf, s3Location, s3Refusal } from './s3-errors.ts';
 import type { SignatureRefusal, SignedUrl } from './source-spec.ts';
 
-/** New URLs in a row. Another region and a redirection inside it need two. */
+/** Maximum number of new URLs in a row. A wrong region and then a redirection inside the right region need two. */
 const MAX_RENEWALS = 3;
 
-/** If a download breaks after fewer bytes than these, the rest is requested without ranges. */
+/** If a download breaks after fewer bytes than this, the rest is requested without ranges. */
 const GOOD_PROGRESS = 8 * 1024 * 1024;
 
 /** Statuses of servers that do not support ranges, or not this one. */
@@ -26,26 +26,26 @@ export type RenewUrl = (refused: SignatureRefusal) => Promise<SignedUrl>;
 /** A GET request for an object, or for a part of it. */
 export interface ObjectRequest {
   readonly url: SignedUrl;
-  /** Bytes, as `0-99` or `100-`; `undefined`: the whole object. */
+  /** The range in bytes, for example `0-99` or `100-`; `undefined`: the whole object. */
   readonly range: string | undefined;
-  /** For `If-Match`. */
+  /** The ETag for `If-Match`. */
   readonly etag: string | undefined;
 }
 
-/** What downloads share. ObjectDownloader owns it. */
+/** The buffers and connections that downloads share. ObjectDownloader owns them. */
 export interface ObjectTransport {
   /** Buffers of SEGMENT_BUFFER bytes. */
   readonly buffers: SpareBuffers;
   get(request: ObjectRequest, handler: ResponseHandler): Transfer;
-  /** Whether ranges may make a download from this bucket faster. */
+  /** Whether ranges possibly make a download from this bucket faster. */
   bringsGain(bucket: string): boolean;
   noGain(bucket: string): void;
 }
 
-/** What the first answer says about the object. */
+/** The facts about the object in the first answer. */
 type ObjectInfo = Omit<BlobStream, 'chunks'>;
 
-/** One read of the object, from an offset to its end. */
+/** One read of the object, from an offset to the last byte. */
 interface Reading {
   readonly offset: number;
   /** From an earlier answer. */
@@ -66,9 +66,9 @@ export class SignedObject {
   readonly #window: () => number;
   readonly #renew: RenewUrl | undefined;
   #ranges: 'many' | 'one' | 'none' = 'many';
-  /** The server accepts `If-Match`. */
+  /** Whether the server accepts `If-Match`. */
   #conditional = true;
-  /** The server has refused `If-Match` because the object has changed. */
+  /** Whether the server has refused `If-Match`, because the object has changed. */
   #changed = false;
   /** One renewal, for which all segments wait, and the number of renewals since the last good answer. */
   #renewing: Promise<void> | undefined;
@@ -165,14 +165,17 @@ export class SignedObject {
     return response.attach(this.#transport.get({ url: this.#url, range, etag: condition }, response));
   }
 
-  /** @throws UnpackError if the server has refused `If-Match` and sends another ETag. Another ETag alone may be a server's fault */
+  /**
+   * @throws UnpackError if the server has refused `If-Match` and sends another ETag. Another ETag without a refusal is
+   * possibly a fault of the server
+   */
   #refuseChanged(head: ResponseHead, { etag, info }: Reading): void {
     const [before, now] = [info?.etag ?? etag, head.headers.get('etag')];
     if (!this.#changed || !isStrong(before) || !isStrong(now) || sameEtag(before, now)) return;
     throw new UnpackError('BLOB_DIGEST_MISMATCH', `${s3Location(this.#url.request)} was replaced while it was read`);
   }
 
-  /** @returns the offset of the answer; `undefined` if it is another one */
+  /** @returns the offset of the answer; `undefined` if it is not the requested offset */
   #checkRange(head: ResponseHead, segment: Segment): number | undefined {
     const { from } = segment.range;
     const range = contentRange(head);
@@ -206,7 +209,8 @@ function refusesRange({ status }: Refused, failure: UnpackError): boolean {
 }
 
 /**
- * What the first answer says about the object. Only an answer to a request for everything may contradict the expected size.
+ * The facts about the object in the first answer. Only an answer to a request for everything is allowed to contradict
+ * the expected size.
  * @param requested the first requested byte; `undefined` if everything was requested
  * @returns `undefined` if it is not clear which bytes the answer has
  */

@@ -3,7 +3,7 @@ import type { S3Request } from './s3-errors.ts';
 
 export type { SignatureRefusal } from './s3-errors.ts';
 
-/** Where the blobs of an image are. Plain data, which may be sent to another thread. */
+/** The place of an image's blobs. It is plain data, so it can be sent to another thread. */
 export type SourceSpec = S3SourceSpec | OciLayoutSpec;
 
 /** The right to read one blob, for a thread without credentials. */
@@ -33,7 +33,7 @@ export interface UrlGrant extends SignedUrl {
   readonly kind: 'signed-url';
   /** The source's name, for messages. */
   readonly name: string;
-  /** In bytes, from the descriptor. */
+  /** Size of the blob in bytes, from the descriptor. */
   readonly size: number;
   readonly maxResumes: number;
 }
@@ -42,7 +42,7 @@ export interface UrlGrant extends SignedUrl {
 export interface S3SourceSpec {
   readonly kind: 's3';
   readonly bucket: string;
-  /** Slashes at both ends are ignored. `""`: the bucket's root. */
+  /** Leading and final slashes are ignored. `""`: the bucket's root. */
   readonly prefix: string;
   readonly layout: BucketLayout;
   readonly connection: S3Connection;
@@ -52,7 +52,7 @@ export type BucketLayout =
   | { readonly kind: 'oci' }
   /** The files of the CNCF Distribution registry. `repository` has the tags. */
   | { readonly kind: 'distribution'; readonly repository?: string }
-  /** `template` contains `{hex}`, and may contain `{algorithm}`. */
+  /** `template` contains `{hex}`, and can also contain `{algorithm}`. */
   | { readonly kind: 'keys'; readonly template: string };
 
 /** The worker's settings for S3, which are never part of a job. Times are in milliseconds. */
@@ -67,9 +67,9 @@ export interface S3Connection {
     readonly sessionToken?: string;
   };
   readonly connectTimeout: number;
-  /** Maximum time without a byte on a connection. */
+  /** Time limit for a connection without bytes. */
   readonly idleTimeout: number;
-  /** Maximum resumes of a download in a row, after a broken connection or a 5xx. */
+  /** Maximum number of resumes of a download in a row, after a broken connection or a 5xx. */
   readonly maxResumes: number;
   /** A slower connection is treated as broken. */
   readonly minimumSpeed?: MinimumSpeed | undefined;

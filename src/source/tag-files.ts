@@ -7,24 +7,27 @@ import { RequestCoalescer } from './request-coalescer.ts';
 import { backOff, gaveUp } from './retry.ts';
 import type { SignatureRefusal, SignedUrl } from './source-spec.ts';
 
-/** Milliseconds that a signed URL is reused. Short, so that replaced credentials are used soon. */
+/** A signed URL is reused for this number of milliseconds. The time is short, so that new credentials are used soon. */
 const URL_REUSED_FOR = 60_000;
-/** Maximum signed URLs that are kept. Each takes half a millisecond to make (measured) and some hundred bytes. */
+/**
+ * Maximum number of cached URLs. Signing a URL takes half a millisecond (measured), and each URL needs some hundred
+ * bytes.
+ */
 const URLS_KEPT = 2000;
 
-/** Signs a URL for a key. @param refused how the server has refused the last one @throws UnpackError SOURCE_DENIED */
+/** Signs a URL for a key. @param refused the refusal of the last URL by the server @throws UnpackError SOURCE_DENIED */
 type Sign = (key: string, refused?: SignatureRefusal) => Promise<SignedUrl>;
 
 interface TagFile {
   readonly bytes: Buffer;
-  /** The answer had a length, so it was not cut. */
+  /** Whether the answer had a length. If so, it was received completely. */
   readonly complete: boolean;
   readonly contentType: string | undefined;
 }
 
 /**
- * Reads the small files of a bucket that name images by tag. They may change at any time, so each read is answered by a request
- * that starts after the call. Simultaneous reads of one file share a request (RequestCoalescer).
+ * Reads the small files of a bucket that map tags to digests. These files can change at any time, so a read gets the
+ * answer of a request that starts after the call. Simultaneous reads of one file share a request (RequestCoalescer).
  *
  * No digest verifies these files. A file that cannot be parsed is therefore read again. Only if all tries return the same bytes,
  * the file itself is malformed.
@@ -44,7 +47,7 @@ export class TagFiles {
   }
 
   /**
-   * @param limit maximum bytes; the same in all calls for a key
+   * @param limit maximum size in bytes; the same in all calls for a key
    * @param parse the same in all calls for a key; throws MANIFEST_INVALID for malformed bytes
    * @throws UnpackError LIMIT_EXCEEDED; MANIFEST_INVALID; and as `BlobSource.open`, SOURCE_UNAVAILABLE after several tries
    */
@@ -86,12 +89,12 @@ export class TagFiles {
       return await this.#download(reusable ? known.url : this.#newUrl(key), key, limit, signal);
     } catch (thrown) {
       if (!reusable || toUnpackError(thrown).code !== 'SOURCE_DENIED') throw thrown;
-      // the credentials may have been replaced since the URL was signed
+      // the credentials have possibly been replaced since the URL was signed
       return this.#download(this.#newUrl(key), key, limit, signal);
     }
   }
 
-  /** Takes no signal, because other callers may wait for the URL, too. */
+  /** It has no signal, because other callers can wait for the URL, too. */
   #newUrl(key: string, refused?: SignatureRefusal): Promise<SignedUrl> {
     if (this.#urls.size >= URLS_KEPT) this.#urls.clear();
     const url = this.#sign(key, refused);

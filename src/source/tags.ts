@@ -6,10 +6,12 @@ import type { TagTarget } from './blob-source.ts';
 import type { BucketKeys } from './bucket-layout.ts';
 import type { TagFiles } from './tag-files.ts';
 
-/** Maximum bytes of an index that is kept. Hundreds of sources may be open, so each must stay small. */
+/** Maximum size in bytes of an index that is kept. Hundreds of sources can be open, so each must stay small. */
 const INDEX_KEPT = 16 * 1024;
 
-/** Maximum bytes of a registry's link file. It has a digest, and the longest digest has 135 bytes. */
+/**
+ * Maximum size of a registry's link file in bytes. Such a file contains a digest, and the longest digest has 135 bytes.
+ */
 const LINK_LIMIT = 1024;
 
 /** Resolves the tags of a bucket, from the `index.json` of a layout or from the link files of a registry. */
@@ -50,6 +52,6 @@ export class Tags {
 /** @throws UnpackError MANIFEST_INVALID */
 function parseLink(bytes: Buffer, key: string): TagTarget {
   const text = bytes.toString('latin1').trim();
-  if (isDigest(text)) return { digest: text as BlobDigest }; // the link of a registry names a stored manifest
+  if (isDigest(text)) return { digest: text as BlobDigest }; // the link of a registry refers to a stored manifest
   throw new UnpackError('MANIFEST_INVALID', `${key} should contain a digest, but contains ${JSON.stringify(text)}`);
 }
