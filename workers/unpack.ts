@@ -14,7 +14,10 @@ import { openStoreThread } from '../src/snapshots/store-thread.ts';
 
 /** Time limit in milliseconds for the apply threads to exit after the last job. */
 const THREADS_LIMIT = 2000;
-/** Milliseconds between two tries to open a store whose disk has failed. The pause doubles from the first to the last. */
+/**
+ * Pause in milliseconds between two tries to open a store whose disk has failed. It doubles each time, from FIRST_PAUSE
+ * to LAST_PAUSE.
+ */
 const FIRST_PAUSE = 1000;
 const LAST_PAUSE = 30_000;
 /** Errors of the disk or of the machine that an operator can repair while the worker waits. */

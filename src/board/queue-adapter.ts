@@ -59,7 +59,7 @@ export class UnpackQueueAdapter extends BullMQAdapter {
     });
   }
 
-  /** The log of a job. A job whose image existed has written no lines; they are derived from its result. */
+  /** The log of a job. A job whose image existed has written no lines, so its lines are derived from its result. */
   override async getJobLogs(id: string): Promise<string[]> {
     const lines = await super.getJobLogs(id);
     if (lines.length > 0) return lines;

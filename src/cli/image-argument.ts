@@ -43,7 +43,7 @@ export function parseImageArgument(text: string): ImageArgument {
 function bucketOf(text: string, whole: string): ImageArgument['place'] {
   const [bucket = '', ...prefix] = text.slice('s3://'.length).split('/');
   if (bucket === '')
-    throw new CliError('USAGE', `${JSON.stringify(whole)} names no bucket: write s3://BUCKET/PREFIX:TAG`);
+    throw new CliError('USAGE', `${JSON.stringify(whole)} has no bucket: write s3://BUCKET/PREFIX:TAG`);
   return { kind: 's3', bucket, prefix: prefix.join('/') };
 }
 
@@ -93,7 +93,7 @@ export function payloadOf(argument: string, options: ImageOptions): Payload {
     );
   }
   if (target === undefined)
-    throw new CliError('USAGE', `${argument} names no image: write ${argument}:TAG or ${argument}@sha256:…`);
+    throw new CliError('USAGE', `${argument} has no tag and no digest: write ${argument}:TAG or ${argument}@sha256:…`);
   return {
     version: 1,
     image: options.image ?? imageNameOf(argument, options),

@@ -23,7 +23,7 @@ export interface ImageArgument {
  * @throws CliError USAGE
  */
 export function parseLocalArgument(text: string): ImageArgument {
-  if (text === '') throw new CliError('USAGE', `${JSON.stringify(text)} names no folder: write PATH:TAG`);
+  if (text === '') throw new CliError('USAGE', `${JSON.stringify(text)} has no folder: write PATH:TAG`);
   if (existsSync(text)) return { place: folder(text) };
   for (let end = text.length - 1; end > 0; end -= 1) {
     const isMark = text[end] === ':' || text[end] === '@';
@@ -36,7 +36,7 @@ export function parseLocalArgument(text: string): ImageArgument {
 
 function withName(path: string, rest: string, whole: string): ImageArgument {
   const name = rest.slice(1);
-  if (path === '') throw new CliError('USAGE', `${JSON.stringify(whole)} names no folder: write PATH:TAG`);
+  if (path === '') throw new CliError('USAGE', `${JSON.stringify(whole)} has no folder: write PATH:TAG`);
   if (rest.startsWith('@')) {
     if (!isDigest(name)) {
       throw new CliError(

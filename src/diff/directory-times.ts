@@ -20,9 +20,9 @@ const NUMBERS = 4;
 const ROW = 8 * (NUMBERS + 1);
 
 /**
- * The times that directories get after the last entry, because every write into a directory changes its times. Kept
- * times (`keep`) are set first, because an entry whose path leads through a symbolic link can have other times for the
- * same directory. The times of entries follow, in the order of the last entry for each directory.
+ * Collects the times of directories and sets them after the last entry, because every write into a directory changes
+ * its times. Kept times (`keep`) are set first, because an entry whose path leads through a symbolic link can have
+ * other times for the same directory. The times of entries follow, in the order of the last entry for each directory.
  *
  * A layer can have millions of directories. So the times are rows in typed arrays, which need a fifth of the memory of
  * objects.

@@ -26,7 +26,7 @@ export class MemoryBudget {
   private left: number;
   private readonly limit: number;
 
-  /** @param limit in bytes; 512 MiB are enough for four million directories */
+  /** @param limit maximum memory in bytes; 512 MiB are enough for four million directories */
   constructor(limit: number) {
     this.limit = limit;
     this.left = limit;

@@ -27,7 +27,7 @@ export function cleanPath(path: Buffer): Buffer {
   return joinPath(clean);
 }
 
-/** Most paths are clean already, and looking at each byte is much cheaper than splitting the path. */
+/** Most paths are already clean, and checking each byte is much faster than splitting the path. */
 function isClean(path: Buffer): boolean {
   let start = 0;
   for (let at = 0; at <= path.length; at++) {

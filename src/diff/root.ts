@@ -37,8 +37,8 @@ const MAX_EVICTED = 2 * MAX_OPEN;
 
 /**
  * Maximum bytes of a whole path, including the path of the root: the kernel's limit for one call (PATH_MAX), and so
- * containerd's. Calls relative to a descriptor could go deeper, but then no program that uses paths, such as a backup,
- * could read the files.
+ * containerd's. Longer paths would be possible with calls relative to a descriptor, but programs that use paths, such
+ * as a backup, could not read the files.
  */
 const MAX_PATH = 4095;
 

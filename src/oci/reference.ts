@@ -28,7 +28,7 @@ export function hostOf(reference: string): string | undefined {
 /**
  * The repository of a reference, as a mirror stores it: without host, tag and digest. A single name on Docker Hub is in
  * `library` (distribution/reference, normalize.go).
- * @returns `undefined` if the reference names no valid repository
+ * @returns `undefined` if the reference has no valid repository
  */
 export function repositoryOf(reference: string): string | undefined {
   const name = reference.replace(/@.*$/, '').replace(/:[^/:]*$/, '');

@@ -179,7 +179,7 @@ export const payloadSchema = z
       wrong(['tag'], 'cannot be used with layout "keys", which has no tags: give manifest or layers');
     if (layout === 'distribution' && !TAG.test(payload.tag)) wrong(['tag'], 'is not a tag');
     if (layout === 'distribution' && repository === undefined && repositoryOf(payload.image) === undefined) {
-      wrong(['source', 'repository'], `is missing, and image ${JSON.stringify(payload.image)} names no repository`);
+      wrong(['source', 'repository'], `is missing, and image ${JSON.stringify(payload.image)} has no repository`);
     }
   });
 

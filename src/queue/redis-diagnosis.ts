@@ -41,11 +41,11 @@ const ANSWERS: Readonly<Record<string, RedisDiagnosis>> = {
   CLUSTERDOWN: refusing(`is a cluster that is down (CLUSTERDOWN): assign all its slots, or ${NO_CLUSTER}`),
   LOADING: refusing('is still loading its data from disk: wait until it has finished'),
   READONLY: refusing(
-    'accepts no writes, because it is a replica: name the primary in REDIS_URL, or wait for the end of a failover',
+    'accepts no writes, because it is a replica: set REDIS_URL to the primary, or wait until a failover is complete',
   ),
-  UNBLOCKED: refusing('has become a replica: wait for the end of the failover, or name the primary in REDIS_URL'),
+  UNBLOCKED: refusing('has become a replica: wait until the failover is complete, or set REDIS_URL to the primary'),
   MASTERDOWN: refusing(
-    'is a replica that has lost its primary: name the primary in REDIS_URL, or wait for the end of a failover',
+    'is a replica that has lost its primary: set REDIS_URL to the primary, or wait until a failover is complete',
   ),
   OOM: refusing(
     'has no free memory (maxmemory): give it more, or keep fewer jobs (UNPACK_KEEP_COMPLETED, UNPACK_KEEP_FAILED)',
@@ -125,7 +125,7 @@ export function diagnoseRedisError(error: unknown): RedisDiagnosis | undefined {
   if (code in TLS) return misconfigured(TLS[code] ?? '');
   if (UNTRUSTED.test(code)) {
     return misconfigured(
-      `has a certificate that this machine does not trust (${code}): name the file with the certificate of its CA in NODE_EXTRA_CA_CERTS`,
+      `has a certificate that this machine does not trust (${code}): set NODE_EXTRA_CA_CERTS to the file with the certificate of its CA`,
     );
   }
   if (/CERTIFICATE_REQUIRED|HANDSHAKE_FAILURE/.test(code)) {
@@ -171,7 +171,7 @@ export async function whyNotReady(redis: Redis): Promise<RedisDiagnosis> {
 
 function replyDiagnosis(error: Error): RedisDiagnosis {
   const { message } = error;
-  // the error of a transaction says only that one of its commands failed
+  // the error of a transaction has no cause, only that one of its commands failed
   const earlier =
     'previousErrors' in error && Array.isArray(error.previousErrors) ? error.previousErrors[0] : undefined;
   return message.startsWith('EXECABORT') && earlier instanceof Error

@@ -5,7 +5,7 @@ import type { Log } from '../rootfs/applier.ts';
 import { durationText } from '../units.ts';
 import type { Logger } from './log.ts';
 
-/** Milliseconds between two probes of a faulty store. The pause doubles from the first to the last. */
+/** Pause in milliseconds between two probes of a faulty store. It doubles each time, from FIRST_PAUSE to LAST_PAUSE. */
 const FIRST_PAUSE = 1000;
 const LAST_PAUSE = 30_000;
 

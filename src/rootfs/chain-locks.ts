@@ -10,7 +10,7 @@ import { storeGone } from '../snapshots/directories.ts';
 import { AT_FDCWD, close, cString, O, openAt, statAt, statFd, tryLock, unlinkAt } from '../system/files.ts';
 import { holderText, type LockHolder, type LockWait, LockWaits, parseHolder } from './lock-waits.ts';
 
-/** Milliseconds between two tries to get a lock. The pause doubles from the first to the last. */
+/** Pause in milliseconds between two tries to get a lock. It doubles each time, from FIRST_PAUSE to LAST_PAUSE. */
 const FIRST_PAUSE = 5;
 const LAST_PAUSE = 100;
 /** Size of a lock file in bytes. */

@@ -12,7 +12,9 @@ import { ChainLocks } from './chain-locks.ts';
 /** Prefix of all keys in this file. */
 const EXTRACTION = 'extract-';
 
-/** The key of the snapshot that a layer is written into: `extract-<unique> <chain ID>`, as containerd has it. */
+/**
+ * The key of the snapshot that a layer is written into: `extract-<unique> <chain ID>`, the same form as in containerd.
+ */
 export function extractionKey(chainId: ChainId): string {
   return `${EXTRACTION}${unique()} ${chainId}`;
 }
@@ -31,7 +33,7 @@ function chainIdOfKey(key: string): ChainId | undefined {
   return chainId !== undefined && isDigest(chainId) ? (chainId as string as ChainId) : undefined;
 }
 
-/** Nanoseconds within the second and three random bytes, as containerd has it. */
+/** The nanoseconds of the current second and three random bytes, the same form as in containerd. */
 function unique(): string {
   return `${process.hrtime.bigint() % 1_000_000_000n}-${randomBytes(3).toString('base64url')}`;
 }

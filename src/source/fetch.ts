@@ -65,9 +65,9 @@ export interface FetchOptions {
 
 /**
  * The bytes of a blob, in the chunks of the source, without copying. A chunk is valid until the next one is requested.
- * Size and digest are verified while the bytes stream, so the caller can use the chunks at once, but the bytes are
- * verified only after the generator has finished without an error. After a broken connection, a short answer, a 5xx or
- * throttling the download continues from the last byte. Leaving the loop early or aborting closes the connection.
+ * Size and digest are checked while the bytes stream. The caller can use each chunk at once, but must discard all
+ * results if the generator throws. After a broken connection, a short answer, a 5xx or throttling the download
+ * continues from the last byte. Leaving the loop early or aborting closes the connection.
  * @param blob without `size`, the size that the source reports is used until the digest proves it
  * @throws UnpackError BLOB_SIZE_MISMATCH (before the first byte if the source reports another size, or with the first byte too
  *   many), BLOB_DIGEST_MISMATCH (after the last chunk; at once if the object was replaced during the download),

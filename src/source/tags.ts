@@ -38,7 +38,7 @@ export class Tags {
       const key = this.#keys.tagLink(tag);
       return this.#files.read(key, LINK_LIMIT, (bytes) => parseLink(bytes, key), signal);
     }
-    throw new UnpackError('INVALID_JOB', 'the layout "keys" has no tags: name the manifest by its digest');
+    throw new UnpackError('INVALID_JOB', 'the layout "keys" has no tags: give the digest of the manifest');
   }
 
   #parseIndex(bytes: Buffer, key: string): ImageIndex {

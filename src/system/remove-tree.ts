@@ -152,7 +152,7 @@ class Removal {
       }
       if (error === undefined || isCode(error, 'ENOENT')) return;
       if (attempt < ATTEMPTS && isCode(error, 'EACCES') && openedUp(parent)) continue;
-      // another process has written into it, or replaced it
+      // another process has written into the directory, or has replaced it
       if (attempt < ATTEMPTS && isCode(error, 'ENOTEMPTY', 'EEXIST', 'ENOTDIR', 'EISDIR')) continue;
       this.#failed(error, path);
       return;

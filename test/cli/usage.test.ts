@@ -94,7 +94,7 @@ describe('wrong use exits with 2 and one sentence', () => {
     ['an image and a payload', ['enqueue', 's3://b:t', '--payload', 'x.json'], /either IMAGE.*or --payload FILE/],
     ['an address of another kind', ['apply', 'docker://alpine:3'], /docker:\/\/ cannot be read; give s3:\/\//],
     ['no bucket', ['enqueue', 's3://:tag'], /no bucket/],
-    ['no tag', ['enqueue', 's3://bucket/app'], /s3:\/\/bucket\/app names no image: write/],
+    ['no tag', ['enqueue', 's3://bucket/app'], /s3:\/\/bucket\/app has no tag and no digest: write/],
     ['an empty tag', ['apply', './layout:'], /no tag after the colon/],
     ['a wrong digest', ['apply', './layout@sha256:12'], /"sha256:12".*is not a digest/],
     ['a folder for a job', ['enqueue', './layout:app'], /workers read from buckets only/],

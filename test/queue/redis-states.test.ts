@@ -115,7 +115,7 @@ const STATES: readonly State[] = [
   {
     title: 'a replica (READONLY)',
     prepare: (redis) => redis.replicaof('127.0.0.1', 1),
-    says: /accepts no writes, because it is a replica: name the primary/,
+    says: /accepts no writes, because it is a replica: set REDIS_URL to the primary/,
     worker: 'waits',
   },
   {
