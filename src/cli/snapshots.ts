@@ -7,6 +7,7 @@ import {
   type SnapshotFilter,
   type SnapshotInfo,
   type SnapshotKind,
+  type SnapshotReader,
   type Snapshotter,
   type Usage,
 } from '../snapshots/snapshotter.ts';
@@ -49,15 +50,15 @@ export function snapshotsCommand(cli: Cli): Command {
   const ls = add('ls', 'List snapshots.')
     .addOption(new Option('--kind <kind>', 'list only snapshots of this kind').choices(['active', 'view', 'committed']))
     .option('--parent <name>', 'list only the children of this snapshot')
-    .action((options: ListOptions) => withStore(ls, (store) => list(store, options, cli)));
+    .action((options: ListOptions) => withReader(ls, (store) => list(store, options, cli)));
 
   const stat = add('stat', 'Show a snapshot with its labels.')
     .argument('<key>')
-    .action((key: string) => withStore(stat, (store) => show(store, key, cli)));
+    .action((key: string) => withReader(stat, (store) => show(store, key, cli)));
 
   const usage = add('usage', 'Show the disk usage of snapshots, without their parents.')
     .argument('[key...]', 'default: all')
-    .action((keys: readonly string[]) => withStore(usage, (store) => disk(store, keys, cli)));
+    .action((keys: readonly string[]) => withReader(usage, (store) => disk(store, keys, cli)));
 
   const mount = add('mount', 'Mount a snapshot at a folder, which is created if it is missing. Needs root.')
     .argument('<key>')
@@ -90,13 +91,13 @@ export function snapshotsCommand(cli: Cli): Command {
     .argument('<key...>')
     .option('--with-parents', 'also remove the parents that have no other children: a whole image')
     .action((keys: readonly string[], options: RemoveOptions) =>
-      withStore(rm, (store) => remove(store, keys, options, cli)),
+      withStore(rm, (store) => remove(store, keys, options, cli), true),
     );
 
   const cleanup = add(
     'cleanup',
     'Remove what dead workers left behind: unfinished snapshots, and folders without a snapshot.',
-  ).action(() => withStore(cleanup, (store) => clean(store, cli)));
+  ).action(() => withStore(cleanup, (store) => clean(store, cli), true));
 
   const backup = add('backup', 'Copy the database of the store into a new file. Workers may run.')
     .argument('<file>')
@@ -129,10 +130,29 @@ function recoveredText({ whole, broken, foreign, earlier }: Recovered): string[]
   ];
 }
 
-async function withStore(command: Command, action: (store: Snapshotter) => Promise<void>): Promise<void> {
+/** @param mayUseReserve for the commands that make room on a full disk */
+async function withStore(
+  command: Command,
+  action: (store: Snapshotter) => Promise<void>,
+  mayUseReserve = false,
+): Promise<void> {
   const config = configOf(command);
   const { openSnapshotter } = await import('../snapshots/open.ts');
-  const store = await openSnapshotter({ root: config.UNPACK_ROOT, type: config.UNPACK_SNAPSHOTTER });
+  const place = { root: config.UNPACK_ROOT, type: config.UNPACK_SNAPSHOTTER };
+  await closing(await openSnapshotter({ ...place, mayUseReserve }), action);
+}
+
+/** For commands that change nothing. */
+async function withReader(command: Command, action: (store: SnapshotReader) => Promise<void>): Promise<void> {
+  const config = configOf(command);
+  const { openToRead } = await import('../snapshots/open.ts');
+  await closing(await openToRead({ root: config.UNPACK_ROOT, type: config.UNPACK_SNAPSHOTTER }), action);
+}
+
+async function closing<Store extends SnapshotReader>(
+  store: Store,
+  action: (store: Store) => Promise<void>,
+): Promise<void> {
   try {
     await action(store);
   } finally {
@@ -140,7 +160,7 @@ async function withStore(command: Command, action: (store: Snapshotter) => Promi
   }
 }
 
-async function list(store: Snapshotter, { kind, parent }: ListOptions, { out }: Cli): Promise<void> {
+async function list(store: SnapshotReader, { kind, parent }: ListOptions, { out }: Cli): Promise<void> {
   const filter: SnapshotFilter = {
     ...(kind === undefined ? {} : { kind }),
     ...(parent === undefined ? {} : { parent: (await find(store, parent)).name }),
@@ -163,7 +183,7 @@ async function list(store: Snapshotter, { kind, parent }: ListOptions, { out }: 
  * The sentence for an empty list. It has the number of snapshots that the filter left out, so that the store does not look
  * empty.
  */
-async function nothingOf(store: Snapshotter, kind?: SnapshotKind, parent?: string): Promise<string> {
+async function nothingOf(store: SnapshotReader, kind?: SnapshotKind, parent?: string): Promise<string> {
   const which = `${kind === undefined ? '' : `${kind} `}snapshots${parent === undefined ? '' : ` on ${short(parent)}`}`;
   const counts = new Map<SnapshotKind, number>();
   for (const { kind } of await store.walk()) counts.set(kind, (counts.get(kind) ?? 0) + 1);
@@ -171,7 +191,7 @@ async function nothingOf(store: Snapshotter, kind?: SnapshotKind, parent?: strin
   return `no ${which} in ${store.root}${others === '' ? '' : `; the store has ${others}`}`;
 }
 
-async function show(store: Snapshotter, key: string, { out }: Cli): Promise<void> {
+async function show(store: SnapshotReader, key: string, { out }: Cli): Promise<void> {
   const info = await find(store, key);
   const mounts = info.kind === 'committed' ? [] : await store.mounts(info.name);
   out.result({ ...info, mounts }, () => [
@@ -192,7 +212,7 @@ const BROKEN: Readonly<Record<BrokenReason, string>> = {
   parent: 'a snapshot below it is broken',
 };
 
-async function disk(store: Snapshotter, keys: readonly string[], { out, signal }: Cli): Promise<void> {
+async function disk(store: SnapshotReader, keys: readonly string[], { out, signal }: Cli): Promise<void> {
   const infos = keys.length === 0 ? await store.walk() : await Promise.all(keys.map((key) => find(store, key)));
   const snapshots: (Usage & { readonly name: string })[] = [];
   for (const { name } of infos) {
@@ -261,7 +281,7 @@ async function clean(store: Snapshotter, { out }: Cli): Promise<void> {
 const MIN_PREFIX = 4;
 
 /** The snapshot with this key, or the only one whose key begins with it. @throws CliError SNAPSHOT_NOT_FOUND, USAGE */
-async function find(store: Snapshotter, key: string): Promise<SnapshotInfo> {
+async function find(store: SnapshotReader, key: string): Promise<SnapshotInfo> {
   const infos = await store.walk();
   const exact = infos.find(({ name }) => name === key);
   if (exact !== undefined) return exact;

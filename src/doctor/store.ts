@@ -1,11 +1,14 @@
 import { execFile } from 'node:child_process';
-import { mkdir, mkdtemp, stat } from 'node:fs/promises';
+import { constants, existsSync } from 'node:fs';
+import { access, mkdir, mkdtemp, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { errnoOf, HOST_ERRNO, MAKE_ROOM } from '../errno.ts';
 import { requireExactCopier } from '../snapshots/copy-tree.ts';
-import type { Ownership, Snapshotter } from '../snapshots/snapshotter.ts';
-import { type FileSystemFacts, fileSystemFacts, overlayFacts } from '../system/filesystem.ts';
+import { metadataFile } from '../snapshots/identity.ts';
+import { openToRead } from '../snapshots/open.ts';
+import type { Ownership, SnapshotInfo, Snapshotter } from '../snapshots/snapshotter.ts';
+import { type FileSystemFacts, fileSystemFacts, fileSystemType, overlayFacts } from '../system/filesystem.ts';
 import { privileges } from '../system/privileges.ts';
 import { removeTree } from '../system/remove-tree.ts';
 import { type Space, spaceOf } from '../system/space.ts';
@@ -19,12 +22,16 @@ const GIB = 1024 ** 3;
 const LITTLE_SPACE = 5 * GIB;
 const LITTLE_INODES = 100_000;
 
-/** Checks that the store at `root`, or the folder it would be created in, can hold snapshots of this type. */
+/**
+ * Checks that the store at `root`, or the folder it would be created in, can hold snapshots of this type. In the folder of a
+ * new store, it tries what the file system can do, in a temporary directory. An existing store is only read.
+ */
 export async function checkStore(
   root: string,
   type: Snapshotter['type'],
   ownership: Ownership = 'keep',
 ): Promise<Check[]> {
+  if (existsSync(metadataFile(root))) return checkExisting(root, type);
   const folder = await nearestFolder(root);
   const where = folder === root ? root : `${root} (does not exist yet; checked ${folder})`;
   let facts: FileSystemFacts;
@@ -39,7 +46,34 @@ export async function checkStore(
   return [...checks, attributes(facts, ownership), types(facts), whiteouts(facts), await overlay(folder)];
 }
 
-function place(where: string, { type }: FileSystemFacts): Check {
+/** Checks a store that exists, without writing anything. What its file system can do was tried when it was made. */
+async function checkExisting(root: string, type: Snapshotter['type']): Promise<Check[]> {
+  const checks = [place(root, { type: await fileSystemType(root) }), ...spaceWithoutTrying(root)];
+  try {
+    await access(root, constants.W_OK);
+  } catch (error) {
+    return [fail('Store', `${root}: ${reason(error)}`, adviceFor(error, root)), ...checks.slice(1)];
+  }
+  try {
+    const store = await openToRead({ root, type });
+    try {
+      return [...checks, snapshots(await store.walk())];
+    } finally {
+      await store.close();
+    }
+  } catch (error) {
+    return [...checks, fail('Snapshots', reason(error), 'see “At three in the morning” in docs/operations.md')];
+  }
+}
+
+function snapshots(infos: readonly SnapshotInfo[]): Check {
+  const broken = infos.filter((info) => info.broken !== undefined).length;
+  const finding = `${infos.length} snapshots${broken === 0 ? '' : `, ${broken} of them broken`}`;
+  if (broken === 0) return ok('Snapshots', finding);
+  return warn('Snapshots', finding, 'nothing, or unpackd snapshots rm: the next job of such an image unpacks it again');
+}
+
+function place(where: string, { type }: Pick<FileSystemFacts, 'type'>): Check {
   const finding = `${where}, on ${type}`;
   if (type !== 'tmpfs' && type !== 'ramfs') return ok('Store', finding);
   return warn(

@@ -1,5 +1,5 @@
 import { open, readSync, write } from 'node:fs';
-import { mkdir } from 'node:fs/promises';
+import { mkdir, readdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
@@ -103,6 +103,33 @@ export class ChainLocks {
     }
     close(fd);
     return undefined;
+  }
+
+  /**
+   * Removes the lock files that nobody holds. A process that was killed leaves its file, and only the next holder of the
+   * same lock would remove it.
+   * @throws system errors
+   */
+  async tidy(): Promise<void> {
+    const names = await readdir(this.directory).catch((error: unknown) => {
+      if (errnoOf(error) !== 'ENOENT') throw error;
+      return [];
+    });
+    for (const name of names) {
+      if (!/^sha\d+-[0-9a-f]+$/.test(name)) continue;
+      const path = cString(join(this.directory, name));
+      let fd: number;
+      try {
+        fd = openAt(AT_FDCWD, path, O.RDWR | O.NOFOLLOW | O.NONBLOCK);
+      } catch {
+        continue; // its holder has just removed it, or it is no file
+      }
+      try {
+        if (tryLock(fd) && statAt(AT_FDCWD, path)?.inode === statFd(fd).inode) unlinkAt(AT_FDCWD, path);
+      } finally {
+        close(fd);
+      }
+    }
   }
 
   /** The other process that holds the lock now; `undefined` if there is none or this object holds it. */

@@ -39,7 +39,7 @@ function unique(): string {
 }
 
 /**
- * Removes the extraction snapshots of dead workers, and directories that no snapshot owns. A living worker holds the lock
+ * Removes the extraction snapshots of dead workers, directories that no snapshot owns, and lock files that nobody holds. A living worker holds the lock
  * on the chain ID while it extracts, so a snapshot whose lock is free is left over.
  * @param locks the locks of this process on the store, if it has any
  * @returns the number of snapshots and directories that were removed
@@ -63,6 +63,7 @@ export async function removeLeftovers(
     }
   }
   removed += await snapshotter.cleanup();
+  await locks.tidy().catch((error: unknown) => failures.push(error));
   if (failures.length > 0) throw failures[0];
   return removed;
 }

@@ -89,15 +89,24 @@ function adoptDirectories(
 }
 
 /**
- * A crash between the rename and the commit leaves a directory whose number comes next. Every other directory with a number
- * that the database has never given was made after this copy of the database.
+ * A crash between the rename and the commit leaves a directory whose number comes next. Every other directory of this store
+ * with a number that the database has never given was made after this copy of the database. Directories without the mark of
+ * the store are foreign: their numbers are not given.
  */
 function requireKnownNumbers(file: DatabaseSync, root: string, identity: string, pathOf: (id: number) => string): void {
   const last = lastNumber(file);
+  let highest = last;
   for (const id of numberedDirectories(root)) {
     if (id <= last) continue;
-    if (id !== last + 1 || !isUnfinished(pathOf(id), identity)) throw olderDatabase(root);
+    if (ownerOf(pathOf(id)) !== identity) highest = id <= Number.MAX_SAFE_INTEGER ? Math.max(highest, id) : highest;
+    else if (id !== last + 1 || !isUnfinished(pathOf(id), identity)) throw olderDatabase(root);
   }
+  if (highest > last) setLastNumber(file, highest);
+}
+
+export function setLastNumber(file: DatabaseSync, last: number): void {
+  file.exec(`DELETE FROM sqlite_sequence WHERE name = 'snapshots'`);
+  file.prepare(`INSERT INTO sqlite_sequence (name, seq) VALUES ('snapshots', ?)`).run(last);
 }
 
 export function lastNumber(file: DatabaseSync): number {

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { MAKE_ROOM } from '../errno.ts';
 import { UnpackError } from '../errors.ts';
 import { spaceOf } from '../system/space.ts';
+import { openReadOnly } from './read-only.ts';
 
 /** How long a call waits for other processes that lock the file, in milliseconds. */
 export const LOCK_TIMEOUT = 10_000;
@@ -34,8 +35,15 @@ export class Database<Name extends string = never> {
   readonly #file: DatabaseSync;
   readonly #statements: Statements<Name>;
   readonly #location: DatabaseFile;
+  readonly #dispose: () => void;
 
-  private constructor(file: DatabaseSync, statements: Statements<Name>, location: DatabaseFile) {
+  private constructor(
+    file: DatabaseSync,
+    statements: Statements<Name>,
+    location: DatabaseFile,
+    dispose: () => void = () => {},
+  ) {
+    this.#dispose = dispose;
     this.#file = file;
     this.#statements = statements;
     this.#location = location;
@@ -66,14 +74,37 @@ export class Database<Name extends string = never> {
       await withRetries(location, () => setup.accept(file));
       await withRetries(location, () => useWriteAheadLog(file, path));
       await withRetries(location, () => transaction(file, () => setup.prepare(file)));
-      // `as`: Object.fromEntries forgets which keys there were
-      const statements = Object.fromEntries(
-        Object.entries<string>(setup.statements).map(([name, sql]) => [name, file.prepare(sql)]),
-      ) as Statements<Name>;
-      return new Database(file, statements, location);
+      return new Database(file, prepareAll(file, setup.statements), location);
     } catch (error) {
       file.close();
       throw databaseError(path, error);
+    }
+  }
+
+  /**
+   * Uses a file that was opened to read only.
+   * @param accept throws if the file cannot be used
+   * @throws UnpackError STORE_FAILED
+   */
+  static async read<Name extends string>(
+    location: DatabaseFile,
+    setup: {
+      readonly accept: (file: DatabaseSync) => void;
+      readonly statements: Readonly<Record<Name, string>>;
+    },
+  ): Promise<Database<Name>> {
+    try {
+      const { file, dispose } = await openReadOnly(location.path);
+      try {
+        await withRetries(location, () => setup.accept(file));
+        return new Database(file, prepareAll(file, setup.statements), location, dispose);
+      } catch (error) {
+        file.close();
+        dispose();
+        throw error;
+      }
+    } catch (error) {
+      throw databaseError(location.path, error);
     }
   }
 
@@ -104,8 +135,20 @@ export class Database<Name extends string = never> {
   }
 
   close(): void {
-    if (this.#file.isOpen) this.#file.close();
+    if (!this.#file.isOpen) return;
+    this.#file.close();
+    this.#dispose();
   }
+}
+
+function prepareAll<Name extends string>(
+  file: DatabaseSync,
+  statements: Readonly<Record<Name, string>>,
+): Statements<Name> {
+  // `as`: Object.fromEntries forgets which keys there were
+  return Object.fromEntries(
+    Object.entries<string>(statements).map(([name, sql]) => [name, file.prepare(sql)]),
+  ) as Statements<Name>;
 }
 
 function useWriteAheadLog(file: DatabaseSync, path: string): void {

@@ -171,6 +171,11 @@ export class SnapshotDirectories {
     await syncDirectory(this.#parent);
   }
 
+  /** The numbers of all `ID` directories. */
+  present(): Set<number> {
+    return new Set(this.#names().filter(isNumber).map(Number));
+  }
+
   /**
    * Renames every directory that a crash left to `rm-…`. Call it with the metadata's write lock held.
    * @param isLeft whether a crash left the directory `path` with this number

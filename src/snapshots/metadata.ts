@@ -1,9 +1,24 @@
-import { DatabaseSync, type StatementSync } from 'node:sqlite';
+import type { DatabaseSync } from 'node:sqlite';
 import { admit, databaseIdentity, isUnfinished } from './admission.ts';
 import { Database, type OnRollback } from './database.ts';
-import { metadataFile, OpenedStore, refuseWithoutDatabase, writeStoreRecord } from './identity.ts';
+import {
+  metadataFile,
+  type OpenedStore,
+  readStoreRecord,
+  refuseWithoutDatabase,
+  requireSameStore,
+  writeStoreRecord,
+} from './identity.ts';
 import { ownerOf } from './records.ts';
-import { refuseOthers, schemaVersion, type Traits, type WantedTraits } from './schema.ts';
+import {
+  readTraits,
+  refuseOthers,
+  requireNewest,
+  requireType,
+  schemaVersion,
+  type Traits,
+  type WantedTraits,
+} from './schema.ts';
 import {
   type BrokenReason,
   type CommitOptions,
@@ -47,11 +62,16 @@ export class Metadata {
   readonly #database: Database<keyof typeof STATEMENTS>;
   readonly #opened: OpenedStore;
 
+  /** Nothing may be written. */
+  readonly readOnly: boolean;
+
   private constructor(
     database: Database<keyof typeof STATEMENTS>,
     opened: OpenedStore,
     { made, identity }: Pick<Metadata, 'made' | 'identity'>,
+    readOnly = false,
   ) {
+    this.readOnly = readOnly;
     this.#database = database;
     this.#opened = opened;
     this.made = made;
@@ -104,6 +124,32 @@ export class Metadata {
     return metadata;
   }
 
+  /**
+   * Opens the metadata without writing or creating anything. Calls that change them fail.
+   * @throws UnpackError STORE_FAILED as `open`, and for an older schema version
+   */
+  static async openReadOnly(opened: OpenedStore, lockTimeout: number, type: Traits['type']): Promise<Metadata> {
+    const { root } = opened;
+    const path = metadataFile(root);
+    let facts: Pick<Metadata, 'made' | 'identity'> | undefined;
+    const accept = (file: DatabaseSync) => {
+      opened.bind();
+      refuseOthers(file, path);
+      requireNewest(schemaVersion(file, path), path);
+      // the file is read first, because another process that opens the store counts in the database first
+      const record = readStoreRecord(root);
+      const known = databaseIdentity(file);
+      requireSameStore(root, known, record);
+      const made = readTraits(file);
+      requireType(made, path, type);
+      facts = { made, identity: known.identity };
+    };
+    const database = await Database.read({ path, lockTimeout }, { accept, statements: STATEMENTS });
+    if (facts === undefined) throw new Error('a database was opened without being accepted');
+    opened.expect(facts.identity);
+    return new Metadata(database, opened, facts, true);
+  }
+
   #read<T>(body: (statements: Statements) => T): Promise<T> {
     return this.#database.read((statements) => {
       this.#opened.check();
@@ -138,14 +184,14 @@ export class Metadata {
     return this.#read((statements) => chainOf(statements, key));
   }
 
-  walk(filter: SnapshotFilter): Promise<SnapshotInfo[]> {
+  walk(filter: SnapshotFilter): Promise<Entry[]> {
     const parameters = {
       name: filter.name ?? null,
       parent: filter.parent ?? null,
       kind: filter.kind ?? null,
       labels: JSON.stringify(filter.labels ?? {}),
     };
-    return this.#read((statements) => statements.walk.all(parameters).map((row) => entry(row).info));
+    return this.#read((statements) => statements.walk.all(parameters).map((row) => entry(row)));
   }
 
   /** Throws if `create` would be refused now; writes nothing. @returns the parent @throws as `create` */
@@ -349,45 +395,4 @@ function taken(key: string): SnapshotError {
 
 function aKind(kind: SnapshotKind): string {
   return kind === 'active' ? 'active' : kind === 'view' ? 'a view' : 'committed';
-}
-
-/**
- * A read-only connection that looks up names, for store-thread.ts. Another connection writes the metadata.
- *
- * In write-ahead mode, a reader does not wait for a writer. It takes a lock in shared memory, checks whether anything was
- * committed since its last look, and only then reads pages again. The connection is read-only, so that it never runs or
- * waits for a checkpoint.
- */
-export class NameReader {
-  readonly #file: DatabaseSync;
-  readonly #opened: OpenedStore;
-  readonly #committed: StatementSync;
-  readonly #keys: StatementSync;
-
-  /** @throws Error of SQLite, UnpackError STORE_FAILED; so do all methods here */
-  constructor(root: string) {
-    // no waiting: a reader only finds the file locked while another process recovers it after a crash
-    this.#file = new DatabaseSync(metadataFile(root), { readOnly: true, timeout: 0 });
-    this.#opened = new OpenedStore(root);
-    this.#opened.bind();
-    this.#opened.expect(databaseIdentity(this.#file).identity);
-    this.#committed = this.#file.prepare(STATEMENTS.committed);
-    this.#keys = this.#file.prepare(STATEMENTS.keys);
-  }
-
-  has(name: string): boolean {
-    this.#opened.check();
-    return this.#committed.get(name) !== undefined;
-  }
-
-  keys(prefix: string): string[] {
-    this.#opened.check();
-    return keysIn(this.#keys, prefix);
-  }
-
-  close(): void {
-    if (!this.#file.isOpen) return;
-    this.#file.close();
-    this.#opened.close();
-  }
 }

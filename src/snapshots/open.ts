@@ -1,5 +1,5 @@
 import { existsSync, statSync } from 'node:fs';
-import { access, mkdir } from 'node:fs/promises';
+import { access, chmod, mkdir, open as openFile, stat } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { toUnpackError, UnpackError } from '../errors.ts';
 import { fileSystemFacts, overlayKnowsIndex } from '../system/filesystem.ts';
@@ -21,7 +21,7 @@ import { Metadata } from './metadata.ts';
 import { openReadOnly } from './read-only.ts';
 import { keepReserve, spendReserve } from './reserve.ts';
 import { IDENTITY_VERSION, refuseOthers, schemaVersion, type Traits } from './schema.ts';
-import type { OverlayXattrs, Ownership, Snapshotter } from './snapshotter.ts';
+import type { OverlayXattrs, Ownership, SnapshotReader, Snapshotter } from './snapshotter.ts';
 import { CLOSE_LIMIT, SnapshotStore } from './store.ts';
 
 export interface StoreOptions {
@@ -35,6 +35,8 @@ export interface StoreOptions {
   readonly ownership?: Ownership;
   /** The store was open before. If it has disappeared, its disk may not be mounted, and no new store is made. */
   readonly again?: boolean;
+  /** Opens and removes on a full disk with the space of the reserve. For commands that make room. */
+  readonly mayUseReserve?: boolean;
   /** How long a call waits for other processes that change the store, in milliseconds; default 10 s. */
   readonly lockTimeout?: number;
 }
@@ -56,11 +58,35 @@ export async function openSnapshotter(options: StoreOptions): Promise<Snapshotte
     throw error instanceof UnpackError ? error : refused(root, reason(error), error);
   });
   const store = await openIn(root, options).catch(async (error: unknown) => {
-    if (toUnpackError(error).code !== 'STORE_FULL' || !(await spendReserve(root))) throw error;
+    const full = toUnpackError(error).code === 'STORE_FULL';
+    if (!full || options.mayUseReserve !== true || !(await spendReserve(root))) throw error;
     return openIn(root, options);
   });
   await keepReserve(root);
   return store;
+}
+
+/**
+ * Opens the store at `root` to read it: nothing is written or created, and no process is waited for. Only the methods that do
+ * not change the store work.
+ * @throws UnpackError STORE_FAILED if there is no store, or it cannot be used
+ */
+export async function openToRead(options: Pick<StoreOptions, 'root' | 'type'>): Promise<SnapshotReader> {
+  const root = resolve(options.root);
+  const numbers = numberedDirectories(root);
+  if ((statSync(metadataFile(root), { throwIfNoEntry: false })?.size ?? 0) === 0) {
+    if (numbers.length > 0) refuseWithoutDatabase(root);
+    throw new UnpackError('STORE_FAILED', `${root} has no snapshot store: name another directory, or start a worker`);
+  }
+  const opened = new OpenedStore(root);
+  try {
+    const metadata = await Metadata.openReadOnly(opened, LOCK_TIMEOUT, options.type);
+    const directories = new SnapshotDirectories(root, opened.descriptor);
+    return new SnapshotStore(root, await layoutOf(metadata.made), metadata, directories);
+  } catch (error) {
+    opened.close();
+    throw error;
+  }
 }
 
 /**
@@ -75,7 +101,9 @@ async function makePlace(root: string): Promise<void> {
   if ((statSync(path, { throwIfNoEntry: false })?.size ?? 0) === 0) {
     if (numbers.length > 0) refuseWithoutDatabase(root);
     // 0700: other users must not reach the files of an image, such as set-user-ID programs
-    return makeDirectories(snapshotsDirectory(root));
+    await makeDirectories(snapshotsDirectory(root));
+    // SQLite would give it a mode that other users can read
+    return (await openFile(path, 'a', 0o600)).close();
   }
   if (!(await fitsDirectories(root))) await makeDirectories(snapshotsDirectory(root));
 }
@@ -112,13 +140,16 @@ async function openIn(root: string, options: StoreOptions): Promise<Snapshotter>
   const directories = new SnapshotDirectories(root, opened.descriptor);
   let metadata: Metadata | undefined;
   try {
+    const database = metadataFile(root);
+    const files = [database, `${database}-wal`, `${database}-shm`];
+    for (const path of [root, snapshotsDirectory(root), ...files]) await protect(path, root);
     const { type, ownership } = options;
     const overlayXattrs = await (type === 'overlay' ? requireOverlay(root, directories) : requireNative());
     const lockTimeout = options.lockTimeout ?? LOCK_TIMEOUT;
     const wanted = { type, ownership, overlayXattrs };
     metadata = await Metadata.open(opened, lockTimeout, wanted, (id) => directories.path(id));
     const layout = await layoutOf(metadata.made);
-    return new SnapshotStore(root, layout, metadata, directories);
+    return new SnapshotStore(root, layout, metadata, directories, options.mayUseReserve);
   } catch (error) {
     await directories.close(CLOSE_LIMIT);
     if (metadata === undefined) opened.close();
@@ -137,6 +168,26 @@ async function makeDirectories(path: string): Promise<void> {
     if (error.code !== 'ENOENT') throw error;
     await makeDirectories(dirname(path));
     await make();
+  });
+}
+
+/**
+ * Takes permissions away that an existing file or directory gives to other users: in ROOT the right to replace names, in all
+ * others every right, because an image may have set-user-ID programs.
+ * @throws UnpackError STORE_FAILED if they must go and this user cannot change them
+ */
+async function protect(path: string, root: string): Promise<void> {
+  const status = await stat(path).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== 'ENOENT') throw error;
+    return undefined;
+  });
+  if (status === undefined) return;
+  // with the sticky bit (/tmp), only the owner of a name can replace it
+  const sticky = (status.mode & 0o1000) !== 0;
+  const surplus = status.mode & (path !== root ? 0o077 : sticky ? 0 : 0o022);
+  if (surplus === 0) return;
+  await chmod(path, status.mode & 0o7777 & ~surplus).catch((error: unknown) => {
+    throw refused(root, `other users may change or read ${path} (chmod go= ${path} as its owner)`, error);
   });
 }
 

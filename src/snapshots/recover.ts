@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { backup, DatabaseSync } from 'node:sqlite';
 import { UnpackError } from '../errors.ts';
 import { tryLock } from '../system/files.ts';
-import { databaseIdentity, lastNumber, markBroken } from './admission.ts';
+import { databaseIdentity, lastNumber, markBroken, setLastNumber } from './admission.ts';
 import { snapshotsDirectory } from './directories.ts';
 import { metadataFile, numberedDirectories, readStoreRecord, type StoreRecord, writeStoreRecord } from './identity.ts';
 import { lastRecord, ownerOf, type SnapshotRecord } from './records.ts';
@@ -116,9 +116,7 @@ function rebuild(
     own.map((id) => [id, lastRecord(pathOf(id)) ?? unreadable(id)]),
   );
   // no number is given again, not even that of a foreign directory
-  const last = Math.max(lastNumber(file), ...numbers);
-  file.exec(`DELETE FROM sqlite_sequence WHERE name = 'snapshots'`);
-  file.prepare(`INSERT INTO sqlite_sequence (name, seq) VALUES ('snapshots', ?)`).run(last);
+  setLastNumber(file, Math.max(lastNumber(file), ...numbers));
   setParents(file, parents);
   markBroken(file, record.identity, pathOf);
   const openings = Math.max(databaseIdentity(file).openings, record.openings) + 1;

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { mkdir, readdir, stat, writeFile } from 'node:fs/promises';
+import { mkdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { removeTree } from '../system/remove-tree.ts';
 import { spaceOf } from '../system/space.ts';
@@ -7,13 +7,16 @@ import { spaceOf } from '../system/space.ts';
 /**
  * ROOT/reserve: files that keep some space and some inodes free for a full disk. Opening the store needs space for
  * SQLite's shared memory file and for a temporary directory. Without the reserve, nobody could open the store on a full
- * disk, and so nobody could remove snapshots or clean up.
+ * disk, and so nobody could remove snapshots or clean up. Only `unpackd snapshots rm` and `cleanup` use it. It is smaller
+ * on a disk with less than 32 MiB free.
  */
 const FILES = 8;
-/** Size of each file. */
-const BYTES = 64 << 10;
-/** The reserve is made only if at least this much is free. */
-const PLENTY = { bytes: 256 * FILES * BYTES, inodes: 256 * FILES };
+/** Size of each file, if there is plenty of space. */
+const MOST_BYTES = 64 << 10;
+/** The smallest size that is of use: SQLite's shared memory takes 32 KiB. */
+const LEAST_BYTES = 8 << 10;
+/** The reserve takes this part of the free space, and of the free inodes, at most. */
+const SHARE = 64;
 
 const path = (root: string): string => join(root, 'reserve');
 
@@ -21,12 +24,14 @@ const path = (root: string): string => join(root, 'reserve');
 export async function keepReserve(root: string): Promise<void> {
   try {
     const { bytes, inodes } = spaceOf(root);
-    if (bytes < PLENTY.bytes || (inodes !== undefined && inodes < PLENTY.inodes)) return;
+    const size = Math.min(MOST_BYTES, (Math.floor(bytes / SHARE / FILES) >> 12) << 12);
+    if (size < LEAST_BYTES || (inodes !== undefined && inodes < SHARE * FILES)) return;
     await mkdir(path(root), { recursive: true, mode: 0o700 });
-    const there = new Set(await readdir(path(root)));
     for (let index = 0; index < FILES; index++) {
+      const file = join(path(root), `${index}`);
+      const there = await stat(file).catch(() => undefined);
       // random bytes, because some file systems compress zeros
-      if (!there.has(`${index}`)) await writeFile(join(path(root), `${index}`), randomBytes(BYTES), { mode: 0o600 });
+      if ((there?.size ?? 0) < size) await writeFile(file, randomBytes(size), { mode: 0o600 });
     }
   } catch {}
 }

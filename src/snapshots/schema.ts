@@ -79,6 +79,15 @@ export function schemaVersion(file: DatabaseSync, path: string): number {
   throw new UnpackError('STORE_FAILED', `${which}: use the unpackd that made it, or another directory`);
 }
 
+/** @throws UnpackError STORE_FAILED for an older schema, whose statements differ */
+export function requireNewest(version: number, path: string): void {
+  if (version === SCHEMA_VERSION) return;
+  throw new UnpackError(
+    'STORE_FAILED',
+    `${path} has version ${version} of the schema, before ${SCHEMA_VERSION}: start a worker, or run unpackd snapshots cleanup, to upgrade it`,
+  );
+}
+
 /** Takes the steps from `version` to the newest one. Call it inside a transaction. */
 export function upgradeSchema(file: DatabaseSync, version: number): void {
   const taken = version === 0 ? 0 : version - FIRST_VERSION + 1;

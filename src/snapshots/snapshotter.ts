@@ -65,6 +65,12 @@ export interface Snapshotter {
   close(): Promise<void>;
 }
 
+/** The part of a Snapshotter that changes nothing. */
+export type SnapshotReader = Pick<
+  Snapshotter,
+  'root' | 'type' | 'stat' | 'has' | 'keys' | 'mounts' | 'usage' | 'walk' | 'close'
+>;
+
 export type SnapshotKind = 'active' | 'view' | 'committed';
 
 export interface SnapshotInfo {

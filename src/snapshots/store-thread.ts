@@ -1,7 +1,7 @@
 import { extname, join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { UnpackError } from '../errors.ts';
-import { NameReader } from './metadata.ts';
+import { NameReader } from './name-reader.ts';
 import type { StoreOptions } from './open.ts';
 import type { SnapshotInfo, Snapshotter } from './snapshotter.ts';
 import { CLOSE_LIMIT } from './store.ts';

@@ -8,6 +8,7 @@ import type { Metadata, NewSnapshot } from './metadata.ts';
 import { markNew, removeRecord, type SnapshotRecord, writeRecord } from './records.ts';
 import { keepReserve, spendReserve } from './reserve.ts';
 import {
+  type BrokenReason,
   type CommitOptions,
   type Mount,
   type OverlayXattrs,
@@ -41,6 +42,7 @@ export class SnapshotStore implements Snapshotter {
   readonly rebase: boolean;
   readonly ownership: Ownership;
   readonly overlayXattrs: OverlayXattrs;
+  readonly #mayUseReserve: boolean;
   readonly #layout: Layout;
   readonly #metadata: Metadata;
   readonly #directories: SnapshotDirectories;
@@ -48,7 +50,15 @@ export class SnapshotStore implements Snapshotter {
   readonly #closing = new AbortController();
   #closed: Promise<void> | undefined;
 
-  constructor(root: string, layout: Layout, metadata: Metadata, directories: SnapshotDirectories) {
+  /** @param mayUseReserve whether removals on a full disk may delete the reserve */
+  constructor(
+    root: string,
+    layout: Layout,
+    metadata: Metadata,
+    directories: SnapshotDirectories,
+    mayUseReserve = false,
+  ) {
+    this.#mayUseReserve = mayUseReserve;
     this.root = root;
     this.type = layout.type;
     this.rebase = layout.rebase;
@@ -140,7 +150,7 @@ export class SnapshotStore implements Snapshotter {
       if (info.kind === 'view') return { bytes: 0, inodes: 0 };
       const measured = await measureTree(this.#directories.tree(id), this.#closing.signal);
       const there =
-        info.kind === 'committed'
+        info.kind === 'committed' && !this.#metadata.readOnly
           ? await this.#metadata.recordUsage(id, measured)
           : (await this.#metadata.stat(key)).id === id;
       if (!there) throw new SnapshotError('NotFound', `snapshot ${key} was removed while its files were counted`);
@@ -149,7 +159,14 @@ export class SnapshotStore implements Snapshotter {
   }
 
   walk(filter: SnapshotFilter = {}): Promise<SnapshotInfo[]> {
-    return this.#run(() => this.#metadata.walk(filter));
+    return this.#run(async () => {
+      const entries = await this.#metadata.walk(filter);
+      const lost = this.#metadata.readOnly ? await this.#lost() : new Map<number, BrokenReason>();
+      return entries.map(({ id, info }) => {
+        const broken = info.broken ?? lost.get(id);
+        return broken === undefined ? info : { ...info, broken };
+      });
+    });
   }
 
   cleanup(): Promise<number> {
@@ -237,6 +254,22 @@ export class SnapshotStore implements Snapshotter {
     );
   }
 
+  /** The committed snapshots whose directories are missing, and all that stand on them. For a store that is only read. */
+  async #lost(): Promise<Map<number, BrokenReason>> {
+    const present = this.#directories.present();
+    const lost = new Map<number, BrokenReason>();
+    const entries = await this.#metadata.walk({});
+    for (const { id, info } of entries) if (info.kind === 'committed' && !present.has(id)) lost.set(id, 'gone');
+    for (let before = -1; lost.size > before; ) {
+      before = lost.size;
+      for (const { id, parentId } of entries) {
+        if (parentId !== undefined && lost.has(parentId) && !lost.has(id)) lost.set(id, 'parent');
+      }
+      if (before === 0) break;
+    }
+    return lost;
+  }
+
   async #recordCommit(id: number, name: string, parent: string, labels: SnapshotRecord['labels']): Promise<void> {
     const record: SnapshotRecord = { kind: 'committed', name, parent, labels, created: Date.now() };
     await settle([writeRecord(this.#directories.path(id), record, true), this.#directories.syncNames()]);
@@ -251,7 +284,7 @@ export class SnapshotStore implements Snapshotter {
   /**
    * On a full disk, the metadata may have no space to delete a row. The files of an active snapshot can be deleted first,
    * because it is not committed and is about to be removed. This frees the disk after a layer has filled it. If that frees
-   * nothing, or if the snapshot is committed, the store's reserve is deleted.
+   * nothing, or if the snapshot is committed, a caller that may use the store's reserve deletes it.
    */
   async #removeOnFullDisk(key: string, error: unknown): Promise<number> {
     requireFull(error);
@@ -265,7 +298,7 @@ export class SnapshotStore implements Snapshotter {
         requireFull(again);
       }
     }
-    if (!(await spendReserve(this.root))) throw error;
+    if (!this.#mayUseReserve || !(await spendReserve(this.root))) throw error;
     return this.#metadata.remove(key);
   }
 

@@ -96,7 +96,7 @@ export async function overlayKnowsIndex(): Promise<boolean> {
   );
 }
 
-async function fileSystemType(path: string): Promise<string> {
+export async function fileSystemType(path: string): Promise<string> {
   return (await mountOf(path))?.type ?? 'unknown';
 }
 

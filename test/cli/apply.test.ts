@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { existsSync, globSync, mkdirSync, readFileSync, rmdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { existsSync, globSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -349,11 +349,10 @@ describe('snapshots', root, () => {
       const tree = join(store, 'snapshots/4712/fs');
       mkdirSync(tree, { recursive: true });
       mount('--bind', tree, at);
-      rmdirSync(tree);
+      rmSync(join(store, 'snapshots/4712'), { recursive: true });
       const { status, stderr } = await run('umount', at);
       assert.equal(status, 0, stderr);
       assert.equal(isMounted(), false);
-      rmdirSync(join(store, 'snapshots/4712'));
     });
 
     test('finds a mount through a symbolic link, and forgets a mount that a restart removed', async () => {
@@ -375,11 +374,12 @@ describe('snapshots', root, () => {
     assert.equal(status, 1);
   });
 
-  test('cleanup removes only folders without a snapshot', async () => {
-    mkdirSync(join(store, 'snapshots/4711/fs'), { recursive: true });
+  test('cleanup removes only what it knows to be left behind', async () => {
+    for (const name of ['new-dead/fs', '4711/fs']) mkdirSync(join(store, 'snapshots', name), { recursive: true });
     const { stdout } = await run('cleanup', '--json');
     assert.deepEqual(JSON.parse(stdout), { removed: 1 });
-    assert.equal(existsSync(join(store, 'snapshots/4711')), false);
+    assert.equal(existsSync(join(store, 'snapshots/new-dead')), false);
+    assert.ok(existsSync(join(store, 'snapshots/4711')), 'the store has not made it');
     assert.equal(JSON.parse((await run('ls', '--json')).stdout).snapshots.length, 2);
   });
 

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { type ChainId, digestOf } from '../../src/oci/digest.ts';
@@ -30,6 +30,26 @@ describe('the lock on a chain ID', () => {
     } finally {
       execFileSync('chattr', ['-i', directory]);
     }
+  });
+
+  it('leaves a file if its holder is killed, which tidy removes; held locks and other files stay', async () => {
+    using place = scratch();
+    const directory = join(place.path, 'locks');
+    const [locks, others] = [new ChainLocks(place.path), new ChainLocks(place.path)];
+    const held = await locks.acquire(CHAIN);
+    const left = digestOf(Buffer.from('left')).replace(':', '-');
+    for (const name of [left, 'theirs']) writeFileSync(join(directory, name), '');
+    mkdirSync(
+      join(
+        directory,
+        left.replace(/.$/, (last) => (last === '0' ? '1' : '0')),
+      ),
+    );
+    await others.tidy();
+    assert.deepEqual(readdirSync(directory).length, 3);
+    assert.equal(readdirSync(directory).includes(left), false);
+    assert.equal(await others.tryAcquire(CHAIN), undefined);
+    held[Symbol.dispose]();
   });
 
   it('is STORE_FAILED if the store was removed, and does not create the store again', async () => {

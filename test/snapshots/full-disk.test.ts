@@ -52,7 +52,8 @@ describe('a store on a disk without a free byte', { skip: unavailable(() => ext4
       if (what === 'bytes') fill(join(ballast, 'file'));
       else for (let left = statfsSync(ballast).ffree; left > 0; left--) writeFileSync(join(ballast, `${left}`), '');
 
-      const store = await openSnapshotter(options);
+      await assert.rejects(openSnapshotter(options), isFull, 'only who makes room may use the reserve');
+      const store = await openSnapshotter({ ...options, mayUseReserve: true });
       await store.remove('left behind');
       await store.remove('layer');
       await store.cleanup();
@@ -69,7 +70,7 @@ describe('a store on a disk without a free byte', { skip: unavailable(() => ext4
 test('in an open store, an empty snapshot can be removed from a full disk', async () => {
   using disk = tmpfs('size=256m');
   const root = join(disk.path, 'root');
-  const store = await openSnapshotter({ root, type: 'overlay' });
+  const store = await openSnapshotter({ root, type: 'overlay', mayUseReserve: true });
   try {
     const [mount] = await store.prepare('layer', '');
     for (let index = 0; index < 30; index++) await store.prepare(`empty ${index}`, '');

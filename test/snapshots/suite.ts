@@ -455,6 +455,15 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
       },
     );
 
+    behaviour('the number of a foreign directory is not given', async ({ store, reopen, root }) => {
+      await store.prepare('one', '');
+      await mkdir(join(root, 'snapshots/2/fs/theirs'), { recursive: true });
+      await assert.rejects(store.prepare('two', ''), { code: 'STORE_FAILED', message: /belongs to no snapshot/ });
+      await (await reopen()).prepare('two', '');
+      assert.deepEqual(await directoriesIn(root), ['1', '2', '3']);
+      assert.deepEqual(await readdir(join(root, 'snapshots/2/fs')), ['theirs']);
+    });
+
     behaviour('a number that is given again after a crash gets a new directory', async ({ store, root, mounted }) => {
       await mkdir(join(root, 'snapshots/1/fs/left'), { recursive: true });
       await symlink(identityOf(root), join(root, 'snapshots/1/store'));

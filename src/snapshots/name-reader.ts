@@ -1,0 +1,45 @@
+import { DatabaseSync, type StatementSync } from 'node:sqlite';
+import { databaseIdentity } from './admission.ts';
+import { metadataFile, OpenedStore } from './identity.ts';
+import { keysIn, STATEMENTS } from './statements.ts';
+
+/**
+ * A read-only connection that looks up names, for store-thread.ts. Another connection writes the metadata.
+ *
+ * In write-ahead mode, a reader does not wait for a writer. It takes a lock in shared memory, checks whether anything was
+ * committed since its last look, and only then reads pages again. The connection is read-only, so that it never runs or
+ * waits for a checkpoint.
+ */
+export class NameReader {
+  readonly #file: DatabaseSync;
+  readonly #opened: OpenedStore;
+  readonly #committed: StatementSync;
+  readonly #keys: StatementSync;
+
+  /** @throws Error of SQLite, UnpackError STORE_FAILED; so do all methods here */
+  constructor(root: string) {
+    // no waiting: a reader only finds the file locked while another process recovers it after a crash
+    this.#file = new DatabaseSync(metadataFile(root), { readOnly: true, timeout: 0 });
+    this.#opened = new OpenedStore(root);
+    this.#opened.bind();
+    this.#opened.expect(databaseIdentity(this.#file).identity);
+    this.#committed = this.#file.prepare(STATEMENTS.committed);
+    this.#keys = this.#file.prepare(STATEMENTS.keys);
+  }
+
+  has(name: string): boolean {
+    this.#opened.check();
+    return this.#committed.get(name) !== undefined;
+  }
+
+  keys(prefix: string): string[] {
+    this.#opened.check();
+    return keysIn(this.#keys, prefix);
+  }
+
+  close(): void {
+    if (!this.#file.isOpen) return;
+    this.#file.close();
+    this.#opened.close();
+  }
+}
