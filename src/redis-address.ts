@@ -52,7 +52,7 @@ export function readRedisUrl(text: string): RedisAddress | string {
     return `of the parameters after a ?, only family=4 and family=6 are supported: write ${FORM}; ${ENCODE}`;
   }
   const db = /^\/?(\d{0,6})$/.exec(url.pathname)?.[1];
-  if (db === undefined) return `only the number of a database may follow the host: write ${FORM}; ${ENCODE}`;
+  if (db === undefined) return `only the number of a database is allowed after the host: write ${FORM}; ${ENCODE}`;
   return {
     host: url.hostname.replace(/^\[|\]$/g, ''),
     port: url.port === '' ? 6379 : Number(url.port),

@@ -99,7 +99,7 @@ export function snapshotsCommand(cli: Cli): Command {
     'Remove what dead workers left behind: unfinished snapshots, and folders without a snapshot.',
   ).action(() => withStore(cleanup, (store) => clean(store, cli), true));
 
-  const backup = add('backup', 'Copy the database of the store into a new file. Workers may run.')
+  const backup = add('backup', 'Copy the database of the store into a new file. Workers can continue to run.')
     .argument('<file>')
     .action(async (file: string) => {
       const { UNPACK_ROOT } = configOf(backup);

@@ -12,7 +12,7 @@ export interface LocalBlob {
 /** Reads a small blob into memory. @throws UnpackError LIMIT_EXCEEDED if it is longer than `limit` */
 export async function readWhole(blob: LocalBlob, what: string, limit = DOCUMENT_LIMIT): Promise<Buffer> {
   if (blob.size <= limit) return blob.read(0, blob.size);
-  throw new UnpackError('LIMIT_EXCEEDED', `${what} has ${blob.size} bytes; it may have ${limit}`);
+  throw new UnpackError('LIMIT_EXCEEDED', `${what} has ${blob.size} bytes; the limit is ${limit}`);
 }
 
 export function memoryBlob(bytes: Buffer): LocalBlob {

@@ -70,7 +70,7 @@ export class StoreProbe {
       await Promise.race([probing, late]);
     } catch (error) {
       const failure = toUnpackError(error);
-      // the store was closed meanwhile, or this is a bug: neither is a fault of the disk
+      // the store has been closed, or this is a bug; neither is a fault of the disk
       if (failure.code === 'STORE_FULL' || failure.code === 'STORE_FAILED') throw failure;
       log?.('warn', `the store could not be probed: ${failure.message}`);
     }

@@ -92,7 +92,7 @@ function checkTemplate(template: string): void {
   }
   const other = /\{(?!algorithm\}|hex\})[^}]*\}?/.exec(template);
   if (other !== null)
-    throw invalid(`the key template may contain {algorithm} and {hex}, not ${JSON.stringify(other[0])}`);
+    throw invalid(`the key template can contain only {algorithm} and {hex}, not ${JSON.stringify(other[0])}`);
   checkSegments('key template', template);
 }
 
@@ -112,7 +112,9 @@ function checkSegments(what: string, path: string): void {
 function checkedRepository(repository: string | undefined): string {
   if (repository === undefined) throw invalid('a tag in the layout "distribution" needs the repository');
   if (!REPOSITORY.test(repository) || repository.length > MAX_REPOSITORY) {
-    throw invalid(`${JSON.stringify(repository)} is not a repository name: lower-case, as in library/alpine`);
+    throw invalid(
+      `${JSON.stringify(repository)} is not a repository name: write it in lower case, for example library/alpine`,
+    );
   }
   return repository;
 }
