@@ -89,13 +89,10 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
 
   /**
    * The same for the directory of a whiteout or an opaque marker. Inside a deleted directory nothing is left to hide,
-   * so no directory is made.
+   * so no directory is made, and a file of the layer at its path is not in the way.
    */
   readonly forDeletions: MissingDirectories = {
-    allows: (path, status) => {
-      const allowed = this.allows(path, status);
-      return allowed === 'make' && this.isDeletedBelow(path) ? 'nothing' : allowed;
-    },
+    allows: (path, status) => (this.isDeletedBelow(path) ? 'nothing' : this.allows(path, status)),
     making: (path, parent) => this.making(path, parent),
     made: (path, parent, name) => {
       this.add(path, parent, name);

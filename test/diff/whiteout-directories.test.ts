@@ -61,6 +61,20 @@ describe('a directory that holds only whiteouts', () => {
     }
   });
 
+  it('is not made if the layer has a file in its place, and deletes what the layers below have there', () => {
+    const [etc, deletion, inside] = [file('usr/etc'), whiteout('usr/etc'), whiteout('usr/etc/sub/x')];
+    for (const members of [
+      [etc, deletion, inside],
+      [deletion, etc, inside],
+      [deletion, inside, etc],
+      [inside, etc, deletion],
+      [inside, deletion, etc],
+    ]) {
+      const tree = ['usr', 'usr/etc'];
+      assert.deepEqual(trees(members), { overlay: tree, copy: tree, bottom: tree });
+    }
+  });
+
   it('is removed with its content: opaque markers and directories for other whiteouts', () => {
     for (const members of orders([
       whiteout('usr/etc/sub/deep/x'),
