@@ -25,7 +25,7 @@ export function parsePaxRecords(bytes: Buffer): PaxRecords | string {
     const digits = rest.toString('latin1', 0, space);
     const length = Number(parseDecimal(digits) ?? Number.NaN);
     if (!(length >= 5) || length > rest.length)
-      return `a record with the length ${JSON.stringify(digits.slice(0, 40))}`;
+      return `a record whose length is not valid: ${JSON.stringify(digits.slice(0, 40))}`;
     if (length - 1 < space + 1 || rest[length - 1] !== 0x0a) return 'a record that does not end with a newline';
     const record = rest.subarray(space + 1, length - 1);
     const equals = record.indexOf(0x3d);

@@ -8,7 +8,8 @@ const MIN_INT64 = -(2n ** 63n);
 const MAX_DIGITS = 19;
 
 /**
- * The octal number in `block` from `from` up to `to`. If the first bit is set, the number is in base 256 (GNU; two's
+ * The octal number in `block`, at the offsets `from` (included) to `to` (excluded). If the first bit is set, the
+ * number is in base 256 (GNU; two's
  * complement, so negative numbers are possible). Takes offsets, because making a view of each field would cost more
  * than parsing it.
  */

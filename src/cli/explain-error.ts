@@ -5,7 +5,10 @@ import { JobNotFoundError, QueueUnavailableError, UnreadableJobError, WaitTimeou
 import { maskSecrets } from '../secrets.ts';
 import { SnapshotError } from '../snapshots/snapshotter.ts';
 
-/** The errors of commands, and the code, message and exit status for every thrown value. `main.ts` prints them. */
+/**
+ * Defines the errors that commands throw. Maps every thrown value to a code, a message and an exit status. `main.ts`
+ * prints them.
+ */
 
 /** Codes that only the command line has, in addition to the failure codes of jobs. */
 export type CliCode =

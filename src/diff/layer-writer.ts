@@ -186,7 +186,8 @@ export class LayerWriter implements EntrySink, Disposable {
   }
 
   /**
-   * After `finish`: gives implied directories the attributes of the parent, if `lowers` has its directories.
+   * Call this after `finish`. Gives implied directories the attributes that they have in the parent layers, if the
+   * paths of the parent layers are known (`lowers`).
    * @throws UnpackError, system errors, and the checkpoint's error
    */
   copyParentAttributes(): WrittenLayer {

@@ -36,7 +36,10 @@ export const MAX_PASSES = 8;
 export class LateDeletions {
   /** Real paths of directories that were written into and then deleted. */
   private readonly directories: string[] = [];
-  /** Directories that were reached through symbolic links: from the path in the archive to the real path. */
+  /**
+   * Directories that were reached through symbolic links. The key is the path in the archive, the value is the real
+   * path.
+   */
   private readonly followed = new Map<string, string>();
   /** Removed directories and links of the layers below; `direct`: the path in the archive leads through no link. */
   private readonly removed: { readonly path: string; readonly direct: boolean }[] = [];

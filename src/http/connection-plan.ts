@@ -202,7 +202,7 @@ export class ConnectionPlan {
   }
 }
 
-/** Speed of the first request in bytes per millisecond; at least one. */
+/** Speed of the first request in bytes per millisecond. The result is never less than 1. */
 function speedOf(first: Segment | undefined): number {
   if (first?.answeredAt === undefined) return 1;
   return Math.max(1, first.received / Math.max(1, performance.now() - first.answeredAt));

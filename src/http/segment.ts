@@ -89,7 +89,7 @@ export class Segment {
     return this.answered || this.failure !== undefined;
   }
 
-  /** @param from the first byte of the answer, if it is not the requested one */
+  /** @param from offset of the first byte of the answer; default: the offset that was requested */
   answer(from = this.#range.from): void {
     if (this.answered) throw new Error('a segment was answered twice');
     this.#range = { from, to: this.#range.to };

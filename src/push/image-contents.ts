@@ -94,7 +94,7 @@ export async function imageContents(
   return { blobs: once([...blobs, top.descriptor]), leftOut, mediaType: top.mediaType, documents, embedded };
 }
 
-/** The entries for these platforms, and their complete attestations. */
+/** The entries for these platforms, and those of their attestations that the source holds completely. */
 function choose(top: Document, platforms: readonly Platform[], where: string): Set<Part> {
   const chosen = new Set<Part>();
   for (const platform of platforms) {

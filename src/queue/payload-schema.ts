@@ -46,7 +46,7 @@ const sourceSchema = z
     }),
     layout: z.enum(['oci', 'distribution', 'keys']).meta({
       description:
-        '`oci`: an OCI image layout under the prefix. `distribution`: the layout of the S3 driver of CNCF Distribution (also Harbor), `docker/registry/v2/…` under the prefix. `keys`: blobs whose keys `template` describes.',
+        '`oci`: an OCI image layout under the prefix. `distribution`: the layout of the S3 driver of CNCF Distribution (also Harbor), `docker/registry/v2/…` under the prefix. `keys`: blobs under keys that are made from `template`.',
     }),
     repository: z
       .string()

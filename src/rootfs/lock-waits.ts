@@ -38,8 +38,8 @@ export interface LockWaitsOptions {
 }
 
 /**
- * Default patience in milliseconds. Most small layers take less time; a longer patience would waste the slot of the
- * job.
+ * Default wait for a lock in milliseconds before the job gives its slot back. Most small layers are applied in less
+ * time. A longer wait would keep the slot without work.
  */
 export const PATIENCE = 3000;
 

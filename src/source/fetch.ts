@@ -27,7 +27,7 @@ export class FetchStatistics {
 
   /**
    * Total time in milliseconds that the consumer has waited for bytes: connections, idle times and pauses before
-   * retries. If the consumer works while it reads in advance, only differences between idle moments are meaningful.
+   * retries. If the download reads in advance, subtract only values that were read while no read was in progress.
    */
   get waitMs(): number {
     return this.#waitedMs + (this.#waitingSince === undefined ? 0 : performance.now() - this.#waitingSince);

@@ -16,8 +16,8 @@ export interface SigningOptions {
 }
 
 /**
- * Signs URLs for the objects of a bucket, for an S3 source. If a server refuses a URL because of its region or its clock, all later
- * URLs are signed for the right ones.
+ * Signs URLs for the objects of a bucket, for an S3 source. If a server refuses a URL because of the wrong region or
+ * time, all later URLs are signed with the right region and time.
  */
 export class ObjectSigner {
   readonly #connection: S3Connection;

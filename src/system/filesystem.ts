@@ -8,7 +8,10 @@ import { mountSnapshot, unmountSnapshot } from './mount.ts';
 import { mountOf } from './mount-table.ts';
 import { removeTree } from './remove-tree.ts';
 
-/** The type, the space and the abilities of a directory's file system. For opening a store and for `unpackd doctor`. */
+/**
+ * The type, the free space and the features of the file system of a directory. For opening a store and for `unpackd
+ * doctor`.
+ */
 export interface FileSystemFacts {
   /** The type in /proc/self/mountinfo: `ext4`, `xfs`, `btrfs`, `overlay`, `tmpfs`… */
   readonly type: string;
@@ -23,7 +26,7 @@ export interface FileSystemFacts {
   /** Whether this process can set extended attributes in these namespaces. */
   readonly trustedXattrs: boolean;
   readonly userXattrs: boolean;
-  /** Whether this process can make overlayfs's whiteouts. Users other than root can since Linux 5.8. */
+  /** Whether this process can make overlayfs's whiteouts. Since Linux 5.8, users other than root can make them too. */
   readonly whiteouts: boolean;
 }
 
