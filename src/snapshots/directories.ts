@@ -190,7 +190,8 @@ export class SnapshotDirectories {
         strays.push(...this.#markGoneIfAbandoned(name));
       }
     }
-    return strays;
+    // errors of their removal name these paths, so they must mean something to the operator
+    return strays.map((path) => join(this.#parent, basename(path)));
   }
 
   /** Waits for all deletions that this object has started. A failed deletion leaves an `rm-…` for the next cleanup. */

@@ -142,7 +142,7 @@ export function olderDatabase(root: string): UnpackError {
  * The store as this process opened it: an open descriptor of ROOT/snapshots, and the file of the database. Device and inode
  * numbers are only compared with those of the same process, because device numbers change at a restart of the machine.
  *
- * Measured: `check` makes three system calls (stat) and takes 7 µs.
+ * Measured: `check` makes three system calls (stat) and takes 9 µs.
  */
 export class OpenedStore {
   readonly root: string;

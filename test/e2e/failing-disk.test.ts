@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { freePort } from '../../dev/local-programs.ts';
@@ -67,6 +67,42 @@ describe('a disk that becomes read-only during a job', { skip: unavailable(() =>
   });
 });
 
+describe('a disk that is mounted over the store of a running worker', { skip: unavailable(() => ext4()) }, () => {
+  it('keeps what it holds: jobs go back to the queue, and are done by a worker that starts afterwards', async () => {
+    using disk = ext4();
+    await using s = await stage({ root: join(disk.path, 'store') });
+    const held = someImage('held', 3);
+    const other = someImage('other', 2);
+    await s.push('held', { app: held });
+    await s.push('other', { app: other });
+    const before = await s.worker({ UNPACK_HEALTH_PORT: '0' });
+    await s.queue.wait(await s.queue.add(s.payload('held')), { timeout: LIMIT });
+    before.kill('SIGTERM');
+    await before.ended;
+    const trees = await s.stored();
+    const hidden = `${disk.path}/hidden`;
+    renameSync(s.root, hidden);
+
+    const early = await s.worker({ UNPACK_HEALTH_PORT: '0' });
+    execFileSync('mount', ['--bind', hidden, s.root]);
+    try {
+      const job = await s.queue.add(s.payload('other'));
+      await until(() => early.log().includes('takes no more jobs until the store can be written'), LIMIT);
+      assert.match(early.log(), /is not the one that this process opened: .*restart the worker/);
+      await until(async () => (await s.queue.status(job.id)).state === 'waiting', LIMIT);
+      assert.deepEqual(await s.stored(), trees, 'the layers on the disk are as they were');
+      early.kill('SIGTERM');
+      await early.ended;
+      await s.worker();
+      const result = await s.queue.wait(job, { timeout: LIMIT });
+      assert.equal(result.images[0]?.chainId, other.chainId);
+      assert.deepEqual(await s.stored(), await referenceTrees({ held, other }));
+    } finally {
+      execFileSync('umount', ['-l', s.root]);
+    }
+  });
+});
+
 describe('a snapshot directory that is removed while a layer is written', () => {
   it('is STORE_FAILED, and the next attempt gets a new directory', async () => {
     await using s = await stage();
@@ -77,7 +113,7 @@ describe('a snapshot directory that is removed while a layer is written', () => 
     s.proxy.rules([{ fault: { kind: 'stall', afterBytes: 100 * 1024 }, when: ({ key }) => key.includes('sha256') }]);
     const job = await s.queue.add(s.payload('gone'));
     await until(() => written(s) === 100);
-    for (const name of readdirSync(join(s.root, 'snapshots')))
+    for (const name of readdirSync(join(s.root, 'snapshots')).filter((name) => name !== 'store.json'))
       rmSync(join(s.root, 'snapshots', name), { recursive: true });
     s.proxy.rules([]);
     const result = await s.queue.wait(job, { timeout: 120_000 });
@@ -105,8 +141,11 @@ describe('a leftover that cannot be removed', { skip: unavailable(() => ext4()) 
       const image = someImage('stuck', 1);
       await s.push('stuck', { app: image });
       const worker = await s.worker();
-      assert.match(worker.log(), /not all leftovers of dead workers can be removed [^"]*lsattr/);
-      assert.deepEqual(readdirSync(join(s.root, 'snapshots')), ['rm-1']);
+      assert.match(
+        worker.log(),
+        /not all leftovers of dead workers can be removed [^"]*store\/snapshots\/rm-1[^"]*lsattr/,
+      );
+      assert.deepEqual(readdirSync(join(s.root, 'snapshots')), ['rm-1', 'store.json']);
       const result = await s.queue.wait(await s.queue.add(s.payload('stuck')), { timeout: 120_000 });
       assert.equal(result.images[0]?.chainId, image.chainId);
     } finally {
