@@ -292,7 +292,7 @@ describe('PAX headers', () => {
 
   it('are refused if they are malformed', () => {
     const broken: [string, RegExp][] = [
-      ['12 path', /length "12"|newline/],
+      ['12 path', /not valid: "12"|newline/],
       ['abc path=x\n', /length "abc"/],
       ['9 path=xy', /newline/],
       ['8 pathx\n', /"="/],
