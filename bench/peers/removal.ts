@@ -29,7 +29,7 @@ export class LateRemoval {
 
   /** Does this with each `fs` folder in a folder of snapshots. The snapshots stay, empty. */
   async takeSnapshots(snapshots: string): Promise<void> {
-    for (const id of await readdir(snapshots)) {
+    for (const id of (await readdir(snapshots)).filter((name) => /^\d+$/.test(name))) {
       const root = join(snapshots, id, 'fs');
       await this.take(root);
       await mkdir(root);
