@@ -71,8 +71,8 @@ export const withOpaqueMarkersFirst = (image: RandomImage): RandomImage =>
   );
 
 /**
- * The layer without whiteouts inside directories that it deletes, if no other entry lies in these directories. Such whiteouts
- * add nothing, and containerd would keep the directories.
+ * The layer without whiteouts inside directories that it deletes, if no other entry lies in these directories, or if a file of
+ * the layer has taken their place. Such whiteouts add nothing, and containerd would keep the directories, or refuse the file.
  * @returns `undefined` if a later entry names a directory that such a whiteout has made: that directory gets extended
  * attributes of the layers below, but not in the image without the whiteout
  */
@@ -83,18 +83,25 @@ function withoutEmptiedDirectories(layer: RandomLayer): RandomLayer | undefined 
   const kept: { entry: RandomEntry; directory: string; made: readonly string[]; index: number }[] = [];
   /** Index of the last entry of each directory. */
   const named = new Map<string, number>();
+  /** The layer's own entries that are not directories. */
+  const files = new Set<string>();
   for (const [index, entry] of layer.entries()) {
     const directories = prefixes(isDeletion(entry) ? directoryOf(entry) : entry.path.slice(0, -1));
     const own = key(entry.path);
     if (!isDeletion(entry)) {
       if (entry.kind === 'directory') named.set(own, index);
-      for (const path of [...directories, own]) there.set(path, 'filled');
+      for (const path of [...directories, own]) {
+        there.set(path, 'filled');
+        files.delete(path);
+      }
+      if (entry.kind !== 'directory') files.add(own);
       if (entry.kind !== 'directory')
         for (const path of there.keys()) if (path.startsWith(`${own}/`)) there.delete(path);
       continue;
     }
     const missing = directories.filter((path) => !there.has(path));
-    if (missing.some((path) => prefixesOf(path).some((above) => deleted.has(above)))) {
+    const isDeleted = (path: string): boolean => prefixesOf(path).some((above) => deleted.has(above));
+    if (missing.some(isDeleted) || directories.some((path) => files.has(path) && isDeleted(path))) {
       dropped.add(entry);
       continue;
     }
