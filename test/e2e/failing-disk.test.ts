@@ -196,6 +196,8 @@ describe('a disk that dies', { skip: unavailable(() => ext4()) }, () => {
     assert.match(await (await fetch(`${health(worker)}/readyz`)).text(), /dmesg/);
     await until(async () => (await s.queue.counts()).active === 0, LIMIT);
     for (const { id } of [job, next]) {
+      // a returned job is delayed for a moment, so that it gets its place in the queue back
+      await until(async () => (await s.queue.status(id)).state !== 'delayed', LIMIT);
       const { state, attemptsMade } = await s.queue.status(id);
       assert.deepEqual([state, attemptsMade], ['waiting', 0]);
     }
