@@ -12,6 +12,7 @@ import {
 } from 'node:fs';
 import { type FileHandle, lstat, mkdtemp, open, rename, rmdir } from 'node:fs/promises';
 import { basename, join } from 'node:path';
+import { errnoOf } from '../errno.ts';
 import { toUnpackError, UnpackError } from '../errors.ts';
 import { tryLock } from '../system/files.ts';
 import { removeTree } from '../system/remove-tree.ts';
@@ -252,7 +253,8 @@ export class SnapshotDirectories {
   }
 }
 
-function isNumber(name: string): boolean {
+/** Whether a name in ROOT/snapshots is the number of a snapshot. */
+export function isNumber(name: string): boolean {
   return /^[1-9]\d*$/.test(name);
 }
 
@@ -262,12 +264,14 @@ async function isAt(handle: FileHandle, path: string): Promise<boolean> {
   return there !== undefined && isSame(await handle.stat(BIG), there);
 }
 
-function isSame(one: BigIntStats, other: BigIntStats): boolean {
+/** Whether two results of stat are of one file. Compare only those of one process: device numbers change at a restart. */
+export function isSame(one: BigIntStats, other: BigIntStats): boolean {
   return one.ino === other.ino && one.dev === other.dev;
 }
 
 function isOccupied(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && (error.code === 'ENOTEMPTY' || error.code === 'EEXIST');
+  const errno = errnoOf(error);
+  return errno === 'ENOTEMPTY' || errno === 'EEXIST';
 }
 
 function undefinedIfVanished(error: unknown): undefined {

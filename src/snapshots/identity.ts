@@ -15,7 +15,7 @@ import {
 import { join } from 'node:path';
 import { UnpackError } from '../errors.ts';
 import { tryLockShared } from '../system/files.ts';
-import { snapshotsDirectory, storeGone } from './directories.ts';
+import { isNumber, isSame, snapshotsDirectory, storeGone } from './directories.ts';
 import type { Traits } from './schema.ts';
 import { hasVanished, syncDirectoryNow } from './tree.ts';
 
@@ -104,9 +104,7 @@ export function refuseWithoutDatabase(root: string): void {
 /** The numbers of the directories in ROOT/snapshots. */
 export function numberedDirectories(root: string): number[] {
   try {
-    return readdirSync(snapshotsDirectory(root))
-      .filter((name) => /^[1-9]\d*$/.test(name))
-      .map(Number);
+    return readdirSync(snapshotsDirectory(root)).filter(isNumber).map(Number);
   } catch (error) {
     if (hasVanished(error)) return [];
     throw error;
@@ -193,15 +191,15 @@ export class OpenedStore {
     const directory = snapshotsDirectory(this.root);
     const now = statSync(directory, BIG_OR_NONE);
     if (now === undefined) throw storeGone(directory, undefined);
-    if (!isSameFile(now, this.#directory)) throw replaced(directory);
+    if (!isSame(now, this.#directory)) throw replaced(directory);
     const path = metadataFile(this.root);
     const database = statSync(path, BIG_OR_NONE);
     if (database === undefined) throw storeGone(path, undefined);
-    if (this.#database !== undefined && !isSameFile(database, this.#database)) throw replaced(path);
+    if (this.#database !== undefined && !isSame(database, this.#database)) throw replaced(path);
     if (this.#identity === undefined) return;
     const file = statSync(join(directory, FILE), BIG_OR_NONE);
     const known = this.#file;
-    if (file !== undefined && known !== undefined && isSameFile(file, known) && file.ctimeNs === known.ctimeNs) return;
+    if (file !== undefined && known !== undefined && isSame(file, known) && file.ctimeNs === known.ctimeNs) return;
     const record = readStoreRecord(this.root);
     requireSameStore(this.root, { identity: this.#identity, openings: Number.POSITIVE_INFINITY }, record);
     this.#file = file;
@@ -222,8 +220,4 @@ function replaced(path: string): UnpackError {
     'STORE_FAILED',
     `${path} is not the one that this process opened: a disk was mounted there, or somebody replaced it; put the first one back, or restart the worker to use the new one`,
   );
-}
-
-function isSameFile(one: BigIntStats, other: BigIntStats): boolean {
-  return one.ino === other.ino && one.dev === other.dev;
 }

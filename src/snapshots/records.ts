@@ -11,6 +11,7 @@ import {
 import { unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import { errnoOf } from '../errno.ts';
 import type { SnapshotInfo, SnapshotKind } from './snapshotter.ts';
 import { hasVanished, settle, syncDirectory } from './tree.ts';
 
@@ -53,8 +54,8 @@ export function ownerOf(directory: string): string | undefined {
   try {
     return readlinkSync(join(directory, LINK));
   } catch (error) {
-    const code = error instanceof Error && 'code' in error ? error.code : undefined;
-    if (code === 'ENOENT' || code === 'EINVAL' || code === 'ENOTDIR') return undefined;
+    const errno = errnoOf(error);
+    if (errno === 'ENOENT' || errno === 'EINVAL' || errno === 'ENOTDIR') return undefined;
     throw error;
   }
 }

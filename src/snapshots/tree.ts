@@ -1,6 +1,7 @@
 import { closeSync, constants, fsyncSync, lstatSync, openSync, readdirSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { setImmediate as nextTurn } from 'node:timers/promises';
+import { errnoOf } from '../errno.ts';
 import type { Usage } from './snapshotter.ts';
 
 /**
@@ -104,11 +105,11 @@ function ignoring<T>(codes: readonly unknown[], call: () => T): T | undefined {
   try {
     return call();
   } catch (error) {
-    if (error instanceof Error && 'code' in error && codes.includes(error.code)) return undefined;
+    if (codes.includes(errnoOf(error))) return undefined;
     throw error;
   }
 }
 
 export function hasVanished(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && error.code === 'ENOENT';
+  return errnoOf(error) === 'ENOENT';
 }
