@@ -13,10 +13,10 @@ import {
   requireSameStore,
   writeStoreRecord,
 } from './identity.ts';
-import { adopt, ownerOf, readRecord } from './records.ts';
+import { adopt, ownerOf, readRecord, recordOf } from './records.ts';
 import { checkTraits, recordTraits, schemaVersion, type Traits, upgradeSchema, type WantedTraits } from './schema.ts';
 import type { BrokenReason, SnapshotKind } from './snapshotter.ts';
-import { brokenReason, kind, number, STATEMENTS, text } from './statements.ts';
+import { brokenReason, entry, kind, number, STATEMENTS, text } from './statements.ts';
 
 /** Decides, in the first transaction of a process, whether the database and ROOT/snapshots belong together. */
 
@@ -72,18 +72,10 @@ function adoptDirectories(
   identity: string,
   pathOf: (id: number) => string,
 ): void {
-  const rows = file.prepare(`SELECT child.id, child.key, child.kind, child.labels, child.created, parent.key AS parent
-    FROM snapshots AS child LEFT JOIN snapshots AS parent ON parent.id = child.parent`);
-  for (const row of rows.all()) {
-    const directory = pathOf(number(row.id));
-    if (!existsSync(directory)) continue;
-    adopt(directory, identity, {
-      kind: kind(row.kind),
-      name: text(row.key),
-      parent: row.parent === null ? '' : text(row.parent),
-      labels: JSON.parse(text(row.labels)) as Record<string, string>, // `as`: only objects of strings are written
-      created: number(row.created),
-    });
+  for (const row of file.prepare(STATEMENTS.walk).all({ name: null, parent: null, kind: null, labels: '{}' })) {
+    const { id, info } = entry(row);
+    const directory = pathOf(id);
+    if (existsSync(directory)) adopt(directory, identity, recordOf(info));
   }
   syncFileSystemNow(descriptor);
 }

@@ -92,9 +92,13 @@ export function writeStoreRecord(root: string, record: StoreRecord): void {
 export const RECOVER =
   'stop the workers and put the right one back, or run unpackd snapshots recover, which rebuilds the database from the directories';
 
-/** @throws UnpackError STORE_FAILED if ROOT/snapshots holds snapshots; for a store whose database is missing or new */
-export function refuseWithoutDatabase(root: string): void {
-  if (numberedDirectories(root).length === 0) return;
+/**
+ * For a store whose database is missing or new.
+ * @param numbers of the directories in ROOT/snapshots
+ * @throws UnpackError STORE_FAILED if ROOT/snapshots holds snapshots
+ */
+export function refuseWithoutDatabase(root: string, numbers: readonly number[] = numberedDirectories(root)): void {
+  if (numbers.length === 0) return;
   throw new UnpackError(
     'STORE_FAILED',
     `${snapshotsDirectory(root)} holds snapshots, but ${metadataFile(root)} is missing or empty: ${RECOVER}`,

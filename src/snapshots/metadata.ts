@@ -287,13 +287,14 @@ export class Metadata {
     });
   }
 
-  /** @throws NotFound, InvalidArgument (a field that is not a label) */
-  update(key: string, labels: Labels, fields: readonly string[]): Promise<SnapshotInfo> {
+  /** @returns the changed snapshot @throws NotFound, InvalidArgument (a field that is not a label) */
+  update(key: string, labels: Labels, fields: readonly string[]): Promise<Entry> {
     return this.#write((statements) => {
-      const { id, info } = find(statements, key);
+      const found = find(statements, key);
+      const { id, info } = found;
       const updated = { ...info, labels: mergeLabels(info, labels, fields), updated: new Date() };
       statements.relabel.run({ id, labels: JSON.stringify(updated.labels), now: updated.updated.getTime() });
-      return updated;
+      return { ...found, info: updated };
     });
   }
 

@@ -1,4 +1,4 @@
-import { existsSync, statSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { access, chmod, mkdir, open as openFile, stat } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { toUnpackError, UnpackError } from '../errors.ts';
@@ -18,7 +18,7 @@ import {
 } from './identity.ts';
 import { type Layout, nativeLayout, overlayLayout } from './layout.ts';
 import { Metadata } from './metadata.ts';
-import { openReadOnly } from './read-only.ts';
+import { hasContent, openReadOnly } from './read-only.ts';
 import { keepReserve, spendReserve } from './reserve.ts';
 import { IDENTITY_VERSION, refuseOthers, schemaVersion, type Traits } from './schema.ts';
 import type { OverlayXattrs, Ownership, SnapshotReader, Snapshotter } from './snapshotter.ts';
@@ -74,8 +74,8 @@ export async function openSnapshotter(options: StoreOptions): Promise<Snapshotte
 export async function openToRead(options: Pick<StoreOptions, 'root' | 'type'>): Promise<SnapshotReader> {
   const root = resolve(options.root);
   const numbers = numberedDirectories(root);
-  if ((statSync(metadataFile(root), { throwIfNoEntry: false })?.size ?? 0) === 0) {
-    if (numbers.length > 0) refuseWithoutDatabase(root);
+  if (!hasContent(metadataFile(root))) {
+    refuseWithoutDatabase(root, numbers);
     throw new UnpackError('STORE_FAILED', `${root} has no snapshot store: name another directory, or start a worker`);
   }
   const opened = new OpenedStore(root);
@@ -98,8 +98,8 @@ async function makePlace(root: string): Promise<void> {
   const path = metadataFile(root);
   // The directories are listed first: another process that makes this store adds a snapshot after the database.
   const numbers = numberedDirectories(root);
-  if ((statSync(path, { throwIfNoEntry: false })?.size ?? 0) === 0) {
-    if (numbers.length > 0) refuseWithoutDatabase(root);
+  if (!hasContent(path)) {
+    refuseWithoutDatabase(root, numbers);
     // 0700: other users must not reach the files of an image, such as set-user-ID programs
     await makeDirectories(snapshotsDirectory(root));
     // SQLite would give it a mode that other users can read

@@ -43,6 +43,7 @@ function opened(path: string, option: string): ReadOnlyDatabase {
   return { file: new DatabaseSync(url, { readOnly: true, timeout: 1000 }), dispose: () => {} };
 }
 
-function hasContent(path: string): boolean {
+/** Whether the file exists and is not empty. */
+export function hasContent(path: string): boolean {
   return (statSync(path, { throwIfNoEntry: false })?.size ?? 0) > 0;
 }

@@ -37,6 +37,10 @@ const KINDS: readonly SnapshotKind[] = ['committed', 'active', 'view'];
 
 const recordFile = (directory: string, kind: SnapshotKind): string => join(directory, `${kind}.json`);
 
+export function recordOf({ kind, name, parent, labels, created }: SnapshotInfo): SnapshotRecord {
+  return { kind, name, parent, labels, created: created.getTime() };
+}
+
 /** Marks a new directory as one of this store, and adds its record. Only the link is needed after a loss of power. */
 export function markNew(directory: string, identity: string, record: SnapshotRecord): void {
   symlinkSync(identity, join(directory, LINK));

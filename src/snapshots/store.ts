@@ -5,7 +5,7 @@ import { brokenState, isUnfinished } from './admission.ts';
 import type { SnapshotDirectories, Staged } from './directories.ts';
 import type { Layout } from './layout.ts';
 import type { Metadata, NewSnapshot } from './metadata.ts';
-import { markNew, removeRecord, type SnapshotRecord, writeRecord } from './records.ts';
+import { markNew, recordOf, removeRecord, type SnapshotRecord, writeRecord } from './records.ts';
 import { keepReserve, spendReserve } from './reserve.ts';
 import {
   type BrokenReason,
@@ -135,8 +135,7 @@ export class SnapshotStore implements Snapshotter {
 
   update(info: Pick<SnapshotInfo, 'name' | 'labels'>, fields: readonly string[] = []): Promise<SnapshotInfo> {
     return this.#run(async () => {
-      const updated = await this.#metadata.update(info.name, info.labels, fields);
-      const { id } = await this.#metadata.stat(info.name);
+      const { id, info: updated } = await this.#metadata.update(info.name, info.labels, fields);
       await writeRecord(this.#directories.path(id), recordOf(updated), updated.kind === 'committed');
       return updated;
     });
@@ -260,12 +259,12 @@ export class SnapshotStore implements Snapshotter {
     const lost = new Map<number, BrokenReason>();
     const entries = await this.#metadata.walk({});
     for (const { id, info } of entries) if (info.kind === 'committed' && !present.has(id)) lost.set(id, 'gone');
-    for (let before = -1; lost.size > before; ) {
-      before = lost.size;
+    // until a pass adds nothing: a row may come before the row of its parent
+    for (let known = 0; known < lost.size; ) {
+      known = lost.size;
       for (const { id, parentId } of entries) {
         if (parentId !== undefined && lost.has(parentId) && !lost.has(id)) lost.set(id, 'parent');
       }
-      if (before === 0) break;
     }
     return lost;
   }
@@ -323,10 +322,6 @@ export class SnapshotStore implements Snapshotter {
     lchownSync(tree, uid, gid);
     return true;
   }
-}
-
-function recordOf({ kind, name, parent, labels, created }: SnapshotInfo): SnapshotRecord {
-  return { kind, name, parent, labels, created: created.getTime() };
 }
 
 /** A failure of the disk or the machine, as an UnpackError that names the store. Other errors are returned unchanged. */
