@@ -13,6 +13,8 @@ export type LogSettings = Pick<Config, 'UNPACK_LOG_LEVEL' | 'UNPACK_LOG_FORMAT'>
 const LOG_KEPT = 1 << 20;
 /** Milliseconds between two writes of the log. */
 const BETWEEN_WRITES = 10;
+/** With more characters than this, the collected lines are written at once, because a write above LOG_KEPT is dropped. */
+const MAX_COLLECTED = 1 << 16;
 
 /**
  * Makes the logger of a process, which writes to stdout: JSON for programs, coloured text on a terminal. Child loggers add the
@@ -84,18 +86,21 @@ function standardOutput(): DestinationStream {
   stream.on('error', () => {});
   let lines = '';
   let isPlanned = false;
-  const write = (): void => {
+  const flush = (): void => {
     const all = lines;
     lines = '';
-    isPlanned = all !== '';
-    if (!isPlanned) return;
-    setTimeout(write, BETWEEN_WRITES).unref();
-    stream.write(all);
+    if (all !== '') stream.write(all);
   };
-  process.on('exit', write);
+  const write = (): void => {
+    isPlanned = lines !== '';
+    if (isPlanned) setTimeout(write, BETWEEN_WRITES).unref();
+    flush();
+  };
+  process.on('exit', flush);
   return {
     write(line) {
       lines += line;
+      if (lines.length > MAX_COLLECTED) flush();
       if (isPlanned) return;
       isPlanned = true;
       setImmediate(write);

@@ -70,6 +70,16 @@ describe('a log’s lines', () => {
     });
   }
 
+  it('are all written if one turn of the event loop has more of them than the buffer for a full disk', () => {
+    const script = `${SCRIPT.split('setInterval')[0]}
+      for (; n < 3000; n++) log.info({}, 'line ' + n + 'x'.repeat(1000));`;
+    const { stdout } = runChild(process.execPath, ['--input-type=module', '-e', script, 'json']);
+    assert.deepEqual(
+      [...stdout.matchAll(/line (\d+)x/g)].map(([, number]) => Number(number)),
+      Array.from({ length: 3000 }, (_, index) => index),
+    );
+  });
+
   it('are gathered where many come one after the other: a write every ten milliseconds', () => {
     const script = `import fs from 'node:fs';
       import { setImmediate as nextTurn } from 'node:timers/promises';
