@@ -1,3 +1,5 @@
+import { errnoOf } from '../errno.ts';
+
 /** The outcome of one check of `unpackd doctor`. Every file of this folder has checks. */
 export interface Check {
   readonly name: string;
@@ -25,6 +27,6 @@ export const fail = (name: string, finding: string, advice: string): Check => ({
 /** The message of a thrown value, in one line. */
 export function reason(thrown: unknown): string {
   if (!(thrown instanceof Error)) return String(thrown);
-  const code = 'code' in thrown && typeof thrown.code === 'string' ? thrown.code : thrown.name;
+  const code = errnoOf(thrown) ?? thrown.name;
   return (thrown.message === '' ? code : thrown.message).split('\n')[0] ?? code;
 }

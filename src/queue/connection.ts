@@ -3,6 +3,7 @@ import { createConnection } from 'node:net';
 import { connect as connectTls } from 'node:tls';
 import { AbstractConnector, Redis } from 'ioredis';
 import { type Config, ConfigError } from '../config.ts';
+import { errnoOf } from '../errno.ts';
 import { type RedisAddress, readRedisUrl } from '../redis-address.ts';
 import { addSecret } from '../secrets.ts';
 
@@ -157,7 +158,7 @@ function readPassword(file: string): string {
     text = readFileSync(file, 'utf8');
   } catch (error) {
     if (error instanceof ConfigError) throw error;
-    const code = error instanceof Error && 'code' in error ? error.code : undefined;
+    const code = errnoOf(error);
     if (code === 'ENOENT') throw wrong('the file does not exist: create it, or correct the path');
     if (code === 'EACCES') throw wrong('this user has no permission to read the file: change its permissions');
     throw wrong(`the file cannot be read: ${error instanceof Error ? error.message : String(error)}`);

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Redis } from 'ioredis';
+import { errnoOf } from '../errno.ts';
 
 /**
  * The cause of an error of Redis and what to do, for a person. Producer, worker, board and doctor convert their errors with
@@ -121,7 +122,7 @@ const AWAY =
 export function diagnoseRedisError(error: unknown): RedisDiagnosis | undefined {
   if (!(error instanceof Error)) return undefined;
   const { message } = error;
-  const code = 'code' in error && typeof error.code === 'string' ? error.code : '';
+  const code = errnoOf(error) ?? '';
   if (code in TLS) return misconfigured(TLS[code] ?? '');
   if (UNTRUSTED.test(code)) {
     return misconfigured(
