@@ -10,8 +10,7 @@ import type { SourceSpec } from '../source/blob-source.ts';
 import { type ImageOptions, parseImageArgument, payloadOf, requestOf, takesImageOptions } from './image-argument.ts';
 import { progressLines, resultLines } from './job-view.ts';
 import { requireLayout } from './local-image.ts';
-import type { Cli } from './output.ts';
-import { LiveRegion } from './output.ts';
+import { type Cli, LiveRegion } from './output.ts';
 import { APPLY_SETTINGS, configOf, S3_SETTINGS, STORE_SETTINGS, takesSettings } from './settings.ts';
 import { checkTimelineName, type TimelineOption, takesTimeline, writeTimeline } from './timeline.ts';
 

@@ -5,8 +5,7 @@ import { Command, CommanderError } from 'commander';
 import { UnpackError } from '../errors.ts';
 import { maskSecrets } from '../secrets.ts';
 import { CliError, explain } from './explain-error.ts';
-import type { Cli } from './output.ts';
-import { Output } from './output.ts';
+import { type Cli, Output } from './output.ts';
 
 /** The program `unpackd`: finds the command, runs it, and prints its failure. */
 

@@ -9,8 +9,7 @@ import { bytesText, durationText } from '../units.ts';
 import { CliError } from './explain-error.ts';
 import { layoutOption, parseImageArgument, platformsOf } from './image-argument.ts';
 import { registryAdvice } from './local-image.ts';
-import type { Cli } from './output.ts';
-import { LiveRegion } from './output.ts';
+import { type Cli, LiveRegion } from './output.ts';
 import { configOf, S3_SETTINGS, takesSettings } from './settings.ts';
 
 const EXAMPLES = `

@@ -10,8 +10,7 @@ import {
 } from '../config.ts';
 import { readRedisUrl } from '../redis-address.ts';
 import { CliError } from './explain-error.ts';
-import type { Cli } from './output.ts';
-import { type Cell, columns } from './output.ts';
+import { type Cell, type Cli, columns } from './output.ts';
 
 /** Groups of settings that commands take. Each setting is a flag, too, except secrets, because a list of processes shows flags. */
 export const QUEUE_SETTINGS = [

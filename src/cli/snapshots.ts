@@ -13,8 +13,7 @@ import {
 } from '../snapshots/snapshotter.ts';
 import { bytesText } from '../units.ts';
 import { CliError } from './explain-error.ts';
-import type { Cli } from './output.ts';
-import { type Cell, columns } from './output.ts';
+import { type Cell, type Cli, columns } from './output.ts';
 import { configOf, STORE_SETTINGS, takesSettings } from './settings.ts';
 import { describe, mountAt, unmountAt } from './snapshot-mount.ts';
 

@@ -2,8 +2,7 @@ import type { UnpackQueue } from '../queue/producer.ts';
 import type { UnpackResult } from '../queue/result.ts';
 import { EXIT_FAILED, explain } from './explain-error.ts';
 import { progressLines, resultLines } from './job-view.ts';
-import type { Cli } from './output.ts';
-import { LiveRegion } from './output.ts';
+import { type Cli, LiveRegion } from './output.ts';
 
 /**
  * Waits until a job completes or fails, for `enqueue --watch` and `status --watch`. A terminal shows the progress. Then
