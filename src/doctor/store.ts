@@ -40,7 +40,7 @@ export async function checkStore(
   } catch (error) {
     return [fail('Store', `${where}: ${reason(error)}`, adviceFor(error, folder)), ...spaceWithoutTrying(folder)];
   }
-  const checks = [place(where, facts), space(spaceOf(folder), facts.totalBytes)];
+  const checks = [place(where, facts.type), space(spaceOf(folder), facts.totalBytes)];
   if (type === 'native') return [...checks, await native()];
   if (facts.type === 'overlay' && !(await overlayFacts(folder)).mountable) return [...checks, stacked()];
   return [...checks, attributes(facts, ownership), types(facts), whiteouts(facts), await overlay(folder)];
@@ -48,12 +48,13 @@ export async function checkStore(
 
 /** Checks a store that exists, without writing anything. What its file system can do was tried when it was made. */
 async function checkExisting(root: string, type: Snapshotter['type']): Promise<Check[]> {
-  const checks = [place(root, { type: await fileSystemType(root) }), ...spaceWithoutTrying(root)];
+  const spaces = spaceWithoutTrying(root);
   try {
     await access(root, constants.W_OK);
   } catch (error) {
-    return [fail('Store', `${root}: ${reason(error)}`, adviceFor(error, root)), ...checks.slice(1)];
+    return [fail('Store', `${root}: ${reason(error)}`, adviceFor(error, root)), ...spaces];
   }
+  const checks = [place(root, await fileSystemType(root)), ...spaces];
   try {
     const store = await openToRead({ root, type });
     try {
@@ -73,7 +74,7 @@ function snapshots(infos: readonly SnapshotInfo[]): Check {
   return warn('Snapshots', finding, 'nothing, or unpackd snapshots rm: the next job of such an image unpacks it again');
 }
 
-function place(where: string, { type }: Pick<FileSystemFacts, 'type'>): Check {
+function place(where: string, type: string): Check {
   const finding = `${where}, on ${type}`;
   if (type !== 'tmpfs' && type !== 'ramfs') return ok('Store', finding);
   return warn(
@@ -83,7 +84,7 @@ function place(where: string, { type }: Pick<FileSystemFacts, 'type'>): Check {
   );
 }
 
-/** Advice for an error that the kernel returned when the check created a directory there. */
+/** Advice for an error that the kernel returned when the check created a directory there, or tested write access. */
 function adviceFor(error: unknown, folder: string): string {
   const code = errnoOf(error) ?? '';
   const host = HOST_ERRNO[code];
