@@ -3,7 +3,6 @@ import { once } from 'node:events';
 import { mkdir, mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { program } from '../../src/cli/package.ts';
 import { type Config, loadConfig } from '../../src/config.ts';
 import { impatientConnection, type RedisSettings } from '../../src/queue/connection.ts';
 import { displayRedisUrl } from '../../src/redis-address.ts';
@@ -53,7 +52,9 @@ export async function startEnvironment(packageRoot: string, bucket: string, own:
     UNPACK_WORKER_NAME: 'demo-worker',
     UNPACK_LOG_FORMAT: 'json',
   };
-  const worker = own(startWorker(program('workers/unpack'), { ...settings, ...credentials }), (one) => one.stop());
+  const worker = own(startWorker(join(packageRoot, 'workers/unpack.ts'), { ...settings, ...credentials }), (one) =>
+    one.stop(),
+  );
   const config = loadConfig(settings);
   return { config, folder, worker, credentials, ...(whyNative === undefined ? {} : { whyNative }) };
 }

@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 
 /** Where the package is on disk, and its version. */
 
@@ -8,12 +8,6 @@ export const built: boolean = !import.meta.filename.endsWith('.ts');
 
 /** The folder that contains package.json. It is two levels above `src/cli`, and three levels above `dist/src/cli`. */
 export const packageRoot: string = join(import.meta.dirname, built ? '../../..' : '../..');
-
-/** The path of one of the project's own programs: the source file, or the built file if this code runs from `dist`. */
-export function program(name: string): string {
-  const base = join(dirname(dirname(import.meta.dirname)), name);
-  return built ? `${base}.js` : `${base}.ts`;
-}
 
 /** The version in package.json. */
 export const version: string = (() => {
