@@ -16,7 +16,7 @@ export const BACKOFF_TYPE = 'unpack';
 const MAX_BACKOFF = 10 * 60_000;
 
 /** A job with more stalls fails with STALLED, because it probably kills its workers. */
-export const MAX_STALLS = 5;
+const MAX_STALLS = 5;
 /**
  * How often a job can go back because of a faulty store without counting an attempt. After that the job itself is probably the
  * cause.
