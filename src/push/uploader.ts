@@ -63,7 +63,8 @@ export function openUploader(
     socketTimeout: connection.idleTimeout,
   });
   const { signal, onBytes } = options;
-  const to: Target = { client, bucket, sending: signal === undefined ? {} : { abortSignal: signal } };
+  const sending = signal === undefined ? {} : { abortSignal: signal };
+  const to: Target = { client, bucket, sending, onBytes };
 
   /** Sends one request. @throws UnpackError */
   const request = async <T>(key: string, action: () => Promise<T>): Promise<T> => {
@@ -88,18 +89,14 @@ export function openUploader(
   return {
     async has(key, size) {
       const command = new HeadObjectCommand({ Bucket: bucket, Key: key });
-      const found = await ifThere(request(key, () => client.send(command, to.sending)));
+      const found = await ifThere(request(key, () => client.send(command, sending)));
       return found?.ContentLength === size;
     },
     putBlob: (key, descriptor, blob) =>
-      request(key, () =>
-        blob.size <= PART
-          ? putWhole(to, key, descriptor, blob, onBytes)
-          : putParts(to, key, descriptor, blob, onBytes, signal),
-      ),
+      request(key, () => (blob.size <= PART ? putWhole : putParts)(to, key, descriptor, blob)),
     async putFile(key, bytes, contentType, condition) {
       const object = { Bucket: bucket, Key: key, Body: bytes, ContentType: contentType };
-      const put = (when: object) => client.send(new PutObjectCommand({ ...object, ...when }), to.sending);
+      const put = (when: object) => client.send(new PutObjectCommand({ ...object, ...when }), sending);
       await request(key, async () => {
         if (condition === undefined) return put({});
         try {
@@ -113,7 +110,7 @@ export function openUploader(
     },
     async getFile(key, limit) {
       const command = new GetObjectCommand({ Bucket: bucket, Key: key });
-      const found = await ifThere(request(key, () => client.send(command, to.sending)));
+      const found = await ifThere(request(key, () => client.send(command, sending)));
       if (found === undefined) return undefined;
       const tooLong = () => new UnpackError('LIMIT_EXCEEDED', `${key} is longer than ${limit} bytes, the limit`);
       // `as`: in Node the SDK's body is a stream of buffers
@@ -128,15 +125,11 @@ interface Target {
   readonly client: S3Client;
   readonly bucket: string;
   readonly sending: { readonly abortSignal?: AbortSignal };
+  readonly onBytes: ((count: number) => void) | undefined;
 }
 
-async function putWhole(
-  { client, bucket, sending }: Target,
-  key: string,
-  descriptor: Descriptor,
-  blob: LocalBlob,
-  onBytes: ((count: number) => void) | undefined,
-): Promise<void> {
+async function putWhole(to: Target, key: string, descriptor: Descriptor, blob: LocalBlob): Promise<void> {
+  const { client, bucket, sending, onBytes } = to;
   const bytes = await blob.read(0, blob.size);
   verify(descriptor, createHash(algorithmOf(descriptor.digest)).update(bytes).digest('hex'), blob.size);
   const object = { Bucket: bucket, Key: key, Body: bytes, ContentType: contentType(descriptor) };
@@ -144,14 +137,8 @@ async function putWhole(
   onBytes?.(bytes.length);
 }
 
-async function putParts(
-  { client, bucket, sending }: Target,
-  key: string,
-  descriptor: Descriptor,
-  blob: LocalBlob,
-  onBytes: ((count: number) => void) | undefined,
-  signal: AbortSignal | undefined,
-): Promise<void> {
+async function putParts(to: Target, key: string, descriptor: Descriptor, blob: LocalBlob): Promise<void> {
+  const { client, bucket, sending, onBytes } = to;
   const object = { Bucket: bucket, Key: key };
   const create = new CreateMultipartUploadCommand({ ...object, ContentType: contentType(descriptor) });
   const { UploadId } = await client.send(create, sending);
@@ -165,7 +152,7 @@ async function putParts(
   // parts are read and hashed one after another, but several are sent at the same time
   const readPart = (offset: number): Promise<Buffer> => {
     const read = reading.then(async () => {
-      throwIfAborted(signal);
+      throwIfAborted(sending.abortSignal);
       const bytes = await blob.read(offset, Math.min(length, blob.size - offset));
       hash.update(bytes);
       return bytes;
