@@ -2,29 +2,13 @@ import { type BigIntStats, closeSync, constants, fstatSync, openSync, read as re
 import { throwIfAborted, UnpackError } from '../errors.ts';
 import type { BlobDigest } from '../oci/digest.ts';
 import type { SpareBuffers } from '../system/spare-buffers.ts';
-import type { BlobSource, BlobStream, OpenOptions } from './blob-source.ts';
-import type { FileGrant } from './source-spec.ts';
+import type { BlobStream, OpenOptions } from './blob-source.ts';
 
 /**
  * Size of one chunk in bytes. With 256 KiB a single layer took a sixth longer, because each chunk costs two calls on
  * other threads: reading and inflating. Larger chunks are not faster (measured).
  */
 export const FILE_CHUNK = 1024 * 1024;
-
-/** A source with one blob that is a file, for an apply thread. @param buffers of FILE_CHUNK bytes */
-export function openFileGrant(grant: FileGrant, buffers: SpareBuffers): BlobSource {
-  const refuse = (): never => {
-    throw new UnpackError('INTERNAL', `${grant.name}: only one blob of this source can be read here`);
-  };
-  return {
-    name: grant.name,
-    maxResumes: 0,
-    open: (digest, options) => openFileBlob(grant.path, digest, options, buffers),
-    grant: async () => grant,
-    resolveTag: refuse,
-    close: () => {},
-  };
-}
 
 /**
  * The bytes of a file from an offset on. Inode, time and size serve as the ETag.

@@ -1,9 +1,8 @@
-import { UnpackError } from '../errors.ts';
 import { HttpClient, type HttpRequest } from '../http/client.ts';
 import { WINDOW } from '../http/connection-plan.ts';
 import { SEGMENT_BUFFER } from '../http/segment.ts';
 import { SpareBuffers } from '../system/spare-buffers.ts';
-import type { BlobSource, BlobStream, OpenOptions } from './blob-source.ts';
+import type { BlobStream, OpenOptions } from './blob-source.ts';
 import { type ObjectRequest, type ObjectTransport, type RenewUrl, SignedObject } from './signed-object.ts';
 import type { SignedUrl, UrlGrant } from './source-spec.ts';
 
@@ -47,22 +46,11 @@ export class ObjectDownloader {
   }
 
   /**
-   * A source with one blob, by one request or by ranges. A chunk is valid until the next one is requested.
+   * An object that is read by one request or by ranges. A chunk is valid until the next one is requested.
    * @param window returns the present maximum memory in bytes
    */
-  open(grant: UrlGrant, window: () => number = () => WINDOW, renew?: RenewUrl): BlobSource {
-    const object = new SignedObject(this.#transport, grant, { size: grant.size, window, renew });
-    const refuse = (): never => {
-      throw new UnpackError('INTERNAL', `${grant.name}: only one blob of this source can be read here`);
-    };
-    return {
-      name: grant.name,
-      maxResumes: grant.maxResumes,
-      open: (_digest, options) => object.open(options),
-      grant: async () => grant,
-      resolveTag: refuse,
-      close: () => {},
-    };
+  object(grant: UrlGrant, window: () => number = () => WINDOW, renew?: RenewUrl): SignedObject {
+    return new SignedObject(this.#transport, grant, { size: grant.size, window, renew });
   }
 
   /** Closes idle connections. Running downloads continue. */

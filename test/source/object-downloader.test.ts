@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { UnpackError } from '../../src/errors.ts';
 import { digestOf } from '../../src/oci/digest.ts';
 import { type FetchOptions, FetchStatistics, fetchBlob } from '../../src/source/fetch.ts';
-import { ObjectDownloader } from '../../src/source/object-downloader.ts';
+import { GrantedBlobs } from '../../src/source/granted-blobs.ts';
 import type { UrlGrant } from '../../src/source/source-spec.ts';
 import { eventually } from '../support/eventually.ts';
 import { fails } from '../support/fails.ts';
@@ -29,12 +29,12 @@ function specOf(port: number, size: number, more: Partial<UrlGrant> = {}): UrlGr
   };
 }
 
-const downloader = new ObjectDownloader();
-after(() => downloader.close());
+const granted = new GrantedBlobs();
+after(() => granted.close());
 
 function read(spec: UrlGrant, content: Buffer, options: FetchOptions = {}) {
   const descriptor = { digest: digestOf(content), size: spec.size };
-  return fetchBlob(downloader.open(spec), descriptor, { firstDelay: 5, ...options });
+  return fetchBlob(granted.open(spec), descriptor, { firstDelay: 5, ...options });
 }
 
 async function collect(...parameters: Parameters<typeof read>): Promise<Buffer> {
