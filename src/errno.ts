@@ -43,6 +43,12 @@ export function errnoOf(thrown: unknown): string | undefined {
   return isUnnamed(code) && errno !== undefined ? errnoFacts(-errno).name : code;
 }
 
+/** Whether an error means that a path does not exist. ENOTDIR: a part of the path is not a directory. */
+export function isMissing(thrown: unknown): boolean {
+  const errno = errnoOf(thrown);
+  return errno === 'ENOENT' || errno === 'ENOTDIR';
+}
+
 /** The message of a system error, with the name and text of those that Node does not know. */
 export function systemMessage(error: Error): string {
   const { code, errno } = error as NodeJS.ErrnoException;

@@ -1,5 +1,6 @@
 import { existsSync, readdirSync, type Stats, statSync } from 'node:fs';
 import { join, resolve } from 'node:path';
+import { isMissing } from '../errno.ts';
 import { UnpackError } from '../errors.ts';
 import type { ImageTarget } from '../image/request.ts';
 import { blobDigest, isDigest } from '../oci/digest.ts';
@@ -76,8 +77,8 @@ export function requireLayout(path: string, text: string): void {
   try {
     found = statSync(path);
   } catch (cause) {
-    const { code, message } = cause as NodeJS.ErrnoException;
-    if (code !== 'ENOENT' && code !== 'ENOTDIR') {
+    if (!isMissing(cause)) {
+      const { message } = cause as Error; // a system error of stat
       throw new UnpackError('SOURCE_DENIED', `${path} cannot be accessed: ${message}`, { cause });
     }
     const registry = registryAdvice(text);

@@ -1,5 +1,6 @@
 import { type FileHandle, open, stat } from 'node:fs/promises';
 import { join, posix } from 'node:path';
+import { isMissing } from '../errno.ts';
 import { UnpackError } from '../errors.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import { algorithmOf, type BlobDigest, hexOf } from '../oci/digest.ts';
@@ -28,12 +29,9 @@ export type ReadEntry = (name: string) => Promise<LocalBlob | undefined>;
  * @throws UnpackError IMAGE_NOT_FOUND if the path does not exist, MANIFEST_INVALID if it is none of these; and as `openTar`
  */
 export async function openImageArchive(path: string, signal?: AbortSignal): Promise<ImageArchive> {
-  const found = await stat(path).catch((cause: unknown) => {
-    const { code, message } = cause as NodeJS.ErrnoException;
-    const gone = code === 'ENOENT' || code === 'ENOTDIR';
-    throw new UnpackError('IMAGE_NOT_FOUND', gone ? `${path} does not exist` : `${path} can't be opened: ${message}`, {
-      cause,
-    });
+  const found = await stat(path).catch((cause: Error) => {
+    const why = isMissing(cause) ? 'does not exist' : `can't be opened: ${cause.message}`;
+    throw new UnpackError('IMAGE_NOT_FOUND', `${path} ${why}`, { cause });
   });
   if (found.isDirectory()) return openArchive(path, folderEntries(path), async () => {});
   if (!found.isFile()) {
@@ -89,22 +87,20 @@ function folderEntries(folder: string): ReadEntry {
     const name = inside(given);
     if (name === undefined) return undefined;
     const path = join(folder, name);
-    try {
-      const found = await stat(path);
-      if (!found.isFile()) return undefined;
-      // opened for each read, because an image can have more blobs than the limit of open files
-      return {
-        size: found.size,
-        async read(offset, length) {
-          await using file = await open(path);
-          return fileBlob(file, 0, found.size, path).read(offset, length);
-        },
-      };
-    } catch (cause) {
-      const { code, message } = cause as NodeJS.ErrnoException;
-      if (code === 'ENOENT' || code === 'ENOTDIR') return undefined;
-      throw new UnpackError('SOURCE_DENIED', `${path} can't be read: ${message}`, { cause });
-    }
+    const found = await stat(path).catch((cause: Error) => {
+      if (isMissing(cause)) return undefined;
+      throw new UnpackError('SOURCE_DENIED', `${path} can't be read: ${cause.message}`, { cause });
+    });
+    if (found?.isFile() !== true) return undefined;
+    const { size } = found;
+    // opened for each read, because an image can have more blobs than the limit of open files
+    return {
+      size,
+      async read(offset, length) {
+        await using file = await open(path);
+        return fileBlob(file, 0, size, path).read(offset, length);
+      },
+    };
   };
 }
 

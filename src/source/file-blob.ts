@@ -1,4 +1,5 @@
 import { type BigIntStats, closeSync, constants, fstatSync, openSync, read as readOnThread, readSync } from 'node:fs';
+import { errnoOf, isMissing } from '../errno.ts';
 import { throwIfAborted, UnpackError } from '../errors.ts';
 import type { BlobDigest } from '../oci/digest.ts';
 import type { SpareBuffers } from '../system/spare-buffers.ts';
@@ -129,9 +130,9 @@ export function fileError(
   missing: 'BLOB_NOT_FOUND' | 'IMAGE_NOT_FOUND',
   digest?: BlobDigest,
 ): UnpackError {
-  const errno = cause instanceof Error ? (cause as NodeJS.ErrnoException).code : undefined;
+  const errno = errnoOf(cause);
   const options = { cause, details: digest === undefined ? {} : { digest } };
-  if (errno === 'ENOENT' || errno === 'ENOTDIR') {
+  if (isMissing(cause)) {
     return new UnpackError(missing, `${path} does not exist; check that the layout is complete`, options);
   }
   if (errno === 'EACCES' || errno === 'EPERM') {
