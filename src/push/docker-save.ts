@@ -9,7 +9,7 @@ import { REF_NAME } from '../oci/image-index.ts';
 import { parseJson } from '../oci/json-fields.ts';
 import { OCI_CONFIG, OCI_MANIFEST } from '../oci/media-type.ts';
 import type { Platform } from '../oci/platform.ts';
-import { type LocalBlob, memoryBlob, readWhole } from './local-blob.ts';
+import { type FindFile, type LocalBlob, memoryBlob, readWhole } from './local-blob.ts';
 
 /** Number of bytes per read. */
 const READ = 4 * 1024 * 1024;
@@ -32,7 +32,7 @@ const listSchema = z.array(
  */
 export async function dockerSaveImages(
   list: Buffer,
-  entry: (name: string) => Promise<LocalBlob | undefined>,
+  entry: FindFile,
   path: string,
 ): Promise<{ images: Descriptor[]; blobs: ReadonlyMap<BlobDigest, LocalBlob> }> {
   const parsed = listSchema.safeParse(parseJson(list, `${path}: manifest.json`));

@@ -7,7 +7,7 @@ import { algorithmOf, type BlobDigest, hexOf } from '../oci/digest.ts';
 import { readLayoutIndex } from '../oci/image-index.ts';
 import { openTar } from './compressed-archive.ts';
 import { dockerSaveImages } from './docker-save.ts';
-import { fileBlob, type LocalBlob, readWhole } from './local-blob.ts';
+import { type FindFile, fileBlob, type LocalBlob, readWhole } from './local-blob.ts';
 import { tarIndex } from './tar-index.ts';
 
 /** The images in a folder or file on this machine, for push and for `unpackd apply`. The caller closes it. */
@@ -19,9 +19,6 @@ export interface ImageArchive {
   find(digest: BlobDigest): Promise<LocalBlob | undefined>;
   close(): Promise<void>;
 }
-
-/** Finds a file by its path in the folder or archive. `undefined` if there is none. */
-export type ReadEntry = (name: string) => Promise<LocalBlob | undefined>;
 
 /**
  * Opens an OCI layout folder, a tar of one, or a `docker save` archive. A tar can be compressed. Archives of newer
@@ -49,7 +46,7 @@ export async function openImageArchive(path: string, signal?: AbortSignal): Prom
   }
 }
 
-async function openArchive(path: string, entry: ReadEntry, close: () => Promise<void>): Promise<ImageArchive> {
+async function openArchive(path: string, entry: FindFile, close: () => Promise<void>): Promise<ImageArchive> {
   const [index, list] = [await entry('index.json'), await entry('manifest.json')];
   if (index !== undefined) {
     const { images } = readLayoutIndex(await readWhole(index, `${path}: index.json`), `${path}: index.json`);
@@ -63,7 +60,7 @@ async function openArchive(path: string, entry: ReadEntry, close: () => Promise<
   return { path, images, find: async (digest) => blobs.get(digest), close };
 }
 
-async function unknownArchive(path: string, entry: ReadEntry): Promise<UnpackError> {
+async function unknownArchive(path: string, entry: FindFile): Promise<UnpackError> {
   if ((await entry('repositories')) !== undefined) {
     return new UnpackError(
       'MANIFEST_INVALID',
@@ -82,7 +79,7 @@ function inside(name: string): string | undefined {
   return normal === '..' || normal.startsWith('../') ? undefined : normal;
 }
 
-function folderEntries(folder: string): ReadEntry {
+function folderEntries(folder: string): FindFile {
   return async (given) => {
     const name = inside(given);
     if (name === undefined) return undefined;
@@ -104,7 +101,7 @@ function folderEntries(folder: string): ReadEntry {
   };
 }
 
-async function tarEntries(file: FileHandle, path: string): Promise<ReadEntry> {
+async function tarEntries(file: FileHandle, path: string): Promise<FindFile> {
   const files = await tarIndex(file, path);
   const folder = onlyFolder(files);
   return async (given) => {

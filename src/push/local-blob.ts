@@ -9,6 +9,9 @@ export interface LocalBlob {
   read(offset: number, length: number): Promise<Buffer>;
 }
 
+/** Finds a file by its path in a folder or an archive. `undefined` if there is none. */
+export type FindFile = (name: string) => Promise<LocalBlob | undefined>;
+
 /** Reads a small blob into memory. @throws UnpackError LIMIT_EXCEEDED if it is longer than `limit` */
 export async function readWhole(blob: LocalBlob, what: string, limit = DOCUMENT_LIMIT): Promise<Buffer> {
   if (blob.size <= limit) return blob.read(0, blob.size);
