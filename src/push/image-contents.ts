@@ -61,25 +61,13 @@ export async function imageContents(
   image: Descriptor,
   find: FindBlob,
   where: string,
-  platforms?: readonly Platform[],
+  platforms: readonly Platform[] = [],
 ): Promise<ImageContents> {
   const reader = new ContentsReader(find, where);
   const top = await reader.document(image, 1);
   const { documents, embedded } = reader;
-  if (platforms === undefined || platforms.length === 0) {
-    if (top.missing.length > 0) throw incomplete(top, where);
-    return { blobs: once(top.blobs), leftOut: top.leftOut, mediaType: top.mediaType, documents, embedded };
-  }
-  if (top.kind === 'manifest') {
-    const own = image.platform ?? top.platforms[0];
-    for (const platform of platforms) {
-      if (own !== undefined && suitability(platform)(own) !== undefined) continue;
-      const has = own === undefined ? 'an unknown platform' : formatPlatform(own);
-      throw new UnpackError(
-        'PLATFORM_NOT_FOUND',
-        `${where}: the image is for ${has}, not for ${formatPlatform(platform)}`,
-      );
-    }
+  if (top.kind === 'manifest') requirePlatforms(platforms, image.platform ?? top.platforms[0], where);
+  if (top.kind === 'manifest' || platforms.length === 0) {
     if (top.missing.length > 0) throw incomplete(top, where);
     return { blobs: once(top.blobs), leftOut: top.leftOut, mediaType: top.mediaType, documents, embedded };
   }
@@ -92,6 +80,18 @@ export async function imageContents(
     else throw incomplete({ ...top, missing: part.missing }, where);
   }
   return { blobs: once([...blobs, top.descriptor]), leftOut, mediaType: top.mediaType, documents, embedded };
+}
+
+/** @param own the platform of the image */
+function requirePlatforms(platforms: readonly Platform[], own: Platform | undefined, where: string): void {
+  for (const platform of platforms) {
+    if (own !== undefined && suitability(platform)(own) !== undefined) continue;
+    const has = own === undefined ? 'an unknown platform' : formatPlatform(own);
+    throw new UnpackError(
+      'PLATFORM_NOT_FOUND',
+      `${where}: the image is for ${has}, not for ${formatPlatform(platform)}`,
+    );
+  }
 }
 
 /** The entries for these platforms, and those of their attestations that the source holds completely. */
@@ -156,11 +156,8 @@ class ContentsReader {
         details: { digest: descriptor.digest },
       });
     }
-    const fields = new JsonFields(
-      readJson(await readWhole(blob, what), new JsonReading(what)),
-      DOCUMENT,
-      new JsonReading(what),
-    );
+    const reading = new JsonReading(what);
+    const fields = new JsonFields(readJson(await readWhole(blob, what), reading), DOCUMENT, reading);
     const kind = fields.has('manifests') ? 'index' : 'manifest';
     if (!LISTS.some((name) => fields.has(name))) throw notImage(what);
     this.documents.add(descriptor.digest);
