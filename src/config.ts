@@ -18,7 +18,7 @@ import {
   redisUrl,
 } from './setting-kinds.ts';
 import type { StoreOptions } from './snapshots/open.ts';
-import type { S3Connection } from './source/s3.ts';
+import type { S3Connection } from './source/source-spec.ts';
 
 interface Setting<T extends z.ZodType> {
   readonly schema: T;

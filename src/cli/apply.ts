@@ -6,7 +6,7 @@ import type { ImageRequest, ImageTarget } from '../image/request.ts';
 import { measure } from '../queue/progress.ts';
 import { resultOf } from '../queue/result.ts';
 import type { ApplyThread } from '../rootfs/apply-thread.ts';
-import type { SourceSpec } from '../source/blob-source.ts';
+import type { SourceSpec } from '../source/source-spec.ts';
 import { type ImageOptions, parseImageArgument, payloadOf, requestOf, takesImageOptions } from './image-argument.ts';
 import { progressLines, resultLines } from './job-view.ts';
 import { requireLayout } from './local-image.ts';

@@ -4,7 +4,7 @@ import { s3Connection } from '../config.ts';
 import { shortDigest } from '../oci/digest.ts';
 import { type Platform, parsePlatform } from '../oci/platform.ts';
 import { listed } from '../oci/similar-names.ts';
-import type { BucketLayout } from '../source/s3.ts';
+import type { BucketLayout } from '../source/source-spec.ts';
 import { bytesText, durationText } from '../units.ts';
 import { CliError } from './explain-error.ts';
 import { layoutOption, parseImageArgument, platformsOf } from './image-argument.ts';

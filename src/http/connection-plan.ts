@@ -4,7 +4,7 @@ import { speedUp, type TimeSample } from './waiting-time.ts';
 const MiB = 1024 * 1024;
 
 /** Maximum number of connections of one download. */
-export const MAX_CONNECTIONS = 8;
+const MAX_CONNECTIONS = 8;
 
 /**
  * Maximum size of a ranged request in bytes. Eight ranges fit into the window, because they arrive one after another.

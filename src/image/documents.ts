@@ -5,8 +5,7 @@ import { CONFIG_LIMIT, type ImageConfig, parseConfig } from '../oci/image-config
 import { DOCUMENT_LIMIT, type ImageDocument, type ImageManifest, parseDocument } from '../oci/manifest.ts';
 import { isConfigType, layerType, plainType } from '../oci/media-type.ts';
 import type { BlobSource } from '../source/blob-source.ts';
-import type { DocumentCache } from '../source/read-blob.ts';
-import { readBlob } from '../source/read-blob.ts';
+import { type DocumentCache, readBlob } from '../source/read-blob.ts';
 import type { ResolvedImage } from './request.ts';
 
 /**

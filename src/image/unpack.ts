@@ -1,7 +1,7 @@
 import type { ChainId } from '../oci/digest.ts';
 import type { Log } from '../rootfs/applier.ts';
 import type { LockOwner, LockWait } from '../rootfs/lock-waits.ts';
-import type { SourceSpec } from '../source/blob-source.ts';
+import type { SourceSpec } from '../source/source-spec.ts';
 import type { ImageState } from './progress.ts';
 import type { ImageRequest, ResolvedImage } from './request.ts';
 

@@ -38,7 +38,6 @@ function checked(text: string): Digest {
 
 export const blobDigest = (text: string): BlobDigest => checked(text) as BlobDigest;
 export const diffId = (text: string): DiffId => checked(text) as DiffId;
-export const chainId = (text: string): ChainId => checked(text) as ChainId;
 
 export function algorithmOf(digest: Digest): DigestAlgorithm {
   return digest.slice(0, digest.indexOf(':')) as DigestAlgorithm;

@@ -5,8 +5,7 @@ import type { Layer } from '../oci/descriptor.ts';
 import { blobDigest, diffId } from '../oci/digest.ts';
 import { parsePlatform } from '../oci/platform.ts';
 import { repositoryOf } from '../oci/reference.ts';
-import type { SourceSpec } from '../source/blob-source.ts';
-import type { BucketLayout, S3Connection } from '../source/s3.ts';
+import type { BucketLayout, S3Connection, SourceSpec } from '../source/source-spec.ts';
 import { problemSentence } from './payload-problems.ts';
 import { type Payload, payloadSchema } from './payload-schema.ts';
 

@@ -3,8 +3,6 @@ import type { BlobDigest } from '../oci/digest.ts';
 import type { IndexEntry } from '../oci/image-index.ts';
 import type { BlobGrant, SignatureRefusal } from './source-spec.ts';
 
-export type { SourceSpec } from './source-spec.ts';
-
 /**
  * A place with the blobs of images: a bucket in one of several layouts, or a local folder. Its bytes are not verified; callers use
  * `fetchBlob` and `readBlob`, which verify size and digest.

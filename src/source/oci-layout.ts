@@ -9,8 +9,6 @@ import type { BlobSource, TagTarget } from './blob-source.ts';
 import { fileError, openFileBlob } from './file-blob.ts';
 import type { OciLayoutSpec } from './source-spec.ts';
 
-export type { OciLayoutSpec } from './source-spec.ts';
-
 /** A source for the images of a local folder (OCI image spec, image-layout.md). */
 export function openOciLayout({ path: root }: OciLayoutSpec): BlobSource {
   const blobPath = (digest: BlobDigest): string => join(root, 'blobs', algorithmOf(digest), hexOf(digest));

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { abortError, type UnpackError } from '../errors.ts';
 
 /** Pause in milliseconds before the first retry. The pause doubles each time, up to a maximum. */
-export const FIRST_DELAY = 200;
+const FIRST_DELAY = 200;
 const LONGEST_DELAY = 10_000;
 
 /**

@@ -7,8 +7,6 @@ import type { BlobGrant, S3SourceSpec, SignatureRefusal } from './source-spec.ts
 import { TagFiles } from './tag-files.ts';
 import { Tags } from './tags.ts';
 
-export type { BucketLayout, S3Connection, S3SourceSpec } from './source-spec.ts';
-
 /** Lifetime in seconds of a URL for a read by this thread. */
 const SIGNED_FOR = 3600;
 
