@@ -44,27 +44,19 @@ export class ObjectSigner {
    *   credentials do not arrive within the idle timeout; the reason of the signal
    */
   async sign(key: string, options: SigningOptions): Promise<SignedUrl> {
-    const { connectTimeout, idleTimeout, minimumSpeed, caBundle } = this.#connection;
+    const { endpoint, connectTimeout, idleTimeout, minimumSpeed, caBundle, unusedProxy } = this.#connection;
     const { missing, digest, signal, refused } = options;
-    const { endpoint, unusedProxy } = this.#connection;
     const request: S3Request = {
       bucket: this.#bucket,
       key,
       endpoint,
       missing,
+      unusedProxy,
       ...(digest === undefined ? {} : { digest }),
-      ...(unusedProxy === undefined ? {} : { unusedProxy }),
     };
     const location = refused?.why === 'moved' ? this.#follow(refused, request) : undefined;
     const url = await this.#withTimeout(this.#url(key, options, location), request, signal);
-    return {
-      url,
-      request,
-      connectTimeout,
-      idleTimeout,
-      ...(minimumSpeed === undefined ? {} : { minimumSpeed }),
-      ...(caBundle === undefined ? {} : { caBundle }),
-    };
+    return { url, request, connectTimeout, idleTimeout, minimumSpeed, caBundle };
   }
 
   async #url(key: string, { seconds, refused }: SigningOptions, location: URL | undefined): Promise<string> {

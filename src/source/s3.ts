@@ -1,9 +1,8 @@
-import type { BlobDigest } from '../oci/digest.ts';
 import type { BlobSource } from './blob-source.ts';
 import { bucketKeys, checkedBucket } from './bucket-layout.ts';
 import { ObjectSigner } from './object-signer.ts';
 import { S3Clients } from './s3-clients.ts';
-import type { BlobGrant, S3SourceSpec, SignatureRefusal } from './source-spec.ts';
+import type { S3SourceSpec, SignatureRefusal } from './source-spec.ts';
 import { TagFiles } from './tag-files.ts';
 import { Tags } from './tags.ts';
 
@@ -31,11 +30,6 @@ export function openS3Source(spec: S3SourceSpec, shared?: S3Clients): BlobSource
   const signTagFile = (key: string, refused?: SignatureRefusal) =>
     signer.sign(key, { missing: 'IMAGE_NOT_FOUND', seconds: SIGNED_FOR, refused });
   const tags = new Tags(keys, new TagFiles(downloader, signTagFile, maxResumes));
-  const grant = async (digest: BlobDigest, size: number, refused?: SignatureRefusal): Promise<BlobGrant> => {
-    const options = { missing: 'BLOB_NOT_FOUND', seconds: GRANTED_FOR, digest, refused } as const;
-    const url = await signer.sign(keys.blob(digest), options);
-    return { kind: 'signed-url', name: `s3://${bucket}`, size, maxResumes, ...url };
-  };
   return {
     name: `s3://${bucket}${keys.prefix === '' ? '' : `/${keys.prefix.slice(0, -1)}`}`,
     maxResumes,
@@ -45,7 +39,11 @@ export function openS3Source(spec: S3SourceSpec, shared?: S3Clients): BlobSource
         signer.sign(keys.blob(digest), { missing: 'BLOB_NOT_FOUND', seconds: SIGNED_FOR, digest, signal, refused });
       return downloader.read(await sign(), options, sign);
     },
-    grant: ({ digest, size }, refused) => grant(digest, size, refused),
+    async grant({ digest, size }, refused) {
+      const options = { missing: 'BLOB_NOT_FOUND', seconds: GRANTED_FOR, digest, refused } as const;
+      const url = await signer.sign(keys.blob(digest), options);
+      return { kind: 'signed-url', name: `s3://${bucket}`, size, maxResumes, ...url };
+    },
     resolveTag: (tag, signal) => tags.resolve(tag, signal),
     close: () => (shared === undefined ? clients.close() : undefined),
   };
