@@ -31,6 +31,9 @@ export interface LayerLimits {
   readonly memoryBytes: number;
 }
 
+/** The limits that the reader enforces. The sink enforces the others. */
+type ReaderLimits = Omit<LayerLimits, 'memoryBytes'>;
+
 /**
  * The state of the reader is the kind of the next bytes:
  *
@@ -51,10 +54,10 @@ type State = 'header' | 'special' | 'sparse-header' | 'sparse-map' | 'data' | 'p
 export class TarReader {
   /** The number of entries so far. */
   entries = 0;
+  /** The number of bytes so far. During `write`, the chunk of that call does not count. */
+  bytes = 0;
 
   private state: State = 'header';
-  /** Number of bytes in the archive before the current chunk. */
-  private consumed = 0;
   /** A block or a special file that arrives in pieces. */
   private readonly pieces: Buffer[] = [];
   private gathered = 0;
@@ -84,15 +87,21 @@ export class TarReader {
   private position = 0;
 
   private readonly sink: EntrySink;
-  private readonly limits: Pick<LayerLimits, 'entries' | 'entryMetadataBytes'>;
+  private readonly limits: ReaderLimits;
 
-  constructor(sink: EntrySink, limits: Pick<LayerLimits, 'entries' | 'entryMetadataBytes'>) {
+  constructor(sink: EntrySink, limits: ReaderLimits) {
     this.sink = sink;
     this.limits = limits;
   }
 
   /** Takes the next bytes of the archive. @throws UnpackError; any error of the sink */
   write(chunk: Buffer): void {
+    if (this.bytes + chunk.length > this.limits.uncompressedBytes) {
+      throw new UnpackError(
+        'LIMIT_EXCEEDED',
+        `the layer is longer than ${this.limits.uncompressedBytes} bytes uncompressed, the limit (UNPACK_MAX_LAYER_BYTES)`,
+      );
+    }
     let at = 0;
     while (at < chunk.length) {
       switch (this.state) {
@@ -113,7 +122,7 @@ export class TarReader {
           at += this.gather(chunk, at);
       }
     }
-    this.consumed += chunk.length;
+    this.bytes += chunk.length;
   }
 
   /** Call it after the last byte. A missing end-of-archive mark is allowed. @throws UnpackError LAYER_CORRUPT if truncated */
@@ -129,11 +138,11 @@ export class TarReader {
     const wanted = this.state === 'special' ? this.remaining : BLOCK;
     const step = Math.min(wanted - this.gathered, chunk.length - at);
     if (this.gathered === 0 && step === wanted) {
-      if (this.state === 'header') this.headerOffset = this.consumed + at;
+      if (this.state === 'header') this.headerOffset = this.bytes + at;
       this.gatheredAll(chunk.subarray(at, at + step));
       return step;
     }
-    if (this.gathered === 0 && this.state === 'header') this.headerOffset = this.consumed + at;
+    if (this.gathered === 0 && this.state === 'header') this.headerOffset = this.bytes + at;
     this.pieces.push(Buffer.from(chunk.subarray(at, at + step)));
     this.gathered += step;
     if (this.gathered === wanted) {

@@ -5,7 +5,7 @@ import { type LayerLimits, TarReader } from '../archive/tar-reader.ts';
 import { aufsDirectoryOf } from '../diff/aufs.ts';
 import { cleanPath, splitPath } from '../diff/paths.ts';
 import { parseWhiteout, type WhiteoutName } from '../diff/whiteouts.ts';
-import { throwIfAborted, UnpackError } from '../errors.ts';
+import { throwIfAborted } from '../errors.ts';
 import type { DigestAlgorithm } from '../oci/digest.ts';
 import type { Compression } from '../oci/media-type.ts';
 
@@ -52,7 +52,6 @@ export async function* readLayer(
   const tar = createHash(algorithm);
   const sink = new Collector(contents);
   const reader = new TarReader(sink, limits);
-  let bytes = 0;
   // without ISA-L: speed does not matter here, and Node's own zlib is the reference
   const pieces = decompress(source, {
     native: false,
@@ -63,13 +62,6 @@ export async function* readLayer(
   });
   for await (const piece of pieces) {
     throwIfAborted(signal);
-    bytes += piece.length;
-    if (bytes > limits.uncompressedBytes) {
-      throw new UnpackError(
-        'LIMIT_EXCEEDED',
-        `the layer is longer than ${limits.uncompressedBytes} bytes uncompressed, the limit (UNPACK_MAX_LAYER_BYTES)`,
-      );
-    }
     tar.update(piece);
     try {
       reader.write(piece);
@@ -83,7 +75,7 @@ export async function* readLayer(
   return {
     compression,
     blob: source.totals(),
-    tar: { digest: `${algorithm}:${tar.digest('hex')}`, bytes },
+    tar: { digest: `${algorithm}:${tar.digest('hex')}`, bytes: reader.bytes },
     entries: reader.entries,
     contentBytes: sink.contentBytes,
   };

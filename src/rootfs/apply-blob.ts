@@ -1,10 +1,10 @@
 import { decompress, describe } from '../archive/compression.ts';
-import { type LayerLimits, TarReader } from '../archive/tar-reader.ts';
+import { TarReader } from '../archive/tar-reader.ts';
 import type { Checkpoint } from '../diff/layer-budget.ts';
 import { LayerWriter, type WrittenLayer } from '../diff/layer-writer.ts';
 import type { PassFindings } from '../diff/second-pass.ts';
 import type { DiffTarget } from '../diff/target.ts';
-import { throwIfAborted, toUnpackError, UnpackError } from '../errors.ts';
+import { throwIfAborted, toUnpackError, type UnpackError } from '../errors.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import { algorithmOf, type DiffId } from '../oci/digest.ts';
 import { type Compression, layerCompression } from '../oci/media-type.ts';
@@ -60,7 +60,6 @@ export async function applyBlob(
   const download = new Download(fetchBlob(source, blob, { signal, statistics, busy }));
   const declared = layerCompression(blob.mediaType);
   let actual: Compression = declared;
-  let unpacked = 0;
   /** Milliseconds without a piece to write: waiting for bytes of the blob, and waiting for the decompressor. */
   let [fetchMs, decompressMs] = [0, 0];
   try {
@@ -82,10 +81,9 @@ export async function applyBlob(
         decompressMs += performance.now() - asked - fetching;
         if (piece.done) break;
         throwIfAborted(signal);
-        unpacked += piece.value.length;
-        if (unpacked > limits.uncompressedBytes) throw tooLong(limits);
         await digestAndWrite(digest, piece.value, busy(), () => reader.write(piece.value));
-        onProgress({ fetched: statistics.bytes, unpacked, entries: reader.entries, fetchMs, decompressMs });
+        const { bytes: unpacked, entries } = reader;
+        onProgress({ fetched: statistics.bytes, unpacked, entries, fetchMs, decompressMs });
       }
     } finally {
       await pieces.return?.(undefined);
@@ -111,7 +109,7 @@ export async function applyBlob(
   return {
     digest: `${algorithm}:${digest.hex()}` as DiffId,
     compressedBytes: statistics.bytes,
-    uncompressedBytes: unpacked,
+    uncompressedBytes: reader.bytes,
     entries: reader.entries,
     timings: { fetchMs, decompressMs, writeMs: totalMs - fetchMs - decompressMs, totalMs },
     ...written,
@@ -217,11 +215,4 @@ async function causeOf(failure: UnpackError, download: Download): Promise<Unpack
     if (cause.code === 'BLOB_DIGEST_MISMATCH' || cause.code === 'BLOB_SIZE_MISMATCH') return cause;
   }
   return failure;
-}
-
-function tooLong(limits: LayerLimits): UnpackError {
-  return new UnpackError(
-    'LIMIT_EXCEEDED',
-    `the layer is longer than ${limits.uncompressedBytes} bytes uncompressed, the limit (UNPACK_MAX_LAYER_BYTES)`,
-  );
 }
