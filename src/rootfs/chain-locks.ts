@@ -15,6 +15,8 @@ const FIRST_PAUSE = 5;
 const LAST_PAUSE = 100;
 /** Size of a lock file in bytes. */
 const HOLDER_BYTES = 2048;
+/** For opening a lock file. A link or a device in its place is refused. */
+const OPEN_FLAGS = O.RDWR | O.NOFOLLOW | O.NONBLOCK;
 
 // not node:fs/promises: its file handles close asynchronously, but a lock must be released in the same turn as its
 // descriptor
@@ -75,12 +77,11 @@ export class ChainLocks {
     const name = this.path(chainId);
     const path = cString(name);
     // asynchronous, because a disk that hangs must not block the event loop, which renews the locks on jobs
-    const fd = await openFile(name, O.RDWR | O.CREAT | O.NOFOLLOW | O.NONBLOCK, 0o600).catch((error: unknown) => {
+    const fd = await openFile(name, OPEN_FLAGS | O.CREAT, 0o600).catch((error: unknown) => {
       throw openError(name, error);
     });
     try {
-      // the previous holder has possibly removed the file; a lock on a removed file excludes nobody
-      if (tryLock(fd) && statAt(AT_FDCWD, path)?.inode === statFd(fd).inode) {
+      if (lockAt(path, fd)) {
         this.held.set(name, waits);
         await writeHolder(fd, waits);
         return {
@@ -120,12 +121,12 @@ export class ChainLocks {
       const path = cString(join(this.directory, name));
       let fd: number;
       try {
-        fd = openAt(AT_FDCWD, path, O.RDWR | O.NOFOLLOW | O.NONBLOCK);
+        fd = openAt(AT_FDCWD, path, OPEN_FLAGS);
       } catch {
         continue; // its holder has just removed it, or it is no file
       }
       try {
-        if (tryLock(fd) && statAt(AT_FDCWD, path)?.inode === statFd(fd).inode) unlinkAt(AT_FDCWD, path);
+        if (lockAt(path, fd)) unlinkAt(AT_FDCWD, path);
       } finally {
         close(fd);
       }
@@ -138,7 +139,7 @@ export class ChainLocks {
     if (this.held.has(name)) return undefined;
     let fd: number;
     try {
-      fd = openAt(AT_FDCWD, cString(name), O.RDWR | O.NOFOLLOW | O.NONBLOCK);
+      fd = openAt(AT_FDCWD, cString(name), OPEN_FLAGS);
     } catch {
       // without a file there is no lock; `acquire` reports any other error
       return undefined;
@@ -163,6 +164,15 @@ export class ChainLocks {
   private path(chainId: ChainId): string {
     return join(this.directory, chainId.replace(':', '-'));
   }
+}
+
+/**
+ * Takes the lock of an open lock file, without waiting. The previous holder has possibly removed the file; a lock on a
+ * removed file excludes nobody.
+ * @returns whether `fd` has the lock, and the file is still at `path`
+ */
+function lockAt(path: Buffer, fd: number): boolean {
+  return tryLock(fd) && statAt(AT_FDCWD, path)?.inode === statFd(fd).inode;
 }
 
 /** Writes the holder into the lock file. */
