@@ -1,5 +1,6 @@
 import { extname, join } from 'node:path';
 import { Worker } from 'node:worker_threads';
+import { errnoOf } from '../errno.ts';
 import { abortError, type SerializedUnpackError, toUnpackError, UnpackError } from '../errors.ts';
 import type { BlobGrant, SignatureRefusal, SignedUrl } from '../source/source-spec.ts';
 import type { AppliedDiff, ApplyProgress, ApplySettings } from './applier.ts';
@@ -164,7 +165,7 @@ export class ApplyThread {
 
 /** The error for a thread that cannot start: STORE_FAILED, because a limit of the machine was reached. */
 function startError(error: unknown): unknown {
-  if (!(error instanceof Error) || !('code' in error) || error.code !== 'ERR_WORKER_INIT_FAILED') return error;
+  if (!(error instanceof Error) || errnoOf(error) !== 'ERR_WORKER_INIT_FAILED') return error;
   return new UnpackError(
     'STORE_FAILED',
     `an apply thread could not start (${error.message}); raise the limits of this process (ulimit -n and -u, LimitNOFILE, TasksMax), or lower UNPACK_THREADS`,

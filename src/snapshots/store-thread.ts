@@ -1,5 +1,6 @@
 import { extname, join } from 'node:path';
 import { Worker } from 'node:worker_threads';
+import { errnoOf } from '../errno.ts';
 import { UnpackError } from '../errors.ts';
 import { NameReader } from './name-reader.ts';
 import type { StoreOptions } from './open.ts';
@@ -239,7 +240,7 @@ class Channel {
 
 function lossOf(root: string, error: unknown): UnpackError {
   const why = error instanceof Error ? error.message : String(error);
-  const starts = error instanceof Error && 'code' in error && error.code === 'ERR_WORKER_INIT_FAILED';
+  const starts = errnoOf(error) === 'ERR_WORKER_INIT_FAILED';
   const advice = starts
     ? `does not start (${why}); raise the limits of this process (ulimit -n and -u, LimitNOFILE, TasksMax)`
     : `died (${why}); the next call starts another one`;
