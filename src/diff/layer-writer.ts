@@ -1,5 +1,6 @@
 import { ftruncateSync, writeSync } from 'node:fs';
 import type { EntrySink, TarEntry } from '../archive/entry.ts';
+import { errnoOf } from '../errno.ts';
 import { UnpackError } from '../errors.ts';
 import {
   close,
@@ -297,7 +298,7 @@ export class LayerWriter implements EntrySink, Disposable {
     try {
       return make();
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+      if (errnoOf(error) !== 'EEXIST') throw error;
     }
     this.removeAll(parent, name);
     return make();
@@ -313,7 +314,7 @@ export class LayerWriter implements EntrySink, Disposable {
     try {
       make();
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+      if (errnoOf(error) !== 'EEXIST') throw error;
       const status = statAt(parent, name);
       if (status !== undefined && (status.mode & S_IFMT) === S_IFDIR) {
         // the directory keeps its content and gets the attributes of the entry

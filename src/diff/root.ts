@@ -204,7 +204,7 @@ export class Root {
         const fd = openDirectoryInRoot(this.fd, cString(path));
         if (fd !== undefined) return fd;
       } catch (error) {
-        const { code } = error as NodeJS.ErrnoException;
+        const code = errnoOf(error);
         if (code !== 'ENOENT' && code !== 'ENOTDIR') throw error;
       }
     }

@@ -1,4 +1,5 @@
 import { showName, type TarEntry } from '../archive/entry.ts';
+import { errnoOf } from '../errno.ts';
 import { UnpackError } from '../errors.ts';
 import {
   chownAt,
@@ -107,7 +108,7 @@ class OverlayWhiteouts implements Whiteouts {
     try {
       mknodAt(parent, cName, S_IFCHR, 0);
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+      if (errnoOf(error) !== 'EEXIST') throw error;
       const status = statAt(parent, cName);
       // an existing file is from this layer and hides the layers below; an existing directory hides them only if it is
       // opaque
