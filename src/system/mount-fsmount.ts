@@ -1,4 +1,4 @@
-import { closeSync, constants, openSync, readSync } from 'node:fs';
+import { closeSync, openSync, readSync } from 'node:fs';
 import { release } from 'node:os';
 import { AT_FDCWD, O } from './files.ts';
 import { libc, systemError } from './libc.ts';
@@ -111,7 +111,7 @@ function setPath(context: number, name: string, path: string): void {
     set(context, name, path);
     return;
   }
-  const descriptor = openSync(path, O.PATH | constants.O_DIRECTORY);
+  const descriptor = openSync(path, O.PATH | O.DIRECTORY);
   try {
     configure(context, FSCONFIG_SET_STRING, name, `/proc/self/fd/${descriptor}`, `${name}=${path}`);
   } finally {

@@ -1,4 +1,4 @@
-import { closeSync, constants, openSync } from 'node:fs';
+import { closeSync, openSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { UnpackError } from '../errors.ts';
 import { O } from './files.ts';
@@ -50,7 +50,7 @@ function overlay({ source, options }: MountRequest, target: string): void {
   const lower = rest.find((option) => option.startsWith('lowerdir=')) ?? '';
   const layers = lower.slice('lowerdir='.length).split(':');
   const shared = commonDirectory(layers);
-  const descriptor = openSync(shared || '/', O.PATH | constants.O_DIRECTORY);
+  const descriptor = openSync(shared || '/', O.PATH | O.DIRECTORY);
   try {
     const short = layers.map((layer) => `/proc/self/fd/${descriptor}${layer.slice(shared.length)}`).join(':');
     const shorter = rest.map((option) => (option === lower ? `lowerdir=${short}` : option));
