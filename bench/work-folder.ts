@@ -1,9 +1,10 @@
 import { spawnSync } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { mkdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, rmSync } from 'node:fs';
 import { freemem, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileSystemFacts } from '../src/system/filesystem.ts';
+import { mountTable } from '../src/system/mount-table.ts';
 import { atExit } from './at-exit.ts';
 
 /** The working folder. It is removed when the process ends, in whatever way. */
@@ -44,9 +45,8 @@ export function removeTree(path: string): void {
 
 /** Mount points on and below a folder, the innermost first. */
 function mountsIn(path: string): string[] {
-  return readFileSync('/proc/self/mountinfo', 'utf8')
-    .split('\n')
-    .flatMap((line) => line.split(' ')[4] ?? [])
-    .filter((mountPoint) => mountPoint === path || mountPoint.startsWith(`${path}/`))
+  return mountTable()
+    .map(({ point }) => point)
+    .filter((point) => point === path || point.startsWith(`${path}/`))
     .reverse();
 }
