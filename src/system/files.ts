@@ -1,5 +1,5 @@
 import { fstatSync } from 'node:fs';
-import { libc, systemError } from './libc.ts';
+import { callAsync, libc, systemError } from './libc.ts';
 
 /**
  * File system calls that node:fs lacks: relative to an open directory, with names as bytes. Each name is a NUL-terminated
@@ -288,15 +288,9 @@ function sized(read: (buffer: Buffer) => number, syscall: string): Buffer {
 }
 
 /** Flushes the file system of an open file to its disk. The call runs on another thread. @throws EIO */
-export function syncFileSystem(fd: number): Promise<void> {
-  return new Promise((resolve, reject) => {
-    c.syncfs.async(fd, (error: unknown, result: number) => {
-      if (error !== null) reject(error);
-      else if (result < 0)
-        reject(Object.assign(new Error('EIO: the disk could not be written, syncfs'), { code: 'EIO' }));
-      else resolve();
-    });
-  });
+export async function syncFileSystem(fd: number): Promise<void> {
+  if ((await callAsync(c.syncfs, fd)) >= 0) return;
+  throw Object.assign(new Error('EIO: the disk could not be written, syncfs'), { code: 'EIO' });
 }
 
 /** The same as a synchronous call, for use inside a transaction. @throws EIO */
