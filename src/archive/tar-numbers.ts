@@ -9,9 +9,8 @@ const MAX_DIGITS = 19;
 
 /**
  * The octal number in `block`, at the offsets `from` (included) to `to` (excluded). If the first bit is set, the
- * number is in base 256 (GNU; two's
- * complement, so negative numbers are possible). Takes offsets, because making a view of each field would cost more
- * than parsing it.
+ * number is in base 256 (GNU; two's complement, so negative numbers are possible). Takes offsets, because making a view
+ * of each field would cost more than parsing it.
  */
 export function parseNumeric(block: Buffer, from: number, to: number): bigint | number | undefined {
   const first = block[from] ?? 0;

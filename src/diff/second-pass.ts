@@ -8,11 +8,12 @@ import type { Deletion } from './whiteouts.ts';
 /**
  * The findings of a pass over a layer that require a second pass. `LayerWriter` reads a layer once, from the first to
  * the last entry, and possibly before the layers below exist. One pass is enough for nearly all layers. In these rare
- * cases the result of the first pass is discarded, and a second pass starts with the findings of the first: - Full
- * copy: the layer deletes a directory of the layers below after it has written into it. A new directory must be made
- * instead, because a whiteout hides the directory of the layers below, regardless of the order of the entries.
- *  - Full copy: the layer deletes a symbolic link of the layers below after it has written through it. The files belong
- *    into a directory of this layer, not into the link's target.
+ * cases the result of the first pass is discarded, and a second pass starts with the findings of the first:
+ *
+ * - Full copy: the layer deletes a directory of the layers below after it has written into it. A new directory must be
+ *   made instead, because a whiteout hides the directory of the layers below, regardless of the order of the entries.
+ * - Full copy: the layer deletes a symbolic link of the layers below after it has written through it. The files belong
+ *   into a directory of this layer, not into the link's target.
  * - An implied directory has a default ACL in the layers below. Files that the first pass made in the directory did
  *   not inherit the ACL. In the second pass the layers below exist, so the directory gets its attributes when it is
  *   made.

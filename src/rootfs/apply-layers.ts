@@ -96,9 +96,13 @@ interface Extraction extends AsyncDisposable {
  *
  * `ensure(n)` makes layer n exist. It takes the lock on the chain ID, then `create` prepares an extraction snapshot,
  * writes the layer and commits it. `prepare` looks the parent up, so that nobody can remove the parent after the
- * lookup. If the parent is missing, - in a store that can rebase, the layer is written at once, while the layers below
- * are made, and gets its parent at commit; - in any other store, the parent is made first. In both cases a layer is
- * committed after its parent.
+ * lookup. If the parent is missing:
+ *
+ * - in a store that can rebase, the layer is written at once, while the layers below are made, and gets its parent at
+ *   commit;
+ * - in any other store, the parent is made first.
+ *
+ * In both cases a layer is committed after its parent.
  */
 class Chain {
   private readonly layers: readonly PlacedLayer[];
