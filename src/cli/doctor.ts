@@ -10,7 +10,7 @@ export function doctorCommand({ out }: Cli): Command {
   const command = new Command('doctor')
     .description(
       'Checks everything that a worker on this machine depends on, and says how to repair what is wrong. It writes nothing but ' +
-        'a temporary folder in the store, and two keys in Redis that expire after a second.\nExit status: 0 if no check failed (warnings are possible), else 1.',
+        'a temporary folder where a new store would be, and two keys in Redis that expire after a second.\nExit status: 0 if no check failed (warnings are possible), else 1.',
     )
     .option('--bucket <name...>', 'buckets to check (default: those in UNPACK_BUCKETS)')
     .option('--json', 'print one JSON document')
