@@ -40,7 +40,10 @@ export async function checkStore(
   } catch (error) {
     return [fail('Store', `${where}: ${reason(error)}`, adviceFor(error, folder)), ...spaceWithoutTrying(folder)];
   }
-  const checks = [place(where, facts.type), space(spaceOf(folder), facts.totalBytes)];
+  const checks = [
+    place(where, facts.type),
+    space({ bytes: facts.freeBytes, inodes: facts.freeInodes }, facts.totalBytes),
+  ];
   if (type === 'native') return [...checks, await native()];
   if (facts.type === 'overlay' && !(await overlayFacts(folder)).mountable) return [...checks, stacked()];
   return [...checks, attributes(facts, ownership), types(facts), whiteouts(facts), await overlay(folder)];
