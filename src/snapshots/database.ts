@@ -27,7 +27,7 @@ type Statements<Name extends string> = { readonly [name in Name]: StatementSync 
 export type OnRollback = (undo: () => void) => void;
 
 /**
- * A SQLite file that several processes use at once. Metadata is its only user. A write is a transaction that takes the
+ * A SQLite file that several processes use at once. Transactions is its only user. A write is a transaction that takes the
  * write lock at its start, so what it has read is still true when it writes. The body of a transaction is synchronous, so
  * no other code of this process runs in the middle of it.
  */

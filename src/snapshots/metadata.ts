@@ -1,24 +1,7 @@
-import type { DatabaseSync } from 'node:sqlite';
-import { admit, databaseIdentity, isUnfinished } from './admission.ts';
-import { Database, type OnRollback } from './database.ts';
-import {
-  metadataFile,
-  type OpenedStore,
-  readStoreRecord,
-  refuseWithoutDatabase,
-  requireSameStore,
-  writeStoreRecord,
-} from './identity.ts';
+import { isUnfinished } from './admission.ts';
+import type { OnRollback } from './database.ts';
 import { ownerOf } from './records.ts';
-import {
-  readTraits,
-  refuseOthers,
-  requireNewest,
-  requireType,
-  schemaVersion,
-  type Traits,
-  type WantedTraits,
-} from './schema.ts';
+import type { Traits } from './schema.ts';
 import {
   type BrokenReason,
   type CommitOptions,
@@ -28,7 +11,8 @@ import {
   type SnapshotKind,
   type Usage,
 } from './snapshotter.ts';
-import { type Entry, entry, keysIn, kind, number, STATEMENTS } from './statements.ts';
+import { type Entry, entry, keysIn, kind, number } from './statements.ts';
+import type { Statements, Transactions } from './transactions.ts';
 
 /** A snapshot and the committed snapshots below it. */
 export interface Chain {
@@ -47,141 +31,50 @@ export interface NewSnapshot {
 }
 
 type Labels = Readonly<Record<string, string>>;
-type Statements = Parameters<Parameters<Database<keyof typeof STATEMENTS>['read']>[0]>[0];
 
 /**
  * Records which snapshots exist. SnapshotStore is its only user. Each change is one transaction. If directories must
- * change together with a row, the caller passes a function that runs inside the transaction, before the commit. Each
- * transaction first checks that the database and ROOT/snapshots are still those that were opened, and belong together.
+ * change together with a row, the caller passes a function that runs inside the transaction, before the commit.
  */
 export class Metadata {
+  readonly #transactions: Transactions;
+
+  constructor(transactions: Transactions) {
+    this.#transactions = transactions;
+  }
+
   /** The properties that the store was made with. */
-  readonly made: Traits;
+  get made(): Traits {
+    return this.#transactions.made;
+  }
+
   /** The ID of the store, which is in its directories too. */
-  readonly identity: string;
-  readonly #database: Database<keyof typeof STATEMENTS>;
-  readonly #opened: OpenedStore;
-
-  /** Nothing may be written. */
-  readonly readOnly: boolean;
-
-  private constructor(
-    database: Database<keyof typeof STATEMENTS>,
-    opened: OpenedStore,
-    { made, identity }: Pick<Metadata, 'made' | 'identity'>,
-    readOnly = false,
-  ) {
-    this.readOnly = readOnly;
-    this.#database = database;
-    this.#opened = opened;
-    this.made = made;
-    this.identity = identity;
+  get identity(): string {
+    return this.#transactions.identity;
   }
 
-  /**
-   * @param traits for a new store. An existing store must have this type, and this ownership if it is given and the store
-   *   is not empty.
-   * @param pathOf the directory of the snapshot with this number
-   * @throws UnpackError STORE_FAILED if the file is not a store, has other traits, a newer schema version, or does not
-   *   belong to ROOT/snapshots
-   */
-  static async open(
-    opened: OpenedStore,
-    lockTimeout: number,
-    traits: WantedTraits,
-    pathOf: (id: number) => string,
-  ): Promise<Metadata> {
-    const path = metadataFile(opened.root);
-    let admitted: ReturnType<typeof admit> | undefined;
-    const database = await Database.open(
-      { path, lockTimeout },
-      {
-        accept: (file) => {
-          opened.bind();
-          refuseOthers(file, path);
-          if (schemaVersion(file, path) === 0) refuseWithoutDatabase(opened.root);
-        },
-        prepare: (file) => {
-          opened.check();
-          admitted = admit(file, opened, traits, pathOf);
-        },
-        statements: STATEMENTS,
-      },
-    );
-    if (admitted === undefined) throw new Error('a database was opened without being prepared');
-    const { made, identity } = admitted;
-    opened.expect(identity);
-    const metadata = new Metadata(database, opened, admitted);
-    try {
-      await metadata.#write(({ identity: count }) => {
-        const openings = number(count.get()?.openings);
-        writeStoreRecord(opened.root, { identity, openings, ...made });
-      });
-    } catch (error) {
-      database.close();
-      throw error;
-    }
-    return metadata;
-  }
-
-  /**
-   * Opens the metadata without writing or creating anything. Calls that change them fail.
-   * @throws UnpackError STORE_FAILED as `open`, and for an older schema version
-   */
-  static async openReadOnly(opened: OpenedStore, lockTimeout: number, type: Traits['type']): Promise<Metadata> {
-    const { root } = opened;
-    const path = metadataFile(root);
-    let facts: Pick<Metadata, 'made' | 'identity'> | undefined;
-    const accept = (file: DatabaseSync) => {
-      opened.bind();
-      refuseOthers(file, path);
-      requireNewest(schemaVersion(file, path), path);
-      // the file is read first, because another process that opens the store counts in the database first
-      const record = readStoreRecord(root);
-      const known = databaseIdentity(file);
-      requireSameStore(root, known, record);
-      const made = readTraits(file);
-      requireType(made, path, type);
-      facts = { made, identity: known.identity };
-    };
-    const database = await Database.read({ path, lockTimeout }, { accept, statements: STATEMENTS });
-    if (facts === undefined) throw new Error('a database was opened without being accepted');
-    opened.expect(facts.identity);
-    return new Metadata(database, opened, facts, true);
-  }
-
-  #read<T>(body: (statements: Statements) => T): Promise<T> {
-    return this.#database.read((statements) => {
-      this.#opened.check();
-      return body(statements);
-    });
-  }
-
-  #write<T>(body: (statements: Statements, onRollback: OnRollback) => T): Promise<T> {
-    return this.#database.write((statements, onRollback) => {
-      this.#opened.check();
-      if (statements.identity.get()?.identity !== this.identity) throw this.#opened.replacedDatabase();
-      return body(statements, onRollback);
-    });
+  /** Whether nothing may be written. */
+  get readOnly(): boolean {
+    return this.#transactions.readOnly;
   }
 
   /** @throws NotFound */
   stat(key: string): Promise<Entry> {
-    return this.#read((statements) => find(statements, key));
+    return this.#transactions.read((statements) => find(statements, key));
   }
 
   has(name: string): Promise<boolean> {
-    return this.#read((statements) => statements.committed.get(name) !== undefined);
+    return this.#transactions.read((statements) => statements.committed.get(name) !== undefined);
   }
 
   /** The keys of active snapshots and views that begin with `prefix`. @param prefix ASCII, not empty */
   keys(prefix: string): Promise<string[]> {
-    return this.#read((statements) => keysIn(statements.keys, prefix));
+    return this.#transactions.read((statements) => keysIn(statements.keys, prefix));
   }
 
   /** @throws NotFound */
   chain(key: string): Promise<Chain> {
-    return this.#read((statements) => chainOf(statements, key));
+    return this.#transactions.read((statements) => chainOf(statements, key));
   }
 
   walk(filter: SnapshotFilter): Promise<Entry[]> {
@@ -191,12 +84,12 @@ export class Metadata {
       kind: filter.kind ?? null,
       labels: JSON.stringify(filter.labels ?? {}),
     };
-    return this.#read((statements) => statements.walk.all(parameters).map((row) => entry(row)));
+    return this.#transactions.read((statements) => statements.walk.all(parameters).map((row) => entry(row)));
   }
 
   /** Throws if `create` would be refused now; writes nothing. @returns the parent @throws as `create` */
   check(snapshot: NewSnapshot): Promise<Entry | undefined> {
-    return this.#read((statements) => checkNew(statements, snapshot));
+    return this.#transactions.read((statements) => checkNew(statements, snapshot));
   }
 
   /**
@@ -208,7 +101,7 @@ export class Metadata {
     snapshot: NewSnapshot,
     place: (id: number, parentId: number | undefined, onRollback: OnRollback) => void,
   ): Promise<Chain> {
-    return this.#write((statements, onRollback) => {
+    return this.#transactions.write((statements, onRollback) => {
       const parent = checkNew(statements, snapshot);
       const { lastInsertRowid } = statements.insert.run({
         key: snapshot.key,
@@ -237,7 +130,7 @@ export class Metadata {
     recorded: number,
     rebase: (id: number, parentId: number) => void,
   ): Promise<number | undefined> {
-    return this.#write((statements) => {
+    return this.#transactions.write((statements) => {
       refuseEmpty(name, 'name');
       const there = statements.byKey.get({ key: name });
       const replaced = there === undefined ? undefined : entry(there);
@@ -275,7 +168,7 @@ export class Metadata {
 
   /** Deletes the row of a snapshot. @returns its number @throws NotFound, FailedPrecondition (it has children) */
   remove(key: string): Promise<number> {
-    return this.#write((statements) => {
+    return this.#transactions.write((statements) => {
       const { id } = find(statements, key);
       const children = number(statements.children.get({ id })?.count);
       if (children > 0) {
@@ -289,7 +182,7 @@ export class Metadata {
 
   /** @returns the changed snapshot @throws NotFound, InvalidArgument (a field that is not a label) */
   update(key: string, labels: Labels, fields: readonly string[]): Promise<Entry> {
-    return this.#write((statements) => {
+    return this.#transactions.write((statements) => {
       const found = find(statements, key);
       const { id, info } = found;
       const updated = { ...info, labels: mergeLabels(info, labels, fields), updated: new Date() };
@@ -301,12 +194,14 @@ export class Metadata {
   /** Stores the usage of a committed snapshot. @returns whether the snapshot still exists */
   recordUsage(id: number, usage: Usage): Promise<boolean> {
     const { bytes, inodes } = usage;
-    return this.#write((statements) => Number(statements.recordUsage.run({ id, bytes, inodes }).changes) > 0);
+    return this.#transactions.write(
+      (statements) => Number(statements.recordUsage.run({ id, bytes, inodes }).changes) > 0,
+    );
   }
 
   /** Marks a snapshot as broken, and all that stand on it. */
   markBroken(id: number, broken: Exclude<BrokenReason, 'parent'>): Promise<void> {
-    return this.#write((statements) => {
+    return this.#transactions.write((statements) => {
       statements.setBroken.run({ id, broken });
       statements.spreadBroken.run();
     });
@@ -319,7 +214,7 @@ export class Metadata {
   exclusively<T>(
     body: (kinds: ReadonlyMap<number, SnapshotKind>, isLeft: (id: number, path: string) => boolean) => T,
   ): Promise<T> {
-    return this.#write((statements) => {
+    return this.#transactions.write((statements) => {
       const kinds = new Map(statements.rows.all().map((row) => [number(row.id), kind(row.kind)]));
       const last = number(statements.last.get()?.seq ?? 0);
       const isLeft = (id: number, path: string) =>
@@ -328,10 +223,8 @@ export class Metadata {
     });
   }
 
-  /** Closes the database and the opened store. */
   close(): void {
-    this.#database.close();
-    this.#opened.close();
+    this.#transactions.close();
   }
 }
 

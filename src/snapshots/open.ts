@@ -23,6 +23,7 @@ import { keepReserve, spendReserve } from './reserve.ts';
 import { IDENTITY_VERSION, refuseOthers, schemaVersion, type Traits } from './schema.ts';
 import type { OverlayXattrs, Ownership, SnapshotReader, Snapshotter } from './snapshotter.ts';
 import { CLOSE_LIMIT, SnapshotStore } from './store.ts';
+import { Transactions } from './transactions.ts';
 
 export interface StoreOptions {
   /** The store's own directory. It is made if it is missing. */
@@ -80,7 +81,7 @@ export async function openToRead(options: Pick<StoreOptions, 'root' | 'type'>): 
   }
   const opened = new OpenedStore(root);
   try {
-    const metadata = await Metadata.openReadOnly(opened, LOCK_TIMEOUT, options.type);
+    const metadata = new Metadata(await Transactions.openReadOnly(opened, LOCK_TIMEOUT, options.type));
     const directories = new SnapshotDirectories(root, opened.descriptor);
     return new SnapshotStore(root, await layoutOf(metadata.made), metadata, directories);
   } catch (error) {
@@ -147,7 +148,7 @@ async function openIn(root: string, options: StoreOptions): Promise<Snapshotter>
     const overlayXattrs = await (type === 'overlay' ? requireOverlay(root, directories) : requireNative());
     const lockTimeout = options.lockTimeout ?? LOCK_TIMEOUT;
     const wanted = { type, ownership, overlayXattrs };
-    metadata = await Metadata.open(opened, lockTimeout, wanted, (id) => directories.path(id));
+    metadata = new Metadata(await Transactions.open(opened, lockTimeout, wanted, (id) => directories.path(id)));
     const layout = await layoutOf(metadata.made);
     return new SnapshotStore(root, layout, metadata, directories, options.mayUseReserve);
   } catch (error) {

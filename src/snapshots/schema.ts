@@ -44,6 +44,34 @@ export const STEPS: readonly string[] = [
   ALTER TABLE store ADD COLUMN openings INTEGER NOT NULL DEFAULT 0;
   ALTER TABLE snapshots ADD COLUMN broken TEXT CHECK (broken IN ('gone', 'foreign', 'parent'));
 `,
+  // version 4: `synced` says whether the files of this snapshot are on disk, without those below it; NULL: an earlier version
+  // wrote it and did not record that. `written_on` is the mount through which an unsynced snapshot was written: the boot ID
+  // and the unique mount ID. `documents` are the bytes of manifests, configs and indexes. An image has at most one row for
+  // each reference and platform; `chain_id` is NULL for an image without layers
+  `
+  ALTER TABLE snapshots ADD COLUMN synced INTEGER CHECK (synced IN (0, 1));
+  ALTER TABLE snapshots ADD COLUMN written_on TEXT;
+  CREATE TABLE documents (
+    digest TEXT PRIMARY KEY,
+    bytes  BLOB NOT NULL
+  ) STRICT;
+  CREATE TABLE images (
+    id          INTEGER PRIMARY KEY,
+    reference   TEXT    NOT NULL,
+    platform    TEXT    NOT NULL,
+    chain_id    TEXT,
+    manifest    TEXT    REFERENCES documents (digest),
+    config      TEXT    REFERENCES documents (digest),
+    image_index TEXT    REFERENCES documents (digest),
+    source      TEXT    NOT NULL,
+    job         TEXT,
+    unpacked    INTEGER NOT NULL,
+    used        INTEGER NOT NULL,
+    pinned      INTEGER NOT NULL DEFAULT 0 CHECK (pinned IN (0, 1)),
+    UNIQUE (reference, platform)
+  ) STRICT;
+  CREATE INDEX images_chain_id ON images (chain_id) WHERE chain_id IS NOT NULL;
+`,
 ];
 
 /** The first version with an identity. */

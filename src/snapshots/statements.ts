@@ -6,7 +6,7 @@ const COLUMNS = `
   snapshots.bytes, snapshots.inodes, snapshots.broken, snapshots.parent AS parent_id, COALESCE(parent.key, '') AS parent
 `;
 
-/** All SQL statements of the store. Metadata prepares each of them once. */
+/** All SQL statements of the store. Transactions prepares each of them once. */
 export const STATEMENTS = {
   byKey: `
     SELECT ${COLUMNS}
