@@ -41,12 +41,11 @@ describe('a disk that becomes read-only during a job', { skip: unavailable(() =>
     await until(() => written(s) === 100, LIMIT);
     readOnly.set(true);
     s.proxy.rules([]);
-    await until(() => worker.log().includes('takes no more jobs until the store can be written'), LIMIT);
+    await worker.logged(/takes no more jobs until the store can be written/);
     await until(async () => (await s.queue.status(job.id)).state === 'waiting', LIMIT);
     const { progress, attemptsMade } = await s.queue.status(job.id);
     assert.deepEqual([attemptsMade, progress?.failures, progress?.storeFaults], [0, [], 1]);
-    assert.match(
-      worker.log(),
+    await worker.logged(
       /given back, not counted as an attempt \(1 of at most 3 times\): \[STORE_FAILED\] layer 1 of 1 .*: \/.*\/snapshots\/\d+\/fs: the entry \\"f1\d\d\\" .*EROFS.*mount it read-write/,
     );
     const ready = await fetch(`${health(worker)}/readyz`);
@@ -59,6 +58,7 @@ describe('a disk that becomes read-only during a job', { skip: unavailable(() =>
     assert.equal(result.attempts, 1);
     assert.equal(result.images[0]?.chainId, image.chainId);
     assert.equal((await fetch(`${health(worker)}/readyz`)).status, 200);
+    await worker.logged(/the store can be written again/);
     assert.equal(worker.log().split('takes no more jobs').length, 2, 'logged once');
     assert.deepEqual(await s.stored(), await referenceTrees({ app: image }));
     await s.assertClean(chainOf(image));
@@ -87,8 +87,9 @@ describe('a disk that is mounted over the store of a running worker', { skip: un
     execFileSync('mount', ['--bind', hidden, s.root]);
     try {
       const job = await s.queue.add(s.payload('other'));
-      await until(() => early.log().includes('takes no more jobs until the store can be written'), LIMIT);
-      assert.match(early.log(), /is not the one that this process opened: .*restart the worker/);
+      await early.logged(
+        /takes no more jobs until the store can be written: .* is not the one that this process opened: .*restart the worker/,
+      );
       await until(async () => (await s.queue.status(job.id)).state === 'waiting', LIMIT);
       assert.deepEqual(await s.stored(), trees, 'the layers on the disk are as they were');
       early.kill('SIGTERM');
@@ -191,7 +192,7 @@ describe('a disk that dies', { skip: unavailable(() => ext4()) }, () => {
     const worker = await s.worker({ UNPACK_HEALTH_PORT: '0' });
     shutdown(disk.path);
     const job = await s.queue.add(s.payload('dead'), { attempts: 1 });
-    await until(() => worker.log().includes('takes no more jobs until the store can be written'), LIMIT);
+    await worker.logged(/takes no more jobs until the store can be written/);
     const next = await s.queue.add(s.payload('dead', 'other'), { attempts: 1 });
     assert.match(await (await fetch(`${health(worker)}/readyz`)).text(), /dmesg/);
     await until(async () => (await s.queue.counts()).active === 0, LIMIT);
@@ -224,8 +225,7 @@ describe('a disk that loses writes', { skip: unavailable(() => brittleExt4()) },
       assert.equal(code, 'STORE_FAILED', message);
       assert.match(message, /dmesg|read-only/);
     }
-    if (state === 'waiting')
-      assert.match(worker.log(), /given back, not counted .*\[STORE_FAILED\] .*(dmesg|read-only)/);
+    if (state === 'waiting') await worker.logged(/given back, not counted .*\[STORE_FAILED\] .*(dmesg|read-only)/);
     assert.equal(worker.child.exitCode, null);
     worker.kill('SIGTERM');
     assert.equal(await worker.ended, 0, worker.log());

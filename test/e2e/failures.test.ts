@@ -273,6 +273,8 @@ describe('Redis that restarts in the middle of a job', () => {
     const result = await s.queue.wait(job, { timeout: 120_000 });
     assert.equal(result.images[0]?.chainId, image.chainId);
     assert.deepEqual(await s.stored(), await referenceTrees({ app: image }));
+    worker.kill('SIGTERM');
+    assert.equal(await worker.ended, 0, worker.log());
     const completions = worker
       .log()
       .split('\n')

@@ -4,12 +4,12 @@ import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import type { JobHandle } from '../../src/queue/producer.ts';
 import { ext4, readOnlySwitch, shutdown, tmpfs, unavailable } from '../support/file-system.ts';
-import { chainOf, type Stage, someImage, stage, until, type WorkerProcess } from './stage.ts';
+import { chainOf, type Stage, someImage, stage, until } from './stage.ts';
 
 const LIMIT = 240_000;
 const JOBS = 50;
 
-const closed = (worker: WorkerProcess): boolean => worker.log().includes('takes no more jobs until');
+const CLOSED = /takes no more jobs until/;
 
 /** Adds fifty jobs with one attempt each, for fifty images. */
 async function fifty(s: Stage): Promise<{ jobs: JobHandle[]; chains: string[] }> {
@@ -47,7 +47,7 @@ describe('a worker whose disk is broken', { skip: unavailable(() => ext4()) }, (
       else stack.use(readOnlySwitch(join(root, 'snapshots'))).set(true);
       const began = performance.now();
       const { jobs, chains } = await fifty(s);
-      await until(() => closed(broken), LIMIT);
+      await broken.logged(CLOSED);
       const healthy = await s.worker({ UNPACK_WORKER_NAME: 'healthy' });
       assert.deepEqual(await allCompleted(s, jobs), { healthy: JOBS });
       console.log(`50 jobs beside a disk that is ${how}: ${Math.round(performance.now() - began)} ms`);
@@ -65,7 +65,7 @@ describe('a worker whose disk is broken', { skip: unavailable(() => ext4()) }, (
     const readOnly = stack.use(readOnlySwitch(join(s.root, 'snapshots')));
     readOnly.set(true);
     const { jobs, chains } = await fifty(s);
-    await until(() => closed(worker), LIMIT);
+    await worker.logged(CLOSED);
     await until(async () => (await s.queue.counts()).active === 0, LIMIT);
     assert.deepEqual(
       { ...(await s.queue.counts()), prioritized: 0 },
@@ -97,7 +97,7 @@ describe('a worker whose disk is full', { skip: unavailable(() => tmpfs('size=64
     };
     fill();
     const worker = await s.worker({ UNPACK_WORKER_NAME: 'full', UNPACK_HEALTH_PORT: '0' });
-    assert.ok(closed(worker));
+    assert.match(worker.log(), CLOSED, 'before it is ready');
     const health = /health at (http:[^"]+)/.exec(worker.log())?.[1] ?? '';
     assert.match(
       await (await fetch(`${health}/readyz`)).text(),

@@ -26,10 +26,12 @@ const PATIENCE = 120_000;
 /** One worker process. */
 export interface WorkerProcess {
   readonly child: ChildProcess;
-  /** Its whole log. */
+  /** Its log so far. It lags behind everything else that the worker does; use `logged` to assert that it has a line. */
   log(): string;
+  /** Waits until its log matches. */
+  logged(pattern: RegExp): Promise<void>;
   kill(signal: NodeJS.Signals): void;
-  /** Its exit code, or the signal that ended it. */
+  /** Its exit code, or the signal that ended it. Its log is complete then. */
   readonly ended: Promise<number | NodeJS.Signals | null>;
 }
 
@@ -94,11 +96,7 @@ export async function stage(options: StageOptions = {}): Promise<Stage> {
         ...env,
       });
       stack.defer(() => endChild(started.child));
-      await until(
-        () => started.log().includes('ready: takes jobs'),
-        PATIENCE,
-        () => started.log(),
-      );
+      await started.logged(/ready: takes jobs/);
       return started;
     };
 
@@ -175,9 +173,20 @@ function startWorker(settings: Readonly<Record<string, string>>): WorkerProcess 
     });
   }
   const ended = new Promise<number | NodeJS.Signals | null>((resolve) => {
-    child.once('exit', (code, signal) => resolve(signal ?? code));
+    child.once('close', (code, signal) => resolve(signal ?? code));
   });
-  return { child, log: () => log, kill: (signal) => child.kill(signal), ended };
+  return {
+    child,
+    log: () => log,
+    logged: (pattern) =>
+      until(
+        () => pattern.test(log),
+        PATIENCE,
+        () => `${pattern}\n${log}`,
+      ),
+    kill: (signal) => child.kill(signal),
+    ended,
+  };
 }
 
 /** Waits until a condition is true; fails with the current state if it does not become true. */

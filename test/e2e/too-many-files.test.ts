@@ -20,6 +20,7 @@ describe('a worker at its limit of open files', { skip: skipWithout('prlimit') }
       const open = new Set(readdirSync(`/proc/${pid}/fd`).map(Number));
       let lowest = 0;
       while (open.has(lowest)) lowest++;
+      const logged = worker.log().length;
       limit(lowest + more);
       const job = await s.queue.add(s.payload(`files-${more}`));
       // if the worker cannot open a file to probe its store, the attempt does not count
@@ -30,7 +31,8 @@ describe('a worker at its limit of open files', { skip: skipWithout('prlimit') }
       });
       const { progress } = await s.queue.status(job.id);
       if ((progress?.storeFaults ?? 0) > 0) {
-        assert.match(worker.log(), /takes no more jobs until the store can be written: .*(too many open files|EMFILE)/);
+        const closes = /takes no more jobs until the store can be written: .*(too many open files|EMFILE)/;
+        await until(() => closes.test(worker.log().slice(logged)), undefined, worker.log);
       }
       limit(4096);
       for (const { code, message, retryable } of progress?.failures ?? []) {
