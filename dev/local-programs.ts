@@ -1,8 +1,8 @@
 import { accessSync, constants, statSync } from 'node:fs';
-import { createServer } from 'node:net';
+import { type AddressInfo, createServer, type Server } from 'node:net';
 import { delimiter, join } from 'node:path';
 
-/** Programs of this machine that demo, tests and benchmark start: where they are, and a port for those that listen. */
+/** Programs of this machine that demo, tests and benchmark start: where they are, and ports for those that listen. */
 
 /** The path of the first of these programs that is on the PATH. */
 export function findProgram(...names: readonly string[]): string | undefined {
@@ -21,13 +21,15 @@ function isExecutable(path: string): boolean {
 }
 
 /** A port of 127.0.0.1 on which nothing listens now. */
-export function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer();
-    server.once('error', reject);
-    server.listen(0, '127.0.0.1', () => {
-      const address = server.address();
-      server.close(() => (typeof address === 'object' && address !== null ? resolve(address.port) : reject()));
-    });
-  });
+export async function freePort(): Promise<number> {
+  const server = createServer();
+  const port = await listen(server);
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
+/** Lets a server listen on 127.0.0.1. @param port default: a free one @returns the port */
+export async function listen(server: Server, port = 0): Promise<number> {
+  await new Promise<void>((resolve, reject) => server.once('error', reject).listen(port, '127.0.0.1', resolve));
+  return (server.address() as AddressInfo).port; // a TCP server's address is never a string
 }

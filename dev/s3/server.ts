@@ -1,6 +1,6 @@
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { buffer } from 'node:stream/consumers';
+import { listen } from '../local-programs.ts';
 import { Bucket, type StoredObject } from './bucket.ts';
 import { type AccessKey, checkSignature } from './signature.ts';
 import { decodeChunked, readElements, S3Error, type XmlElement, xml } from './wire.ts';
@@ -45,9 +45,9 @@ export async function startS3Server(options: { readonly buckets: readonly string
   const server = createServer((request, response) => {
     answer(request, response, buckets).catch((error: unknown) => sendError(request, response, error));
   });
-  await new Promise<void>((resolve, reject) => server.once('error', reject).listen(0, '127.0.0.1', resolve));
+  const port = await listen(server);
   return {
-    endpoint: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, // a TCP server's address is never a string
+    endpoint: `http://127.0.0.1:${port}`,
     ...KEY,
     region: 'us-east-1',
     close: () =>

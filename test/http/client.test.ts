@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
-import { type AddressInfo, createServer, type Server, type Socket } from 'node:net';
+import { createServer, type Server, type Socket } from 'node:net';
 import { afterEach, beforeEach, describe, test } from 'node:test';
+import { listen } from '../../dev/local-programs.ts';
 import { HttpClient, type HttpRequest } from '../../src/http/client.ts';
 import { HttpConnection } from '../../src/http/connection.ts';
 import { eventually } from '../support/eventually.ts';
@@ -20,9 +21,7 @@ describe('the HTTP client', () => {
       socket.on('error', () => {}).on('close', () => sockets.delete(socket));
       socket.on('data', () => socket.write('HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello'));
     });
-    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-    const { port } = server.address() as AddressInfo; // a TCP server's address is never a string
-    const origin = { secure: false, host: '127.0.0.1', port };
+    const origin = { secure: false, host: '127.0.0.1', port: await listen(server) };
     request = { origin, head: 'GET / HTTP/1.1\r\nHost: x\r\n\r\n', connectTimeout: 60_000 };
   });
   afterEach(() => {

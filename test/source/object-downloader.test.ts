@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { createServer as createHttpServer, type IncomingMessage, type ServerResponse } from 'node:http';
-import { type AddressInfo, createServer, type Server, type Socket } from 'node:net';
+import { createServer, type Socket } from 'node:net';
 import { after, afterEach, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { listen } from '../../dev/local-programs.ts';
 import { UnpackError } from '../../src/errors.ts';
 import { digestOf } from '../../src/oci/digest.ts';
 import { type FetchOptions, FetchStatistics, fetchBlob } from '../../src/source/fetch.ts';
@@ -41,11 +42,6 @@ async function collect(...parameters: Parameters<typeof read>): Promise<Buffer> 
   const chunks: Buffer[] = [];
   for await (const chunk of read(...parameters)) chunks.push(Buffer.from(chunk));
   return Buffer.concat(chunks);
-}
-
-async function listen(server: Server): Promise<number> {
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  return (server.address() as AddressInfo).port; // a TCP server's address is never a string
 }
 
 describe('an answer of a server', () => {

@@ -2,9 +2,9 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:https';
-import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import { listen } from '../../dev/local-programs.ts';
 import { loadConfig, s3Connection } from '../../src/config.ts';
 import { digestOf } from '../../src/oci/digest.ts';
 import { GrantedBlobs } from '../../src/source/granted-blobs.ts';
@@ -30,8 +30,7 @@ describe('an endpoint with a certificate of a private CA', { timeout: 120_000, s
     const server = createServer({ key: readFileSync(key), cert: readFileSync(certificate) }, (_request, response) => {
       response.writeHead(200, { 'content-length': content.length }).end(content);
     });
-    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-    endpoint = `https://127.0.0.1:${(server.address() as AddressInfo).port}`; // a TCP server's address is never a string
+    endpoint = `https://127.0.0.1:${await listen(server)}`;
     close = () => {
       server.close();
       server.closeAllConnections();

@@ -6,7 +6,8 @@ import {
   type ServerResponse,
   request as send,
 } from 'node:http';
-import type { AddressInfo, Socket } from 'node:net';
+import type { Socket } from 'node:net';
+import { listen } from '../../dev/local-programs.ts';
 
 /** A fault of an answer. Byte counts refer to the body. A function is called for each answer. */
 export type Fault =
@@ -90,11 +91,9 @@ export async function startFaultyProxy(options: {
     sockets.add(socket);
     socket.once('close', () => sockets.delete(socket));
   });
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', reject).listen(options.port ?? 0, '127.0.0.1', resolve);
-  });
+  const port = await listen(server, options.port);
   return {
-    endpoint: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, // a TCP server's address is never a string
+    endpoint: `http://127.0.0.1:${port}`,
     seen,
     connections: () => sockets.size,
     sent: () => [...sockets].reduce((sum, socket) => sum + socket.bytesWritten - socket.writableLength, 0),

@@ -1,4 +1,5 @@
-import { type AddressInfo, createServer, type Socket } from 'node:net';
+import { createServer, type Socket } from 'node:net';
+import { listen } from '../../dev/local-programs.ts';
 
 /** A request that the server has received. */
 export interface OddRequest {
@@ -107,9 +108,9 @@ export async function startOddS3(objects: ReadonlyMap<string, Buffer>, quirk: Qu
     await write(socket, answer);
   }
 
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const port = await listen(server);
   return {
-    endpoint: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, // a TCP server's address is never a string
+    endpoint: `http://127.0.0.1:${port}`,
     seen,
     close() {
       server.close();
