@@ -1,8 +1,10 @@
+import type { ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
 import { accessSync, constants, statSync } from 'node:fs';
 import { type AddressInfo, createServer, type Server } from 'node:net';
 import { delimiter, join } from 'node:path';
 
-/** Programs of this machine that demo, tests and benchmark start: where they are, and ports for those that listen. */
+/** Programs of this machine that demo, tests and benchmark start: where they are, how they end, and ports for servers. */
 
 /** The path of the first of these programs that is on the PATH. */
 export function findProgram(...names: readonly string[]): string | undefined {
@@ -32,4 +34,20 @@ export async function freePort(): Promise<number> {
 export async function listen(server: Server, port = 0): Promise<number> {
   await new Promise<void>((resolve, reject) => server.once('error', reject).listen(port, '127.0.0.1', resolve));
   return (server.address() as AddressInfo).port; // a TCP server's address is never a string
+}
+
+/** Ends a child with a signal, and with SIGKILL if it has not exited after `limit` milliseconds. Resolves when it has exited. */
+export async function endProgram(child: ChildProcess, signal: NodeJS.Signals, limit: number): Promise<void> {
+  if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return;
+  child.ref();
+  const late = setTimeout(() => child.kill('SIGKILL'), limit);
+  const exit = once(child, 'exit');
+  child.kill(signal);
+  await exit;
+  clearTimeout(late);
+}
+
+/** Lets this process exit while a pipe to a child is open. A pipe is a socket at run time; the type of a stream lacks `unref`. */
+export function unrefPipe(stream: object | null): void {
+  if (stream !== null && 'unref' in stream && typeof stream.unref === 'function') stream.unref();
 }

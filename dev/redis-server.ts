@@ -4,7 +4,7 @@ import { createConnection } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { removeTree, removeTreeSync } from '../src/system/remove-tree.ts';
-import { findProgram, freePort } from './local-programs.ts';
+import { endProgram, findProgram, freePort, unrefPipe } from './local-programs.ts';
 
 /** A Redis or Valkey server that this process has started, for demo, tests and benchmark. */
 export interface LocalRedis {
@@ -72,9 +72,10 @@ export async function startRedis(options: LocalRedisOptions = {}): Promise<Local
     await answering(child, port, program);
     // the server must not keep this process alive
     child.unref();
-    for (const stream of [child.stdout, child.stderr]) if (stream !== null) unref(stream);
+    unrefPipe(child.stdout);
+    unrefPipe(child.stderr);
   };
-  const kill = (signal: NodeJS.Signals) => ended(child, signal);
+  const kill = (signal: NodeJS.Signals) => endProgram(child, signal, STOP_TIMEOUT);
   const onExit = () => {
     guard?.kill('SIGKILL');
     child.kill('SIGKILL');
@@ -156,7 +157,7 @@ function guardOf(server: ChildProcess): ChildProcess {
   });
   guard.on('error', () => {});
   guard.unref();
-  if (guard.stdin !== null) unref(guard.stdin);
+  unrefPipe(guard.stdin);
   return guard;
 }
 
@@ -196,22 +197,4 @@ function pings(port: number): Promise<boolean> {
     socket.once('error', () => done(false));
     socket.once('data', (reply) => done(reply.toString().startsWith('+PONG')));
   });
-}
-
-function ended(child: ChildProcess, signal: NodeJS.Signals): Promise<void> {
-  if (child.exitCode !== null || child.signalCode !== null) return Promise.resolve();
-  return new Promise((resolve) => {
-    child.ref();
-    const late = setTimeout(() => child.kill('SIGKILL'), STOP_TIMEOUT);
-    child.once('exit', () => {
-      clearTimeout(late);
-      resolve();
-    });
-    child.kill(signal);
-  });
-}
-
-/** A pipe of a child is a socket at run time and has `unref`. The type of a stream lacks it. */
-function unref(stream: object): void {
-  if ('unref' in stream && typeof stream.unref === 'function') stream.unref();
 }

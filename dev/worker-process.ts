@@ -1,5 +1,5 @@
-import { type ChildProcess, spawn } from 'node:child_process';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { spawn } from 'node:child_process';
+import { endProgram } from './local-programs.ts';
 
 /** A worker in a separate process, for the demo and the benchmark. */
 export interface WorkerProcess {
@@ -47,17 +47,7 @@ export function startWorker(program: string, environment: Readonly<Record<string
     async stop() {
       stopping = true;
       process.off('exit', killAtExit);
-      if (hasEnded(child)) return;
-      child.kill('SIGTERM');
-      const timer = new AbortController();
-      const late = sleep(STOP_TIMEOUT, 'late', { signal: timer.signal }).catch(() => 'ended');
-      if ((await Promise.race([exit, late])) === 'late') child.kill('SIGKILL');
-      timer.abort();
-      await exit;
+      await endProgram(child, 'SIGTERM', STOP_TIMEOUT);
     },
   };
-}
-
-function hasEnded(child: ChildProcess): boolean {
-  return child.exitCode !== null || child.signalCode !== null;
 }

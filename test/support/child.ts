@@ -1,6 +1,7 @@
 import { type ChildProcess, type SpawnOptions, type SpawnSyncReturns, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { after } from 'node:test';
+import { unrefPipe } from '../../dev/local-programs.ts';
 
 /**
  * Starts a process in a test; no test uses another way. It leads a process group of its own. The group is killed
@@ -86,8 +87,7 @@ const Guard = {
       shell.on('error', () => {});
       shell.stdin.on('error', () => {});
       shell.unref();
-      // a pipe to a child is a socket at run time, which the type of a stream does not tell
-      if ('unref' in shell.stdin && typeof shell.stdin.unref === 'function') shell.stdin.unref();
+      unrefPipe(shell.stdin);
       Guard.shell = shell;
     }
     Guard.shell.stdin?.write(`${line}\n`);
