@@ -14,6 +14,7 @@ import { startTestBucket, type TestBucket } from '../support/bucket.ts';
 import { eventually } from '../support/eventually.ts';
 import { fails } from '../support/fails.ts';
 import { type FaultyProxy, startFaultyProxy } from '../support/faulty-s3.ts';
+import { readAll } from '../support/lent.ts';
 
 const MiB = 1024 * 1024;
 
@@ -55,11 +56,8 @@ function suite(isGranted: boolean): void {
     isGranted
       ? fetchBlob(granted.open(await source.grant(descriptor)), descriptor, { busy: () => false, ...options })
       : fetchBlob(source, descriptor, options);
-  const collect = async (options: FetchOptions = {}, descriptor: Descriptor = blob) => {
-    const chunks: Buffer[] = [];
-    for await (const chunk of await read({ firstDelay: 5, ...options }, descriptor)) chunks.push(Buffer.from(chunk));
-    return Buffer.concat(chunks);
-  };
+  const collect = async (options: FetchOptions = {}, descriptor: Descriptor = blob) =>
+    readAll(await read({ firstDelay: 5, ...options }, descriptor));
 
   test('returns the bytes of a blob', async () => {
     assert.ok((await collect()).equals(content));

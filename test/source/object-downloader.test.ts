@@ -12,6 +12,7 @@ import { GrantedBlobs } from '../../src/source/granted-blobs.ts';
 import type { UrlGrant } from '../../src/source/source-spec.ts';
 import { eventually } from '../support/eventually.ts';
 import { fails } from '../support/fails.ts';
+import { readAll } from '../support/lent.ts';
 
 const MiB = 1024 * 1024;
 
@@ -38,11 +39,7 @@ function read(spec: UrlGrant, content: Buffer, options: FetchOptions = {}) {
   return fetchBlob(granted.open(spec), descriptor, { firstDelay: 5, ...options });
 }
 
-async function collect(...parameters: Parameters<typeof read>): Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  for await (const chunk of read(...parameters)) chunks.push(Buffer.from(chunk));
-  return Buffer.concat(chunks);
-}
+const collect = (...parameters: Parameters<typeof read>): Promise<Buffer> => readAll(read(...parameters));
 
 describe('an answer of a server', () => {
   const content = Buffer.from('hello');

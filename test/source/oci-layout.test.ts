@@ -12,6 +12,7 @@ import { fetchBlob } from '../../src/source/fetch.ts';
 import { openSource } from '../../src/source/open-sources.ts';
 import { readBlob } from '../../src/source/read-blob.ts';
 import { fails } from '../support/fails.ts';
+import { readAll } from '../support/lent.ts';
 
 const LIMIT = 8 * 1024 * 1024;
 
@@ -38,9 +39,8 @@ describe('a layout folder', () => {
 
   test('reads a blob from an offset on', async () => {
     const { chunks, offset, size } = await source.open(blob.digest, { offset: 999_990 });
-    const rest: Buffer[] = [];
-    for await (const chunk of chunks) rest.push(chunk);
-    assert.deepEqual([offset, size, Buffer.concat(rest)], [999_990, content.length, content.subarray(999_990)]);
+    const rest = await readAll(chunks);
+    assert.deepEqual([offset, size, rest], [999_990, content.length, content.subarray(999_990)]);
   });
 
   test('finds tags in index.json', async () => {

@@ -10,6 +10,7 @@ import { openSource } from '../../src/source/open-sources.ts';
 import { readBlob } from '../../src/source/read-blob.ts';
 import type { S3Connection, SignatureRefusal, UrlGrant } from '../../src/source/source-spec.ts';
 import { fails } from '../support/fails.ts';
+import { readAll } from '../support/lent.ts';
 import { errorBody, type OddAnswer, type OddRequest, type Quirk, refuse, startOddS3 } from '../support/odd-s3.ts';
 
 const MiB = 1024 * 1024;
@@ -59,9 +60,7 @@ async function odd(quirk: Quirk, more: Partial<S3Connection> = {}) {
     async fetch(bytes = layer): Promise<Buffer> {
       const renew = async (refused: SignatureRefusal) => (await source.grant(blob(bytes), refused)) as UrlGrant; // S3 grants nothing else
       const grantedBlob = granted.open(await source.grant(blob(bytes)), undefined, renew);
-      const chunks: Buffer[] = [];
-      for await (const chunk of fetchBlob(grantedBlob, blob(bytes), { firstDelay: 5 })) chunks.push(Buffer.from(chunk));
-      return Buffer.concat(chunks);
+      return readAll(fetchBlob(grantedBlob, blob(bytes), { firstDelay: 5 }));
     },
     document: () => readBlob(source, entry.digest, { limit: 1000, firstDelay: 5 }),
     async [Symbol.asyncDispose]() {
