@@ -13,6 +13,7 @@ import { ApplyPool, type ApplyPoolOptions, Slots } from '../../src/rootfs/pool.t
 import { openSource } from '../../src/source/open-sources.ts';
 import type { SourceSpec } from '../../src/source/source-spec.ts';
 import { SETTINGS } from '../support/apply.ts';
+import { connectionTo } from '../support/bucket.ts';
 import { imageOf, layerOf, type TestLayer, writeLayout } from '../support/layout.ts';
 import { refuse, startOddS3 } from '../support/odd-s3.ts';
 import { scratch } from '../support/scratch.ts';
@@ -173,15 +174,7 @@ describe('the apply threads', () => {
       },
     );
     await using b = await poolOf(1);
-    const connection = {
-      endpoint: server.endpoint,
-      region: 'us-east-1',
-      forcePathStyle: true,
-      credentials: { accessKeyId: 'key', secretAccessKey: 'secret' },
-      connectTimeout: 60_000,
-      idleTimeout: 60_000,
-      maxResumes: 1,
-    };
+    const connection = connectionTo(server.endpoint, { maxResumes: 1 });
     const source = { kind: 's3', bucket: 'images', prefix: '', layout: { kind: 'oci' }, connection } as const;
     const directory = await b.apply(layer, {}, b.applierOfAJob(source));
     assert.ok(readFileSync(join(directory, 'name')).equals(content));

@@ -9,6 +9,7 @@ import { GrantedBlobs } from '../../src/source/granted-blobs.ts';
 import { openSource } from '../../src/source/open-sources.ts';
 import { readBlob } from '../../src/source/read-blob.ts';
 import type { S3Connection, SignatureRefusal, UrlGrant } from '../../src/source/source-spec.ts';
+import { connectionTo } from '../support/bucket.ts';
 import { fails } from '../support/fails.ts';
 import { readAll } from '../support/lent.ts';
 import { errorBody, type OddAnswer, type OddRequest, type Quirk, refuse, startOddS3 } from '../support/odd-s3.ts';
@@ -37,16 +38,7 @@ const objects = new Map([
 /** A bucket with a quirk, and the reads of a worker. */
 async function odd(quirk: Quirk, more: Partial<S3Connection> = {}) {
   const server = await startOddS3(objects, quirk);
-  const connection: S3Connection = {
-    endpoint: server.endpoint,
-    region: 'us-east-1',
-    forcePathStyle: true,
-    credentials: { accessKeyId: 'key', secretAccessKey: 'secret' },
-    connectTimeout: 60_000,
-    idleTimeout: 60_000,
-    maxResumes: 3,
-    ...more,
-  };
+  const connection = connectionTo(server.endpoint, more);
   const spec = { kind: 's3', bucket: 'images', prefix: '', connection } as const;
   const source = openSource({ ...spec, layout: { kind: 'oci' } });
   const granted = new GrantedBlobs();

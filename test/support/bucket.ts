@@ -7,6 +7,20 @@ import type { S3Connection, S3SourceSpec } from '../../src/source/source-spec.ts
 
 export const BUCKET = 'images';
 
+/** Settings for an S3 server of a test. The time limits are long, because the machine may be busy. */
+export function connectionTo(endpoint: string, overrides: Partial<S3Connection> = {}): S3Connection {
+  return {
+    endpoint,
+    region: 'us-east-1',
+    forcePathStyle: true,
+    credentials: { accessKeyId: 'key', secretAccessKey: 'secret' },
+    connectTimeout: 60_000,
+    idleTimeout: 60_000,
+    maxResumes: 3,
+    ...overrides,
+  };
+}
+
 /** The S3 server of dev/s3 with one bucket, and the calls that tests make. */
 export interface TestBucket {
   readonly server: S3Server;
@@ -22,17 +36,9 @@ export interface TestBucket {
 
 export async function startTestBucket(): Promise<TestBucket> {
   const server = await startS3Server({ buckets: [BUCKET] });
-  const connection = (overrides: Partial<S3Connection> = {}): S3Connection => ({
-    endpoint: server.endpoint,
-    region: server.region,
-    forcePathStyle: true,
-    credentials: { accessKeyId: server.accessKeyId, secretAccessKey: server.secretAccessKey },
-    // long, because the machine may be busy
-    connectTimeout: 60_000,
-    idleTimeout: 60_000,
-    maxResumes: 3,
-    ...overrides,
-  });
+  const { endpoint, region, accessKeyId, secretAccessKey } = server;
+  const connection = (overrides: Partial<S3Connection> = {}): S3Connection =>
+    connectionTo(endpoint, { region, credentials: { accessKeyId, secretAccessKey }, ...overrides });
   const client = s3Client(connection());
   const put = async (key: string, body: Uint8Array | string) => {
     await client.send(new PutObjectCommand({ Bucket: BUCKET, Key: key, Body: body }));
