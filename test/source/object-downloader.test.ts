@@ -12,6 +12,7 @@ import { GrantedBlobs } from '../../src/source/granted-blobs.ts';
 import type { UrlGrant } from '../../src/source/source-spec.ts';
 import { eventually } from '../support/eventually.ts';
 import { fails } from '../support/fails.ts';
+import { write } from '../support/faulty-s3.ts';
 import { readAll } from '../support/lent.ts';
 
 const MiB = 1024 * 1024;
@@ -261,20 +262,10 @@ class RangeServer {
       const piece = this.content.subarray(at, Math.min(at + 65_536, to));
       if (this.pause > 0) await sleep(this.pause);
       if (at + piece.length === to) this.sending.delete(response);
-      if (!response.write(piece)) await writable(response);
+      await write(response, piece);
     }
     response.end();
   }
-}
-
-function writable(response: ServerResponse): Promise<void> {
-  return new Promise((resolve) => {
-    const go = () => {
-      response.off('drain', go).off('close', go);
-      resolve();
-    };
-    response.on('drain', go).on('close', go);
-  });
 }
 
 describe('a large blob', () => {

@@ -8,6 +8,7 @@ import {
 } from 'node:http';
 import type { Socket } from 'node:net';
 import { listen } from '../../dev/local-programs.ts';
+import { errorBody } from './odd-s3.ts';
 
 /** A fault of an answer. Byte counts refer to the body. A function is called for each answer. */
 export type Fault =
@@ -76,7 +77,9 @@ export async function startFaultyProxy(options: {
 }): Promise<FaultyProxy> {
   const seen: SeenRequest[] = [];
   const sockets = new Set<Socket>();
-  let rules = (options.rules ?? []).map((rule) => ({ rule, left: rule.times ?? Number.POSITIVE_INFINITY }));
+  const counted = (rules: readonly FaultRule[]) =>
+    rules.map((rule) => ({ rule, left: rule.times ?? Number.POSITIVE_INFINITY }));
+  let rules = counted(options.rules ?? []);
 
   const server = createServer((request, response) => {
     const path = decodeURIComponent((request.url ?? '').split('?')[0] ?? '');
@@ -98,7 +101,7 @@ export async function startFaultyProxy(options: {
     connections: () => sockets.size,
     sent: () => [...sockets].reduce((sum, socket) => sum + socket.bytesWritten - socket.writableLength, 0),
     rules(next) {
-      rules = next.map((rule) => ({ rule, left: rule.times ?? Number.POSITIVE_INFINITY }));
+      rules = counted(next);
     },
     close: () =>
       new Promise<void>((resolve) => {
@@ -120,8 +123,8 @@ async function answer(
   if (fault?.kind === 'silence') return void request.resume();
   if (fault?.kind === 'status') {
     request.resume();
-    const xml = `<?xml version="1.0" encoding="UTF-8"?><Error><Code>${fault.code}</Code><Message>made up by the test</Message></Error>`;
-    response.writeHead(fault.status, { 'content-type': 'application/xml' }).end(fault.body ?? xml);
+    const body = fault.body ?? errorBody(fault.code);
+    response.writeHead(fault.status, { 'content-type': 'application/xml' }).end(body);
     return;
   }
   const upstream = await forward(target, request, fault?.kind === 'ignore-range');
@@ -193,7 +196,8 @@ function pieces(chunk: Buffer, length: number): Buffer[] {
   );
 }
 
-function write(response: ServerResponse, chunk: Buffer): Promise<void> {
+/** Sends a chunk, and waits until the response takes more or is closed. */
+export function write(response: ServerResponse, chunk: Buffer): Promise<void> {
   return new Promise((resolve) => {
     if (response.destroyed || response.write(chunk)) return resolve();
     const go = () => {
