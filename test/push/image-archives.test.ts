@@ -12,7 +12,7 @@ import { BUCKET, startTestBucket, type TestBucket } from '../support/bucket.ts';
 import { fails } from '../support/fails.ts';
 import { tmpfs, unavailable } from '../support/file-system.ts';
 import { json } from '../support/image-builder.ts';
-import { skipFor } from '../support/present.ts';
+import { skipWithout } from '../support/present.ts';
 import { scratch } from '../support/scratch.ts';
 import { file, gnuLong, hardlink, type Member, member, symlink, tar } from '../support/tar.ts';
 
@@ -38,14 +38,6 @@ function saved(
 }
 
 const plain = saved('c.json', ['l/layer.tar'], [file('c.json', config([one])), file('l/layer.tar', one)]);
-const hasXz = (() => {
-  try {
-    execFileSync('xz', ['--version'], { stdio: 'ignore' });
-    return true;
-  } catch {
-    return false;
-  }
-})();
 
 /** The blobs of an OCI layout, by their digest. */
 class Layout {
@@ -378,7 +370,7 @@ describe('push of archives of various tools', { timeout: 120_000 }, () => {
 
   describe('that are compressed', () => {
     test('with xz are decompressed by the program xz', {
-      skip: hasXz ? false : skipFor('there is no xz'),
+      skip: skipWithout('xz'),
     }, async () => {
       const archive = execFileSync('xz', ['--stdout'], { input: plain });
       assert.deepEqual(await layersOf(await pushBytes(archive)), [[ONE, '']]);
