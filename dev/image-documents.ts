@@ -1,4 +1,5 @@
 import type { Descriptor } from '../src/oci/descriptor.ts';
+import { REF_NAME } from '../src/oci/image-index.ts';
 import { OCI_INDEX, OCI_MANIFEST } from '../src/oci/media-type.ts';
 import type { Platform } from '../src/oci/platform.ts';
 
@@ -22,7 +23,7 @@ export function imageIndex(manifests: readonly unknown[], more: object = {}): Bu
 export function layoutHead(tags: Iterable<readonly [tag: string, manifest: Descriptor]>): Map<string, Buffer> {
   const manifests = [...tags].map(([tag, manifest]) => ({
     ...manifest,
-    annotations: { 'org.opencontainers.image.ref.name': tag },
+    annotations: { [REF_NAME]: tag },
   }));
   return new Map([
     ['oci-layout', json({ imageLayoutVersion: '1.0.0' })],

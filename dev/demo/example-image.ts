@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process';
 import { chmod, copyFile, link, mkdir, symlink, writeFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { type LayerContents, LayoutWriter, type WrittenLayer } from '../layout-writer.ts';
 
@@ -110,7 +110,7 @@ class Stage {
 
 /** The whiteout that deletes `path` of the layers below (image spec, layer.md#whiteouts). */
 function whiteout(path: string): string {
-  return join(dirname(path), `.wh.${path.slice(dirname(path).length + 1)}`);
+  return join(dirname(path), `.wh.${basename(path)}`);
 }
 
 /** The paths of the shared libraries that a program loads; none if ldd fails. */

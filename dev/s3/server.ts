@@ -76,7 +76,8 @@ async function answer(
   else await answerForObject(call);
 }
 
-async function answerForBucket({ request, response, bucket, bucketName, query }: Call): Promise<void> {
+async function answerForBucket(call: Call): Promise<void> {
+  const { request, response, bucket, bucketName, query } = call;
   const prefix = query.get('prefix') ?? '';
   if (request.method === 'HEAD') return void response.end();
   if (request.method === 'GET' && query.has('uploads')) {
@@ -93,11 +94,11 @@ async function answerForBucket({ request, response, bucket, bucketName, query }:
     return sendXml(response, 'DeleteResult', { Deleted: keys.map((key) => ({ Key: key })) });
   }
   if (request.method !== 'GET') throw notImplemented();
-  sendList({ response, bucket, bucketName, query }, prefix);
+  sendList(call, prefix);
 }
 
 /** ListObjectsV2, or the older ListObjects. They differ in the parameter for the start of a page. */
-function sendList({ response, bucket, bucketName, query }: Omit<Call, 'request' | 'buckets' | 'key'>, prefix: string) {
+function sendList({ response, bucket, bucketName, query }: Call, prefix: string): void {
   const isV2 = query.get('list-type') === '2';
   const token = query.get('continuation-token');
   const after = isV2 ? (token === null ? query.get('start-after') : fromToken(token)) : query.get('marker');
