@@ -2,6 +2,7 @@ import { type ChildProcess, type SpawnOptions, type SpawnSyncReturns, spawn, spa
 import { once } from 'node:events';
 import { after } from 'node:test';
 import { unrefPipe } from '../../dev/local-programs.ts';
+import { errnoOf } from '../../src/errno.ts';
 
 /**
  * Starts a process in a test; no test uses another way. It leads a process group of its own. The group is killed
@@ -63,7 +64,7 @@ function killGroup(leader: number): void {
   try {
     process.kill(-leader, 'SIGKILL');
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error; // only what process.kill throws
+    if (errnoOf(error) !== 'ESRCH') throw error;
   }
 }
 

@@ -122,7 +122,7 @@ export function unavailable(make: () => Disk): string | false {
     return false;
   } catch (error) {
     const why = `no such file system can be made and mounted here: ${error instanceof Error ? error.message.trim() : error}`;
-    const isMissing = process.getuid?.() === 0 && (error as NodeJS.ErrnoException).code === 'ENOENT';
+    const isMissing = process.getuid?.() === 0 && errnoOf(error) === 'ENOENT';
     return isMissing ? skipFor(why) : why;
   }
 }
