@@ -1,6 +1,7 @@
 import { availableParallelism, hostname } from 'node:os';
 import type * as z from 'zod';
 import type { LayerLimits } from './archive/tar-reader.ts';
+import { freeSpaceText, isLess, type Marks } from './collector/free-space.ts';
 import type { UnpackSettings } from './image/unpacker.ts';
 import { maskedRedisUrl, readRedisUrl } from './redis-address.ts';
 import { addSecret, maskSecrets } from './secrets.ts';
@@ -9,6 +10,7 @@ import {
   count,
   duration,
   flag,
+  freeSpace,
   httpUrl,
   line,
   list,
@@ -85,6 +87,11 @@ export const SETTINGS = {
     'keep',
   ),
   UNPACK_DURABLE: setting('sync each layer to disk before it is committed', flag, 'true'),
+  UNPACK_GC_LOW: optional(
+    'free space of the disk below which the images that were not used for the longest time are removed, as a share of its bytes and inodes (10%) or in bytes (20GiB); unset, as UNPACK_GC_HIGH: nothing is removed',
+    freeSpace,
+  ),
+  UNPACK_GC_HIGH: optional('free space of the disk at which that removal stops; more than UNPACK_GC_LOW', freeSpace),
   UNPACK_NATIVE_INFLATE: setting(
     'call native decompressors directly: ISA-L for gzip, which is twice as fast, if it is installed (package libisal2), and the zstd of Node',
     flag,
@@ -202,7 +209,23 @@ export function loadConfig(
 }
 
 /** Finds settings that are valid alone but contradict each other. */
-function contradictions({ REDIS_URL: url, REDIS_PASSWORD_FILE: file }: Config): string[] {
+function contradictions(config: Config): string[] {
+  return [...redisContradictions(config), ...markContradictions(config)];
+}
+
+function markContradictions({ UNPACK_GC_LOW: low, UNPACK_GC_HIGH: high }: Config): string[] {
+  if (low === undefined && high === undefined) return [];
+  if (low === undefined || high === undefined) {
+    const [there, missing] = low === undefined ? ['HIGH', 'LOW'] : ['LOW', 'HIGH'];
+    return [`UNPACK_GC_${there} is set and UNPACK_GC_${missing} is not: set both, or none`];
+  }
+  // per cent and bytes are compared when the size of the disk is known
+  if (isLess(low, high) !== false) return [];
+  const which = `UNPACK_GC_LOW=${freeSpaceText(low)} is not less than UNPACK_GC_HIGH=${freeSpaceText(high)}`;
+  return [`${which}: images are removed below UNPACK_GC_LOW, until UNPACK_GC_HIGH is free`];
+}
+
+function redisContradictions({ REDIS_URL: url, REDIS_PASSWORD_FILE: file }: Config): string[] {
   const address = readRedisUrl(url);
   if (typeof address === 'string') return [];
   addSecret(address.password);
@@ -252,6 +275,11 @@ function proxyVariable(url: string, env: Readonly<Record<string, string | undefi
 /** The options to open the snapshot store for writing. */
 export function storeToWrite(config: Config): StoreOptions {
   return { root: config.UNPACK_ROOT, type: config.UNPACK_SNAPSHOTTER, ownership: config.UNPACK_OWNERSHIP };
+}
+
+/** The marks of the collector; `undefined` if it is off. */
+export function collectorMarks({ UNPACK_GC_LOW: low, UNPACK_GC_HIGH: high }: Config): Marks | undefined {
+  return low === undefined || high === undefined ? undefined : { low, high };
 }
 
 /** The settings of unpacking, for a worker or `unpackd apply`. */

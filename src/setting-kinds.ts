@@ -1,5 +1,6 @@
 import { resolve } from 'node:path';
 import * as z from 'zod';
+import { FREE_SPACE_SENTENCE, parseFreeSpace } from './collector/free-space.ts';
 import { readRedisUrl } from './redis-address.ts';
 import { parseBytes, parseDuration } from './units.ts';
 
@@ -13,6 +14,14 @@ export function bytes(least: string, most: string) {
   const sentence = `write a size from ${least} to ${most}, in bytes or with a unit, for example 512MiB`;
   return number(parseBytes, parseBytes(least), parseBytes(most), sentence);
 }
+
+/** An amount of free space: a share of the disk, or bytes. */
+export const freeSpace = z.string().transform((text, context) => {
+  const amount = parseFreeSpace(text);
+  if (amount !== undefined) return amount;
+  context.addIssue({ code: 'custom', message: FREE_SPACE_SENTENCE });
+  return z.NEVER;
+});
 
 /**
  * A time in milliseconds between two limits, which are written as in a setting.

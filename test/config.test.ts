@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { ConfigError, loadConfig, SETTINGS, type SettingName } from '../src/config.ts';
+import { type Config, ConfigError, loadConfig, SETTINGS, type SettingName } from '../src/config.ts';
 
 const names = Object.keys(SETTINGS) as SettingName[];
 /** Maximum milliseconds of setTimeout. A longer timer fires at once (Node documentation, timers). */
@@ -125,4 +125,31 @@ test('two passwords of Redis, and a user without a password, are refused', () =>
     },
   );
   loadConfig({}, { REDIS_URL: 'redis://user@host', REDIS_PASSWORD_FILE: '/run/secrets/redis' });
+});
+
+test('free space is a share of the disk or bytes, both marks are set or none, and LOW is less than HIGH', () => {
+  const marks = (low: string, high: string): Pick<Config, 'UNPACK_GC_LOW' | 'UNPACK_GC_HIGH'> =>
+    loadConfig({}, { UNPACK_GC_LOW: low, UNPACK_GC_HIGH: high });
+  assert.deepEqual(marks(' 10% ', '12.5 %').UNPACK_GC_LOW, { percent: 10 });
+  assert.deepEqual(marks('10G', '20GiB').UNPACK_GC_HIGH, { bytes: 20 * 1024 ** 3 });
+  assert.deepEqual(marks('5%', '20GiB').UNPACK_GC_LOW, { percent: 5 }, 'compared when the disk is known');
+  assert.equal(marks('', '').UNPACK_GC_LOW, undefined);
+  assert.throws(
+    () => marks('10%', ''),
+    /^ConfigError: UNPACK_GC_LOW is set and UNPACK_GC_HIGH is not: set both, or none$/,
+  );
+  assert.throws(() => marks('', '1GiB'), /^ConfigError: UNPACK_GC_HIGH is set and UNPACK_GC_LOW is not/);
+  for (const [low, high] of [
+    ['20%', '10%'],
+    ['10%', '10%'],
+    ['2GiB', '1GiB'],
+  ] as const) {
+    assert.throws(() => marks(low, high), /^ConfigError: UNPACK_GC_LOW=\S+( GiB)? is not less than UNPACK_GC_HIGH=/);
+  }
+  for (const wrong of ['100%', '0%', '-5%', '5 percent', '%', '1e3%', '1KiB', '9999TiB', 'ten']) {
+    assert.match(
+      problemOf('UNPACK_GC_LOW', wrong) ?? '',
+      /: write a share of the disk from 0.1% to 99%, or bytes with/,
+    );
+  }
 });

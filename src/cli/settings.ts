@@ -43,6 +43,7 @@ export const APPLY_SETTINGS = [
   'UNPACK_MAX_ENTRY_METADATA',
   'UNPACK_MAX_LAYER_MEMORY',
 ] as const;
+export const COLLECTOR_SETTINGS = ['UNPACK_GC_LOW', 'UNPACK_GC_HIGH'] as const;
 export const HEALTH_SETTINGS = ['UNPACK_HEALTH_HOST', 'UNPACK_HEALTH_PORT'] as const;
 export const LOG_SETTINGS = ['UNPACK_LOG_LEVEL', 'UNPACK_LOG_FORMAT'] as const;
 

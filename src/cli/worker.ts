@@ -3,6 +3,7 @@ import type { SettingName } from '../config.ts';
 import type { Cli } from './output.ts';
 import {
   APPLY_SETTINGS,
+  COLLECTOR_SETTINGS,
   configOf,
   HEALTH_SETTINGS,
   LOG_SETTINGS,
@@ -43,6 +44,7 @@ export function workerCommand({ signal }: Cli): Command {
     ...STORE_SETTINGS,
     ...WORKER_SETTINGS,
     ...APPLY_SETTINGS,
+    ...COLLECTOR_SETTINGS,
     ...S3_SETTINGS,
     ...HEALTH_SETTINGS,
     ...LOG_SETTINGS,

@@ -13,6 +13,23 @@ export function spaceOf(path: string): Space {
   return { bytes: bavail * bsize, inodes: files === 0 ? undefined : ffree };
 }
 
+/** Free and total space of a file system. The totals leave out what is reserved for root, as df(1) does for its per cent. */
+export interface Disk extends Space {
+  readonly totalBytes: number;
+  readonly totalInodes: number | undefined;
+}
+
+/** @throws system errors */
+export function diskOf(path: string): Disk {
+  const { blocks, bfree, bavail, bsize, files, ffree } = statfsSync(path);
+  return {
+    bytes: bavail * bsize,
+    inodes: files === 0 ? undefined : ffree,
+    totalBytes: (blocks - bfree + bavail) * bsize,
+    totalInodes: files === 0 ? undefined : files,
+  };
+}
+
 /** More space than the extended attributes of one file need on any file system. */
 const SOME_BYTES = 1 << 20;
 /** tmpfs counts an inode for each kilobyte of extended attributes. */
