@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { type ChainId, isDigest } from '../oci/digest.ts';
-import { isSnapshotError, type Snapshotter } from '../snapshots/snapshotter.ts';
+import { EXTRACTION, isSnapshotError, type Snapshotter } from '../snapshots/snapshotter.ts';
 import type { Log } from './applier.ts';
 import { ChainLocks } from './chain-locks.ts';
 
@@ -8,9 +8,6 @@ import { ChainLocks } from './chain-locks.ts';
  * The keys of extraction snapshots, and the removal of those that a crash left behind: they are recognised by their keys.
  * `apply-layers` makes the keys; the worker, `unpackd snapshots cleanup` and the store probe remove what is left.
  */
-
-/** Prefix of all keys in this file. */
-const EXTRACTION = 'extract-';
 
 /**
  * The key of the snapshot that a layer is written into: `extract-<unique> <chain ID>`, the same form as in containerd.

@@ -113,6 +113,18 @@ export class Database<Name extends string = never> {
     return withRetries(this.#location, () => body(this.#statements));
   }
 
+  /** As `read`, in a transaction: no change of another process happens between two statements. @throws UnpackError as `read` */
+  readTogether<T>(body: (statements: Statements<Name>) => T): Promise<T> {
+    return withRetries(this.#location, () => {
+      this.#file.exec('BEGIN');
+      try {
+        return body(this.#statements);
+      } finally {
+        this.#file.exec('ROLLBACK');
+      }
+    });
+  }
+
   /**
    * Runs `body` in a transaction. If `body` or the commit fails, the steps registered with `onRollback` run, last first,
    * while the write lock is held, so that no other process changes anything at the same time.

@@ -1,10 +1,12 @@
 import { isUnfinished } from './admission.ts';
 import type { OnRollback } from './database.ts';
+import { USED_STEP } from './images.ts';
 import { ownerOf } from './records.ts';
 import type { Traits } from './schema.ts';
 import {
   type BrokenReason,
   type CommitOptions,
+  EXTRACTION,
   SnapshotError,
   type SnapshotFilter,
   type SnapshotInfo,
@@ -93,7 +95,7 @@ export class Metadata {
   }
 
   /**
-   * Inserts a new snapshot.
+   * Inserts a new snapshot. The images whose top snapshot is the parent are used now, unless a layer is being unpacked.
    * @param place renames the directory of the snapshot to its number
    * @throws AlreadyExists, NotFound (no such parent), InvalidArgument (the parent is not committed, the key is empty)
    */
@@ -110,6 +112,9 @@ export class Metadata {
         labels: JSON.stringify(snapshot.labels),
         now: Date.now(),
       });
+      if (!snapshot.key.startsWith(EXTRACTION)) {
+        statements.useImages.run({ chain: snapshot.parent, now: Date.now(), step: USED_STEP });
+      }
       place(Number(lastInsertRowid), parent?.id, onRollback);
       return chainOf(statements, snapshot.key);
     });

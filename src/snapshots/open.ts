@@ -16,13 +16,14 @@ import {
   refuseWithoutDatabase,
   requireSameStore,
 } from './identity.ts';
+import { ImageTable } from './images.ts';
 import { type Layout, nativeLayout, overlayLayout } from './layout.ts';
 import { Metadata } from './metadata.ts';
 import { hasContent, openReadOnly } from './read-only.ts';
 import { keepReserve, spendReserve } from './reserve.ts';
 import { IDENTITY_VERSION, refuseOthers, schemaVersion, type Traits } from './schema.ts';
-import type { OverlayXattrs, Ownership, SnapshotReader, Snapshotter } from './snapshotter.ts';
-import { CLOSE_LIMIT, SnapshotStore } from './store.ts';
+import type { OverlayXattrs, Ownership, Snapshotter } from './snapshotter.ts';
+import { CLOSE_LIMIT, SnapshotStore, type Store, type StoreReader } from './store.ts';
 import { Transactions } from './transactions.ts';
 
 export interface StoreOptions {
@@ -47,7 +48,7 @@ export interface StoreOptions {
  * @throws UnpackError STORE_FAILED if the directory cannot be used, or holds other data or the other type of store, or if
  *   `ownership` is `keep` and this process cannot keep owners; STORE_FULL
  */
-export async function openSnapshotter(options: StoreOptions): Promise<Snapshotter> {
+export async function openSnapshotter(options: StoreOptions): Promise<Store> {
   const root = resolve(options.root);
   // separators in mount options; not every program that reads mount options can quote them
   const separator = /[:,\\"\n]/.exec(root);
@@ -72,7 +73,7 @@ export async function openSnapshotter(options: StoreOptions): Promise<Snapshotte
  * not change the store work.
  * @throws UnpackError STORE_FAILED if there is no store, or it cannot be used
  */
-export async function openToRead(options: Pick<StoreOptions, 'root' | 'type'>): Promise<SnapshotReader> {
+export async function openToRead(options: Pick<StoreOptions, 'root' | 'type'>): Promise<StoreReader> {
   const root = resolve(options.root);
   const numbers = numberedDirectories(root);
   if (!hasContent(metadataFile(root))) {
@@ -81,9 +82,10 @@ export async function openToRead(options: Pick<StoreOptions, 'root' | 'type'>): 
   }
   const opened = new OpenedStore(root);
   try {
-    const metadata = new Metadata(await Transactions.openReadOnly(opened, LOCK_TIMEOUT, options.type));
+    const transactions = await Transactions.openReadOnly(opened, LOCK_TIMEOUT, options.type);
     const directories = new SnapshotDirectories(root, opened.descriptor);
-    return new SnapshotStore(root, await layoutOf(metadata.made), metadata, directories);
+    const layout = await layoutOf(transactions.made);
+    return new SnapshotStore(root, layout, new Metadata(transactions), new ImageTable(transactions), directories);
   } catch (error) {
     opened.close();
     throw error;
@@ -136,10 +138,10 @@ async function fitsDirectories(root: string): Promise<boolean> {
   }
 }
 
-async function openIn(root: string, options: StoreOptions): Promise<Snapshotter> {
+async function openIn(root: string, options: StoreOptions): Promise<Store> {
   const opened = new OpenedStore(root);
   const directories = new SnapshotDirectories(root, opened.descriptor);
-  let metadata: Metadata | undefined;
+  let transactions: Transactions | undefined;
   try {
     const database = metadataFile(root);
     const files = [database, `${database}-wal`, `${database}-shm`];
@@ -148,13 +150,14 @@ async function openIn(root: string, options: StoreOptions): Promise<Snapshotter>
     const overlayXattrs = await (type === 'overlay' ? requireOverlay(root, directories) : requireNative());
     const lockTimeout = options.lockTimeout ?? LOCK_TIMEOUT;
     const wanted = { type, ownership, overlayXattrs };
-    metadata = new Metadata(await Transactions.open(opened, lockTimeout, wanted, (id) => directories.path(id)));
-    const layout = await layoutOf(metadata.made);
-    return new SnapshotStore(root, layout, metadata, directories, options.mayUseReserve);
+    transactions = await Transactions.open(opened, lockTimeout, wanted, (id) => directories.path(id));
+    const layout = await layoutOf(transactions.made);
+    const images = new ImageTable(transactions);
+    return new SnapshotStore(root, layout, new Metadata(transactions), images, directories, options.mayUseReserve);
   } catch (error) {
     await directories.close(CLOSE_LIMIT);
-    if (metadata === undefined) opened.close();
-    else metadata.close();
+    if (transactions === undefined) opened.close();
+    else transactions.close();
     throw error instanceof UnpackError ? error : refused(root, reason(error), error);
   }
 }

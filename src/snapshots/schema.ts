@@ -71,6 +71,9 @@ export const STEPS: readonly string[] = [
     UNIQUE (reference, platform)
   ) STRICT;
   CREATE INDEX images_chain_id ON images (chain_id) WHERE chain_id IS NOT NULL;
+  CREATE INDEX images_manifest ON images (manifest) WHERE manifest IS NOT NULL;
+  CREATE INDEX images_config ON images (config) WHERE config IS NOT NULL;
+  CREATE INDEX images_index ON images (image_index) WHERE image_index IS NOT NULL;
 `,
 ];
 

@@ -123,6 +123,8 @@ export type OverlayXattrs = 'trusted' | 'user';
 /** One mount, as containerd describes it. */
 export type Mount = MountRequest;
 
+/** How the keys begin that are made while a layer is unpacked, as in containerd. */
+export const EXTRACTION = 'extract-';
 /** Label with the chain ID. containerd finds a finished layer by it. */
 export const LABEL_SNAPSHOT_REF = 'containerd.io/snapshot.ref';
 /** Label with the DiffID of the layer in a committed snapshot. */

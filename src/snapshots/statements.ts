@@ -1,5 +1,5 @@
 import type { SQLOutputValue, StatementSync } from 'node:sqlite';
-import type { BrokenReason, SnapshotInfo, SnapshotKind, Usage } from './snapshotter.ts';
+import { type BrokenReason, EXTRACTION, type SnapshotInfo, type SnapshotKind, type Usage } from './snapshotter.ts';
 
 const COLUMNS = `
   snapshots.id, snapshots.key, snapshots.kind, snapshots.labels, snapshots.created, snapshots.updated,
@@ -80,7 +80,58 @@ export const STATEMENTS = {
   recordUsage: `UPDATE snapshots SET bytes = :bytes, inodes = :inodes WHERE id = :id AND kind = 'committed'`,
 
   remove: 'DELETE FROM snapshots WHERE id = :id',
+
+  imageUsed: `
+    SELECT used FROM images WHERE reference = ? AND platform = ? AND chain_id IS ? AND manifest IS ?`,
+
+  image: 'SELECT * FROM images WHERE reference = :reference AND platform = :platform',
+
+  imagesOf: `
+    SELECT * FROM images WHERE reference = :reference AND (:platform IS NULL OR platform = :platform) ORDER BY platform`,
+
+  images: 'SELECT * FROM images ORDER BY reference, platform',
+
+  /** What the sizes of images are added up from. Unfinished layers are left out. */
+  sizes: `
+    SELECT id, key, kind, parent, bytes, inodes, broken FROM snapshots
+    WHERE kind = 'committed' OR key NOT GLOB '${EXTRACTION}*' ORDER BY key`,
+
+  insertImage: `
+    INSERT INTO images
+      (reference, platform, chain_id, manifest, config, image_index, source, job, unpacked, used, pinned)
+    VALUES
+      (:reference, :platform, :chain, :manifest, :config, :index, :source, :job, :unpacked, :used, :pinned)`,
+
+  updateImage: `
+    UPDATE images
+    SET reference = :reference, platform = :platform, chain_id = :chain, manifest = :manifest, config = :config,
+        image_index = :index, source = :source, job = :job, unpacked = :unpacked, used = :used
+    WHERE id = :id`,
+
+  renameImage: 'UPDATE images SET reference = :reference, pinned = 0 WHERE id = :id',
+
+  pinImage: 'UPDATE images SET pinned = :pinned WHERE id = :id',
+
+  removeImage: 'DELETE FROM images WHERE id = :id',
+
+  /** Writes only if the recorded time is older than one step, or in the future. */
+  useImages: `
+    UPDATE images SET used = :now WHERE chain_id = :chain AND ABS(:now - used) >= :step`,
+
+  document: 'SELECT bytes FROM documents WHERE digest = :digest',
+
+  addDocument: 'INSERT INTO documents (digest, bytes) VALUES (:digest, :bytes) ON CONFLICT DO NOTHING',
+
+  /** Deletes a document that no image has. */
+  dropDocument: `
+    DELETE FROM documents
+    WHERE digest = :digest AND NOT EXISTS (
+      SELECT 1 FROM images WHERE manifest = :digest
+      UNION ALL SELECT 1 FROM images WHERE config = :digest
+      UNION ALL SELECT 1 FROM images WHERE image_index = :digest)`,
 } as const;
+
+export type Row = Record<string, SQLOutputValue>;
 
 /** One row of the table `snapshots`. */
 export interface Entry {
@@ -92,7 +143,7 @@ export interface Entry {
   readonly usage: Usage | undefined;
 }
 
-export function entry(row: Record<string, SQLOutputValue>): Entry {
+export function entry(row: Row): Entry {
   const usage = row.bytes === null ? undefined : { bytes: number(row.bytes), inodes: number(row.inodes) };
   return {
     id: number(row.id),

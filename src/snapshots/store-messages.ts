@@ -1,16 +1,17 @@
 import { type SerializedUnpackError, UnpackError } from '../errors.ts';
-import { SnapshotError, type SnapshotErrorKind, type Snapshotter } from './snapshotter.ts';
+import { SnapshotError, type SnapshotErrorKind } from './snapshotter.ts';
+import type { Store } from './store.ts';
 
-/** The messages between store-thread.ts and workers/store.ts: the properties and the methods of a Snapshotter. */
-export type StoreFacts = Pick<Snapshotter, 'root' | 'type' | 'rebase' | 'ownership' | 'overlayXattrs'>;
-export type StoreMethod = Exclude<keyof Snapshotter, keyof StoreFacts>;
+/** The messages between store-thread.ts and workers/store.ts: the properties and the methods of a Store. */
+export type StoreFacts = Pick<Store, 'root' | 'type' | 'rebase' | 'ownership' | 'overlayXattrs'>;
+export type StoreMethod = Exclude<keyof Store, keyof StoreFacts>;
 
 /** A call for the store's thread. Each call has its own `id`. `close` is the last call. */
 export type StoreCall = {
   readonly [Method in StoreMethod]: {
     readonly id: number;
     readonly method: Method;
-    readonly args: Parameters<Snapshotter[Method]>;
+    readonly args: Parameters<Store[Method]>;
   };
 }[StoreMethod];
 

@@ -2,10 +2,11 @@ import { extname, join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { errnoOf } from '../errno.ts';
 import { UnpackError } from '../errors.ts';
+import type { ImageKey } from './images.ts';
 import { NameReader } from './name-reader.ts';
 import type { StoreOptions } from './open.ts';
-import type { SnapshotInfo, Snapshotter } from './snapshotter.ts';
-import { CLOSE_LIMIT } from './store.ts';
+import type { SnapshotInfo } from './snapshotter.ts';
+import { CLOSE_LIMIT, type Store } from './store.ts';
 import {
   deserializeError,
   type StoreAnswer,
@@ -19,30 +20,30 @@ const END_LIMIT = CLOSE_LIMIT + 5000;
 /** If a call has no answer after so many milliseconds, the disk may hang, and nothing is read on this thread. */
 const SLOW = 100;
 
-type Result<Method extends StoreMethod> = Awaited<ReturnType<Snapshotter[Method]>>;
+type Result<Method extends StoreMethod> = Awaited<ReturnType<Store[Method]>>;
 
 /**
  * Opens the store on a separate thread (workers/store.ts). Calls of SQLite, renames and walks block for seconds on a slow
  * disk. The calling thread stays free, so that a worker can renew the locks of its jobs.
  * @throws UnpackError as `openSnapshotter`; STORE_FAILED if the machine has no more threads
  */
-export async function openStoreThread(options: StoreOptions): Promise<Snapshotter> {
+export async function openStoreThread(options: StoreOptions): Promise<Store> {
   const channel = new Channel(options);
   return new StoreOnThread(options, channel, await channel.opened);
 }
 
 /**
- * Sends each call to the thread. Only `has` and `keys` are answered here, while the thread answers in time: a job whose
- * image is already unpacked makes no other calls, and a message to the thread takes longer than the lookup.
+ * Sends each call to the thread. Only `has`, `keys` and `imageUsed` are answered here, while the thread answers in time: a job
+ * whose image is already unpacked makes no other calls, and a message to the thread takes longer than the lookup.
  *
  * If the thread dies, its pending calls fail, and the next call starts a new thread.
  */
-class StoreOnThread implements Snapshotter {
+class StoreOnThread implements Store {
   readonly root: string;
-  readonly type: Snapshotter['type'];
+  readonly type: Store['type'];
   readonly rebase: boolean;
-  readonly ownership: Snapshotter['ownership'];
-  readonly overlayXattrs: Snapshotter['overlayXattrs'];
+  readonly ownership: Store['ownership'];
+  readonly overlayXattrs: Store['overlayXattrs'];
   readonly #options: StoreOptions;
   readonly #names: NameReader | undefined;
   #channel: Channel;
@@ -71,40 +72,65 @@ class StoreOnThread implements Snapshotter {
     return this.#lookUp((names) => names.keys(prefix)) ?? this.#ask('keys', prefix);
   }
 
-  prepare(...args: Parameters<Snapshotter['prepare']>) {
+  prepare(...args: Parameters<Store['prepare']>) {
     return this.#ask('prepare', ...args);
   }
 
-  view(...args: Parameters<Snapshotter['view']>) {
+  view(...args: Parameters<Store['view']>) {
     return this.#ask('view', ...args);
   }
 
-  mounts(...args: Parameters<Snapshotter['mounts']>) {
+  mounts(...args: Parameters<Store['mounts']>) {
     return this.#ask('mounts', ...args);
   }
 
-  commit(...args: Parameters<Snapshotter['commit']>) {
+  commit(...args: Parameters<Store['commit']>) {
     return this.#ask('commit', ...args);
   }
 
-  remove(...args: Parameters<Snapshotter['remove']>) {
+  remove(...args: Parameters<Store['remove']>) {
     return this.#ask('remove', ...args);
   }
 
-  update(...args: Parameters<Snapshotter['update']>) {
+  update(...args: Parameters<Store['update']>) {
     return this.#ask('update', ...args);
   }
 
-  usage(...args: Parameters<Snapshotter['usage']>) {
+  usage(...args: Parameters<Store['usage']>) {
     return this.#ask('usage', ...args);
   }
 
-  walk(...args: Parameters<Snapshotter['walk']>) {
+  walk(...args: Parameters<Store['walk']>) {
     return this.#ask('walk', ...args);
   }
 
-  cleanup(...args: Parameters<Snapshotter['cleanup']>) {
+  cleanup(...args: Parameters<Store['cleanup']>) {
     return this.#ask('cleanup', ...args);
+  }
+
+  recordImage(...args: Parameters<Store['recordImage']>) {
+    return this.#ask('recordImage', ...args);
+  }
+
+  async imageUsed(image: ImageKey): Promise<Date | undefined> {
+    const found = this.#lookUp((names) => [names.imageUsed(image)] as const);
+    return found === undefined ? this.#ask('imageUsed', image) : found[0];
+  }
+
+  images() {
+    return this.#ask('images');
+  }
+
+  document(...args: Parameters<Store['document']>) {
+    return this.#ask('document', ...args);
+  }
+
+  removeImage(...args: Parameters<Store['removeImage']>) {
+    return this.#ask('removeImage', ...args);
+  }
+
+  pinImage(...args: Parameters<Store['pinImage']>) {
+    return this.#ask('pinImage', ...args);
   }
 
   close(): Promise<void> {
@@ -123,10 +149,7 @@ class StoreOnThread implements Snapshotter {
     }
   }
 
-  async #ask<Method extends StoreMethod>(
-    method: Method,
-    ...args: Parameters<Snapshotter[Method]>
-  ): Promise<Result<Method>> {
+  async #ask<Method extends StoreMethod>(method: Method, ...args: Parameters<Store[Method]>): Promise<Result<Method>> {
     if (this.#closed !== undefined) throw new UnpackError('SHUTTING_DOWN', `the snapshot store ${this.root} is closed`);
     if (!this.#channel.alive) this.#channel = new Channel({ ...this.#options, again: true });
     return this.#channel.ask(method, args);
@@ -200,10 +223,7 @@ class Channel {
   }
 
   /** @throws what the call throws; UnpackError STORE_FAILED if the thread dies during the call */
-  async ask<Method extends StoreMethod>(
-    method: Method,
-    args: Parameters<Snapshotter[Method]>,
-  ): Promise<Result<Method>> {
+  async ask<Method extends StoreMethod>(method: Method, args: Parameters<Store[Method]>): Promise<Result<Method>> {
     if (!this.#isOpen) await this.opened;
     if (this.#ended !== undefined) throw this.#ended;
     const { promise, resolve, reject } = Promise.withResolvers<unknown>();

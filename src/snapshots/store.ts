@@ -3,6 +3,7 @@ import { toUnpackError, UnpackError } from '../errors.ts';
 import { emptyTree, removeTree } from '../system/remove-tree.ts';
 import { brokenState, isUnfinished } from './admission.ts';
 import type { SnapshotDirectories, Staged } from './directories.ts';
+import type { ImageKey, ImageListing, ImageReader, ImageRecord, ImageRecords, NewImage } from './images.ts';
 import type { Layout } from './layout.ts';
 import type { Metadata, NewSnapshot } from './metadata.ts';
 import { markNew, recordOf, removeRecord, type SnapshotRecord, writeRecord } from './records.ts';
@@ -17,17 +18,24 @@ import {
   type SnapshotFilter,
   type SnapshotInfo,
   type SnapshotOptions,
+  type SnapshotReader,
   type Snapshotter,
   type Usage,
 } from './snapshotter.ts';
 import type { Entry } from './statements.ts';
 import { measureTree, settle, syncDirectory, syncDirectoryNow } from './tree.ts';
 
+/** A store of snapshots that records which images they are from. */
+export interface Store extends Snapshotter, ImageRecords {}
+
+/** The part of a Store that changes nothing. */
+export interface StoreReader extends SnapshotReader, ImageReader {}
+
 /** How long `close` waits for deletions, in milliseconds. The next cleanup deletes the rest. */
 export const CLOSE_LIMIT = 30_000;
 
 /**
- * The Snapshotter of both types of store. It changes the metadata and the directories in this order, so that a crash
+ * The Store of both types. It changes the metadata and the directories in this order, so that a crash
  * between two steps leaves at most a directory without a row:
  *
  *     new snapshot   fill new-…, flush its names → [ insert the row, rename to ID ]
@@ -36,7 +44,7 @@ export const CLOSE_LIMIT = 30_000;
  *
  * `[ ]` is one transaction.
  */
-export class SnapshotStore implements Snapshotter {
+export class SnapshotStore implements Store {
   readonly root: string;
   readonly type: Snapshotter['type'];
   readonly rebase: boolean;
@@ -45,6 +53,7 @@ export class SnapshotStore implements Snapshotter {
   readonly #mayUseReserve: boolean;
   readonly #layout: Layout;
   readonly #metadata: Metadata;
+  readonly #images: ImageRecords;
   readonly #directories: SnapshotDirectories;
   readonly #running = new Set<Promise<unknown>>();
   readonly #closing = new AbortController();
@@ -55,6 +64,7 @@ export class SnapshotStore implements Snapshotter {
     root: string,
     layout: Layout,
     metadata: Metadata,
+    images: ImageRecords,
     directories: SnapshotDirectories,
     mayUseReserve = false,
   ) {
@@ -66,6 +76,7 @@ export class SnapshotStore implements Snapshotter {
     this.overlayXattrs = layout.overlayXattrs;
     this.#layout = layout;
     this.#metadata = metadata;
+    this.#images = images;
     this.#directories = directories;
   }
 
@@ -185,6 +196,30 @@ export class SnapshotStore implements Snapshotter {
       if (failures.length > 0) throw failures[0];
       return strays.length;
     });
+  }
+
+  recordImage(image: NewImage, documents: ReadonlyMap<string, Uint8Array>): Promise<void> {
+    return this.#run(() => this.#images.recordImage(image, documents));
+  }
+
+  imageUsed(image: ImageKey): Promise<Date | undefined> {
+    return this.#run(() => this.#images.imageUsed(image));
+  }
+
+  images(): Promise<ImageListing[]> {
+    return this.#run(() => this.#images.images());
+  }
+
+  document(digest: string): Promise<Uint8Array | undefined> {
+    return this.#run(() => this.#images.document(digest));
+  }
+
+  removeImage(reference: string, platform?: string): Promise<ImageRecord[]> {
+    return this.#run(() => this.#images.removeImage(reference, platform));
+  }
+
+  pinImage(reference: string, platform: string | undefined, pinned: boolean): Promise<ImageRecord[]> {
+    return this.#run(() => this.#images.pinImage(reference, platform, pinned));
   }
 
   close(): Promise<void> {

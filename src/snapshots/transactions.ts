@@ -30,7 +30,7 @@ interface StoreFacts {
 
 /**
  * The transactions of an open store. Each one first checks that the database and ROOT/snapshots are still those that this
- * process opened, and belong together. `Metadata` uses them for snapshots.
+ * process opened, and belong together. `Metadata` uses them for snapshots, `ImageTable` for images.
  */
 export class Transactions implements StoreFacts {
   readonly made: Traits;
@@ -128,6 +128,14 @@ export class Transactions implements StoreFacts {
   /** @throws UnpackError STORE_FAILED, and as `Database.read` */
   read<T>(body: (statements: Statements) => T): Promise<T> {
     return this.#database.read((statements) => {
+      this.#opened.check();
+      return body(statements);
+    });
+  }
+
+  /** As `read`; all statements see the same state. @throws UnpackError as `read` */
+  readTogether<T>(body: (statements: Statements) => T): Promise<T> {
+    return this.#database.readTogether((statements) => {
       this.#opened.check();
       return body(statements);
     });

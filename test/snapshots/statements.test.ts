@@ -4,11 +4,13 @@ import { describe, test } from 'node:test';
 import { STEPS } from '../../src/snapshots/schema.ts';
 import { STATEMENTS } from '../../src/snapshots/statements.ts';
 
-/** The statements that run for each layer must not take longer in a larger store. */
-describe('a statement that runs for each layer uses an index', () => {
+/** The statements that run for each layer or image must not take longer in a larger store. */
+describe('a statement that runs for each layer or image uses an index', () => {
   const file = new DatabaseSync(':memory:');
   for (const step of STEPS) file.exec(step);
-  for (const name of ['byKey', 'committed', 'keys', 'chain', 'children', 'commit', 'remove'] as const) {
+  const forLayers = ['byKey', 'committed', 'keys', 'chain', 'children', 'commit', 'remove'] as const;
+  const forImages = ['imageUsed', 'image', 'imagesOf', 'updateImage', 'useImages', 'document', 'dropDocument'] as const;
+  for (const name of [...forLayers, ...forImages]) {
     test(name, () => {
       const plan = file.prepare(`EXPLAIN QUERY PLAN ${STATEMENTS[name]}`).all();
       const steps = plan.map(({ detail }) => String(detail));

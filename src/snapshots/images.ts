@@ -1,0 +1,327 @@
+import type { BrokenReason, Usage } from './snapshotter.ts';
+import { SnapshotError } from './snapshotter.ts';
+import { brokenReason, number, type Row, text } from './statements.ts';
+import type { Statements, Transactions } from './transactions.ts';
+
+/**
+ * Records which images the snapshots of a store are from: what each one is called, its documents, when it was used. A record
+ * keeps no snapshot from being removed. The unpacker writes the records; the command line and the collector read them.
+ */
+export interface ImageRecords {
+  /**
+   * Records an image that is in the store, and that it was used now. If `reference` has another image so far, that one keeps
+   * its record as `REFERENCE@DIGEST`, and a pin stays with the reference.
+   * @param documents the bytes of the manifest, the config and the index of the image, by digest
+   * @throws NotFound if the store does not have the snapshot `chainId`, or cannot use it
+   */
+  recordImage(image: NewImage, documents: ReadonlyMap<string, Uint8Array>): Promise<void>;
+  /**
+   * When the image was last used, in steps of USED_STEP; `undefined` if it is not recorded. Ask `has` for the chain ID first,
+   * in the same turn: this call does not check whether the store is still the one that was opened.
+   */
+  imageUsed(image: ImageKey): Promise<Date | undefined>;
+  /** All images, sorted by reference and platform. */
+  images(): Promise<ImageListing[]>;
+  /** The bytes of a manifest, config or index that a recorded image has. */
+  document(digest: string): Promise<Uint8Array | undefined>;
+  /**
+   * Removes records, and documents that no other image has. The snapshots stay.
+   * @param platform default: all images of this reference
+   * @returns the removed records @throws NotFound, FailedPrecondition if one is pinned
+   */
+  removeImage(reference: string, platform?: string): Promise<ImageRecord[]>;
+  /**
+   * Sets or clears the mark that keeps an image from being collected.
+   * @param platform `undefined`: all images of this reference
+   * @returns the records as they are now @throws NotFound
+   */
+  pinImage(reference: string, platform: string | undefined, pinned: boolean): Promise<ImageRecord[]>;
+}
+
+/** The part of ImageRecords that changes nothing. */
+export type ImageReader = Pick<ImageRecords, 'imageUsed' | 'images' | 'document'>;
+
+/** What tells one image from all others, also after its reference was moved to another one. */
+export interface ImageKey {
+  /** As the job or the user called it. */
+  readonly reference: string;
+  /** os/architecture[/variant]; `""` if there is none, as for explicit layers. */
+  readonly platform: string;
+  /** The chain ID of the top layer, the name of its snapshot. Absent for an image without layers. */
+  readonly chainId?: string | undefined;
+  /** Absent for explicit layers. */
+  readonly manifestDigest?: string | undefined;
+}
+
+export interface NewImage extends ImageKey {
+  readonly configDigest?: string | undefined;
+  /** The index that the image was chosen from. */
+  readonly indexDigest?: string | undefined;
+  /** Where it came from, for people. No secrets. */
+  readonly source: string;
+  /** The ID of the job that unpacked it, or that found its layers first. */
+  readonly job?: string | undefined;
+}
+
+export interface ImageRecord extends NewImage {
+  /** When the top snapshot was committed; for an image without layers, when it was recorded. */
+  readonly unpacked: Date;
+  /** When a job, a mount or a `prepare` used it last. Written at most once in USED_STEP. */
+  readonly used: Date;
+  readonly pinned: boolean;
+}
+
+/** An image with the disk usage of its snapshots. */
+export interface ImageListing extends ImageRecord {
+  /** What its snapshots take that no other image has. */
+  readonly own: Usage;
+  /** What its snapshots take that other images have too. */
+  readonly shared: Usage;
+  /** The number of its snapshots whose usage is not recorded yet. `own` and `shared` are without them. */
+  readonly unmeasured: number;
+  /** Keys of views and active snapshots on its top snapshot, sorted. Unfinished layers are not among them. */
+  readonly usedBy: readonly string[];
+  /** Why its snapshots cannot be used: `gone` if its top snapshot was removed, otherwise as in SnapshotInfo. */
+  readonly broken?: BrokenReason;
+}
+
+/** Milliseconds between two writes of the time of use: one hour. */
+export const USED_STEP = 3_600_000;
+
+/** Whether a recorded time of use is old enough to be written again. A clock that was put back makes it old too. */
+export function isOutdated(used: Date, now = Date.now()): boolean {
+  return Math.abs(now - used.getTime()) >= USED_STEP;
+}
+
+/** The ImageRecords of a store, in its database. SnapshotStore is its only user. */
+export class ImageTable implements ImageRecords {
+  readonly #transactions: Transactions;
+
+  constructor(transactions: Transactions) {
+    this.#transactions = transactions;
+  }
+
+  recordImage(image: NewImage, documents: ReadonlyMap<string, Uint8Array>): Promise<void> {
+    return this.#transactions.write((statements) => {
+      const now = Date.now();
+      const committed = commitTime(statements, image);
+      const row = statements.image.get(keyOf(image));
+      const earlier = row === undefined ? undefined : imageRow(row);
+      for (const digest of digestsOf(image)) addDocument(statements, digest, documents);
+      if (earlier !== undefined && isSame(earlier.record, image)) {
+        update(statements, earlier, image, committed ?? earlier.record.unpacked.getTime(), now);
+        return;
+      }
+      if (earlier !== undefined) setAside(statements, earlier);
+      const pinned = earlier?.record.pinned === true ? 1 : 0;
+      statements.insertImage.run({ ...columnsOf(image), unpacked: committed ?? now, used: now, pinned });
+    });
+  }
+
+  imageUsed(image: ImageKey): Promise<Date | undefined> {
+    return this.#transactions.read((statements) => timeOf(statements.imageUsed.get(...usedKey(image))));
+  }
+
+  images(): Promise<ImageListing[]> {
+    return this.#transactions.readTogether((statements) =>
+      listing(
+        statements.images.all().map((row) => imageRow(row).record),
+        statements.sizes.all(),
+      ),
+    );
+  }
+
+  document(digest: string): Promise<Uint8Array | undefined> {
+    return this.#transactions.read((statements) => {
+      const bytes = statements.document.get({ digest })?.bytes;
+      return bytes instanceof Uint8Array ? bytes : undefined;
+    });
+  }
+
+  removeImage(reference: string, platform?: string): Promise<ImageRecord[]> {
+    return this.#transactions.write((statements) => {
+      const found = find(statements, reference, platform);
+      const pinned = found.find(({ record }) => record.pinned);
+      if (pinned !== undefined) {
+        const platform = pinned.record.platform === '' ? '' : ` (${pinned.record.platform})`;
+        throw new SnapshotError('FailedPrecondition', `image ${reference}${platform} is pinned: unpin it first`);
+      }
+      for (const { id, record } of found) {
+        statements.removeImage.run({ id });
+        dropDocuments(statements, digestsOf(record));
+      }
+      return found.map(({ record }) => record);
+    });
+  }
+
+  pinImage(reference: string, platform: string | undefined, pinned: boolean): Promise<ImageRecord[]> {
+    return this.#transactions.write((statements) => {
+      const found = find(statements, reference, platform);
+      for (const { id } of found) statements.pinImage.run({ id, pinned: pinned ? 1 : 0 });
+      return found.map(({ record }) => ({ ...record, pinned }));
+    });
+  }
+}
+
+/** The parameters of `STATEMENTS.imageUsed`. */
+export function usedKey({ reference, platform, chainId, manifestDigest }: ImageKey): (string | null)[] {
+  return [reference, platform, chainId ?? null, manifestDigest ?? null];
+}
+
+/** The result of `STATEMENTS.imageUsed`. */
+export function timeOf(row: Row | undefined): Date | undefined {
+  return row === undefined ? undefined : new Date(number(row.used));
+}
+
+/** A row of the table `images`. */
+interface ImageRow {
+  readonly id: number;
+  readonly record: ImageRecord;
+}
+
+function imageRow(row: Row): ImageRow {
+  const optional = (name: string) => (row[name] === null ? undefined : text(row[name]));
+  return {
+    id: number(row.id),
+    record: {
+      reference: text(row.reference),
+      platform: text(row.platform),
+      chainId: optional('chain_id'),
+      manifestDigest: optional('manifest'),
+      configDigest: optional('config'),
+      indexDigest: optional('image_index'),
+      source: text(row.source),
+      job: optional('job'),
+      unpacked: new Date(number(row.unpacked)),
+      used: new Date(number(row.used)),
+      pinned: row.pinned === 1,
+    },
+  };
+}
+
+function keyOf({ reference, platform }: ImageKey): { reference: string; platform: string } {
+  return { reference, platform };
+}
+
+function columnsOf(image: NewImage) {
+  return {
+    ...keyOf(image),
+    chain: image.chainId ?? null,
+    manifest: image.manifestDigest ?? null,
+    config: image.configDigest ?? null,
+    index: image.indexDigest ?? null,
+    source: image.source,
+    job: image.job ?? null,
+  };
+}
+
+function isSame(one: ImageKey, other: ImageKey): boolean {
+  return one.chainId === other.chainId && one.manifestDigest === other.manifestDigest;
+}
+
+function digestsOf({ manifestDigest, configDigest, indexDigest }: NewImage): string[] {
+  return [manifestDigest, configDigest, indexDigest].filter((digest) => digest !== undefined);
+}
+
+/** When the top snapshot was committed; `undefined` for an image without layers. @throws NotFound */
+function commitTime(statements: Statements, { reference, chainId }: NewImage): number | undefined {
+  if (chainId === undefined) return undefined;
+  if (statements.committed.get(chainId) === undefined) {
+    throw new SnapshotError('NotFound', `image ${reference} is not recorded: the store has no snapshot ${chainId}`);
+  }
+  return number(statements.byKey.get({ key: chainId })?.created);
+}
+
+function addDocument(statements: Statements, digest: string, documents: ReadonlyMap<string, Uint8Array>): void {
+  const bytes = documents.get(digest);
+  if (bytes !== undefined) statements.addDocument.run({ digest, bytes });
+}
+
+function dropDocuments(statements: Statements, digests: readonly string[]): void {
+  for (const digest of digests) statements.dropDocument.run({ digest });
+}
+
+/** Source and job stay those of the first record, until the layers were unpacked again. */
+function update(statements: Statements, { id, record }: ImageRow, image: NewImage, unpacked: number, used: number) {
+  const { source, job } = unpacked === record.unpacked.getTime() ? record : image;
+  statements.updateImage.run({ id, unpacked, used, ...columnsOf({ ...image, source, job }) });
+  dropDocuments(statements, digestsOf(record));
+}
+
+/** Gives a record the name `REFERENCE@DIGEST`, and takes its pin. If that name has a record already, only that one stays. */
+function setAside(statements: Statements, { id, record }: ImageRow): void {
+  const { reference, platform, manifestDigest, chainId } = record;
+  const name = `${reference.replace(/@.*$/, '')}@${manifestDigest ?? chainId ?? 'empty'}`;
+  if (statements.image.get({ reference: name, platform }) === undefined) {
+    statements.renameImage.run({ id, reference: name });
+    return;
+  }
+  statements.removeImage.run({ id });
+  dropDocuments(statements, digestsOf(record));
+}
+
+function find(statements: Statements, reference: string, platform: string | undefined): ImageRow[] {
+  const rows = statements.imagesOf.all({ reference, platform: platform ?? null }).map((row) => imageRow(row));
+  if (rows.length > 0) return rows;
+  const which = platform === undefined ? '' : ` for ${platform === '' ? 'no platform' : platform}`;
+  throw new SnapshotError('NotFound', `the store has no image ${reference}${which}`);
+}
+
+/** A committed snapshot, and how many images have it. */
+interface Part {
+  readonly parent: number | null;
+  readonly usage: Usage | undefined;
+  readonly broken: BrokenReason | undefined;
+  images: number;
+}
+
+/** Adds up the usage of the snapshots of each image. @param rows of `STATEMENTS.sizes` */
+function listing(records: readonly ImageRecord[], rows: readonly Row[]): ImageListing[] {
+  const parts = new Map<number, Part>();
+  const byName = new Map<string, number>();
+  const users = new Map<number, string[]>();
+  for (const row of rows) {
+    const parent = row.parent === null ? null : number(row.parent);
+    if (row.kind === 'committed') {
+      byName.set(text(row.key), number(row.id));
+      const usage = row.bytes === null ? undefined : { bytes: number(row.bytes), inodes: number(row.inodes) };
+      const broken = row.broken === null ? undefined : brokenReason(row.broken);
+      parts.set(number(row.id), { parent, usage, broken, images: 0 });
+    } else if (parent !== null) {
+      users.set(parent, [...(users.get(parent) ?? []), text(row.key)]);
+    }
+  }
+  const tops = records.map(({ chainId }) => (chainId === undefined ? undefined : byName.get(chainId)));
+  for (const top of tops) for (const part of partsBelow(parts, top)) part.images += 1;
+  return records.map((record, index) => {
+    const top = tops[index];
+    const broken = record.chainId === undefined ? undefined : top === undefined ? 'gone' : parts.get(top)?.broken;
+    return {
+      ...record,
+      ...sizesOf(partsBelow(parts, top)),
+      usedBy: (top === undefined ? undefined : users.get(top)) ?? [],
+      ...(broken === undefined ? {} : { broken }),
+    };
+  });
+}
+
+/** A snapshot and all below it. */
+function* partsBelow(parts: ReadonlyMap<number, Part>, top: number | undefined): Generator<Part> {
+  for (let part = top === undefined ? undefined : parts.get(top); part !== undefined; ) {
+    yield part;
+    part = part.parent === null ? undefined : parts.get(part.parent);
+  }
+}
+
+function sizesOf(parts: Iterable<Part>): Pick<ImageListing, 'own' | 'shared' | 'unmeasured'> {
+  const own = { bytes: 0, inodes: 0 };
+  const shared = { bytes: 0, inodes: 0 };
+  let unmeasured = 0;
+  for (const { usage, images } of parts) {
+    const sum = images > 1 ? shared : own;
+    if (usage === undefined) unmeasured += 1;
+    sum.bytes += usage?.bytes ?? 0;
+    sum.inodes += usage?.inodes ?? 0;
+  }
+  return { own, shared, unmeasured };
+}
