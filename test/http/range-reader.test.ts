@@ -6,10 +6,11 @@ import { WINDOW, windowOf } from '../../src/http/connection-plan.ts';
 import { RangeReader, type RangeReaderOptions } from '../../src/http/range-reader.ts';
 import { SEGMENT_BUFFER, type Segment } from '../../src/http/segment.ts';
 import { SpareBuffers } from '../../src/system/spare-buffers.ts';
+import { OVERWRITTEN } from '../support/lent.ts';
 
 const MiB = 1024 * 1024;
 
-/** Counts the taken buffers. */
+/** Counts the taken buffers, and overwrites each one that is given back, as another download would. */
 class CountedBuffers extends SpareBuffers {
   held = 0;
   mostHeld = 0;
@@ -22,6 +23,7 @@ class CountedBuffers extends SpareBuffers {
 
   override give(piece: Buffer): void {
     this.held -= 1;
+    piece.fill(OVERWRITTEN);
     super.give(piece);
   }
 }
@@ -39,6 +41,8 @@ class Download {
   readonly pieces = new CountedBuffers(SEGMENT_BUFFER);
   readonly sendings: Sending[] = [];
   readonly reader: RangeReader;
+  /** The failed check of a chunk. Nothing is sent after it, because its test could wait for ever. */
+  wrong: unknown;
 
   constructor(size: number, more: Partial<RangeReaderOptions> = {}) {
     this.reader = new RangeReader({
@@ -73,6 +77,7 @@ class Download {
 
   /** Sends up to `most` bytes of each transfer that is not paused. @returns the number of sent bytes */
   send(most: number, sendings = this.active): number {
+    if (this.wrong !== undefined) throw this.wrong;
     let sent = 0;
     for (const sending of sendings) {
       const { segment } = sending;
@@ -93,10 +98,16 @@ class Download {
   }
 }
 
-/** Reads a chunk and checks its bytes. @returns its length */
-async function readOne({ reader }: Download, place: number): Promise<number> {
-  const { value } = await reader.next();
-  for (let at = 0; at < (value?.length ?? 0); at += 4096) assert.equal(value?.readUInt32LE(at), place + at);
+/** Reads a chunk and checks its bytes, in a later turn, because a reader of chunks may wait. @returns its length */
+async function readOne(download: Download, place: number): Promise<number> {
+  const { value } = await download.reader.next();
+  await turn();
+  try {
+    for (let at = 0; at < (value?.length ?? 0); at += 4096) assert.equal(value?.readUInt32LE(at), place + at);
+  } catch (error) {
+    download.wrong = error;
+    throw error;
+  }
   return value?.length ?? 0;
 }
 

@@ -1,5 +1,5 @@
 /** Overwrites lent memory. It is not zero, as padding is, and no format begins with it. */
-const OVERWRITTEN = 0xa5;
+export const OVERWRITTEN = 0xa5;
 
 /**
  * Bytes as a source lends them, in pieces of the given lengths; the last length repeats. A piece is valid until the next
