@@ -240,17 +240,17 @@ const SQLITE = {
   NOTADB: 26,
 } as const;
 
+const REBUILD = 'stop the workers and run unpackd snapshots recover, which rebuilds it from the directories';
+
 const SENTENCES: Readonly<Record<number, string>> = {
   [SQLITE.PERM]: 'this user may not use it',
   [SQLITE.NOMEM]: 'no memory is left to use it: give the machine or the container more',
   [SQLITE.IOERR]:
     'its disk cannot be read or written, or a quota is used up: see what the kernel logs (dmesg), and restart the worker when it is mended',
-  [SQLITE.CORRUPT]:
-    'it is damaged: stop the workers and check the file system (fsck); if that does not mend it, remove the store and unpack anew',
+  [SQLITE.CORRUPT]: `it is damaged: check the file system (fsck), then ${REBUILD}`,
   [SQLITE.READONLY]: 'it can only be read: check the owner and whether the file system is mounted read-only',
   [SQLITE.CANTOPEN]: 'it cannot be opened: check that its directory exists and that this user may write there',
-  [SQLITE.NOTADB]:
-    "it is another program's file (containerd's own stores have one of that name): choose an empty directory",
+  [SQLITE.NOTADB]: `it is damaged, or another program's file (containerd's own stores have one of that name): if it is damaged, ${REBUILD}; otherwise choose an empty directory`,
 };
 
 /** An error of SQLite as an UnpackError. Other errors are returned unchanged. */
@@ -270,6 +270,12 @@ function isFull(path: string): boolean {
   } catch {
     return false;
   }
+}
+
+/** Whether an error of SQLite means that the content of the file is damaged. */
+export function isDamage(error: unknown): boolean {
+  const code = sqliteCode(error);
+  return code === SQLITE.CORRUPT || code === SQLITE.NOTADB;
 }
 
 function isBusy(error: unknown): boolean {

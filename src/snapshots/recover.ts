@@ -4,6 +4,7 @@ import { backup, DatabaseSync } from 'node:sqlite';
 import { UnpackError } from '../errors.ts';
 import { tryLock } from '../system/files.ts';
 import { databaseIdentity, lastNumber, markBroken, setLastNumber } from './admission.ts';
+import { isDamage } from './database.ts';
 import { snapshotsDirectory } from './directories.ts';
 import { metadataFile, numberedDirectories, readStoreRecord, type StoreRecord, writeStoreRecord } from './identity.ts';
 import { lastRecord, ownerOf, type SnapshotRecord } from './records.ts';
@@ -25,8 +26,9 @@ export interface Recovered {
 
 /**
  * Rebuilds the database from the records in ROOT/snapshots. An existing database of the same store is the start, so what only
- * the database knows stays. Nothing in the directories of snapshots changes.
- * @throws UnpackError STORE_FAILED if a process has the store open, or there is no identity; system errors, SQLite's errors
+ * the database has stays, unless the database is damaged. Nothing in the directories of snapshots changes.
+ * @throws UnpackError STORE_FAILED if a process has the store open, there is no identity, or the database is another program's
+ *   or of a newer version; system errors, SQLite's errors
  */
 export async function recoverStore(root: string): Promise<Recovered> {
   const directory = snapshotsDirectory(root);
@@ -40,11 +42,11 @@ export async function recoverStore(root: string): Promise<Recovered> {
       );
     }
     for (const path of [next, `${next}-journal`]) rmSync(path, { force: true });
-    const record = readStoreRecord(root) ?? fromDatabase(root);
+    const record = soundStoreRecord(root) ?? (await fromDatabase(root));
     if (record === undefined) {
       throw new UnpackError(
         'STORE_FAILED',
-        `${directory} has no store.json, which has the identity of the store: put it back from a copy`,
+        `${directory} has no store.json that can be read, which has the identity of the store: put it back from a copy`,
       );
     }
     await copyOwn(root, next, record);
@@ -63,39 +65,54 @@ export async function recoverStore(root: string): Promise<Recovered> {
   }
 }
 
-/** The content of a lost store.json, if a directory has the identity of the database. */
-function fromDatabase(root: string): StoreRecord | undefined {
+/** The content of store.json; `undefined` if it is lost or damaged. @throws system errors */
+function soundStoreRecord(root: string): StoreRecord | undefined {
+  try {
+    return readStoreRecord(root);
+  } catch (error) {
+    if (error instanceof UnpackError) return undefined;
+    throw error;
+  }
+}
+
+/** What a lost store.json had, if the database is sound and a directory has its identity. */
+function fromDatabase(root: string): Promise<StoreRecord | undefined> {
+  return ifSound(root, (file) => {
+    const known = databaseIdentity(file);
+    const fits = numberedDirectories(root).some((id) => ownerOf(directoryOf(root, id)) === known.identity);
+    return fits ? { ...known, ...readTraits(file) } : undefined;
+  });
+}
+
+const directoryOf = (root: string, id: number): string => join(snapshotsDirectory(root), String(id));
+
+/** Copies the existing database, if it is sound and one of this store; otherwise the new one begins empty. */
+async function copyOwn(root: string, next: string, { identity }: StoreRecord): Promise<void> {
+  await ifSound(root, async (file) => {
+    if (databaseIdentity(file).identity === identity) await backup(file, next);
+  });
+}
+
+/**
+ * Calls `use` with the existing database.
+ * @returns `undefined` if the database is missing or damaged, or has no identity
+ * @throws UnpackError STORE_FAILED for another program's database and for a newer version; SQLite's errors
+ */
+async function ifSound<T>(root: string, use: (file: DatabaseSync) => Promise<T> | T): Promise<T | undefined> {
   const path = metadataFile(root);
   if (!existsSync(path)) return undefined;
   const file = new DatabaseSync(path);
   try {
     refuseOthers(file, path);
     if (schemaVersion(file, path) < IDENTITY_VERSION) return undefined;
-    const known = databaseIdentity(file);
-    const fits = numberedDirectories(root).some((id) => ownerOf(directoryOf(root, id)) === known.identity);
-    return fits ? { ...known, ...readTraits(file) } : undefined;
+    // a copy would have the damage too, even in pages that are not needed now
+    if (file.prepare('PRAGMA integrity_check').get()?.integrity_check !== 'ok') return undefined;
+    return await use(file);
+  } catch (error) {
+    if (isDamage(error)) return undefined;
+    throw error;
   } finally {
     file.close();
-  }
-}
-
-const directoryOf = (root: string, id: number): string => join(snapshotsDirectory(root), String(id));
-
-/** Copies the existing database, if it is one of this store; otherwise the new one begins empty. */
-async function copyOwn(root: string, next: string, { identity }: StoreRecord): Promise<void> {
-  const path = metadataFile(root);
-  if (!existsSync(path)) return;
-  try {
-    const file = new DatabaseSync(path);
-    try {
-      refuseOthers(file, path);
-      if (schemaVersion(file, path) < IDENTITY_VERSION || databaseIdentity(file).identity !== identity) return;
-      await backup(file, next);
-    } finally {
-      file.close();
-    }
-  } catch {
-    rmSync(next, { force: true }); // it is damaged
   }
 }
 

@@ -49,7 +49,10 @@ test('a damaged database gives an error with the remedy', async () => {
   const damaged = openSnapshotter(options).then(async (opened) => {
     await opened.walk().finally(() => opened.close());
   });
-  await assert.rejects(damaged, { code: 'STORE_FAILED', message: /metadata\.db: it is damaged: .*fsck.*unpack anew/ });
+  await assert.rejects(damaged, {
+    code: 'STORE_FAILED',
+    message: /metadata\.db: it is damaged: .*fsck.*unpackd snapshots recover/,
+  });
 });
 
 test('opening a store is STORE_FULL if its disk has free inodes but no free bytes', {

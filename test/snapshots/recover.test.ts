@@ -1,11 +1,15 @@
 import assert from 'node:assert/strict';
-import { cpSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import '../support/needs-root.ts';
 import { backUpDatabase, recoverStore } from '../../src/snapshots/recover.ts';
 import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
-import { type TemporaryStore, withStore } from './temporary-store.ts';
+import { changeDatabase, type TemporaryStore, withStore } from './temporary-store.ts';
+
+/** Bytes of a page of SQLite, which is the unit of its checks; and a page without sense. */
+const PAGE = 4096;
+const GARBAGE = Buffer.alloc(PAGE, 0xa5);
 
 function removeDatabase(root: string): void {
   for (const end of ['', '-wal', '-shm']) rmSync(join(root, `metadata.db${end}`), { force: true });
@@ -79,6 +83,48 @@ for (const type of ['overlay', 'native'] as const) {
       assert.equal(await again.cleanup(), 0);
     });
 
+    behaviour('rebuilds a damaged database, whichever page is damaged', async ({ store, root, beside, reopen }) => {
+      const before = await rows(store);
+      await store.close();
+      const file = join(root, 'metadata.db');
+      const whole = readFileSync(file);
+      const sound = join(beside, 'sound');
+      cpSync(root, sound, { recursive: true, verbatimSymlinks: true });
+      let refusals = 0;
+      for (let page = 0; page < whole.length / PAGE; page++) {
+        rmSync(root, { recursive: true });
+        cpSync(sound, root, { recursive: true, verbatimSymlinks: true });
+        writeFileSync(
+          file,
+          Buffer.concat([whole.subarray(0, page * PAGE), GARBAGE, whole.subarray((page + 1) * PAGE)]),
+        );
+        // a store opens if the page is not needed for that
+        const opened = await reopen().catch((error: { code?: unknown; message: string }) => {
+          assert.equal(error.code, 'STORE_FAILED');
+          assert.match(error.message, /metadata\.db: it is .*unpackd snapshots recover/, `page ${page}`);
+          refusals++;
+        });
+        await opened?.close();
+        const { broken, foreign } = await recoverStore(root);
+        assert.deepEqual([broken, foreign], [0, []], `page ${page}`);
+        const again = await reopen();
+        assert.deepEqual(await rows(again), before, `page ${page}`);
+        assert.equal(await again.cleanup(), 0);
+        await again.close();
+      }
+      assert.ok(refusals > 2, `${refusals} refusals`);
+    });
+
+    behaviour('rebuilds a database that is cut off', async ({ store, root, reopen }) => {
+      const before = await rows(store);
+      await store.close();
+      const file = join(root, 'metadata.db');
+      truncateSync(file, statSync(file).size / 2);
+      await assert.rejects(reopen(), { code: 'STORE_FAILED', message: /it is damaged: .*unpackd snapshots recover/ });
+      await recoverStore(root);
+      assert.deepEqual(await rows(await reopen()), before);
+    });
+
     behaviour('is refused while a process has the store open', async ({ root }) => {
       await assert.rejects(recoverStore(root), { code: 'STORE_FAILED', message: /is in use: stop the workers/ });
     });
@@ -101,6 +147,46 @@ test('a lost identity file is written again if the database fits the directories
     await assert.rejects(reopen(), { message: /store.json is missing/ });
     await recoverStore(root);
     assert.deepEqual(await rows(await reopen()), before);
+  }));
+
+test('a damaged identity file is written again if the database fits the directories', () =>
+  withStore('overlay', async (context) => {
+    const { store, root, reopen } = context;
+    await fill(context);
+    const before = await rows(store);
+    await store.close();
+    writeFileSync(join(root, 'snapshots/store.json'), 'text');
+    await assert.rejects(reopen(), { message: /store.json is damaged: .*unpackd snapshots recover/ });
+    await recoverStore(root);
+    assert.deepEqual(await rows(await reopen()), before);
+  }));
+
+test('nothing is recovered from a damaged database without an identity', () =>
+  withStore('overlay', async (context) => {
+    const { store, root } = context;
+    await fill(context);
+    await store.close();
+    rmSync(join(root, 'snapshots/store.json'));
+    const database = join(root, 'metadata.db');
+    for (const damaged of [GARBAGE, Buffer.concat([readFileSync(database).subarray(0, PAGE), GARBAGE])]) {
+      writeFileSync(database, damaged);
+      await assert.rejects(recoverStore(root), { code: 'STORE_FAILED', message: /has no store.json/ });
+      assert.deepEqual(readFileSync(database), damaged);
+    }
+  }));
+
+test('a database of a newer version or of another program is not replaced', () =>
+  withStore('overlay', async ({ store, root, layer }) => {
+    await layer('base', '');
+    await store.close();
+    for (const [pragma, message] of [
+      ['user_version', /has version 99 of the schema/],
+      ['application_id', /is another program's database/],
+    ] as const) {
+      changeDatabase(root, `PRAGMA ${pragma} = 99`);
+      await assert.rejects(recoverStore(root), { code: 'STORE_FAILED', message });
+      assert.ok(readdirSync(root).every((name) => !name.includes('recover')));
+    }
   }));
 
 test('nothing is recovered without an identity', () =>
