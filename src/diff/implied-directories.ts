@@ -1,4 +1,5 @@
 import { chmodPathFd, close, cString, type FileStatus, O, openAt, statFd } from '../system/files.ts';
+import type { AddedFiles } from './added-files.ts';
 import type { DirectoryTimes } from './directory-times.ts';
 import type { Checkpoint, MemoryBudget } from './layer-budget.ts';
 import type { Squash } from './ownership.ts';
@@ -34,6 +35,7 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
   private readonly whiteouts: Whiteouts;
   private readonly squash: Squash | undefined;
   private readonly budget: MemoryBudget;
+  private readonly added: AddedFiles;
   /** Set in a full copy, because its parent directories can be from the layers below. */
   private readonly times: DirectoryTimes | undefined;
   private readonly place: string;
@@ -47,6 +49,7 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
       readonly squash: Squash | undefined;
       readonly budget: MemoryBudget;
       readonly times: DirectoryTimes;
+      readonly added: AddedFiles;
     },
     findings: PassFindings | undefined,
   ) {
@@ -55,6 +58,7 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
     this.whiteouts = parts.whiteouts;
     this.squash = parts.squash;
     this.budget = parts.budget;
+    this.added = parts.added;
     this.times = fullCopy ? parts.times : undefined;
     this.place = target.root;
     const isSecondPass = findings !== undefined && target.lowers.length > 0;
@@ -171,6 +175,7 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
       close(fd);
     }
     const { inode } = status;
+    this.added.directory();
     this.squash?.madeImplied(inode);
     if (this.deletedPaths.has(path)) this.whiteouts.deletedDirectory(parent, name);
     const above = this.byInode.get(statFd(parent).inode);

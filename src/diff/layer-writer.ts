@@ -19,6 +19,7 @@ import {
   symlinkAt,
   utimensAt,
 } from '../system/files.ts';
+import { AddedFiles, type AddedUsage } from './added-files.ts';
 import {
   type AttributeRules,
   attributeRules,
@@ -72,6 +73,8 @@ export interface WrittenLayer {
    * wrong.
    */
   readonly needsSecondPass: boolean;
+  /** An estimate of what the layer adds to the disk. */
+  readonly usage: AddedUsage;
   readonly findings: PassFindings;
   /** Sentences for the job's result: what was left out, and why. */
   readonly warnings: readonly string[];
@@ -100,6 +103,7 @@ export class LayerWriter implements EntrySink, Disposable {
   /** Mode bits that this user needs for writing, in addition to the mode in the archive; root needs none. */
   private readonly ownRights: number;
   private readonly leftOut = new LeftOut();
+  private readonly added = new AddedFiles();
   private readonly implied: ImpliedDirectories;
   private readonly directoryTimes: DirectoryTimes;
   private readonly isFirstPass: boolean;
@@ -116,6 +120,8 @@ export class LayerWriter implements EntrySink, Disposable {
   /** The descriptors of the file that is being written and of its directory. -1: the data of the entry are ignored. */
   private file = -1;
   private fileParent = -1;
+  /** Bytes of data that the file has so far. */
+  private fileData = 0;
 
   constructor(target: DiffTarget, options: LayerWriterOptions = {}) {
     const { checkpoint = NO_CHECKPOINT, findings } = options;
@@ -128,15 +134,16 @@ export class LayerWriter implements EntrySink, Disposable {
     this.directoryTimes = times;
     this.aufs = new AufsDirectories(this.root, budget);
     this.late = new LateDeletions(budget, findings);
-    this.whiteouts = whiteouts(target, this.root, { budget, times, checkpoint });
+    this.whiteouts = whiteouts(target, this.root, { budget, times, checkpoint, added: this.added });
     this.fullCopy = isFullCopy(target);
+    if (!this.fullCopy) this.added.directory(); // the root
     this.hasLinks = this.fullCopy;
     this.squash =
       target.ownership === 'squash' ? new Squash(this.root, this.leftOut, target.copied, budget) : undefined;
     this.ownRights = this.squash === undefined ? 0 : OWNER_RIGHTS;
     this.rules = attributeRules(target, this.squash, this.leftOut);
     this.initial = new InitialAttributes(this.root);
-    const parts = { whiteouts: this.whiteouts, squash: this.squash, budget, times };
+    const parts = { whiteouts: this.whiteouts, squash: this.squash, budget, times, added: this.added };
     this.implied = new ImpliedDirectories(target, parts, findings);
     try {
       if (this.fullCopy) this.late.removeKnown(this.root, times);
@@ -156,6 +163,7 @@ export class LayerWriter implements EntrySink, Disposable {
   data(bytes: Buffer, position: number): void {
     if (this.file < 0) return;
     this.guard(() => {
+      this.fileData += bytes.length;
       for (let done = 0; done < bytes.length; ) {
         done += writeSync(this.file, bytes, done, bytes.length - done, position + done);
       }
@@ -165,6 +173,7 @@ export class LayerWriter implements EntrySink, Disposable {
   end(): void {
     const { current, file } = this;
     if (file < 0 || current === undefined) return;
+    this.added.file(this.fileData);
     this.guard(() => {
       try {
         if (current.sparse) ftruncateSync(file, current.size);
@@ -204,6 +213,7 @@ export class LayerWriter implements EntrySink, Disposable {
       impliedDirectories,
       directoryModes,
       needsSecondPass: wroteIntoDeleted || (inherits && this.isFirstPass),
+      usage: this.added.usage,
       findings,
       warnings: this.leftOut.sentences(),
     };
@@ -251,6 +261,7 @@ export class LayerWriter implements EntrySink, Disposable {
           openAt(parent, cName, NEW_FILE, (entry.mode & 0o777) | (this.ownRights & 0o600)),
         );
         this.fileParent = parent;
+        this.fileData = 0;
         return;
       case 'directory':
         this.directory(parent, cName, entry);
@@ -260,6 +271,7 @@ export class LayerWriter implements EntrySink, Disposable {
       case 'symlink':
         this.hasLinks = true;
         this.create(parent, cName, () => symlinkAt(cString(entry.linkName), parent, cName));
+        this.added.node();
         setNodeAttributes(parent, cName, entry, 'link', this.rules, this.has(parent, entry));
         return;
       case 'hardlink':
@@ -300,13 +312,14 @@ export class LayerWriter implements EntrySink, Disposable {
     } catch (error) {
       if (errnoOf(error) !== 'EEXIST') throw error;
     }
-    this.removeAll(parent, name);
+    this.replace(parent, name);
     return make();
   }
 
   private directory(parent: number, name: Buffer, entry: TarEntry): void {
     const make = (): void => {
       mkdirAt(parent, name, (entry.mode & 0o777) | this.ownRights);
+      this.added.directory();
       if (this.fullCopy) this.whiteouts.made(this.realPathOf(name));
       if (this.implied.deletes(this.root, parent, name)) this.whiteouts.deletedDirectory(parent, name);
     };
@@ -321,7 +334,7 @@ export class LayerWriter implements EntrySink, Disposable {
         this.implied.named(status.inode, entry.xattrs);
         has = HAS_NOTHING;
       } else {
-        this.removeAll(parent, name);
+        this.replace(parent, name);
         make();
       }
     }
@@ -369,6 +382,7 @@ export class LayerWriter implements EntrySink, Disposable {
       return;
     }
     this.create(parent, name, () => mknodAt(parent, name, type | entry.mode, device));
+    this.added.node();
     setNodeAttributes(parent, name, entry, 'special', this.rules, HAS_NOTHING);
     if (type !== S_IFCHR || device !== 0) return;
     const status = statAt(parent, name);
@@ -377,7 +391,7 @@ export class LayerWriter implements EntrySink, Disposable {
 
   /** Hides a file of the layers below with the same name, because the device would hide it, too. */
   private leaveOutDevice(parent: number, name: Buffer, entry: TarEntry): void {
-    this.removeAll(parent, name);
+    this.replace(parent, name);
     this.whiteouts.delete(parent, this.realParent, name.subarray(0, -1), entry);
     this.squash?.device(parent, name, entry);
   }
@@ -387,8 +401,10 @@ export class LayerWriter implements EntrySink, Disposable {
     return this.squash === undefined ? this.initial.has(parent, entry) : HAS_NOTHING;
   }
 
-  /** Removes `name`, with all its content. */
-  private removeAll(parent: number, name: Buffer): void {
+  /** Removes `name`, with all its content, because an entry of this name follows. */
+  private replace(parent: number, name: Buffer): void {
+    const status = statAt(parent, name);
+    if (status !== undefined && (status.mode & S_IFMT) !== S_IFDIR) this.added.replaced(status);
     this.root.removeAll(parent, name, this.implied.removed);
   }
 

@@ -14,6 +14,7 @@ import {
   setXattrAt,
   statAt,
 } from '../system/files.ts';
+import type { AddedFiles } from './added-files.ts';
 import { setFitting } from './attributes.ts';
 import { AUFS_PREFIX } from './aufs.ts';
 import type { DirectoryTimes } from './directory-times.ts';
@@ -79,17 +80,18 @@ export interface Whiteouts {
   made(path: string): void;
 }
 
-/** The parts of `LayerWriter` that deletions in a full copy use. */
+/** The parts of `LayerWriter` that deletions use. */
 export interface WriterParts {
   readonly budget: MemoryBudget;
   /** Keeps the times of directories when something in them is removed. */
   readonly times: DirectoryTimes;
   readonly checkpoint: Checkpoint;
+  readonly added: AddedFiles;
 }
 
 export function whiteouts(target: DiffTarget, root: Root, parts: WriterParts): Whiteouts {
   if (target.below === 'nothing') return NOTHING_BELOW;
-  return isFullCopy(target) ? new Removals(root, parts) : new OverlayWhiteouts(target);
+  return isFullCopy(target) ? new Removals(root, parts) : new OverlayWhiteouts(target, parts.added);
 }
 
 const join = (path: string, name: Buffer): string =>
@@ -98,15 +100,18 @@ const join = (path: string, name: Buffer): string =>
 /** Upper directory of an overlay: device 0:0 for a deleted name, an attribute for an opaque directory (Linux, overlayfs.rst). */
 class OverlayWhiteouts implements Whiteouts {
   private readonly target: DiffTarget;
+  private readonly added: AddedFiles;
 
-  constructor(target: DiffTarget) {
+  constructor(target: DiffTarget, added: AddedFiles) {
     this.target = target;
+    this.added = added;
   }
 
   delete(parent: number, _path: string, name: Buffer, entry: TarEntry): Deletion {
     const cName = cString(name);
     try {
       mknodAt(parent, cName, S_IFCHR, 0);
+      this.added.node();
     } catch (error) {
       if (errnoOf(error) !== 'EEXIST') throw error;
       const status = statAt(parent, cName);

@@ -141,7 +141,7 @@ class Chain {
       await using extraction = await this.prepare(index, signal);
       const sync = this.options.watch?.();
       const diff = await this.extract(index, extraction, findings, signal);
-      if (!diff.needsSecondPass) return await this.waits.writing(() => this.commit(index, extraction, sync));
+      if (!diff.needsSecondPass) return await this.waits.writing(() => this.commit(index, extraction, diff, sync));
       ({ findings } = diff);
       this.log(index, 'needs another pass: its last entries change how its first ones must be written', extraction);
     }
@@ -291,6 +291,7 @@ class Chain {
   private async commit(
     index: number,
     extraction: Extraction,
+    { usage }: AppliedDiff,
     sync: (() => Promise<void>) | undefined,
   ): Promise<'applied' | 'existed'> {
     const { observer, labels } = this.options;
@@ -300,6 +301,7 @@ class Chain {
     try {
       await this.snapshotter.commit(chainId, extraction.key, {
         labels: { ...labels, [LABEL_SNAPSHOT_REF]: chainId, [LABEL_DIFF_ID]: diff.digest },
+        usage,
         ...(extraction.below === 'later' ? { parent: this.layer(index - 1).chainId } : {}),
       });
     } catch (error) {

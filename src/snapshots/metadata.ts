@@ -131,7 +131,7 @@ export class Metadata {
   commit(
     name: string,
     key: string,
-    options: CommitOptions,
+    options: Omit<CommitOptions, 'usage'> & { readonly size: Usage | undefined },
     recorded: number,
     rebase: (id: number, parentId: number) => void,
   ): Promise<number | undefined> {
@@ -165,7 +165,8 @@ export class Metadata {
         statements.remove.run({ id: replaced.id });
       }
       const labels = JSON.stringify(options.labels ?? {});
-      statements.commit.run({ id, name, parent: parent ?? null, labels, now: Date.now() });
+      const { bytes = null, inodes = null } = options.size ?? {};
+      statements.commit.run({ id, name, parent: parent ?? null, labels, bytes, inodes, now: Date.now() });
       if (replaced !== undefined) statements.spreadBroken.run();
       return replaced?.id;
     });
@@ -194,14 +195,6 @@ export class Metadata {
       statements.relabel.run({ id, labels: JSON.stringify(updated.labels), now: updated.updated.getTime() });
       return { ...found, info: updated };
     });
-  }
-
-  /** Stores the usage of a committed snapshot. @returns whether the snapshot still exists */
-  recordUsage(id: number, usage: Usage): Promise<boolean> {
-    const { bytes, inodes } = usage;
-    return this.#transactions.write(
-      (statements) => Number(statements.recordUsage.run({ id, bytes, inodes }).changes) > 0,
-    );
   }
 
   /** Marks a snapshot as broken, and all that stand on it. */

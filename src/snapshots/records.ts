@@ -12,7 +12,7 @@ import { unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { errnoOf } from '../errno.ts';
-import type { SnapshotInfo, SnapshotKind } from './snapshotter.ts';
+import type { SnapshotInfo, SnapshotKind, Usage } from './snapshotter.ts';
 import { hasVanished, settle, syncDirectory } from './tree.ts';
 
 /**
@@ -24,7 +24,7 @@ import { hasVanished, settle, syncDirectory } from './tree.ts';
  *     active.json       the record of a snapshot that is or was active; not synced
  *     view.json         the same of a view
  */
-export interface SnapshotRecord extends Pick<SnapshotInfo, 'kind' | 'name' | 'parent' | 'labels'> {
+export interface SnapshotRecord extends Pick<SnapshotInfo, 'kind' | 'name' | 'parent' | 'labels' | 'size'> {
   /** Milliseconds since 1970. */
   readonly created: number;
 }
@@ -37,8 +37,8 @@ const KINDS: readonly SnapshotKind[] = ['committed', 'active', 'view'];
 
 const recordFile = (directory: string, kind: SnapshotKind): string => join(directory, `${kind}.json`);
 
-export function recordOf({ kind, name, parent, labels, created }: SnapshotInfo): SnapshotRecord {
-  return { kind, name, parent, labels, created: created.getTime() };
+export function recordOf({ kind, name, parent, labels, created, size }: SnapshotInfo): SnapshotRecord {
+  return { kind, name, parent, labels, created: created.getTime(), ...(size === undefined ? {} : { size }) };
 }
 
 /** Marks a new directory as one of this store, and adds its record. Only the link is needed after a loss of power. */
@@ -95,14 +95,20 @@ export function readRecord(directory: string, kind: SnapshotKind): SnapshotRecor
   }
   try {
     const record: Partial<Record<keyof SnapshotRecord, unknown>> = JSON.parse(text);
-    const { name, parent, labels, created } = record;
+    const { name, parent, labels, created, size } = record;
     if (typeof name !== 'string' || typeof parent !== 'string' || typeof created !== 'number') return undefined;
     if (typeof labels !== 'object' || labels === null) return undefined;
     const texts = Object.entries(labels).filter((label): label is [string, string] => typeof label[1] === 'string');
-    return { kind, name, parent, labels: Object.fromEntries(texts), created };
+    return { kind, name, parent, labels: Object.fromEntries(texts), created, ...(isUsage(size) ? { size } : {}) };
   } catch {
     return undefined;
   }
+}
+
+function isUsage(value: unknown): value is Usage {
+  if (typeof value !== 'object' || value === null) return false;
+  const { bytes, inodes }: Partial<Record<keyof Usage, unknown>> = value;
+  return Number.isSafeInteger(bytes) && Number.isSafeInteger(inodes);
 }
 
 /** The record of the last state that the snapshot had. */

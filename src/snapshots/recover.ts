@@ -158,10 +158,11 @@ function addRows(file: DatabaseSync, records: readonly (readonly [number, Snapsh
   const there = file.prepare('SELECT key, kind FROM snapshots WHERE id = ?');
   const remove = file.prepare('DELETE FROM snapshots WHERE id = ?');
   const insert = file.prepare(`
-    INSERT INTO snapshots (id, key, kind, labels, created, updated) VALUES (:id, :key, :kind, :labels, :created, :created)`);
+    INSERT INTO snapshots (id, key, kind, labels, created, updated, bytes, inodes)
+    VALUES (:id, :key, :kind, :labels, :created, :created, :bytes, :inodes)`);
   const adopt = file.prepare(STATEMENTS.adoptChildren);
   const present = new Set(records.map(([id]) => id));
-  for (const [id, { kind, name, parent, labels, created }] of records) {
+  for (const [id, { kind, name, parent, labels, created, size }] of records) {
     const row = there.get(id);
     if (row?.key === name && row.kind === kind) continue;
     const other = taken.get(name, id);
@@ -172,7 +173,8 @@ function addRows(file: DatabaseSync, records: readonly (readonly [number, Snapsh
       remove.run(number(other.id));
     }
     remove.run(id);
-    insert.run({ id, key: name, kind, labels: JSON.stringify(labels), created });
+    const { bytes = null, inodes = null } = size ?? {};
+    insert.run({ id, key: name, kind, labels: JSON.stringify(labels), created, bytes, inodes });
     parents.set(id, parent);
   }
   return parents;

@@ -55,7 +55,11 @@ export interface Snapshotter {
   remove(key: string): Promise<void>;
   /** Replaces labels: all of them, or those that `fields` names (`labels.NAME`). @throws NotFound, InvalidArgument for any other field */
   update(info: Pick<SnapshotInfo, 'name' | 'labels'>, fields?: readonly string[]): Promise<SnapshotInfo>;
-  /** What the snapshot takes on disk, without its parents. @throws NotFound */
+  /**
+   * What the snapshot takes on disk, without its parents. Each call asks for the status of every file, which takes about
+   * 0.5 s for 100,000 files; `SnapshotInfo.size` is an estimate that takes no time.
+   * @throws NotFound
+   */
   usage(key: string): Promise<Usage>;
   /** All snapshots that match the filter, sorted by key. */
   walk(filter?: SnapshotFilter): Promise<SnapshotInfo[]>;
@@ -82,6 +86,11 @@ export interface SnapshotInfo {
   readonly labels: Readonly<Record<string, string>>;
   readonly created: Date;
   readonly updated: Date;
+  /**
+   * What it takes on disk, without its parents: an estimate (`CommitOptions.usage`). Absent if it was not recorded, and for
+   * active snapshots and views.
+   */
+  readonly size?: Usage;
   /** Why it cannot be used. Absent if it can. */
   readonly broken?: BrokenReason;
 }
@@ -98,6 +107,8 @@ export interface SnapshotOptions {
 
 export interface CommitOptions extends SnapshotOptions {
   readonly parent?: string;
+  /** What the layer adds to the disk, as its writer counted it. A native store adds the size of the parent, which it copies. */
+  readonly usage?: Usage;
 }
 
 export interface SnapshotFilter {
@@ -109,8 +120,9 @@ export interface SnapshotFilter {
 }
 
 export interface Usage {
-  /** Allocated bytes. A file with several hard links counts once. */
+  /** Allocated bytes. */
   readonly bytes: number;
+  /** A file with several hard links counts once. */
   readonly inodes: number;
 }
 

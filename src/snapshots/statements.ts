@@ -1,5 +1,5 @@
 import type { SQLOutputValue, StatementSync } from 'node:sqlite';
-import { type BrokenReason, EXTRACTION, type SnapshotInfo, type SnapshotKind, type Usage } from './snapshotter.ts';
+import { type BrokenReason, EXTRACTION, type SnapshotInfo, type SnapshotKind } from './snapshotter.ts';
 
 const COLUMNS = `
   snapshots.id, snapshots.key, snapshots.kind, snapshots.labels, snapshots.created, snapshots.updated,
@@ -72,12 +72,11 @@ export const STATEMENTS = {
 
   commit: `
     UPDATE snapshots
-    SET key = :name, kind = 'committed', parent = :parent, labels = :labels, created = :now, updated = :now
+    SET key = :name, kind = 'committed', parent = :parent, labels = :labels, bytes = :bytes, inodes = :inodes,
+      created = :now, updated = :now
     WHERE id = :id`,
 
   relabel: 'UPDATE snapshots SET labels = :labels, updated = :now WHERE id = :id',
-
-  recordUsage: `UPDATE snapshots SET bytes = :bytes, inodes = :inodes WHERE id = :id AND kind = 'committed'`,
 
   remove: 'DELETE FROM snapshots WHERE id = :id',
 
@@ -139,12 +138,9 @@ export interface Entry {
   readonly id: number;
   readonly info: SnapshotInfo;
   readonly parentId: number | undefined;
-  /** `undefined` until it is measured. Only committed snapshots have it. */
-  readonly usage: Usage | undefined;
 }
 
 export function entry(row: Row): Entry {
-  const usage = row.bytes === null ? undefined : { bytes: number(row.bytes), inodes: number(row.inodes) };
   return {
     id: number(row.id),
     info: {
@@ -155,10 +151,10 @@ export function entry(row: Row): Entry {
       labels: JSON.parse(text(row.labels)) as Record<string, string>,
       created: new Date(number(row.created)),
       updated: new Date(number(row.updated)),
+      ...(row.bytes === null ? {} : { size: { bytes: number(row.bytes), inodes: number(row.inodes) } }),
       ...(row.broken === null ? {} : { broken: brokenReason(row.broken) }),
     },
     parentId: row.parent_id === null ? undefined : number(row.parent_id),
-    usage,
   };
 }
 

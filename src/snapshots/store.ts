@@ -115,10 +115,15 @@ export class SnapshotStore implements Store {
       const { id, info } = await this.#metadata.stat(key);
       // A committed snapshot must keep its directory and its record after a loss of power. The writer of the files flushes
       // their content if UNPACK_DURABLE asks for it.
-      if (info.kind === 'active')
-        await this.#recordCommit(id, name, options.parent ?? info.parent, options.labels ?? {});
+      const parent = options.parent ?? info.parent;
+      const size = options.usage === undefined ? undefined : await this.#sizeOf(parent, options.usage);
+      if (info.kind === 'active') {
+        const { labels = {} } = options;
+        const record = { name, parent, labels, created: Date.now(), ...(size === undefined ? {} : { size }) };
+        await this.#recordCommit(id, { kind: 'committed', ...record });
+      }
       try {
-        const replaced = await this.#metadata.commit(name, key, options, id, (id, parentId) => {
+        const replaced = await this.#metadata.commit(name, key, { ...options, size }, id, (id, parentId) => {
           if (!this.rebase) {
             throw new SnapshotError('InvalidArgument', `a ${this.type} store can't give ${key} a parent at its commit`);
           }
@@ -154,17 +159,12 @@ export class SnapshotStore implements Store {
 
   usage(key: string): Promise<Usage> {
     return this.#run(async () => {
-      const { id, info, usage } = await this.#metadata.stat(key);
-      if (usage !== undefined) return usage;
+      const { id, info } = await this.#metadata.stat(key);
       // a view has no files of its own
       if (info.kind === 'view') return { bytes: 0, inodes: 0 };
       const measured = await measureTree(this.#directories.tree(id), this.#closing.signal);
-      const there =
-        info.kind === 'committed' && !this.#metadata.readOnly
-          ? await this.#metadata.recordUsage(id, measured)
-          : (await this.#metadata.stat(key)).id === id;
-      if (!there) throw new SnapshotError('NotFound', `snapshot ${key} was removed while its files were counted`);
-      return measured;
+      if ((await this.#metadata.stat(key)).id === id) return measured;
+      throw new SnapshotError('NotFound', `snapshot ${key} was removed while its files were counted`);
     });
   }
 
@@ -304,9 +304,18 @@ export class SnapshotStore implements Store {
     return lost;
   }
 
-  async #recordCommit(id: number, name: string, parent: string, labels: SnapshotRecord['labels']): Promise<void> {
-    const record: SnapshotRecord = { kind: 'committed', name, parent, labels, created: Date.now() };
+  async #recordCommit(id: number, record: SnapshotRecord): Promise<void> {
     await settle([writeRecord(this.#directories.path(id), record, true), this.#directories.syncNames()]);
+  }
+
+  /** The size of a snapshot whose layer added `added`. @returns `undefined` if it holds a copy of a parent without a size */
+  async #sizeOf(parent: string, added: Usage): Promise<Usage | undefined> {
+    const copies = !this.rebase && parent !== '';
+    const below = copies ? (await this.#metadata.stat(parent)).info.size : { bytes: 0, inodes: 0 };
+    if (below === undefined) return undefined;
+    // what the layer added can be negative, because replaced files are subtracted
+    const sum = (one: number, other: number) => Math.max(0, one + other);
+    return { bytes: sum(below.bytes, added.bytes), inodes: sum(below.inodes, added.inodes) };
   }
 
   /** Removes the record of a commit that has failed, unless another process has committed the snapshot meanwhile. */

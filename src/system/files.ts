@@ -188,6 +188,12 @@ export interface FileStatus {
   readonly uid: number;
   readonly gid: number;
   readonly inode: bigint;
+  /** Number of hard links. */
+  readonly links: number;
+  /** In bytes, holes included. */
+  readonly size: number;
+  /** Allocated bytes. */
+  readonly allocated: number;
   readonly major: number;
   readonly minor: number;
   readonly atime: Timespec;
@@ -220,10 +226,13 @@ function statusFields(): FileStatus {
     nanoseconds: status.readUInt32LE(at + 8),
   });
   return {
+    links: status.readUInt32LE(16),
     uid: status.readUInt32LE(20),
     gid: status.readUInt32LE(24),
     mode: status.readUInt16LE(28),
     inode: status.readBigUInt64LE(32),
+    size: Number(status.readBigUInt64LE(40)),
+    allocated: Number(status.readBigUInt64LE(48)) * 512,
     atime: time(64),
     mtime: time(112),
     major: status.readUInt32LE(128),

@@ -19,6 +19,7 @@ function diffOf(totalMs: number): AppliedDiff {
     impliedDirectories: [],
     directoryModes: [],
     needsSecondPass: false,
+    usage: { bytes: 0, inodes: 0 },
     findings: { lateDeletions: [] },
     warnings: [],
   };

@@ -98,6 +98,20 @@ for (const type of ['overlay', 'native'] as const) {
       else assert.equal(tree['etc/a']?.device, '0:0');
     });
 
+    it('records the size of each snapshot', async () => {
+      const layers = three();
+      await using b = await bench(layers, type);
+      const top = await applyLayers(layers, b.snapshotter, b.applier, b.options);
+      const inodes = await Promise.all(
+        chainIds(layers.map((layer) => layer.diff.digest)).map(
+          async (name) => (await b.snapshotter.stat(name)).size?.inodes,
+        ),
+      );
+      // what a layer deletes from the copy of its parent is not subtracted
+      assert.deepEqual(inodes, type === 'native' ? [3, 5, 6] : [3, 4, 5]);
+      assert.equal((await b.snapshotter.usage(top)).inodes, 5);
+    });
+
     it('applies nothing if the top layer exists', async () => {
       const layers = three();
       await using b = await bench(layers, type);

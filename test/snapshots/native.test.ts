@@ -71,6 +71,21 @@ describe('native store', () => {
     assert.ok((await store.usage('key')).bytes < 1 << 20);
   });
 
+  behaviour('the size of a layer has that of its parent, whose files it copies', async ({ store }) => {
+    await store.prepare('key', '');
+    await store.commit('base', 'key', { usage: { bytes: 8192, inodes: 3 } });
+    await store.prepare('key', 'base');
+    await store.commit('top', 'key', { usage: { bytes: -4096, inodes: 2 } });
+    assert.deepEqual((await store.stat('top')).size, { bytes: 4096, inodes: 5 });
+  });
+
+  behaviour('the size on a parent without a size is unknown', async ({ store, layer }) => {
+    await layer('base', '');
+    await store.prepare('key', 'base');
+    await store.commit('top', 'key', { usage: { bytes: 4096, inodes: 2 } });
+    assert.equal((await store.stat('top')).size, undefined);
+  });
+
   behaviour('closing the store ends a running copy and deletes it', async (context) => {
     const { store, layer, root } = context;
     await layer('base', '', (directory) => makeFiles(directory, 20));

@@ -48,8 +48,8 @@ export function applyTar(
   for (const piece of lentNow(archive, options.cut)) reader.write(piece);
   reader.finish();
   writer.finish();
-  const { warnings, needsSecondPass, findings } = writer.copyParentAttributes();
-  return { warnings, entries: reader.entries, again: needsSecondPass ? findings : undefined };
+  const { warnings, needsSecondPass, findings, usage } = writer.copyParentAttributes();
+  return { warnings, usage, entries: reader.entries, again: needsSecondPass ? findings : undefined };
 }
 
 /** A fresh directory `name` in `parent`. */
