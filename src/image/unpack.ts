@@ -1,6 +1,7 @@
 import type { ChainId } from '../oci/digest.ts';
 import type { Log } from '../rootfs/applier.ts';
-import type { LockOwner, LockWait } from '../rootfs/lock-waits.ts';
+import type { LockWait } from '../rootfs/lock-waits.ts';
+import type { Owner } from '../snapshots/holder.ts';
 import type { SourceSpec } from '../source/source-spec.ts';
 import type { ImageState } from './progress.ts';
 import type { ImageRequest, ResolvedImage } from './request.ts';
@@ -63,7 +64,7 @@ export interface UnpackOptions {
   readonly labels?: Readonly<Record<string, string>>;
   readonly signal?: AbortSignal | undefined;
   /** The worker and the job that unpack. Other processes report them while they wait for a layer. */
-  readonly owner?: LockOwner | undefined;
+  readonly owner?: Owner | undefined;
   /**
    * Called once, after the call has done nothing for some seconds except waiting for a layer that another process has
    * locked.

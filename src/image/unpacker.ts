@@ -97,6 +97,9 @@ export function createUnpacker(
   }
 
   async function unpackImages({ source, images, began }: Lookup, call: UnpackOptions): Promise<UnpackedImage[]> {
+    // before any look at the store, so that no layer of this call can be removed after it was seen
+    const chainIds = new Set(images.flatMap(({ layers }) => layers.map(({ chainId }) => chainId)));
+    await using _lease = await snapshotter.lease([...chainIds], call.owner ?? {});
     const states = images.map((image) => stateOf(image, 'queued'));
     call.onResolved?.(states);
     const applier = pool.applier(sources.get(source), snapshotter);

@@ -1,5 +1,6 @@
 import { type ChainId, isDigest, shortDigest } from '../oci/digest.ts';
-import { holderName, type LockWait } from '../rootfs/lock-waits.ts';
+import type { LockWait } from '../rootfs/lock-waits.ts';
+import { holderName } from '../snapshots/holder.ts';
 import { durationText } from '../units.ts';
 import { isSameAttempt } from './progress.ts';
 import type { Progress, WaitingFor } from './progress-schema.ts';

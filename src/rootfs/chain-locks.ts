@@ -1,15 +1,17 @@
 import { open, readSync, write } from 'node:fs';
-import { mkdir, readdir } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { errnoOf } from '../errno.ts';
 import { abortError, throwIfAborted, UnpackError } from '../errors.ts';
 import type { ChainId } from '../oci/digest.ts';
-import { storeGone } from '../snapshots/directories.ts';
+import { makeBesideSnapshots } from '../snapshots/directories.ts';
+import type { Holder } from '../snapshots/holder.ts';
 import { AT_FDCWD, close, cString, O, openAt, statAt, statFd, tryLock, unlinkAt } from '../system/files.ts';
-import { holderText, type LockHolder, type LockWait, LockWaits, parseHolder } from './lock-waits.ts';
+import { holderText, type LockWait, LockWaits, parseHolder } from './lock-waits.ts';
 
+const DIRECTORY = 'locks';
 /** Pause in milliseconds between two tries to get a lock. It doubles each time, from FIRST_PAUSE to LAST_PAUSE. */
 const FIRST_PAUSE = 5;
 const LAST_PAUSE = 100;
@@ -35,13 +37,15 @@ const writeFile = promisify(write);
  * Deadlock is impossible: a job takes the locks of its chain from the top down, and each layer has one parent.
  */
 export class ChainLocks {
+  private readonly root: string;
   private readonly directory: string;
   /** The locks that this object holds, with their paths as keys. Each value is the waits of the holder. */
   private readonly held = new Map<string, LockWaits>();
 
   /** @param root the store's directory */
   constructor(root: string) {
-    this.directory = join(root, 'locks');
+    this.root = root;
+    this.directory = join(root, DIRECTORY);
   }
 
   /**
@@ -69,11 +73,7 @@ export class ChainLocks {
 
   /** The lock, or `undefined` if somebody holds it. @throws UnpackError STORE_FAILED */
   async tryAcquire(chainId: ChainId, waits: LockWaits = new LockWaits()): Promise<Disposable | undefined> {
-    await mkdir(this.directory, { mode: 0o700 }).catch((error: unknown) => {
-      const errno = errnoOf(error);
-      if (errno === 'ENOENT') throw storeGone(dirname(this.directory), error);
-      if (errno !== 'EEXIST') throw error;
-    });
+    await makeBesideSnapshots(this.root, DIRECTORY);
     const name = this.path(chainId);
     const path = cString(name);
     // asynchronous, because a disk that hangs must not block the event loop, which renews the locks on jobs
@@ -193,7 +193,7 @@ function openError(path: string, error: unknown): unknown {
   });
 }
 
-function readHolder(fd: number): LockHolder | undefined {
+function readHolder(fd: number): Holder | undefined {
   const bytes = Buffer.alloc(HOLDER_BYTES);
   const length = readSync(fd, bytes, 0, bytes.length, 0);
   return parseHolder(bytes.toString('utf8', 0, length));

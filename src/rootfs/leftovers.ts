@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { type ChainId, isDigest } from '../oci/digest.ts';
+import { Leases } from '../snapshots/leases.ts';
 import { EXTRACTION, isSnapshotError, type Snapshotter } from '../snapshots/snapshotter.ts';
 import type { Log } from './applier.ts';
 import { ChainLocks } from './chain-locks.ts';
@@ -36,7 +37,7 @@ function unique(): string {
 }
 
 /**
- * Removes the extraction snapshots of dead workers, directories that no snapshot owns, and lock files that nobody holds.
+ * Removes the extraction snapshots of dead workers, directories that no snapshot owns, and files of locks and leases that nobody holds.
  * A living worker holds the lock on the chain ID while it extracts, so a snapshot whose lock is free is left over.
  * @param locks the locks of this process on the store, if it has any
  * @returns the number of snapshots and directories that were removed
@@ -61,6 +62,11 @@ export async function removeLeftovers(
   }
   removed += await snapshotter.cleanup();
   await locks.tidy().catch((error: unknown) => failures.push(error));
+  try {
+    new Leases(snapshotter.root).tidy();
+  } catch (error) {
+    failures.push(error);
+  }
   if (failures.length > 0) throw failures[0];
   return removed;
 }

@@ -1,37 +1,20 @@
-import { hostname } from 'node:os';
 import { type ChainId, shortDigest } from '../oci/digest.ts';
+import { asHolder, type Holder, holderName, holderOf, type Owner } from '../snapshots/holder.ts';
 
 /**
  * What a call of the unpacker waits for, and the texts about locks. `chain-locks` records waits here and writes holders into
  * lock files; the queue reads them, to park a job that waits for another process.
  */
 
-/** The holder of a lock, as written in the lock file. */
-export interface LockHolder {
-  /** The process ID in the PID namespace of the holder, for example in its container. */
-  readonly pid: number;
-  readonly host: string;
-  readonly worker?: string | undefined;
-  readonly job?: string | undefined;
-  /** The time when the lock was taken, in ISO 8601. */
-  readonly since: string;
-}
-
 /** A wait for a layer that another process has locked. */
 export interface LockWait {
   readonly chainId: ChainId;
   /** `undefined` if the lock file does not contain the holder. */
-  readonly holder: LockHolder | undefined;
-}
-
-/** The worker and the job that take a lock. They are written into the lock file. */
-export interface LockOwner {
-  readonly worker?: string | undefined;
-  readonly job?: string | undefined;
+  readonly holder: Holder | undefined;
 }
 
 export interface LockWaitsOptions {
-  readonly owner?: LockOwner | undefined;
+  readonly owner?: Owner | undefined;
   /** `onBlocked` is called after the call has been blocked for this number of milliseconds without a break. */
   readonly patience?: number | undefined;
   readonly onBlocked?: ((wait: LockWait) => void) | undefined;
@@ -49,7 +32,7 @@ export const PATIENCE = 3000;
  * wait for a lock of another call in this process counts only while that other call is blocked.
  */
 export class LockWaits implements Disposable {
-  readonly owner: LockOwner;
+  readonly owner: Owner;
   readonly #patience: number;
   readonly #onBlocked: LockWaitsOptions['onBlocked'];
   readonly #waits = new Map<ChainId, LockWait>();
@@ -113,37 +96,20 @@ export class LockWaits implements Disposable {
 }
 
 /** The text of a lock file. */
-export function holderText(owner: LockOwner, now = new Date()): string {
-  const holder: LockHolder = { pid: process.pid, host: hostname(), ...owner, since: now.toISOString() };
-  return `${JSON.stringify(holder)}\n`;
+export function holderText(owner: Owner): string {
+  return `${JSON.stringify(holderOf(owner))}\n`;
 }
 
 /**
  * The holder in the text of a lock file; `undefined` for any other text, for example an empty file after the disk was
  * full.
  */
-export function parseHolder(text: string): LockHolder | undefined {
+export function parseHolder(text: string): Holder | undefined {
   try {
-    const { pid, host, worker, job, since }: Partial<Record<keyof LockHolder, unknown>> = JSON.parse(text);
-    if (typeof pid !== 'number' || typeof host !== 'string' || typeof since !== 'string') return undefined;
-    return {
-      pid,
-      host,
-      since,
-      ...(typeof worker === 'string' ? { worker } : {}),
-      ...(typeof job === 'string' ? { job } : {}),
-    };
+    return asHolder(JSON.parse(text));
   } catch {
     return undefined;
   }
-}
-
-/** `process 123 on host-1 (worker host-1:123, job 3f1c…)`. */
-export function holderName(holder: Omit<LockHolder, 'since'> | undefined): string {
-  if (holder === undefined) return 'another process';
-  const { pid, host, worker, job } = holder;
-  const more = [...(worker === undefined ? [] : [`worker ${worker}`]), ...(job === undefined ? [] : [`job ${job}`])];
-  return `process ${pid} on ${host}${more.length === 0 ? '' : ` (${more.join(', ')})`}`;
 }
 
 /** `layer sha256:abc…, which process 123 on … has locked since …`. */

@@ -10,7 +10,7 @@ import {
   readdirSync,
   renameSync,
 } from 'node:fs';
-import { type FileHandle, lstat, mkdtemp, open, rename, rmdir } from 'node:fs/promises';
+import { type FileHandle, lstat, mkdir, mkdtemp, open, rename, rmdir } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { errnoOf } from '../errno.ts';
 import { toUnpackError, UnpackError } from '../errors.ts';
@@ -274,7 +274,8 @@ function isOccupied(error: unknown): boolean {
   return errno === 'ENOTEMPTY' || errno === 'EEXIST';
 }
 
-function undefinedIfVanished(error: unknown): undefined {
+/** For `catch`. @throws any error but one about a missing file */
+export function undefinedIfVanished(error: unknown): undefined {
   if (!hasVanished(error)) throw error;
 }
 
@@ -284,6 +285,14 @@ function occupied(path: string, cause: unknown): UnpackError {
     `${path} belongs to no snapshot in the database, which may be an older copy: stop the workers and run unpackd snapshots recover`,
     { cause },
   );
+}
+
+/** Makes a directory beside ROOT/snapshots. @throws UnpackError STORE_FAILED if the store has disappeared; system errors */
+export async function makeBesideSnapshots(root: string, name: string): Promise<void> {
+  await mkdir(join(root, name), { mode: 0o700 }).catch((error: unknown) => {
+    if (hasVanished(error)) throw storeGone(root, error);
+    if (errnoOf(error) !== 'EEXIST') throw error;
+  });
 }
 
 /** The error for a store that was open and whose directory has disappeared. */

@@ -172,15 +172,21 @@ export class Metadata {
     });
   }
 
-  /** Deletes the row of a snapshot. @returns its number @throws NotFound, FailedPrecondition (it has children) */
-  remove(key: string): Promise<number> {
+  /**
+   * Deletes the row of a snapshot.
+   * @param allow throws if the snapshot is needed
+   * @returns its number
+   * @throws NotFound, FailedPrecondition (it has children), and as `allow`
+   */
+  remove(key: string, allow: (info: SnapshotInfo) => void): Promise<number> {
     return this.#transactions.write((statements) => {
-      const { id } = find(statements, key);
+      const { id, info } = find(statements, key);
       const children = number(statements.children.get({ id })?.count);
       if (children > 0) {
         const others = children === 1 ? 'another snapshot stands' : `${children} other snapshots stand`;
         throw new SnapshotError('FailedPrecondition', `snapshot ${key} can't be removed: ${others} on it`);
       }
+      allow(info);
       statements.remove.run({ id });
       return id;
     });

@@ -1,4 +1,5 @@
 import type { MountRequest } from '../system/mount-fsmount.ts';
+import type { Owner } from './holder.ts';
 
 /**
  * A store of file system snapshots, modelled on containerd's `Snapshotter`.
@@ -51,7 +52,16 @@ export interface Snapshotter {
    * parent, InvalidArgument when `key` is not active or already has another parent
    */
   commit(name: string, key: string, options?: CommitOptions): Promise<void>;
-  /** Removes the snapshot now, and its files in the background. @throws NotFound, FailedPrecondition when it has children */
+  /**
+   * Keeps these committed snapshots, also those that do not exist yet, from being removed until the lease is disposed. Take
+   * the lease first and look then whether they exist. The lease of a process that dies ends at once.
+   * @param needs what the owner still has to write
+   */
+  lease(names: readonly string[], owner: Owner, needs?: Usage): Promise<Lease>;
+  /**
+   * Removes the snapshot now, and its files in the background.
+   * @throws NotFound, FailedPrecondition when it has children, or is committed and leased
+   */
   remove(key: string): Promise<void>;
   /** Replaces labels: all of them, or those that `fields` names (`labels.NAME`). @throws NotFound, InvalidArgument for any other field */
   update(info: Pick<SnapshotInfo, 'name' | 'labels'>, fields?: readonly string[]): Promise<SnapshotInfo>;
@@ -124,6 +134,12 @@ export interface Usage {
   readonly bytes: number;
   /** A file with several hard links counts once. */
   readonly inodes: number;
+}
+
+/** Keeps committed snapshots from being removed while a job needs them. Disposal ends the lease. */
+export interface Lease extends AsyncDisposable {
+  /** Records what the job still has to write. @throws system errors */
+  update(needs: Usage): Promise<void>;
 }
 
 /** `keep`: files get the owners that the image names. `squash`: all files belong to the user of this process. */

@@ -2,10 +2,12 @@ import { extname, join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { errnoOf } from '../errno.ts';
 import { UnpackError } from '../errors.ts';
+import type { Owner } from './holder.ts';
 import type { ImageKey } from './images.ts';
+import { Leases } from './leases.ts';
 import { NameReader } from './name-reader.ts';
 import type { StoreOptions } from './open.ts';
-import type { SnapshotInfo } from './snapshotter.ts';
+import type { Lease, SnapshotInfo, Usage } from './snapshotter.ts';
 import { CLOSE_LIMIT, type Store } from './store.ts';
 import {
   deserializeError,
@@ -33,8 +35,9 @@ export async function openStoreThread(options: StoreOptions): Promise<Store> {
 }
 
 /**
- * Sends each call to the thread. Only `has`, `keys` and `imageUsed` are answered here, while the thread answers in time: a job
- * whose image is already unpacked makes no other calls, and a message to the thread takes longer than the lookup.
+ * Sends each call to the thread. Leases are taken here, because they need no database. `has`, `keys` and `imageUsed` are
+ * answered here too, while the thread answers in time: a job whose image is already unpacked makes no other calls, and a message
+ * to the thread takes longer than the lookup.
  *
  * If the thread dies, its pending calls fail, and the next call starts a new thread.
  */
@@ -46,6 +49,7 @@ class StoreOnThread implements Store {
   readonly overlayXattrs: Store['overlayXattrs'];
   readonly #options: StoreOptions;
   readonly #names: NameReader | undefined;
+  readonly #leases: Leases;
   #channel: Channel;
   #closed: Promise<void> | undefined;
 
@@ -58,6 +62,7 @@ class StoreOnThread implements Store {
     this.#options = options;
     this.#channel = channel;
     this.#names = namesOf(facts.root);
+    this.#leases = new Leases(facts.root);
   }
 
   stat(key: string): Promise<SnapshotInfo> {
@@ -86,6 +91,12 @@ class StoreOnThread implements Store {
 
   commit(...args: Parameters<Store['commit']>) {
     return this.#ask('commit', ...args);
+  }
+
+  /** Only files are used, so no thread is needed. */
+  async lease(names: readonly string[], owner: Owner, needs?: Usage): Promise<Lease> {
+    this.#requireOpen();
+    return this.#leases.take(names, owner, needs);
   }
 
   remove(...args: Parameters<Store['remove']>) {
@@ -150,9 +161,13 @@ class StoreOnThread implements Store {
   }
 
   async #ask<Method extends StoreMethod>(method: Method, ...args: Parameters<Store[Method]>): Promise<Result<Method>> {
-    if (this.#closed !== undefined) throw new UnpackError('SHUTTING_DOWN', `the snapshot store ${this.root} is closed`);
+    this.#requireOpen();
     if (!this.#channel.alive) this.#channel = new Channel({ ...this.#options, again: true });
     return this.#channel.ask(method, args);
+  }
+
+  #requireOpen(): void {
+    if (this.#closed !== undefined) throw new UnpackError('SHUTTING_DOWN', `the snapshot store ${this.root} is closed`);
   }
 
   /** Does not wait longer than END_LIMIT for a disk that hangs. The next cleanup deletes what is left. */

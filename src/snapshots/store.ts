@@ -3,14 +3,17 @@ import { toUnpackError, UnpackError } from '../errors.ts';
 import { emptyTree, removeTree } from '../system/remove-tree.ts';
 import { brokenState, isUnfinished } from './admission.ts';
 import type { SnapshotDirectories, Staged } from './directories.ts';
+import { holderName, type Owner } from './holder.ts';
 import type { ImageKey, ImageListing, ImageReader, ImageRecord, ImageRecords, NewImage } from './images.ts';
 import type { Layout } from './layout.ts';
+import { type HeldLease, Leases } from './leases.ts';
 import type { Metadata, NewSnapshot } from './metadata.ts';
 import { markNew, recordOf, removeRecord, type SnapshotRecord, writeRecord } from './records.ts';
 import { keepReserve, spendReserve } from './reserve.ts';
 import {
   type BrokenReason,
   type CommitOptions,
+  type Lease,
   type Mount,
   type OverlayXattrs,
   type Ownership,
@@ -55,6 +58,7 @@ export class SnapshotStore implements Store {
   readonly #metadata: Metadata;
   readonly #images: ImageRecords;
   readonly #directories: SnapshotDirectories;
+  readonly #leases: Leases;
   readonly #running = new Set<Promise<unknown>>();
   readonly #closing = new AbortController();
   #closed: Promise<void> | undefined;
@@ -78,6 +82,7 @@ export class SnapshotStore implements Store {
     this.#metadata = metadata;
     this.#images = images;
     this.#directories = directories;
+    this.#leases = new Leases(root);
   }
 
   stat(key: string): Promise<SnapshotInfo> {
@@ -142,9 +147,13 @@ export class SnapshotStore implements Store {
     });
   }
 
+  lease(names: readonly string[], owner: Owner, needs?: Usage): Promise<Lease> {
+    return this.#run(() => this.#leases.take(names, owner, needs));
+  }
+
   remove(key: string): Promise<void> {
     return this.#run(async () => {
-      const id = await this.#metadata.remove(key).catch((error: unknown) => this.#removeOnFullDisk(key, error));
+      const id = await this.#removeRow(key).catch((error: unknown) => this.#removeOnFullDisk(key, error));
       await this.#directories.remove(id, this.#metadata.identity);
     });
   }
@@ -324,6 +333,14 @@ export class SnapshotStore implements Store {
     if (active) await removeRecord(this.#directories.path(id), 'committed');
   }
 
+  /** @returns the number of the snapshot @throws NotFound, FailedPrecondition (children, or a lease) */
+  async #removeRow(key: string): Promise<number> {
+    using _removing = await this.#leases.removing();
+    return await this.#metadata.remove(key, ({ kind }) => {
+      if (kind === 'committed') refuseLeased(key, this.#leases.held());
+    });
+  }
+
   /**
    * On a full disk, the metadata may have no space to delete a row. The files of an active snapshot can be deleted first,
    * because it is not committed and is about to be removed. This frees the disk after a layer has filled it. If that frees
@@ -336,13 +353,13 @@ export class SnapshotStore implements Store {
       await removeRecord(this.#directories.path(id), 'committed'); // left by a crash during a commit
       await emptyTree(this.#directories.tree(id), this.#closing.signal);
       try {
-        return await this.#metadata.remove(key);
+        return await this.#removeRow(key);
       } catch (again) {
         requireFull(again);
       }
     }
     if (!this.#mayUseReserve || !(await spendReserve(this.root))) throw error;
-    return this.#metadata.remove(key);
+    return this.#removeRow(key);
   }
 
   async #fill(staged: Staged, { kind, parent }: NewSnapshot, parentId: number | undefined): Promise<void> {
@@ -377,6 +394,16 @@ function hostFailure(error: unknown, root: string): unknown {
 
 function parentGone(parent: string): SnapshotError {
   return new SnapshotError('NotFound', `snapshot ${parent} was removed while another was prepared on it`);
+}
+
+/** @throws FailedPrecondition if a job needs the snapshot */
+function refuseLeased(name: string, leases: readonly HeldLease[]): void {
+  const lease = leases.find(({ names }) => names === undefined || names.has(name));
+  if (lease === undefined) return;
+  throw new SnapshotError(
+    'FailedPrecondition',
+    `snapshot ${name} can't be removed: ${holderName(lease.holder)} needs it until its job has ended`,
+  );
 }
 
 /** @throws the error, unless it means that the disk is full */

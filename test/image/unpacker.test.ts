@@ -9,18 +9,25 @@ import type { ImageState } from '../../src/image/progress.ts';
 import { createUnpacker } from '../../src/image/unpacker.ts';
 import { type DiffId, digestOf, hexOf } from '../../src/oci/digest.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
+import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
+import { altered } from '../support/altered.ts';
 import { LIMITS } from '../support/apply.ts';
 import { imageOf, layerOf, type TestLayer, writeLayout } from '../support/layout.ts';
 import { scratch } from '../support/scratch.ts';
 import { file, tar } from '../support/tar.ts';
 
 /** A store, and an unpacker of the image with these layers under the tag `app`. */
-async function bench(layers: readonly TestLayer[], limits: Partial<typeof LIMITS> = {}, image = imageOf(layers)) {
+async function bench(
+  layers: readonly TestLayer[],
+  limits: Partial<typeof LIMITS> = {},
+  image = imageOf(layers),
+  change: (snapshotter: Snapshotter) => Snapshotter = (snapshotter) => snapshotter,
+) {
   const dir = scratch();
   const path = join(dir.path, 'layout');
   await writeLayout(path, { app: image });
   const snapshotter = await openSnapshotter({ root: join(dir.path, 'store'), type: 'overlay' });
-  const unpacker = createUnpacker(snapshotter, {
+  const unpacker = createUnpacker(change(snapshotter), {
     threads: 2,
     durable: true,
     apply: { limits: { ...LIMITS, ...limits }, native: true },
@@ -136,6 +143,28 @@ describe('unpacking an image', () => {
 });
 
 const FOREIGN = 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip';
+
+describe('the layers of a running job', () => {
+  it('cannot be removed until the job has ended, whether they existed or were just committed', async () => {
+    const layers = [layerOf(archive), layerOf(tar(file('c', 'z'))), layerOf(tar(file('d')))];
+    const refusals: string[] = [];
+    // tries to remove each layer at once after its commit, before the layer above is committed on it
+    const change = (snapshotter: Snapshotter) =>
+      altered(snapshotter, {
+        async commit(name, ...rest) {
+          await snapshotter.commit(name, ...rest);
+          await snapshotter.remove(name).catch((error: Error) => refusals.push(error.message));
+        },
+      });
+    await using b = await bench(layers, {}, undefined, change);
+    const [unpacked] = await b.unpack({ owner: { worker: 'worker-1', job: 'job-7' } });
+    assert.equal(unpacked?.chainId, b.image.chainId);
+    assert.equal(refusals.length, 3);
+    for (const refusal of refusals)
+      assert.match(refusal, /\(worker worker-1, job job-7\) needs it until its job has ended$/);
+    await b.snapshotter.remove(b.image.chainId);
+  });
+});
 
 describe('an image without layers', () => {
   it('completes without a chain ID, and is always in the store', async () => {
