@@ -31,8 +31,6 @@ const PROBE_LIMIT = 10_000;
 export class StoreProbe {
   readonly #snapshotter: Snapshotter;
   readonly #locks: ChainLocks;
-  /** A random chain ID. The probe locks it, so that a cleanup in another process leaves its snapshot alone. */
-  readonly #chainId = digestOf(randomBytes(32)) as string as ChainId;
   #tidying: Promise<unknown> | undefined;
   #probing: Promise<unknown> | undefined;
 
@@ -78,17 +76,19 @@ export class StoreProbe {
 
   async #probe(): Promise<void> {
     const snapshotter = this.#snapshotter;
+    const chainId = randomChainId();
     // the store checks first that no other disk was mounted over it
-    await snapshotter.has(this.#chainId);
+    await snapshotter.has(chainId);
     // First a directory, made on libuv's pool: if the disk hangs here, the store's thread stays free for others.
     // The store's cleanup removes directories of this name.
     const directory = await mkdtemp(join(snapshotsDirectory(snapshotter.root), 'new-'));
     await rmdir(directory).catch((error: unknown) => {
       if (errnoOf(error) !== 'ENOENT') throw error;
     });
-    using lock = await this.#locks.tryAcquire(this.#chainId);
-    if (lock === undefined) return;
-    const key = extractionKey(this.#chainId);
+    using lock = await this.#locks.tryAcquire(chainId);
+    // a cleanup of another process has just taken the new lock file for a leftover
+    if (lock === undefined) return this.#probe();
+    const key = extractionKey(chainId);
     const mounts = await snapshotter.prepare(key, '');
     try {
       const { root } = diffTarget(mounts, 'nothing', snapshotter);
@@ -99,6 +99,11 @@ export class StoreProbe {
       await snapshotter.remove(key);
     }
   }
+}
+
+/** The probe locks it, so that a cleanup in another process leaves its snapshot alone. */
+function randomChainId(): ChainId {
+  return digestOf(randomBytes(32)) as string as ChainId; // a chain ID is a digest too
 }
 
 async function writeAndRemove(path: string): Promise<void> {

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
+import { once } from 'node:events';
 import { appendFileSync, readdirSync, rmSync, statfsSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
@@ -7,6 +8,7 @@ import '../support/needs-root.ts';
 import { ChainLocks } from '../../src/rootfs/chain-locks.ts';
 import { StoreProbe } from '../../src/rootfs/store-probe.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
+import { startChild } from '../support/child.ts';
 import { ext4, readOnlySwitch, shutdown, tmpfs, unavailable } from '../support/file-system.ts';
 
 const env = { ...process.env, PATH: `${process.env.PATH ?? ''}:/usr/sbin:/sbin` };
@@ -80,7 +82,33 @@ describe('the probe of a store', { skip: unavailable(() => ext4()) }, () => {
   });
 });
 
+/** Removes lock files that nobody holds, again and again, and holds each one for a moment. */
+const TIDYING = `
+  import { ChainLocks } from ${JSON.stringify(new URL('../../src/rootfs/chain-locks.ts', import.meta.url))};
+  const locks = new ChainLocks(process.argv[1]);
+  for (let round = 0; ; round++) {
+    await locks.tidy();
+    if (round === 0) process.stdout.write('begun\\n');
+  }`;
+
 describe('the probe of a full store', { skip: unavailable(() => tmpfs('size=16m')) }, () => {
+  it('fails each time, also if another process takes the lock of the probe for leftovers', async () => {
+    using disk = tmpfs('size=16m');
+    const root = join(disk.path, 'store');
+    await using store = await probedStore(root);
+    const { bavail, bsize } = statfsSync(disk.path);
+    appendFileSync(join(disk.path, 'ballast'), Buffer.alloc(bavail * bsize - (700 << 10)));
+    await using child = startChild(process.execPath, ['--input-type=module', '-e', TIDYING, root], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    assert.ok(child.stdout !== null);
+    await once(child.stdout, 'data');
+    for (let round = 0; round < 200; round++) {
+      await assert.rejects(store.probe.check(), { code: 'STORE_FULL' }, `round ${round}`);
+    }
+    assert.equal(child.exitCode, null);
+  });
+
   it('fails without room for a megabyte, and succeeds once there is room', async () => {
     using disk = tmpfs('size=16m');
     await using stack = new AsyncDisposableStack();
