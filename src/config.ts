@@ -274,7 +274,12 @@ function proxyVariable(url: string, env: Readonly<Record<string, string | undefi
 
 /** The options to open the snapshot store for writing. */
 export function storeToWrite(config: Config): StoreOptions {
-  return { root: config.UNPACK_ROOT, type: config.UNPACK_SNAPSHOTTER, ownership: config.UNPACK_OWNERSHIP };
+  return {
+    root: config.UNPACK_ROOT,
+    type: config.UNPACK_SNAPSHOTTER,
+    ownership: config.UNPACK_OWNERSHIP,
+    durable: config.UNPACK_DURABLE,
+  };
 }
 
 /** The marks of the collector; `undefined` if it is off. */
@@ -286,7 +291,6 @@ export function collectorMarks({ UNPACK_GC_LOW: low, UNPACK_GC_HIGH: high }: Con
 export function unpackSettings(config: Config): UnpackSettings {
   return {
     threads: config.UNPACK_THREADS,
-    durable: config.UNPACK_DURABLE,
     apply: { limits: layerLimits(config), native: config.UNPACK_NATIVE_INFLATE },
   };
 }

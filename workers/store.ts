@@ -8,8 +8,8 @@ import { type StoreAnswer, type StoreCall, serializeError } from '../src/snapsho
 const opening = openSnapshotter(workerData as StoreOptions); // `as`: store-thread.ts passes the options
 
 opening.then(
-  ({ root, type, rebase, ownership, overlayXattrs }) => {
-    answer({ open: { root, type, rebase, ownership, overlayXattrs } });
+  ({ root, type, rebase, durable, ownership, overlayXattrs }) => {
+    answer({ open: { root, type, rebase, durable, ownership, overlayXattrs } });
     parentPort?.on('message', (call: StoreCall) => void take(call));
   },
   (error: unknown) => {

@@ -14,10 +14,9 @@ const [build = '', root = '', durable, threads = '2'] = process.argv.slice(2);
 const { createUnpacker }: { createUnpacker: typeof CreateUnpacker } = await import(`${build}/src/image/unpacker.js`);
 const { openSnapshotter }: { openSnapshotter: typeof OpenSnapshotter } = await import(`${build}/src/snapshots/open.js`);
 
-const snapshotter = await openSnapshotter({ root, type: 'overlay' });
+const snapshotter = await openSnapshotter({ root, type: 'overlay', durable: durable === 'true' });
 const unpacker = createUnpacker(snapshotter, {
   threads: Number(threads),
-  durable: durable === 'true',
   apply: {
     limits: { uncompressedBytes: 2 ** 40, entries: 2 ** 40, entryMetadataBytes: 2 ** 20, memoryBytes: 2 ** 29 },
     native: true,

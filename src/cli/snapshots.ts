@@ -138,7 +138,8 @@ async function withStore(
   const config = configOf(command);
   const { openSnapshotter } = await import('../snapshots/open.ts');
   const place = { root: config.UNPACK_ROOT, type: config.UNPACK_SNAPSHOTTER };
-  await closing(await openSnapshotter({ ...place, mayUseReserve }), action);
+  // people may look at files that are not on disk yet
+  await closing(await openSnapshotter({ ...place, durable: false, mayUseReserve }), action);
 }
 
 /** For commands that change nothing. */

@@ -24,8 +24,6 @@ import type { Lookup, StoreKeeper, UnpackedImage, Unpacker, UnpackOptions } from
 export interface UnpackSettings {
   /** Maximum number of layers that are written at the same time. */
   readonly threads: number;
-  /** Whether each layer is synced to disk before it is committed. */
-  readonly durable: boolean;
   readonly apply: ApplySettings;
 }
 
@@ -126,7 +124,7 @@ export function createUnpacker(
         log: call.log,
         observer: observe(state, warnings, now, call.log),
         ...(call.labels === undefined ? {} : { labels: call.labels }),
-        ...(settings.durable ? { watch: () => storeSync.watch() } : {}),
+        watch: () => storeSync.watch(),
       });
       await applying.catch((error: unknown) => Promise.reject(explainMissing(error, image.layers)));
       unpacked.push({ ...state, warnings });

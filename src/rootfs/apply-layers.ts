@@ -7,10 +7,12 @@ import { type ChainId, type DiffId, shortDigest } from '../oci/digest.ts';
 import { failureAt } from '../snapshots/directories.ts';
 import {
   isSnapshotError,
+  isWhole,
   LABEL_DIFF_ID,
   LABEL_SNAPSHOT_REF,
   type Mount,
   SnapshotError,
+  type SnapshotInfo,
   type Snapshotter,
 } from '../snapshots/snapshotter.ts';
 import type { AppliedDiff, Applier, ApplyOptions, ApplyProgress, Log } from './applier.ts';
@@ -20,6 +22,9 @@ import { LockWaits } from './lock-waits.ts';
 
 /** Maximum number of keys that are tried for one extraction. Keys are random, so a second key is rarely needed. */
 const MAX_KEYS = 16;
+/** Maximum number of times that a layer is made, or looked at, again because another process has changed the store. */
+const MAX_TRIES = 8;
+const VANISHING = 'find the process that removes them while they are unpacked';
 
 export interface ApplyLayersOptions {
   readonly locks: ChainLocks;
@@ -31,8 +36,8 @@ export interface ApplyLayersOptions {
   readonly observer?: LayerObserver;
   readonly log?: Log | undefined;
   /**
-   * Called before a layer is written. The returned function is called before the commit, and syncs all writes since
-   * `watch` was called.
+   * Called before a layer is written that must be synced. The returned function is called before the commit, and syncs all
+   * writes since `watch` was called. Without it, nothing is synced.
    */
   readonly watch?: () => () => Promise<void>;
 }
@@ -58,8 +63,16 @@ export async function applyLayers(
 ): Promise<ChainId> {
   const top = layers.at(-1);
   if (top === undefined) throw new UnpackError('MANIFEST_INVALID', 'an image without layers has nothing to unpack');
-  await new Chain(layers, snapshotter, applier, options).ensure(layers.length - 1);
-  return top.chainId;
+  const chain = new Chain(layers, snapshotter, applier, options);
+  for (let tries = 0; tries < MAX_TRIES; tries++) {
+    await chain.ensure(layers.length - 1);
+    // somebody may have removed a layer, or have lost the files of one, while another was made
+    if (await snapshotter.has(top.chainId)) return top.chainId;
+  }
+  throw new UnpackError(
+    'STORE_FAILED',
+    `the layers of the image do not stay in the store ${snapshotter.root}: ${VANISHING}`,
+  );
 }
 
 /**
@@ -125,24 +138,49 @@ class Chain {
       if (await this.snapshotter.has(chainId)) return this.existed(index);
       this.options.observer?.phase(index, 'waiting');
       using _lock = await this.options.locks.acquire(chainId, signal, this.waits);
-      // the previous holder of the lock has possibly committed the layer
-      if (await this.snapshotter.has(chainId)) return this.existed(index);
-      await removeLeftoversOf(this.snapshotter, chainId, this.options.log);
-      return await this.create(index, signal);
+      for (let tries = 0; tries < MAX_TRIES; tries++) {
+        // the previous holder of the lock has possibly committed the layer
+        if (await this.snapshotter.has(chainId)) return this.existed(index);
+        const there = await this.committed(chainId);
+        if (there === undefined || !isWhole(there) || index === 0) {
+          await removeLeftoversOf(this.snapshotter, chainId, this.options.log);
+          return await this.create(index, there, signal);
+        }
+        // only a layer below must be made again
+        await this.ensure(index - 1, signal);
+      }
+      throw new UnpackError('STORE_FAILED', `the layers below it do not stay in the store: ${VANISHING}`);
     } catch (error) {
       throw this.located(error, index);
     }
   }
 
-  /** Writes the layer, in a new snapshot for each pass, and commits it. The caller holds the lock on its chain ID. */
-  private async create(index: number, signal: AbortSignal | undefined): Promise<'applied' | 'existed'> {
+  /**
+   * Writes the layer, in a new snapshot for each pass, and commits it. The caller holds the lock on its chain ID.
+   * @param replaced the snapshot of that name that cannot be used, if there is one
+   */
+  private async create(
+    index: number,
+    replaced: SnapshotInfo | undefined,
+    signal: AbortSignal | undefined,
+  ): Promise<'applied' | 'existed'> {
+    // A layer that replaces a suspect one is synced in any case. Otherwise two processes that use different mounts, and do
+    // not sync, would replace each other's layers again and again.
+    const mustSync = this.snapshotter.durable || replaced?.suspect === true;
     let findings: PassFindings | undefined;
-    for (let pass = 1; pass <= MAX_PASSES; pass++) {
+    for (let [pass, tries] = [1, 1]; pass <= MAX_PASSES && tries <= MAX_TRIES; tries++) {
       await using extraction = await this.prepare(index, signal);
-      const sync = this.options.watch?.();
+      const sync = mustSync ? this.options.watch?.() : undefined;
       const diff = await this.extract(index, extraction, findings, signal);
-      if (!diff.needsSecondPass) return await this.waits.writing(() => this.commit(index, extraction, diff, sync));
+      if (diff === undefined) {
+        this.log(index, 'is written again, because the layers below it were replaced meanwhile', extraction);
+        continue;
+      }
+      if (!diff.needsSecondPass) {
+        return await this.waits.writing(() => this.commit(index, extraction, diff, sync, signal));
+      }
       ({ findings } = diff);
+      pass++;
       this.log(index, 'needs another pass: its last entries change how its first ones must be written', extraction);
     }
     throw new UnpackError(
@@ -161,7 +199,6 @@ class Chain {
     const parent = index === 0 ? '' : this.layer(index - 1).chainId;
     const labels = { labels: { ...options.labels, [LABEL_SNAPSHOT_REF]: chainId } };
     let base: string = parent;
-    let parentMissing = false;
     for (let tries = 0; tries < MAX_KEYS; tries++) {
       throwIfAborted(signal);
       const key = extractionKey(chainId);
@@ -171,8 +208,7 @@ class Chain {
         return this.extraction(index, { key, mounts, below });
       } catch (error) {
         if (isSnapshotError(error, 'AlreadyExists')) continue; // try a different key
-        if (!isSnapshotError(error, 'NotFound') || index === 0 || parentMissing) throw error;
-        parentMissing = true;
+        if (!isSnapshotError(error, 'NotFound') || base === '') throw error;
         if (snapshotter.rebase) base = '';
         else await this.ensure(index - 1, signal);
       }
@@ -197,17 +233,34 @@ class Chain {
    * Writes the layer once. If its parent does not exist yet, the layers below are made at the same time. After that,
    * directories without an entry in the layer get their attributes from the parent.
    * @param findings of the previous pass
+   * @returns `undefined` if the layers below were replaced meanwhile: the layer has possibly read an incomplete one
    */
   private async extract(
     index: number,
-    { below, mounts }: Extraction,
+    extraction: Extraction,
     findings: PassFindings | undefined,
     signal: AbortSignal | undefined,
-  ): Promise<AppliedDiff> {
-    if (below !== 'later') return this.apply(index, mounts, { below, findings, signal });
-    const diff = await this.applyBesideParent(index, mounts, { below, findings, signal });
-    const needsSecondPass = await this.waits.writing(() => this.copyParentAttributes(index, mounts, diff, signal));
-    return { ...diff, needsSecondPass };
+  ): Promise<AppliedDiff | undefined> {
+    const { below, mounts } = extraction;
+    if (below === 'later') {
+      const diff = await this.applyBesideParent(index, mounts, { below, findings, signal });
+      const needsSecondPass = await this.waits.writing(() => this.copyParentAttributes(index, mounts, diff, signal));
+      return { ...diff, needsSecondPass };
+    }
+    try {
+      const diff = await this.apply(index, mounts, { below, findings, signal });
+      return below === 'parent' && (await this.hasMoved(extraction.key, mounts)) ? undefined : diff;
+    } catch (error) {
+      throwIfAborted(signal);
+      if (below === 'parent' && (await this.hasMoved(extraction.key, mounts).catch(() => false))) return undefined;
+      throw error;
+    }
+  }
+
+  /** Whether a layer below a snapshot was replaced since it had these mounts. */
+  private async hasMoved(key: string, mounts: readonly Mount[]): Promise<boolean> {
+    const now = await this.snapshotter.mounts(key);
+    return JSON.stringify(now) !== JSON.stringify(mounts);
   }
 
   /** Writes the layer while the layers below are made. The first failure stops the other side and is thrown. */
@@ -265,7 +318,8 @@ class Chain {
   }
 
   /**
-   * Gives directories without an entry in the layer their attributes in the parent. The parent exists now.
+   * Gives directories without an entry in the layer their attributes in the parent. The parent exists now, unless somebody
+   * has just removed it. If a layer below is replaced meanwhile, the attributes are copied again.
    * @returns whether the layer needs another pass
    */
   private async copyParentAttributes(
@@ -275,16 +329,39 @@ class Chain {
     signal: AbortSignal | undefined,
   ): Promise<boolean> {
     if (diff.impliedDirectories.length === 0) return false;
-    const key = viewKey(this.layer(index).chainId);
-    const view = await this.snapshotter.view(key, this.layer(index - 1).chainId);
     const { root } = diffTarget(mounts, 'later', this.snapshotter);
-    try {
-      const lowers = lowerDirectories(view);
-      return await copyParentAttributesInTurns(root, diff.impliedDirectories, lowers, diff.directoryModes, signal);
-    } catch (error) {
-      throw failureAt(error, root);
-    } finally {
-      await this.discard(key);
+    for (let tries = 1; ; tries++) {
+      const key = viewKey(this.layer(index).chainId);
+      const parent = this.layer(index - 1).chainId;
+      const view = await this.onParent(index, signal, () => this.snapshotter.view(key, parent));
+      try {
+        const lowers = lowerDirectories(view);
+        const implied = diff.impliedDirectories;
+        const inherits = await copyParentAttributesInTurns(root, implied, lowers, diff.directoryModes, signal);
+        if (!(await this.hasMoved(key, view))) return inherits;
+      } catch (error) {
+        throwIfAborted(signal);
+        if (tries === MAX_TRIES || !(await this.hasMoved(key, view).catch(() => false))) throw failureAt(error, root);
+      } finally {
+        await this.discard(key);
+      }
+      if (tries === MAX_TRIES)
+        throw new UnpackError('STORE_FAILED', `the layers below it are replaced all the time: ${VANISHING}`);
+    }
+  }
+
+  /**
+   * Makes a call that needs the parent. Somebody may have removed the parent since it was made; then it is made again.
+   * @throws as the call
+   */
+  private async onParent<T>(index: number, signal: AbortSignal | undefined, call: () => Promise<T>): Promise<T> {
+    for (let tries = 1; ; tries++) {
+      try {
+        return await call();
+      } catch (error) {
+        if (!isSnapshotError(error, 'NotFound') || index === 0 || tries === MAX_TRIES) throw error;
+        await this.ensure(index - 1, signal);
+      }
     }
   }
 
@@ -293,17 +370,20 @@ class Chain {
     extraction: Extraction,
     { usage }: AppliedDiff,
     sync: (() => Promise<void>) | undefined,
+    signal: AbortSignal | undefined,
   ): Promise<'applied' | 'existed'> {
     const { observer, labels } = this.options;
     const { chainId, diff } = this.layer(index);
     observer?.phase(index, 'committing');
     await sync?.();
     try {
-      await this.snapshotter.commit(chainId, extraction.key, {
+      const options = {
         labels: { ...labels, [LABEL_SNAPSHOT_REF]: chainId, [LABEL_DIFF_ID]: diff.digest },
         usage,
+        synced: sync !== undefined,
         ...(extraction.below === 'later' ? { parent: this.layer(index - 1).chainId } : {}),
-      });
+      };
+      await this.onParent(index, signal, () => this.snapshotter.commit(chainId, extraction.key, options));
     } catch (error) {
       if (isSnapshotError(error, 'AlreadyExists')) return this.existed(index);
       throw error;
@@ -311,6 +391,17 @@ class Chain {
     extraction.committed = true;
     observer?.phase(index, 'applied');
     return 'applied';
+  }
+
+  /** The committed snapshot of this name, whether it can be used or not. */
+  private async committed(chainId: ChainId): Promise<SnapshotInfo | undefined> {
+    try {
+      const info = await this.snapshotter.stat(chainId);
+      return info.kind === 'committed' ? info : undefined;
+    } catch (error) {
+      if (isSnapshotError(error, 'NotFound')) return undefined;
+      throw error;
+    }
   }
 
   /** Reports that the layer and all layers below exist: if a snapshot exists, its parents exist. */

@@ -22,6 +22,8 @@ import { brokenReason, entry, kind, number, STATEMENTS, text } from './statement
 
 export interface Admitted extends DatabaseIdentity {
   readonly made: Traits;
+  /** The highest number of a snapshot. */
+  readonly last: number;
 }
 
 /**
@@ -57,7 +59,7 @@ export function admit(
   markBroken(file, identity, pathOf);
   const openings = known.openings + 1;
   file.prepare('UPDATE store SET identity = ?, openings = ?').run(identity, openings);
-  return { made, identity, openings };
+  return { made, identity, openings, last: lastNumber(file) };
 }
 
 export function databaseIdentity(file: DatabaseSync): DatabaseIdentity {
@@ -72,7 +74,9 @@ function adoptDirectories(
   identity: string,
   pathOf: (id: number) => string,
 ): void {
-  for (const row of file.prepare(STATEMENTS.walk).all({ name: null, parent: null, kind: null, labels: '{}' })) {
+  for (const row of file
+    .prepare(STATEMENTS.walk)
+    .all({ name: null, parent: null, kind: null, labels: '{}', mount: null })) {
     const { id, info } = entry(row);
     const directory = pathOf(id);
     if (existsSync(directory)) adopt(directory, identity, recordOf(info));

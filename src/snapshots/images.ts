@@ -226,10 +226,11 @@ function digestsOf({ manifestDigest, configDigest, indexDigest }: NewImage): str
 /** When the top snapshot was committed; `undefined` for an image without layers. @throws NotFound */
 function commitTime(statements: Statements, { reference, chainId }: NewImage): number | undefined {
   if (chainId === undefined) return undefined;
-  if (statements.committed.get(chainId) === undefined) {
+  const top = statements.byKey.get({ key: chainId, mount: null });
+  if (top?.kind !== 'committed' || top.broken !== null) {
     throw new SnapshotError('NotFound', `image ${reference} is not recorded: the store has no snapshot ${chainId}`);
   }
-  return number(statements.byKey.get({ key: chainId })?.created);
+  return number(top.created);
 }
 
 function addDocument(statements: Statements, digest: string, documents: ReadonlyMap<string, Uint8Array>): void {

@@ -7,13 +7,14 @@ import {
   type BrokenReason,
   type CommitOptions,
   EXTRACTION,
+  isWhole,
   SnapshotError,
   type SnapshotFilter,
   type SnapshotInfo,
   type SnapshotKind,
   type Usage,
 } from './snapshotter.ts';
-import { type Entry, entry, keysIn, kind, number } from './statements.ts';
+import { type Entry, entry, isUsable, keysIn, kind, number, usableThrough } from './statements.ts';
 import type { Statements, Transactions } from './transactions.ts';
 
 /** A snapshot and the committed snapshots below it. */
@@ -32,6 +33,24 @@ export interface NewSnapshot {
   readonly labels: Readonly<Record<string, string>>;
 }
 
+/** Which snapshots a process may use. */
+export interface Demand {
+  /** All files must be on disk. */
+  readonly durable: boolean;
+  /** The mount through which this process uses the store, as `mountOf` names it. */
+  readonly mount: string;
+}
+
+/** What `commit` needs to know of a snapshot. */
+export interface Committing {
+  /** The number of the snapshot that the caller has recorded as committed in its directory. */
+  readonly recorded: number;
+  /** Whether a later sync by this process would prove that the files are on disk. */
+  readonly canProve: () => boolean;
+  /** Called if the commit gives the snapshot a parent. */
+  readonly rebase: (id: number, parentId: number) => void;
+}
+
 type Labels = Readonly<Record<string, string>>;
 
 /**
@@ -40,9 +59,29 @@ type Labels = Readonly<Record<string, string>>;
  */
 export class Metadata {
   readonly #transactions: Transactions;
+  readonly #demand: Demand;
+  /** The parameter of the statements that select usable snapshots. */
+  readonly #through: string | null;
 
-  constructor(transactions: Transactions) {
+  constructor(transactions: Transactions, demand: Demand) {
     this.#transactions = transactions;
+    this.#demand = demand;
+    this.#through = usableThrough(demand);
+  }
+
+  /** Whether all files of a snapshot must be on disk. */
+  get durable(): boolean {
+    return this.#demand.durable;
+  }
+
+  /** A descriptor of ROOT/snapshots, open as long as the store. */
+  get descriptor(): number {
+    return this.#transactions.descriptor;
+  }
+
+  /** The highest number of a snapshot when the descriptor was open already. */
+  get last(): number {
+    return this.#transactions.last;
   }
 
   /** The properties that the store was made with. */
@@ -62,11 +101,11 @@ export class Metadata {
 
   /** @throws NotFound */
   stat(key: string): Promise<Entry> {
-    return this.#transactions.read((statements) => find(statements, key));
+    return this.#transactions.read((statements) => this.#find(statements, key));
   }
 
   has(name: string): Promise<boolean> {
-    return this.#transactions.read((statements) => statements.committed.get(name) !== undefined);
+    return this.#transactions.read((statements) => isUsable(statements.committed, name, this.#through));
   }
 
   /** The keys of active snapshots and views that begin with `prefix`. @param prefix ASCII, not empty */
@@ -85,13 +124,14 @@ export class Metadata {
       parent: filter.parent ?? null,
       kind: filter.kind ?? null,
       labels: JSON.stringify(filter.labels ?? {}),
+      mount: this.#through,
     };
     return this.#transactions.read((statements) => statements.walk.all(parameters).map((row) => entry(row)));
   }
 
   /** Throws if `create` would be refused now; writes nothing. @returns the parent @throws as `create` */
   check(snapshot: NewSnapshot): Promise<Entry | undefined> {
-    return this.#transactions.read((statements) => checkNew(statements, snapshot));
+    return this.#transactions.read((statements) => this.#checkNew(statements, snapshot));
   }
 
   /**
@@ -104,7 +144,7 @@ export class Metadata {
     place: (id: number, parentId: number | undefined, onRollback: OnRollback) => void,
   ): Promise<Chain> {
     return this.#transactions.write((statements, onRollback) => {
-      const parent = checkNew(statements, snapshot);
+      const parent = this.#checkNew(statements, snapshot);
       const { lastInsertRowid } = statements.insert.run({
         key: snapshot.key,
         kind: snapshot.kind,
@@ -121,27 +161,24 @@ export class Metadata {
   }
 
   /**
-   * Makes the active snapshot `key` the committed snapshot `name`. If a broken snapshot has that name, its children stand on
-   * the new one, and its row is deleted.
-   * @param recorded the number of the snapshot that the caller has recorded as committed in its directory
-   * @param rebase called if the commit gives the snapshot a parent
-   * @returns the number of the broken snapshot that was replaced
+   * Makes the active snapshot `key` the committed snapshot `name`. If a snapshot of that name is there and cannot be used for
+   * a reason of its own, its children stand on the new one, and its row is deleted.
+   * @returns the snapshot that was replaced
    * @throws AlreadyExists, NotFound, InvalidArgument
    */
   commit(
     name: string,
     key: string,
     options: Omit<CommitOptions, 'usage'> & { readonly size: Usage | undefined },
-    recorded: number,
-    rebase: (id: number, parentId: number) => void,
-  ): Promise<number | undefined> {
+    committing: Committing,
+  ): Promise<Entry | undefined> {
     return this.#transactions.write((statements) => {
       refuseEmpty(name, 'name');
-      const there = statements.byKey.get({ key: name });
-      const replaced = there === undefined ? undefined : entry(there);
-      if (replaced !== undefined && replaced.info.broken === undefined) throw taken(name);
-      const { id, info, parentId } = find(statements, key);
-      if (id !== recorded) throw new SnapshotError('NotFound', `snapshot ${key} was replaced during its commit`);
+      const replaced = this.#look(statements, name);
+      if (replaced !== undefined && isWhole(replaced.info)) throw taken(name);
+      const { id, info, parentId } = this.#find(statements, key);
+      if (id !== committing.recorded)
+        throw new SnapshotError('NotFound', `snapshot ${key} was replaced during its commit`);
       if (info.kind !== 'active') {
         throw new SnapshotError(
           'InvalidArgument',
@@ -157,18 +194,43 @@ export class Metadata {
             `snapshot ${key} has the parent ${info.parent} and can't get ${parentName} at its commit`,
           );
         }
-        parent = findParent(statements, parentName).id;
-        rebase(id, parent);
+        parent = this.#findParent(statements, parentName).id;
+        committing.rebase(id, parent);
       }
       if (replaced !== undefined) {
         statements.adoptChildren.run({ id, broken: replaced.id });
         statements.remove.run({ id: replaced.id });
       }
-      const labels = JSON.stringify(options.labels ?? {});
       const { bytes = null, inodes = null } = options.size ?? {};
-      statements.commit.run({ id, name, parent: parent ?? null, labels, bytes, inodes, now: Date.now() });
+      const synced = options.synced === true;
+      statements.commit.run({
+        id,
+        name,
+        parent: parent ?? null,
+        labels: JSON.stringify(options.labels ?? {}),
+        bytes,
+        inodes,
+        now: Date.now(),
+        synced: synced ? 1 : 0,
+        writtenOn: !synced && committing.canProve() ? this.#demand.mount : null,
+      });
       if (replaced !== undefined) statements.spreadBroken.run();
-      return replaced?.id;
+      return replaced;
+    });
+  }
+
+  /** Records that these snapshots are on disk. */
+  markSynced(ids: readonly number[]): Promise<void> {
+    return this.#transactions.write((statements) => {
+      for (const id of ids) statements.markSynced.run({ id });
+    });
+  }
+
+  /** Makes every snapshot that is not synced unusable. @returns the highest number of a snapshot so far */
+  suspectAll(): Promise<number> {
+    return this.#transactions.write((statements) => {
+      statements.suspectAll.run();
+      return number(statements.last.get()?.seq ?? 0);
     });
   }
 
@@ -180,7 +242,7 @@ export class Metadata {
    */
   remove(key: string, allow: (info: SnapshotInfo) => void): Promise<number> {
     return this.#transactions.write((statements) => {
-      const { id, info } = find(statements, key);
+      const { id, info } = this.#find(statements, key);
       const children = number(statements.children.get({ id })?.count);
       if (children > 0) {
         const others = children === 1 ? 'another snapshot stands' : `${children} other snapshots stand`;
@@ -195,7 +257,7 @@ export class Metadata {
   /** @returns the changed snapshot @throws NotFound, InvalidArgument (a field that is not a label) */
   update(key: string, labels: Labels, fields: readonly string[]): Promise<Entry> {
     return this.#transactions.write((statements) => {
-      const found = find(statements, key);
+      const found = this.#find(statements, key);
       const { id, info } = found;
       const updated = { ...info, labels: mergeLabels(info, labels, fields), updated: new Date() };
       statements.relabel.run({ id, labels: JSON.stringify(updated.labels), now: updated.updated.getTime() });
@@ -230,26 +292,39 @@ export class Metadata {
   close(): void {
     this.#transactions.close();
   }
-}
 
-function find(statements: Statements, key: string): Entry {
-  const row = statements.byKey.get({ key });
-  if (row === undefined) throw new SnapshotError('NotFound', `there is no snapshot ${key}`);
-  return entry(row);
-}
+  #look(statements: Statements, key: string): Entry | undefined {
+    const row = statements.byKey.get({ key, mount: this.#through });
+    return row === undefined ? undefined : entry(row);
+  }
 
-function findParent(statements: Statements, name: string): Entry {
-  const parent = find(statements, name);
-  if (parent.info.broken !== undefined) throw new SnapshotError('NotFound', `snapshot ${name} is broken`);
-  if (parent.info.kind === 'committed') return parent;
-  throw new SnapshotError('InvalidArgument', `snapshot ${name} can't be a parent: it is ${aKind(parent.info.kind)}`);
-}
+  #find(statements: Statements, key: string): Entry {
+    const found = this.#look(statements, key);
+    if (found === undefined) throw new SnapshotError('NotFound', `there is no snapshot ${key}`);
+    return found;
+  }
 
-function checkNew(statements: Statements, snapshot: NewSnapshot): Entry | undefined {
-  refuseEmpty(snapshot.key, 'key');
-  const parent = snapshot.parent === '' ? undefined : findParent(statements, snapshot.parent);
-  if (statements.byKey.get({ key: snapshot.key }) !== undefined) throw taken(snapshot.key);
-  return parent;
+  #findParent(statements: Statements, name: string): Entry {
+    const parent = this.#find(statements, name);
+    const { kind, broken } = parent.info;
+    if (kind !== 'committed')
+      throw new SnapshotError('InvalidArgument', `snapshot ${name} can't be a parent: it is ${aKind(kind)}`);
+    if (broken !== undefined) throw new SnapshotError('NotFound', `snapshot ${name} is broken`);
+    if (!isUsable(statements.committed, name, this.#through)) {
+      throw new SnapshotError(
+        'NotFound',
+        `snapshot ${name} is suspect: it was not synced, or one below it, so files may be lost; let a job unpack it again`,
+      );
+    }
+    return parent;
+  }
+
+  #checkNew(statements: Statements, snapshot: NewSnapshot): Entry | undefined {
+    refuseEmpty(snapshot.key, 'key');
+    const parent = snapshot.parent === '' ? undefined : this.#findParent(statements, snapshot.parent);
+    if (statements.byKey.get({ key: snapshot.key, mount: this.#through }) !== undefined) throw taken(snapshot.key);
+    return parent;
+  }
 }
 
 function chainOf(statements: Statements, key: string): Chain {

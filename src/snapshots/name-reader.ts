@@ -2,7 +2,8 @@ import { DatabaseSync, type StatementSync } from 'node:sqlite';
 import { databaseIdentity } from './admission.ts';
 import { metadataFile, OpenedStore } from './identity.ts';
 import { type ImageKey, timeOf, usedKey } from './images.ts';
-import { keysIn, STATEMENTS } from './statements.ts';
+import { mountOf } from './later-sync.ts';
+import { isUsable, keysIn, STATEMENTS, usableThrough } from './statements.ts';
 
 /**
  * A read-only connection that looks up names of snapshots and images, for store-thread.ts. Another connection writes the metadata.
@@ -17,14 +18,21 @@ export class NameReader {
   readonly #committed: StatementSync;
   readonly #keys: StatementSync;
   readonly #imageUsed: StatementSync;
+  /** The parameter of the statement that selects usable snapshots. */
+  readonly #through: string | null;
 
-  /** @throws Error of SQLite, UnpackError STORE_FAILED; so do all methods here */
-  constructor(root: string) {
+  /**
+   * @param durable whether all files of a snapshot must be on disk
+   * @param session as in StoreOptions
+   * @throws Error of SQLite, UnpackError STORE_FAILED; so do all methods here
+   */
+  constructor(root: string, durable: boolean, session: string) {
     // no waiting: a reader only finds the file locked while another process recovers it after a crash
     this.#file = new DatabaseSync(metadataFile(root), { readOnly: true, timeout: 0 });
     this.#opened = new OpenedStore(root);
     this.#opened.bind();
     this.#opened.expect(databaseIdentity(this.#file).identity);
+    this.#through = usableThrough({ durable, mount: mountOf(this.#opened.descriptor, session) });
     this.#committed = this.#file.prepare(STATEMENTS.committed);
     this.#keys = this.#file.prepare(STATEMENTS.keys);
     this.#imageUsed = this.#file.prepare(STATEMENTS.imageUsed);
@@ -32,7 +40,7 @@ export class NameReader {
 
   has(name: string): boolean {
     this.#opened.check();
-    return this.#committed.get(name) !== undefined;
+    return isUsable(this.#committed, name, this.#through);
   }
 
   keys(prefix: string): string[] {

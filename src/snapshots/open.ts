@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { access, chmod, mkdir, open as openFile, stat } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
@@ -17,8 +18,9 @@ import {
   requireSameStore,
 } from './identity.ts';
 import { ImageTable } from './images.ts';
+import { mountOf } from './later-sync.ts';
 import { type Layout, nativeLayout, overlayLayout } from './layout.ts';
-import { Metadata } from './metadata.ts';
+import { type Demand, Metadata } from './metadata.ts';
 import { hasContent, openReadOnly } from './read-only.ts';
 import { keepReserve, spendReserve } from './reserve.ts';
 import { IDENTITY_VERSION, refuseOthers, schemaVersion, type Traits } from './schema.ts';
@@ -35,6 +37,13 @@ export interface StoreOptions {
    * the store was made with; `keep` for a new store.
    */
   readonly ownership?: Ownership;
+  /**
+   * Whether all files of a snapshot must be on disk before this process uses the snapshot. Default: true. Otherwise it also
+   * uses what was written, and not synced, through the mount that it uses.
+   */
+  readonly durable?: boolean;
+  /** A random ID, the same for all parts of the process that open the store together. Default: a new one. See `mountOf`. */
+  readonly session?: string;
   /** The store was open before. If it has disappeared, its disk may not be mounted, and no new store is made. */
   readonly again?: boolean;
   /** Opens and removes on a full disk with the space of the reserve. For commands that make room. */
@@ -85,7 +94,8 @@ export async function openToRead(options: Pick<StoreOptions, 'root' | 'type'>): 
     const transactions = await Transactions.openReadOnly(opened, LOCK_TIMEOUT, options.type);
     const directories = new SnapshotDirectories(root, opened.descriptor);
     const layout = await layoutOf(transactions.made);
-    return new SnapshotStore(root, layout, new Metadata(transactions), new ImageTable(transactions), directories);
+    const metadata = new Metadata(transactions, demandOf(opened, { durable: false }));
+    return new SnapshotStore(root, layout, metadata, new ImageTable(transactions), directories);
   } catch (error) {
     opened.close();
     throw error;
@@ -151,15 +161,24 @@ async function openIn(root: string, options: StoreOptions): Promise<Store> {
     const lockTimeout = options.lockTimeout ?? LOCK_TIMEOUT;
     const wanted = { type, ownership, overlayXattrs };
     transactions = await Transactions.open(opened, lockTimeout, wanted, (id) => directories.path(id));
+    const metadata = new Metadata(transactions, demandOf(opened, options));
     const layout = await layoutOf(transactions.made);
     const images = new ImageTable(transactions);
-    return new SnapshotStore(root, layout, new Metadata(transactions), images, directories, options.mayUseReserve);
+    return new SnapshotStore(root, layout, metadata, images, directories, options.mayUseReserve);
   } catch (error) {
     await directories.close(CLOSE_LIMIT);
     if (transactions === undefined) opened.close();
     else transactions.close();
     throw error instanceof UnpackError ? error : refused(root, reason(error), error);
   }
+}
+
+/** Which snapshots this process may use. */
+export function demandOf(
+  { descriptor }: OpenedStore,
+  { durable = true, session = randomUUID() }: Pick<StoreOptions, 'durable' | 'session'>,
+): Demand {
+  return { durable, mount: mountOf(descriptor, session) };
 }
 
 /** As `mkdir -p`. Node's `recursive` option throws ENOENT on a read-only file system instead of EROFS. */

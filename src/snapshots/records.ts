@@ -27,6 +27,8 @@ import { hasVanished, settle, syncDirectory } from './tree.ts';
 export interface SnapshotRecord extends Pick<SnapshotInfo, 'kind' | 'name' | 'parent' | 'labels' | 'size'> {
   /** Milliseconds since 1970. */
   readonly created: number;
+  /** Of a committed snapshot: whether its files are known to be on disk. Versions without this field did not record it. */
+  readonly synced?: boolean;
 }
 
 // writing a few bytes on this thread is faster than on another; only the sync waits for the disk
@@ -95,11 +97,19 @@ export function readRecord(directory: string, kind: SnapshotKind): SnapshotRecor
   }
   try {
     const record: Partial<Record<keyof SnapshotRecord, unknown>> = JSON.parse(text);
-    const { name, parent, labels, created, size } = record;
+    const { name, parent, labels, created, size, synced } = record;
     if (typeof name !== 'string' || typeof parent !== 'string' || typeof created !== 'number') return undefined;
     if (typeof labels !== 'object' || labels === null) return undefined;
     const texts = Object.entries(labels).filter((label): label is [string, string] => typeof label[1] === 'string');
-    return { kind, name, parent, labels: Object.fromEntries(texts), created, ...(isUsage(size) ? { size } : {}) };
+    return {
+      kind,
+      name,
+      parent,
+      labels: Object.fromEntries(texts),
+      created,
+      ...(isUsage(size) ? { size } : {}),
+      ...(typeof synced === 'boolean' ? { synced } : {}),
+    };
   } catch {
     return undefined;
   }

@@ -158,13 +158,17 @@ function addRows(file: DatabaseSync, records: readonly (readonly [number, Snapsh
   const there = file.prepare('SELECT key, kind FROM snapshots WHERE id = ?');
   const remove = file.prepare('DELETE FROM snapshots WHERE id = ?');
   const insert = file.prepare(`
-    INSERT INTO snapshots (id, key, kind, labels, created, updated, bytes, inodes)
-    VALUES (:id, :key, :kind, :labels, :created, :created, :bytes, :inodes)`);
+    INSERT INTO snapshots (id, key, kind, labels, created, updated, bytes, inodes, synced)
+    VALUES (:id, :key, :kind, :labels, :created, :created, :bytes, :inodes, :synced)`);
+  const markSynced = file.prepare(STATEMENTS.markSynced);
   const adopt = file.prepare(STATEMENTS.adoptChildren);
   const present = new Set(records.map(([id]) => id));
-  for (const [id, { kind, name, parent, labels, created, size }] of records) {
+  for (const [id, { kind, name, parent, labels, created, size, synced }] of records) {
     const row = there.get(id);
-    if (row?.key === name && row.kind === kind) continue;
+    if (row?.key === name && row.kind === kind) {
+      if (synced === true) markSynced.run({ id }); // after this copy of the database was made
+      continue;
+    }
     const other = taken.get(name, id);
     if (other !== undefined) {
       if (present.has(number(other.id))) continue;
@@ -174,7 +178,16 @@ function addRows(file: DatabaseSync, records: readonly (readonly [number, Snapsh
     }
     remove.run(id);
     const { bytes = null, inodes = null } = size ?? {};
-    insert.run({ id, key: name, kind, labels: JSON.stringify(labels), created, bytes, inodes });
+    insert.run({
+      id,
+      key: name,
+      kind,
+      labels: JSON.stringify(labels),
+      created,
+      bytes,
+      inodes,
+      synced: synced === undefined ? null : Number(synced),
+    });
     parents.set(id, parent);
   }
   return parents;

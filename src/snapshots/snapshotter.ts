@@ -24,6 +24,8 @@ export interface Snapshotter {
    * layers below them exist.
    */
   readonly rebase: boolean;
+  /** Whether this process demands that all files of a snapshot are on disk. If so, it must sync them before each commit. */
+  readonly durable: boolean;
   /** The same for all layers of a store. */
   readonly ownership: Ownership;
   /** The same for all layers of a store. */
@@ -31,7 +33,7 @@ export interface Snapshotter {
 
   /** @throws NotFound */
   stat(key: string): Promise<SnapshotInfo>;
-  /** Whether a committed snapshot has this name. Takes half as long as `stat`. */
+  /** Whether a committed snapshot has this name and can be used, with all below it. Takes half as long as `stat`. */
   has(name: string): Promise<boolean>;
   /**
    * The keys of active snapshots and views that begin with `prefix`, sorted. The time does not depend on the number of
@@ -73,6 +75,11 @@ export interface Snapshotter {
   usage(key: string): Promise<Usage>;
   /** All snapshots that match the filter, sorted by key. */
   walk(filter?: SnapshotFilter): Promise<SnapshotInfo[]>;
+  /**
+   * Syncs what this process has committed without a sync, and records it. If the kernel reports a loss, all snapshots that are
+   * not synced become suspect.
+   */
+  sync(): Promise<void>;
   /** Removes directories that belong to no snapshot. @returns how many */
   cleanup(): Promise<number>;
   /** Waits for calls and deletions that are under way, and closes the files. A second call does nothing. */
@@ -101,13 +108,26 @@ export interface SnapshotInfo {
    * active snapshots and views.
    */
   readonly size?: Usage;
+  /** Whether its own files are known to be on disk, without those of the snapshots below. Only a committed one's can be. */
+  readonly synced: boolean;
+  /**
+   * Its own files may be incomplete for what this process demands: they were not synced, and this process demands that, or
+   * the mount through which they were written is not the one that it uses. `has` does not see a suspect snapshot, or one on
+   * it, and `commit` replaces it.
+   */
+  readonly suspect?: true;
   /** Why it cannot be used. Absent if it can. */
   readonly broken?: BrokenReason;
 }
 
+/** Whether a snapshot could be used if all below it could. `commit` replaces one that is not whole. */
+export function isWhole({ suspect, broken }: Pick<SnapshotInfo, 'suspect' | 'broken'>): boolean {
+  return suspect === undefined && (broken === undefined || broken === 'parent');
+}
+
 /**
  * `gone`: its directory is missing. `foreign`: the directory of its number is not its own. `parent`: a snapshot below it is
- * broken. `has` does not see a broken snapshot, and `commit` replaces it.
+ * broken. `has` does not see a broken snapshot. `commit` replaces it, unless only a snapshot below must be replaced.
  */
 export type BrokenReason = 'gone' | 'foreign' | 'parent';
 
@@ -119,6 +139,11 @@ export interface CommitOptions extends SnapshotOptions {
   readonly parent?: string;
   /** What the layer adds to the disk, as its writer counted it. A native store adds the size of the parent, which it copies. */
   readonly usage?: Usage;
+  /**
+   * The caller has synced the files. Default: false. Then this process syncs them within some seconds, in the background, and
+   * records that.
+   */
+  readonly synced?: boolean;
 }
 
 export interface SnapshotFilter {

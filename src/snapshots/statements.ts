@@ -1,7 +1,16 @@
 import type { SQLOutputValue, StatementSync } from 'node:sqlite';
 import { type BrokenReason, EXTRACTION, type SnapshotInfo, type SnapshotKind } from './snapshotter.ts';
 
+/**
+ * Whether this process may use the files of a committed snapshot. They are on disk; or the process demands less, and they
+ * were written through the mount that it uses, or by a version of unpackd that did not record it.
+ * @param mount a parameter: the mount that this process uses; NULL if it demands that all files are on disk
+ */
+const usable = (row: string, mount: string): string =>
+  `(${row}.synced IS 1 OR (${mount} IS NOT NULL AND (${row}.synced IS NULL OR ${row}.written_on IS ${mount})))`;
+
 const COLUMNS = `
+  ${usable('snapshots', ':mount')} AS usable, snapshots.synced,
   snapshots.id, snapshots.key, snapshots.kind, snapshots.labels, snapshots.created, snapshots.updated,
   snapshots.bytes, snapshots.inodes, snapshots.broken, snapshots.parent AS parent_id, COALESCE(parent.key, '') AS parent
 `;
@@ -13,7 +22,16 @@ export const STATEMENTS = {
     FROM snapshots LEFT JOIN snapshots AS parent ON parent.id = snapshots.parent
     WHERE snapshots.key = :key`,
 
-  committed: `SELECT 1 FROM snapshots WHERE key = ? AND kind = 'committed' AND broken IS NULL`,
+  /** Whether a committed snapshot can be used, with all below it: 1 if so. */
+  committed: `
+    WITH RECURSIVE chain (parent, usable) AS (
+      SELECT parent, ${usable('snapshots', '?2')} FROM snapshots
+      WHERE key = ?1 AND kind = 'committed' AND broken IS NULL
+      UNION ALL
+      SELECT below.parent, ${usable('below', '?2')} FROM chain JOIN snapshots AS below ON below.id = chain.parent
+      WHERE chain.usable
+    )
+    SELECT MIN(usable) AS usable FROM chain`,
 
   /** A range of the index on `key`, so the time does not grow with the store. */
   keys: `SELECT key FROM snapshots WHERE key >= ? AND key < ? AND kind <> 'committed' ORDER BY key`,
@@ -73,8 +91,13 @@ export const STATEMENTS = {
   commit: `
     UPDATE snapshots
     SET key = :name, kind = 'committed', parent = :parent, labels = :labels, bytes = :bytes, inodes = :inodes,
-      created = :now, updated = :now
+      created = :now, updated = :now, synced = :synced, written_on = :writtenOn
     WHERE id = :id`,
+
+  markSynced: `UPDATE snapshots SET synced = 1, written_on = NULL WHERE id = :id AND synced = 0`,
+
+  /** Any snapshot that was not synced may be what the kernel has lost. */
+  suspectAll: `UPDATE snapshots SET written_on = NULL WHERE synced = 0`,
 
   relabel: 'UPDATE snapshots SET labels = :labels, updated = :now WHERE id = :id',
 
@@ -140,6 +163,7 @@ export interface Entry {
   readonly parentId: number | undefined;
 }
 
+/** @param row with COLUMNS */
 export function entry(row: Row): Entry {
   return {
     id: number(row.id),
@@ -152,10 +176,28 @@ export function entry(row: Row): Entry {
       created: new Date(number(row.created)),
       updated: new Date(number(row.updated)),
       ...(row.bytes === null ? {} : { size: { bytes: number(row.bytes), inodes: number(row.inodes) } }),
+      synced: row.synced === 1,
+      ...(row.kind === 'committed' && row.usable === 0 ? { suspect: true } : {}),
       ...(row.broken === null ? {} : { broken: brokenReason(row.broken) }),
     },
     parentId: row.parent_id === null ? undefined : number(row.parent_id),
   };
+}
+
+/** The parameter `mount` of the statements. */
+export function usableThrough({
+  durable,
+  mount,
+}: {
+  readonly durable: boolean;
+  readonly mount: string;
+}): string | null {
+  return durable ? null : mount;
+}
+
+/** @param statement `STATEMENTS.committed`, prepared @param mount as `usableThrough` returns it */
+export function isUsable(statement: StatementSync, name: string, mount: string | null): boolean {
+  return statement.get(name, mount)?.usable === 1;
 }
 
 /** Keys that begin with `prefix`. @param statement `STATEMENTS.keys`, prepared @param prefix ASCII, not empty */

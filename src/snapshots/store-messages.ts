@@ -6,7 +6,7 @@ import type { Store } from './store.ts';
  * The messages between store-thread.ts and workers/store.ts: the properties and the methods of a Store, except `lease`, whose
  * result has methods.
  */
-export type StoreFacts = Pick<Store, 'root' | 'type' | 'rebase' | 'ownership' | 'overlayXattrs'>;
+export type StoreFacts = Pick<Store, 'root' | 'type' | 'rebase' | 'durable' | 'ownership' | 'overlayXattrs'>;
 export type StoreMethod = Exclude<keyof Store, keyof StoreFacts | 'lease'>;
 
 /** A call for the store's thread. Each call has its own `id`. `close` is the last call. */

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { extname, join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { errnoOf } from '../errno.ts';
@@ -30,8 +31,9 @@ type Result<Method extends StoreMethod> = Awaited<ReturnType<Store[Method]>>;
  * @throws UnpackError as `openSnapshotter`; STORE_FAILED if the machine has no more threads
  */
 export async function openStoreThread(options: StoreOptions): Promise<Store> {
-  const channel = new Channel(options);
-  return new StoreOnThread(options, channel, await channel.opened);
+  const session = randomUUID();
+  const channel = new Channel({ ...options, session });
+  return new StoreOnThread({ ...options, session }, channel, await channel.opened);
 }
 
 /**
@@ -45,23 +47,25 @@ class StoreOnThread implements Store {
   readonly root: string;
   readonly type: Store['type'];
   readonly rebase: boolean;
+  readonly durable: boolean;
   readonly ownership: Store['ownership'];
   readonly overlayXattrs: Store['overlayXattrs'];
-  readonly #options: StoreOptions;
+  readonly #options: StoreOptions & { readonly session: string };
   readonly #names: NameReader | undefined;
   readonly #leases: Leases;
   #channel: Channel;
   #closed: Promise<void> | undefined;
 
-  constructor(options: StoreOptions, channel: Channel, facts: StoreFacts) {
+  constructor(options: StoreOptions & { readonly session: string }, channel: Channel, facts: StoreFacts) {
     this.root = facts.root;
     this.type = facts.type;
     this.rebase = facts.rebase;
+    this.durable = facts.durable;
     this.ownership = facts.ownership;
     this.overlayXattrs = facts.overlayXattrs;
     this.#options = options;
     this.#channel = channel;
-    this.#names = namesOf(facts.root);
+    this.#names = namesOf(facts.root, facts.durable, options.session);
     this.#leases = new Leases(facts.root);
   }
 
@@ -113,6 +117,10 @@ class StoreOnThread implements Store {
 
   walk(...args: Parameters<Store['walk']>) {
     return this.#ask('walk', ...args);
+  }
+
+  sync(...args: Parameters<Store['sync']>) {
+    return this.#ask('sync', ...args);
   }
 
   cleanup(...args: Parameters<Store['cleanup']>) {
@@ -182,9 +190,9 @@ class StoreOnThread implements Store {
 }
 
 /** `undefined` if the file cannot be read here; then the thread answers all calls. */
-function namesOf(root: string): NameReader | undefined {
+function namesOf(root: string, durable: boolean, session: string): NameReader | undefined {
   try {
-    return new NameReader(root);
+    return new NameReader(root, durable, session);
   } catch {
     return undefined;
   }

@@ -5,10 +5,11 @@ import { brokenState, isUnfinished } from './admission.ts';
 import type { SnapshotDirectories, Staged } from './directories.ts';
 import { holderName, type Owner } from './holder.ts';
 import type { ImageKey, ImageListing, ImageReader, ImageRecord, ImageRecords, NewImage } from './images.ts';
+import { LaterSync } from './later-sync.ts';
 import type { Layout } from './layout.ts';
 import { type HeldLease, Leases } from './leases.ts';
 import type { Metadata, NewSnapshot } from './metadata.ts';
-import { markNew, recordOf, removeRecord, type SnapshotRecord, writeRecord } from './records.ts';
+import { markNew, readRecord, recordOf, removeRecord, type SnapshotRecord, writeRecord } from './records.ts';
 import { keepReserve, spendReserve } from './reserve.ts';
 import {
   type BrokenReason,
@@ -43,6 +44,7 @@ export const CLOSE_LIMIT = 30_000;
  *
  *     new snapshot   fill new-…, flush its names → [ insert the row, rename to ID ]
  *     commit         write committed.json, flush it and the names of ROOT/snapshots → [ update the row ] → delete ID/work
+ *     later sync     sync the file system → [ update the rows ] → write committed.json again
  *     remove         [ delete the row ] → rename to rm-… → delete, in the background
  *
  * `[ ]` is one transaction.
@@ -51,6 +53,7 @@ export class SnapshotStore implements Store {
   readonly root: string;
   readonly type: Snapshotter['type'];
   readonly rebase: boolean;
+  readonly durable: boolean;
   readonly ownership: Ownership;
   readonly overlayXattrs: OverlayXattrs;
   readonly #mayUseReserve: boolean;
@@ -59,6 +62,7 @@ export class SnapshotStore implements Store {
   readonly #images: ImageRecords;
   readonly #directories: SnapshotDirectories;
   readonly #leases: Leases;
+  readonly #later: LaterSync;
   readonly #running = new Set<Promise<unknown>>();
   readonly #closing = new AbortController();
   #closed: Promise<void> | undefined;
@@ -76,6 +80,7 @@ export class SnapshotStore implements Store {
     this.root = root;
     this.type = layout.type;
     this.rebase = layout.rebase;
+    this.durable = metadata.durable;
     this.ownership = metadata.made.ownership;
     this.overlayXattrs = layout.overlayXattrs;
     this.#layout = layout;
@@ -83,6 +88,10 @@ export class SnapshotStore implements Store {
     this.#images = images;
     this.#directories = directories;
     this.#leases = new Leases(root);
+    this.#later = new LaterSync(metadata.descriptor, metadata.last, {
+      synced: (ids) => this.#recordSynced(ids),
+      lost: () => metadata.suspectAll(),
+    });
   }
 
   stat(key: string): Promise<SnapshotInfo> {
@@ -123,20 +132,32 @@ export class SnapshotStore implements Store {
       const parent = options.parent ?? info.parent;
       const size = options.usage === undefined ? undefined : await this.#sizeOf(parent, options.usage);
       if (info.kind === 'active') {
-        const { labels = {} } = options;
-        const record = { name, parent, labels, created: Date.now(), ...(size === undefined ? {} : { size }) };
+        const { labels = {}, synced = false } = options;
+        const record = { name, parent, labels, created: Date.now(), synced, ...(size === undefined ? {} : { size }) };
         await this.#recordCommit(id, { kind: 'committed', ...record });
       }
       try {
-        const replaced = await this.#metadata.commit(name, key, { ...options, size }, id, (id, parentId) => {
-          if (!this.rebase) {
-            throw new SnapshotError('InvalidArgument', `a ${this.type} store can't give ${key} a parent at its commit`);
-          }
-          // the writer of the layer has already flushed the tree, so this change needs a flush of its own
-          const tree = this.#directories.tree(id);
-          if (this.#takeOwner(tree, parentId)) syncDirectoryNow(tree);
-        });
-        if (replaced !== undefined) await this.#directories.remove(replaced, this.#metadata.identity);
+        const committing = {
+          recorded: id,
+          canProve: () => this.#later.canProve(id),
+          rebase: (id: number, parentId: number) => {
+            if (!this.rebase) {
+              throw new SnapshotError(
+                'InvalidArgument',
+                `a ${this.type} store can't give ${key} a parent at its commit`,
+              );
+            }
+            // the writer of the layer has already flushed the tree, so this change needs a flush of its own
+            const tree = this.#directories.tree(id);
+            if (this.#takeOwner(tree, parentId)) syncDirectoryNow(tree);
+          },
+        };
+        const replaced = await this.#metadata.commit(name, key, { ...options, size }, committing);
+        if (options.synced !== true) this.#later.add(id);
+        // others may read a suspect one at this moment; the next cleanup removes its directory
+        if (replaced?.info.broken !== undefined) {
+          await this.#directories.remove(replaced.id, this.#metadata.identity);
+        }
       } catch (error) {
         await this.#forgetCommit(id).catch(() => {});
         throw error;
@@ -161,7 +182,9 @@ export class SnapshotStore implements Store {
   update(info: Pick<SnapshotInfo, 'name' | 'labels'>, fields: readonly string[] = []): Promise<SnapshotInfo> {
     return this.#run(async () => {
       const { id, info: updated } = await this.#metadata.update(info.name, info.labels, fields);
-      await writeRecord(this.#directories.path(id), recordOf(updated), updated.kind === 'committed');
+      const directory = this.#directories.path(id);
+      const record = { ...readRecord(directory, updated.kind), ...recordOf(updated) };
+      await writeRecord(directory, record, updated.kind === 'committed');
       return updated;
     });
   }
@@ -186,6 +209,10 @@ export class SnapshotStore implements Store {
         return broken === undefined ? info : { ...info, broken };
       });
     });
+  }
+
+  sync(): Promise<void> {
+    return this.#run(() => this.#later.sync());
   }
 
   cleanup(): Promise<number> {
@@ -239,6 +266,7 @@ export class SnapshotStore implements Store {
   async #end(): Promise<void> {
     this.#closing.abort(new UnpackError('SHUTTING_DOWN', `the snapshot store ${this.root} was closed during the call`));
     await Promise.allSettled(this.#running);
+    await this.#later.close();
     await this.#directories.close(CLOSE_LIMIT);
     this.#metadata.close();
   }
@@ -325,6 +353,16 @@ export class SnapshotStore implements Store {
     // what the layer added can be negative, because replaced files are subtracted
     const sum = (one: number, other: number) => Math.max(0, one + other);
     return { bytes: sum(below.bytes, added.bytes), inodes: sum(below.inodes, added.inodes) };
+  }
+
+  async #recordSynced(ids: readonly number[]): Promise<void> {
+    await this.#metadata.markSynced(ids);
+    // only needed if the database is lost
+    for (const id of ids) {
+      const directory = this.#directories.path(id);
+      const record = readRecord(directory, 'committed');
+      if (record !== undefined) await writeRecord(directory, { ...record, synced: true }, true);
+    }
   }
 
   /** Removes the record of a commit that has failed, unless another process has committed the snapshot meanwhile. */

@@ -1,5 +1,5 @@
 import type { DatabaseSync } from 'node:sqlite';
-import { admit, databaseIdentity } from './admission.ts';
+import { admit, databaseIdentity, lastNumber } from './admission.ts';
 import { Database, type OnRollback } from './database.ts';
 import {
   metadataFile,
@@ -26,6 +26,8 @@ export type Statements = Parameters<Parameters<Database<keyof typeof STATEMENTS>
 interface StoreFacts {
   readonly made: Traits;
   readonly identity: string;
+  /** The highest number of a snapshot when this process had opened ROOT/snapshots. */
+  readonly last: number;
 }
 
 /**
@@ -35,6 +37,7 @@ interface StoreFacts {
 export class Transactions implements StoreFacts {
   readonly made: Traits;
   readonly identity: string;
+  readonly last: number;
   /** Nothing may be written. */
   readonly readOnly: boolean;
   readonly #database: Database<keyof typeof STATEMENTS>;
@@ -43,13 +46,14 @@ export class Transactions implements StoreFacts {
   private constructor(
     database: Database<keyof typeof STATEMENTS>,
     opened: OpenedStore,
-    { made, identity }: StoreFacts,
+    { made, identity, last }: StoreFacts,
     readOnly = false,
   ) {
     this.#database = database;
     this.#opened = opened;
     this.made = made;
     this.identity = identity;
+    this.last = last;
     this.readOnly = readOnly;
   }
 
@@ -117,12 +121,17 @@ export class Transactions implements StoreFacts {
       requireSameStore(root, known, record);
       const made = readTraits(file);
       requireType(made, path, type);
-      facts = { made, identity: known.identity };
+      facts = { made, identity: known.identity, last: lastNumber(file) };
     };
     const database = await Database.read({ path, lockTimeout }, { accept, statements: STATEMENTS });
     if (facts === undefined) throw new Error('a database was opened without being accepted');
     opened.expect(facts.identity);
     return new Transactions(database, opened, facts, true);
+  }
+
+  /** A descriptor of ROOT/snapshots, which was opened before the database. */
+  get descriptor(): number {
+    return this.#opened.descriptor;
   }
 
   /** @throws UnpackError STORE_FAILED, and as `Database.read` */

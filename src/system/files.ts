@@ -219,6 +219,17 @@ export function statFd(fd: number): FileStatus {
   return statusFields();
 }
 
+const STATX_MNT_ID_UNIQUE = 0x4000;
+
+/**
+ * The ID of the mount through which a file was opened. The kernel never gives it again until the machine restarts.
+ * `undefined` before Linux 6.8, whose mount IDs are given again.
+ */
+export function uniqueMountId(fd: number): bigint | undefined {
+  check(c.statx(fd, EMPTY, AT_EMPTY_PATH, STATX_MNT_ID_UNIQUE, status), 'statx');
+  return (status.readUInt32LE(0) & STATX_MNT_ID_UNIQUE) === 0 ? undefined : status.readBigUInt64LE(144);
+}
+
 // struct statx (statx(2)): the same layout on every architecture
 function statusFields(): FileStatus {
   const time = (at: number): Timespec => ({

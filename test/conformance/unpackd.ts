@@ -78,7 +78,7 @@ export class Unpackd implements AsyncDisposable {
     const name = `${type}-${schedule}`;
     let store = this.stores.get(name);
     if (store === undefined) {
-      store = openSnapshotter({ root: join(this.directory, name), type });
+      store = openSnapshotter({ root: join(this.directory, name), type, durable: false });
       if (schedule === 'sequential') store = store.then(withoutRebase);
       this.stores.set(name, store);
     }

@@ -59,8 +59,8 @@ async function costOf(target: Partial<Payload>): Promise<Cost> {
   for (const [path, bytes] of layoutFiles({ app: image })) await bucket.put(`app/${path}`, bytes);
   using place = scratch();
   const settings = redis.settings({ UNPACK_JOBS: String(JOBS_AT_ONCE), UNPACK_LOCK: '30s', UNPACK_LOG_LEVEL: 'warn' });
-  const snapshotter = await openStoreThread({ root: place.path, type: 'overlay' });
-  const unpacker = createUnpacker(snapshotter, { threads: 2, durable: false, apply: SETTINGS });
+  const snapshotter = await openStoreThread({ root: place.path, type: 'overlay', durable: false });
+  const unpacker = createUnpacker(snapshotter, { threads: 2, apply: SETTINGS });
   const worker = new UnpackWorker({
     settings,
     unpacker,

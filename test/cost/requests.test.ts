@@ -29,8 +29,8 @@ async function stage(prefix: string, layers: readonly TestLayer[]) {
   const image = imageOf(layers);
   for (const [path, bytes] of layoutFiles({ app: image })) await bucket.put(`${prefix}/${path}`, bytes);
   const place = scratch();
-  const snapshotter = await openSnapshotter({ root: place.path, type: 'overlay' });
-  const unpacker = createUnpacker(snapshotter, { threads: 2, durable: false, apply: SETTINGS });
+  const snapshotter = await openSnapshotter({ root: place.path, type: 'overlay', durable: false });
+  const unpacker = createUnpacker(snapshotter, { threads: 2, apply: SETTINGS });
   const spec = bucket.spec({ prefix, connection: bucket.connection({ endpoint: proxy.endpoint }) });
   return {
     image,

@@ -121,7 +121,7 @@ function chainIdOf(layout: string): string {
 }
 
 async function mountedTree(root: string, name: string): Promise<Record<string, Node>> {
-  const snapshotter = await openSnapshotter({ root, type: 'overlay' });
+  const snapshotter = await openSnapshotter({ root, type: 'overlay', durable: false });
   const target = await mkdtemp(join(tmpdir(), 'unpackd-mount-'));
   try {
     await mountSnapshot(await snapshotter.view('look', name), target);

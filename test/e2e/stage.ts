@@ -113,7 +113,7 @@ export async function stage(options: StageOptions = {}): Promise<Stage> {
     };
 
     const stored = async (): Promise<StoreTrees> => {
-      const snapshotter = await openSnapshotter({ root, type });
+      const snapshotter = await openSnapshotter({ root, type, durable: false });
       try {
         return await treesOf(snapshotter);
       } finally {
@@ -122,7 +122,7 @@ export async function stage(options: StageOptions = {}): Promise<Stage> {
     };
 
     const assertClean = async (names: readonly string[]): Promise<void> => {
-      const snapshotter = await openSnapshotter({ root, type });
+      const snapshotter = await openSnapshotter({ root, type, durable: false });
       try {
         const all = (await snapshotter.walk()).map(({ name }) => name);
         assert.deepEqual(all.sort(), [...names].sort());

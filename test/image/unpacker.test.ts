@@ -29,7 +29,6 @@ async function bench(
   const snapshotter = await openSnapshotter({ root: join(dir.path, 'store'), type: 'overlay' });
   const unpacker = createUnpacker(change(snapshotter), {
     threads: 2,
-    durable: true,
     apply: { limits: { ...LIMITS, ...limits }, native: true },
   });
   const source = { kind: 'oci-layout', path } as const;

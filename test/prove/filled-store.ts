@@ -101,7 +101,7 @@ export class Images {
    * @throws AssertionError if a reported image or a committed layer is missing or incomplete
    */
   async check(root: string, type: StoreType, promised: ReadonlySet<string>, whole: boolean): Promise<number> {
-    const store = await openSnapshotter({ root, type });
+    const store = await openSnapshotter({ root, type, durable: false });
     try {
       const names = (await store.walk({ kind: 'committed' })).map(({ name }) => name);
       if (whole) {
@@ -125,7 +125,7 @@ export class Images {
   /** Removes layers that may be incomplete, unpacks all images into the store, and checks all of it again. */
   async goOn(root: string, type: StoreType, whole: boolean): Promise<void> {
     if (!whole) {
-      const store = await openSnapshotter({ root, type });
+      const store = await openSnapshotter({ root, type, durable: false });
       try {
         for (let left = await store.walk(); left.length > 0; left = await store.walk()) {
           const parents = new Set(left.map(({ parent }) => parent));

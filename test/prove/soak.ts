@@ -96,7 +96,7 @@ async function round(installation: Installation, random: Random, run: Run): Prom
 
 /** Removes images, so that the next round has work. */
 async function removeSome({ s, chains }: Installation, random: Random): Promise<void> {
-  const store = await openSnapshotter({ root: s.root, type: 'overlay' });
+  const store = await openSnapshotter({ root: s.root, type: 'overlay', durable: false });
   try {
     for (const chain of chains.values()) {
       if (random.oneIn(3)) continue;
@@ -115,7 +115,7 @@ async function removeSome({ s, chains }: Installation, random: Random): Promise<
 }
 
 async function look({ s, chains, trees }: Installation, prefixes: ReadonlySet<string>, killed: boolean): Promise<void> {
-  const store = await openSnapshotter({ root: s.root, type: 'overlay' });
+  const store = await openSnapshotter({ root: s.root, type: 'overlay', durable: false });
   try {
     const found = await treesOf(store);
     for (const name of Object.keys(found)) assert.deepEqual(found[name], trees[name], name);

@@ -38,7 +38,7 @@ async function bench(layers: readonly TestLayer[], type: 'overlay' | 'native' = 
   const dir = scratch();
   const path = join(dir.path, 'layout');
   await writeLayout(path, { app: imageOf(layers) });
-  const snapshotter = await openSnapshotter({ root: join(dir.path, 'store'), type });
+  const snapshotter = await openSnapshotter({ root: join(dir.path, 'store'), type, durable: false });
   const pool = new ApplyPool(2, SETTINGS);
   const applied: string[] = [];
   const real = pool.applier(openSource({ kind: 'oci-layout', path }), snapshotter);

@@ -70,7 +70,7 @@ describe('a store on a disk without a free byte', { skip: unavailable(() => ext4
 test('in an open store, an empty snapshot can be removed from a full disk', async () => {
   using disk = tmpfs('size=256m');
   const root = join(disk.path, 'root');
-  const store = await openSnapshotter({ root, type: 'overlay', mayUseReserve: true });
+  const store = await openSnapshotter({ root, type: 'overlay', mayUseReserve: true, durable: false });
   try {
     const [mount] = await store.prepare('layer', '');
     for (let index = 0; index < 30; index++) await store.prepare(`empty ${index}`, '');
@@ -121,7 +121,7 @@ async function onSmallDisk(
   const directory = await mkdtemp(join(tmpdir(), 'unpackd-full-'));
   execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=4m', 'tmpfs', directory]);
   try {
-    const store = await openSnapshotter({ root: join(directory, 'root'), type });
+    const store = await openSnapshotter({ root: join(directory, 'root'), type, durable: false });
     try {
       await body(store, directory);
     } finally {

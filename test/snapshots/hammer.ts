@@ -10,7 +10,7 @@ import { SnapshotError, type Snapshotter } from '../../src/snapshots/snapshotter
 const [root = '', type = '', seed = '1', rounds = '1'] = process.argv.slice(2);
 const NAMES = ['red', 'green', 'blue', 'white'];
 
-const store = await openSnapshotter({ root, type: type === 'native' ? 'native' : 'overlay' });
+const store = await openSnapshotter({ root, type: type === 'native' ? 'native' : 'overlay', durable: false });
 let state = Number(seed);
 process.stdout.write('open\n');
 for (let round = 0; round < Number(rounds); round += 1) await step(store, `${seed}-${round}`);
@@ -27,7 +27,7 @@ async function step(store: Snapshotter, unique: string): Promise<void> {
       const options = mounts[0]?.options ?? [];
       const upper = options.find((option) => option.startsWith('upperdir='))?.slice('upperdir='.length);
       await writeFile(`${upper ?? mounts[0]?.source}/file`, 'text');
-      if ((await allowed(store.commit(name, key).then(() => true))) !== true) await store.remove(key);
+      if ((await allowed(store.commit(name, key, { synced: true }).then(() => true))) !== true) await store.remove(key);
       return;
     }
     case 'view':

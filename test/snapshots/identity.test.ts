@@ -138,7 +138,7 @@ describe('a store that is not the one that it was', () => {
         await happens(place);
         const before = [contents(place.root), contents(place.other)];
         for (let time = 1; time <= 2; time++) {
-          const opening = openSnapshotter({ root: place.root, type: 'overlay' });
+          const opening = openSnapshotter({ root: place.root, type: 'overlay', durable: false });
           if (opens === undefined) await (await opening).close();
           else await refused(opening, opens);
         }
@@ -148,7 +148,7 @@ describe('a store that is not the one that it was', () => {
     for (const [who, open] of Object.entries(OPEN)) {
       test(`${what}, while ${who} has it open: each call is refused, and nothing is touched`, () =>
         withStores(async (place) => {
-          const store = await open({ root: place.root, type: 'overlay' });
+          const store = await open({ root: place.root, type: 'overlay', durable: false });
           try {
             await store.prepare('active', 'upper');
             await store.prepare('lower', '');
@@ -166,7 +166,7 @@ describe('a store that is not the one that it was', () => {
   test('the sentences say what to do', () =>
     withStores(async ({ root }) => {
       removeDatabase(root);
-      await refused(openSnapshotter({ root, type: 'overlay' }), RECOVER);
+      await refused(openSnapshotter({ root, type: 'overlay', durable: false }), RECOVER);
       assert.equal(existsSync(join(root, 'metadata.db')), false, 'and no new database is made');
     }));
 });
@@ -222,11 +222,11 @@ async function withStores(
 }
 
 async function fill(root: string, names: readonly string[]): Promise<void> {
-  const store = await openSnapshotter({ root, type: 'overlay' });
+  const store = await openSnapshotter({ root, type: 'overlay', durable: false });
   for (const name of names) {
     const [mount] = await store.prepare(`prepare-${name}`, '');
     writeFileSync(join(mount?.source ?? '', 'file'), name);
-    await store.commit(name, `prepare-${name}`);
+    await store.commit(name, `prepare-${name}`, { synced: true });
   }
   await store.close();
 }

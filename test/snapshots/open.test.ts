@@ -13,7 +13,7 @@ import { mountSnapshot, unmountSnapshot } from '../../src/system/mount.ts';
 test('a store that disappears while it is open gives an error that names it', () =>
   inDirectory(async (parent) => {
     const root = join(parent, 'store');
-    const store = await openSnapshotter({ root, type: 'overlay' });
+    const store = await openSnapshotter({ root, type: 'overlay', durable: false });
     try {
       await rename(root, join(parent, 'elsewhere'));
       await assert.rejects(store.prepare('key', ''), {
@@ -28,13 +28,13 @@ test('a store that disappears while it is open gives an error that names it', ()
 describe('openSnapshotter refuses with a clear message', () => {
   test('a store of the other type', () =>
     inDirectory(async (root) => {
-      await (await openSnapshotter({ root, type: 'overlay' })).close();
+      await (await openSnapshotter({ root, type: 'overlay', durable: false })).close();
       await refuses(root, 'native', /made as overlay and can't be used as native/);
     }));
 
   test('a store of a newer version', () =>
     inDirectory(async (root) => {
-      await (await openSnapshotter({ root, type: 'overlay' })).close();
+      await (await openSnapshotter({ root, type: 'overlay', durable: false })).close();
       change(root, 'PRAGMA user_version = 99');
       await refuses(root, 'overlay', /has version 99 of the schema/);
     }));
@@ -84,7 +84,9 @@ describe('openSnapshotter refuses with a clear message', () => {
 
 test('several processes can create one store at once', () =>
   inDirectory(async (root) => {
-    const stores = await Promise.all(Array.from({ length: 8 }, () => openSnapshotter({ root, type: 'overlay' })));
+    const stores = await Promise.all(
+      Array.from({ length: 8 }, () => openSnapshotter({ root, type: 'overlay', durable: false })),
+    );
     await Promise.all(stores.map((store, index) => store.prepare(`key-${index}`, '')));
     assert.equal((await stores[0]?.walk())?.length, 8);
     await Promise.all(stores.map((store) => store.close()));
@@ -92,7 +94,7 @@ test('several processes can create one store at once', () =>
   }));
 
 async function refuses(root: string, type: Snapshotter['type'], sentence: RegExp): Promise<void> {
-  await assert.rejects(openSnapshotter({ root, type }), (error) => {
+  await assert.rejects(openSnapshotter({ root, type, durable: false }), (error) => {
     const { code, message } = toUnpackError(error);
     assert.match(message, sentence);
     return code === 'STORE_FAILED';

@@ -102,7 +102,7 @@ describe('overlay store: in a user namespace', { skip: skipWithoutUserNamespaces
       const { openSnapshotter } = await import(${source('snapshots/open.ts')});
       const { mountSnapshot, unmountSnapshot } = await import(${source('system/mount.ts')});
       const [beside] = process.argv.slice(1);
-      const store = await openSnapshotter({ root: beside + '/unprivileged', type: 'overlay' });
+      const store = await openSnapshotter({ root: beside + '/unprivileged', type: 'overlay', durable: false });
       await store.prepare('key', '');
       await store.commit('base', 'key');
       const mounts = await store.prepare('next', 'base');

@@ -66,7 +66,7 @@ describe('a store that is only read', () => {
       await close();
       const program = `import(${JSON.stringify(join(import.meta.dirname, '../../src/snapshots/open.ts'))}).then(
         async ({ openSnapshotter }) => {
-          const store = await openSnapshotter({ root: ${JSON.stringify(root)}, type: 'overlay' });
+          const store = await openSnapshotter({ root: ${JSON.stringify(root)}, type: 'overlay', durable: false });
           await store.prepare('killed', 'top');
           process.kill(process.pid, 'SIGKILL');
         })`;
@@ -127,7 +127,7 @@ test('ROOT, the database and snapshots/ get the modes that they need, even if th
     for (const [name, wide] of modes) {
       if (time === 'existing' || name !== 'metadata.db') chmodSync(join(root, name), wide);
     }
-    await (await openSnapshotter({ root, type: 'overlay' })).close();
+    await (await openSnapshotter({ root, type: 'overlay', durable: false })).close();
     for (const [name, , narrow] of modes) assert.equal(statSync(join(root, name)).mode & 0o7777, narrow, name);
   }
 });

@@ -18,10 +18,10 @@ const SYNC = 2000;
 async function workOn(where: 'thread' | 'here'): Promise<{ longest: number; looks: number }> {
   using place = scratch();
   const root = join(place.path, 'root');
-  const store = await openSnapshotter({ root, type: 'overlay' });
+  const store = await openSnapshotter({ root, type: 'overlay', durable: false });
   try {
     await store.prepare('first', '');
-    await store.commit('base', 'first');
+    await store.commit('base', 'first', { synced: true });
     const inject = ['-f', '-qq', '-o', '/dev/null', '-e', 'trace=fsync,fdatasync'];
     inject.push('-e', `inject=fsync,fdatasync:delay_enter=${SYNC * 1000}`);
     const program = join(import.meta.dirname, 'slow-disk.ts');

@@ -6,7 +6,7 @@ import { openStoreThread } from '../../src/snapshots/store-thread.ts';
  * committed name were answered. Started by slow-disk.test.ts: `slow-disk.ts ROOT thread|here`.
  */
 const [root = '', where] = process.argv.slice(2);
-const options = { root, type: 'overlay' } as const;
+const options = { root, type: 'overlay', durable: false } as const;
 const store = await (where === 'thread' ? openStoreThread(options) : openSnapshotter(options));
 
 let last = performance.now();

@@ -60,7 +60,7 @@ describe('a store on a thread of its own', () => {
 
   behaviour('fails to open with the error of the store', async ({ store, root }) => {
     await store.close();
-    await assert.rejects(openStoreThread({ root, type: 'native' }), {
+    await assert.rejects(openStoreThread({ root, type: 'native', durable: false }), {
       code: 'STORE_FAILED',
       message: /made as overlay/,
     });
@@ -68,7 +68,9 @@ describe('a store on a thread of its own', () => {
 
   test('keeps the error codes of the disk and of SQLite', async () => {
     const causes = async (root: string) => {
-      const error: unknown = await openStoreThread({ root, type: 'overlay' }).catch((thrown: unknown) => thrown);
+      const error: unknown = await openStoreThread({ root, type: 'overlay', durable: false }).catch(
+        (thrown: unknown) => thrown,
+      );
       const codes: unknown[] = [];
       for (let cause = error; cause instanceof Error; cause = cause.cause) {
         codes.push('errcode' in cause ? cause.errcode : 'code' in cause ? cause.code : cause.name);

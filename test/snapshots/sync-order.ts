@@ -8,8 +8,12 @@ import { SETTINGS } from '../support/apply.ts';
  * sync-order.test.ts: `sync-order.ts LAYOUT ROOT overlay|native DURABLE`.
  */
 const [path = '', root = '', type, durable] = process.argv.slice(2);
-const snapshotter = await openStoreThread({ root, type: type === 'native' ? 'native' : 'overlay' });
-const unpacker = createUnpacker(snapshotter, { threads: 2, durable: durable === 'true', apply: SETTINGS });
+const snapshotter = await openStoreThread({
+  root,
+  type: type === 'native' ? 'native' : 'overlay',
+  durable: durable === 'true',
+});
+const unpacker = createUnpacker(snapshotter, { threads: 2, apply: SETTINGS });
 const request = { target: { kind: 'tag', tag: 'app' } } as const;
 await unpacker.unpack(await unpacker.lookUp({ kind: 'oci-layout', path }, request), {
   log: (_level, sentence, fields) => {

@@ -21,10 +21,10 @@ export interface TemporaryStore {
   /** A directory beside it. */
   readonly beside: string;
   /** Opens the same store once more; it is closed with the test. */
-  reopen(options?: { readonly lockTimeout?: number }): Promise<Snapshotter>;
+  reopen(options?: { readonly lockTimeout?: number; readonly durable?: boolean }): Promise<Snapshotter>;
   /** Runs `body` on the mounted snapshot and unmounts it. */
   mounted<T>(mounts: readonly Mount[], body: (directory: string) => Promise<T> | T): Promise<T>;
-  /** Prepares a snapshot, lets `write` fill it through its mounts, and commits it. */
+  /** Prepares a snapshot, lets `write` fill it through its mounts, and commits it as one whose files are synced. */
   layer(name: string, parent: string, write?: (directory: string) => Promise<void> | void): Promise<void>;
 }
 
@@ -38,7 +38,7 @@ export async function withStore(
   const opened: Snapshotter[] = [];
   const targets: string[] = [];
   const reopen: TemporaryStore['reopen'] = async (options = {}) => {
-    const store = await open({ root, type, ...options });
+    const store = await open({ root, type, durable: false, ...options });
     opened.push(store);
     return store;
   };
@@ -58,7 +58,7 @@ export async function withStore(
     const layer: TemporaryStore['layer'] = async (name, parent, write = () => {}) => {
       const mounts = await store.prepare(`prepare-${name}`, parent);
       await mounted(mounts, write);
-      await store.commit(name, `prepare-${name}`);
+      await store.commit(name, `prepare-${name}`, { synced: true });
     };
     await body({ store, root, beside, reopen, mounted, layer });
   } finally {

@@ -30,7 +30,7 @@ test('a store of an older version of the schema is upgraded, and all its snapsho
   using place = scratch();
   const root = join(place.path, 'root');
   storeOfVersion2(root);
-  const stores = await Promise.all([1, 2, 3].map(() => openSnapshotter({ root, type: 'overlay' })));
+  const stores = await Promise.all([1, 2, 3].map(() => openSnapshotter({ root, type: 'overlay', durable: false })));
   const [store] = stores;
   assert.ok(store);
   const names = (await store.walk()).map(({ name, parent, broken }) => [name, parent, broken]);
@@ -54,9 +54,9 @@ test('a store of an older version of the schema is upgraded, and all its snapsho
 test('a store of a newer version is refused, and stays as it is', async () => {
   using place = scratch();
   const root = join(place.path, 'root');
-  await (await openSnapshotter({ root, type: 'overlay' })).close();
+  await (await openSnapshotter({ root, type: 'overlay', durable: false })).close();
   changeDatabase(root, `PRAGMA user_version = ${SCHEMA_VERSION + 1}`);
-  await assert.rejects(openSnapshotter({ root, type: 'overlay' }), {
+  await assert.rejects(openSnapshotter({ root, type: 'overlay', durable: false }), {
     code: 'STORE_FAILED',
     message: /has version \d+ of the schema and this unpackd knows \d+: use the unpackd that made it/,
   });

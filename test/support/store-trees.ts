@@ -41,7 +41,7 @@ export async function referenceTrees(
   try {
     await writeLayout(join(directory, 'layout'), images);
     await unpackAll(join(directory, 'store'), type, join(directory, 'layout'), Object.keys(images));
-    const snapshotter = await openSnapshotter({ root: join(directory, 'store'), type });
+    const snapshotter = await openSnapshotter({ root: join(directory, 'store'), type, durable: false });
     try {
       return await treesOf(snapshotter);
     } finally {
@@ -60,8 +60,8 @@ export async function unpackAll(
   tags: readonly string[],
   { durable = false, done = (_tag: string): void => {} } = {},
 ): Promise<void> {
-  const snapshotter = await openSnapshotter({ root, type });
-  const unpacker = createUnpacker(snapshotter, { ...unpackSettings(loadConfig({}, {})), threads: 2, durable });
+  const snapshotter = await openSnapshotter({ root, type, durable });
+  const unpacker = createUnpacker(snapshotter, { ...unpackSettings(loadConfig({}, {})), threads: 2 });
   try {
     for (const tag of tags) {
       const source = { kind: 'oci-layout', path: layout } as const;
