@@ -1,45 +1,204 @@
-import { stat } from 'node:fs/promises';
-import { dirname, resolve } from 'node:path';
-import { type MountEntry, mountTable, placeInFileSystem } from '../system/mount-table.ts';
-import { snapshotsDirectory } from './directories.ts';
-
-/** The path of a snapshot's tree. */
-const TREE = /\/\d+\/fs$/;
-/** The same relative to ROOT/snapshots, as mountinfo shows the root of a bind mount. A removed tree is marked as deleted. */
-const BOUND = /^\/\d+\/fs(\/\/deleted)?$/;
+import { type BigIntStats, readdirSync, statSync } from 'node:fs';
+import { dirname, join, resolve } from 'node:path';
+import { allMounts } from '../system/mount-namespaces.ts';
+import { type MountEntry, mountEntry, mountTable, placeInFileSystem, plainText } from '../system/mount-table.ts';
+import { isSame, snapshotsDirectory } from './directories.ts';
 
 /**
- * Whether a mount shows snapshots of the store at `root`: a bind mount of a tree, or an overlay with one of the trees. Also
- * true if the mount was made through another path to the same directory. Called by commands that list or remove mounts.
+ * Which snapshots of a store are mounted: by bind mounts of their directories, or by overlays whose layers they are. Removals
+ * and the collector ask for all mounts of the machine, `unpackd snapshots umount` for one.
  */
+
+/** Where a snapshot is mounted. */
+export interface MountPlace {
+  readonly point: string;
+  /** A process that sees the mount. */
+  readonly process: number;
+}
+
+export interface StoreMounts {
+  /** The numbers of the mounted snapshots, also of those whose directories have the name `rm-…`. */
+  readonly places: ReadonlyMap<number, MountPlace>;
+  /** Why there may be mounts that were not seen, and what to do, as a clause. `undefined`: all were seen. */
+  readonly unseen: string | undefined;
+}
+
+const BIG_OR_NONE = { bigint: true, throwIfNoEntry: false } as const;
+/** The names of a snapshot's directory, with its number: `ID`, or `rm-ID-…` when it is being deleted. */
+const NAME = '(?:([1-9]\\d*)|rm-([1-9]\\d*)-[0-9a-f]+)';
+/** A snapshot's tree as a layer of an overlay. */
+const TREE = new RegExp(`(?:^|/)${NAME}/fs/*$`);
+/** A directory of a snapshot, or one inside it, relative to ROOT/snapshots. */
+const INSIDE = new RegExp(`^/${NAME}(?:/|$)`);
+/** This process as a process of its own namespace. */
+const HERE = '/proc/self/root';
+
+/**
+ * The mounts of a store in all mount namespaces of the machine.
+ *
+ * Not seen are: a mount that a process has made and not attached yet; an overlay over another mount of a snapshot, if that
+ * other mount is not there any more; files that stay open without a mount.
+ * @throws system errors
+ */
+export async function storeMounts(root: string): Promise<StoreMounts> {
+  const store = await StorePlace.of(root);
+  const places = new Map<number, MountPlace>();
+  const { namespaces, unseen } = allMounts();
+  for (const { text, root, process } of namespaces) {
+    for (const line of text.split('\n')) {
+      // most lines are neither, and parsing takes longer than this look
+      if (!line.includes(' - overlay ') && !line.includes(` ${store.device} `)) continue;
+      const mount = mountEntry(line);
+      if (mount === undefined) continue;
+      for (const id of store.snapshotsIn(mount, root))
+        if (!places.has(id)) places.set(id, { point: mount.point, process });
+    }
+  }
+  return { places, unseen };
+}
+
+/** Whether a mount of this process shows snapshots of the store at `root`. @throws system errors */
 export async function isOfStore(root: string, mount: MountEntry): Promise<boolean> {
-  const directory = snapshotsDirectory(root);
-  if (mount.type !== 'overlay') {
-    const store = await placeInFileSystem(directory, mountTable());
-    if (store === undefined || store.device !== mount.device) return false;
-    const prefix = store.path === '/' ? '' : store.path;
-    return mount.root.startsWith(prefix) && BOUND.test(mount.root.slice(prefix.length));
+  return (await StorePlace.of(root)).snapshotsIn(mount, HERE).length > 0;
+}
+
+/** Where ROOT/snapshots is, and what paths of other processes have to do with it. For one look only. */
+class StorePlace {
+  /** `major:minor` of its file system, as mountinfo shows it. */
+  readonly device: string;
+  readonly #directory: string;
+  /** ROOT/snapshots inside its file system, without a slash at the end. */
+  readonly #inside: string;
+  readonly #status: BigIntStats | undefined;
+  /** The status of each path that was looked at. */
+  readonly #looked = new Map<string, BigIntStats | undefined>();
+  /** The overlays that were parsed, by their options. A namespace often has copies of the mounts of another. */
+  readonly #overlays = new Map<string, Overlay>();
+  #byInode: ReadonlyMap<bigint, number> | undefined;
+
+  private constructor(directory: string, place: { readonly device: string; readonly path: string } | undefined) {
+    this.device = place?.device ?? '';
+    this.#directory = directory;
+    this.#inside = place === undefined || place.path === '/' ? '' : place.path;
+    this.#status = this.#look(directory);
   }
-  for (const layer of layersOf(mount.options)) {
-    // containerd shortens its options to paths relative to the snapshots' directory
-    const path = resolve(directory, layer);
-    if (TREE.test(path) && (await isSame(dirname(dirname(path)), directory))) return true;
+
+  static async of(root: string): Promise<StorePlace> {
+    const directory = snapshotsDirectory(root);
+    return new StorePlace(directory, await placeInFileSystem(directory, mountTable()));
   }
-  return false;
+
+  /** The numbers of the snapshots that a mount uses. @param root of a process that sees the mount */
+  snapshotsIn(mount: MountEntry, root: string): number[] {
+    if (mount.type === 'overlay') return this.#inOverlay(mount.options, root);
+    if (mount.device !== this.device || !mount.root.startsWith(this.#inside)) return [];
+    const number = numberIn(INSIDE, mount.root.slice(this.#inside.length));
+    return number === undefined ? [] : [number];
+  }
+
+  #inOverlay(options: string, root: string): number[] {
+    let overlay = this.#overlays.get(options);
+    if (overlay === undefined) {
+      overlay = overlayOf(options, this.#directory);
+      this.#overlays.set(options, overlay);
+    }
+    const trees = overlay.trees.flatMap(({ parent, numbers }) => (this.#isParent(parent, root) ? numbers : []));
+    return [...overlay.unknown, ...trees, ...overlay.others.flatMap((path) => this.#byStatus(path, root) ?? [])];
+  }
+
+  /**
+   * Whether a directory of an overlay's layers is ROOT/snapshots. The text was resolved by the process that mounted it, which
+   * may have seen other directories. It is resolved again for this process and for one that sees the mount. If neither finds
+   * it, the answer is yes.
+   */
+  #isParent(path: string, root: string): boolean {
+    const found = [HERE, root].flatMap((view) => this.#look(`${view}${path}`) ?? []);
+    return found.length === 0 || found.some((status) => this.#status !== undefined && isSame(status, this.#status));
+  }
+
+  /** The number of a tree whose path does not end like one, such as a symbolic link to it. */
+  #byStatus(path: string, root: string): number | undefined {
+    for (const view of [HERE, root]) {
+      const status = this.#look(`${view}${path}`);
+      if (status === undefined || status.dev !== this.#status?.dev) continue;
+      const number = this.#trees().get(status.ino);
+      if (number !== undefined) return number;
+    }
+    return undefined;
+  }
+
+  /** The numbers of all trees, by their inodes. */
+  #trees(): ReadonlyMap<bigint, number> {
+    this.#byInode ??= new Map(
+      readdirSync(this.#directory).flatMap((name) => {
+        const number = numberIn(INSIDE, `/${name}`);
+        const status = number === undefined ? undefined : this.#look(join(this.#directory, name, 'fs'));
+        return number === undefined || status === undefined ? [] : [[status.ino, number] as const];
+      }),
+    );
+    return this.#byInode;
+  }
+
+  #look(path: string): BigIntStats | undefined {
+    if (this.#looked.has(path)) return this.#looked.get(path);
+    let status: BigIntStats | undefined;
+    try {
+      status = statSync(path, BIG_OR_NONE);
+    } catch {
+      // a path that cannot be looked at is as good as none
+    }
+    this.#looked.set(path, status);
+    return status;
+  }
+}
+
+function numberIn(pattern: RegExp, path: string): number | undefined {
+  const [, own, removed] = pattern.exec(path) ?? [];
+  const digits = own ?? removed;
+  return digits === undefined ? undefined : Number(digits);
+}
+
+/** The layers of an overlay. */
+interface Overlay {
+  /** Those that look like trees of snapshots, by the directory of all of them. */
+  readonly trees: readonly { readonly parent: string; readonly numbers: readonly number[] }[];
+  /** The numbers of those whose directory only the process that mounted them can tell. */
+  readonly unknown: readonly number[];
+  readonly others: readonly string[];
+}
+
+/** @param directory the one that relative paths start from, if nothing tells another */
+function overlayOf(options: string, directory: string): Overlay {
+  const { lower, upper } = layersOf(options);
+  const [first = ''] = upper;
+  // containerd shortens lower layers, but not the upper one, to paths relative to the directory of all snapshots
+  const base = first.startsWith('/') ? dirname(dirname(first)) : directory;
+  const trees = new Map<string, number[]>();
+  const unknown: number[] = [];
+  const others: string[] = [];
+  for (const layer of [...lower, ...upper]) {
+    const number = numberIn(TREE, layer);
+    const path = resolve(base, layer);
+    const parent = dirname(dirname(path));
+    if (number === undefined) others.push(path);
+    // descriptors of the process that mounted it: see mount-syscall.ts
+    else if (/^\/(proc|dev\/fd)\//.test(layer)) unknown.push(number);
+    else trees.set(parent, [...(trees.get(parent) ?? []), number]);
+  }
+  return { trees: [...trees].map(([parent, numbers]) => ({ parent, numbers })), unknown, others };
 }
 
 /** The directories that an overlay consists of: `lowerdir=a:b`, or `lowerdir+=a` for each. */
-function layersOf(options: string): string[] {
-  return options.split(',').flatMap((option) => {
-    const [, kind, value = ''] = /^(lowerdir\+?|upperdir)=(.*)$/.exec(option) ?? [];
-    if (kind === undefined) return [];
-    return kind === 'lowerdir' ? value.split(/(?<!\\):/).filter((path) => path !== '') : [value];
-  });
-}
-
-async function isSame(one: string, other: string): Promise<boolean> {
-  const [here, there] = await Promise.all(
-    [one, other].map((path) => stat(path, { bigint: true }).catch(() => undefined)),
-  );
-  return here !== undefined && here.dev === there?.dev && here.ino === there.ino;
+function layersOf(options: string): { readonly lower: string[]; readonly upper: string[] } {
+  const lower: string[] = [];
+  const upper: string[] = [];
+  for (const option of options.split(',')) {
+    const [, kind, escaped = ''] = /^(lowerdir\+?|datadir\+|upperdir)=(.*)$/.exec(option) ?? [];
+    if (kind === undefined) continue;
+    const value = plainText(escaped);
+    if (kind === 'upperdir') upper.push(value);
+    else if (kind !== 'lowerdir') lower.push(value);
+    else for (const path of value.split(/(?<!\\):/)) if (path !== '') lower.push(path.replace(/\\(.)/g, '$1'));
+  }
+  return { lower, upper };
 }

@@ -12,7 +12,7 @@ export interface MountEntry {
   readonly point: string;
   readonly type: string;
   readonly source: string;
-  /** Of the file system. For an overlay: its layers. */
+  /** Of the file system, with octal escapes, because a value may hold a comma. For an overlay: its layers. */
   readonly options: string;
 }
 
@@ -20,18 +20,22 @@ export interface MountEntry {
 export function mountTable(): MountEntry[] {
   return readFileSync('/proc/self/mountinfo', 'utf8')
     .split('\n')
-    .flatMap((line) => {
-      const [before = '', after = ''] = line.split(' - ');
-      const [id, parent, device = '', root = '', point = ''] = before.split(' ');
-      const [type = '', source = '', options = ''] = after.split(' ');
-      if (point === '') return [];
-      const texts = { root: plain(root), point: plain(point), source: plain(source), options: plain(options) };
-      return [{ id: Number(id), parent: Number(parent), device, type, ...texts }];
-    });
+    .flatMap((line) => mountEntry(line) ?? []);
 }
 
-/** Decodes the octal escapes of spaces, tabs, line breaks and backslashes. */
-function plain(text: string): string {
+/** One line of a mountinfo file; `undefined` for an empty line. */
+export function mountEntry(line: string): MountEntry | undefined {
+  const [before = '', after = ''] = line.split(' - ');
+  const [id, parent, device = '', root = '', point = ''] = before.split(' ');
+  const [type = '', source = '', options = ''] = after.split(' ');
+  if (point === '') return undefined;
+  const texts = { root: plainText(root), point: plainText(point), source: plainText(source) };
+  return { id: Number(id), parent: Number(parent), device, type, options, ...texts };
+}
+
+/** Decodes the octal escapes of spaces, tabs, line breaks, backslashes and separators. */
+export function plainText(text: string): string {
+  if (!text.includes('\\')) return text;
   return text.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
 }
 
