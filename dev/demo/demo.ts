@@ -5,7 +5,8 @@ import { GetObjectCommand, PutObjectCommand } from '@aws-sdk/client-s3';
 import { CliError } from '../../src/cli/explain-error.ts';
 import { progressLines, resultLines } from '../../src/cli/job-view.ts';
 import type { Cli } from '../../src/cli/output.ts';
-import { columns, LiveRegion } from '../../src/cli/output.ts';
+import { LiveRegion } from '../../src/cli/output.ts';
+import { type Column, table } from '../../src/cli/table.ts';
 import { type Config, s3Connection } from '../../src/config.ts';
 import { UnpackError } from '../../src/errors.ts';
 import { hexOf, shortDigest } from '../../src/oci/digest.ts';
@@ -23,6 +24,13 @@ import { lookInside } from './look-inside.ts';
 
 const BUCKET = 'images';
 const PREFIX = 'demo';
+const LAYER_COLUMNS: readonly Column[] = [
+  { title: 'LAYER', align: 'right' },
+  { title: 'WHAT' },
+  { title: 'FORMAT' },
+  { title: 'BLOB', align: 'right' },
+  { title: 'TAR', align: 'right' },
+];
 
 /** The settings that another command needs to use the servers of the demo. */
 const EXPORTED = [
@@ -146,8 +154,7 @@ class Demo {
       bytesText(layer.size),
       bytesText(layer.tarSize),
     ]);
-    const table = columns(['LAYER', 'WHAT', 'FORMAT', 'BLOB', 'TAR'], rows, ['LAYER', 'BLOB', 'TAR']);
-    for (const line of table) out.line(`   ${line}`);
+    for (const line of table(LAYER_COLUMNS, rows)) out.line(`   ${line}`);
     out.line(`   made in ${durationText(performance.now() - started)}`);
     return image;
   }

@@ -3,7 +3,7 @@ import { waitingSentence } from '../queue/parked-attempt.ts';
 import type { Progress, WaitingFor } from '../queue/progress.ts';
 import type { UnpackResult } from '../queue/result.ts';
 import { bytesText, durationText } from '../units.ts';
-import { type Cell, columns } from './output.ts';
+import { type Cell, type Column, table } from './table.ts';
 
 /** Formats progress and result of a job for a terminal. `apply`, `enqueue`, `status` and the demo use it. */
 
@@ -59,8 +59,15 @@ export function resultLines(result: UnpackResult): string[] {
   ];
 }
 
+const right = (title: string): Column => ({ title, align: 'right' });
+const LAYER_COLUMNS: readonly Column[] = [
+  right('LAYER'),
+  { title: 'STATE' },
+  ...['BLOB', 'TAR', 'ENTRIES', 'FETCH', 'INFLATE', 'WRITE', 'TOTAL'].map(right),
+  { title: 'DIFF ID' },
+];
+
 function layerTable(image: UnpackResult['images'][number]): string[] {
-  const titles = ['LAYER', 'STATE', 'BLOB', 'TAR', 'ENTRIES', 'FETCH', 'INFLATE', 'WRITE', 'TOTAL', 'DIFF ID'];
   const time = (milliseconds: number | undefined) => (milliseconds === undefined ? '' : durationText(milliseconds));
   const rows = image.layers.map((layer, index): Cell[] => [
     index + 1,
@@ -74,5 +81,5 @@ function layerTable(image: UnpackResult['images'][number]): string[] {
     time(layer.timings?.totalMs),
     shortDigest(layer.diffId),
   ]);
-  return columns(titles, rows, ['LAYER', 'BLOB', 'TAR', 'ENTRIES', 'FETCH', 'INFLATE', 'WRITE', 'TOTAL']);
+  return table(LAYER_COLUMNS, rows);
 }

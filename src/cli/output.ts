@@ -1,3 +1,6 @@
+/** Columns of a terminal that does not know its size. */
+const DEFAULT_WIDTH = 80;
+
 /**
  * The output of a command. The result goes to stdout: text for a person, or one JSON document for a program (`--json`).
  * Progress and messages go to stderr, so that a pipe gets only the result.
@@ -7,11 +10,14 @@ export class Output {
   readonly json: boolean;
   /** Whether a terminal shows the output, so that lines can be overwritten. */
   readonly live: boolean;
+  /** Columns of the terminal that shows stdout; `undefined` for a pipe or a file, whose lines may have any length. */
+  readonly width: number | undefined;
   readonly #colors: boolean;
 
   constructor(json: boolean) {
     this.json = json;
     this.live = !json && process.stdout.isTTY === true && process.stderr.isTTY === true && process.env.TERM !== 'dumb';
+    this.width = process.stdout.isTTY === true ? process.stdout.columns || DEFAULT_WIDTH : undefined;
     this.#colors = process.stdout.isTTY === true && (process.env.NO_COLOR ?? '') === '' && process.env.TERM !== 'dumb';
   }
 
@@ -79,7 +85,7 @@ export class LiveRegion {
 
   draw(lines: readonly string[]): void {
     if (!this.#live) return;
-    const width = process.stderr.columns || 80;
+    const width = process.stderr.columns || DEFAULT_WIDTH;
     // cut long lines: a wrapped line would take two rows, and the cursor would go up too few
     const height = Math.max(1, (process.stderr.rows || 24) - 1);
     const shown = lines.slice(0, height).map((line) => (line.length < width ? line : `${line.slice(0, width - 2)}…`));
@@ -97,26 +103,4 @@ export class LiveRegion {
   #up(): string {
     return this.#height === 0 ? '' : `\r\u001b[${this.#height}A`;
   }
-}
-
-export type Cell = string | number;
-
-/** A table: rows under their titles. The columns named in `right` are aligned right. */
-export function columns(
-  titles: readonly string[],
-  rows: readonly (readonly Cell[])[],
-  right: readonly string[] = [],
-): string[] {
-  const lines = [titles, ...rows];
-  const widths = titles.map((_, column) => Math.max(...lines.map((line) => String(line[column] ?? '').length)));
-  return lines.map((line) =>
-    titles
-      .map((title, column) => {
-        const text = String(line[column] ?? '');
-        const width = widths[column] ?? 0;
-        return right.includes(title) ? text.padStart(width) : text.padEnd(width);
-      })
-      .join('  ')
-      .trimEnd(),
-  );
 }

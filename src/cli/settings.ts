@@ -10,7 +10,8 @@ import {
 } from '../config.ts';
 import { readRedisUrl } from '../redis-address.ts';
 import { CliError } from './explain-error.ts';
-import { type Cell, type Cli, columns } from './output.ts';
+import type { Cli } from './output.ts';
+import { type Cell, table } from './table.ts';
 
 /** Groups of settings that commands take. Each setting is a flag, too, except secrets, because a list of processes shows flags. */
 export const QUEUE_SETTINGS = [
@@ -132,7 +133,7 @@ export function settingsCommand({ out }: Cli): Command {
           from === 'default' ? '' : from,
           SETTINGS[name].help,
         ]);
-        return columns(['NAME', 'VALUE', 'FROM', 'MEANING'], rows);
+        return table(['NAME', 'VALUE', 'FROM', 'MEANING'], rows);
       });
     });
   return takesSettings(command, settingNames());

@@ -4,18 +4,20 @@ import type { Recovered } from '../snapshots/recover.ts';
 import {
   type BrokenReason,
   isSnapshotError,
-  type SnapshotFilter,
-  type SnapshotInfo,
-  type SnapshotKind,
   type SnapshotReader,
   type Snapshotter,
   type Usage,
 } from '../snapshots/snapshotter.ts';
+import type { StoreReader } from '../snapshots/store.ts';
 import { bytesText } from '../units.ts';
-import { CliError } from './explain-error.ts';
-import { type Cell, type Cli, columns } from './output.ts';
+import { findSnapshot } from './find-snapshot.ts';
+import type { Cli } from './output.ts';
 import { configOf, STORE_SETTINGS, takesSettings } from './settings.ts';
+import { imagesBySnapshot, type ListOptions, listSnapshots } from './snapshot-list.ts';
 import { describe, mountAt, unmountAt } from './snapshot-mount.ts';
+import { withReader, withStore } from './store-access.ts';
+import { type Cell, type Column, table } from './table.ts';
+import { printable } from './terminal-text.ts';
 
 const EXAMPLES = `
 The key of a committed snapshot is its chain ID. The beginning of a key is enough if only one key begins with it.
@@ -28,11 +30,6 @@ Examples:
 
 interface RemoveOptions {
   readonly withParents?: true;
-}
-
-interface ListOptions {
-  readonly kind?: SnapshotKind;
-  readonly parent?: string;
 }
 
 /** `unpackd snapshots …`: shows, mounts and removes the snapshots of a store. */
@@ -49,7 +46,7 @@ export function snapshotsCommand(cli: Cli): Command {
   const ls = add('ls', 'List snapshots.')
     .addOption(new Option('--kind <kind>', 'list only snapshots of this kind').choices(['active', 'view', 'committed']))
     .option('--parent <name>', 'list only the children of this snapshot')
-    .action((options: ListOptions) => withReader(ls, (store) => list(store, options, cli)));
+    .action((options: ListOptions) => withReader(ls, (store) => listSnapshots(store, options, cli)));
 
   const stat = add('stat', 'Show a snapshot with its labels.')
     .argument('<key>')
@@ -65,7 +62,7 @@ export function snapshotsCommand(cli: Cli): Command {
     .option('--writable', 'with a writable layer on top, which umount removes')
     .action((key: string, folder: string, options: { readonly writable?: true }) =>
       withStore(mount, async (store) => {
-        const info = await find(store, key);
+        const info = await findSnapshot(store, key);
         const [at, writable] = [resolve(folder), options.writable === true];
         await mountAt(store, info, at, writable);
         cli.out.result({ key: info.name, folder: at, writable }, () => [
@@ -129,82 +126,27 @@ function recoveredText({ whole, broken, foreign, earlier }: Recovered): string[]
   ];
 }
 
-/** @param mayUseReserve for the commands that make room on a full disk */
-async function withStore(
-  command: Command,
-  action: (store: Snapshotter) => Promise<void>,
-  mayUseReserve = false,
-): Promise<void> {
-  const config = configOf(command);
-  const { openSnapshotter } = await import('../snapshots/open.ts');
-  const place = { root: config.UNPACK_ROOT, type: config.UNPACK_SNAPSHOTTER };
-  // people may look at files that are not on disk yet
-  await closing(await openSnapshotter({ ...place, durable: false, mayUseReserve }), action);
-}
-
-/** For commands that change nothing. */
-async function withReader(command: Command, action: (store: SnapshotReader) => Promise<void>): Promise<void> {
-  const config = configOf(command);
-  const { openToRead } = await import('../snapshots/open.ts');
-  await closing(await openToRead({ root: config.UNPACK_ROOT, type: config.UNPACK_SNAPSHOTTER }), action);
-}
-
-async function closing<Store extends SnapshotReader>(
-  store: Store,
-  action: (store: Store) => Promise<void>,
-): Promise<void> {
-  try {
-    await action(store);
-  } finally {
-    await store.close();
-  }
-}
-
-async function list(store: SnapshotReader, { kind, parent }: ListOptions, { out }: Cli): Promise<void> {
-  const filter: SnapshotFilter = {
-    ...(kind === undefined ? {} : { kind }),
-    ...(parent === undefined ? {} : { parent: (await find(store, parent)).name }),
-  };
-  const snapshots = await store.walk(filter);
-  const none = snapshots.length === 0 ? await nothingOf(store, kind, parent) : '';
-  out.result({ root: store.root, type: store.type, snapshots }, () => {
-    if (snapshots.length === 0) return [none];
-    const rows = snapshots.map(({ name, kind, parent, created, broken }): Cell[] => [
-      broken === undefined ? kind : 'broken',
-      ago(created),
-      short(name),
-      short(parent),
-    ]);
-    return columns(['KIND', 'CREATED', 'KEY', 'PARENT'], rows);
-  });
-}
-
-/**
- * The sentence for an empty list. It has the number of snapshots that the filter left out, so that the store does not look
- * empty.
- */
-async function nothingOf(store: SnapshotReader, kind?: SnapshotKind, parent?: string): Promise<string> {
-  const which = `${kind === undefined ? '' : `${kind} `}snapshots${parent === undefined ? '' : ` on ${short(parent)}`}`;
-  const counts = new Map<SnapshotKind, number>();
-  for (const { kind } of await store.walk()) counts.set(kind, (counts.get(kind) ?? 0) + 1);
-  const others = [...counts].map(([kind, count]) => `${count} ${kind}`).join(', ');
-  return `no ${which} in ${store.root}${others === '' ? '' : `; the store has ${others}`}`;
-}
-
-async function show(store: SnapshotReader, key: string, { out }: Cli): Promise<void> {
-  const info = await find(store, key);
+async function show(store: StoreReader, key: string, { out }: Cli): Promise<void> {
+  const info = await findSnapshot(store, key);
   const mounts = info.kind === 'committed' ? [] : await store.mounts(info.name);
-  out.result({ ...info, mounts }, () => [
-    `key      ${info.name}`,
+  const images = imagesBySnapshot(await store.walk(), await store.images()).get(info.name) ?? [];
+  out.result({ ...info, images, mounts }, () => [
+    `key      ${printable(info.name)}`,
     `kind     ${info.kind}`,
     ...(info.broken === undefined ? [] : [`broken   ${BROKEN[info.broken]}; remove it, or let a job unpack it again`]),
+    ...(info.kind !== 'committed' || info.synced ? [] : [`unsynced ${info.suspect ? SUSPECT : UNSYNCED}`]),
     `parent   ${info.parent === '' ? '(none)' : info.parent}`,
+    ...(info.size === undefined ? [] : [`size     ${sizeText(info.size)}, as counted when it was written`]),
+    ...images.map((reference) => `image    ${printable(reference)}`),
     `created  ${info.created.toISOString()}`,
     `updated  ${info.updated.toISOString()}`,
-    ...Object.entries(info.labels).map(([name, value]) => `label    ${name}=${value}`),
+    ...Object.entries(info.labels).map(([name, value]) => `label    ${printable(`${name}=${value}`)}`),
     ...mounts.map(({ type, source, options }) => `mount    -t ${type} ${source} -o ${options.join(',')}`),
   ]);
 }
+
+const UNSYNCED = 'its files are possibly not on disk yet: a job with UNPACK_DURABLE=true unpacks it again';
+const SUSPECT = 'its files were not on disk before a restart or a remount: a job unpacks it again';
 
 const BROKEN: Readonly<Record<BrokenReason, string>> = {
   gone: 'its directory is missing',
@@ -212,8 +154,16 @@ const BROKEN: Readonly<Record<BrokenReason, string>> = {
   parent: 'a snapshot below it is broken',
 };
 
+const sizeText = ({ bytes, inodes }: Usage): string => `${bytesText(bytes)}, ${inodes.toLocaleString('en-US')} inodes`;
+
+const USAGE_COLUMNS: readonly Column[] = [
+  { title: 'SIZE', align: 'right' },
+  { title: 'INODES', align: 'right' },
+  { title: 'KEY', cut: 'end' },
+];
+
 async function disk(store: SnapshotReader, keys: readonly string[], { out, signal }: Cli): Promise<void> {
-  const infos = keys.length === 0 ? await store.walk() : await Promise.all(keys.map((key) => find(store, key)));
+  const infos = keys.length === 0 ? await store.walk() : await Promise.all(keys.map((key) => findSnapshot(store, key)));
   const snapshots: (Usage & { readonly name: string })[] = [];
   for (const { name } of infos) {
     signal.throwIfAborted(); // reading the disk usage of a large store takes a long time
@@ -229,7 +179,7 @@ async function disk(store: SnapshotReader, keys: readonly string[], { out, signa
       inodes.toLocaleString('en-US'),
       name,
     ]);
-    return columns(['SIZE', 'INODES', 'KEY'], rows, ['SIZE', 'INODES']);
+    return table(USAGE_COLUMNS, rows, out.width);
   });
 }
 
@@ -241,7 +191,7 @@ async function remove(
 ): Promise<void> {
   const removed: string[] = [];
   for (const key of keys) {
-    let { name, parent } = await find(store, key);
+    let { name, parent } = await findSnapshot(store, key);
     await store.remove(name);
     for (;;) {
       removed.push(name);
@@ -275,44 +225,4 @@ async function clean(store: Snapshotter, { out }: Cli): Promise<void> {
   const { removeLeftovers } = await import('../rootfs/leftovers.ts');
   const removed = await removeLeftovers(store, (_level, sentence) => out.note(sentence));
   out.result({ removed }, () => [removed === 0 ? 'nothing to remove' : `removed ${removed}`]);
-}
-
-/** Minimum characters of a shortened key. With fewer, `rm` could remove the only snapshot by mistake. */
-const MIN_PREFIX = 4;
-
-/** The snapshot with this key, or the only one whose key begins with it. @throws CliError SNAPSHOT_NOT_FOUND, USAGE */
-async function find(store: SnapshotReader, key: string): Promise<SnapshotInfo> {
-  const infos = await store.walk();
-  const exact = infos.find(({ name }) => name === key);
-  if (exact !== undefined) return exact;
-  const alike = infos.filter(({ name }) => name.startsWith(key) || name.startsWith(`sha256:${key}`));
-  const [only, second] = alike;
-  if (only === undefined) {
-    throw new CliError(
-      'SNAPSHOT_NOT_FOUND',
-      `${store.root} has no snapshot ${JSON.stringify(key)}: unpackd snapshots ls lists all`,
-    );
-  }
-  if (second !== undefined)
-    throw new CliError('USAGE', `${alike.length} keys begin with ${JSON.stringify(key)}: write more of the key`);
-  if (key.replace(/^sha\d*:?/, '').length < MIN_PREFIX) {
-    throw new CliError(
-      'USAGE',
-      `${JSON.stringify(key)} is too short: write at least ${MIN_PREFIX} characters of the key`,
-    );
-  }
-  return only;
-}
-
-/** A digest shortened to what `find` accepts; other keys unchanged. */
-function short(key: string): string {
-  return key.replace(/^(sha\d+:[0-9a-f]{12})[0-9a-f]+$/, '$1');
-}
-
-function ago(date: Date): string {
-  const seconds = Math.max(0, Math.round((Date.now() - date.getTime()) / 1000));
-  if (seconds < 120) return `${seconds} s ago`;
-  if (seconds < 7200) return `${Math.round(seconds / 60)} min ago`;
-  if (seconds < 172_800) return `${Math.round(seconds / 3600)} h ago`;
-  return `${Math.round(seconds / 86_400)} d ago`;
 }

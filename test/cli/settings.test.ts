@@ -52,7 +52,7 @@ const READERS: Readonly<Record<string, readonly string[]>> = {
   apply: ['src/cli/apply.ts'],
   board: ['src/board/board.ts', 'src/board/access.ts'],
   doctor: ['src/cli/doctor.ts'],
-  snapshots: ['src/cli/snapshots.ts'],
+  snapshots: ['src/cli/store-access.ts'],
 };
 
 describe('flags', () => {
