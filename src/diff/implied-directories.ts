@@ -45,6 +45,7 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
   constructor(
     target: DiffTarget,
     parts: {
+      readonly root: Root;
       readonly whiteouts: Whiteouts;
       readonly squash: Squash | undefined;
       readonly budget: MemoryBudget;
@@ -62,7 +63,7 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
     this.times = fullCopy ? parts.times : undefined;
     this.place = target.root;
     const isSecondPass = findings !== undefined && target.lowers.length > 0;
-    this.lowers = isSecondPass ? new LowerDirectories(target.lowers) : undefined;
+    this.lowers = isSecondPass ? new LowerDirectories(target, parts.root) : undefined;
     this.deletedLater = new Set(findings?.lateDeletions);
   }
 

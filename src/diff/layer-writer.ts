@@ -39,18 +39,16 @@ import { LeftOut } from './left-out.ts';
 import { type DirectoryMode, OWNER_RIGHTS, Squash } from './ownership.ts';
 import { copyParentAttributes, type ImpliedDirectory } from './parent-attributes.ts';
 import { cleanPath, splitPath } from './paths.ts';
-import { Root } from './root.ts';
+import type { Root, RootOptions } from './root.ts';
 import { LateDeletions, type PassFindings } from './second-pass.ts';
-import { type DiffTarget, isFullCopy } from './target.ts';
+import { type DiffTarget, isFullCopy, openTarget } from './target.ts';
 import { parseWhiteout, type WhiteoutName, type Whiteouts, whiteouts } from './whiteouts.ts';
 
 const MAX_UINT32 = 0xffffffff;
 
 const NEW_FILE = O.WRONLY | O.CREAT | O.EXCL | O.NOFOLLOW;
 
-export interface LayerWriterOptions {
-  /** Default: true if the kernel has openat2(2). */
-  readonly useOpenat2?: boolean;
+export interface LayerWriterOptions extends RootOptions {
   /** Memory limit in bytes for data that is kept until the last entry (`LayerLimits`); default: none. */
   readonly memoryBytes?: number;
   /** The findings of the previous pass; `undefined` in the first pass. */
@@ -128,7 +126,7 @@ export class LayerWriter implements EntrySink, Disposable {
     this.target = target;
     this.checkpoint = checkpoint;
     this.isFirstPass = findings === undefined;
-    this.root = new Root(target.root, options);
+    this.root = openTarget(target, options);
     const budget = new MemoryBudget(options.memoryBytes ?? Number.POSITIVE_INFINITY);
     const times = new DirectoryTimes(budget);
     this.directoryTimes = times;
@@ -143,7 +141,7 @@ export class LayerWriter implements EntrySink, Disposable {
     this.ownRights = this.squash === undefined ? 0 : OWNER_RIGHTS;
     this.rules = attributeRules(target, this.squash, this.leftOut);
     this.initial = new InitialAttributes(this.root);
-    const parts = { whiteouts: this.whiteouts, squash: this.squash, budget, times, added: this.added };
+    const parts = { root: this.root, whiteouts: this.whiteouts, squash: this.squash, budget, times, added: this.added };
     this.implied = new ImpliedDirectories(target, parts, findings);
     try {
       if (this.fullCopy) this.late.removeKnown(this.root, times);
@@ -203,11 +201,10 @@ export class LayerWriter implements EntrySink, Disposable {
   copyParentAttributes(): WrittenLayer {
     this.require('finished');
     this.state = 'completed';
-    const { root, lowers } = this.target;
     const impliedDirectories = this.implied.list(this.checkpoint);
     const directoryModes = this.squash?.directoryModes();
     const findings = this.late.findings(this.root);
-    const inherits = copyParentAttributes(root, impliedDirectories, lowers, directoryModes, this.checkpoint);
+    const inherits = copyParentAttributes(this.target, impliedDirectories, directoryModes, this.checkpoint);
     const wroteIntoDeleted = this.fullCopy && this.late.hasNew(findings);
     return {
       impliedDirectories,

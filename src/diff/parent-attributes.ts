@@ -1,6 +1,7 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { errnoOf } from '../errno.ts';
 import { throwIfAborted } from '../errors.ts';
+import { requireSameOwner } from '../snapshots/records.ts';
 import {
   chmodAt,
   chownAt,
@@ -17,6 +18,7 @@ import { type Checkpoint, NO_CHECKPOINT } from './layer-budget.ts';
 import { closeDirectories, type DirectoryMode, deniesOwner, OWNER_RIGHTS, openDirectories } from './ownership.ts';
 import { splitPath } from './paths.ts';
 import { isMissingPath, Root } from './root.ts';
+import { type DiffTarget, openTarget } from './target.ts';
 
 const S_ISGID = 0o2000;
 
@@ -28,6 +30,9 @@ const NOT_COPIED = ['trusted.', 'user.overlay.'];
 
 /** Milliseconds of work between two turns of the event loop. */
 const TURN = 20;
+
+/** The directory of a layer, and those of the layers below it, nearest first. */
+type Place = Pick<DiffTarget, 'root' | 'key' | 'lowers'>;
 
 /** A directory that was made because it contains an entry, before a possible entry for the directory itself. */
 export interface ImpliedDirectory {
@@ -60,19 +65,17 @@ export interface ImpliedDirectory {
  * This is always the last step of a pass, even if the layers below existed before the pass, so that the result does not
  * depend on the order in which layers are applied. Files that are already in the directory do not inherit a default ACL
  * that is copied now. In this case the layer needs a second pass (second-pass.ts).
- * @param lowers directories of the layers below, nearest first
  * @param modes set if owners are not kept: directories whose modes deny access to their owner
  * @param checkpoint called once per directory
  * @returns whether a default ACL was copied
  */
 export function copyParentAttributes(
-  rootPath: string,
+  target: Place,
   implied: readonly ImpliedDirectory[],
-  lowers: readonly string[],
   modes?: readonly DirectoryMode[],
   checkpoint: Checkpoint = NO_CHECKPOINT,
 ): boolean {
-  const steps = copying(rootPath, implied, lowers, modes);
+  const steps = copying(target, implied, modes);
   for (;;) {
     const { done, value } = steps.next();
     if (done === true) return value;
@@ -84,13 +87,12 @@ export function copyParentAttributes(
  * The same on the main thread: it yields to the event loop, because a layer can have millions of implied directories.
  */
 export async function copyParentAttributesInTurns(
-  rootPath: string,
+  target: Place,
   implied: readonly ImpliedDirectory[],
-  lowers: readonly string[],
   modes: readonly DirectoryMode[] | undefined,
   signal: AbortSignal | undefined,
 ): Promise<boolean> {
-  const steps = copying(rootPath, implied, lowers, modes);
+  const steps = copying(target, implied, modes);
   try {
     for (let began = performance.now(); ; ) {
       const { done, value } = steps.next();
@@ -106,15 +108,14 @@ export async function copyParentAttributesInTurns(
 }
 
 function* copying(
-  rootPath: string,
+  target: Place,
   implied: readonly ImpliedDirectory[],
-  lowers: readonly string[],
   modes: readonly DirectoryMode[] | undefined,
 ): Generator<void, boolean> {
-  const nothing = implied.length === 0 || lowers.length === 0;
+  const nothing = implied.length === 0 || target.lowers.length === 0;
   if (nothing && (modes === undefined || modes.length === 0)) return false;
   using stack = new DisposableStack();
-  const root = stack.use(new Root(rootPath));
+  const root = stack.use(openTarget(target));
   if (nothing) {
     yield* closeDirectories(root, modes ?? []);
     return false;
@@ -122,7 +123,7 @@ function* copying(
   // if the layers below did not exist, the apply thread has already closed the directories
   if (modes !== undefined) yield* openDirectories(root, modes);
   const closing = modes === undefined ? undefined : [...modes];
-  const below = stack.use(new LowerDirectories(lowers));
+  const below = stack.use(new LowerDirectories(target, root));
   let inherits = false;
   /** Groups of set-group-ID directories by path: implied directories in them inherit the group. */
   const groups = new Map<string, number>();
@@ -141,7 +142,7 @@ function* copying(
     if (lower !== undefined && lowerStatus !== undefined) {
       const { atime, mtime } = timed ? status : lowerStatus;
       const from = given === undefined ? { ...lowerStatus, atime, mtime } : status;
-      const rules = { place: rootPath, except: given ?? [], squash: closing !== undefined };
+      const rules = { place: target.root, except: given ?? [], squash: closing !== undefined };
       if (copyAttributes(lower, directory, cName, from, rules)) inherits = true;
       if (given === undefined && deniesOwner(from.mode)) closing?.push({ path, inode, mode: from.mode & 0o7777 });
     } else if (given === undefined && closing === undefined && group !== undefined) {
@@ -157,10 +158,14 @@ export class LowerDirectories implements Disposable {
   private readonly layers: readonly Root[];
   private readonly stack = new DisposableStack();
 
-  /** @param lowers directories of the layers below, nearest first */
-  constructor(lowers: readonly string[]) {
+  /**
+   * @param root the open directory of the target
+   * @throws UnpackError STORE_FAILED if a directory is not of the same store; system errors
+   */
+  constructor({ lowers, key }: Place, root: Root) {
     try {
       this.layers = lowers.map((path) => this.stack.use(new Root(path)));
+      if (key !== undefined) for (const { fd } of this.layers) requireSameOwner(fd, root.fd);
     } catch (error) {
       this.stack.dispose();
       throw error;

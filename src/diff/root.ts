@@ -55,6 +55,12 @@ export interface MissingDirectories {
   made(path: string, parent: number, name: Buffer): void;
 }
 
+export interface RootOptions {
+  /** Default: true if the kernel has openat2(2). */
+  readonly useOpenat2?: boolean;
+  readonly checkpoint?: Checkpoint | undefined;
+}
+
 /** A name in an open directory. */
 export interface Place {
   readonly parent: number;
@@ -88,7 +94,7 @@ export class Root {
   evictions = 0;
 
   /** @param path an absolute path; symbolic links in this path are followed */
-  constructor(path: string, options: { useOpenat2?: boolean; checkpoint?: Checkpoint | undefined } = {}) {
+  constructor(path: string, options: RootOptions = {}) {
     this.fd = openAt(AT_FDCWD, cString(path), O.RDONLY | O.DIRECTORY);
     this.useOpenat2 = options.useOpenat2 ?? true;
     this.checkpoint = options.checkpoint ?? NO_CHECKPOINT;

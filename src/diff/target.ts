@@ -1,5 +1,7 @@
 import { UnpackError } from '../errors.ts';
+import { requireTreeOf } from '../snapshots/records.ts';
 import type { Mount, OverlayXattrs, Ownership, Snapshotter } from '../snapshots/snapshotter.ts';
+import { Root, type RootOptions } from './root.ts';
 
 /**
  * What a layer is written on: `nothing` for a bottom layer; `parent` for a layer on a committed parent; `later` for a
@@ -11,6 +13,8 @@ export type Below = 'nothing' | 'parent' | 'later';
 export interface DiffTarget {
   /** The directory that the layer is written to. */
   readonly root: string;
+  /** The key of the snapshot, by which `openTarget` recognises the directory. Absent if it is not in a store. */
+  readonly key?: string | undefined;
   readonly below: Below;
   /** Directories of the parent's layers, nearest first. Empty if `root` is a copy of the parent, or there is none yet. */
   readonly lowers: readonly string[];
@@ -41,6 +45,7 @@ export function diffTarget(
   mounts: readonly Mount[],
   below: Below,
   { type, ownership, overlayXattrs }: StoreTraits,
+  key?: string,
 ): DiffTarget {
   const [mount] = mounts;
   if (mounts.length !== 1 || mount === undefined) {
@@ -48,6 +53,7 @@ export function diffTarget(
   }
   const common = {
     below,
+    key,
     opaqueXattr: `${overlayXattrs}.overlay.opaque`,
     ownership,
     copied: type === 'native',
@@ -67,6 +73,22 @@ export function diffTarget(
     );
   }
   return { root, lowers, ...common };
+}
+
+/**
+ * Opens the directory of a target. If a disk was mounted over the store since `prepare`, the path may lead to a layer of
+ * another image, in which nothing must be written.
+ * @throws UnpackError STORE_FAILED if it is not the directory of the snapshot; system errors
+ */
+export function openTarget({ root, key }: Pick<DiffTarget, 'root' | 'key'>, options: RootOptions = {}): Root {
+  const opened = new Root(root, options);
+  try {
+    if (key !== undefined) requireTreeOf(key, opened.fd);
+    return opened;
+  } catch (error) {
+    opened[Symbol.dispose]();
+    throw error;
+  }
 }
 
 /** The directories of the layers that the mounts of a view show, nearest first. */

@@ -24,6 +24,8 @@ export interface ApplySettings {
 }
 
 export interface ApplyOptions {
+  /** The key of the snapshot, by which the writer recognises its directory. Absent if the mounts are not of a store. */
+  readonly key?: string;
   readonly below: Below;
   /** The findings of the previous pass over this layer; `undefined` in the first pass. */
   readonly findings?: PassFindings | undefined;

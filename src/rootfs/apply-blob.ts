@@ -1,7 +1,7 @@
 import { decompress, describe } from '../archive/compression.ts';
 import { TarReader } from '../archive/tar-reader.ts';
 import type { Checkpoint } from '../diff/layer-budget.ts';
-import { LayerWriter, type WrittenLayer } from '../diff/layer-writer.ts';
+import { LayerWriter, type LayerWriterOptions, type WrittenLayer } from '../diff/layer-writer.ts';
 import type { PassFindings } from '../diff/second-pass.ts';
 import type { DiffTarget } from '../diff/target.ts';
 import { throwIfAborted, toUnpackError, type UnpackError } from '../errors.ts';
@@ -55,7 +55,7 @@ export async function applyBlob(
   const statistics = new FetchStatistics();
   const algorithm = algorithmOf(diffId);
   using digest = streamHash(algorithm, 'beside');
-  using writer = new LayerWriter(target, { memoryBytes: limits.memoryBytes, findings, checkpoint });
+  using writer = openWriter(target, { memoryBytes: limits.memoryBytes, findings, checkpoint });
   const reader = new TarReader(writer, limits);
   const download = new Download(fetchBlob(source, blob, { signal, statistics, busy }));
   const declared = layerCompression(blob.mediaType);
@@ -115,6 +115,15 @@ export async function applyBlob(
     ...written,
     warnings: [...wrongMediaType(blob.mediaType, declared, actual, statistics.bytes), ...written.warnings],
   };
+}
+
+/** @throws UnpackError STORE_FAILED if the directory is missing, or is not the one that was prepared */
+function openWriter(target: DiffTarget, options: LayerWriterOptions): LayerWriter {
+  try {
+    return new LayerWriter(target, options);
+  } catch (error) {
+    throw failureAt(error, target.root);
+  }
 }
 
 /**

@@ -241,18 +241,20 @@ class Chain {
     findings: PassFindings | undefined,
     signal: AbortSignal | undefined,
   ): Promise<AppliedDiff | undefined> {
-    const { below, mounts } = extraction;
+    const { below, key, mounts } = extraction;
     if (below === 'later') {
-      const diff = await this.applyBesideParent(index, mounts, { below, findings, signal });
-      const needsSecondPass = await this.waits.writing(() => this.copyParentAttributes(index, mounts, diff, signal));
+      const diff = await this.applyBesideParent(index, mounts, { below, key, findings, signal });
+      const needsSecondPass = await this.waits.writing(() =>
+        this.copyParentAttributes(index, extraction, diff, signal),
+      );
       return { ...diff, needsSecondPass };
     }
     try {
-      const diff = await this.apply(index, mounts, { below, findings, signal });
-      return below === 'parent' && (await this.hasMoved(extraction.key, mounts)) ? undefined : diff;
+      const diff = await this.apply(index, mounts, { below, key, findings, signal });
+      return below === 'parent' && (await this.hasMoved(key, mounts)) ? undefined : diff;
     } catch (error) {
       throwIfAborted(signal);
-      if (below === 'parent' && (await this.hasMoved(extraction.key, mounts).catch(() => false))) return undefined;
+      if (below === 'parent' && (await this.hasMoved(key, mounts).catch(() => false))) return undefined;
       throw error;
     }
   }
@@ -267,7 +269,7 @@ class Chain {
   private async applyBesideParent(
     index: number,
     mounts: readonly Mount[],
-    options: Pick<ApplyOptions, 'below' | 'findings' | 'signal'>,
+    options: Pick<ApplyOptions, 'below' | 'key' | 'findings' | 'signal'>,
   ): Promise<AppliedDiff> {
     const stopApply = new AbortController();
     const stopParent = new AbortController();
@@ -292,7 +294,7 @@ class Chain {
   private async apply(
     index: number,
     mounts: readonly Mount[],
-    options: Pick<ApplyOptions, 'below' | 'findings' | 'signal'>,
+    options: Pick<ApplyOptions, 'below' | 'key' | 'findings' | 'signal'>,
   ): Promise<AppliedDiff> {
     const { diff: expected, blob, chainId } = this.layer(index);
     if (blob === undefined) {
@@ -324,24 +326,25 @@ class Chain {
    */
   private async copyParentAttributes(
     index: number,
-    mounts: readonly Mount[],
+    extraction: Extraction,
     diff: AppliedDiff,
     signal: AbortSignal | undefined,
   ): Promise<boolean> {
     if (diff.impliedDirectories.length === 0) return false;
-    const { root } = diffTarget(mounts, 'later', this.snapshotter);
+    const target = diffTarget(extraction.mounts, 'later', this.snapshotter, extraction.key);
     for (let tries = 1; ; tries++) {
       const key = viewKey(this.layer(index).chainId);
       const parent = this.layer(index - 1).chainId;
       const view = await this.onParent(index, signal, () => this.snapshotter.view(key, parent));
       try {
-        const lowers = lowerDirectories(view);
+        const place = { ...target, lowers: lowerDirectories(view) };
         const implied = diff.impliedDirectories;
-        const inherits = await copyParentAttributesInTurns(root, implied, lowers, diff.directoryModes, signal);
+        const inherits = await copyParentAttributesInTurns(place, implied, diff.directoryModes, signal);
         if (!(await this.hasMoved(key, view))) return inherits;
       } catch (error) {
         throwIfAborted(signal);
-        if (tries === MAX_TRIES || !(await this.hasMoved(key, view).catch(() => false))) throw failureAt(error, root);
+        if (tries === MAX_TRIES || !(await this.hasMoved(key, view).catch(() => false)))
+          throw failureAt(error, target.root);
       } finally {
         await this.discard(key);
       }

@@ -65,10 +65,10 @@ export class ApplyPool {
     store: StoreTraits,
     blob: Descriptor,
     mounts: readonly Mount[],
-    { signal, onProgress, diffId, below, findings }: ApplyOptions,
+    { signal, onProgress, diffId, below, findings, key }: ApplyOptions,
   ): Promise<AppliedDiff> {
     if (this.#closed) throw new UnpackError('SHUTTING_DOWN', 'the apply threads were stopped before the layer began');
-    const target = diffTarget(mounts, below, store);
+    const target = diffTarget(mounts, below, store, key);
     const thread = this.#take();
     Atomics.add(this.#writing, 0, 1);
     try {

@@ -311,8 +311,8 @@ export function storeGone(path: string, cause: unknown): UnpackError {
 export function failureAt(thrown: unknown, path: string): UnpackError {
   const failure = toUnpackError(thrown);
   if (failure.code === 'STORE_FULL') return failure.with({}, `${path} (${free(path)} free): `);
-  // if the snapshot directory was removed, every entry fails with ENOENT
-  if (failure.code === 'LAYER_CORRUPT' && !existsSync(path)) return storeGone(path, thrown);
+  // without the snapshot directory, opening it fails with ENOENT, and so does every entry
+  if (['LAYER_CORRUPT', 'INTERNAL'].includes(failure.code) && !existsSync(path)) return storeGone(path, thrown);
   if (failure.code === 'STORE_FAILED') return failure.with({}, `${path}: `);
   return failure;
 }

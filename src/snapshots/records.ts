@@ -12,6 +12,8 @@ import { unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { errnoOf } from '../errno.ts';
+import { UnpackError } from '../errors.ts';
+import { close, cString, O, openAt } from '../system/files.ts';
 import type { SnapshotInfo, SnapshotKind, Usage } from './snapshotter.ts';
 import { hasVanished, settle, syncDirectory } from './tree.ts';
 
@@ -119,6 +121,39 @@ function isUsage(value: unknown): value is Usage {
   if (typeof value !== 'object' || value === null) return false;
   const { bytes, inodes }: Partial<Record<keyof Usage, unknown>> = value;
   return Number.isSafeInteger(bytes) && Number.isSafeInteger(inodes);
+}
+
+/**
+ * Checks that an open directory is the tree of the active snapshot `key`. A disk that is mounted over the store can have
+ * another tree at the same path.
+ * @param tree a descriptor of ID/fs
+ * @throws UnpackError STORE_FAILED if it is not; system errors
+ */
+export function requireTreeOf(key: string, tree: number): void {
+  if (inDirectoryOf(tree, (directory) => readRecord(directory, 'active')?.name) !== key) throw replacedTree();
+}
+
+/** Checks that two open trees are of one store. @throws as `requireTreeOf` */
+export function requireSameOwner(tree: number, other: number): void {
+  const [owner, its] = [tree, other].map((each) => inDirectoryOf(each, ownerOf));
+  if (owner !== its) throw replacedTree();
+}
+
+/** Calls `look` with the directory ID of an open ID/fs, through a descriptor: other paths may lead to another disk. */
+function inDirectoryOf<T>(tree: number, look: (directory: string) => T): T {
+  const directory = openAt(tree, cString('..'), O.PATH | O.DIRECTORY);
+  try {
+    return look(`/proc/self/fd/${directory}`);
+  } finally {
+    close(directory);
+  }
+}
+
+function replacedTree(): UnpackError {
+  return new UnpackError(
+    'STORE_FAILED',
+    'it is not the directory that was prepared: a disk was mounted over the store, or somebody replaced it; put the first one back, or restart the worker to use the new one',
+  );
 }
 
 /** The record of the last state that the snapshot had. */

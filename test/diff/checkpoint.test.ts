@@ -113,7 +113,7 @@ describe('implied directories', () => {
   it('call the checkpoint once each when they get the attributes of the parent', () => {
     using dir = scratch();
     let asked = 0;
-    copyParentAttributes(dir.path, implied, [dir.path], undefined, () => asked++);
+    copyParentAttributes({ root: dir.path, lowers: [dir.path] }, implied, undefined, () => asked++);
     assert.ok(asked >= NEEDED);
   });
 
@@ -122,7 +122,7 @@ describe('implied directories', () => {
     const abort = new AbortController();
     // each directory is looked for in many layers, so this takes several turns
     const lowers = Array.from({ length: 100 }, () => dir.path);
-    const settling = copyParentAttributesInTurns(dir.path, implied, lowers, undefined, abort.signal);
+    const settling = copyParentAttributesInTurns({ root: dir.path, lowers }, implied, undefined, abort.signal);
     let turns = 0;
     const turn = (): void => {
       turns++;
@@ -133,7 +133,12 @@ describe('implied directories', () => {
     await assert.rejects(settling, { code: 'TIMED_OUT' });
     assert.equal(turns, 2);
     assert.equal(
-      await copyParentAttributesInTurns(dir.path, implied.slice(0, 10), [dir.path], undefined, undefined),
+      await copyParentAttributesInTurns(
+        { root: dir.path, lowers: [dir.path] },
+        implied.slice(0, 10),
+        undefined,
+        undefined,
+      ),
       false,
     );
   });
