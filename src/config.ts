@@ -86,7 +86,11 @@ export const SETTINGS = {
     oneOf(['keep', 'squash']),
     'keep',
   ),
-  UNPACK_DURABLE: setting('sync each layer to disk before it is committed', flag, 'true'),
+  UNPACK_DURABLE: setting(
+    'sync each layer to disk before it is committed, and use only synced layers; if false, layers are synced about ten seconds later, and are unpacked again if a power cut comes first',
+    flag,
+    'true',
+  ),
   UNPACK_GC_LOW: optional(
     'free space of the disk below which the images that were not used for the longest time are removed, as a share of its bytes and inodes (10%) or in bytes (20GiB); unset, as UNPACK_GC_HIGH: nothing is removed',
     freeSpace,

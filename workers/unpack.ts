@@ -14,6 +14,8 @@ import { openStoreThread } from '../src/snapshots/store-thread.ts';
 
 /** Time limit in milliseconds for the apply threads to exit after the last job. */
 const THREADS_LIMIT = 2000;
+/** Time limit in milliseconds for the sync of the last layers, if UNPACK_DURABLE is false. */
+const SYNC_LIMIT = 10_000;
 /**
  * Pause in milliseconds between two tries to open a store whose disk has failed. It doubles each time, from FIRST_PAUSE
  * to LAST_PAUSE.
@@ -88,6 +90,8 @@ async function workOn(
   } finally {
     await worker.close();
     await Promise.race([unpacker.close(), sleep(THREADS_LIMIT, undefined, { ref: false })]);
+    // Only this process can prove later that its layers are on disk. It does nothing if every layer was synced.
+    await Promise.race([syncLayers(snapshotter, log), sleep(SYNC_LIMIT, undefined, { ref: false })]);
   }
 }
 
@@ -132,6 +136,13 @@ async function cleanUp(snapshotter: Snapshotter, log: Logger): Promise<void> {
     const { code, message } = toUnpackError(error);
     log.warn({ code }, `not all leftovers of dead workers can be removed from the store: ${message}`);
   }
+}
+
+async function syncLayers(snapshotter: Snapshotter, log: Logger): Promise<void> {
+  await snapshotter.sync().catch((error: unknown) => {
+    const { code, message } = toUnpackError(error);
+    log.warn({ code }, `the last layers could not be synced, so a job will unpack them again: ${message}`);
+  });
 }
 
 function readyFields(config: Config): object {

@@ -52,6 +52,7 @@ export function resultLines(result: UnpackResult): string[] {
       ...(image.chainId === undefined
         ? ['  no layers: nothing to unpack, no chain ID']
         : [...layerTable(image).map((line) => `  ${line}`), `  chain ID ${image.chainId}`]),
+      ...(image.durable === false ? ['  not synced to disk: a power cut can take layers'] : []),
     ]),
     `done in ${durationText(result.durationMs)}${attempts} by ${result.worker.name}`,
     `store ${result.store.root} (${result.store.snapshotter})`,

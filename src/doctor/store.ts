@@ -72,8 +72,13 @@ async function checkExisting(root: string, type: Snapshotter['type']): Promise<C
 
 function snapshots(infos: readonly SnapshotInfo[]): Check {
   const broken = infos.filter((info) => info.broken !== undefined).length;
-  const finding = `${infos.length} snapshots${broken === 0 ? '' : `, ${broken} of them broken`}`;
-  if (broken === 0) return ok('Snapshots', finding);
+  const suspect = infos.filter((info) => info.broken === undefined && info.suspect === true).length;
+  const counts = [
+    ...(broken === 0 ? [] : [`${broken} of them broken`]),
+    ...(suspect === 0 ? [] : [`${suspect} suspect, because they were not synced`]),
+  ];
+  const finding = [`${infos.length} snapshots`, ...counts].join(', ');
+  if (counts.length === 0) return ok('Snapshots', finding);
   return warn('Snapshots', finding, 'nothing, or unpackd snapshots rm: the next job of such an image unpacks it again');
 }
 

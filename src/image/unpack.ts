@@ -57,6 +57,8 @@ export interface Lookup {
 export interface UnpackedImage extends ImageState {
   /** One sentence for each thing that was left out, and for each deviation of the documents from the specification. */
   readonly warnings: readonly string[];
+  /** Whether all its layers were on disk when the call settled. Otherwise a power cut can take them. */
+  readonly durable: boolean;
 }
 
 export interface UnpackOptions {

@@ -10,7 +10,7 @@ import { LockWaits, lockWaitText } from '../rootfs/lock-waits.ts';
 import { ApplyPool, type ApplyPoolOptions } from '../rootfs/pool.ts';
 import { StoreProbe } from '../rootfs/store-probe.ts';
 import { snapshotsDirectory } from '../snapshots/directories.ts';
-import type { Snapshotter } from '../snapshots/snapshotter.ts';
+import { isSnapshotError, type Snapshotter } from '../snapshots/snapshotter.ts';
 import { OpenSources } from '../source/open-sources.ts';
 import { DocumentCache } from '../source/read-blob.ts';
 import type { SourceSpec } from '../source/source-spec.ts';
@@ -60,14 +60,31 @@ export function createUnpacker(
   async function ifExisting(images: readonly ResolvedImage[]): Promise<readonly UnpackedImage[] | undefined> {
     let result = existing.get(images);
     if (result === undefined) {
-      result = images.map((image) => ({ ...stateOf(image, 'existed'), warnings: image.warnings }));
+      result = images.map((image) => ({ ...stateOf(image, 'existed'), warnings: image.warnings, durable: true }));
       existing.set(images, result);
     }
     for (const { layers } of images) {
       const top = layers.at(-1);
       if (top !== undefined && !(await snapshotter.has(top.chainId))) return undefined;
     }
-    return result;
+    // `has` sees only synced snapshots then
+    if (snapshotter.durable) return result;
+    try {
+      const now = await Promise.all(result.map(withDurability));
+      return now.every(({ durable }) => durable) ? result : now;
+    } catch (error) {
+      if (isSnapshotError(error, 'NotFound')) return undefined; // it was removed just now
+      throw error;
+    }
+  }
+
+  /** Adds whether all layers are on disk, and a warning if this process cannot know whether they will be. */
+  async function withDurability(image: Omit<UnpackedImage, 'durable'>): Promise<UnpackedImage> {
+    if (snapshotter.durable || image.chainId === undefined) return { ...image, durable: true };
+    const { own, others } = await snapshotter.unsynced(image.chainId);
+    if (others === 0) return { ...image, durable: own === 0 };
+    const warning = `${others} of ${image.layers.length} layers may be lost in a power cut, because another process, or an earlier version, has left them unsynced; a worker with UNPACK_DURABLE=true unpacks them again`;
+    return { ...image, warnings: [...image.warnings, warning], durable: false };
   }
 
   /** Whether a failed call has possibly left something in the store. */
@@ -113,7 +130,7 @@ export function createUnpacker(
       for (const warning of warnings) call.log?.('warn', warning);
       if (image.layers.length === 0) {
         call.log?.('info', 'the image has no layers, so there is nothing to unpack');
-        unpacked.push({ ...state, warnings });
+        unpacked.push({ ...state, warnings, durable: true });
         continue;
       }
       const now = () => performance.now() - began;
@@ -127,7 +144,7 @@ export function createUnpacker(
         watch: () => storeSync.watch(),
       });
       await applying.catch((error: unknown) => Promise.reject(explainMissing(error, image.layers)));
-      unpacked.push({ ...state, warnings });
+      unpacked.push(await withDurability({ ...state, warnings }));
     }
     return unpacked;
   }

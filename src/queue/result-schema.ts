@@ -68,6 +68,10 @@ export const resultSchema = z
             description:
               'The chain ID of the top layer: the name of the snapshot to run a container on. Absent for an image without layers, which has no snapshot.',
           }),
+          durable: z.boolean().optional().meta({
+            description:
+              'Whether all layers were synced to disk before this result. `false`: the worker runs with UNPACK_DURABLE=false, and after a power cut, or on another mount of the store, a job unpacks the layers again. Absent in results of earlier versions.',
+          }),
           layers: z
             .array(layerResultSchema)
             .meta({ description: 'The layers, bottom-most first; empty for an image without layers.' }),

@@ -45,11 +45,12 @@ export function imageResults(
   applied: readonly AppliedLayer[] = [],
 ): UnpackResult['images'] {
   const before = new Map(applied.map((layer) => [layer.chainId, layer]));
-  return images.map(({ platform, manifestDigest, configDigest, chainId, layers }) => ({
+  return images.map(({ platform, manifestDigest, configDigest, chainId, layers, durable }) => ({
     ...(platform === undefined ? {} : { platform }),
     ...(manifestDigest === undefined ? {} : { manifestDigest }),
     ...(configDigest === undefined ? {} : { configDigest }),
     ...(chainId === undefined ? {} : { chainId }),
+    durable,
     layers: layers.map((layer) => layerResult(layer, before.get(layer.chainId))),
   }));
 }

@@ -108,6 +108,15 @@ export class Metadata {
     return this.#transactions.read((statements) => isUsable(statements.committed, name, this.#through));
   }
 
+  /** The numbers of the snapshots in a chain whose files are not known to be on disk. @throws NotFound */
+  unsynced(name: string): Promise<number[]> {
+    return this.#transactions.read((statements) => {
+      const chain = statements.chainSynced.all({ key: name });
+      if (chain.length === 0) throw new SnapshotError('NotFound', `there is no snapshot ${name}`);
+      return chain.filter(({ synced }) => synced === 0).map(({ id }) => number(id));
+    });
+  }
+
   /** The keys of active snapshots and views that begin with `prefix`. @param prefix ASCII, not empty */
   keys(prefix: string): Promise<string[]> {
     return this.#transactions.read((statements) => keysIn(statements.keys, prefix));

@@ -43,6 +43,12 @@ export class NameReader {
     return isUsable(this.#committed, name, this.#through);
   }
 
+  /** Whether all files of a committed snapshot, and of those below it, are on disk. */
+  isSynced(name: string): boolean {
+    this.#opened.check();
+    return isUsable(this.#committed, name, null);
+  }
+
   keys(prefix: string): string[] {
     this.#opened.check();
     return keysIn(this.#keys, prefix);

@@ -76,6 +76,11 @@ export interface Snapshotter {
   /** All snapshots that match the filter, sorted by key. */
   walk(filter?: SnapshotFilter): Promise<SnapshotInfo[]>;
   /**
+   * How many layers of a committed snapshot, itself and those below, are not known to be on disk.
+   * @throws NotFound
+   */
+  unsynced(name: string): Promise<Unsynced>;
+  /**
    * Syncs what this process has committed without a sync, and records it. If the kernel reports a loss, all snapshots that are
    * not synced become suspect.
    */
@@ -144,6 +149,14 @@ export interface CommitOptions extends SnapshotOptions {
    * records that.
    */
   readonly synced?: boolean;
+}
+
+/** Numbers of layers that are not known to be on disk. */
+export interface Unsynced {
+  /** This process has committed them, and syncs them soon. */
+  readonly own: number;
+  /** All other ones. */
+  readonly others: number;
 }
 
 export interface SnapshotFilter {

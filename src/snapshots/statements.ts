@@ -33,6 +33,15 @@ export const STATEMENTS = {
     )
     SELECT MIN(usable) AS usable FROM chain`,
 
+  /** The layers of a committed snapshot, and whether their files are known to be on disk. */
+  chainSynced: `
+    WITH RECURSIVE chain (id, parent, synced) AS (
+      SELECT id, parent, synced FROM snapshots WHERE key = :key AND kind = 'committed'
+      UNION ALL
+      SELECT below.id, below.parent, below.synced FROM chain JOIN snapshots AS below ON below.id = chain.parent
+    )
+    SELECT id, synced IS 1 AS synced FROM chain`,
+
   /** A range of the index on `key`, so the time does not grow with the store. */
   keys: `SELECT key FROM snapshots WHERE key >= ? AND key < ? AND kind <> 'committed' ORDER BY key`,
 

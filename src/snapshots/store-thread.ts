@@ -8,7 +8,7 @@ import type { ImageKey } from './images.ts';
 import { Leases } from './leases.ts';
 import { NameReader } from './name-reader.ts';
 import type { StoreOptions } from './open.ts';
-import type { Lease, SnapshotInfo, Usage } from './snapshotter.ts';
+import type { Lease, SnapshotInfo, Unsynced, Usage } from './snapshotter.ts';
 import { CLOSE_LIMIT, type Store } from './store.ts';
 import {
   deserializeError,
@@ -22,6 +22,8 @@ import {
 const END_LIMIT = CLOSE_LIMIT + 5000;
 /** If a call has no answer after so many milliseconds, the disk may hang, and nothing is read on this thread. */
 const SLOW = 100;
+
+const ALL_SYNCED: Unsynced = { own: 0, others: 0 };
 
 type Result<Method extends StoreMethod> = Awaited<ReturnType<Store[Method]>>;
 
@@ -117,6 +119,10 @@ class StoreOnThread implements Store {
 
   walk(...args: Parameters<Store['walk']>) {
     return this.#ask('walk', ...args);
+  }
+
+  async unsynced(name: string): Promise<Unsynced> {
+    return this.#lookUp((names) => (names.isSynced(name) ? ALL_SYNCED : undefined)) ?? this.#ask('unsynced', name);
   }
 
   sync(...args: Parameters<Store['sync']>) {

@@ -24,6 +24,7 @@ import {
   type SnapshotOptions,
   type SnapshotReader,
   type Snapshotter,
+  type Unsynced,
   type Usage,
 } from './snapshotter.ts';
 import type { Entry } from './statements.ts';
@@ -208,6 +209,14 @@ export class SnapshotStore implements Store {
         const broken = info.broken ?? lost.get(id);
         return broken === undefined ? info : { ...info, broken };
       });
+    });
+  }
+
+  unsynced(name: string): Promise<Unsynced> {
+    return this.#run(async () => {
+      const ids = await this.#metadata.unsynced(name);
+      const own = ids.filter((id) => this.#later.has(id)).length;
+      return { own, others: ids.length - own };
     });
   }
 

@@ -22,11 +22,12 @@ async function bench(
   limits: Partial<typeof LIMITS> = {},
   image = imageOf(layers),
   change: (snapshotter: Snapshotter) => Snapshotter = (snapshotter) => snapshotter,
+  durable = true,
 ) {
   const dir = scratch();
   const path = join(dir.path, 'layout');
   await writeLayout(path, { app: image });
-  const snapshotter = await openSnapshotter({ root: join(dir.path, 'store'), type: 'overlay' });
+  const snapshotter = await openSnapshotter({ root: join(dir.path, 'store'), type: 'overlay', durable });
   const unpacker = createUnpacker(change(snapshotter), {
     threads: 2,
     apply: { limits: { ...LIMITS, ...limits }, native: true },
@@ -109,6 +110,22 @@ describe('unpacking an image', () => {
       again?.layers.map(({ phase }) => phase),
       ['existed', 'existed', 'existed'],
     );
+  });
+
+  it('returns whether all layers are on disk, and warns of those that another process has not synced', async () => {
+    const layers = [layerOf(tar(file('a'))), layerOf(tar(file('b')))];
+    await using synced = await bench(layers);
+    assert.equal((await synced.unpack())[0]?.durable, true);
+    await using b = await bench(layers, {}, undefined, undefined, false);
+    const [image] = await b.unpack();
+    assert.deepEqual([image?.durable, image?.warnings], [false, []]);
+    assert.equal((await b.look()).existing?.[0]?.durable, false);
+    const other = await openSnapshotter({ root: b.snapshotter.root, type: 'overlay', durable: false });
+    assert.deepEqual(await other.unsynced(b.image.chainId), { own: 0, others: 2 });
+    await other.close();
+    await b.snapshotter.sync();
+    const { existing } = await b.look();
+    assert.deepEqual([existing?.[0]?.durable, existing?.[0]?.warnings], [true, []]);
   });
 
   it('reads all members of a gzip blob, and zeros after them', async () => {

@@ -50,6 +50,7 @@ export function image(...phases: LayerPhase[]): UnpackedImage & { layers: LayerS
     chainId: layers.at(-1)?.chainId ?? digest(0),
     layers,
     warnings: [],
+    durable: true,
   };
 }
 

@@ -8,7 +8,7 @@ import { STATEMENTS } from '../../src/snapshots/statements.ts';
 describe('a statement that runs for each layer or image uses an index', () => {
   const file = new DatabaseSync(':memory:');
   for (const step of STEPS) file.exec(step);
-  const forLayers = ['byKey', 'committed', 'keys', 'chain', 'children', 'commit', 'remove'] as const;
+  const forLayers = ['byKey', 'committed', 'chainSynced', 'keys', 'chain', 'children', 'commit', 'remove'] as const;
   const forImages = ['imageUsed', 'image', 'imagesOf', 'updateImage', 'useImages', 'document', 'dropDocument'] as const;
   for (const name of [...forLayers, ...forImages]) {
     test(name, () => {
