@@ -56,8 +56,8 @@ const STAGE_ATTEMPTS = 10;
  *   the cleanup gets the lock first, the maker notices (no lock, or no directory of that name) and makes another one.
  * - `rm-…`: any process may delete it, also several at once.
  *
- * Nothing else in ROOT/snapshots is ever renamed or deleted. Renames and deletions go through an open descriptor of the
- * directory, so they cannot touch what somebody mounts over it at the same moment.
+ * Nothing else in ROOT/snapshots is ever renamed or deleted. All changes of a directory with a number go through an open
+ * descriptor of ROOT/snapshots, so they cannot touch what somebody mounts over it at the same moment.
  */
 export class SnapshotDirectories {
   readonly #parent: string;
@@ -72,18 +72,27 @@ export class SnapshotDirectories {
     this.#own = `/proc/self/fd/${descriptor}`;
   }
 
+  /** The directory of a snapshot, for mounts, messages and other processes. */
   path(id: number): string {
     return join(this.#parent, String(id));
   }
 
-  /** The snapshot's tree. */
+  /** The snapshot's tree, for mounts and other processes. */
   tree(id: number): string {
     return join(this.path(id), 'fs');
   }
 
-  /** The work directory that overlayfs needs for an active snapshot. */
+  /** The work directory that overlayfs needs for an active snapshot, for mounts. */
   work(id: number): string {
     return join(this.path(id), 'work');
+  }
+
+  /**
+   * The directory of a snapshot, or a name in it, for this process to read and to write: also if another store is mounted
+   * over this one after the check of a transaction.
+   */
+  own(id: number, name: 'fs' | 'work' | '' = ''): string {
+    return join(this.#own, String(id), name);
   }
 
   /**
@@ -169,7 +178,7 @@ export class SnapshotDirectories {
 
   /** Flushes the names of all placed directories to the disk. */
   async syncNames(): Promise<void> {
-    await syncDirectory(this.#parent);
+    await syncDirectory(this.#own);
   }
 
   /** The numbers of all `ID` directories. */

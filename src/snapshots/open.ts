@@ -160,7 +160,7 @@ async function openIn(root: string, options: StoreOptions): Promise<Store> {
     const overlayXattrs = await (type === 'overlay' ? requireOverlay(root, directories) : requireNative());
     const lockTimeout = options.lockTimeout ?? LOCK_TIMEOUT;
     const wanted = { type, ownership, overlayXattrs };
-    transactions = await Transactions.open(opened, lockTimeout, wanted, (id) => directories.path(id));
+    transactions = await Transactions.open(opened, lockTimeout, wanted, (id) => directories.own(id));
     const metadata = new Metadata(transactions, demandOf(opened, options));
     const layout = await layoutOf(transactions.made);
     const images = new ImageTable(transactions);

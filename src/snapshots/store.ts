@@ -149,7 +149,7 @@ export class SnapshotStore implements Store {
               );
             }
             // the writer of the layer has already flushed the tree, so this change needs a flush of its own
-            const tree = this.#directories.tree(id);
+            const tree = this.#directories.own(id, 'fs');
             if (this.#takeOwner(tree, parentId)) syncDirectoryNow(tree);
           },
         };
@@ -164,8 +164,8 @@ export class SnapshotStore implements Store {
         throw error;
       }
       // if this fails, the next cleanup tries again
-      await removeTree(this.#directories.work(id)).catch(() => {});
-      await removeRecord(this.#directories.path(id), 'active').catch(() => {});
+      await removeTree(this.#directories.own(id, 'work')).catch(() => {});
+      await removeRecord(this.#directories.own(id), 'active').catch(() => {});
     });
   }
 
@@ -183,7 +183,7 @@ export class SnapshotStore implements Store {
   update(info: Pick<SnapshotInfo, 'name' | 'labels'>, fields: readonly string[] = []): Promise<SnapshotInfo> {
     return this.#run(async () => {
       const { id, info: updated } = await this.#metadata.update(info.name, info.labels, fields);
-      const directory = this.#directories.path(id);
+      const directory = this.#directories.own(id);
       const record = { ...readRecord(directory, updated.kind), ...recordOf(updated) };
       await writeRecord(directory, record, updated.kind === 'committed');
       return updated;
@@ -195,7 +195,7 @@ export class SnapshotStore implements Store {
       const { id, info } = await this.#metadata.stat(key);
       // a view has no files of its own
       if (info.kind === 'view') return { bytes: 0, inodes: 0 };
-      const measured = await measureTree(this.#directories.tree(id), this.#closing.signal);
+      const measured = await measureTree(this.#directories.own(id, 'fs'), this.#closing.signal);
       if ((await this.#metadata.stat(key)).id === id) return measured;
       throw new SnapshotError('NotFound', `snapshot ${key} was removed while its files were counted`);
     });
@@ -232,7 +232,7 @@ export class SnapshotStore implements Store {
         committed: [...kinds].filter(([, kind]) => kind === 'committed').map(([id]) => id),
       }));
       const failures: unknown[] = [];
-      for (const path of [...strays, ...committed.map((id) => this.#directories.work(id))]) {
+      for (const path of [...strays, ...committed.map((id) => this.#directories.own(id, 'work'))]) {
         // one failure must not keep the other directories
         await removeTree(path, this.#closing.signal).catch((error: unknown) => failures.push(error));
         this.#closing.signal.throwIfAborted();
@@ -325,7 +325,7 @@ export class SnapshotStore implements Store {
    * @throws NotFound if so: then the caller makes the parent again
    */
   async #requireWhole({ id, info }: Entry): Promise<void> {
-    const broken = brokenState(this.#directories.path(id), this.#metadata.identity, info.kind, info.name);
+    const broken = brokenState(this.#directories.own(id), this.#metadata.identity, info.kind, info.name);
     if (broken === undefined) return;
     await this.#metadata.markBroken(id, broken);
     throw new SnapshotError(
@@ -351,7 +351,7 @@ export class SnapshotStore implements Store {
   }
 
   async #recordCommit(id: number, record: SnapshotRecord): Promise<void> {
-    await settle([writeRecord(this.#directories.path(id), record, true), this.#directories.syncNames()]);
+    await settle([writeRecord(this.#directories.own(id), record, true), this.#directories.syncNames()]);
   }
 
   /** The size of a snapshot whose layer added `added`. @returns `undefined` if it holds a copy of a parent without a size */
@@ -368,7 +368,7 @@ export class SnapshotStore implements Store {
     await this.#metadata.markSynced(ids);
     // only needed if the database is lost
     for (const id of ids) {
-      const directory = this.#directories.path(id);
+      const directory = this.#directories.own(id);
       const record = readRecord(directory, 'committed');
       if (record !== undefined) await writeRecord(directory, { ...record, synced: true }, true);
     }
@@ -377,7 +377,7 @@ export class SnapshotStore implements Store {
   /** Removes the record of a commit that has failed, unless another process has committed the snapshot meanwhile. */
   async #forgetCommit(id: number): Promise<void> {
     const active = await this.#metadata.exclusively((kinds) => kinds.get(id) === 'active');
-    if (active) await removeRecord(this.#directories.path(id), 'committed');
+    if (active) await removeRecord(this.#directories.own(id), 'committed');
   }
 
   /** @returns the number of the snapshot @throws NotFound, FailedPrecondition (children, or a lease) */
@@ -397,8 +397,8 @@ export class SnapshotStore implements Store {
     requireFull(error);
     const { id, info } = await this.#metadata.stat(key);
     if (info.kind === 'active') {
-      await removeRecord(this.#directories.path(id), 'committed'); // left by a crash during a commit
-      await emptyTree(this.#directories.tree(id), this.#closing.signal);
+      await removeRecord(this.#directories.own(id), 'committed'); // left by a crash during a commit
+      await emptyTree(this.#directories.own(id, 'fs'), this.#closing.signal);
       try {
         return await this.#removeRow(key);
       } catch (again) {
@@ -424,7 +424,7 @@ export class SnapshotStore implements Store {
 
   /** Gives a tree's root the owner of the parent's root. @returns whether the owner has changed */
   #takeOwner(tree: string, parentId: number): boolean {
-    const { uid, gid } = lstatSync(this.#directories.tree(parentId));
+    const { uid, gid } = lstatSync(this.#directories.own(parentId, 'fs'));
     const own = lstatSync(tree);
     if (own.uid === uid && own.gid === gid) return false;
     lchownSync(tree, uid, gid);

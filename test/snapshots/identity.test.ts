@@ -1,5 +1,15 @@
 import assert from 'node:assert/strict';
-import { cpSync, existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { describe, test } from 'node:test';
@@ -9,6 +19,7 @@ import { openSnapshotter } from '../../src/snapshots/open.ts';
 import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
 import { openStoreThread } from '../../src/snapshots/store-thread.ts';
 import { mountSnapshot, unmountSnapshot } from '../../src/system/mount.ts';
+import { eventually } from '../support/eventually.ts';
 import { scratch } from '../support/scratch.ts';
 import { listTree } from './list-tree.ts';
 
@@ -238,3 +249,31 @@ function removeDatabase(root: string): void {
 function bind(source: string, target: string): Promise<unknown> {
   return mountSnapshot([{ type: 'bind', source, options: ['rbind'] }], target);
 }
+
+test('a store that is mounted in the middle of a cleanup loses nothing', () =>
+  withStores(async ({ root, other }) => {
+    mkdirSync(join(other, 'snapshots/1/work/file'), { recursive: true });
+    const store = await openSnapshotter({ root, type: 'overlay', durable: false });
+    const descriptor = openSync(join(root, 'snapshots'), 'r');
+    const stray = `/proc/self/fd/${descriptor}/rm-1`;
+    try {
+      const before = contents(other);
+      // again with more files, if the cleanup was over before the mount
+      for (let [files, inTime] = [5000, false]; !inTime; files *= 2) {
+        mkdirSync(stray);
+        for (let index = 0; index < files; index++) writeFileSync(join(stray, `${index}`), '');
+        const cleaning = store.cleanup();
+        const left = () => (existsSync(stray) ? readdirSync(stray).length : 0);
+        await eventually('files are being removed', () => left() < files);
+        await bind(other, root);
+        inTime = left() > 0;
+        await cleaning;
+        assert.equal(left(), 0);
+        assert.deepEqual(contents(other), before);
+        await unmountSnapshot(root);
+      }
+    } finally {
+      closeSync(descriptor);
+      await store.close();
+    }
+  }));
