@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { mkdtemp, open, rmdir, unlink } from 'node:fs/promises';
+import { constants, mkdtemp, open, rmdir, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { diffTarget } from '../diff/target.ts';
@@ -7,6 +7,7 @@ import { errnoOf } from '../errno.ts';
 import { toUnpackError, UnpackError } from '../errors.ts';
 import { type ChainId, digestOf } from '../oci/digest.ts';
 import { failureAt, snapshotsDirectory } from '../snapshots/directories.ts';
+import { requireTreeOf } from '../snapshots/records.ts';
 import type { Snapshotter } from '../snapshots/snapshotter.ts';
 import type { Log } from './applier.ts';
 import type { ChainLocks } from './chain-locks.ts';
@@ -92,7 +93,7 @@ export class StoreProbe {
     const mounts = await snapshotter.prepare(key, '');
     try {
       const { root } = diffTarget(mounts, 'nothing', snapshotter);
-      await writeAndRemove(join(root, 'probe')).catch((error: unknown) => {
+      await writeAndRemove(root, key).catch((error: unknown) => {
         throw failureAt(error, root);
       });
     } finally {
@@ -106,14 +107,22 @@ function randomChainId(): ChainId {
   return digestOf(randomBytes(32)) as string as ChainId; // a chain ID is a digest too
 }
 
-async function writeAndRemove(path: string): Promise<void> {
-  const file = await open(path, 'wx', 0o600);
+/** Writes a file into the tree of the snapshot `key`, and into no other that is mounted over it. */
+async function writeAndRemove(tree: string, key: string): Promise<void> {
+  const directory = await open(tree, constants.O_RDONLY | constants.O_DIRECTORY);
   try {
-    // random, because some file systems store zeros without allocating blocks
-    await file.writeFile(randomBytes(ROOM));
-    await file.sync();
+    requireTreeOf(key, directory.fd);
+    const path = `/proc/self/fd/${directory.fd}/probe`;
+    const file = await open(path, 'wx', 0o600);
+    try {
+      // random, because some file systems store zeros without allocating blocks
+      await file.writeFile(randomBytes(ROOM));
+      await file.sync();
+    } finally {
+      await file.close();
+      await unlink(path);
+    }
   } finally {
-    await file.close();
-    await unlink(path);
+    await directory.close();
   }
 }

@@ -11,6 +11,7 @@ import type { Applier } from '../../src/rootfs/applier.ts';
 import { applyLayers } from '../../src/rootfs/apply-layers.ts';
 import { ChainLocks } from '../../src/rootfs/chain-locks.ts';
 import { ApplyPool } from '../../src/rootfs/pool.ts';
+import { StoreProbe } from '../../src/rootfs/store-probe.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
 import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
 import { openSource } from '../../src/source/open-sources.ts';
@@ -95,6 +96,20 @@ for (const type of ['overlay', 'native'] as const) {
           code: 'STORE_FAILED',
           message: /snapshots\/\d+\/fs: it is not the directory that was prepared: .*restart the worker/,
         });
+      });
+    });
+
+    it('gets no file of a probe', async () => {
+      await twoStores(type, async ({ store, other, mount }) => {
+        const late = altered(store, {
+          prepare: async (...parameters) => {
+            const mounts = await store.prepare(...parameters);
+            mount(other.root);
+            return mounts;
+          },
+        });
+        const probe = new StoreProbe(late, new ChainLocks(store.root));
+        await assert.rejects(probe.check(), { code: 'STORE_FAILED' });
       });
     });
 
