@@ -296,6 +296,7 @@ export function unpackSettings(config: Config): UnpackSettings {
   return {
     threads: config.UNPACK_THREADS,
     apply: { limits: layerLimits(config), native: config.UNPACK_NATIVE_INFLATE },
+    marks: collectorMarks(config),
   };
 }
 

@@ -1,16 +1,28 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { nativeStatus, nativeWarnings } from '../src/archive/native-status.ts';
 import { startHealthServer, type WhyNotReady } from '../src/board/health.ts';
-import { type Config, ConfigError, loadConfig, s3Connection, storeToWrite, unpackSettings } from '../src/config.ts';
+import { marksProblem } from '../src/collector/free-space.ts';
+import { SpaceWatch } from '../src/collector/space-watch.ts';
+import {
+  type Config,
+  ConfigError,
+  collectorMarks,
+  loadConfig,
+  s3Connection,
+  storeToWrite,
+  unpackSettings,
+} from '../src/config.ts';
 import { errnoOf } from '../src/errno.ts';
 import { toUnpackError } from '../src/errors.ts';
 import { createUnpacker } from '../src/image/unpacker.ts';
 import { consoleToLog, createLog, type Logger } from '../src/queue/log.ts';
 import { stopSignal, UnpackWorker } from '../src/queue/worker.ts';
 import { displayRedisUrl } from '../src/redis-address.ts';
+import type { Log } from '../src/rootfs/applier.ts';
 import { removeLeftovers } from '../src/rootfs/leftovers.ts';
-import type { Snapshotter } from '../src/snapshots/snapshotter.ts';
+import type { Store } from '../src/snapshots/store.ts';
 import { openStoreThread } from '../src/snapshots/store-thread.ts';
+import { diskOf } from '../src/system/space.ts';
 
 /** Time limit in milliseconds for the apply threads to exit after the last job. */
 const THREADS_LIMIT = 2000;
@@ -68,18 +80,26 @@ export async function runWorker(config: Config, stop: AbortSignal, log: Logger =
 }
 
 async function workOn(
-  snapshotter: Snapshotter,
+  snapshotter: Store,
   config: Config,
   stop: AbortSignal,
   log: Logger,
   onMade: (worker: UnpackWorker) => void,
 ): Promise<void> {
+  const marks = collectorMarks(config);
+  if (marks !== undefined) {
+    const problem = marksProblem(marks, await diskOf(snapshotter.root), snapshotter.root);
+    if (problem !== undefined) throw new ConfigError(problem);
+  }
   await cleanUp(snapshotter, log);
   const unpacker = createUnpacker(snapshotter, unpackSettings(config), { resident: true });
   const store = { root: snapshotter.root, snapshotter: snapshotter.type };
   const policy = { connection: s3Connection(config), buckets: config.UNPACK_BUCKETS };
   const worker = new UnpackWorker({ settings: config, unpacker, keeper: unpacker.keeper, policy, store, log });
   onMade(worker);
+  const watch =
+    marks &&
+    new SpaceWatch({ collector: unpacker.collector, marks, isBusy: () => worker.isBusy, log: sentenceLog(log) });
   try {
     await until(stop, worker.start());
     if (!stop.aborted) {
@@ -89,6 +109,7 @@ async function workOn(
     await aborted(stop);
   } finally {
     await worker.close();
+    await watch?.[Symbol.asyncDispose]();
     await Promise.race([unpacker.close(), sleep(THREADS_LIMIT, undefined, { ref: false })]);
     // Only this process can prove later that its layers are on disk. It does nothing if every layer was synced.
     await Promise.race([syncLayers(snapshotter, log), sleep(SYNC_LIMIT, undefined, { ref: false })]);
@@ -101,11 +122,11 @@ async function openWithRetries(
   stop: AbortSignal,
   log: Logger,
   onFailure: (reason: string) => void,
-): Promise<Snapshotter | undefined> {
+): Promise<Store | undefined> {
   let logged = false;
   for (let pause = FIRST_PAUSE; !stop.aborted; pause = Math.min(pause * 2, LAST_PAUSE)) {
     try {
-      return await openStoreThread(storeToWrite(config));
+      return await openStoreThread({ ...storeToWrite(config), mayUseReserve: collectorMarks(config) !== undefined });
     } catch (error) {
       const { code, message } = toUnpackError(error);
       if (code !== 'STORE_FULL' && !mayBeRepaired(error)) throw error;
@@ -128,9 +149,9 @@ function mayBeRepaired(error: unknown): boolean {
 }
 
 /** Removes what dead workers left in the store. A failure is only logged, because leftovers only take space. */
-async function cleanUp(snapshotter: Snapshotter, log: Logger): Promise<void> {
+async function cleanUp(snapshotter: Store, log: Logger): Promise<void> {
   try {
-    const removed = await removeLeftovers(snapshotter, (level, sentence, fields = {}) => log[level](fields, sentence));
+    const removed = await removeLeftovers(snapshotter, sentenceLog(log));
     if (removed > 0) log.info({ removed }, `removed ${removed} unfinished snapshots of dead workers`);
   } catch (error) {
     const { code, message } = toUnpackError(error);
@@ -138,11 +159,16 @@ async function cleanUp(snapshotter: Snapshotter, log: Logger): Promise<void> {
   }
 }
 
-async function syncLayers(snapshotter: Snapshotter, log: Logger): Promise<void> {
+async function syncLayers(snapshotter: Store, log: Logger): Promise<void> {
   await snapshotter.sync().catch((error: unknown) => {
     const { code, message } = toUnpackError(error);
     log.warn({ code }, `the last layers could not be synced, so a job will unpack them again: ${message}`);
   });
+}
+
+/** A log for the parts that know sentences only. */
+function sentenceLog(log: Logger): Log {
+  return (level, sentence, fields = {}) => log[level](fields, sentence);
 }
 
 function readyFields(config: Config): object {

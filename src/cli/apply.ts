@@ -11,7 +11,14 @@ import { type ImageOptions, parseImageArgument, payloadOf, requestOf, takesImage
 import { progressLines, resultLines } from './job-view.ts';
 import { requireLayout } from './local-image.ts';
 import { type Cli, LiveRegion } from './output.ts';
-import { APPLY_SETTINGS, configOf, S3_SETTINGS, STORE_SETTINGS, takesSettings } from './settings.ts';
+import {
+  APPLY_SETTINGS,
+  COLLECTOR_SETTINGS,
+  configOf,
+  S3_SETTINGS,
+  STORE_SETTINGS,
+  takesSettings,
+} from './settings.ts';
 import { checkTimelineName, type TimelineOption, takesTimeline, writeTimeline } from './timeline.ts';
 
 /** Milliseconds between two updates of the progress on a terminal. */
@@ -39,7 +46,13 @@ export function applyCommand({ signal, out }: Cli, thread: ApplyThread): Command
     .option('--json', 'print the result as one JSON document');
   takesTimeline(command);
   takesImageOptions(command).addHelpText('after', EXAMPLES);
-  takesSettings(command, [...STORE_SETTINGS, ...APPLY_SETTINGS, ...S3_SETTINGS, 'UNPACK_WORKER_NAME']);
+  takesSettings(command, [
+    ...STORE_SETTINGS,
+    ...APPLY_SETTINGS,
+    ...COLLECTOR_SETTINGS,
+    ...S3_SETTINGS,
+    'UNPACK_WORKER_NAME',
+  ]);
   return command.action(async (argument: string, options: ImageOptions & TimelineOption) => {
     const config = configOf(command);
     checkTimelineName(options.timeline);

@@ -1,9 +1,9 @@
 import { Command } from 'commander';
-import { s3Connection } from '../config.ts';
+import { collectorMarks, s3Connection } from '../config.ts';
 import type { Check } from '../doctor/check.ts';
 import { EXIT_FAILED } from './explain-error.ts';
 import type { Cli, Output } from './output.ts';
-import { configOf, S3_SETTINGS, STORE_SETTINGS, takesSettings } from './settings.ts';
+import { COLLECTOR_SETTINGS, configOf, S3_SETTINGS, STORE_SETTINGS, takesSettings } from './settings.ts';
 
 /** `unpackd doctor`: runs the checks of `src/doctor` and prints what they find. */
 export function doctorCommand({ out }: Cli): Command {
@@ -21,6 +21,7 @@ export function doctorCommand({ out }: Cli): Command {
       const { checkQueue } = await import('../doctor/queue.ts');
       const { checkS3 } = await import('../doctor/s3.ts');
       const { checkStore } = await import('../doctor/store.ts');
+      const { checkCollector } = await import('../doctor/collector.ts');
       const parts = await Promise.all([
         checkRuntime(config.UNPACK_OWNERSHIP, config.UNPACK_NATIVE_INFLATE),
         checkRedis(config).then(async (checks) =>
@@ -30,6 +31,7 @@ export function doctorCommand({ out }: Cli): Command {
         ),
         checkS3(s3Connection(config), options.bucket ?? config.UNPACK_BUCKETS),
         checkStore(config.UNPACK_ROOT, config.UNPACK_SNAPSHOTTER, config.UNPACK_OWNERSHIP),
+        checkCollector(config.UNPACK_ROOT, collectorMarks(config)),
       ]);
       const checks = parts.flat();
       const failed = checks.some(({ status }) => status === 'fail');
@@ -42,6 +44,7 @@ export function doctorCommand({ out }: Cli): Command {
     'UNPACK_QUEUE',
     'UNPACK_REDIS_PREFIX',
     ...STORE_SETTINGS,
+    ...COLLECTOR_SETTINGS,
     'UNPACK_OWNERSHIP',
     'UNPACK_NATIVE_INFLATE',
     ...S3_SETTINGS,

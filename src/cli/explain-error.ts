@@ -21,6 +21,7 @@ export type CliCode =
   | 'SNAPSHOT_NOT_FOUND'
   | 'SNAPSHOT_EXISTS'
   | 'SNAPSHOT_IN_USE'
+  | 'MOUNTS_UNSEEN'
   | 'DEMO_FAILED';
 
 /** The failure of a command. `message` is one sentence for stderr. */

@@ -67,6 +67,11 @@ const COMMANDS: readonly Entry[] = [
     load: async () => (await import('./snapshots.ts')).snapshotsCommand,
   },
   {
+    name: 'gc',
+    summary: 'remove the images that were not used for the longest time, until enough is free',
+    load: async () => (await import('./gc.ts')).gcCommand,
+  },
+  {
     name: 'layer',
     summary: 'show and compare layers: ls, diff',
     load: async () => (await import('./layer.ts')).layerCommand,

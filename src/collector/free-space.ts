@@ -21,6 +21,17 @@ export interface Amount {
   readonly inodes: number;
 }
 
+export const NOTHING: Amount = { bytes: 0, inodes: 0 };
+
+export function sum(one: Amount, other: Amount): Amount {
+  return { bytes: one.bytes + other.bytes, inodes: one.inodes + other.inodes };
+}
+
+/** The larger number of bytes and the larger number of inodes. */
+export function larger(one: Amount, other: Amount): Amount {
+  return { bytes: Math.max(one.bytes, other.bytes), inodes: Math.max(one.inodes, other.inodes) };
+}
+
 const PERCENT = /^(\d+(?:\.\d+)?)\s*%$/;
 const LEAST_PERCENT = 0.1;
 const MOST_PERCENT = 99;
@@ -52,14 +63,30 @@ export function bytesOn(disk: Pick<Disk, 'totalBytes'>, amount: FreeSpace): numb
   return 'percent' in amount ? Math.ceil((disk.totalBytes * amount.percent) / 100) : amount.bytes;
 }
 
-/** What must be freed on this disk until it has `amount` free. Both numbers are 0 if it has. */
-export function shortfall(disk: Disk, amount: FreeSpace): Amount {
+/** The bytes and inodes of an amount on this disk. */
+export function amountOn(disk: Disk, amount: FreeSpace): Amount {
   const inodes =
     'percent' in amount && disk.totalInodes !== undefined ? Math.ceil((disk.totalInodes * amount.percent) / 100) : 0;
+  return { bytes: bytesOn(disk, amount), inodes };
+}
+
+/** What must be freed on this disk until it has `wanted` free. Both numbers are 0 if it has. */
+export function missingOf(disk: Disk, wanted: Amount): Amount {
   return {
-    bytes: Math.max(0, bytesOn(disk, amount) - disk.bytes),
-    inodes: Math.max(0, inodes - (disk.inodes ?? Number.POSITIVE_INFINITY)),
+    bytes: Math.max(0, wanted.bytes - disk.bytes),
+    inodes: Math.max(0, wanted.inodes - (disk.inodes ?? Number.POSITIVE_INFINITY)),
   };
+}
+
+/** Whether less than `mark` is free on this disk. */
+export function isBelow(disk: Disk, mark: FreeSpace): boolean {
+  return !isNothing(missingOf(disk, amountOn(disk, mark)));
+}
+
+/** The disk when `amount` more is free. */
+export function plus(disk: Disk, amount: Amount): Disk {
+  const inodes = disk.inodes === undefined ? undefined : disk.inodes + amount.inodes;
+  return { ...disk, bytes: disk.bytes + amount.bytes, inodes };
 }
 
 /** Whether nothing is missing. */
@@ -92,7 +119,7 @@ export function marksProblem({ low, high }: Marks, disk: Disk, root: string): st
   return `${which}, because ${size}: write a smaller UNPACK_GC_LOW`;
 }
 
-/** `3.2 GiB and 120,000 inodes free`; without inodes if the file system has no fixed number of them. */
+/** `3.2 GiB and 120,000 inodes`; without inodes if the file system has no fixed number of them. */
 export function spaceText({ bytes, inodes }: Space): string {
   const nodes = inodes === undefined ? '' : ` and ${inodes.toLocaleString('en-US')} inodes`;
   return `${bytesText(bytes)}${nodes}`;

@@ -1,4 +1,5 @@
-import type { Amount } from './free-space.ts';
+import type { ImageRecord } from '../snapshots/images.ts';
+import { type Amount, NOTHING, sum } from './free-space.ts';
 
 /**
  * What a collection removes, in which order, and why the rest stays. It is computed from the contents of a store alone,
@@ -17,20 +18,14 @@ export interface StoredLayer {
   readonly uses: readonly string[];
 }
 
-/** An image of the store. */
-export interface StoredImage {
-  readonly reference: string;
-  /** `""` if it has none. */
-  readonly platform: string;
-  /** The name of its top layer. */
-  readonly chainId: string;
-  readonly used: Date;
-  readonly pinned: boolean;
-}
+/** An image that has layers. `chainId` is the name of its top layer. */
+export type StoredImage = ImageRecord & { readonly chainId: string };
 
 export interface Contents {
   readonly layers: readonly StoredLayer[];
   readonly images: readonly StoredImage[];
+  /** Why layers may be in use although `uses` does not tell it. Then everything stays. */
+  readonly unseen: string | undefined;
 }
 
 /**
@@ -54,7 +49,7 @@ export interface Removal extends Unit {
 
 export interface Kept extends Unit {
   /** `spare`: it could go, but enough is free without it. */
-  readonly reason: 'pinned' | 'used' | 'below' | 'spare';
+  readonly reason: 'pinned' | 'used' | 'below' | 'unseen' | 'spare';
   /** A phrase about the reason. */
   readonly why: string;
 }
@@ -68,8 +63,6 @@ export interface CollectionPlan {
   readonly couldFree: Amount;
 }
 
-const NOTHING: Amount = { bytes: 0, inodes: 0 };
-
 /**
  * Plans the removal of whole images until `want` is freed, the least recently used ones first. An image counts as used
  * when anything that stands on it was used, because it can only go after that. Pinned images, layers in use and everything
@@ -82,7 +75,9 @@ export function planCollection(contents: Contents, want: Amount): CollectionPlan
   let frees = NOTHING;
   let couldFree = NOTHING;
   for (const unit of forest.inOrder()) {
-    const reason = forest.whyItStays(unit);
+    const reason =
+      forest.whyItStays(unit) ??
+      (contents.unseen === undefined ? undefined : ({ reason: 'unseen', why: contents.unseen } as const));
     if (reason !== undefined) {
       kept.push({ ...unit, ...reason });
       continue;
@@ -195,8 +190,4 @@ class Forest {
   #count(name: string, by: number): void {
     this.#children.set(name, (this.#children.get(name) ?? 0) + by);
   }
-}
-
-function sum(one: Amount, other: Amount): Amount {
-  return { bytes: one.bytes + other.bytes, inodes: one.inodes + other.inodes };
 }

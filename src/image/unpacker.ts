@@ -1,3 +1,5 @@
+import type { Collector } from '../collector/collector.ts';
+import type { Marks } from '../collector/free-space.ts';
 import { type FailureCode, toUnpackError, UnpackError } from '../errors.ts';
 import type { Layer } from '../oci/descriptor.ts';
 import { layerType } from '../oci/media-type.ts';
@@ -10,14 +12,17 @@ import { LockWaits, lockWaitText } from '../rootfs/lock-waits.ts';
 import { ApplyPool, type ApplyPoolOptions } from '../rootfs/pool.ts';
 import { StoreProbe } from '../rootfs/store-probe.ts';
 import { snapshotsDirectory } from '../snapshots/directories.ts';
-import { isSnapshotError, type Snapshotter } from '../snapshots/snapshotter.ts';
+import { isSnapshotError } from '../snapshots/snapshotter.ts';
+import type { Store } from '../snapshots/store.ts';
 import { OpenSources } from '../source/open-sources.ts';
 import { DocumentCache } from '../source/read-blob.ts';
 import type { SourceSpec } from '../source/source-spec.ts';
 import { ImageCache } from './image-cache.ts';
-import { observe, stateOf } from './progress.ts';
+import { type ImageState, observe, stateOf } from './progress.ts';
 import type { ImageRequest, ResolvedImage } from './request.ts';
+import type { Reservation } from './reservation.ts';
 import { cachedImages, resolveImages } from './resolve.ts';
+import { RoomForImages } from './room-for-images.ts';
 import type { Lookup, StoreKeeper, UnpackedImage, Unpacker, UnpackOptions } from './unpack.ts';
 
 /** The settings of a process for unpacking. `unpackSettings` (src/config.ts) returns them. */
@@ -25,6 +30,8 @@ export interface UnpackSettings {
   /** Maximum number of layers that are written at the same time. */
   readonly threads: number;
   readonly apply: ApplySettings;
+  /** Where the collector starts and stops; `undefined`: it removes nothing. */
+  readonly marks?: Marks | undefined;
 }
 
 /** Failures after which leftovers are possibly still in the store. */
@@ -32,14 +39,15 @@ const LEAVES_LEFTOVERS = new Set<FailureCode>(['STORE_FULL', 'STORE_FAILED', 'IN
 
 /** Makes an unpacker for one store. A worker makes one for all its jobs, `unpackd apply` one for its image. */
 export function createUnpacker(
-  snapshotter: Snapshotter,
+  snapshotter: Store,
   settings: UnpackSettings,
   poolOptions: ApplyPoolOptions = {},
-): Unpacker & { readonly keeper: StoreKeeper } {
+): Unpacker & { readonly keeper: StoreKeeper; readonly collector: Collector } {
   const pool = new ApplyPool(settings.threads, settings.apply, poolOptions);
   const locks = new ChainLocks(snapshotter.root);
   const storeSync = new StoreSync(snapshotsDirectory(snapshotter.root));
   const probe = new StoreProbe(snapshotter, locks);
+  const room = new RoomForImages(snapshotter, settings.marks);
   const sources = new OpenSources();
   const cache = new DocumentCache();
   const imageCache = new ImageCache();
@@ -114,9 +122,20 @@ export function createUnpacker(
   async function unpackImages({ source, images, began }: Lookup, call: UnpackOptions): Promise<UnpackedImage[]> {
     // before any look at the store, so that no layer of this call can be removed after it was seen
     const chainIds = new Set(images.flatMap(({ layers }) => layers.map(({ chainId }) => chainId)));
-    await using _lease = await snapshotter.lease([...chainIds], call.owner ?? {});
+    await using lease = await snapshotter.lease([...chainIds], call.owner ?? {});
     const states = images.map((image) => stateOf(image, 'queued'));
     call.onResolved?.(states);
+    return await room.during(images, lease, call, (reservation) =>
+      applyImages({ source, images, began }, states, reservation, call),
+    );
+  }
+
+  async function applyImages(
+    { source, images, began }: Pick<Lookup, 'source' | 'images' | 'began'>,
+    states: readonly ImageState[],
+    reservation: Reservation,
+    call: UnpackOptions,
+  ): Promise<UnpackedImage[]> {
     const applier = pool.applier(sources.get(source), snapshotter);
     const unpacked: UnpackedImage[] = [];
     const onBlocked: UnpackOptions['onBlocked'] =
@@ -139,7 +158,7 @@ export function createUnpacker(
         waits,
         signal: call.signal,
         log: call.log,
-        observer: observe(state, warnings, now, call.log),
+        observer: reservation.observing(image.layers, observe(state, warnings, now, call.log)),
         ...(call.labels === undefined ? {} : { labels: call.labels }),
         watch: () => storeSync.watch(),
       });
@@ -153,6 +172,7 @@ export function createUnpacker(
     lookUpCached,
     lookUp,
     unpack,
+    collector: room.collector,
     keeper: {
       tidy: (log) => probe.tidy(log),
       check: (log) => probe.check(log),

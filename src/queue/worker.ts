@@ -139,6 +139,11 @@ export class UnpackWorker {
     }
   }
 
+  /** Whether jobs run. */
+  get isBusy(): boolean {
+    return this.#running.size > 0;
+  }
+
   /** Why the store cannot be written, so that the worker takes no jobs; `undefined` if the store can be written. */
   get storeFault(): UnpackError | undefined {
     return this.#guard.fault;

@@ -3,18 +3,12 @@ import { dirname, join, resolve } from 'node:path';
 import { allMounts } from '../system/mount-namespaces.ts';
 import { type MountEntry, mountEntry, mountTable, placeInFileSystem, plainText } from '../system/mount-table.ts';
 import { isSame, snapshotsDirectory } from './directories.ts';
+import type { MountPlace } from './snapshotter.ts';
 
 /**
  * Which snapshots of a store are mounted: by bind mounts of their directories, or by overlays whose layers they are. Removals
  * and the collector ask for all mounts of the machine, `unpackd snapshots umount` for one.
  */
-
-/** Where a snapshot is mounted. */
-export interface MountPlace {
-  readonly point: string;
-  /** A process that sees the mount. */
-  readonly process: number;
-}
 
 export interface StoreMounts {
   /** The numbers of the mounted snapshots, also of those whose directories have the name `rm-…`. */

@@ -85,6 +85,8 @@ export interface Snapshotter {
    * not synced become suspect.
    */
   sync(): Promise<void>;
+  /** The snapshots that are mounted on this machine, in any mount namespace. */
+  mounted(): Promise<MountedSnapshots>;
   /** Removes directories that belong to no snapshot. @returns how many */
   cleanup(): Promise<number>;
   /** Waits for calls and deletions that are under way, and closes the files. A second call does nothing. */
@@ -94,7 +96,7 @@ export interface Snapshotter {
 /** The part of a Snapshotter that changes nothing. */
 export type SnapshotReader = Pick<
   Snapshotter,
-  'root' | 'type' | 'stat' | 'has' | 'keys' | 'mounts' | 'usage' | 'walk' | 'close'
+  'root' | 'type' | 'stat' | 'has' | 'keys' | 'mounts' | 'usage' | 'walk' | 'mounted' | 'close'
 >;
 
 export type SnapshotKind = 'active' | 'view' | 'committed';
@@ -172,6 +174,20 @@ export interface Usage {
   readonly bytes: number;
   /** A file with several hard links counts once. */
   readonly inodes: number;
+}
+
+/** Where a snapshot is mounted. */
+export interface MountPlace {
+  readonly point: string;
+  /** A process that sees the mount. */
+  readonly process: number;
+}
+
+export interface MountedSnapshots {
+  /** By key or name. A mounted overlay uses all snapshots that it consists of. */
+  readonly places: ReadonlyMap<string, MountPlace>;
+  /** Why there may be mounts that were not seen, and what to do, as a clause. `undefined`: all were seen. */
+  readonly unseen: string | undefined;
 }
 
 /** Keeps committed snapshots from being removed while a job needs them. Disposal ends the lease. */

@@ -129,6 +129,10 @@ class StoreOnThread implements Store {
     return this.#ask('sync', ...args);
   }
 
+  mounted() {
+    return this.#ask('mounted');
+  }
+
   cleanup(...args: Parameters<Store['cleanup']>) {
     return this.#ask('cleanup', ...args);
   }

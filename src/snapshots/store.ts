@@ -9,6 +9,7 @@ import { LaterSync } from './later-sync.ts';
 import type { Layout } from './layout.ts';
 import { type HeldLease, Leases } from './leases.ts';
 import type { Metadata, NewSnapshot } from './metadata.ts';
+import { storeMounts } from './mounted.ts';
 import { markNew, readRecord, recordOf, removeRecord, type SnapshotRecord, writeRecord } from './records.ts';
 import { keepReserve, spendReserve } from './reserve.ts';
 import {
@@ -16,6 +17,8 @@ import {
   type CommitOptions,
   type Lease,
   type Mount,
+  type MountedSnapshots,
+  type MountPlace,
   type OverlayXattrs,
   type Ownership,
   SnapshotError,
@@ -224,6 +227,21 @@ export class SnapshotStore implements Store {
     return this.#run(() => this.#later.sync());
   }
 
+  mounted(): Promise<MountedSnapshots> {
+    return this.#run(async () => {
+      // the mounts first: a snapshot that is removed between the two has no row any more
+      const { places, unseen } = await storeMounts(this.root);
+      const named = new Map<string, MountPlace>();
+      if (places.size > 0) {
+        for (const { id, info } of await this.#metadata.walk({})) {
+          const place = places.get(id);
+          if (place !== undefined) named.set(info.name, place);
+        }
+      }
+      return { places: named, unseen };
+    });
+  }
+
   cleanup(): Promise<number> {
     return this.#run(async () => {
       await this.#directories.settled();
@@ -260,7 +278,12 @@ export class SnapshotStore implements Store {
   }
 
   removeImage(reference: string, platform?: string): Promise<ImageRecord[]> {
-    return this.#run(() => this.#images.removeImage(reference, platform));
+    return this.#run(() =>
+      this.#images.removeImage(reference, platform).catch(async (error: unknown) => {
+        await this.#spendReserve(error);
+        return this.#images.removeImage(reference, platform);
+      }),
+    );
   }
 
   pinImage(reference: string, platform: string | undefined, pinned: boolean): Promise<ImageRecord[]> {
@@ -405,8 +428,14 @@ export class SnapshotStore implements Store {
         requireFull(again);
       }
     }
-    if (!this.#mayUseReserve || !(await spendReserve(this.root))) throw error;
+    await this.#spendReserve(error);
     return this.#removeRow(key);
+  }
+
+  /** Deletes the reserve after a call has found the disk full. @throws the error, if that is not its cause or not allowed */
+  async #spendReserve(error: unknown): Promise<void> {
+    requireFull(error);
+    if (!this.#mayUseReserve || !(await spendReserve(this.root))) throw error;
   }
 
   async #fill(staged: Staged, { kind, parent }: NewSnapshot, parentId: number | undefined): Promise<void> {

@@ -1,4 +1,5 @@
 import { statfsSync } from 'node:fs';
+import { statfs } from 'node:fs/promises';
 
 /** Free space of a file system, for a user without privileges. It is a separate file, because apply threads load it. */
 export interface Space {
@@ -19,9 +20,9 @@ export interface Disk extends Space {
   readonly totalInodes: number | undefined;
 }
 
-/** @throws system errors */
-export function diskOf(path: string): Disk {
-  const { blocks, bfree, bavail, bsize, files, ffree } = statfsSync(path);
+/** Asynchronous, because a disk that hangs must not block the event loop. @throws system errors */
+export async function diskOf(path: string): Promise<Disk> {
+  const { blocks, bfree, bavail, bsize, files, ffree } = await statfs(path);
   return {
     bytes: bavail * bsize,
     inodes: files === 0 ? undefined : ffree,

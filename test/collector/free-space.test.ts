@@ -1,16 +1,25 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { marksProblem, shortfall } from '../../src/collector/free-space.ts';
+import { amountOn, type FreeSpace, isBelow, marksProblem, missingOf } from '../../src/collector/free-space.ts';
 
 const GIB = 1024 ** 3;
 const disk = { bytes: 5 * GIB, totalBytes: 100 * GIB, inodes: 1000, totalInodes: 100_000 };
+
+const shortfall = (of: typeof disk, amount: FreeSpace) => missingOf(of, amountOn(of, amount));
+
+test('a collection is due if bytes or inodes are below the lower mark', () => {
+  assert.equal(isBelow({ ...disk, inodes: 9000 }, { percent: 5 }), false);
+  assert.equal(isBelow({ ...disk, inodes: 9000 }, { percent: 5.1 }), true);
+  assert.equal(isBelow(disk, { percent: 5 }), true, 'too few inodes');
+  assert.equal(isBelow(disk, { bytes: 5 * GIB }), false);
+});
 
 test('a share of the disk counts bytes and inodes, a size only bytes', () => {
   assert.deepEqual(shortfall(disk, { percent: 10 }), { bytes: 5 * GIB, inodes: 9000 });
   assert.deepEqual(shortfall(disk, { percent: 1 }), { bytes: 0, inodes: 0 });
   assert.deepEqual(shortfall(disk, { bytes: 7 * GIB }), { bytes: 2 * GIB, inodes: 0 });
   const btrfs = { ...disk, inodes: undefined, totalInodes: undefined };
-  assert.deepEqual(shortfall(btrfs, { percent: 10 }), { bytes: 5 * GIB, inodes: 0 });
+  assert.deepEqual(missingOf(btrfs, amountOn(btrfs, { percent: 10 })), { bytes: 5 * GIB, inodes: 0 });
 });
 
 test('marks of different kinds are compared on the disk, and a mark that the disk cannot reach is refused', () => {

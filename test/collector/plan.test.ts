@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
+import type { Amount } from '../../src/collector/free-space.ts';
 import { type Contents, planCollection, type StoredImage, type StoredLayer } from '../../src/collector/plan.ts';
 
 const date = (time: number): Date => new Date(time * 1000);
@@ -10,14 +11,17 @@ function layer(name: string, parent: string, bytes: number, more: Partial<Stored
 }
 
 function image(chainId: string, used: number, more: Partial<StoredImage> = {}): StoredImage {
-  return { reference: `image-${chainId}`, platform: 'linux/amd64', chainId, used: date(used), pinned: false, ...more };
+  const reference = `image-${chainId}`;
+  return { reference, platform: '', chainId, source: '', unpacked: date(0), used: date(used), pinned: false, ...more };
 }
 
 const everything = { bytes: Number.POSITIVE_INFINITY, inodes: 0 };
-const tops = (contents: Contents, bytes = Number.POSITIVE_INFINITY): string[] =>
-  planCollection(contents, { bytes, inodes: 0 }).removals.map(({ top }) => top);
-const whys = (contents: Contents): (readonly [string, string])[] =>
-  planCollection(contents, everything).kept.map(({ top, why }) => [top, why] as const);
+type Seen = Omit<Contents, 'unseen'>;
+const planOf = (contents: Seen, want: Amount, unseen?: string) => planCollection({ ...contents, unseen }, want);
+const tops = (contents: Seen, bytes = Number.POSITIVE_INFINITY): string[] =>
+  planOf(contents, { bytes, inodes: 0 }).removals.map(({ top }) => top);
+const whys = (contents: Seen): (readonly [string, string])[] =>
+  planOf(contents, everything).kept.map(({ top, why }) => [top, why] as const);
 
 describe('a plan', () => {
   test('removes the least recently used images first, and stops when enough is freed', () => {
@@ -29,7 +33,7 @@ describe('a plan', () => {
     assert.deepEqual(tops(contents, 20), ['b']);
     assert.deepEqual(tops(contents, 21), ['b', 'c']);
     assert.deepEqual(tops(contents, 0), []);
-    const { frees, couldFree, kept } = planCollection(contents, { bytes: 21, inodes: 0 });
+    const { frees, couldFree, kept } = planOf(contents, { bytes: 21, inodes: 0 });
     assert.deepEqual([frees.bytes, couldFree.bytes], [50, 60]);
     assert.deepEqual(
       kept.map(({ top, reason }) => [top, reason]),
@@ -39,8 +43,8 @@ describe('a plan', () => {
 
   test('continues until enough inodes are freed too', () => {
     const contents = { layers: [layer('a', '', 99), layer('b', '', 99)], images: [image('a', 1), image('b', 2)] };
-    assert.equal(planCollection(contents, { bytes: 10, inodes: 2 }).removals.length, 2);
-    assert.equal(planCollection(contents, { bytes: 0, inodes: 1 }).removals.length, 1);
+    assert.equal(planOf(contents, { bytes: 10, inodes: 2 }).removals.length, 2);
+    assert.equal(planOf(contents, { bytes: 0, inodes: 1 }).removals.length, 1);
   });
 
   test('keeps a shared layer as long as any image needs it', () => {
@@ -49,7 +53,7 @@ describe('a plan', () => {
       images: [image('a', 1), image('b', 2)],
     };
     assert.deepEqual(
-      planCollection(contents, everything).removals.map(({ layers, frees }) => [layers, frees.bytes]),
+      planOf(contents, everything).removals.map(({ layers, frees }) => [layers, frees.bytes]),
       [
         [['a'], 1],
         [['b', 'base'], 102],
@@ -70,7 +74,7 @@ describe('a plan', () => {
       layers: [layer('a', '', 1), layer('b', '', 1)],
       images: [image('a', 1), image('a', 9, { reference: 'newer' }), image('b', 5)],
     };
-    const { removals } = planCollection(contents, everything);
+    const { removals } = planOf(contents, everything);
     assert.deepEqual(
       removals.map(({ images }) => images.map(({ reference }) => reference)),
       [['image-b'], ['image-a', 'newer']],
@@ -108,12 +112,22 @@ describe('a plan', () => {
     ]);
   });
 
+  test('removes nothing if somebody may use layers unseen', () => {
+    const contents = { layers: [layer('a', '', 1)], images: [image('a', 1)] };
+    const { removals, kept, couldFree } = planOf(contents, everything, 'mounts are hidden');
+    assert.deepEqual([removals, couldFree.bytes], [[], 0]);
+    assert.deepEqual(
+      kept.map(({ reason, why }) => [reason, why]),
+      [['unseen', 'mounts are hidden']],
+    );
+  });
+
   test('removes the upper layers of an image whose lower ones are in use', () => {
     const contents = {
       layers: [layer('base', '', 1, { uses: ['used by job 7'] }), layer('a', 'base', 1)],
       images: [image('a', 1)],
     };
-    assert.deepEqual(planCollection(contents, everything).removals[0]?.layers, ['a']);
+    assert.deepEqual(planOf(contents, everything).removals[0]?.layers, ['a']);
   });
 
   test('ignores images whose top layer is not there', () => {
@@ -126,7 +140,7 @@ describe('a plan', () => {
     );
     const images = Array.from({ length: 2000 }, (_, index) => image(`${index * 10 + 9}`, index % 77));
     const began = performance.now();
-    assert.equal(planCollection({ layers, images }, everything).removals.length, 2000);
+    assert.equal(planOf({ layers, images }, everything).removals.length, 2000);
     assert.ok(performance.now() - began < 1000);
   });
 });
@@ -144,7 +158,7 @@ const stores = fc
     }),
     { maxLength: 25 },
   )
-  .map((nodes): Contents => {
+  .map((nodes): Seen => {
     const layers = nodes.map(({ parent, root, bytes, committed, inUse }, index) =>
       layer(`${index}`, index === 0 || root ? '' : `${parent % index}`, bytes, {
         committed: date(committed),
@@ -159,7 +173,7 @@ const stores = fc
 const wants = fc.record({ bytes: fc.nat(1000), inodes: fc.nat(10) });
 
 /** A layer and all below it. */
-function chain({ layers }: Contents, top: string): string[] {
+function chain({ layers }: Seen, top: string): string[] {
   const names: string[] = [];
   for (let one = layers.find(({ name }) => name === top); one !== undefined; ) {
     names.push(one.name);
@@ -170,11 +184,11 @@ function chain({ layers }: Contents, top: string): string[] {
 }
 
 describe('any plan for any store', () => {
-  const holds = (check: (contents: Contents, want: { bytes: number; inodes: number }) => void): void => {
+  const holds = (check: (contents: Seen, want: { bytes: number; inodes: number }) => void): void => {
     fc.assert(fc.property(stores, wants, check), { numRuns: 2000 });
   };
-  const removed = (contents: Contents, want = everything): Set<string> =>
-    new Set(planCollection(contents, want).removals.flatMap(({ layers }) => layers));
+  const removed = (contents: Seen, want = everything): Set<string> =>
+    new Set(planOf(contents, want).removals.flatMap(({ layers }) => layers));
 
   test('leaves pinned images, layers in use and everything below them', () => {
     holds((contents, want) => {
@@ -190,7 +204,7 @@ describe('any plan for any store', () => {
   test('removes each layer once, and only when nothing stands on it', () => {
     holds((contents, want) => {
       const there = new Map(contents.layers.map((one) => [one.name, one]));
-      for (const { layers } of planCollection(contents, want).removals) {
+      for (const { layers } of planOf(contents, want).removals) {
         for (const name of layers) {
           assert.ok(there.delete(name), `${name} goes twice`);
           for (const { parent } of there.values()) assert.notEqual(parent, name);
@@ -201,7 +215,7 @@ describe('any plan for any store', () => {
 
   test('leaves every layer of every image that is not removed', () => {
     holds((contents, want) => {
-      const plan = planCollection(contents, want);
+      const plan = planOf(contents, want);
       const gone = removed(contents, want);
       const without = new Set(plan.removals.flatMap(({ images }) => images));
       for (const one of contents.images) {
@@ -213,7 +227,7 @@ describe('any plan for any store', () => {
 
   test('removes the images with the earliest last use of all that can be removed', () => {
     holds((contents, want) => {
-      const plan = planCollection(contents, want);
+      const plan = planOf(contents, want);
       // the last use of a layer and of everything on it
       const last = (top: string): number =>
         Math.max(
@@ -234,7 +248,7 @@ describe('any plan for any store', () => {
 
   test('frees what it says, enough if it can, and no image more than needed', () => {
     holds((contents, want) => {
-      const plan = planCollection(contents, want);
+      const plan = planOf(contents, want);
       const sizes = new Map(contents.layers.map(({ name, size }) => [name, size]));
       const total = (names: Iterable<string>): { bytes: number; inodes: number } => {
         const all = [...names].map((name) => sizes.get(name) ?? assert.fail(name));
@@ -253,7 +267,7 @@ describe('any plan for any store', () => {
 
   test('accounts for each image exactly once', () => {
     holds((contents, want) => {
-      const { removals, kept } = planCollection(contents, want);
+      const { removals, kept } = planOf(contents, want);
       const named = [...removals, ...kept].flatMap(({ images }) => images.map(({ reference }) => reference));
       assert.deepEqual(named.sort(), contents.images.map(({ reference }) => reference).sort());
     });

@@ -6,6 +6,7 @@ import { after, before, describe, test } from 'node:test';
 import { Queue, Worker } from 'bullmq';
 import { startRedis } from '../../dev/redis-server.ts';
 import type { Check } from '../../src/doctor/check.ts';
+import { checkCollector } from '../../src/doctor/collector.ts';
 import { checkQueue } from '../../src/doctor/queue.ts';
 import { checkRuntime } from '../../src/doctor/runtime.ts';
 import { checkStore } from '../../src/doctor/store.ts';
@@ -142,5 +143,19 @@ describe('the doctor checks the queue', () => {
     } finally {
       await queue.close();
     }
+  });
+});
+
+describe('the doctor checks garbage collection', () => {
+  test('it is off, it fits the disk, or it does not', async () => {
+    using folder = scratch();
+    const root = join(folder.path, 'store');
+    const check = async (low: number, high: number) =>
+      checkCollector(root, { low: { percent: low }, high: { bytes: high } });
+    assert.match((await checkCollector(root, undefined)).finding, /^off: UNPACK_GC_LOW and UNPACK_GC_HIGH are not set/);
+    const wrong = await check(1, 1024 ** 5);
+    assert.equal(wrong.status, 'fail');
+    assert.match(wrong.finding, /^UNPACK_GC_HIGH=1024 TiB can never be free, because the disk of \S+ has /);
+    assert.match((await check(90, 1 << 20)).finding, /^UNPACK_GC_LOW=90% is not less than UNPACK_GC_HIGH=1.0 MiB/);
   });
 });

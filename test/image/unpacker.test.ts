@@ -9,7 +9,7 @@ import type { ImageState } from '../../src/image/progress.ts';
 import { createUnpacker } from '../../src/image/unpacker.ts';
 import { type DiffId, digestOf, hexOf } from '../../src/oci/digest.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
-import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
+import type { Store } from '../../src/snapshots/store.ts';
 import { altered } from '../support/altered.ts';
 import { LIMITS } from '../support/apply.ts';
 import { imageOf, layerOf, type TestLayer, writeLayout } from '../support/layout.ts';
@@ -21,7 +21,7 @@ async function bench(
   layers: readonly TestLayer[],
   limits: Partial<typeof LIMITS> = {},
   image = imageOf(layers),
-  change: (snapshotter: Snapshotter) => Snapshotter = (snapshotter) => snapshotter,
+  change: (snapshotter: Store) => Store = (snapshotter) => snapshotter,
   durable = true,
 ) {
   const dir = scratch();
@@ -165,7 +165,7 @@ describe('the layers of a running job', () => {
     const layers = [layerOf(archive), layerOf(tar(file('c', 'z'))), layerOf(tar(file('d')))];
     const refusals: string[] = [];
     // tries to remove each layer at once after its commit, before the layer above is committed on it
-    const change = (snapshotter: Snapshotter) =>
+    const change = (snapshotter: Store) =>
       altered(snapshotter, {
         async commit(name, ...rest) {
           await snapshotter.commit(name, ...rest);

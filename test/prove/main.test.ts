@@ -12,7 +12,7 @@ describe('npm run prove', () => {
   it('lists the proofs', () => {
     const { status, stdout } = prove();
     assert.equal(status, 0);
-    for (const name of ['power-cuts', 'kills', 'random-images', 'schedules', 'fuzz', 'soak']) {
+    for (const name of ['power-cuts', 'kills', 'random-images', 'schedules', 'fuzz', 'collection', 'soak']) {
       assert.match(stdout, new RegExp(`^${name} +\\w.+`, 'm'));
     }
   });

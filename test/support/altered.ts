@@ -1,7 +1,7 @@
 import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
 
 /** A store with some methods or properties replaced. */
-export function altered(store: Snapshotter, changes: Partial<Snapshotter>): Snapshotter {
+export function altered<S extends Snapshotter>(store: S, changes: Partial<S>): S {
   return new Proxy(store, {
     get(target, property) {
       const changed: unknown = Reflect.get(changes, property);
