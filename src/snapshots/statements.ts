@@ -120,12 +120,19 @@ export const STATEMENTS = {
   imagesOf: `
     SELECT * FROM images WHERE reference = :reference AND (:platform IS NULL OR platform = :platform) ORDER BY platform`,
 
-  images: 'SELECT * FROM images ORDER BY reference, platform',
+  /** With the number of the top snapshot. */
+  images: `
+    SELECT images.*, top.id AS top, top.broken
+    FROM images LEFT JOIN snapshots AS top ON top.key = images.chain_id AND top.kind = 'committed'
+    ORDER BY reference, platform`,
 
-  /** What the sizes of images are added up from. Unfinished layers are left out. */
-  sizes: `
-    SELECT id, key, kind, parent, bytes, inodes, broken FROM snapshots
-    WHERE kind = 'committed' OR key NOT GLOB '${EXTRACTION}*' ORDER BY key`,
+  /** What the sizes of images are added up from. Only the columns that this needs: with all, it takes four times as long. */
+  sizes: `SELECT id, parent, bytes, inodes FROM snapshots WHERE kind = 'committed'`,
+
+  /** Views and active snapshots on others, without unfinished layers. */
+  users: `
+    SELECT parent, key FROM snapshots
+    WHERE kind <> 'committed' AND parent IS NOT NULL AND key NOT GLOB '${EXTRACTION}*' ORDER BY key`,
 
   insertImage: `
     INSERT INTO images
