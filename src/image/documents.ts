@@ -17,6 +17,9 @@ const MAX_DOCUMENTS = 256;
 /** A reference to a document, from a descriptor, a tag or a job. */
 export type DocumentRef = { readonly digest: BlobDigest } & Partial<Pick<Descriptor, 'mediaType' | 'size' | 'data'>>;
 
+/** A document with its bytes. */
+export type ReadDocument = ImageDocument & { readonly bytes: Uint8Array };
+
 export interface ReadOptions {
   readonly signal?: AbortSignal | undefined;
   /** The cache of verified manifests and configs. */
@@ -39,7 +42,7 @@ export class Documents {
    * @throws UnpackError IMAGE_NOT_FOUND if the document is missing; LIMIT_EXCEEDED after MAX_DOCUMENTS documents; and
    * as `parseDocument` and `readBlob`
    */
-  async read(ref: DocumentRef): Promise<ImageDocument> {
+  async read(ref: DocumentRef): Promise<ReadDocument> {
     const { digest } = ref;
     this.#count += 1;
     if (this.#count > MAX_DOCUMENTS) {
@@ -53,7 +56,8 @@ export class Documents {
       throw new UnpackError('IMAGE_NOT_FOUND', error.message, { cause: error, details: error.details });
     }
     try {
-      return parseDocument(bytes, `document ${shortDigest(digest)} of ${this.source.name}`, ref.mediaType);
+      const what = `document ${shortDigest(digest)} of ${this.source.name}`;
+      return { ...parseDocument(bytes, what, ref.mediaType), bytes };
     } catch (error) {
       throw error instanceof UnpackError ? error.with({ digest }) : error;
     }
@@ -63,20 +67,26 @@ export class Documents {
    * The image of a manifest. Its layers are not read, but a layer that cannot be unpacked fails here.
    * @throws UnpackError UNSUPPORTED_MEDIA_TYPE, MANIFEST_INVALID, BLOB_NOT_FOUND (config missing); and as `readBlob`
    */
-  async image(digest: BlobDigest, manifest: ImageManifest): Promise<ResolvedImage> {
+  async image(digest: BlobDigest, manifest: ImageManifest & Pick<ReadDocument, 'bytes'>): Promise<ResolvedImage> {
     const { name } = this.source;
     const what = `manifest ${shortDigest(digest)} of ${name}`;
     const warnings = [...manifest.warnings];
     // before the config is read, to save its request if the layers cannot be unpacked
     const layers = new ManifestLayers(manifest, what, warnings);
     const configName = `config ${shortDigest(manifest.config.digest)} of ${name}`;
-    const config = configOf(await this.#bytes(manifest.config, CONFIG_LIMIT), manifest, configName);
+    const configBytes = await this.#bytes(manifest.config, CONFIG_LIMIT);
+    const config = configOf(configBytes, manifest, configName);
     if (manifest.artifactType !== undefined && manifest.layers.length === 0) throw artifactError(what, manifest);
     const pairs = layers.with(config, digest);
     return {
       ...(config.platform === undefined ? {} : { platform: config.platform }),
       manifestDigest: digest,
       configDigest: manifest.config.digest,
+      documents: new Map([
+        [digest, manifest.bytes],
+        [manifest.config.digest, configBytes],
+      ]),
+      config: config.runtime,
       layers: pairs,
       warnings: [...warnings, ...config.warnings],
     };
@@ -183,7 +193,7 @@ export function imageOfLayers(layers: readonly Layer[]): ResolvedImage {
   layers.forEach(({ blob }, index) => {
     checkLayer(blob, index, layers.length, 'the job', warnings);
   });
-  return { layers: chainLayers(layers), warnings };
+  return { layers: chainLayers(layers), documents: new Map(), warnings };
 }
 
 function checkLayer(blob: Descriptor, layerIndex: number, layerCount: number, what: string, warnings: string[]): void {

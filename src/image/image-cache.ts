@@ -2,8 +2,11 @@ import { LruCache } from '../lru-cache.ts';
 import type { TagTarget } from '../source/blob-source.ts';
 import type { ImageRequest, ImageTarget, ResolvedImage } from './request.ts';
 
-/** Maximum number of layers in the cache; they need about ten megabytes. */
-const MAX_LAYERS = 20_000;
+/** Maximum size of the cache in bytes: enough for some thousand images. */
+const MAX_BYTES = 32 * 1024 * 1024;
+/** What a layer, and an image without its layers and documents, takes in memory. In bytes, measured. */
+const LAYER_BYTES = 512;
+const IMAGE_BYTES = 1024;
 
 /**
  * A cache of resolved images, by digest and by list of layers. An entry never becomes stale, because the bytes of a
@@ -13,7 +16,7 @@ const MAX_LAYERS = 20_000;
  * A hit returns the same array each time, so callers can use the array as the key of a WeakMap.
  */
 export class ImageCache {
-  readonly #byDigest = new LruCache<readonly ResolvedImage[]>(MAX_LAYERS, layersOf);
+  readonly #byDigest = new LruCache<readonly ResolvedImage[]>(MAX_BYTES, bytesOf);
   readonly #byLayers = new WeakMap<ImageTarget, readonly ResolvedImage[]>();
 
   /** @param source the name of the source; it is part of the key, because another source possibly lacks the blobs */
@@ -43,6 +46,10 @@ function keyOf(source: string, top: TagTarget, platforms: ImageRequest['platform
   return `${source}\n${digest}\n${mediaType}\n${size}\n${chosen}\n${odd}`;
 }
 
-function layersOf(images: readonly ResolvedImage[]): number {
-  return images.reduce((sum, { layers }) => sum + layers.length + 1, 0);
+/** Images of one index share its bytes. */
+function bytesOf(images: readonly ResolvedImage[]): number {
+  const documents = new Map(images.flatMap((image) => [...image.documents]));
+  const layers = images.reduce((sum, { layers }) => sum + layers.length, 0);
+  const bytes = [...documents.values()].reduce((sum, { length }) => sum + length, 0);
+  return bytes + layers * LAYER_BYTES + images.length * IMAGE_BYTES;
 }

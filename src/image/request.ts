@@ -1,5 +1,6 @@
 import type { ChainLayer, Layer } from '../oci/descriptor.ts';
 import type { BlobDigest } from '../oci/digest.ts';
+import type { RuntimeConfig } from '../oci/image-config.ts';
 import type { Platform } from '../oci/platform.ts';
 
 /** The request of a job, and the images that it resolves to. */
@@ -24,6 +25,12 @@ export interface ResolvedImage {
   readonly platform?: Platform;
   readonly manifestDigest?: BlobDigest;
   readonly configDigest?: BlobDigest;
+  /** The index that the image was chosen from: the outer one of several. */
+  readonly indexDigest?: BlobDigest;
+  /** The bytes of its manifest, config and index. Empty for explicit layers. */
+  readonly documents: ReadonlyMap<BlobDigest, Uint8Array>;
+  /** Absent for explicit layers. */
+  readonly config?: RuntimeConfig;
   /** Bottom-most first. */
   readonly layers: readonly ChainLayer[];
   /**

@@ -72,7 +72,16 @@ async function imagesAt(
   const document = await documents.read(top);
   if (document.kind === 'index') {
     const where = `the index ${shortDigest(top.digest)} of ${name}`;
-    return choose({ entries: document.manifests, where, warnings: [...warnings, ...document.warnings] });
+    const images = await choose({
+      entries: document.manifests,
+      where,
+      warnings: [...warnings, ...document.warnings],
+    });
+    return images.map((image) => ({
+      ...image,
+      indexDigest: top.digest,
+      documents: new Map([...image.documents, [top.digest, document.bytes]]),
+    }));
   }
   const image = await documents.image(top.digest, document);
   if (Array.isArray(platforms)) requirePlatforms(platforms, image, name);

@@ -19,10 +19,12 @@ export class DocumentCache {
     return this.documents.get(`${digest} ${source}`);
   }
 
-  /** @param document verified by the caller */
-  set(source: string, digest: BlobDigest, document: Buffer): void {
+  /** @param document verified by the caller @returns the copy that the cache has, so that the caller keeps no second one */
+  add(source: string, digest: BlobDigest, document: Buffer): Buffer {
     // a copy, because the document can be a small part of a large buffer
-    this.documents.add(`${digest} ${source}`, Buffer.from(document));
+    const copy = Buffer.from(document);
+    this.documents.add(`${digest} ${source}`, copy);
+    return copy;
   }
 }
 
@@ -53,8 +55,7 @@ export async function readBlob(
     if (bytes !== undefined && bytes > limit) throw tooLong(bytes);
   };
   const document = await collect(fetchBlob(source, { digest, size }, { ...options, checkSize }), limit, tooLong);
-  cache?.set(source.name, digest, document);
-  return document;
+  return cache?.add(source.name, digest, document) ?? document;
 }
 
 /**
