@@ -31,7 +31,8 @@ for await (const path of createInterface({ input: process.stdin })) {
     continue;
   }
   const started = performance.now();
-  const found = await unpacker.lookUp({ kind: 'oci-layout', path }, { target: { kind: 'tag', tag: 'app' } });
+  const source = { kind: 'oci-layout', path } as const;
+  const found = await unpacker.lookUp({ image: path, source, request: { target: { kind: 'tag', tag: 'app' } } });
   await unpacker.unpack(found);
   process.stdout.write(`${performance.now() - started}\n`);
 }

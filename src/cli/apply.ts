@@ -2,11 +2,11 @@ import { hostname } from 'node:os';
 import { Command } from 'commander';
 import { type Config, s3Connection, storeToWrite, unpackSettings } from '../config.ts';
 import type { ImageState } from '../image/progress.ts';
-import type { ImageRequest, ImageTarget } from '../image/request.ts';
+import type { ImageTarget } from '../image/request.ts';
+import type { WantedImage } from '../image/unpack.ts';
 import { measure } from '../queue/progress.ts';
 import { resultOf } from '../queue/result.ts';
 import type { ApplyThread } from '../rootfs/apply-thread.ts';
-import type { SourceSpec } from '../source/source-spec.ts';
 import { type ImageOptions, parseImageArgument, payloadOf, requestOf, takesImageOptions } from './image-argument.ts';
 import { progressLines, resultLines } from './job-view.ts';
 import { requireLayout } from './local-image.ts';
@@ -56,7 +56,8 @@ export function applyCommand({ signal, out }: Cli, thread: ApplyThread): Command
   return command.action(async (argument: string, options: ImageOptions & TimelineOption) => {
     const config = configOf(command);
     checkTimelineName(options.timeline);
-    const { source, request, image, labels } = await jobOf(argument, options, config);
+    const job = await jobOf(argument, options, config);
+    const { image, labels } = job;
     const { openSnapshotter } = await import('../snapshots/open.ts');
     const { createUnpacker } = await import('../image/unpacker.ts');
     const started = Date.now();
@@ -70,7 +71,7 @@ export function applyCommand({ signal, out }: Cli, thread: ApplyThread): Command
     const snapshotter = await openSnapshotter(storeToWrite(config));
     const unpacker = createUnpacker(snapshotter, unpackSettings(config), { started: thread });
     try {
-      const found = await unpacker.lookUp(source, request, signal);
+      const found = await unpacker.lookUp(job, { signal });
       const images = await unpacker.unpack(found, {
         labels,
         signal,
@@ -112,10 +113,7 @@ async function onlyImage(path: string): Promise<ImageTarget> {
 }
 
 /** What to unpack: the same fields that a worker gets from a payload. */
-interface LocalJob {
-  readonly image: string;
-  readonly source: SourceSpec;
-  readonly request: ImageRequest;
+interface LocalJob extends WantedImage {
   readonly labels: Readonly<Record<string, string>>;
 }
 

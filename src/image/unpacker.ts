@@ -12,18 +12,26 @@ import { LockWaits, lockWaitText } from '../rootfs/lock-waits.ts';
 import { ApplyPool, type ApplyPoolOptions } from '../rootfs/pool.ts';
 import { StoreProbe } from '../rootfs/store-probe.ts';
 import { snapshotsDirectory } from '../snapshots/directories.ts';
-import { isSnapshotError } from '../snapshots/snapshotter.ts';
+import { isSnapshotError, type Mount } from '../snapshots/snapshotter.ts';
 import type { Store } from '../snapshots/store.ts';
 import { OpenSources } from '../source/open-sources.ts';
 import { DocumentCache } from '../source/read-blob.ts';
-import type { SourceSpec } from '../source/source-spec.ts';
 import { ImageCache } from './image-cache.ts';
+import { ImageRecorder } from './image-recorder.ts';
 import { type ImageState, observe, stateOf } from './progress.ts';
-import type { ImageRequest, ResolvedImage } from './request.ts';
+import type { ResolvedImage } from './request.ts';
 import type { Reservation } from './reservation.ts';
 import { cachedImages, resolveImages } from './resolve.ts';
 import { RoomForImages } from './room-for-images.ts';
-import type { Lookup, StoreKeeper, UnpackedImage, Unpacker, UnpackOptions } from './unpack.ts';
+import type {
+  LookUpOptions,
+  Lookup,
+  StoreKeeper,
+  UnpackedImage,
+  Unpacker,
+  UnpackOptions,
+  WantedImage,
+} from './unpack.ts';
 
 /** The settings of a process for unpacking. `unpackSettings` (src/config.ts) returns them. */
 export interface UnpackSettings {
@@ -51,35 +59,51 @@ export function createUnpacker(
   const sources = new OpenSources();
   const cache = new DocumentCache();
   const imageCache = new ImageCache();
+  const recorder = new ImageRecorder(snapshotter);
   /** The results for images that the store has. The keys are the arrays of `imageCache`. */
   const existing = new WeakMap<readonly ResolvedImage[], readonly UnpackedImage[]>();
 
-  async function lookUpCached(spec: SourceSpec, request: ImageRequest): Promise<readonly UnpackedImage[] | undefined> {
-    const images = cachedImages(sources.get(spec), request, imageCache);
-    return images === undefined ? undefined : ifExisting(images);
+  async function lookUpCached({ image, source, request }: WantedImage): Promise<readonly UnpackedImage[] | undefined> {
+    const images = cachedImages(sources.get(source), request, imageCache);
+    if (images === undefined) return undefined;
+    const found = await ifExisting(images);
+    return found !== undefined && (await recorder.isRecorded(images, image)) ? found : undefined;
   }
 
-  async function lookUp(spec: SourceSpec, request: ImageRequest, signal?: AbortSignal): Promise<Lookup> {
+  async function lookUp(wanted: WantedImage, { signal, job }: LookUpOptions = {}): Promise<Lookup> {
     const began = performance.now();
-    const images = await resolveImages(sources.get(spec), request, { signal, cache, imageCache });
-    return { source: spec, images, began, existing: await ifExisting(images) };
+    const source = sources.get(wanted.source);
+    const images = await resolveImages(source, wanted.request, { signal, cache, imageCache });
+    const found = await ifExisting(images);
+    const origin = { reference: wanted.image, source: source.name, job };
+    const isRecorded = found !== undefined && (await recorder.record(images, origin));
+    return { wanted, images, began, existing: isRecorded ? found : undefined };
   }
 
   async function ifExisting(images: readonly ResolvedImage[]): Promise<readonly UnpackedImage[] | undefined> {
-    let result = existing.get(images);
-    if (result === undefined) {
-      result = images.map((image) => ({ ...stateOf(image, 'existed'), warnings: image.warnings, durable: true }));
-      existing.set(images, result);
-    }
     for (const { layers } of images) {
       const top = layers.at(-1);
       if (top !== undefined && !(await snapshotter.has(top.chainId))) return undefined;
     }
-    // `has` sees only synced snapshots then
-    if (snapshotter.durable) return result;
+    const mounts: (readonly Mount[])[] = [];
     try {
-      const now = await Promise.all(result.map(withDurability));
-      return now.every(({ durable }) => durable) ? result : now;
+      for (const image of images) mounts.push(await mountsOf(image));
+      let known = existing.get(images);
+      // the mounts change if a layer was unpacked again
+      if (!known?.every((image, index) => image.mounts === mounts[index])) {
+        known = images.map((image, index) => ({
+          ...stateOf(image, 'existed'),
+          ...configOf(image),
+          mounts: mounts[index] ?? [],
+          warnings: image.warnings,
+          durable: true,
+        }));
+        existing.set(images, known);
+      }
+      // `has` sees only synced snapshots then
+      if (snapshotter.durable) return known;
+      const now = await Promise.all(known.map(withDurability));
+      return now.every(({ durable }) => durable) ? known : now;
     } catch (error) {
       if (isSnapshotError(error, 'NotFound')) return undefined; // it was removed just now
       throw error;
@@ -93,6 +117,12 @@ export function createUnpacker(
     if (others === 0) return { ...image, durable: own === 0 };
     const warning = `${others} of ${image.layers.length} layers may be lost in a power cut, because another process, or an earlier version, has left them unsynced; a worker with UNPACK_DURABLE=true unpacks them again`;
     return { ...image, warnings: [...image.warnings, warning], durable: false };
+  }
+
+  /** @throws SnapshotError NotFound */
+  async function mountsOf({ layers }: ResolvedImage): Promise<readonly Mount[]> {
+    const top = layers.at(-1);
+    return top === undefined ? NO_MOUNTS : snapshotter.viewMounts(top.chainId);
   }
 
   /** Whether a failed call has possibly left something in the store. */
@@ -119,28 +149,30 @@ export function createUnpacker(
     }
   }
 
-  async function unpackImages({ source, images, began }: Lookup, call: UnpackOptions): Promise<UnpackedImage[]> {
+  async function unpackImages({ wanted, images, began }: Lookup, call: UnpackOptions): Promise<UnpackedImage[]> {
     // before any look at the store, so that no layer of this call can be removed after it was seen
     const chainIds = new Set(images.flatMap(({ layers }) => layers.map(({ chainId }) => chainId)));
     await using lease = await snapshotter.lease([...chainIds], call.owner ?? {});
     const states = images.map((image) => stateOf(image, 'queued'));
     call.onResolved?.(states);
     return await room.during(images, lease, call, (reservation) =>
-      applyImages({ source, images, began }, states, reservation, call),
+      applyImages({ wanted, images, began }, states, reservation, call),
     );
   }
 
   async function applyImages(
-    { source, images, began }: Pick<Lookup, 'source' | 'images' | 'began'>,
+    { wanted, images, began }: Pick<Lookup, 'wanted' | 'images' | 'began'>,
     states: readonly ImageState[],
     reservation: Reservation,
     call: UnpackOptions,
   ): Promise<UnpackedImage[]> {
-    const applier = pool.applier(sources.get(source), snapshotter);
+    const source = sources.get(wanted.source);
+    const applier = pool.applier(source, snapshotter);
     const unpacked: UnpackedImage[] = [];
     const onBlocked: UnpackOptions['onBlocked'] =
       call.onBlocked ?? ((wait) => call.log?.('info', `waits for ${lockWaitText(wait)}`));
     using waits = new LockWaits({ owner: call.owner, onBlocked });
+    const origin = { reference: wanted.image, source: source.name, job: call.owner?.job };
     // one image after the other, because the layers of one image are parallel already
     for (const [index, image] of images.entries()) {
       const state = states[index];
@@ -149,21 +181,27 @@ export function createUnpacker(
       for (const warning of warnings) call.log?.('warn', warning);
       if (image.layers.length === 0) {
         call.log?.('info', 'the image has no layers, so there is nothing to unpack');
-        unpacked.push({ ...state, warnings, durable: true });
-        continue;
+      } else {
+        const now = () => performance.now() - began;
+        const applying = applyLayers(image.layers, snapshotter, applier, {
+          locks,
+          waits,
+          signal: call.signal,
+          log: call.log,
+          observer: reservation.observing(image.layers, observe(state, warnings, now, call.log)),
+          ...(call.labels === undefined ? {} : { labels: call.labels }),
+          watch: () => storeSync.watch(),
+        });
+        await applying.catch((error: unknown) => Promise.reject(explainMissing(error, image.layers)));
       }
-      const now = () => performance.now() - began;
-      const applying = applyLayers(image.layers, snapshotter, applier, {
-        locks,
-        waits,
-        signal: call.signal,
-        log: call.log,
-        observer: reservation.observing(image.layers, observe(state, warnings, now, call.log)),
-        ...(call.labels === undefined ? {} : { labels: call.labels }),
-        watch: () => storeSync.watch(),
-      });
-      await applying.catch((error: unknown) => Promise.reject(explainMissing(error, image.layers)));
-      unpacked.push(await withDurability({ ...state, warnings }));
+      const applied = state.layers.some(({ phase }) => phase === 'applied');
+      try {
+        await recorder.recordOne(images, index, origin, applied);
+        const mounts = await mountsOf(image);
+        unpacked.push(await withDurability({ ...state, ...configOf(image), mounts, warnings }));
+      } catch (error) {
+        throw isSnapshotError(error, 'NotFound') ? lostLayers(snapshotter.root, wanted.image) : error;
+      }
     }
     return unpacked;
   }
@@ -184,6 +222,21 @@ export function createUnpacker(
       storeSync[Symbol.dispose]();
     },
   };
+}
+
+/** The mounts of an image without layers. One array, because results are compared by their mounts. */
+const NO_MOUNTS: readonly Mount[] = [];
+
+function configOf({ config }: ResolvedImage): Pick<UnpackedImage, 'config'> {
+  return config === undefined ? {} : { config };
+}
+
+/** A lease keeps the layers of a running job. A program that knows no leases, or a person, can still remove them. */
+function lostLayers(root: string, image: string): UnpackError {
+  return new UnpackError(
+    'STORE_FAILED',
+    `${root} lost layers of ${image} while it was unpacked: look for a program that removes snapshots there, and unpack the image again`,
+  );
 }
 
 /** Explains a missing blob of a non-distributable layer: mirrors leave such layers out. */

@@ -94,8 +94,8 @@ function diffIdsOf(rootfs: unknown, reading: JsonReading): DiffId[] {
 
 /** A field that does not have its type is left out with a warning, because unpacking does not need it. */
 function runtimeOf(value: unknown, reading: JsonReading): RuntimeConfig {
-  const outer = lenientFields(value, OUTER, reading, '')?.get('config');
-  const fields = outer === undefined ? undefined : lenientFields(outer, RUNTIME, reading, 'config');
+  const config = lenientFields(value, OUTER, reading, '')?.get('config');
+  const fields = config === undefined ? undefined : lenientFields(config, RUNTIME, reading, 'config');
   if (fields === undefined) return {};
   const runtime = {
     ...field('entrypoint', texts(fields, 'Entrypoint')),
@@ -118,13 +118,13 @@ function field<Name extends string, Value>(name: Name, value: Value | undefined)
   return (isEmpty ? {} : { [name]: value }) as { [name in Name]?: Value }; // `as`: a computed name loses its type
 }
 
-/** As JsonFields. @returns `undefined`, with a warning, if the value is no object or has a field in two spellings */
+/** As JsonFields. @returns `undefined`, with a warning, if the value is not an object, or has a field in two spellings */
 function lenientFields(value: unknown, names: FieldNames, reading: JsonReading, path: string): JsonFields | undefined {
   try {
     return new JsonFields(value, names, reading, path);
   } catch (error) {
     if (!(error instanceof UnpackError)) throw error;
-    reading.warnings.push(`${error.message}; the result is without entrypoint, user and the other settings`);
+    reading.warnings.push(`${error.message}; config was left out`);
     return undefined;
   }
 }

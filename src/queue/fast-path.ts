@@ -52,11 +52,9 @@ export function fastPath(options: FastPathOptions): (job: Job) => Promise<FastPa
     const parsed = parsedOrUndefined(parse, data);
     if (parsed === undefined) return { lookup: undefined };
     const isTag = parsed.request.target.kind === 'tag';
-    const lookup = isTag ? startLookup(unpacker, parsed, started) : undefined;
+    const lookup = isTag ? startLookup(unpacker, parsed, started, id) : undefined;
     const existing =
-      lookup === undefined
-        ? await unpacker.lookUpCached(parsed.source, parsed.request)
-        : (await withinLimit(lookup.found))?.existing;
+      lookup === undefined ? await unpacker.lookUpCached(parsed) : (await withinLimit(lookup.found))?.existing;
     // jobs that have waited for the same request for a tag complete at the same time
     if (isTag) gatherWrites();
     if (existing === undefined || !cancelFlags.isUnset(id)) return { lookup };
@@ -83,9 +81,9 @@ export function fastPath(options: FastPathOptions): (job: Job) => Promise<FastPa
   };
 }
 
-function startLookup(unpacker: Pick<Unpacker, 'lookUp'>, { source, request }: ParsedJob, since: number): PendingLookup {
+function startLookup(unpacker: Pick<Unpacker, 'lookUp'>, parsed: ParsedJob, since: number, job: string): PendingLookup {
   const stop = new AbortController();
-  const found = unpacker.lookUp(source, request, stop.signal);
+  const found = unpacker.lookUp(parsed, { signal: stop.signal, job });
   found.catch(() => {}); // the normal path reports the error
   return {
     found,

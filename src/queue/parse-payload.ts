@@ -1,19 +1,17 @@
 import { UnpackError } from '../errors.ts';
-import type { ImageRequest, ImageTarget } from '../image/request.ts';
+import type { ImageTarget } from '../image/request.ts';
+import type { WantedImage } from '../image/unpack.ts';
 import { LruCache } from '../lru-cache.ts';
 import type { Layer } from '../oci/descriptor.ts';
 import { blobDigest, diffId } from '../oci/digest.ts';
 import { parsePlatform } from '../oci/platform.ts';
 import { repositoryOf } from '../oci/reference.ts';
-import type { BucketLayout, S3Connection, SourceSpec } from '../source/source-spec.ts';
+import type { BucketLayout, S3Connection } from '../source/source-spec.ts';
 import { problemSentence } from './payload-problems.ts';
 import { type Payload, payloadSchema } from './payload-schema.ts';
 
 /** A payload converted to what the worker needs. */
-export interface ParsedJob {
-  readonly image: string;
-  readonly source: SourceSpec;
-  readonly request: ImageRequest;
+export interface ParsedJob extends WantedImage {
   readonly labels: Readonly<Record<string, string>>;
 }
 

@@ -179,7 +179,7 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
     const parsed = parseJob(job);
     startTimers(attempt, lookup);
 
-    const found = await (lookup?.found ?? unpacker.lookUp(parsed.source, parsed.request, signal));
+    const found = await (lookup?.found ?? unpacker.lookUp(parsed, { signal, job: run.id }));
     await cancelChecked;
     throwIfAborted(signal);
     if (found.existing !== undefined && reporter.canStaySilent) {

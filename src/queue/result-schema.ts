@@ -50,6 +50,32 @@ const layerResultSchema = z.object({
     }),
 });
 
+const texts = (description: string) => z.array(z.string()).readonly().optional().meta({ description });
+
+const configSchema = z
+  .object({
+    entrypoint: texts('The beginning of the command.'),
+    cmd: texts('The rest of the command, or the whole of it without `entrypoint`.'),
+    env: texts('Environment variables, `NAME=VALUE`.'),
+    user: z.string().optional().meta({ description: 'User and group, by name or number: `USER[:GROUP]`.' }),
+    workingDir: z.string().optional().meta({ description: 'The working directory.' }),
+    labels: z.record(z.string(), z.string()).readonly().optional().meta({ description: 'The labels of the image.' }),
+    exposedPorts: texts('Ports, `PORT[/PROTOCOL]`.'),
+    volumes: texts('Paths of volumes.'),
+    stopSignal: z.string().optional().meta({ description: 'The signal that stops the container.' }),
+  })
+  .optional()
+  .meta({
+    description:
+      'How a container of the image runs, from the config of the image. Fields that are missing, empty or of another type there are absent. Above 32 KiB the labels are absent, or all fields. Absent for explicit layers, and in results of earlier versions.',
+  });
+
+const mountSchema = z.object({
+  type: z.enum(['bind', 'overlay']),
+  source: z.string().meta({ description: 'The directory to bind; `overlay` for an overlay.' }),
+  options: z.array(z.string()).readonly().meta({ description: 'Options as for `mount -o`.' }),
+});
+
 /** The result of a completed job, version 1. It is the `returnvalue` of the job. */
 export const resultSchema = z
   .object({
@@ -71,6 +97,11 @@ export const resultSchema = z
           durable: z.boolean().optional().meta({
             description:
               'Whether all layers were synced to disk before this result. `false`: the worker runs with UNPACK_DURABLE=false, and after a power cut, or on another mount of the store, a job unpacks the layers again. Absent in results of earlier versions.',
+          }),
+          config: configSchema,
+          mounts: z.array(mountSchema).readonly().optional().meta({
+            description:
+              'What mounts the image read-only on that machine, in this order: `mount -t TYPE SOURCE FOLDER -o OPTIONS`. Empty for an image without layers; absent in results of earlier versions. The paths are valid until the snapshots are removed or unpacked again.',
           }),
           layers: z
             .array(layerResultSchema)

@@ -45,12 +45,14 @@ export function imageResults(
   applied: readonly AppliedLayer[] = [],
 ): UnpackResult['images'] {
   const before = new Map(applied.map((layer) => [layer.chainId, layer]));
-  return images.map(({ platform, manifestDigest, configDigest, chainId, layers, durable }) => ({
+  return images.map(({ platform, manifestDigest, configDigest, chainId, durable, config, mounts, layers }) => ({
     ...(platform === undefined ? {} : { platform }),
     ...(manifestDigest === undefined ? {} : { manifestDigest }),
     ...(configDigest === undefined ? {} : { configDigest }),
     ...(chainId === undefined ? {} : { chainId }),
     durable,
+    ...(config === undefined ? {} : { config }),
+    mounts: mounts.map(({ type, source, options }) => ({ type, source, options: [...options] })),
     layers: layers.map((layer) => layerResult(layer, before.get(layer.chainId))),
   }));
 }

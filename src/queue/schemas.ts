@@ -53,6 +53,8 @@ const resultExample = {
       manifestDigest: A,
       configDigest: B,
       chainId: C,
+      config: { cmd: ['/bin/sh'], env: ['PATH=/usr/sbin:/usr/bin:/sbin:/bin'], workingDir: '/' },
+      mounts: [{ type: 'bind', source: '/var/lib/unpackd/snapshots/7/fs', options: ['ro', 'rbind'] }],
       layers: [
         {
           diffId: C,

@@ -1,5 +1,6 @@
 import { chmod, mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { overlayKnowsIndex } from '../system/filesystem.ts';
 import { copyTree } from './copy-tree.ts';
 import type { SnapshotDirectories, Staged } from './directories.ts';
 import type { Chain } from './metadata.ts';
@@ -20,7 +21,18 @@ export interface Layout {
   mounts(chain: Chain, directories: SnapshotDirectories): Mount[];
 }
 
-export interface OverlayOptions {
+/** The layout of a store with these properties. */
+export async function layoutOf({ type, overlayXattrs }: Pick<Snapshotter, 'type' | 'overlayXattrs'>): Promise<Layout> {
+  if (type === 'native') return nativeLayout;
+  return overlayLayout({ overlayXattrs, index: await overlayKnowsIndex() });
+}
+
+/** The mounts of a view of a committed snapshot, which need not exist. */
+export function viewMounts(layout: Layout, { id, parents }: Chain, directories: SnapshotDirectories): Mount[] {
+  return layout.mounts({ id, kind: 'view', parents: [id, ...parents] }, directories);
+}
+
+interface OverlayOptions {
   /** Whether the kernel has the option `index`. It is turned off, because it would bind a layer to its first mount. */
   readonly index: boolean;
   readonly overlayXattrs: OverlayXattrs;
@@ -30,7 +42,7 @@ export interface OverlayOptions {
  * Each snapshot is a directory with what its layer adds. overlayfs merges it with the layers below. Writing a layer does
  * not need its parent, so the parent can be set at the commit.
  */
-export function overlayLayout({ index, overlayXattrs }: OverlayOptions): Layout {
+function overlayLayout({ index, overlayXattrs }: OverlayOptions): Layout {
   const always = [...(overlayXattrs === 'user' ? ['userxattr'] : []), ...(index ? ['index=off'] : [])];
   return {
     type: 'overlay',
@@ -54,7 +66,7 @@ export function overlayLayout({ index, overlayXattrs }: OverlayOptions): Layout 
 }
 
 /** Each snapshot is a whole tree: an exact copy of the parent's tree, changed by the layer. */
-export const nativeLayout: Layout = {
+const nativeLayout: Layout = {
   type: 'native',
   // a whiteout can only remove files that were already copied
   rebase: false,

@@ -14,7 +14,7 @@ import {
   type SnapshotKind,
   type Usage,
 } from './snapshotter.ts';
-import { type Entry, entry, isUsable, keysIn, kind, number, usableThrough } from './statements.ts';
+import { type Entry, entry, isUsable, keysIn, kind, number, type Row, usableThrough } from './statements.ts';
 import type { Statements, Transactions } from './transactions.ts';
 
 /** A snapshot and the committed snapshots below it. */
@@ -124,7 +124,7 @@ export class Metadata {
 
   /** @throws NotFound */
   chain(key: string): Promise<Chain> {
-    return this.#transactions.read((statements) => chainOf(statements, key));
+    return this.#transactions.read((statements) => chainOf(statements.chain.all({ key }), key));
   }
 
   walk(filter: SnapshotFilter): Promise<Entry[]> {
@@ -165,7 +165,7 @@ export class Metadata {
         statements.useImages.run({ chain: snapshot.parent, now: Date.now(), step: USED_STEP });
       }
       place(Number(lastInsertRowid), parent?.id, onRollback);
-      return chainOf(statements, snapshot.key);
+      return chainOf(statements.chain.all({ key: snapshot.key }), snapshot.key);
     });
   }
 
@@ -336,8 +336,8 @@ export class Metadata {
   }
 }
 
-function chainOf(statements: Statements, key: string): Chain {
-  const [first, ...below] = statements.chain.all({ key });
+/** @param rows of `STATEMENTS.chain` @throws NotFound */
+export function chainOf([first, ...below]: readonly Row[], key: string): Chain {
   if (first === undefined) throw new SnapshotError('NotFound', `there is no snapshot ${key}`);
   return { id: number(first.id), kind: kind(first.kind), parents: below.map((row) => number(row.id)) };
 }

@@ -1,9 +1,23 @@
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
+import { LruCache } from '../lru-cache.ts';
 import { databaseIdentity } from './admission.ts';
+import { SnapshotDirectories } from './directories.ts';
 import { metadataFile, OpenedStore } from './identity.ts';
 import { type ImageKey, timeOf, usedKey } from './images.ts';
 import { mountOf } from './later-sync.ts';
-import { isUsable, keysIn, STATEMENTS, usableThrough } from './statements.ts';
+import { type Layout, viewMounts } from './layout.ts';
+import { chainOf } from './metadata.ts';
+import type { Mount } from './snapshotter.ts';
+import { isUsable, keysIn, number, STATEMENTS, usableThrough } from './statements.ts';
+
+/** Maximum number of snapshots whose mounts are kept. */
+const MOST_MOUNTS = 1000;
+
+/** The mounts of a snapshot, and the version of the database when they were read last. */
+interface KnownMounts {
+  version: number;
+  mounts: readonly Mount[];
+}
 
 /**
  * A read-only connection that looks up names of snapshots and images, for store-thread.ts. Another connection writes the metadata.
@@ -20,6 +34,10 @@ export class NameReader {
   readonly #imageUsed: StatementSync;
   /** The parameter of the statement that selects usable snapshots. */
   readonly #through: string | null;
+  readonly #chain: StatementSync;
+  readonly #version: StatementSync;
+  readonly #directories: SnapshotDirectories;
+  readonly #mounts = new LruCache<KnownMounts>(MOST_MOUNTS);
 
   /**
    * @param durable whether all files of a snapshot must be on disk
@@ -36,6 +54,9 @@ export class NameReader {
     this.#committed = this.#file.prepare(STATEMENTS.committed);
     this.#keys = this.#file.prepare(STATEMENTS.keys);
     this.#imageUsed = this.#file.prepare(STATEMENTS.imageUsed);
+    this.#chain = this.#file.prepare(STATEMENTS.chain);
+    this.#version = this.#file.prepare('PRAGMA data_version');
+    this.#directories = new SnapshotDirectories(root, this.#opened.descriptor);
   }
 
   has(name: string): boolean {
@@ -57,6 +78,25 @@ export class NameReader {
   /** Does not check the store, which takes three times as long as the lookup. */
   imageUsed(image: ImageKey): Date | undefined {
     return timeOf(this.#imageUsed.get(...usedKey(image)));
+  }
+
+  /**
+   * As Snapshotter.viewMounts. The store is only checked if something has changed. The same array is returned until the mounts change.
+   * @returns `undefined` if there is no such snapshot
+   */
+  viewMounts(name: string, layout: Layout): readonly Mount[] | undefined {
+    // SQLite changes this number after each commit of another connection; reading a chain of 100 layers takes 50 times as long
+    const version = number(this.#version.get()?.data_version);
+    const known = this.#mounts.get(name);
+    if (known?.version === version) return known.mounts;
+    if (!this.has(name)) return undefined;
+    const mounts = viewMounts(layout, chainOf(this.#chain.all({ key: name }), name), this.#directories);
+    if (known === undefined) this.#mounts.add(name, { version, mounts });
+    else {
+      known.version = version;
+      if (JSON.stringify(known.mounts) !== JSON.stringify(mounts)) known.mounts = mounts;
+    }
+    return known?.mounts ?? mounts;
   }
 
   close(): void {

@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { access, chmod, mkdir, open as openFile, stat } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { toUnpackError, UnpackError } from '../errors.ts';
-import { fileSystemFacts, overlayKnowsIndex } from '../system/filesystem.ts';
+import { fileSystemFacts } from '../system/filesystem.ts';
 import { privileges } from '../system/privileges.ts';
 import { databaseIdentity } from './admission.ts';
 import { requireExactCopier } from './copy-tree.ts';
@@ -19,11 +19,11 @@ import {
 } from './identity.ts';
 import { ImageTable } from './images.ts';
 import { mountOf } from './later-sync.ts';
-import { type Layout, nativeLayout, overlayLayout } from './layout.ts';
+import { layoutOf } from './layout.ts';
 import { type Demand, Metadata } from './metadata.ts';
 import { hasContent, openReadOnly } from './read-only.ts';
 import { keepReserve, spendReserve } from './reserve.ts';
-import { IDENTITY_VERSION, refuseOthers, schemaVersion, type Traits } from './schema.ts';
+import { IDENTITY_VERSION, refuseOthers, schemaVersion } from './schema.ts';
 import type { OverlayXattrs, Ownership, Snapshotter } from './snapshotter.ts';
 import { CLOSE_LIMIT, SnapshotStore, type Store, type StoreReader } from './store.ts';
 import { Transactions } from './transactions.ts';
@@ -261,11 +261,6 @@ async function requireOverlay(root: string, directories: SnapshotDirectories): P
   }
   // overlayfs checks the same: only root of the whole machine can use trusted.*, not root of a user namespace
   return facts.trustedXattrs ? 'trusted' : 'user';
-}
-
-async function layoutOf({ type, overlayXattrs }: Traits): Promise<Layout> {
-  if (type === 'native') return nativeLayout;
-  return overlayLayout({ overlayXattrs, index: await overlayKnowsIndex() });
 }
 
 function refused(root: string, why: string, cause?: unknown): UnpackError {

@@ -48,6 +48,12 @@ export interface Snapshotter {
   /** The mounts of an active snapshot or a view, as `prepare` or `view` returned them. @throws NotFound */
   mounts(key: string): Promise<Mount[]>;
   /**
+   * The mounts that `view` of this committed snapshot would return. No snapshot is made, so nothing keeps the store from
+   * removing it.
+   * @throws NotFound, also if it is broken or not committed
+   */
+  viewMounts(name: string): Promise<readonly Mount[]>;
+  /**
    * Makes the active snapshot `key` the committed snapshot `name`. `options.parent` gives a parent to a snapshot that was
    * prepared without one; the root directory then gets the owner of the parent's root directory.
    * @throws AlreadyExists when the name is taken (the active snapshot stays), NotFound when there is no such key or
@@ -96,7 +102,7 @@ export interface Snapshotter {
 /** The part of a Snapshotter that changes nothing. */
 export type SnapshotReader = Pick<
   Snapshotter,
-  'root' | 'type' | 'stat' | 'has' | 'keys' | 'mounts' | 'usage' | 'walk' | 'mounted' | 'close'
+  'root' | 'type' | 'stat' | 'has' | 'keys' | 'mounts' | 'viewMounts' | 'usage' | 'walk' | 'mounted' | 'close'
 >;
 
 export type SnapshotKind = 'active' | 'view' | 'committed';

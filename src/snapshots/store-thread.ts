@@ -5,10 +5,11 @@ import { errnoOf } from '../errno.ts';
 import { UnpackError } from '../errors.ts';
 import type { Owner } from './holder.ts';
 import type { ImageKey } from './images.ts';
+import { type Layout, layoutOf } from './layout.ts';
 import { Leases } from './leases.ts';
 import { NameReader } from './name-reader.ts';
 import type { StoreOptions } from './open.ts';
-import type { Lease, SnapshotInfo, Unsynced, Usage } from './snapshotter.ts';
+import type { Lease, Mount, SnapshotInfo, Unsynced, Usage } from './snapshotter.ts';
 import { CLOSE_LIMIT, type Store } from './store.ts';
 import {
   deserializeError,
@@ -35,13 +36,14 @@ type Result<Method extends StoreMethod> = Awaited<ReturnType<Store[Method]>>;
 export async function openStoreThread(options: StoreOptions): Promise<Store> {
   const session = randomUUID();
   const channel = new Channel({ ...options, session });
-  return new StoreOnThread({ ...options, session }, channel, await channel.opened);
+  const facts = await channel.opened;
+  return new StoreOnThread({ ...options, session }, channel, facts, await layoutOf(facts));
 }
 
 /**
- * Sends each call to the thread. Leases are taken here, because they need no database. `has`, `keys` and `imageUsed` are
- * answered here too, while the thread answers in time: a job whose image is already unpacked makes no other calls, and a message
- * to the thread takes longer than the lookup.
+ * Sends each call to the thread. Leases are taken here, because they need no database. `has`, `keys`, `imageUsed`
+ * and `viewMounts` are answered here too, while the thread answers in time: a job whose image is already unpacked makes no other
+ * calls, and a message to the thread takes longer than the lookup.
  *
  * If the thread dies, its pending calls fail, and the next call starts a new thread.
  */
@@ -53,12 +55,18 @@ class StoreOnThread implements Store {
   readonly ownership: Store['ownership'];
   readonly overlayXattrs: Store['overlayXattrs'];
   readonly #options: StoreOptions & { readonly session: string };
+  readonly #layout: Layout;
   readonly #names: NameReader | undefined;
   readonly #leases: Leases;
   #channel: Channel;
   #closed: Promise<void> | undefined;
 
-  constructor(options: StoreOptions & { readonly session: string }, channel: Channel, facts: StoreFacts) {
+  constructor(
+    options: StoreOptions & { readonly session: string },
+    channel: Channel,
+    facts: StoreFacts,
+    layout: Layout,
+  ) {
     this.root = facts.root;
     this.type = facts.type;
     this.rebase = facts.rebase;
@@ -66,6 +74,7 @@ class StoreOnThread implements Store {
     this.ownership = facts.ownership;
     this.overlayXattrs = facts.overlayXattrs;
     this.#options = options;
+    this.#layout = layout;
     this.#channel = channel;
     this.#names = namesOf(facts.root, facts.durable, options.session);
     this.#leases = new Leases(facts.root);
@@ -93,6 +102,10 @@ class StoreOnThread implements Store {
 
   mounts(...args: Parameters<Store['mounts']>) {
     return this.#ask('mounts', ...args);
+  }
+
+  async viewMounts(name: string): Promise<readonly Mount[]> {
+    return this.#lookUp((names) => names.viewMounts(name, this.#layout)) ?? this.#ask('viewMounts', name);
   }
 
   commit(...args: Parameters<Store['commit']>) {

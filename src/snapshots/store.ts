@@ -6,7 +6,7 @@ import type { SnapshotDirectories, Staged } from './directories.ts';
 import { holderName, type Owner } from './holder.ts';
 import type { ImageKey, ImageListing, ImageReader, ImageRecord, ImageRecords, NewImage } from './images.ts';
 import { LaterSync } from './later-sync.ts';
-import type { Layout } from './layout.ts';
+import { type Layout, viewMounts } from './layout.ts';
 import { type HeldLease, Leases } from './leases.ts';
 import type { Metadata, NewSnapshot } from './metadata.ts';
 import { storeMounts } from './mounted.ts';
@@ -125,6 +125,14 @@ export class SnapshotStore implements Store {
         throw new SnapshotError('NotFound', `snapshot ${key} is committed and has no mounts: ask for a view of it`);
       }
       return this.#layout.mounts(chain, this.#directories);
+    });
+  }
+
+  viewMounts(name: string): Promise<readonly Mount[]> {
+    return this.#run(async () => {
+      const there = await this.#metadata.has(name);
+      if (!there) throw new SnapshotError('NotFound', `there is no committed snapshot ${name} that can be used`);
+      return viewMounts(this.#layout, await this.#metadata.chain(name), this.#directories);
     });
   }
 

@@ -31,10 +31,11 @@ async function stage(prefix: string, layers: readonly TestLayer[]) {
   const place = scratch();
   const snapshotter = await openSnapshotter({ root: place.path, type: 'overlay', durable: false });
   const unpacker = createUnpacker(snapshotter, { threads: 2, apply: SETTINGS });
-  const spec = bucket.spec({ prefix, connection: bucket.connection({ endpoint: proxy.endpoint }) });
+  const source = bucket.spec({ prefix, connection: bucket.connection({ endpoint: proxy.endpoint }) });
+  const request = { target: { kind: 'tag', tag: 'app' } } as const;
   return {
     image,
-    unpack: async () => unpacker.unpack(await unpacker.lookUp(spec, { target: { kind: 'tag', tag: 'app' } })),
+    unpack: async () => unpacker.unpack(await unpacker.lookUp({ image: 'app', source, request })),
     async [Symbol.asyncDispose]() {
       await unpacker.close();
       await snapshotter.close();

@@ -120,7 +120,7 @@ describe('resolveImages', () => {
       },
     ];
     assert.deepEqual(await resolveImages(source, { target: { kind: 'layers', layers } }), [
-      { layers: chainLayers(layers), warnings: [] },
+      { layers: chainLayers(layers), documents: new Map(), warnings: [] },
     ]);
   });
 

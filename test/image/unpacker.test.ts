@@ -33,12 +33,12 @@ async function bench(
     apply: { limits: { ...LIMITS, ...limits }, native: true },
   });
   const source = { kind: 'oci-layout', path } as const;
-  const request = { target: { kind: 'tag', tag: 'app' } } as const;
+  const wanted = { image: 'app', source, request: { target: { kind: 'tag', tag: 'app' } } } as const;
   return {
     image,
     snapshotter,
-    unpack: async (options = {}) => unpacker.unpack(await unpacker.lookUp(source, request), options),
-    look: () => unpacker.lookUp(source, request),
+    unpack: async (options = {}) => unpacker.unpack(await unpacker.lookUp(wanted), options),
+    look: () => unpacker.lookUp(wanted),
     /** Puts other bytes where the blob of a layer is. */
     damage: (index: number, change: (bytes: Buffer) => Buffer) => {
       const layer = layers[index];

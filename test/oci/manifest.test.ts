@@ -304,9 +304,10 @@ describe('an image config', () => {
       platform: { os: 'linux', architecture: 'arm', variant: 'v6' },
       diffIds: [digest],
       hasRootfs: true,
+      runtime: {},
       warnings: [],
     });
-    assert.deepEqual(parseIt({ rootfs }), { diffIds: [digest], hasRootfs: true, warnings: [] });
+    assert.deepEqual(parseIt({ rootfs }), { diffIds: [digest], hasRootfs: true, runtime: {}, warnings: [] });
   });
 
   for (const [deviation, value, says] of [
@@ -342,8 +343,103 @@ describe('an image config', () => {
 
   test('is read with any history and any other fields', () => {
     const rootfs = { type: 'layers', diff_ids: [digest] };
-    const { warnings } = parseIt({ rootfs, history: 5, created: [], 'os.features': null, config: 'x', author: null });
+    const { warnings } = parseIt({
+      rootfs,
+      history: 5,
+      created: [],
+      'os.features': null,
+      container_config: 'x',
+      author: null,
+    });
     assert.deepEqual(warnings, []);
+  });
+
+  describe('has how its containers run', () => {
+    const rootfs = { type: 'layers', diff_ids: [digest] };
+    const runtimeOf = (config: unknown, more = {}) => {
+      const { runtime, warnings } = parseIt({ rootfs, config, ...more });
+      return { runtime, warnings };
+    };
+
+    test('as Docker and the OCI specification spell it', () => {
+      const config = {
+        Hostname: '',
+        Entrypoint: ['/bin/app', '--serve'],
+        Cmd: ['-v'],
+        Env: ['PATH=/bin', 'EMPTY='],
+        User: '1000:1000',
+        WorkingDir: '/srv',
+        Labels: { one: '1', ['__proto__']: '2', 'org.example': '' },
+        ExposedPorts: { '80/tcp': {}, '53/udp': null },
+        Volumes: { '/data': {} },
+        StopSignal: 'SIGQUIT',
+        Healthcheck: 5,
+      };
+      const { runtime, warnings } = runtimeOf(config);
+      assert.deepEqual(runtime, {
+        entrypoint: ['/bin/app', '--serve'],
+        cmd: ['-v'],
+        env: ['PATH=/bin', 'EMPTY='],
+        user: '1000:1000',
+        workingDir: '/srv',
+        labels: config.Labels,
+        exposedPorts: ['80/tcp', '53/udp'],
+        volumes: ['/data'],
+        stopSignal: 'SIGQUIT',
+      });
+      assert.deepEqual(warnings, []);
+    });
+
+    test('without fields that are null or empty', () => {
+      const config = { Entrypoint: null, Cmd: [], Env: null, User: '', Labels: {}, ExposedPorts: null, Volumes: {} };
+      for (const value of [config, {}, null, undefined]) {
+        assert.deepEqual(runtimeOf(value), { runtime: {}, warnings: [] });
+      }
+    });
+
+    test('in any letter case, with a warning', () => {
+      const { runtime, warnings } = runtimeOf({ cmd: ['a'], ENV: ['A=1'] });
+      assert.deepEqual(runtime, { cmd: ['a'], env: ['A=1'] });
+      assert.match(warnings.join('\n'), /config.cmd is treated as "Cmd"/);
+    });
+
+    test('without fields of another type: each is one warning, and no failure', () => {
+      const config = {
+        Entrypoint: '/bin/app',
+        Cmd: ['a', null],
+        Env: [['A=1']],
+        User: 1000,
+        WorkingDir: ['/'],
+        Labels: { good: '1', number: 5, none: null },
+        ExposedPorts: ['80/tcp'],
+        Volumes: 'x',
+        StopSignal: 9,
+      };
+      const { runtime, warnings } = runtimeOf(config);
+      assert.deepEqual(runtime, { labels: { good: '1' } });
+      assert.equal(warnings.length, Object.keys(config).length, warnings.join('\n'));
+    });
+
+    test('or nothing of it, if config is no object or has a field in two spellings', () => {
+      for (const config of ['x', [], 5, true, { Cmd: ['a'], cmd: ['b'] }]) {
+        const { runtime, warnings } = runtimeOf(config);
+        assert.deepEqual(runtime, {});
+        assert.match(warnings.join('\n'), /config was left out/, JSON.stringify(config));
+      }
+      const { runtime, warnings } = runtimeOf({ Cmd: ['a'] }, { Config: { Cmd: ['b'] } });
+      assert.deepEqual([runtime, warnings.length], [{}, 1]);
+    });
+
+    test('without labels, and else without all, if it is too long for a result', () => {
+      const long = 'x'.repeat(33 * 1024);
+      const labels = runtimeOf({ Cmd: ['a'], Labels: { long } });
+      assert.deepEqual(labels.runtime, { cmd: ['a'] });
+      assert.match(labels.warnings.join('\n'), /the labels are too long for the result, which takes 32 KiB/);
+      const all = runtimeOf({ Cmd: ['a'], Env: [`A=${long}`], Labels: { long: 'no' } });
+      assert.deepEqual(all.runtime, {});
+      assert.match(all.warnings.join('\n'), /config is too long/);
+      assert.deepEqual(runtimeOf({ Cmd: ['x'.repeat(32 * 1024 - 12)] }).warnings, []);
+    });
   });
 
   test('with wrong DiffIDs is refused, and the error names the field', () => {

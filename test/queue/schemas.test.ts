@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { derivedLog, derivedProgress } from '../../src/queue/derived-progress.ts';
 import { failureSchema } from '../../src/queue/failure.ts';
 import { checkPayload } from '../../src/queue/parse-payload.ts';
-import { resultSchema } from '../../src/queue/result-schema.ts';
+import { readResult, resultSchema } from '../../src/queue/result-schema.ts';
 import { outdatedSchemas, schemaFiles } from '../../src/queue/schemas.ts';
 
 const examples = (name: string): unknown[] => {
@@ -19,4 +20,17 @@ test('every example matches its schema', () => {
   for (const example of examples('payload.schema.json')) checkPayload(example);
   for (const example of examples('result.schema.json')) resultSchema.parse(example);
   for (const example of examples('failure.schema.json')) failureSchema.parse(example);
+});
+
+test('a result of an earlier version, without config and mounts, is read', () => {
+  const [example] = examples('result.schema.json').map((one) => resultSchema.parse(one));
+  assert.ok(example);
+  const images = example.images.map(({ config, mounts, ...others }) => {
+    assert.ok(config && mounts);
+    return others;
+  });
+  const earlier = { ...example, images };
+  assert.deepEqual(readResult('1', earlier), earlier);
+  assert.equal(derivedProgress(earlier)?.images.length, 1);
+  assert.equal(derivedLog(earlier, new Date()).length, 1);
 });

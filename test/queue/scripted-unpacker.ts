@@ -25,13 +25,13 @@ export function scriptedUnpacker(script: Script, { recall, look }: ScriptedStore
   const calls = new Map<string, number>();
   return {
     lookUpCached: recall ?? (async () => undefined),
-    lookUp: async (source, _request, signal) => ({
-      source,
+    lookUp: async (wanted, { signal } = {}) => ({
+      wanted,
       images: [],
       began: performance.now(),
       existing: await look?.(signal),
     }),
-    async unpack({ source }, options = {}) {
+    async unpack({ wanted: { source } }, options = {}) {
       const bucket = source.kind === 's3' ? source.bucket : source.path;
       const number = (calls.get(bucket) ?? 0) + 1;
       calls.set(bucket, number);
@@ -48,6 +48,7 @@ export function image(...phases: LayerPhase[]): UnpackedImage & { layers: LayerS
     manifestDigest: digest(98),
     configDigest: digest(99),
     chainId: layers.at(-1)?.chainId ?? digest(0),
+    mounts: [],
     layers,
     warnings: [],
     durable: true,

@@ -205,6 +205,43 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
     });
   });
 
+  describe(`${type} store: viewMounts`, () => {
+    behaviour('returns what view would return, and makes no snapshot', async ({ store, layer }) => {
+      await layer('base', '');
+      await layer('middle', 'base');
+      await layer('top', 'middle');
+      for (const name of ['base', 'middle', 'top']) {
+        const mounts = await store.viewMounts(name);
+        assert.deepEqual(await store.keys('v'), []);
+        assert.deepEqual(mounts, await store.view('view', name));
+        await store.remove('view');
+      }
+    });
+
+    behaviour('follows a layer that was made again', async ({ store, root, layer }) => {
+      await layer('base', '');
+      await layer('top', 'base');
+      const before = await store.viewMounts('top');
+      assert.deepEqual(await store.viewMounts('top'), before);
+      changeDatabase(root, `UPDATE snapshots SET broken = 'gone' WHERE key = 'base'`);
+      await layer('base', '');
+      const after = await store.viewMounts('top');
+      assert.deepEqual(after, await store.view('view', 'top'));
+      if (type === 'overlay') assert.notDeepEqual(after, before);
+    });
+
+    behaviour('is NotFound for all that cannot have a view', async ({ store, root, layer }) => {
+      await layer('base', '');
+      await layer('gone', '');
+      await store.view('look', 'base');
+      assert.equal((await store.viewMounts('gone')).length, 1);
+      await store.remove('gone');
+      for (const name of ['nothing', 'look', 'gone']) await refused(store.viewMounts(name), 'NotFound');
+      changeDatabase(root, `UPDATE snapshots SET broken = 'gone' WHERE key = 'base'`);
+      await refused(store.viewMounts('base'), 'NotFound');
+    });
+  });
+
   describe(`${type} store: commit`, () => {
     behaviour('the snapshot gets its name, and its key is free', async ({ store, layer }) => {
       await layer('base', '');

@@ -14,8 +14,12 @@ const snapshotter = await openStoreThread({
   durable: durable === 'true',
 });
 const unpacker = createUnpacker(snapshotter, { threads: 2, apply: SETTINGS });
-const request = { target: { kind: 'tag', tag: 'app' } } as const;
-await unpacker.unpack(await unpacker.lookUp({ kind: 'oci-layout', path }, request), {
+const wanted = {
+  image: 'app',
+  source: { kind: 'oci-layout', path },
+  request: { target: { kind: 'tag', tag: 'app' } },
+} as const;
+await unpacker.unpack(await unpacker.lookUp(wanted), {
   log: (_level, sentence, fields) => {
     if (/ applied in /.test(sentence)) writeSync(1, `reported ${fields?.chainId}\n`);
   },

@@ -65,7 +65,7 @@ export async function unpackAll(
   try {
     for (const tag of tags) {
       const source = { kind: 'oci-layout', path: layout } as const;
-      await unpacker.unpack(await unpacker.lookUp(source, { target: { kind: 'tag', tag } }));
+      await unpacker.unpack(await unpacker.lookUp({ image: tag, source, request: { target: { kind: 'tag', tag } } }));
       done(tag);
     }
   } finally {
