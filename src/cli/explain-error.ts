@@ -21,6 +21,7 @@ export type CliCode =
   | 'SNAPSHOT_NOT_FOUND'
   | 'SNAPSHOT_EXISTS'
   | 'SNAPSHOT_IN_USE'
+  | 'IMAGE_PINNED'
   | 'MOUNTS_UNSEEN'
   | 'DEMO_FAILED';
 

@@ -67,6 +67,11 @@ const COMMANDS: readonly Entry[] = [
     load: async () => (await import('./snapshots.ts')).snapshotsCommand,
   },
   {
+    name: 'images',
+    summary: 'show and change the images of the store: ls, inspect, rm, pin, unpin',
+    load: async () => (await import('./images.ts')).imagesCommand,
+  },
+  {
     name: 'gc',
     summary: 'remove the images that were not used for the longest time, until enough is free',
     load: async () => (await import('./gc.ts')).gcCommand,
@@ -106,6 +111,7 @@ Examples:
   unpackd push ./layout:app s3://images/app:1.0       copy an image into a bucket
   unpackd enqueue s3://images/app:1.0 --watch         add a job and wait until it completes or fails
   unpackd apply ./layout:app --root /tmp/store        unpack the same image without a queue
+  unpackd images ls                                   list the images of the store
   unpackd snapshots ls                                list the snapshots of the store
   unpackd layer ls layer.tar.gz                       list the entries of a layer
 

@@ -32,6 +32,11 @@ export class Output {
     else for (const line of text()) this.line(line);
   }
 
+  /** Prints bytes on stdout as they are. */
+  bytes(content: Uint8Array): void {
+    process.stdout.write(content);
+  }
+
   /** Prints a message on stderr. */
   note(text: string): void {
     process.stderr.write(`${text}\n`);

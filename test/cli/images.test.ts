@@ -1,17 +1,21 @@
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import '../support/needs-root.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
 import type { Store } from '../../src/snapshots/store.ts';
+import { skipWithout } from '../support/present.ts';
 import { scratch } from '../support/scratch.ts';
-import { runCli } from './run-cli.ts';
+import { MAIN, runCli } from './run-cli.ts';
 
 /** A store with two images that share a layer: `base` ← `left`, `base` ← `right`. */
 const folder = scratch();
 const root = join(folder.path, 'store');
 const name = (digit: string) => `sha256:${digit.repeat(64)}`;
 const [BASE, LEFT, RIGHT] = [name('a'), name('b'), name('c')];
+const [MANIFEST, CONFIG] = [name('d'), name('e')];
 const REFERENCE = 'registry.example.com/team/left:1.0';
 
 async function changing(body: (store: Store) => Promise<unknown>): Promise<void> {
@@ -33,7 +37,31 @@ before(() =>
     await layer(LEFT, BASE, 2 << 20);
     await layer(RIGHT, BASE, 1 << 20);
     const platform = 'linux/amd64';
-    await store.recordImage({ reference: REFERENCE, platform, chainId: LEFT, source: 's3://b' }, new Map());
+    const config = JSON.stringify({
+      created: '2026-01-02T03:04:05Z',
+      config: {
+        Entrypoint: ['/bin/app'],
+        Cmd: ['run', 'it'],
+        Env: ['A=1', 'B=two\u001b[2J'],
+        User: '7',
+        Labels: { l: 'v' },
+      },
+      rootfs: { type: 'layers', diff_ids: [BASE] },
+    });
+    await store.recordImage(
+      {
+        reference: REFERENCE,
+        platform,
+        chainId: LEFT,
+        manifestDigest: MANIFEST,
+        configDigest: CONFIG,
+        source: 's3://b',
+      },
+      new Map([
+        [CONFIG, Buffer.from(config)],
+        [MANIFEST, Buffer.from(JSON.stringify({ layers: [{ mediaType: 'a/b', size: 4096 }] }))],
+      ]),
+    );
     await store.recordImage({ reference: 'right', platform, chainId: RIGHT, source: 's3://b' }, new Map());
   }),
 );
@@ -68,5 +96,135 @@ describe('snapshots ls', () => {
     const { stdout } = await runCli(['snapshots', 'stat', LEFT, '--root', root]);
     assert.match(stdout, /^size +2.0 MiB, 3 inodes/m);
     assert.match(stdout, new RegExp(`^image +${REFERENCE}$`, 'm'));
+  });
+});
+
+const images = (...args: string[]) => runCli(['images', ...args, '--root', root]);
+const referencesLeft = async (): Promise<string[]> => {
+  const { images: left }: { images: { reference: string }[] } = JSON.parse((await images('ls', '--json')).stdout);
+  return left.map(({ reference }) => reference);
+};
+
+describe('images ls', () => {
+  test('shows sizes, ages and the digest of each image, in a pipe with whole names', async () => {
+    const lines = (await images('ls')).stdout.trimEnd().split('\n');
+    assert.match(lines[0] ?? '', /^REFERENCE +PLATFORM +DIGEST +OWN +SHARED +AGE +USED +STATE$/);
+    assert.match(
+      lines[1] ?? '',
+      new RegExp(`^${REFERENCE} +linux/amd64 +${MANIFEST} +2.0 MiB +5.0 MiB +\\d+ s +\\d+ s$`),
+    );
+    assert.match(lines[2] ?? '', new RegExp(`^right +linux/amd64 +${RIGHT} +1.0 MiB +5.0 MiB`));
+  });
+
+  test('fits the width of a terminal', { skip: skipWithout('script') }, () => {
+    const command = [process.execPath, MAIN, 'images', 'ls', '--root', root].map((word) => `'${word}'`).join(' ');
+    for (const width of [40, 60, 80]) {
+      const text = execFileSync('script', ['-qec', `stty cols ${width}; ${command}`, '/dev/null'], {
+        encoding: 'utf8',
+      });
+      const lines = text.trimEnd().split(/\r?\n/);
+      assert.equal(lines.length, 3, text);
+      for (const line of lines) assert.ok(line.length <= width, `${width}: ${line}`);
+    }
+  });
+
+  test('of a folder without a store fails and makes none', async () => {
+    const nowhere = join(folder.path, 'nowhere');
+    for (const args of [['ls'], ['inspect', 'a:1'], ['rm', 'a:1'], ['pin', 'a:1']]) {
+      const { status, stderr } = await runCli(['images', ...args, '--root', nowhere]);
+      assert.match(stderr, /^unpackd: \[STORE_FAILED\] [^\n]+ has no snapshot store[^\n]+\n$/);
+      assert.equal(status, 1);
+      assert.equal(existsSync(nowhere), false);
+    }
+  });
+});
+
+describe('images inspect', () => {
+  test('shows how the image runs, and its layers', async () => {
+    const { stdout } = await images('inspect', REFERENCE);
+    for (const line of [
+      /^entrypoint +\["\/bin\/app"\]$/m,
+      /^cmd +\["run","it"\]$/m,
+      /^env +A=1$/m,
+      /^env +B=two\\u\{1b\}\[2J$/m,
+      /^user +7$/m,
+      /^label +l=v$/m,
+      /^size +2.0 MiB of its own, 5.0 MiB shared$/m,
+      new RegExp(`^ +1 +5.0 MiB +4.0 KiB +${BASE} +${BASE} +a/b$`, 'm'),
+    ])
+      assert.match(stdout, line);
+  });
+
+  test('takes the beginning of a digest or of a reference', async () => {
+    for (const wanted of [MANIFEST.slice(0, 12), 'dddd', CONFIG.slice(7, 12), LEFT, 'registry.example']) {
+      const { images: found } = JSON.parse((await images('inspect', wanted, '--json')).stdout);
+      assert.equal(found.length, 1);
+      assert.equal(found[0].reference, REFERENCE, wanted);
+      assert.deepEqual(found[0].config.config.Cmd, ['run', 'it']);
+    }
+  });
+
+  test('--document prints the bytes of one document', async () => {
+    assert.match((await images('inspect', REFERENCE, '--document', 'config')).stdout, /^\{"created":.*\}$/);
+    const { stderr, status } = await images('inspect', REFERENCE, '--document', 'index');
+    assert.match(stderr, /^unpackd: \[BLOB_NOT_FOUND\] [^\n]+ has no index of image "registry/);
+    assert.equal(status, 1);
+  });
+
+  test('of an unknown image is IMAGE_NOT_FOUND', async () => {
+    for (const args of [['nothing'], [REFERENCE, '--platform', 'linux/s390x']]) {
+      const { status, stderr } = await images('inspect', ...args);
+      assert.match(stderr, /^unpackd: \[IMAGE_NOT_FOUND\] [^\n]+\n$/);
+      assert.equal(status, 1);
+    }
+  });
+
+  test('refuses what is too short or fits several images', async () => {
+    assert.match((await images('inspect', 'dd')).stderr, /\[USAGE\] "dd" is too short/);
+    await changing((store) =>
+      store.recordImage({ reference: 'right2', platform: '', chainId: RIGHT, source: '' }, new Map()),
+    );
+    const { status, stderr } = await images('inspect', 'righ');
+    assert.match(stderr, /\[USAGE\] 2 images fit "righ": write the reference of one, such as "right", "right2"/);
+    assert.equal(status, 2);
+    assert.equal((await images('inspect', 'right')).status, 0, 'a whole reference is never ambiguous');
+  });
+});
+
+describe('images pin and rm', () => {
+  test('a pinned image is not removed, and nor are the others of the command', async () => {
+    assert.match((await images('pin', REFERENCE)).stdout, /^pinned image registry.*\(linux\/amd64\)\n$/);
+    assert.match((await images('ls')).stdout, /pinned$/m);
+    const { status, stderr } = await images('rm', 'right', REFERENCE);
+    assert.match(stderr, /^unpackd: \[IMAGE_PINNED\] [^\n]+ is pinned: run unpackd images unpin first\n$/);
+    assert.equal(status, 1);
+    assert.equal((await referencesLeft()).length, 3);
+    assert.equal((await images('unpin', REFERENCE)).status, 0);
+  });
+
+  test('rm keeps the snapshots that another image has', async () => {
+    const { stdout } = await images('rm', 'right2');
+    assert.match(
+      stdout,
+      /^removed image right2\n {2}snapshot sha256:c{12} stays: image right \(linux\/amd64\) is the same\n$/,
+    );
+    assert.deepEqual(await referencesLeft(), [REFERENCE, 'right']);
+  });
+
+  test('rm keeps the snapshots with children and those that are used', async () => {
+    const { removed, snapshots, kept } = JSON.parse((await images('rm', 'right', '--json')).stdout);
+    assert.deepEqual(removed, [{ reference: 'right', platform: 'linux/amd64' }]);
+    assert.deepEqual(snapshots, [RIGHT]);
+    assert.equal(kept[0].name, BASE);
+    await changing((store) => store.view('look', LEFT));
+    assert.match(
+      (await images('rm', REFERENCE)).stdout,
+      /^removed image registry[^\n]+\)\n {2}snapshot [^\n]+ stands on it\n$/,
+    );
+    assert.deepEqual(await referencesLeft(), []);
+  });
+
+  test('an empty list is a sentence', async () => {
+    assert.equal((await images('ls')).stdout, `no images in ${root}\n`);
   });
 });

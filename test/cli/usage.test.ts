@@ -16,6 +16,7 @@ const COMMANDS = [
   'apply',
   'push',
   'snapshots',
+  'images',
   'layer',
   'board',
   'settings',
@@ -74,12 +75,20 @@ describe('help', () => {
     assert.match(stdout, /^\d+\.\d+\.\d+\n$/);
   });
 
-  for (const args of [[], ['snapshots']]) {
+  for (const args of [[], ['snapshots'], ['images']]) {
     test(`unpackd ${args.join(' ')} without a command names --help`, async () => {
       const { status, stderr } = await runCli(args);
       assertSentence(stderr, 'USAGE', /no command was given: --help lists the commands/);
       assert.equal(status, 2);
     });
+  }
+});
+
+test('every command of unpackd images explains itself on stdout', async () => {
+  for (const name of ['ls', 'inspect', 'rm', 'pin', 'unpin']) {
+    const { status, stdout } = await runCli(['images', name, '--help']);
+    assert.equal(status, 0);
+    assert.match(stdout, new RegExp(`^Usage: unpackd images ${name} `));
   }
 });
 
@@ -111,6 +120,12 @@ describe('wrong use exits with 2 and one sentence', () => {
     ['the value of an unknown flag, which is not told', ['board', '--board-password=hidden'], /'--board-password'$/m],
     ['an empty job', ['status', ''], /JOB is empty/],
     ['an empty snapshot, which must not mean the only one', ['snapshots', 'rm', ''], /KEY is empty/],
+    ['an empty image', ['images', 'rm', 'app:1', ''], /IMAGE is empty/],
+    [
+      'an unknown document',
+      ['images', 'inspect', 'a', '--document', 'tar'],
+      /'tar' is invalid.*manifest, config, index/,
+    ],
     ['an empty folder', ['snapshots', 'umount', ''], /is empty/],
     ['an empty layer', ['layer', 'ls', ''], /BLOB is empty/],
     ['an empty value', ['doctor', '--bucket', ''], /the value of --bucket is empty/],

@@ -1,0 +1,47 @@
+import type { ImageListing } from '../snapshots/images.ts';
+import type { StoreReader } from '../snapshots/store.ts';
+import { ageText, bytesText } from '../units.ts';
+import { shortHex } from './find-snapshot.ts';
+import type { Cli } from './output.ts';
+import { type Cell, type Column, table } from './table.ts';
+
+/** `unpackd images ls`. */
+
+const COLUMNS: readonly Column[] = [
+  { title: 'REFERENCE', cut: 'middle', least: 20 },
+  { title: 'PLATFORM', cut: 'middle', least: 7 },
+  { title: 'DIGEST', cut: 'end', least: 8 },
+  { title: 'OWN', align: 'right' },
+  { title: 'SHARED', align: 'right' },
+  { title: 'AGE', align: 'right' },
+  { title: 'USED', align: 'right' },
+  { title: 'STATE' },
+];
+
+export async function listImages(store: StoreReader, { out }: Cli): Promise<void> {
+  const images = await store.images();
+  out.result({ root: store.root, type: store.type, images }, () => {
+    if (images.length === 0) return [`no images in ${store.root}`];
+    const digest = out.width === undefined ? (whole: string) => whole : shortHex;
+    const rows = images.map((image): Cell[] => [
+      image.reference,
+      image.platform,
+      digest(image.manifestDigest ?? image.chainId ?? ''),
+      sizeText(image, image.own.bytes),
+      sizeText(image, image.shared.bytes),
+      ageText(image.unpacked),
+      ageText(image.used),
+      stateText(image),
+    ]);
+    return table(COLUMNS, rows, out.width);
+  });
+}
+
+/** `>`: the sizes of some snapshots are not known. */
+export function sizeText({ unmeasured }: Pick<ImageListing, 'unmeasured'>, bytes: number): string {
+  return `${unmeasured > 0 ? '>' : ''}${bytesText(bytes)}`;
+}
+
+function stateText({ broken, pinned }: ImageListing): string {
+  return [...(broken === undefined ? [] : ['broken']), ...(pinned ? ['pinned'] : [])].join(', ');
+}
