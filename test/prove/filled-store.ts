@@ -22,10 +22,19 @@ const ORPHAN_LIMIT = 60_000;
 /** A process that fills a store. */
 export interface Filling extends AsyncDisposable {
   readonly pid: number;
-  /** The tags that it has reported as unpacked so far. */
-  readonly reported: ReadonlySet<string>;
+  /** The tags that it has reported as unpacked so far, and whether their layers are on disk. */
+  readonly reported: ReadonlyMap<string, boolean>;
   readonly ended: Promise<unknown>;
   kill(): void;
+}
+
+/** How a process fills a store. */
+export interface Manner {
+  readonly durable: boolean;
+  /** After so many tags, it syncs what it has. 0: never. */
+  readonly syncAfter?: number;
+  /** It runs in a mount namespace of its own. */
+  readonly elsewhere?: boolean;
 }
 
 /** Images, the trees that they must become, and the checks of a store after a kill or a power cut. */
@@ -57,23 +66,27 @@ export class Images {
     const trees = { overlay: await referenceTrees(images), native: await referenceTrees(images, 'native') };
     const unpacked = new Images(layout, images, trees, 0);
     const began = performance.now();
-    await using whole = await unpacked.fill(join(directory, 'measured'), 'overlay', true, unpacked.tags);
+    await using whole = await unpacked.fill(join(directory, 'measured'), 'overlay', { durable: true }, unpacked.tags);
     await whole.ended;
     return new Images(layout, images, trees, performance.now() - began);
   }
 
   /** Starts a process that unpacks these tags, and waits until it runs. */
-  async fill(root: string, type: StoreType, durable: boolean, tags: readonly string[]): Promise<Filling> {
-    const child = startChild(process.execPath, [UNPACKING, root, type, this.layout, String(durable), ...tags], {
-      stdio: ['ignore', 'pipe', 'ignore'],
-    });
-    const reported = new Set<string>();
+  async fill(root: string, type: StoreType, manner: Manner, tags: readonly string[]): Promise<Filling> {
+    const { durable, syncAfter = 0, elsewhere = false } = manner;
+    const command = [process.execPath, UNPACKING, root, type, this.layout, String(durable), String(syncAfter), ...tags];
+    const [program = '', ...args] = elsewhere ? ['unshare', '-m', ...command] : command;
+    const child = startChild(program, args, { stdio: ['ignore', 'pipe', 'ignore'] });
+    const reported = new Map<string, boolean>();
     const ended = once(child, 'close');
     let rest = '';
     child.stdout?.setEncoding('utf8').on('data', (text: string) => {
       const lines = (rest + text).split('\n');
       rest = lines.pop() ?? '';
-      for (const line of lines) reported.add(line);
+      for (const line of lines) {
+        const [tag = '', isDurable] = line.split(' ');
+        if (isDurable !== undefined) reported.set(tag, isDurable === 'true');
+      }
     });
     if (child.stdout !== null) await Promise.race([once(child.stdout, 'data'), ended]);
     return {
@@ -94,50 +107,35 @@ export class Images {
   }
 
   /**
-   * Opens the store and checks all of it.
-   * @param promised the tags that were reported as unpacked
-   * @param whole whether every committed layer must be complete
-   * @returns how many layers are committed
-   * @throws AssertionError if a reported image or a committed layer is missing or incomplete
+   * Opens the store and checks all of it: each layer that it calls usable is complete.
+   * @param promised the tags that were reported as unpacked, and must be usable
+   * @param durable whether the store is opened to use only synced layers
+   * @returns how many layers are usable
+   * @throws AssertionError if a layer of a promised image is not usable, or a usable layer is incomplete
    */
-  async check(root: string, type: StoreType, promised: ReadonlySet<string>, whole: boolean): Promise<number> {
-    const store = await openSnapshotter({ root, type, durable: false });
+  async check(root: string, type: StoreType, promised: Iterable<string>, durable: boolean): Promise<number> {
+    const store = await openSnapshotter({ root, type, durable });
     try {
       const names = (await store.walk({ kind: 'committed' })).map(({ name }) => name);
-      if (whole) {
-        for (const tag of this.tags.filter((each) => promised.has(each))) {
-          for (const name of this.chain(tag))
-            assert.ok(names.includes(name), `${tag} was reported and ${name} is not there`);
-        }
-        const trees = await treesOf(store);
-        for (const name of names) assert.deepEqual(trees[name], this.trees[type][name], `the layer ${name}`);
-      } else {
-        await treesOf(store); // each has a directory that can be read
+      const trees = await treesOf(store);
+      for (const [name, tree] of Object.entries(trees)) {
+        assert.deepEqual(tree, this.trees[type][name], `the layer ${name}`);
+      }
+      for (const tag of promised) {
+        for (const name of this.chain(tag)) assert.ok(name in trees, `${tag} was reported and ${name} is not usable`);
       }
       for (const { name, kind } of await store.walk()) if (kind !== 'committed') await store.remove(name);
       await this.nothingElse(store, names.length);
-      return names.length;
+      return Object.keys(trees).length;
     } finally {
       await store.close();
     }
   }
 
-  /** Removes layers that may be incomplete, unpacks all images into the store, and checks all of it again. */
-  async goOn(root: string, type: StoreType, whole: boolean): Promise<void> {
-    if (!whole) {
-      const store = await openSnapshotter({ root, type, durable: false });
-      try {
-        for (let left = await store.walk(); left.length > 0; left = await store.walk()) {
-          const parents = new Set(left.map(({ parent }) => parent));
-          for (const { name } of left) if (!parents.has(name)) await store.remove(name);
-        }
-      } finally {
-        await store.close();
-      }
-    }
-    await unpackAll(root, type, this.layout, this.tags);
-    const layers = await this.check(root, type, new Set(this.tags), true);
-    assert.equal(layers, Object.keys(this.trees[type]).length);
+  /** Unpacks all images into the store, over what is there, and checks all of it again. */
+  async goOn(root: string, type: StoreType): Promise<void> {
+    await unpackAll(root, type, this.layout, this.tags, { durable: true });
+    assert.equal(await this.check(root, type, this.tags, true), Object.keys(this.trees[type]).length);
   }
 
   private chain(tag: string): string[] {

@@ -1,3 +1,4 @@
+import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
 import { closeSync, openSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
@@ -8,7 +9,7 @@ import { libc, systemError } from '../../src/system/libc.ts';
 import { Random } from '../fuzz/random.ts';
 import { removeWithProcess } from '../support/child.ts';
 import { skipFor } from '../support/present.ts';
-import { Images } from './filled-store.ts';
+import { Images, type Manner } from './filled-store.ts';
 import type { Proof } from './proof.ts';
 
 /**
@@ -28,6 +29,17 @@ const MAKE: Readonly<Record<Kind, readonly string[]>> = {
   xfs: ['mkfs.xfs', '-q', '-f', '-K'],
 };
 
+/** What ends the processes of a phase. After `remount`, nothing is lost, but no process can know that. */
+const ENDS = ['power cut', 'power cut', 'kill', 'remount'] as const;
+/** The processes that unpack at the same time. */
+const MANNERS: readonly Readonly<Record<string, Manner>>[] = [
+  { durable: { durable: true } },
+  { cached: { durable: false } },
+  { durable: { durable: true }, cached: { durable: false } },
+  { cached: { durable: false }, 'cached elsewhere': { durable: false, elsewhere: true } },
+  { durable: { durable: true }, 'cached elsewhere': { durable: false, elsewhere: true } },
+];
+
 /** On Debian, mkfs is in a folder that only the PATH of root has. */
 const env = { ...process.env, PATH: `${process.env.PATH ?? ''}:/usr/sbin:/sbin` };
 const run = (program: string, ...args: readonly string[]): void =>
@@ -36,7 +48,7 @@ const run = (program: string, ...args: readonly string[]): void =>
 export const proof: Proof = {
   name: 'power-cuts',
   describes:
-    'a power cut at any moment takes nothing from a committed layer of a durable store, and no store is unusable',
+    'a power cut at any moment takes nothing from an image that was reported as durable, and no store calls a damaged layer usable',
   missing() {
     if (process.getuid?.() !== 0) return 'file systems are made and mounted, which needs root';
     const absent = KINDS.find((kind) => spawnSync(MAKE[kind][0] ?? '', ['-V'], { env, stdio: 'ignore' }).error);
@@ -55,24 +67,49 @@ export const proof: Proof = {
         const random = new Random(seed);
         const kind = random.pick(KINDS);
         const type = random.oneIn(4) ? 'native' : 'overlay';
-        const durable = !random.oneIn(4);
         await using disk = await Disk.make(join(directory, `disk-${disks++}`), kind);
         const root = join(disk.path, 'store');
-        const promised = new Set<string>();
-        const cuts = 1 + random.below(2);
-        for (let cut = 0; cut < cuts; cut++) {
-          await using filling = await images.fill(root, type, durable, random.shuffled(images.tags));
-          await images.moment(filling, random);
-          // a tag that is reported after the power cut is not a promise
-          for (const tag of filling.reported) promised.add(tag);
-          disk.cutPower();
-          await filling[Symbol.asyncDispose]();
-          await disk.comeBack();
-          const layers = await images.check(root, type, promised, durable);
-          count(durable ? 'layers found whole, durable=true' : 'layers found, durable=false', layers);
+        const durable = new Set<string>();
+        const phases = 1 + random.below(3);
+        let modes: string[] = [];
+        for (let phase = 0; phase < phases; phase++) {
+          // the last phase ends with a power cut
+          const end = phase === phases - 1 ? 'power cut' : random.pick(ENDS);
+          const manners = random.pick(MANNERS);
+          modes = [...modes, ...Object.keys(manners)];
+          /** Tags that were reported and are not synced. They can be used until the disk is unmounted. */
+          const cached = new Set<string>();
+          await using stack = new AsyncDisposableStack();
+          const fillings = [];
+          for (const manner of Object.values(manners)) {
+            const syncAfter = random.oneIn(2) ? 1 + random.below(images.tags.length) : 0;
+            const tags = random.shuffled(images.tags);
+            fillings.push({
+              manner,
+              filling: stack.use(await images.fill(root, type, { ...manner, syncAfter }, tags)),
+            });
+          }
+          for (const { filling } of fillings) await images.moment(filling, random);
+          // what is reported after a power cut is not a promise
+          for (const { filling, manner } of fillings) {
+            for (const [tag, isDurable] of filling.reported) {
+              if (isDurable) durable.add(tag);
+              else if (manner.elsewhere !== true) cached.add(tag);
+            }
+          }
+          if (end === 'power cut') disk.cutPower();
+          for (const { filling } of fillings) await filling[Symbol.asyncDispose]();
+          if (end !== 'kill') await disk.comeBack();
+          count(`usable layers found whole after a ${end}, durable`, await images.check(root, type, durable, true));
+          const promised = end === 'kill' ? [...durable, ...cached] : durable;
+          count(
+            `usable layers found whole after a ${end}, not durable`,
+            await images.check(root, type, promised, false),
+          );
+          count(`${end}: ${Object.keys(manners).join(' and ')}`);
         }
-        await images.goOn(root, type, durable);
-        count(`${kind}, ${type}, durable=${durable}`, cuts);
+        await images.goOn(root, type);
+        count(`${kind}, ${type}, ${new Set(modes).size > 1 ? 'mixed' : modes[0]}`);
       },
       [Symbol.asyncDispose]: () => rm(directory, { recursive: true, force: true }),
     };
@@ -128,15 +165,24 @@ class Disk implements AsyncDisposable {
     run('mount', '-o', 'loop', this.image, this.path);
   }
 
-  /** Unmounting may fail for a moment, because the kernel is still ending a killed process. */
+  /**
+   * Unmounting may fail for a moment, because the kernel is still ending a killed process. A mount namespace that is going away
+   * keeps the file system, with its memory, a moment longer.
+   */
   private async unmount(): Promise<void> {
     for (let tries = 0; ; tries++) {
       try {
-        return run('umount', this.path);
+        run('umount', this.path);
+        break;
       } catch (error) {
         if (tries >= 600) throw error;
         await sleep(100);
       }
+    }
+    const isUsed = () => execFileSync('losetup', ['-j', this.image], { env, encoding: 'utf8' }) !== '';
+    for (let tries = 0; isUsed(); tries++) {
+      assert.ok(tries < 600, `another mount namespace keeps ${this.image} mounted`);
+      await sleep(100);
     }
   }
 }

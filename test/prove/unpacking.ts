@@ -1,12 +1,13 @@
 import { unpackAll } from '../support/store-trees.ts';
 
 /**
- * The program that `kills` and `power-cuts` run: `unpacking.ts ROOT TYPE LAYOUT DURABLE TAG…` unpacks these tags and prints
- * each one after it was committed.
+ * The program that `kills` and `power-cuts` run: `unpacking.ts ROOT TYPE LAYOUT DURABLE SYNC_AFTER TAG…` unpacks these tags. It
+ * prints each one after it was committed, and whether its layers are on disk.
  */
-const [root = '', type, layout = '', durable, ...tags] = process.argv.slice(2);
+const [root = '', type, layout = '', durable, syncAfter, ...tags] = process.argv.slice(2);
 process.stdout.write('begin\n');
 await unpackAll(root, type === 'native' ? 'native' : 'overlay', layout, tags, {
   durable: durable === 'true',
-  done: (tag) => process.stdout.write(`${tag}\n`),
+  syncAfter: Number(syncAfter),
+  done: (tag, isDurable) => process.stdout.write(`${tag} ${isDurable}\n`),
 });

@@ -17,10 +17,11 @@ export type StoreTrees = Record<string, Record<string, Node>>;
 const hasTimeOfMaking = (path: string, { type, device }: Node): boolean =>
   path === 'shared' || (type === 'character' && device === '0:0');
 
-/** Reads the trees of all committed snapshots. A time that depends on the moment of unpacking becomes 0. */
+/** Reads the trees of all committed snapshots that the store calls usable. A time that depends on the moment of unpacking becomes 0. */
 export async function treesOf(snapshotter: Snapshotter): Promise<StoreTrees> {
   const trees: StoreTrees = {};
   for (const { name } of await snapshotter.walk({ kind: 'committed' })) {
+    if (!(await snapshotter.has(name))) continue;
     const key = `look ${name}`;
     const [lower = ''] = lowerDirectories(await snapshotter.view(key, name));
     const tree = readTree(lower);
@@ -52,21 +53,35 @@ export async function referenceTrees(
   }
 }
 
-/** Unpacks tags of a layout into a store, one after the other. */
+/**
+ * Unpacks tags of a layout into a store, one after the other.
+ * @param options `done` gets each tag, and whether its layers are on disk; `syncAfter`: after so many tags, the store syncs
+ *   what it has, and `done` gets these tags again
+ */
 export async function unpackAll(
   root: string,
   type: Snapshotter['type'],
   layout: string,
   tags: readonly string[],
-  { durable = false, done = (_tag: string): void => {} } = {},
+  { durable = false, syncAfter = 0, done = (_tag: string, _isDurable: boolean): void => {} } = {},
 ): Promise<void> {
   const snapshotter = await openSnapshotter({ root, type, durable });
   const unpacker = createUnpacker(snapshotter, { ...unpackSettings(loadConfig({}, {})), threads: 2 });
+  const unpack = async (tag: string) => {
+    const source = { kind: 'oci-layout', path: layout } as const;
+    const found = await unpacker.lookUp({ image: tag, source, request: { target: { kind: 'tag', tag } } });
+    const images = await unpacker.unpack(found);
+    done(
+      tag,
+      images.every((image) => image.durable),
+    );
+  };
   try {
-    for (const tag of tags) {
-      const source = { kind: 'oci-layout', path: layout } as const;
-      await unpacker.unpack(await unpacker.lookUp({ image: tag, source, request: { target: { kind: 'tag', tag } } }));
-      done(tag);
+    for (const [index, tag] of tags.entries()) {
+      await unpack(tag);
+      if (index + 1 !== syncAfter) continue;
+      await snapshotter.sync();
+      for (const each of tags.slice(0, syncAfter)) await unpack(each);
     }
   } finally {
     await unpacker.close();
