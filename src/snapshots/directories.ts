@@ -15,7 +15,6 @@ import { basename, join } from 'node:path';
 import { errnoOf } from '../errno.ts';
 import { toUnpackError, UnpackError } from '../errors.ts';
 import { tryLock } from '../system/files.ts';
-import { removeTree } from '../system/remove-tree.ts';
 import { spaceOf } from '../system/space.ts';
 import type { OnRollback } from './database.ts';
 import { ownerOf } from './records.ts';
@@ -30,6 +29,15 @@ export interface Staged {
   readonly handle: FileHandle;
 }
 
+/** Deletes `rm-…` directories in the background. A failed deletion leaves the directory for the next cleanup. */
+export interface Deleter {
+  /** For a directory that no snapshot has used. */
+  start(path: string): void;
+  /** For the directory of a snapshot: it stays if somebody has it mounted. */
+  startUnlessMounted(path: string): void;
+}
+
+const LATER: Deleter = { start() {}, startUnlessMounted() {} };
 const NEW = 'new-';
 const GONE = 'rm-';
 const BIG = { bigint: true } as const;
@@ -54,7 +62,7 @@ const STAGE_ATTEMPTS = 10;
  *   directory has no maker. The age would be a guess, because copying a large parent takes minutes. A process ID would
  *   mean nothing in another container. One gap remains: a maker has created its directory and has not locked it yet. If
  *   the cleanup gets the lock first, the maker notices (no lock, or no directory of that name) and makes another one.
- * - `rm-…`: any process may delete it, also several at once.
+ * - `rm-…`: any process may delete it, also several at once, but only while nobody has it mounted: see Deletions.
  *
  * Nothing else in ROOT/snapshots is ever renamed or deleted. All changes of a directory with a number go through an open
  * descriptor of ROOT/snapshots, so they cannot touch what somebody mounts over it at the same moment.
@@ -63,11 +71,14 @@ export class SnapshotDirectories {
   readonly #parent: string;
   /** The same directory, through its descriptor. */
   readonly #own: string;
-  readonly #deletions = new Set<Promise<void>>();
-  readonly #stopDeleting = new AbortController();
+  readonly #deletions: Deleter;
 
-  /** @param descriptor an open descriptor of ROOT/snapshots */
-  constructor(root: string, descriptor: number) {
+  /**
+   * @param descriptor an open descriptor of ROOT/snapshots
+   * @param deletions default: what is removed waits for the next cleanup
+   */
+  constructor(root: string, descriptor: number, deletions: Deleter = LATER) {
+    this.#deletions = deletions;
     this.#parent = snapshotsDirectory(root);
     this.#own = `/proc/self/fd/${descriptor}`;
   }
@@ -142,7 +153,7 @@ export class SnapshotDirectories {
       if (!isOccupied(error)) throw error;
       // Another maker may have died between this rename and its commit, so SQLite gave the same number again.
       if (!isLeft(path)) throw occupied(this.path(id), error);
-      this.#delete(this.#markGone(String(id)));
+      this.#deletions.startUnlessMounted(this.#markGone(String(id)));
       renameSync(from, path);
     }
     onRollback(() => {
@@ -155,7 +166,7 @@ export class SnapshotDirectories {
     try {
       const gone = this.#goneName(staged.path);
       await rename(this.#through(basename(staged.path)), gone);
-      this.#delete(gone);
+      this.#deletions.start(gone);
     } catch {
       // it was placed; or the disk has failed, and the caller already has the first error
     } finally {
@@ -164,16 +175,19 @@ export class SnapshotDirectories {
   }
 
   /**
-   * Renames the directory of a removed snapshot to `rm-…` and starts to delete it. Does not wait for the deletion. A
-   * directory without the mark of this store stays.
+   * Renames the directory of a removed or replaced snapshot to `rm-…` and starts to delete it. Does not wait for the deletion.
+   * A directory without the mark of this store stays. A directory that is mounted is renamed, and a later cleanup deletes it.
+   * @param isEmpty whether it is the directory of a view, in which nothing can be mounted
    */
-  async remove(id: number, identity: string): Promise<void> {
+  async remove(id: number, identity: string, isEmpty = false): Promise<void> {
     const own = this.#through(String(id));
     if (ownerOf(own) !== identity) return;
     const gone = this.#goneName(String(id));
     // The row is already deleted, so a cleanup of another process may have moved the directory first.
     const renamed = await rename(own, gone).then(() => true, undefinedIfVanished);
-    if (renamed) this.#delete(gone);
+    if (!renamed) return;
+    if (isEmpty) this.#deletions.start(gone);
+    else this.#deletions.startUnlessMounted(gone);
   }
 
   /** Flushes the names of all placed directories to the disk. */
@@ -202,18 +216,6 @@ export class SnapshotDirectories {
     }
     // errors of their removal name these paths, so they must mean something to the operator
     return strays.map((path) => join(this.#parent, basename(path)));
-  }
-
-  /** Waits for all deletions that this object has started. A failed deletion leaves an `rm-…` for the next cleanup. */
-  async settled(): Promise<void> {
-    await Promise.all(this.#deletions);
-  }
-
-  /** As `settled`, but aborts the deletions after `limit` milliseconds. */
-  async close(limit: number): Promise<void> {
-    const timer = setTimeout(() => this.#stopDeleting.abort(), limit);
-    await this.settled();
-    clearTimeout(timer);
   }
 
   #names(): string[] {
@@ -252,13 +254,6 @@ export class SnapshotDirectories {
     } finally {
       if (descriptor !== undefined) closeSync(descriptor);
     }
-  }
-
-  #delete(path: string): void {
-    const deletion = removeTree(path, this.#stopDeleting.signal)
-      .catch(() => {})
-      .finally(() => this.#deletions.delete(deletion));
-    this.#deletions.add(deletion);
   }
 }
 

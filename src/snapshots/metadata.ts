@@ -249,15 +249,16 @@ export class Metadata {
    * @returns its number
    * @throws NotFound, FailedPrecondition (it has children), and as `allow`
    */
-  remove(key: string, allow: (info: SnapshotInfo) => void): Promise<number> {
+  remove(key: string, allow: (entry: Entry) => void): Promise<number> {
     return this.#transactions.write((statements) => {
-      const { id, info } = this.#find(statements, key);
+      const found = this.#find(statements, key);
+      const { id } = found;
       const children = number(statements.children.get({ id })?.count);
       if (children > 0) {
         const others = children === 1 ? 'another snapshot stands' : `${children} other snapshots stand`;
         throw new SnapshotError('FailedPrecondition', `snapshot ${key} can't be removed: ${others} on it`);
       }
-      allow(info);
+      allow(found);
       statements.remove.run({ id });
       return id;
     });

@@ -1,5 +1,6 @@
-import { type BigIntStats, readdirSync, statSync } from 'node:fs';
+import { type BigIntStats, readdirSync, readFileSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
+import { errnoOf } from '../errno.ts';
 import { allMounts } from '../system/mount-namespaces.ts';
 import { type MountEntry, mountEntry, mountTable, placeInFileSystem, plainText } from '../system/mount-table.ts';
 import { isSame, snapshotsDirectory } from './directories.ts';
@@ -32,9 +33,18 @@ const HERE = '/proc/self/root';
  *
  * Not seen are: a mount that a process has made and not attached yet; an overlay over another mount of a snapshot, if that
  * other mount is not there any more; files that stay open without a mount.
- * @throws system errors
+ * Without /proc no mount is seen.
  */
 export async function storeMounts(root: string): Promise<StoreMounts> {
+  try {
+    return await look(root);
+  } catch (error) {
+    if (errnoOf(error) === undefined) throw error;
+    return { places: new Map(), unseen: `/proc cannot be read (${errnoOf(error)}): mount it` };
+  }
+}
+
+async function look(root: string): Promise<StoreMounts> {
   const store = await StorePlace.of(root);
   const places = new Map<number, MountPlace>();
   const { namespaces, unseen } = allMounts();
@@ -49,6 +59,16 @@ export async function storeMounts(root: string): Promise<StoreMounts> {
     }
   }
   return { places, unseen };
+}
+
+/**
+ * Whether a directory can be mounted where this process cannot see it: not if it was last changed before the machine started,
+ * because mounts end with it. A rename is a change too.
+ */
+export function canBeMountedUnseen(path: string, { unseen }: StoreMounts): boolean {
+  if (unseen === undefined) return false;
+  const [, seconds] = /^btime (\d+)$/m.exec(readFileSync('/proc/stat', 'utf8')) ?? [];
+  return seconds === undefined || statSync(path).ctimeMs >= Number(seconds) * 1000;
 }
 
 /** Whether a mount of this process shows snapshots of the store at `root`. @throws system errors */

@@ -8,6 +8,7 @@ import { privileges } from '../system/privileges.ts';
 import { databaseIdentity } from './admission.ts';
 import { requireExactCopier } from './copy-tree.ts';
 import { LOCK_TIMEOUT } from './database.ts';
+import { Deletions } from './deletions.ts';
 import { SnapshotDirectories, snapshotsDirectory, storeGone } from './directories.ts';
 import {
   metadataFile,
@@ -92,10 +93,11 @@ export async function openToRead(options: Pick<StoreOptions, 'root' | 'type'>): 
   const opened = new OpenedStore(root);
   try {
     const transactions = await Transactions.openReadOnly(opened, LOCK_TIMEOUT, options.type);
-    const directories = new SnapshotDirectories(root, opened.descriptor);
+    const deletions = new Deletions(root);
+    const directories = new SnapshotDirectories(root, opened.descriptor, deletions);
     const layout = await layoutOf(transactions.made);
     const metadata = new Metadata(transactions, demandOf(opened, { durable: false }));
-    return new SnapshotStore(root, layout, metadata, new ImageTable(transactions), directories);
+    return new SnapshotStore(root, layout, metadata, new ImageTable(transactions), directories, deletions);
   } catch (error) {
     opened.close();
     throw error;
@@ -150,7 +152,8 @@ async function fitsDirectories(root: string): Promise<boolean> {
 
 async function openIn(root: string, options: StoreOptions): Promise<Store> {
   const opened = new OpenedStore(root);
-  const directories = new SnapshotDirectories(root, opened.descriptor);
+  const deletions = new Deletions(root);
+  const directories = new SnapshotDirectories(root, opened.descriptor, deletions);
   let transactions: Transactions | undefined;
   try {
     const database = metadataFile(root);
@@ -164,9 +167,9 @@ async function openIn(root: string, options: StoreOptions): Promise<Store> {
     const metadata = new Metadata(transactions, demandOf(opened, options));
     const layout = await layoutOf(transactions.made);
     const images = new ImageTable(transactions);
-    return new SnapshotStore(root, layout, metadata, images, directories, options.mayUseReserve);
+    return new SnapshotStore(root, layout, metadata, images, directories, deletions, options.mayUseReserve);
   } catch (error) {
-    await directories.close(CLOSE_LIMIT);
+    await deletions.close(CLOSE_LIMIT);
     if (transactions === undefined) opened.close();
     else transactions.close();
     throw error instanceof UnpackError ? error : refused(root, reason(error), error);

@@ -2,6 +2,7 @@ import { lchownSync, lstatSync } from 'node:fs';
 import { toUnpackError, UnpackError } from '../errors.ts';
 import { emptyTree, removeTree } from '../system/remove-tree.ts';
 import { brokenState, isUnfinished } from './admission.ts';
+import type { Deletions } from './deletions.ts';
 import type { SnapshotDirectories, Staged } from './directories.ts';
 import { holderName, type Owner } from './holder.ts';
 import type { ImageKey, ImageListing, ImageReader, ImageRecord, ImageRecords, NewImage } from './images.ts';
@@ -9,7 +10,7 @@ import { LaterSync } from './later-sync.ts';
 import { type Layout, viewMounts } from './layout.ts';
 import { type HeldLease, Leases } from './leases.ts';
 import type { Metadata, NewSnapshot } from './metadata.ts';
-import { storeMounts } from './mounted.ts';
+import { canBeMountedUnseen, type StoreMounts, storeMounts } from './mounted.ts';
 import { markNew, readRecord, recordOf, removeRecord, type SnapshotRecord, writeRecord } from './records.ts';
 import { keepReserve, spendReserve } from './reserve.ts';
 import {
@@ -39,6 +40,7 @@ export interface Store extends Snapshotter, ImageRecords {}
 /** The part of a Store that changes nothing. */
 export interface StoreReader extends SnapshotReader, ImageReader {}
 
+const NO_MOUNTS: StoreMounts['places'] = new Map();
 /** How long `close` waits for deletions, in milliseconds. The next cleanup deletes the rest. */
 export const CLOSE_LIMIT = 30_000;
 
@@ -49,7 +51,8 @@ export const CLOSE_LIMIT = 30_000;
  *     new snapshot   fill new-…, flush its names → [ insert the row, rename to ID ]
  *     commit         write committed.json, flush it and the names of ROOT/snapshots → [ update the row ] → delete ID/work
  *     later sync     sync the file system → [ update the rows ] → write committed.json again
- *     remove         [ delete the row ] → rename to rm-… → delete, in the background
+ *     remove         [ no child, lease or mount: delete the row ] → rename to rm-… → delete it in the background, unless it
+ *                    was mounted meanwhile
  *
  * `[ ]` is one transaction.
  */
@@ -65,6 +68,7 @@ export class SnapshotStore implements Store {
   readonly #metadata: Metadata;
   readonly #images: ImageRecords;
   readonly #directories: SnapshotDirectories;
+  readonly #deletions: Deletions;
   readonly #leases: Leases;
   readonly #later: LaterSync;
   readonly #running = new Set<Promise<unknown>>();
@@ -78,6 +82,7 @@ export class SnapshotStore implements Store {
     metadata: Metadata,
     images: ImageRecords,
     directories: SnapshotDirectories,
+    deletions: Deletions,
     mayUseReserve = false,
   ) {
     this.#mayUseReserve = mayUseReserve;
@@ -91,6 +96,7 @@ export class SnapshotStore implements Store {
     this.#metadata = metadata;
     this.#images = images;
     this.#directories = directories;
+    this.#deletions = deletions;
     this.#leases = new Leases(root);
     this.#later = new LaterSync(metadata.descriptor, metadata.last, {
       synced: (ids) => this.#recordSynced(ids),
@@ -186,8 +192,12 @@ export class SnapshotStore implements Store {
 
   remove(key: string): Promise<void> {
     return this.#run(async () => {
-      const id = await this.#removeRow(key).catch((error: unknown) => this.#removeOnFullDisk(key, error));
-      await this.#directories.remove(id, this.#metadata.identity);
+      const { info } = await this.#metadata.stat(key);
+      const mounts = info.kind === 'committed' ? (await storeMounts(this.root)).places : NO_MOUNTS;
+      const id = await this.#removeRow(key, mounts).catch((error: unknown) =>
+        this.#removeOnFullDisk(key, mounts, error),
+      );
+      await this.#directories.remove(id, this.#metadata.identity, info.kind === 'view');
     });
   }
 
@@ -252,20 +262,24 @@ export class SnapshotStore implements Store {
 
   cleanup(): Promise<number> {
     return this.#run(async () => {
-      await this.#directories.settled();
+      await this.#deletions.settled();
+      const mounts = await storeMounts(this.root);
+      // a committed directory without a row was replaced, and whoever had it mounted may still have it
+      const canGo = (path: string) => isUnfinished(path, this.#metadata.identity) || !canBeMountedUnseen(path, mounts);
       const { strays, committed } = await this.#metadata.exclusively((kinds, isLeft) => ({
-        strays: this.#directories.takeStrays(isLeft),
+        strays: this.#directories.takeStrays((id, path) => isLeft(id, path) && canGo(path)),
         committed: [...kinds].filter(([, kind]) => kind === 'committed').map(([id]) => id),
       }));
       const failures: unknown[] = [];
-      for (const path of [...strays, ...committed.map((id) => this.#directories.own(id, 'work'))]) {
+      const free = await this.#deletions.unmounted(strays);
+      for (const path of [...free, ...committed.map((id) => this.#directories.own(id, 'work'))]) {
         // one failure must not keep the other directories
-        await removeTree(path, this.#closing.signal).catch((error: unknown) => failures.push(error));
+        await this.#deletions.now(path, this.#closing.signal).catch((error: unknown) => failures.push(error));
         this.#closing.signal.throwIfAborted();
       }
       await keepReserve(this.root); // a removal on a full disk may have spent it
       if (failures.length > 0) throw failures[0];
-      return strays.length;
+      return free.length;
     });
   }
 
@@ -307,7 +321,7 @@ export class SnapshotStore implements Store {
     this.#closing.abort(new UnpackError('SHUTTING_DOWN', `the snapshot store ${this.root} was closed during the call`));
     await Promise.allSettled(this.#running);
     await this.#later.close();
-    await this.#directories.close(CLOSE_LIMIT);
+    await this.#deletions.close(CLOSE_LIMIT);
     this.#metadata.close();
   }
 
@@ -411,11 +425,17 @@ export class SnapshotStore implements Store {
     if (active) await removeRecord(this.#directories.own(id), 'committed');
   }
 
-  /** @returns the number of the snapshot @throws NotFound, FailedPrecondition (children, or a lease) */
-  async #removeRow(key: string): Promise<number> {
+  /**
+   * @param mounts of committed snapshots
+   * @returns the number of the snapshot
+   * @throws NotFound, FailedPrecondition (children, a lease, or a mount)
+   */
+  async #removeRow(key: string, mounts: StoreMounts['places']): Promise<number> {
     using _removing = await this.#leases.removing();
-    return await this.#metadata.remove(key, ({ kind }) => {
-      if (kind === 'committed') refuseLeased(key, this.#leases.held());
+    return await this.#metadata.remove(key, ({ id, info }) => {
+      if (info.kind !== 'committed') return;
+      refuseLeased(key, this.#leases.held());
+      refuseMounted(key, mounts.get(id));
     });
   }
 
@@ -424,20 +444,20 @@ export class SnapshotStore implements Store {
    * because it is not committed and is about to be removed. This frees the disk after a layer has filled it. If that frees
    * nothing, or if the snapshot is committed, a caller that may use the store's reserve deletes it.
    */
-  async #removeOnFullDisk(key: string, error: unknown): Promise<number> {
+  async #removeOnFullDisk(key: string, mounts: StoreMounts['places'], error: unknown): Promise<number> {
     requireFull(error);
     const { id, info } = await this.#metadata.stat(key);
     if (info.kind === 'active') {
       await removeRecord(this.#directories.own(id), 'committed'); // left by a crash during a commit
       await emptyTree(this.#directories.own(id, 'fs'), this.#closing.signal);
       try {
-        return await this.#removeRow(key);
+        return await this.#removeRow(key, mounts);
       } catch (again) {
         requireFull(again);
       }
     }
     await this.#spendReserve(error);
-    return this.#removeRow(key);
+    return this.#removeRow(key, mounts);
   }
 
   /** Deletes the reserve after a call has found the disk full. @throws the error, if that is not its cause or not allowed */
@@ -487,6 +507,15 @@ function refuseLeased(name: string, leases: readonly HeldLease[]): void {
   throw new SnapshotError(
     'FailedPrecondition',
     `snapshot ${name} can't be removed: ${holderName(lease.holder)} needs it until its job has ended`,
+  );
+}
+
+/** @throws FailedPrecondition if the snapshot is mounted */
+function refuseMounted(name: string, place: MountPlace | undefined): void {
+  if (place === undefined) return;
+  throw new SnapshotError(
+    'FailedPrecondition',
+    `snapshot ${name} can't be removed: it is mounted at ${place.point}, as process ${place.process} sees it; unmount it first`,
   );
 }
 

@@ -56,8 +56,13 @@ function nameOf(entry: { readonly name: string | Buffer; isDirectory(): boolean 
   return { name: cString(entry.name), isDirectory: entry.isDirectory() };
 }
 
+/** Decides when parts of a long removal run. */
+export interface Pace {
+  run<T>(work: () => Promise<T>, signal?: AbortSignal): Promise<T>;
+}
+
 /** Calls on Node's threads. Paths through /proc make them relative to an open directory. */
-export function callsOnThreads(signal: AbortSignal | undefined): Calls {
+export function callsOnThreads(signal: AbortSignal | undefined, pace: Pace = AT_ONCE): Calls {
   const at = (directory: number, name: Buffer) =>
     Buffer.concat([descriptorPath(directory).subarray(0, -1), Buffer.from('/'), name.subarray(0, -1)]);
   const failure = (call: Promise<void>): Promise<SystemError | undefined> => call.then(() => undefined, asSystemError);
@@ -78,16 +83,19 @@ export function callsOnThreads(signal: AbortSignal | undefined): Calls {
       for (let start = 0; start < names.length; start += PARALLEL) {
         signal?.throwIfAborted();
         const some = names.slice(start, start + PARALLEL);
-        failures.push(...(await Promise.all(some.map((name) => failure(unlink(at(directory, name)))))));
+        const unlinkAll = () => Promise.all(some.map((name) => failure(unlink(at(directory, name)))));
+        failures.push(...(await pace.run(unlinkAll, signal)));
       }
       return failures;
     },
     async rmdir(parent, name) {
       signal?.throwIfAborted();
-      return [await failure(rmdir(at(parent, name)))];
+      return [await pace.run(() => failure(rmdir(at(parent, name))), signal)];
     },
   };
 }
+
+const AT_ONCE: Pace = { run: (work) => work() };
 
 /** Synchronous calls on this thread. @param step is called before each call, and can throw to stop */
 export function callsHere(step?: () => void): Calls {

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { basename, dirname, join } from 'node:path';
 import { errnoOf, HOST_ERRNO, systemMessage } from '../errno.ts';
 import { UnpackError } from '../errors.ts';
-import { type Calls, callsHere, callsOnThreads, isCode, type SystemError } from './directory-calls.ts';
+import { type Calls, callsHere, callsOnThreads, isCode, type Pace, type SystemError } from './directory-calls.ts';
 import {
   AT_FDCWD,
   chmodFd,
@@ -38,10 +38,11 @@ const TREES = 4;
 /**
  * Removes a file or a directory tree. Does nothing if `path` does not exist. Several processes can remove the same tree
  * at the same time. If a name cannot be removed, the others are removed before the error is thrown.
+ * @param pace can delay each part of the removal
  * @throws UnpackError STORE_FAILED with the name and the reason; system errors; the signal's reason, which stops the removal
  */
-export async function removeTree(path: string, signal?: AbortSignal): Promise<void> {
-  await removeOnThreads(path, true, signal);
+export async function removeTree(path: string, signal?: AbortSignal, pace?: Pace): Promise<void> {
+  await removeOnThreads(path, true, signal, pace);
 }
 
 /** Removes the content of a directory. Otherwise as `removeTree`. */
@@ -232,10 +233,10 @@ class Removal {
   }
 }
 
-async function removeOnThreads(path: string, itself: boolean, signal: AbortSignal | undefined): Promise<void> {
+async function removeOnThreads(path: string, itself: boolean, signal?: AbortSignal, pace?: Pace): Promise<void> {
   using _turn = await nextTurn();
   signal?.throwIfAborted();
-  const removal = new Removal(callsOnThreads(signal), path);
+  const removal = new Removal(callsOnThreads(signal, pace), path);
   const parent = openParent(path);
   if (parent === undefined) return;
   try {

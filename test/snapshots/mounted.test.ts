@@ -9,7 +9,9 @@ import { openSnapshotter } from '../../src/snapshots/open.ts';
 import { mountSnapshot, unmountSnapshot } from '../../src/system/mount.ts';
 import { mountTable } from '../../src/system/mount-table.ts';
 import { runChild } from '../support/child.ts';
+import { eventually } from '../support/eventually.ts';
 import { inNamespace } from '../support/mount-namespace.ts';
+import { skipWithout } from '../support/present.ts';
 import { type TemporaryStore, withStore } from './temporary-store.ts';
 
 /** A store with the layers 1 and 2 and an empty folder `at`, and the numbers of its snapshots that are mounted. */
@@ -77,7 +79,7 @@ describe('the mounts of a store', () => {
     renameSync(join(trees, '1'), join(trees, 'rm-1-0123abcd'));
     assert.deepEqual(await used(), [1]);
     await other[Symbol.asyncDispose]();
-    assert.deepEqual(await used(), []);
+    await eventually('the end of a namespace', async () => (await used()).length === 0);
     renameSync(join(trees, 'rm-1-0123abcd'), join(trees, '1'));
   });
 
@@ -109,6 +111,7 @@ describe('the mounts of a store', () => {
   });
 
   behaviour('are those of a single thread with a namespace of its own', async ({ trees, at, used }) => {
+    if (skipWithout('python3') !== false) return;
     const script = `import ctypes, subprocess, sys, threading
 def work():
     libc = ctypes.CDLL(None)
@@ -122,7 +125,7 @@ thread = threading.Thread(target=work); thread.start(); thread.join()`;
     assert.deepEqual(await used(), [1]);
   });
 
-  behaviour('are not those of another store with the same numbers', async ({ beside, at, used, root }) => {
+  behaviour('are not those of another store with the same numbers', async ({ at, used, root }) => {
     await withStore('overlay', async (other) => {
       await other.layer('one', '');
       await other.layer('two', 'one');
@@ -131,14 +134,14 @@ thread = threading.Thread(target=work); thread.start(); thread.join()`;
         `mount -t overlay -o lowerdir=${trees}/2/fs:${trees}/1/fs overlay ${at}`,
       );
       await using _bind = await inNamespace(`mount --bind ${trees}/1/fs ${at}`);
-      // the other store lies at the path of this one there
+      assert.deepEqual(await used(), []);
+      assert.deepEqual([...(await storeMounts(other.root)).places.keys()].sort(), [1, 2]);
+      // where the other store lies at the path of this one, the text alone cannot tell which of them is mounted
       await using _same = await inNamespace(
         `mount --bind ${other.root} ${root}; mount -t overlay -o lowerdir=${root}/snapshots/2/fs:${root}/snapshots/1/fs overlay ${at}`,
       );
-      assert.deepEqual([...(await storeMounts(other.root)).places.keys()].sort(), [1, 2]);
-      assert.ok(beside !== other.beside);
+      assert.deepEqual(await used(), [1, 2]);
     });
-    assert.deepEqual(await used(), []);
   });
 
   test('are found in a store whose path has spaces and letters that are not ASCII', () =>

@@ -16,7 +16,7 @@ export async function inNamespace(
   });
   assert.ok(child.stdout !== null);
   const [line] = await Promise.race([once(child.stdout, 'data'), once(child, 'exit').then(() => ['it has failed'])]);
-  assert.equal(String(line), 'ready\n');
+  assert.equal(String(line).trim(), 'ready');
   assert.ok(child.pid !== undefined);
   return Object.assign(child, { pid: child.pid });
 }

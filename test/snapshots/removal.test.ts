@@ -1,0 +1,85 @@
+import assert from 'node:assert/strict';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import '../support/needs-root.ts';
+import { eventually } from '../support/eventually.ts';
+import { inNamespace } from '../support/mount-namespace.ts';
+import { changeDatabase, directoriesIn, type TemporaryStore, withStore } from './temporary-store.ts';
+
+/** A store with the layers 1 and 2, of which each has a file, and an empty folder `at`. */
+const behaviour = (
+  sentence: string,
+  body: (context: TemporaryStore & { readonly trees: string; readonly at: string }) => Promise<void>,
+) =>
+  test(sentence, () =>
+    withStore('overlay', async (context) => {
+      const write = (directory: string) => writeFileSync(join(directory, 'file'), 'text');
+      await context.layer('one', '', write);
+      await context.layer('two', 'one', write);
+      const at = join(context.beside, 'at');
+      mkdirSync(at);
+      await body({ ...context, at, trees: join(context.root, 'snapshots') });
+    }),
+  );
+
+/** Waits until the mounts of a namespace that has ended are gone. */
+const removed = (context: TemporaryStore, name: string) =>
+  eventually('the removal of a snapshot that was mounted', () =>
+    context.store.remove(name).then(
+      () => true,
+      () => false,
+    ),
+  );
+
+behaviour('a snapshot that another mount namespace has mounted is not removed, nor is one below', async (context) => {
+  const { store, trees, at } = context;
+  const other = await inNamespace(`mount -t overlay -o lowerdir=${trees}/2/fs:${trees}/1/fs overlay ${at}`);
+  await assert.rejects(store.remove('two'), {
+    kind: 'FailedPrecondition',
+    message: `snapshot two can't be removed: it is mounted at ${at}, as process ${other.pid} sees it; unmount it first`,
+  });
+  assert.equal(await store.has('two'), true);
+  await other[Symbol.asyncDispose]();
+  await removed(context, 'two');
+  await store.remove('one');
+});
+
+behaviour(
+  'a directory that is mounted after its row was deleted stays until nobody has it mounted',
+  async (context) => {
+    const { store, trees, at, root, reopen } = context;
+    const other = await inNamespace(`mount --bind ${trees}/2/fs ${at}`);
+    // as if the process had mounted it between the look at the mounts and the rename
+    changeDatabase(root, "DELETE FROM snapshots WHERE key = 'two'");
+    for (const each of [store, await reopen()]) {
+      assert.equal(await each.cleanup(), 0);
+      const [first = '', gone = '', ...more] = await directoriesIn(root);
+      assert.deepEqual([first, more], ['1', []]);
+      assert.match(gone, /^rm-2-[0-9a-f]{8}$/);
+      assert.equal(readFileSync(join(trees, gone, 'fs/file'), 'utf8'), 'text');
+    }
+    await other[Symbol.asyncDispose]();
+    await eventually('the cleanup of a directory that was mounted', async () => (await store.cleanup()) === 1);
+    assert.deepEqual(await directoriesIn(root), ['1']);
+  },
+);
+
+behaviour('a mounted extraction snapshot can be removed, and its files stay until it is unmounted', async (context) => {
+  const { store, at, root, trees } = context;
+  const [mount] = await store.prepare('extract-1 key', '');
+  const other = await inNamespace(`mount --bind ${mount?.source} ${at}; touch ${at}/file`);
+  await store.remove('extract-1 key');
+  await store.cleanup();
+  const gone = (await directoriesIn(root)).find((name) => name.startsWith('rm-3-')) ?? 'none';
+  assert.ok(existsSync(join(trees, gone, 'fs/file')));
+  await other[Symbol.asyncDispose]();
+  await eventually('the cleanup of a directory that was mounted', async () => (await store.cleanup()) === 1);
+});
+
+behaviour('a kill between the deletion of the row and the rename leaves what a cleanup removes', async (context) => {
+  const { store, root } = context;
+  changeDatabase(root, "DELETE FROM snapshots WHERE key = 'two'");
+  assert.equal(await store.cleanup(), 1);
+  assert.deepEqual(await directoriesIn(root), ['1']);
+});
