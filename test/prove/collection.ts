@@ -17,7 +17,7 @@ import { ext4, unavailable } from '../support/file-system.ts';
 import type { TestImage } from '../support/layout.ts';
 import type { Proof, Run } from './proof.ts';
 
-const DISK_BYTES = 2 << 30;
+const DISK_BYTES = 2 * 1024 ** 3;
 const MARKS = { UNPACK_GC_LOW: '20%', UNPACK_GC_HIGH: '35%' };
 /** Together they take three times the disk. */
 const IMAGES = 200;
