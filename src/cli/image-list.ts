@@ -1,4 +1,5 @@
 import type { ImageListing } from '../snapshots/images.ts';
+import type { MountPlace } from '../snapshots/snapshotter.ts';
 import type { StoreReader } from '../snapshots/store.ts';
 import { ageText, bytesText } from '../units.ts';
 import { shortHex } from './find-snapshot.ts';
@@ -19,8 +20,10 @@ const COLUMNS: readonly Column[] = [
 ];
 
 export async function listImages(store: StoreReader, { out }: Cli): Promise<void> {
-  const images = await store.images();
-  out.result({ root: store.root, type: store.type, images }, () => {
+  const { places, unseen } = await store.mounted();
+  const images = (await store.images()).map((image) => ({ ...image, ...mountedAt(image, places) }));
+  out.result({ root: store.root, type: store.type, images, unseen: unseen ?? null }, () => {
+    if (unseen !== undefined) out.note(`not all mounts are seen, because ${unseen}`);
     if (images.length === 0) return [`no images in ${store.root}`];
     const digest = out.width === undefined ? (whole: string) => whole : shortHex;
     const rows = images.map((image): Cell[] => [
@@ -42,6 +45,24 @@ export function sizeText({ unmeasured }: Pick<ImageListing, 'unmeasured'>, bytes
   return `${unmeasured > 0 ? '>' : ''}${bytesText(bytes)}`;
 }
 
-function stateText({ broken, pinned }: ImageListing): string {
-  return [...(broken === undefined ? [] : ['broken']), ...(pinned ? ['pinned'] : [])].join(', ');
+/** An image, and where it is mounted. */
+export interface PlacedImage extends ImageListing {
+  /** Absent if no process has it mounted. */
+  readonly mounted?: MountPlace;
+}
+
+/** @param places of `Snapshotter.mounted` */
+export function mountedAt(
+  { chainId = '' }: ImageListing,
+  places: ReadonlyMap<string, MountPlace>,
+): Pick<PlacedImage, 'mounted'> {
+  const mounted = places.get(chainId);
+  return mounted === undefined ? {} : { mounted };
+}
+
+function stateText({ broken, pinned, mounted }: PlacedImage): string {
+  const words = { broken: broken !== undefined, pinned, mounted: mounted !== undefined };
+  return Object.entries(words)
+    .flatMap(([word, is]) => (is ? [word] : []))
+    .join(', ');
 }

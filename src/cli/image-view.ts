@@ -4,7 +4,7 @@ import { LABEL_DIFF_ID, type SnapshotInfo, type Usage } from '../snapshots/snaps
 import type { StoreReader } from '../snapshots/store.ts';
 import { ageText, bytesText } from '../units.ts';
 import { shortHex } from './find-snapshot.ts';
-import { sizeText } from './image-list.ts';
+import { mountedAt, type PlacedImage, sizeText } from './image-list.ts';
 import { type Cell, type Column, table } from './table.ts';
 import { printable } from './terminal-text.ts';
 
@@ -16,7 +16,7 @@ export const DOCUMENT_NAMES: readonly DocumentName[] = ['manifest', 'config', 'i
 /** A document as JSON values. Its fields are those of any program, so each is checked before it is shown. */
 type Json = Readonly<Record<string, unknown>>;
 
-export interface InspectedImage extends ImageListing {
+export interface InspectedImage extends PlacedImage {
   /** Bottom-most first. */
   readonly layers: readonly InspectedLayer[];
   /** As `crane config` and `crane manifest` show them. Absent if the store does not have them. */
@@ -40,6 +40,7 @@ export async function inspectImage(store: StoreReader, image: ImageListing): Pro
   const [config, manifest, snapshots] = [await json('config'), await json('manifest'), await store.walk()];
   return {
     ...image,
+    ...mountedAt(image, (await store.mounted()).places),
     layers: layersOf(image, { config, manifest }, new Map(snapshots.map((info) => [info.name, info]))),
     ...(config === undefined ? {} : { config }),
     ...(manifest === undefined ? {} : { manifest }),
@@ -111,6 +112,7 @@ export function imageLines(image: InspectedImage, width: number | undefined): st
     ...line('unpacked', timeText(image.unpacked)),
     ...line('used', timeText(image.used)),
     ...line('state', stateText(image)),
+    ...line('mounted', image.mounted && `${image.mounted.point}, as process ${image.mounted.process} sees it`),
     ...lines('used by', image.usedBy),
     ...line('created', image.config?.created),
     ...line('entrypoint', runtime.Entrypoint),
@@ -152,7 +154,7 @@ function layerTable(layers: readonly InspectedLayer[], width: number | undefined
   return table(LAYER_COLUMNS, rows, width);
 }
 
-function stateText({ pinned, broken }: ImageListing): string {
+function stateText({ pinned, broken }: InspectedImage): string {
   const states = [...(pinned ? ['pinned'] : []), ...(broken === undefined ? [] : [BROKEN[broken]])];
   return states.join(', ');
 }

@@ -4,6 +4,8 @@ import type { Recovered } from '../snapshots/recover.ts';
 import {
   type BrokenReason,
   isSnapshotError,
+  type Mount,
+  type SnapshotInfo,
   type SnapshotReader,
   type Snapshotter,
   type Usage,
@@ -11,6 +13,7 @@ import {
 import type { StoreReader } from '../snapshots/store.ts';
 import { bytesText } from '../units.ts';
 import { findSnapshot } from './find-snapshot.ts';
+import { mountLines } from './mount-lines.ts';
 import type { Cli } from './output.ts';
 import { configOf, STORE_SETTINGS, takesSettings } from './settings.ts';
 import { imagesBySnapshot, type ListOptions, listSnapshots } from './snapshot-list.ts';
@@ -26,6 +29,7 @@ Examples:
   unpackd snapshots ls --kind committed
   unpackd snapshots usage
   unpackd snapshots mount sha256:4f2a /mnt && ls /mnt && unpackd snapshots umount /mnt
+  unpackd snapshots mounts sha256:4f2a /mnt | sh
   unpackd snapshots ls --json | jq -r '.snapshots[] | select(.kind == "active") | .name'`;
 
 interface RemoveOptions {
@@ -68,6 +72,20 @@ export function snapshotsCommand(cli: Cli): Command {
         cli.out.result({ key: info.name, folder: at, writable }, () => [
           `${info.name} is mounted at ${at}${writable ? ', writable' : ''}`,
         ]);
+      }),
+    );
+
+  const mounts = add(
+    'mounts',
+    'Print the mounts of a snapshot as commands, and mount nothing. A committed one is read-only.',
+  )
+    .argument('<key>')
+    .argument('[folder]', 'where the commands mount it', '/mnt')
+    .action((key: string, folder: string) =>
+      withReader(mounts, async (store) => {
+        const info = await findSnapshot(store, key);
+        const found = await mountsOf(store, info);
+        cli.out.result({ key: info.name, mounts: found }, () => mountLines(found, resolve(folder)));
       }),
     );
 
@@ -124,6 +142,10 @@ function recoveredText({ whole, broken, foreign, earlier }: Recovered): string[]
     ...(foreign.length === 0 ? [] : [`directories that are not of this store stay: ${foreign.join(', ')}`]),
     ...(earlier === undefined ? [] : [`the earlier database is now ${earlier}`]),
   ];
+}
+
+function mountsOf(store: StoreReader, { kind, name }: SnapshotInfo): Promise<readonly Mount[]> {
+  return kind === 'committed' ? store.viewMounts(name) : store.mounts(name);
 }
 
 async function show(store: StoreReader, key: string, { out }: Cli): Promise<void> {

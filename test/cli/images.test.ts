@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import '../support/needs-root.ts';
@@ -188,6 +188,36 @@ describe('images inspect', () => {
     assert.match(stderr, /\[USAGE\] 2 images fit "righ": write the reference of one, such as "right", "right2"/);
     assert.equal(status, 2);
     assert.equal((await images('inspect', 'right')).status, 0, 'a whole reference is never ambiguous');
+  });
+});
+
+describe('a mounted image', () => {
+  const at = join(folder.path, 'mounted');
+
+  test('is mounted by the commands of snapshots mounts, and shown as mounted', async () => {
+    mkdirSync(at);
+    const { stdout, stderr } = await runCli(['snapshots', 'mounts', LEFT, at, '--root', root]);
+    assert.match(stdout, new RegExp(`^mount -t overlay -o lowerdir=\\S+ overlay ${at}\\n$`), stderr);
+    const snapshots = (await runCli(['snapshots', 'ls', '--root', root, '--json'])).stdout;
+    // in a namespace of its own, because every namespace that is made meanwhile keeps a copy of the mount
+    const inside = (...args: string[]) =>
+      execFileSync(
+        'unshare',
+        ['--mount', 'sh', '-ec', `${stdout}exec "$0" "$@"`, process.execPath, MAIN, ...args, '--root', root],
+        {
+          encoding: 'utf8',
+        },
+      );
+    assert.match(inside('images', 'ls'), new RegExp(`^${REFERENCE} .*mounted$`, 'm'));
+    const { images: found } = JSON.parse(inside('images', 'inspect', REFERENCE, '--json'));
+    assert.equal(found[0].mounted.point, at);
+    assert.doesNotMatch((await images('ls')).stdout, /mounted$/m);
+    assert.equal((await runCli(['snapshots', 'ls', '--root', root, '--json'])).stdout, snapshots, 'no view was made');
+  });
+
+  test('has its mounts as JSON: as mounts of a view', async () => {
+    const { mounts } = JSON.parse((await runCli(['snapshots', 'mounts', BASE, '--root', root, '--json'])).stdout);
+    assert.deepEqual(mounts, [{ type: 'bind', source: join(root, 'snapshots/1/fs'), options: ['ro', 'rbind'] }]);
   });
 });
 
