@@ -42,7 +42,10 @@ export class LaterSync {
   readonly #pending = new Set<number>();
   /** The highest number of a snapshot for which a sync of this process proves nothing. */
   #unproven: number;
+  /** A loss of writes that could not be recorded yet, because the database cannot be written either. */
+  #hasUnrecordedLoss = false;
   #timer: NodeJS.Timeout | undefined;
+  #isClosed = false;
   #running: Promise<void> | undefined;
 
   /**
@@ -69,8 +72,7 @@ export class LaterSync {
   add(id: number): void {
     if (!this.canProve(id)) return;
     this.#pending.add(id);
-    // a failed sync is recorded, and nobody waits for this one
-    this.#timer ??= setTimeout(() => this.sync().catch(() => {}), DELAY).unref();
+    this.#syncSoon();
   }
 
   /**
@@ -80,7 +82,7 @@ export class LaterSync {
   async sync(): Promise<void> {
     // a sync that already runs may have begun before the last snapshot was written
     while (this.#running !== undefined) await this.#running.catch(() => {});
-    if (this.#pending.size === 0) return;
+    if (this.#pending.size === 0 && !this.#hasUnrecordedLoss) return;
     this.#running = this.#round().finally(() => {
       this.#running = undefined;
     });
@@ -89,9 +91,16 @@ export class LaterSync {
 
   /** Stops the background sync. */
   async close(): Promise<void> {
+    this.#isClosed = true;
     clearTimeout(this.#timer);
     this.#pending.clear();
     await this.#running?.catch(() => {});
+  }
+
+  #syncSoon(): void {
+    if (this.#isClosed) return;
+    // errors are tried again, and nobody waits for this sync
+    this.#timer ??= setTimeout(() => this.sync().catch(() => this.#syncSoon()), DELAY).unref();
   }
 
   async #round(): Promise<void> {
@@ -102,11 +111,15 @@ export class LaterSync {
       await syncFileSystem(this.#descriptor);
     } catch {
       this.#pending.clear();
-      this.#unproven = Number.POSITIVE_INFINITY; // until the number of the last one is known
+      this.#unproven = Number.POSITIVE_INFINITY; // until the number of the last snapshot is known
+      this.#hasUnrecordedLoss = true;
+    }
+    if (this.#hasUnrecordedLoss) {
       this.#unproven = await this.#records.lost();
+      this.#hasUnrecordedLoss = false;
       return;
     }
-    await this.#records.synced(ids.filter((id) => this.canProve(id)));
+    await this.#records.synced(ids);
     for (const id of ids) this.#pending.delete(id);
   }
 }
