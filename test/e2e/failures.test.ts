@@ -27,6 +27,28 @@ const holdLayersBack = (s: Stage, image: ReturnType<typeof someImage>): void =>
 
 const big = (seed: string): ReturnType<typeof someImage> => someImage(seed, 3, 300, 3000);
 
+describe('a worker with UNPACK_DURABLE=false', () => {
+  it('says that its layers are not on disk yet, and syncs them before it ends', async () => {
+    await using s = await stage();
+    const image = big('later');
+    await s.push('later', { app: image });
+    const worker = await s.worker();
+    const job = await s.queue.add(s.payload('later'));
+    const result = await s.queue.wait(job, { timeout: 120_000 });
+    assert.equal(result.images[0]?.durable, false);
+    worker.kill('SIGTERM');
+    assert.equal(await worker.ended, 0);
+    const durable = await s.worker({ UNPACK_DURABLE: 'true' });
+    const again = await s.queue.wait(await s.queue.add(s.payload('later')), { timeout: 120_000 });
+    assert.deepEqual(
+      again.images.map(({ durable, layers }) => [durable, layers.map(({ state }) => state)]),
+      [[true, image.layers.map(() => 'existed')]],
+    );
+    durable.kill('SIGTERM');
+    assert.equal(await durable.ended, 0);
+  });
+});
+
 describe('a worker that dies in the middle of a layer', () => {
   it('by SIGKILL: another worker finishes the job, the tree is right, and no leftovers remain', async () => {
     await using s = await stage();
