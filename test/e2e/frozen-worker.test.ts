@@ -37,14 +37,12 @@ function written(s: Stage): number {
   return ids.reduce((sum, id) => sum + readdirSync(join(snapshots, id, 'fs')).length, 0);
 }
 
-const locks = (s: Stage): string[] => readdirSync(join(s.root, 'locks'));
-
 describe('a worker that was stopped in the middle of a layer', () => {
   it('delays no job of another image; jobs of its image continue in order when the worker does', async () => {
     await using s = await stage();
     const base = longLayer();
     const { worker: frozen, job } = await frozenWorker(s, base);
-    const holder = JSON.parse(readFileSync(join(s.root, 'locks', locks(s)[0] ?? ''), 'utf8'));
+    const holder = JSON.parse(readFileSync(join(s.root, 'locks', s.locks()[0] ?? ''), 'utf8'));
     assert.deepEqual([holder.pid, holder.worker, holder.job], [frozen.child.pid, 'frozen', job]);
 
     // more jobs than slots wait for the layer, and others follow

@@ -75,7 +75,7 @@ for (const [type, make] of Object.entries(DISKS)) {
         assert.match(failure.message, /unpackd snapshots usage/);
         await until(() => readdirSync(join(s.root, 'snapshots')).length === 2); // store.json is the other; files go in the background
         await s.assertClean(chainOf(image).slice(0, 1));
-        assert.deepEqual(readdirSync(join(s.root, 'locks')), []);
+        assert.deepEqual(s.locks(), []);
 
         rmSync(ballast, { recursive: true });
         const result = await s.queue.wait(job, { timeout: 120_000 });

@@ -51,6 +51,8 @@ export interface Stage extends AsyncDisposable {
   payload(prefix: string, tag?: string): Payload;
   /** The trees of the committed snapshots' own layers, by name. */
   stored(): Promise<StoreTrees>;
+  /** The names of the lock files of layers in ROOT/locks. */
+  locks(): string[];
   /** Fails unless the store holds exactly these snapshots and no other directories. */
   assertClean(names: readonly string[]): Promise<void>;
 }
@@ -152,6 +154,7 @@ export async function stage(options: StageOptions = {}): Promise<Stage> {
       push,
       payload,
       stored,
+      locks: () => readdirSync(join(root, 'locks')).filter((name) => name.startsWith('sha')),
       assertClean,
       [Symbol.asyncDispose]: () => stack.disposeAsync(),
     };
