@@ -1,5 +1,5 @@
 import { formatPlatform } from '../oci/platform.ts';
-import { type ImageKey, type ImageRecords, isOutdated } from '../snapshots/images.ts';
+import { type ImageKey, type ImageRecords, isOutdated, type KnownImage } from '../snapshots/images.ts';
 import { isSnapshotError } from '../snapshots/snapshotter.ts';
 import type { ResolvedImage } from './request.ts';
 
@@ -11,62 +11,53 @@ export interface ImageOrigin {
   readonly job?: string | undefined;
 }
 
-/** Records in the store which images it has, and that they are used. The unpacker calls it before a job gets its result. */
+type Records = Pick<ImageRecords, 'lookUpImage' | 'recordImage'>;
+
+/**
+ * Looks images up in the store, and records there which it has and that they are used. The unpacker calls it before a job gets
+ * its result.
+ */
 export class ImageRecorder {
-  readonly #store: Pick<ImageRecords, 'imageUsed' | 'recordImage'>;
+  readonly #store: Records;
   /** The keys of images, without the reference. An image has another reference in another job. */
   readonly #keys = new WeakMap<readonly ResolvedImage[], readonly RecordKey[]>();
 
-  constructor(store: Pick<ImageRecords, 'imageUsed' | 'recordImage'>) {
+  constructor(store: Records) {
     this.#store = store;
   }
 
-  /** Whether all images are recorded and their time of use needs no change. Writes nothing. */
-  async isRecorded(images: readonly ResolvedImage[], reference: string): Promise<boolean> {
+  /** @returns `undefined` if the store cannot use the top snapshot of one */
+  async lookUp(images: readonly ResolvedImage[], reference: string): Promise<readonly KnownImage[] | undefined> {
+    const found: KnownImage[] = [];
     for (const key of this.#keysOf(images)) {
-      const used = await this.#store.imageUsed(withReference(key, reference));
-      if (used === undefined || isOutdated(used)) return false;
+      const known = await this.#store.lookUpImage(withReference(key, reference));
+      if (known === undefined) return undefined;
+      found.push(known);
     }
-    return true;
+    return found;
   }
 
   /**
-   * Records that the images are in the store and are used now.
-   * @returns `false` if the store lacks the top snapshot of one
-   * @throws UnpackError STORE_FULL, STORE_FAILED
-   */
-  async record(images: readonly ResolvedImage[], origin: ImageOrigin): Promise<boolean> {
-    try {
-      for (const index of images.keys()) await this.recordOne(images, index, origin);
-      return true;
-    } catch (error) {
-      if (isSnapshotError(error, 'NotFound')) return false;
-      throw error;
-    }
-  }
-
-  /**
-   * Records one of the images.
-   * @param applied layers were unpacked, so the record changes in any case
+   * Records an image that is in the store, and that it is used now.
+   * @param known as `lookUp` has returned it, to write nothing if that is not needed
    * @throws SnapshotError NotFound if the store lacks its top snapshot; UnpackError STORE_FULL, STORE_FAILED
    */
-  async recordOne(
+  async record(
     images: readonly ResolvedImage[],
     index: number,
     { reference, source, job }: ImageOrigin,
-    applied = false,
+    known?: KnownImage,
   ): Promise<void> {
     const [image, key] = [images[index], this.#keysOf(images)[index]];
     if (image === undefined || key === undefined) throw new RangeError(`there is no image ${index}`);
-    const named = withReference(key, reference);
-    const used = await this.#store.imageUsed(named);
-    if (used !== undefined && !isOutdated(used) && !applied) return;
+    if (known !== undefined && isFresh(known)) return;
     const { configDigest, indexDigest, documents } = image;
+    const record = { ...withReference(key, reference), configDigest, indexDigest, source, job };
     try {
-      await this.#store.recordImage({ ...named, configDigest, indexDigest, source, job }, documents);
+      await this.#store.recordImage(record, documents);
     } catch (error) {
       // the image is recorded, so only its time of use stays too old, until a job can write it
-      if (used === undefined || isSnapshotError(error, 'NotFound')) throw error;
+      if (known?.used === undefined || isSnapshotError(error, 'NotFound')) throw error;
     }
   }
 
@@ -84,6 +75,11 @@ export class ImageRecorder {
     this.#keys.set(images, keys);
     return keys;
   }
+}
+
+/** Whether an image is recorded, and its time of use needs no change. */
+export function isFresh({ used }: KnownImage): boolean {
+  return used !== undefined && !isOutdated(used);
 }
 
 interface RecordKey extends Omit<ImageKey, 'reference'> {

@@ -12,12 +12,14 @@ import { LockWaits, lockWaitText } from '../rootfs/lock-waits.ts';
 import { ApplyPool, type ApplyPoolOptions } from '../rootfs/pool.ts';
 import { StoreProbe } from '../rootfs/store-probe.ts';
 import { snapshotsDirectory } from '../snapshots/directories.ts';
-import { isSnapshotError, type Mount } from '../snapshots/snapshotter.ts';
+import type { KnownImage } from '../snapshots/images.ts';
+import { NOTHING_TO_MOUNT } from '../snapshots/layout.ts';
+import { isSnapshotError } from '../snapshots/snapshotter.ts';
 import type { Store } from '../snapshots/store.ts';
 import { OpenSources } from '../source/open-sources.ts';
 import { DocumentCache } from '../source/read-blob.ts';
 import { ImageCache } from './image-cache.ts';
-import { ImageRecorder } from './image-recorder.ts';
+import { type ImageOrigin, ImageRecorder, isFresh } from './image-recorder.ts';
 import { type ImageState, observe, stateOf } from './progress.ts';
 import type { ResolvedImage } from './request.ts';
 import type { Reservation } from './reservation.ts';
@@ -66,44 +68,54 @@ export function createUnpacker(
   async function lookUpCached({ image, source, request }: WantedImage): Promise<readonly UnpackedImage[] | undefined> {
     const images = cachedImages(sources.get(source), request, imageCache);
     if (images === undefined) return undefined;
-    const found = await ifExisting(images);
-    return found !== undefined && (await recorder.isRecorded(images, image)) ? found : undefined;
+    const known = await recorder.lookUp(images, image);
+    return known?.every(isFresh) ? ifExisting(images, known) : undefined;
   }
 
   async function lookUp(wanted: WantedImage, { signal, job }: LookUpOptions = {}): Promise<Lookup> {
     const began = performance.now();
     const source = sources.get(wanted.source);
     const images = await resolveImages(source, wanted.request, { signal, cache, imageCache });
-    const found = await ifExisting(images);
     const origin = { reference: wanted.image, source: source.name, job };
-    const isRecorded = found !== undefined && (await recorder.record(images, origin));
-    return { wanted, images, began, existing: isRecorded ? found : undefined };
+    return { wanted, images, began, existing: await recordIfExisting(images, origin) };
   }
 
-  async function ifExisting(images: readonly ResolvedImage[]): Promise<readonly UnpackedImage[] | undefined> {
-    for (const { layers } of images) {
-      const top = layers.at(-1);
-      if (top !== undefined && !(await snapshotter.has(top.chainId))) return undefined;
-    }
-    const mounts: (readonly Mount[])[] = [];
+  async function recordIfExisting(
+    images: readonly ResolvedImage[],
+    origin: ImageOrigin,
+  ): Promise<readonly UnpackedImage[] | undefined> {
+    const known = await recorder.lookUp(images, origin.reference);
+    if (known === undefined) return undefined;
     try {
-      for (const image of images) mounts.push(await mountsOf(image));
-      let known = existing.get(images);
-      // the mounts change if a layer was unpacked again
-      if (!known?.every((image, index) => image.mounts === mounts[index])) {
-        known = images.map((image, index) => ({
-          ...stateOf(image, 'existed'),
-          ...configOf(image),
-          mounts: mounts[index] ?? [],
-          warnings: image.warnings,
-          durable: true,
-        }));
-        existing.set(images, known);
-      }
-      // `has` sees only synced snapshots then
-      if (snapshotter.durable) return known;
-      const now = await Promise.all(known.map(withDurability));
-      return now.every(({ durable }) => durable) ? known : now;
+      for (const index of images.keys()) await recorder.record(images, index, origin, known[index]);
+    } catch (error) {
+      if (isSnapshotError(error, 'NotFound')) return undefined; // it was removed just now
+      throw error;
+    }
+    return ifExisting(images, known);
+  }
+
+  async function ifExisting(
+    images: readonly ResolvedImage[],
+    known: readonly KnownImage[],
+  ): Promise<readonly UnpackedImage[] | undefined> {
+    let result = existing.get(images);
+    // the mounts change if a layer was unpacked again
+    if (!result?.every((image, index) => image.mounts === known[index]?.mounts)) {
+      result = images.map((image, index) => ({
+        ...stateOf(image, 'existed'),
+        ...configOf(image),
+        mounts: known[index]?.mounts ?? [],
+        warnings: image.warnings,
+        durable: true,
+      }));
+      existing.set(images, result);
+    }
+    // the store finds only synced snapshots then
+    if (snapshotter.durable) return result;
+    try {
+      const now = await Promise.all(result.map(withDurability));
+      return now.every(({ durable }) => durable) ? result : now;
     } catch (error) {
       if (isSnapshotError(error, 'NotFound')) return undefined; // it was removed just now
       throw error;
@@ -117,12 +129,6 @@ export function createUnpacker(
     if (others === 0) return { ...image, durable: own === 0 };
     const warning = `${others} of ${image.layers.length} layers may be lost in a power cut, because another process, or an earlier version, has left them unsynced; a worker with UNPACK_DURABLE=true unpacks them again`;
     return { ...image, warnings: [...image.warnings, warning], durable: false };
-  }
-
-  /** @throws SnapshotError NotFound */
-  async function mountsOf({ layers }: ResolvedImage): Promise<readonly Mount[]> {
-    const top = layers.at(-1);
-    return top === undefined ? NO_MOUNTS : snapshotter.viewMounts(top.chainId);
   }
 
   /** Whether a failed call has possibly left something in the store. */
@@ -194,10 +200,9 @@ export function createUnpacker(
         });
         await applying.catch((error: unknown) => Promise.reject(explainMissing(error, image.layers)));
       }
-      const applied = state.layers.some(({ phase }) => phase === 'applied');
       try {
-        await recorder.recordOne(images, index, origin, applied);
-        const mounts = await mountsOf(image);
+        await recorder.record(images, index, origin);
+        const mounts = state.chainId === undefined ? NOTHING_TO_MOUNT : await snapshotter.viewMounts(state.chainId);
         unpacked.push(await withDurability({ ...state, ...configOf(image), mounts, warnings }));
       } catch (error) {
         throw isSnapshotError(error, 'NotFound') ? lostLayers(snapshotter.root, wanted.image) : error;
@@ -223,9 +228,6 @@ export function createUnpacker(
     },
   };
 }
-
-/** The mounts of an image without layers. One array, because results are compared by their mounts. */
-const NO_MOUNTS: readonly Mount[] = [];
 
 function configOf({ config }: ResolvedImage): Pick<UnpackedImage, 'config'> {
   return config === undefined ? {} : { config };

@@ -1,5 +1,4 @@
-import type { BrokenReason, Usage } from './snapshotter.ts';
-import { SnapshotError } from './snapshotter.ts';
+import { type BrokenReason, type Mount, SnapshotError, type Usage } from './snapshotter.ts';
 import { brokenReason, number, type Row, text } from './statements.ts';
 import type { Statements, Transactions } from './transactions.ts';
 
@@ -9,17 +8,17 @@ import type { Statements, Transactions } from './transactions.ts';
  */
 export interface ImageRecords {
   /**
-   * Records an image that is in the store, and that it was used now. If `reference` has another image so far, that one keeps
+   * Records an image that is in the store, and that it was used now, at most once in USED_STEP. If `reference` has another image so far, that one keeps
    * its record as `REFERENCE@DIGEST`, and a pin stays with the reference.
    * @param documents the bytes of the manifest, the config and the index of the image, by digest
    * @throws NotFound if the store does not have the snapshot `chainId`, or cannot use it
    */
   recordImage(image: NewImage, documents: ReadonlyMap<string, Uint8Array>): Promise<void>;
   /**
-   * When the image was last used, in steps of USED_STEP; `undefined` if it is not recorded. Ask `has` for the chain ID first,
-   * in the same turn: this call does not check whether the store is still the one that was opened.
+   * What a job needs of an image whose layers are in the store; `undefined` if the store cannot use its top snapshot. The
+   * image need not be recorded. Takes as long as `has`.
    */
-  imageUsed(image: ImageKey): Promise<Date | undefined>;
+  lookUpImage(image: ImageKey): Promise<KnownImage | undefined>;
   /** All images, sorted by reference and platform. */
   images(): Promise<ImageListing[]>;
   /** The bytes of a manifest, config or index that a recorded image has. */
@@ -39,7 +38,7 @@ export interface ImageRecords {
 }
 
 /** The part of ImageRecords that changes nothing. */
-export type ImageReader = Pick<ImageRecords, 'imageUsed' | 'images' | 'document'>;
+export type ImageReader = Pick<ImageRecords, 'lookUpImage' | 'images' | 'document'>;
 
 /** What tells one image from all others, also after its reference was moved to another one. */
 export interface ImageKey {
@@ -51,6 +50,14 @@ export interface ImageKey {
   readonly chainId?: string | undefined;
   /** Absent for explicit layers. */
   readonly manifestDigest?: string | undefined;
+}
+
+/** An image whose top snapshot is in the store. */
+export interface KnownImage {
+  /** As `viewMounts` returns them. Empty for an image without layers. */
+  readonly mounts: readonly Mount[];
+  /** When it was last used, in steps of USED_STEP; `undefined` if it is not recorded. */
+  readonly used: Date | undefined;
 }
 
 export interface NewImage extends ImageKey {
@@ -93,8 +100,8 @@ export function isOutdated(used: Date, now = Date.now()): boolean {
   return Math.abs(now - used.getTime()) >= USED_STEP;
 }
 
-/** The ImageRecords of a store, in its database. SnapshotStore is its only user. */
-export class ImageTable implements ImageRecords {
+/** The images of a store, in its database. SnapshotStore is its only user. */
+export class ImageTable implements Omit<ImageRecords, 'lookUpImage'> {
   readonly #transactions: Transactions;
 
   constructor(transactions: Transactions) {
@@ -118,7 +125,8 @@ export class ImageTable implements ImageRecords {
     });
   }
 
-  imageUsed(image: ImageKey): Promise<Date | undefined> {
+  /** When the image was last used; `undefined` if it is not recorded. */
+  used(image: ImageKey): Promise<Date | undefined> {
     return this.#transactions.read((statements) => timeOf(statements.imageUsed.get(...usedKey(image))));
   }
 
@@ -239,7 +247,11 @@ function dropDocuments(statements: Statements, digests: readonly string[]): void
 
 /** Source and job stay those of the first record, until the layers were unpacked again. */
 function update(statements: Statements, { id, record }: ImageRow, image: NewImage, unpacked: number, used: number) {
-  const { source, job } = unpacked === record.unpacked.getTime() ? record : image;
+  const isSameTime = unpacked === record.unpacked.getTime();
+  const { configDigest, indexDigest } = record;
+  const isSameIndex = image.configDigest === configDigest && image.indexDigest === indexDigest;
+  if (isSameTime && isSameIndex && !isOutdated(record.used, used)) return;
+  const { source, job } = isSameTime ? record : image;
   statements.updateImage.run({ id, unpacked, used, ...columnsOf({ ...image, source, job }) });
   dropDocuments(statements, digestsOf(record));
 }

@@ -27,6 +27,9 @@ export async function layoutOf({ type, overlayXattrs }: Pick<Snapshotter, 'type'
   return overlayLayout({ overlayXattrs, index: await overlayKnowsIndex() });
 }
 
+/** The mounts of an image without layers. One array, so that callers can compare mounts by identity. */
+export const NOTHING_TO_MOUNT: readonly Mount[] = [];
+
 /** The mounts of a view of a committed snapshot, which need not exist. */
 export function viewMounts(layout: Layout, { id, parents }: Chain, directories: SnapshotDirectories): Mount[] {
   return layout.mounts({ id, kind: 'view', parents: [id, ...parents] }, directories);

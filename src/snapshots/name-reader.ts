@@ -3,15 +3,15 @@ import { LruCache } from '../lru-cache.ts';
 import { databaseIdentity } from './admission.ts';
 import { SnapshotDirectories } from './directories.ts';
 import { metadataFile, OpenedStore } from './identity.ts';
-import { type ImageKey, timeOf, usedKey } from './images.ts';
+import { type ImageKey, type KnownImage, timeOf, usedKey } from './images.ts';
 import { mountOf } from './later-sync.ts';
-import { type Layout, viewMounts } from './layout.ts';
+import { type Layout, NOTHING_TO_MOUNT, viewMounts } from './layout.ts';
 import { chainOf } from './metadata.ts';
 import type { Mount } from './snapshotter.ts';
 import { isUsable, keysIn, number, STATEMENTS, usableThrough } from './statements.ts';
 
-/** Maximum number of snapshots whose mounts are kept. */
-const MOST_MOUNTS = 1000;
+/** Maximum number of snapshots whose mounts are kept, and of images. */
+const MOST_KEPT = 1000;
 
 /** The mounts of a snapshot, and the version of the database when they were read last. */
 interface KnownMounts {
@@ -37,7 +37,8 @@ export class NameReader {
   readonly #chain: StatementSync;
   readonly #version: StatementSync;
   readonly #directories: SnapshotDirectories;
-  readonly #mounts = new LruCache<KnownMounts>(MOST_MOUNTS);
+  readonly #mounts = new LruCache<KnownMounts>(MOST_KEPT);
+  readonly #images = new LruCache<{ version: number; image: KnownImage }>(MOST_KEPT);
 
   /**
    * @param durable whether all files of a snapshot must be on disk
@@ -75,21 +76,41 @@ export class NameReader {
     return keysIn(this.#keys, prefix);
   }
 
-  /** Does not check the store, which takes three times as long as the lookup. */
-  imageUsed(image: ImageKey): Date | undefined {
-    return timeOf(this.#imageUsed.get(...usedKey(image)));
+  /**
+   * As ImageRecords.lookUpImage. The same mounts are the same array.
+   *
+   * Measured for an image of 4 layers: 12 µs if nothing has changed since the last call, 9 of them for the check.
+   */
+  lookUpImage(image: ImageKey, layout: Layout): KnownImage | undefined {
+    this.#opened.check();
+    const version = this.#databaseVersion();
+    const key = `${image.chainId} ${image.manifestDigest} ${image.platform} ${image.reference}`;
+    const known = this.#images.get(key);
+    if (known?.version === version) return known.image;
+    const mounts = image.chainId === undefined ? NOTHING_TO_MOUNT : this.#mountsOf(image.chainId, version, layout);
+    if (mounts === undefined) return undefined;
+    const found = { mounts, used: timeOf(this.#imageUsed.get(...usedKey(image))) };
+    if (known === undefined) this.#images.add(key, { version, image: found });
+    else Object.assign(known, { version, image: found });
+    return found;
   }
 
-  /**
-   * As Snapshotter.viewMounts. The store is only checked if something has changed. The same array is returned until the mounts change.
-   * @returns `undefined` if there is no such snapshot
-   */
+  /** As Snapshotter.viewMounts. @returns `undefined` if there is no such snapshot */
   viewMounts(name: string, layout: Layout): readonly Mount[] | undefined {
-    // SQLite changes this number after each commit of another connection; reading a chain of 100 layers takes 50 times as long
-    const version = number(this.#version.get()?.data_version);
+    this.#opened.check();
+    return this.#mountsOf(name, this.#databaseVersion(), layout);
+  }
+
+  /** SQLite changes this number after each commit of another connection. */
+  #databaseVersion(): number {
+    return number(this.#version.get()?.data_version);
+  }
+
+  /** Reading a chain of 100 layers takes 50 times as long as the version, so mounts are kept until the database changes. */
+  #mountsOf(name: string, version: number, layout: Layout): readonly Mount[] | undefined {
     const known = this.#mounts.get(name);
     if (known?.version === version) return known.mounts;
-    if (!this.has(name)) return undefined;
+    if (!isUsable(this.#committed, name, this.#through)) return undefined;
     const mounts = viewMounts(layout, chainOf(this.#chain.all({ key: name }), name), this.#directories);
     if (known === undefined) this.#mounts.add(name, { version, mounts });
     else {

@@ -4,7 +4,7 @@ import { Worker } from 'node:worker_threads';
 import { errnoOf } from '../errno.ts';
 import { UnpackError } from '../errors.ts';
 import type { Owner } from './holder.ts';
-import type { ImageKey } from './images.ts';
+import type { ImageKey, KnownImage } from './images.ts';
 import { type Layout, layoutOf } from './layout.ts';
 import { Leases } from './leases.ts';
 import { NameReader } from './name-reader.ts';
@@ -41,8 +41,8 @@ export async function openStoreThread(options: StoreOptions): Promise<Store> {
 }
 
 /**
- * Sends each call to the thread. Leases are taken here, because they need no database. `has`, `keys`, `imageUsed`
- * and `viewMounts` are answered here too, while the thread answers in time: a job whose image is already unpacked makes no other
+ * Sends each call to the thread. Leases are taken here, because they need no database. `has`, `keys`,
+ * `lookUpImage` and `viewMounts` are answered here too, while the thread answers in time: a job whose image is already unpacked makes no other
  * calls, and a message to the thread takes longer than the lookup.
  *
  * If the thread dies, its pending calls fail, and the next call starts a new thread.
@@ -154,9 +154,9 @@ class StoreOnThread implements Store {
     return this.#ask('recordImage', ...args);
   }
 
-  async imageUsed(image: ImageKey): Promise<Date | undefined> {
-    const found = this.#lookUp((names) => [names.imageUsed(image)] as const);
-    return found === undefined ? this.#ask('imageUsed', image) : found[0];
+  async lookUpImage(image: ImageKey): Promise<KnownImage | undefined> {
+    const found = this.#lookUp((names) => [names.lookUpImage(image, this.#layout)] as const);
+    return found === undefined ? this.#ask('lookUpImage', image) : found[0];
   }
 
   images() {

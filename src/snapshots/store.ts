@@ -5,9 +5,18 @@ import { brokenState, isUnfinished } from './admission.ts';
 import type { Deletions } from './deletions.ts';
 import type { SnapshotDirectories, Staged } from './directories.ts';
 import { holderName, type Owner } from './holder.ts';
-import type { ImageKey, ImageListing, ImageReader, ImageRecord, ImageRecords, NewImage } from './images.ts';
+import type {
+  ImageKey,
+  ImageListing,
+  ImageReader,
+  ImageRecord,
+  ImageRecords,
+  ImageTable,
+  KnownImage,
+  NewImage,
+} from './images.ts';
 import { LaterSync } from './later-sync.ts';
-import { type Layout, viewMounts } from './layout.ts';
+import { type Layout, NOTHING_TO_MOUNT, viewMounts } from './layout.ts';
 import { type HeldLease, Leases } from './leases.ts';
 import type { Metadata, NewSnapshot } from './metadata.ts';
 import { canBeMountedUnseen, type StoreMounts, storeMounts } from './mounted.ts';
@@ -66,7 +75,7 @@ export class SnapshotStore implements Store {
   readonly #mayUseReserve: boolean;
   readonly #layout: Layout;
   readonly #metadata: Metadata;
-  readonly #images: ImageRecords;
+  readonly #images: ImageTable;
   readonly #directories: SnapshotDirectories;
   readonly #deletions: Deletions;
   readonly #leases: Leases;
@@ -80,7 +89,7 @@ export class SnapshotStore implements Store {
     root: string,
     layout: Layout,
     metadata: Metadata,
-    images: ImageRecords,
+    images: ImageTable,
     directories: SnapshotDirectories,
     deletions: Deletions,
     mayUseReserve = false,
@@ -138,7 +147,7 @@ export class SnapshotStore implements Store {
     return this.#run(async () => {
       const there = await this.#metadata.has(name);
       if (!there) throw new SnapshotError('NotFound', `there is no committed snapshot ${name} that can be used`);
-      return viewMounts(this.#layout, await this.#metadata.chain(name), this.#directories);
+      return this.#viewMounts(name);
     });
   }
 
@@ -287,8 +296,13 @@ export class SnapshotStore implements Store {
     return this.#run(() => this.#images.recordImage(image, documents));
   }
 
-  imageUsed(image: ImageKey): Promise<Date | undefined> {
-    return this.#run(() => this.#images.imageUsed(image));
+  lookUpImage(image: ImageKey): Promise<KnownImage | undefined> {
+    return this.#run(async () => {
+      const { chainId } = image;
+      if (chainId !== undefined && !(await this.#metadata.has(chainId))) return undefined;
+      const mounts = chainId === undefined ? NOTHING_TO_MOUNT : await this.#viewMounts(chainId);
+      return { mounts, used: await this.#images.used(image) };
+    });
   }
 
   images(): Promise<ImageListing[]> {
@@ -393,6 +407,10 @@ export class SnapshotStore implements Store {
       }
     }
     return lost;
+  }
+
+  async #viewMounts(name: string): Promise<readonly Mount[]> {
+    return viewMounts(this.#layout, await this.#metadata.chain(name), this.#directories);
   }
 
   async #recordCommit(id: number, record: SnapshotRecord): Promise<void> {

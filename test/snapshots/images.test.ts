@@ -3,10 +3,10 @@ import { describe, test } from 'node:test';
 import '../support/needs-root.ts';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { ImageListing, NewImage } from '../../src/snapshots/images.ts';
+import type { ImageKey, ImageListing, NewImage } from '../../src/snapshots/images.ts';
 import { openSnapshotter, openToRead } from '../../src/snapshots/open.ts';
 import { SnapshotError } from '../../src/snapshots/snapshotter.ts';
-import type { Store } from '../../src/snapshots/store.ts';
+import type { Store, StoreReader } from '../../src/snapshots/store.ts';
 import { openStoreThread } from '../../src/snapshots/store-thread.ts';
 import { changeDatabase, refused, type TemporaryStore, withStore } from './temporary-store.ts';
 
@@ -20,6 +20,9 @@ function image(manifestDigest: string, chainId: string, more: Partial<NewImage> 
   const configDigest = `config-${manifestDigest}`;
   return { reference: APP, platform: 'linux/amd64', chainId, manifestDigest, configDigest, source: 's3://b', ...more };
 }
+
+/** When an image was used last. */
+const usedOf = async (store: StoreReader, one: ImageKey) => (await store.lookUpImage(one))?.used;
 
 const record = (store: Store, one: NewImage) =>
   store.recordImage(one, documentsOf(one.manifestDigest ?? '', one.configDigest ?? '', one.indexDigest ?? ''));
@@ -89,14 +92,31 @@ function imagesSuite(name: string, open: typeof openSnapshotter): void {
       const { store, layer } = context;
       await layer('base', '');
       const one = image('m1', 'base');
-      assert.equal(await store.imageUsed(one), undefined);
+      assert.equal(await usedOf(store, one), undefined);
       await record(store, one);
-      assert.deepEqual(await store.imageUsed(one), (await store.images())[0]?.used);
+      assert.deepEqual(await usedOf(store, one), (await store.images())[0]?.used);
       for (const other of [{ manifestDigest: 'm2' }, { chainId: 'other' }, { platform: '' }, { reference: 'x' }]) {
-        assert.equal(await store.imageUsed({ ...one, ...other }), undefined, JSON.stringify(other));
+        assert.equal(await usedOf(store, { ...one, ...other }), undefined, JSON.stringify(other));
       }
       await store.removeImage(APP);
-      assert.equal(await store.imageUsed(one), undefined);
+      assert.equal(await usedOf(store, one), undefined);
+    });
+
+    behaviour('are looked up with their mounts, recorded or not, until the top snapshot is gone', async (context) => {
+      const { store, root, layer } = context;
+      await layer('base', '');
+      await layer('top', 'base');
+      const one = image('m1', 'top');
+      assert.deepEqual(await store.lookUpImage(one), { mounts: await store.viewMounts('top'), used: undefined });
+      await record(store, one);
+      const used = (await store.images())[0]?.used;
+      assert.deepEqual(await store.lookUpImage(one), { mounts: await store.view('look', 'top'), used });
+      assert.deepEqual(await store.lookUpImage({ ...one, chainId: undefined }), { mounts: [], used: undefined });
+      await store.remove('look');
+      changeDatabase(root, `UPDATE snapshots SET broken = 'gone' WHERE key = 'top'`);
+      assert.equal(await store.lookUpImage(one), undefined);
+      await store.remove('top');
+      assert.equal(await store.lookUpImage(one), undefined);
     });
 
     behaviour(
@@ -179,7 +199,7 @@ function imagesSuite(name: string, open: typeof openSnapshotter): void {
       await layer('base', '');
       const layers = { reference: APP, platform: '', chainId: 'base', source: 's3://b' };
       await store.recordImage(layers, new Map());
-      assert.ok(await store.imageUsed(layers));
+      assert.ok(await usedOf(store, layers));
       assert.equal((await store.images())[0]?.manifestDigest, undefined);
     });
 
@@ -267,7 +287,7 @@ function imagesSuite(name: string, open: typeof openSnapshotter): void {
       const reader = await openToRead({ root, type: 'overlay' });
       try {
         assert.deepEqual(await reader.images(), await store.images());
-        assert.deepEqual(await reader.imageUsed(image('m1', 'base')), (await store.images())[0]?.used);
+        assert.deepEqual(await usedOf(reader, image('m1', 'base')), (await store.images())[0]?.used);
         assert.equal(String(Buffer.from((await reader.document('m1')) ?? [])), 'document m1');
       } finally {
         await reader.close();
