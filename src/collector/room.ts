@@ -66,6 +66,11 @@ export class Room {
     this.#lock = new StoreLock(this.#root, 'room');
   }
 
+  /** Reserves room, if what the job probably needs is free. @returns whether it is reserved */
+  async tryReserve(lease: Lease, needs: Needs, signal?: AbortSignal): Promise<boolean> {
+    return (await this.#try(lease, needs, false, signal)) === undefined;
+  }
+
   /**
    * Reserves room: writes what the job needs into its lease.
    * @throws UnpackError STORE_FULL with what is needed, what is free and what could be freed; the reason of the signal

@@ -1,7 +1,7 @@
 import { type Amount, larger, NOTHING, sum } from '../collector/free-space.ts';
 import type { Needs } from '../collector/room.ts';
 import { LruCache } from '../lru-cache.ts';
-import type { ChainLayer, Layer } from '../oci/descriptor.ts';
+import type { Layer } from '../oci/descriptor.ts';
 import type { DiffId } from '../oci/digest.ts';
 import { LABEL_DIFF_ID, type Snapshotter } from '../snapshots/snapshotter.ts';
 
@@ -39,15 +39,23 @@ export class LayerSizes {
     this.#atLeast.set(diff.digest, written);
   }
 
-  /** What each of these layers takes. */
-  async needsOf(layers: readonly ChainLayer[]): Promise<readonly Needs[]> {
-    const stored = layers.every((layer) => this.#known.get(layer.diff.digest) !== undefined)
-      ? new Map<string, Amount>()
-      : await this.#stored();
+  /** What each of these layers takes, from what this process knows. It takes no time. */
+  roughNeedsOf(layers: readonly Layer[]): readonly Needs[] {
+    return layers.map((layer) => this.#needsOf(layer, this.#known.get(layer.diff.digest)));
+  }
+
+  /** The same, also from the snapshots of the store, which are all read if this process does not know a layer. */
+  async needsOf(layers: readonly Layer[]): Promise<readonly Needs[]> {
+    if (layers.every(({ diff }) => this.#known.get(diff.digest) !== undefined)) return this.roughNeedsOf(layers);
+    const stored = await this.#stored();
     return layers.map((layer) => {
-      const size = this.#known.get(layer.diff.digest) ?? stored.get(layer.diff.digest);
-      return size === undefined ? this.#guess(layer) : { least: size, likely: size };
+      const { digest } = layer.diff;
+      return this.#needsOf(layer, this.#known.get(digest) ?? stored.get(digest));
     });
+  }
+
+  #needsOf(layer: Layer, size: Amount | undefined): Needs {
+    return size === undefined ? this.#guess(layer) : { least: size, likely: size };
   }
 
   #guess({ blob, diff }: Layer): Needs {

@@ -1,7 +1,8 @@
 import { Collector } from '../collector/collector.ts';
 import { amountOn, type Marks, missingOf } from '../collector/free-space.ts';
-import { Room } from '../collector/room.ts';
+import { type Needs, Room } from '../collector/room.ts';
 import { toUnpackError } from '../errors.ts';
+import type { ChainLayer } from '../oci/descriptor.ts';
 import type { Lease } from '../snapshots/snapshotter.ts';
 import type { Store } from '../snapshots/store.ts';
 import { LayerSizes, total } from './layer-sizes.ts';
@@ -39,8 +40,7 @@ export class RoomForImages {
     body: (reservation: Reservation) => Promise<T>,
   ): Promise<T> {
     const missing = await missingLayers(images, this.#store);
-    const needs = await this.#sizes.needsOf(missing);
-    if (missing.length > 0) await this.#room.reserve(lease, total(needs), call);
+    const needs = missing.length === 0 ? [] : await this.#reserve(missing, lease, call);
     const reservation = new Reservation(lease, missing, needs, (layer, size) => this.#sizes.remember(layer, size));
     try {
       return await body(reservation);
@@ -52,6 +52,19 @@ export class RoomForImages {
       }
       throw error;
     }
+  }
+
+  /** Looks at the snapshots of the store only if there may be too little room, because a large store has many. */
+  async #reserve(
+    missing: readonly ChainLayer[],
+    lease: Lease,
+    call: Pick<UnpackOptions, 'signal' | 'log'>,
+  ): Promise<readonly Needs[]> {
+    const rough = this.#sizes.roughNeedsOf(missing);
+    if (await this.#room.tryReserve(lease, total(rough), call.signal)) return rough;
+    const needs = await this.#sizes.needsOf(missing);
+    await this.#room.reserve(lease, total(needs), call);
+    return needs;
   }
 
   /** A failure is only logged, because the job has failed for another reason. */

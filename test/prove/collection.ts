@@ -46,7 +46,7 @@ export const proof: Proof = {
       stack.defer(() => store.close());
       const place = join(disk.path, 'mounted');
       mkdirSync(place);
-      const installation = { s, env, staying, store, place, catalog: new Catalog(s) };
+      const installation = { s, env, staying, store, place, catalog: new Catalog(s), removed: 0 };
       return {
         attempt: (seed) => round(installation, new Random(seed), run),
         [Symbol.asyncDispose]: () => stack.disposeAsync(),
@@ -66,6 +66,8 @@ interface Installation {
   /** A folder to mount images at. */
   readonly place: string;
   readonly catalog: Catalog;
+  /** How many images the worker that stays had removed before this round. */
+  removed: number;
 }
 
 /** The images, which are made and stored in the bucket when they are needed first. */
@@ -99,7 +101,9 @@ class Catalog {
     ];
     const image = bulkyImage(layers);
     for (const [at, name] of chainOf(image).entries()) this.files.set(name, layers[at]?.files ?? new Map());
-    await this.#stage.push(this.prefix(index), { app: image });
+    // the server closes connections that were idle between two rounds, and the client of the tests tries once
+    const push = () => this.#stage.push(this.prefix(index), { app: image });
+    await push().catch(push);
     return image;
   }
 
@@ -138,6 +142,9 @@ async function round(installation: Installation, random: Random, run: Run): Prom
   assert.equal(installation.staying.child.exitCode, null, installation.staying.log().slice(-2000));
   assert.ok(free.least() > 0, 'the disk was full');
   assert.doesNotMatch(installation.staying.log(), /STORE_FULL|takes no more jobs/);
+  const removed = installation.staying.log().match(/"msg":"removed [^"]*: frees/g)?.length ?? 0;
+  run.count('images removed by the worker that stays', removed - installation.removed);
+  installation.removed = removed;
   await used.check();
   await compareSome(installation, random);
   run.count('snapshots compared with their layers', COMPARED);
