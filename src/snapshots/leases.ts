@@ -50,6 +50,8 @@ const READ = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
 export class Leases {
   readonly #root: string;
   readonly #directory: string;
+  /** Keeps the files of leases open. Node closes a file that nothing refers to. */
+  readonly #taken = new Set<FileHandle>();
 
   /** @param root the store's directory */
   constructor(root: string) {
@@ -62,6 +64,8 @@ export class Leases {
     await makeBesideSnapshots(this.#root, DIRECTORY);
     const content = `${needsLine(needs)}${JSON.stringify({ holder: holderOf(owner), names })}\n`;
     const { handle, path } = await this.#write(content);
+    const taken = this.#taken;
+    taken.add(handle);
     const lease: Lease = {
       async update(changed) {
         await handle.write(needsLine(changed), 0);
@@ -69,6 +73,7 @@ export class Leases {
       async [Symbol.asyncDispose]() {
         // if the disk has failed, the file stays: without its lock it is no lease, and `tidy` removes it
         await unlink(path).catch(() => {});
+        taken.delete(handle);
         await handle.close();
       },
     };

@@ -1,8 +1,14 @@
 import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { once } from 'node:events';
+import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import '../support/needs-root.ts';
+import { Leases } from '../../src/snapshots/leases.ts';
+import { Random } from '../fuzz/random.ts';
+import { startChild } from '../support/child.ts';
 import { eventually } from '../support/eventually.ts';
 import { inNamespace } from '../support/mount-namespace.ts';
 import { changeDatabase, directoriesIn, type TemporaryStore, withStore } from './temporary-store.ts';
@@ -65,6 +71,22 @@ behaviour(
   },
 );
 
+behaviour('a snapshot that is mounted after the look of its removal keeps its files', async (context) => {
+  const { store, trees, at, root } = context;
+  const blocking = await new Leases(root).removing();
+  const removing = store.remove('two');
+  // it has looked at the mounts, and waits for the lock on ROOT, which it has opened
+  await eventually('the removal waits', () => openFiles().filter((path) => path === root).length === 2);
+  const other = await inNamespace(`mount --bind ${trees}/2/fs ${at}`);
+  blocking[Symbol.dispose]();
+  await removing;
+  assert.equal(await store.cleanup(), 0);
+  const [, gone = ''] = await directoriesIn(root);
+  assert.equal(readFileSync(join(trees, gone, 'fs/file'), 'utf8'), 'text');
+  await other[Symbol.asyncDispose]();
+  await eventually('the cleanup of a directory that was mounted', async () => (await store.cleanup()) === 1);
+});
+
 behaviour('a mounted extraction snapshot can be removed, and its files stay until it is unmounted', async (context) => {
   const { store, at, root, trees } = context;
   const [mount] = await store.prepare('extract-1 key', '');
@@ -83,3 +105,55 @@ behaviour('a kill between the deletion of the row and the rename leaves what a c
   assert.equal(await store.cleanup(), 1);
   assert.deepEqual(await directoriesIn(root), ['1']);
 });
+
+/** The files that this process has open. */
+function openFiles(): string[] {
+  return readdirSync('/proc/self/fd').flatMap((name) => {
+    try {
+      return [readlinkSync(`/proc/self/fd/${name}`)];
+    } catch {
+      return []; // the descriptor that lists them
+    }
+  });
+}
+
+/** Seed of the processes. Repeat a run: `RACE_SEED=N npm test test/snapshots/removal.test.ts`. */
+const SEED = Number(process.env.RACE_SEED ?? Math.floor(Math.random() * 2 ** 31));
+const RACE = join(import.meta.dirname, 'removal-race.ts');
+
+test(`processes that unpack, mount, remove and are killed lose nothing that is leased or mounted (RACE_SEED=${SEED})`, () =>
+  withStore('overlay', async ({ store, root, beside }) => {
+    const random = new Random(SEED);
+    const start = async (rounds: number) => {
+      const parameters = [RACE, root, beside, String(random.below(2 ** 31)), String(rounds)];
+      const child = startChild('unshare', ['--mount', '--propagation', 'private', process.execPath, ...parameters], {
+        stdio: ['ignore', 'pipe', 'inherit'],
+      });
+      assert.ok(child.stdout !== null);
+      const ended = once(child, 'exit');
+      await Promise.race([once(child.stdout, 'data'), ended]);
+      return { child, ended };
+    };
+    for (let round = 0; round < 4; round += 1) {
+      const lasting = await Promise.all([start(40), start(40)]);
+      const killed = await start(100_000);
+      await sleep(random.below(400));
+      killed.child.kill('SIGKILL');
+      await killed.ended;
+      for (const { child, ended } of lasting) {
+        await ended;
+        assert.equal(child.exitCode, 0, 'see the error of the process above');
+      }
+    }
+    for (const { name, kind } of await store.walk()) if (kind !== 'committed') await store.remove(name);
+    await eventually('the end of all deletions', async () => {
+      await store.cleanup();
+      return !(await directoriesIn(root)).some((name) => !/^\d+$/.test(name));
+    });
+    const rows = new DatabaseSync(join(root, 'metadata.db'), { readOnly: true });
+    const owned = rows.prepare('SELECT id FROM snapshots').all();
+    rows.close();
+    assert.deepEqual(await directoriesIn(root), owned.map(({ id }) => String(id)).sort());
+    new Leases(root).tidy();
+    assert.deepEqual(readdirSync(join(root, 'leases')), []);
+  }));
