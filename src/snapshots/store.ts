@@ -181,10 +181,7 @@ export class SnapshotStore implements Store {
         };
         const replaced = await this.#metadata.commit(name, key, { ...options, size }, committing);
         if (options.synced !== true) this.#later.add(id);
-        // others may read a suspect one at this moment; the next cleanup removes its directory
-        if (replaced?.info.broken !== undefined) {
-          await this.#directories.remove(replaced.id, this.#metadata.identity);
-        }
+        if (replaced !== undefined) await this.#directories.remove(replaced.id, this.#metadata.identity);
       } catch (error) {
         await this.#forgetCommit(id).catch(() => {});
         throw error;

@@ -175,7 +175,7 @@ for (const type of ['overlay', 'native'] as const) {
       await b.unpack(b.cached, 1);
       const replaceBase = once(async () => {
         await b.unpack(b.durable, 1);
-        assert.equal(await b.cached.cleanup(), 1);
+        await b.durable.cleanup(); // it waits for the removal of the old one
       });
       const real = b.applierOf(b.cached);
       const applier: Applier = {
@@ -215,7 +215,7 @@ describe('a layer that was written before its parent existed, in the overlay sto
     await using b = await bench('overlay');
     const replaceBase = once(async () => {
       await b.unpack(b.durable, 1);
-      assert.equal(await b.cached.cleanup(), 1);
+      await b.durable.cleanup(); // it waits for the removal of the old one
     });
     const racing = altered(b.cached, {
       view: async (...args) => {
