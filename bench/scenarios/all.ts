@@ -1,5 +1,6 @@
 import { diskScenarios } from './disk.ts';
 import { growthScenario } from './growth.ts';
+import { imageListScenario } from './image-list.ts';
 import { knownImagesScenario } from './known-images.ts';
 import { localScenario } from './local.ts';
 import { memoryScenario } from './memory.ts';
@@ -16,6 +17,7 @@ export const SCENARIOS: readonly Scenario[] = [
   ...shapeScenarios,
   ...s3Scenarios,
   knownImagesScenario,
+  imageListScenario,
   ...diskScenarios,
   memoryScenario,
   growthScenario,

@@ -28,22 +28,35 @@ export function table(
   rows: readonly (readonly Cell[])[],
   width?: number,
 ): string[] {
-  const defined = columns.map((column) => (typeof column === 'string' ? { title: column } : column));
-  const lines = [defined.map(({ title }) => title), ...rows.map((row) => row.map((cell) => printable(String(cell))))];
-  const natural = defined.map((_, index) =>
-    lines.reduce((widest, line) => Math.max(widest, textWidth(line[index] ?? '')), 0),
-  );
+  const defined: Column[] = columns.map((column) => (typeof column === 'string' ? { title: column } : column));
+  const lines = [defined.map(({ title }) => title), ...rows].map((row) => row.map(shownCell));
+  const natural = defined.map((_, index) => lines.reduce((most, line) => Math.max(most, line[index]?.width ?? 0), 0));
   const widths = width === undefined ? natural : fitted(natural, defined, width - GAP.length * (defined.length - 1));
   return lines.map((line) => {
-    const cells = defined.map(({ align, cut }: Column, index) => {
-      const space = widths[index] ?? 0;
-      const text = cutText(line[index] ?? '', space, cut);
-      const padding = ' '.repeat(space - textWidth(text));
-      return align === 'right' ? padding + text : text + padding;
-    });
+    const cells = defined.map((column, index) => fill(line[index] ?? EMPTY, widths[index] ?? 0, column));
     const whole = cells.join(GAP).trimEnd();
     return width === undefined ? whole : cutText(whole, width);
   });
+}
+
+/** A text, and how many columns of a terminal it takes. It is computed once, because it takes most of the time of a long table. */
+interface ShownCell {
+  readonly text: string;
+  readonly width: number;
+}
+
+const EMPTY: ShownCell = { text: '', width: 0 };
+
+function shownCell(cell: Cell): ShownCell {
+  const text = printable(String(cell));
+  return { text, width: textWidth(text) };
+}
+
+/** The text of a cell, cut or padded to the width of its column. */
+function fill(cell: ShownCell, space: number, { align, cut }: Column): string {
+  const { text, width } = cell.width <= space ? cell : shownCell(cutText(cell.text, space, cut));
+  const padding = ' '.repeat(space - width);
+  return align === 'right' ? padding + text : text + padding;
 }
 
 /** Makes the widest column that may be cut narrower by one, until all fit into `room` or none can be cut. */
