@@ -135,10 +135,13 @@ export function snapshotsCommand(cli: Cli): Command {
   return group;
 }
 
-function recoveredText({ whole, broken, foreign, earlier }: Recovered): string[] {
+function recoveredText({ whole, broken, foreign, images, earlier }: Recovered): string[] {
   return [
     `the database has ${whole} snapshots again`,
     ...(broken === 0 ? [] : [`${broken} more are broken, because directories are missing: a new job mends them`]),
+    images === undefined
+      ? 'the records of images and their pins are lost with the database: a new job records its image again, and pins must be set again'
+      : `${images} images are recorded, as in the earlier database`,
     ...(foreign.length === 0 ? [] : [`directories that are not of this store stay: ${foreign.join(', ')}`]),
     ...(earlier === undefined ? [] : [`the earlier database is now ${earlier}`]),
   ];

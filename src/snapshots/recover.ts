@@ -20,6 +20,11 @@ export interface Recovered {
   readonly broken: number;
   /** Numbers of directories in ROOT/snapshots that are not of this store. They stay. */
   readonly foreign: readonly number[];
+  /**
+   * Images that are still recorded; `undefined` if no database had them. The directories have no references, documents and
+   * pins, so these are lost with the database.
+   */
+  readonly images: number | undefined;
   /** Where the earlier database is now; `undefined` if there was none. */
   readonly earlier: string | undefined;
 }
@@ -51,7 +56,7 @@ export async function recoverStore(root: string): Promise<Recovered> {
     }
     await copyOwn(root, next, record);
     const file = new DatabaseSync(next, { enableForeignKeyConstraints: false });
-    let found: Pick<Recovered, 'whole' | 'broken' | 'foreign'>;
+    let found: Omit<Recovered, 'earlier'>;
     try {
       file.exec('PRAGMA journal_mode = DELETE; PRAGMA synchronous = FULL; BEGIN');
       found = rebuild(file, root, record);
@@ -116,11 +121,7 @@ async function ifSound<T>(root: string, use: (file: DatabaseSync) => Promise<T> 
   }
 }
 
-function rebuild(
-  file: DatabaseSync,
-  root: string,
-  record: StoreRecord,
-): Pick<Recovered, 'whole' | 'broken' | 'foreign'> {
+function rebuild(file: DatabaseSync, root: string, record: StoreRecord): Omit<Recovered, 'earlier'> {
   const pathOf = (id: number) => directoryOf(root, id);
   const version = schemaVersion(file, metadataFile(root));
   upgradeSchema(file, version);
@@ -140,7 +141,9 @@ function rebuild(
   file.prepare('UPDATE store SET identity = ?, openings = ?').run(record.identity, openings);
   const count = (which: string) =>
     number(file.prepare(`SELECT COUNT(*) AS count FROM snapshots WHERE ${which}`).get()?.count);
-  return { whole: count('broken IS NULL'), broken: count('broken IS NOT NULL'), foreign };
+  const recorded = number(file.prepare('SELECT COUNT(*) AS count FROM images').get()?.count);
+  const images = version === 0 ? undefined : recorded;
+  return { whole: count('broken IS NULL'), broken: count('broken IS NOT NULL'), foreign, images };
 }
 
 /** A directory of this store whose record a loss of power took: only its files are known. */

@@ -3,6 +3,7 @@ import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, truncat
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import '../support/needs-root.ts';
+import { openSnapshotter, openToRead } from '../../src/snapshots/open.ts';
 import { backUpDatabase, recoverStore } from '../../src/snapshots/recover.ts';
 import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
 import { changeDatabase, type TemporaryStore, withStore } from './temporary-store.ts';
@@ -45,7 +46,13 @@ for (const type of ['overlay', 'native'] as const) {
       const before = await rows(store);
       await store.close();
       removeDatabase(root);
-      assert.deepEqual(await recoverStore(root), { whole: 5, broken: 0, foreign: [], earlier: undefined });
+      assert.deepEqual(await recoverStore(root), {
+        whole: 5,
+        broken: 0,
+        foreign: [],
+        images: undefined,
+        earlier: undefined,
+      });
       const again = await reopen();
       assert.deepEqual(await rows(again), before);
       assert.equal(await again.cleanup(), 0);
@@ -56,6 +63,11 @@ for (const type of ['overlay', 'native'] as const) {
     behaviour('brings an older copy up to date, and a copy can be made while the store is open', async (context) => {
       const { store, root, beside, layer, reopen } = context;
       const copy = join(beside, 'copy.db');
+      const recorder = await openSnapshotter({ root, type, durable: false });
+      const image = { reference: 'app', platform: '', chainId: 'top', manifestDigest: 'm', source: 'here' };
+      await recorder.recordImage(image, new Map([['m', Buffer.from('manifest')]]));
+      await recorder.pinImage('app', undefined, true);
+      await recorder.close();
       await backUpDatabase(root, copy);
       await layer('newer', 'top');
       await store.remove('look');
@@ -63,9 +75,14 @@ for (const type of ['overlay', 'native'] as const) {
       removeDatabase(root);
       cpSync(copy, join(root, 'metadata.db'));
       await assert.rejects(reopen(), { code: 'STORE_FAILED', message: /is an older copy/ });
-      const { whole, broken, earlier } = await recoverStore(root);
-      assert.deepEqual([whole, broken, typeof earlier], [5, 0, 'string']);
+      const { whole, broken, images, earlier } = await recoverStore(root);
+      assert.deepEqual([whole, broken, images, typeof earlier], [5, 0, 1, 'string']);
       const names = (await (await reopen()).walk()).map(({ name }) => name);
+      const reader = await openToRead({ root, type });
+      const kept = (await reader.images()).map(({ reference, pinned, chainId }) => [reference, pinned, chainId]);
+      assert.deepEqual(kept, [['app', true, 'top']]);
+      assert.equal(String(Buffer.from((await reader.document('m')) ?? [])), 'manifest');
+      await reader.close();
       assert.deepEqual(names, ['base', 'key', 'middle', 'newer', 'top']);
       assert.ok(readdirSync(root).some((name) => name.startsWith('metadata.db.before-recover-')));
     });
