@@ -22,6 +22,7 @@ import { type Cli, LiveRegion, type Output } from './output.ts';
 import { COLLECTOR_SETTINGS, configOf, STORE_SETTINGS, takesSettings } from './settings.ts';
 import { withReader, withStore } from './store-access.ts';
 import { type Cell, type Column, table } from './table.ts';
+import { printable } from './terminal-text.ts';
 
 const EXAMPLES = `
 An image goes only if nobody uses it: it is not pinned (unpackd images pin), no job leases its layers, and they are not
@@ -106,7 +107,9 @@ async function collect(store: Store, until: FreeSpace, { out, signal }: Cli): Pr
         images += 1;
         bytes += removal.frees.bytes;
         region.clear();
-        out.line(`removed ${unitName(removal)}, last used ${ageText(removal.used)} ago: ${amountText(removal.frees)}`);
+        out.line(
+          `removed ${printable(unitName(removal))}, last used ${ageText(removal.used)} ago: ${amountText(removal.frees)}`,
+        );
         region.draw([`${count(images, 'image')}, ${bytesText(bytes)}; deleting files…`]);
       },
     });

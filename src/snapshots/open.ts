@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { access, chmod, mkdir, open as openFile, stat } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
+import { errnoOf } from '../errno.ts';
 import { toUnpackError, UnpackError } from '../errors.ts';
 import { fileSystemFacts } from '../system/filesystem.ts';
 import { privileges } from '../system/privileges.ts';
@@ -85,6 +86,20 @@ export async function openSnapshotter(options: StoreOptions): Promise<Store> {
  */
 export async function openToRead(options: Pick<StoreOptions, 'root' | 'type'>): Promise<StoreReader> {
   const root = resolve(options.root);
+  try {
+    return await readIn(root, options.type);
+  } catch (error) {
+    if (error instanceof UnpackError) throw error;
+    const denied = errnoOf(error) === 'EACCES';
+    throw refused(
+      root,
+      denied ? 'this user may not read it; run the command as its owner or as root' : reason(error),
+      error,
+    );
+  }
+}
+
+async function readIn(root: string, type: StoreOptions['type']): Promise<StoreReader> {
   const numbers = numberedDirectories(root);
   if (!hasContent(metadataFile(root))) {
     refuseWithoutDatabase(root, numbers);
@@ -92,7 +107,7 @@ export async function openToRead(options: Pick<StoreOptions, 'root' | 'type'>): 
   }
   const opened = new OpenedStore(root);
   try {
-    const transactions = await Transactions.openReadOnly(opened, LOCK_TIMEOUT, options.type);
+    const transactions = await Transactions.openReadOnly(opened, LOCK_TIMEOUT, type);
     const deletions = new Deletions(root);
     const directories = new SnapshotDirectories(root, opened.descriptor, deletions);
     const layout = await layoutOf(transactions.made);

@@ -1,14 +1,15 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import '../support/needs-root.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
 import type { Store } from '../../src/snapshots/store.ts';
+import { NODE, PROGRAM, startAsUser } from '../rootless/as-user.ts';
 import { skipWithout } from '../support/present.ts';
 import { scratch } from '../support/scratch.ts';
-import { MAIN, runCli } from './run-cli.ts';
+import { finished, MAIN, runCli } from './run-cli.ts';
 
 /** A store with two images that share a layer: `base` ← `left`, `base` ← `right`. */
 const folder = scratch();
@@ -137,6 +138,23 @@ describe('images ls', () => {
       assert.equal(existsSync(nowhere), false);
     }
   });
+});
+
+test('the store of another user is refused with a sentence', async () => {
+  chmodSync(folder.path, 0o755);
+  for (const args of [
+    ['images', 'ls'],
+    ['snapshots', 'ls'],
+    ['images', 'rm', 'a:1'],
+  ]) {
+    const child = startAsUser(NODE, [PROGRAM, ...args, '--root', root]);
+    const { status, stderr } = await finished(child);
+    assert.match(
+      stderr,
+      /^unpackd: \[STORE_FAILED\] [^\n]+: this user may not read it; run the command as its owner or as root\n$/,
+    );
+    assert.equal(status, 1);
+  }
 });
 
 describe('images inspect', () => {
