@@ -35,6 +35,8 @@ export class Deletions implements Deleter {
   readonly #root: string;
   readonly #leases: Leases;
   readonly #running = new Set<Promise<void>>();
+  /** The directories that are being deleted, or looked at. */
+  readonly #deleting = new Set<string>();
   readonly #stop = new AbortController();
   readonly #pace: Pace;
   #jobSeen = Number.NEGATIVE_INFINITY;
@@ -50,9 +52,14 @@ export class Deletions implements Deleter {
   }
 
   startUnlessMounted(path: string): void {
-    this.#track(
-      this.unmounted([path]).then(([free]) => (free === undefined ? undefined : this.now(free, this.#stop.signal))),
-    );
+    if (this.#deleting.has(path)) return;
+    this.#deleting.add(path);
+    this.#track(this.#deleteUnlessMounted(path).finally(() => this.#deleting.delete(path)));
+  }
+
+  async #deleteUnlessMounted(path: string): Promise<void> {
+    const [free] = await this.unmounted([path]);
+    if (free !== undefined) await this.now(free, this.#stop.signal);
   }
 
   /** Those of these `rm-…` directories that nobody has mounted. Rename them before. */

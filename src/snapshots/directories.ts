@@ -190,6 +190,12 @@ export class SnapshotDirectories {
     else this.#deletions.startUnlessMounted(gone);
   }
 
+  /** Starts to delete the `rm-…` directories that other processes or an earlier time have left. */
+  deleteGone(): void {
+    for (const name of this.#names())
+      if (name.startsWith(GONE)) this.#deletions.startUnlessMounted(this.#through(name));
+  }
+
   /** Flushes the names of all placed directories to the disk. */
   async syncNames(): Promise<void> {
     await syncDirectory(this.#own);

@@ -50,6 +50,8 @@ export interface Store extends Snapshotter, ImageRecords {}
 export interface StoreReader extends SnapshotReader, ImageReader {}
 
 const NO_MOUNTS: StoreMounts['places'] = new Map();
+/** How often a process that keeps the store open looks for deletions to continue, in milliseconds. */
+export const SWEEP = 60_000;
 /** How long `close` waits for deletions, in milliseconds. The next cleanup deletes the rest. */
 export const CLOSE_LIMIT = 30_000;
 
@@ -82,6 +84,7 @@ export class SnapshotStore implements Store {
   readonly #later: LaterSync;
   readonly #running = new Set<Promise<unknown>>();
   readonly #closing = new AbortController();
+  #sweep: NodeJS.Timeout | undefined;
   #closed: Promise<void> | undefined;
 
   /** @param mayUseReserve whether removals on a full disk may delete the reserve */
@@ -111,6 +114,9 @@ export class SnapshotStore implements Store {
       synced: (ids) => this.#recordSynced(ids),
       lost: () => metadata.suspectAll(),
     });
+    if (metadata.readOnly) return;
+    this.#sweep = setInterval(() => this.#deleteGone(), SWEEP);
+    this.#sweep.unref();
   }
 
   stat(key: string): Promise<SnapshotInfo> {
@@ -328,7 +334,17 @@ export class SnapshotStore implements Store {
     return this.#closed;
   }
 
+  /** Continues deletions that another process has started and not finished. */
+  #deleteGone(): void {
+    try {
+      this.#directories.deleteGone();
+    } catch {
+      // the disk has failed, which the next call reports
+    }
+  }
+
   async #end(): Promise<void> {
+    clearInterval(this.#sweep);
     this.#closing.abort(new UnpackError('SHUTTING_DOWN', `the snapshot store ${this.root} was closed during the call`));
     await Promise.allSettled(this.#running);
     await this.#later.close();

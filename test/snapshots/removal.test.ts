@@ -7,6 +7,7 @@ import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import '../support/needs-root.ts';
 import { Leases } from '../../src/snapshots/leases.ts';
+import { SWEEP } from '../../src/snapshots/store.ts';
 import { Random } from '../fuzz/random.ts';
 import { startChild } from '../support/child.ts';
 import { eventually } from '../support/eventually.ts';
@@ -104,6 +105,23 @@ behaviour('a kill between the deletion of the row and the rename leaves what a c
   changeDatabase(root, "DELETE FROM snapshots WHERE key = 'two'");
   assert.equal(await store.cleanup(), 1);
   assert.deepEqual(await directoriesIn(root), ['1']);
+});
+
+test('a process that keeps the store open deletes what others have left, and not what is mounted', async (context) => {
+  context.mock.timers.enable({ apis: ['setInterval'] });
+  await withStore('overlay', async ({ root, beside }) => {
+    const [left, mounted] = ['rm-7-0123abcd', 'rm-8-0123abcd'];
+    for (const name of [left, mounted]) mkdirSync(join(root, 'snapshots', name, 'fs'), { recursive: true });
+    await using other = await inNamespace(`mount --bind ${root}/snapshots/${mounted}/fs ${beside}`);
+    context.mock.timers.tick(SWEEP);
+    await eventually('the first', async () => (await directoriesIn(root)).length === 1);
+    assert.deepEqual(await directoriesIn(root), [mounted]);
+    await other[Symbol.asyncDispose]();
+    await eventually('the second', async () => {
+      context.mock.timers.tick(SWEEP);
+      return (await directoriesIn(root)).length === 0;
+    });
+  });
 });
 
 /** The files that this process has open. */
