@@ -5,8 +5,9 @@ import { describe, test } from 'node:test';
 import { diffTarget } from '../../src/diff/target.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
 import { changeDatabase } from '../snapshots/temporary-store.ts';
+import { startChild } from '../support/child.ts';
 import { tmpfs, unavailable } from '../support/file-system.ts';
-import { type Finished, runCli } from './run-cli.ts';
+import { type Finished, finished, MAIN, runCli } from './run-cli.ts';
 
 const MIB = 1 << 20;
 const disk64 = () => tmpfs('size=64m');
@@ -87,6 +88,34 @@ describe('gc', { skip: unavailable(disk64) }, () => {
       /\nremoved 1 image; 5\d\.\d MiB of \S+ MiB is free, \S+ MiB less than wanted\n\nnothing more can go:\nIMAGE .*\npinned .* pinned\n$/,
     );
     assert.deepEqual(await b.images(), ['pinned']);
+  });
+
+  test('removes nothing where mounts of other processes cannot be seen', async () => {
+    using b = await bench();
+    const args = [
+      '--pid',
+      '--fork',
+      '--mount-proc',
+      process.execPath,
+      MAIN,
+      'gc',
+      '--root',
+      b.root,
+      '--until',
+      '60MiB',
+    ];
+    const refused = await finished(startChild('unshare', args, { stdio: ['ignore', 'pipe', 'pipe'] }));
+    assert.equal(refused.status, 1);
+    assert.match(
+      refused.stderr,
+      /^unpackd: \[MOUNTS_UNSEEN\] no image is removed, because the mounts of other processes/,
+    );
+    const planned = await finished(
+      startChild('unshare', [...args, '--dry-run'], { stdio: ['ignore', 'pipe', 'pipe'] }),
+    );
+    assert.equal(planned.status, 0);
+    assert.match(planned.stdout, /\nnothing would be removed, because the mounts of other processes/);
+    assert.deepEqual(await b.images(), ['new', 'old', 'pinned']);
   });
 
   test('needs to know how much must be free', async () => {
