@@ -6,10 +6,8 @@ import type { ImageRecord } from '../snapshots/images.ts';
 import { isSnapshotError } from '../snapshots/snapshotter.ts';
 import type { Store } from '../snapshots/store.ts';
 import { type Disk, diskOf } from '../system/space.ts';
-
 import { ageText, bytesText, count, durationText } from '../units.ts';
 import { type ReadOptions, readContents, unseenText } from './contents.ts';
-
 import { type Amount, isNothing, type Marks } from './free-space.ts';
 import { type CollectionPlan, planCollection, type Removal } from './plan.ts';
 import { amountText, keptText, unitName } from './plan-text.ts';
@@ -47,8 +45,8 @@ export interface Collected {
 /**
  * Removes images from a store until enough is free. At most one process collects in a store at a time.
  *
- * A collection has rounds: plan, remove what the plan says, wait until the files are deleted, look at the disk again. It
- * ends when enough is free, or when there is nothing left to remove. Each removal looks again whether anybody uses the
+ * A collection begins with what dead workers and replaced snapshots have left, because nobody needs that. Then it has
+ * rounds: plan, remove what the plan says, wait until the files are deleted, look at the disk again. It ends when enough is free, or when there is nothing left to remove. Each removal looks again whether anybody uses the
  * snapshot (`Snapshotter.remove`), so an outdated plan can do no harm.
  */
 export class Collector {
@@ -97,6 +95,11 @@ export class Collector {
     let plan: CollectionPlan | undefined;
     let want = missing(before);
     let disk = before;
+    if (!isNothing(want)) {
+      await this.#settled(missing, options);
+      disk = await diskOf(root);
+      want = missing(disk);
+    }
     for (let inVain = 0; !isNothing(want) && inVain < MOST_IN_VAIN; ) {
       plan = await this.plan(want);
       if (plan.removals.length === 0) break;

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import '../support/needs-root.ts';
@@ -68,6 +69,16 @@ describe('a collection', () => {
     assert.deepEqual(await b.collect(Number.POSITIVE_INFINITY), ['c']);
     assert.deepEqual(await b.snapshots(), []);
     assert.equal(await b.store.document('manifest'), undefined);
+  });
+
+  test('deletes what was left behind first, and no image if that is enough', async () => {
+    await using b = await bench('a');
+    const left = join(b.root, 'snapshots/rm-99-left');
+    mkdirSync(left);
+    const missing = () => ({ bytes: existsSync(left) ? 1 : 0, inodes: 0 });
+    const { removals } = await new Collector(b.store, undefined).collect(missing, REASON);
+    assert.deepEqual([removals, existsSync(left)], [[], false]);
+    assert.deepEqual(await b.references(), ['image-a']);
   });
 
   test('leaves pinned images, leased layers and layers with views, and says who uses them', async () => {
