@@ -24,7 +24,7 @@ import { mountOf } from './later-sync.ts';
 import { layoutOf } from './layout.ts';
 import { type Demand, Metadata } from './metadata.ts';
 import { hasContent, openReadOnly } from './read-only.ts';
-import { keepReserve, spendReserve } from './reserve.ts';
+import { keepReserve, withReserve } from './reserve.ts';
 import { IDENTITY_VERSION, refuseOthers, schemaVersion } from './schema.ts';
 import type { OverlayXattrs, Ownership, Snapshotter } from './snapshotter.ts';
 import { CLOSE_LIMIT, SnapshotStore, type Store, type StoreReader } from './store.ts';
@@ -70,11 +70,7 @@ export async function openSnapshotter(options: StoreOptions): Promise<Store> {
   await makePlace(root).catch((error: unknown) => {
     throw error instanceof UnpackError ? error : refused(root, reason(error), error);
   });
-  const store = await openIn(root, options).catch(async (error: unknown) => {
-    const full = toUnpackError(error).code === 'STORE_FULL';
-    if (!full || options.mayUseReserve !== true || !(await spendReserve(root))) throw error;
-    return openIn(root, options);
-  });
+  const store = await withReserve(root, options.mayUseReserve === true, () => openIn(root, options));
   await keepReserve(root);
   return store;
 }

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { mkdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { toUnpackError } from '../errors.ts';
 import { removeTree } from '../system/remove-tree.ts';
 import { spaceOf } from '../system/space.ts';
 
@@ -36,8 +37,27 @@ export async function keepReserve(root: string): Promise<void> {
   } catch {}
 }
 
+/**
+ * Makes a call. If it finds the disk full, deletes the reserve and makes the call once more.
+ * @param mayUse otherwise the call is made once
+ * @throws as the call; the first error if there is no reserve
+ */
+export async function withReserve<T>(root: string, mayUse: boolean, call: () => Promise<T>): Promise<T> {
+  try {
+    return await call();
+  } catch (error) {
+    if (!mayUse || !isFull(error) || !(await spend(root))) throw error;
+    return await call();
+  }
+}
+
+/** Whether an error means that the disk is full. */
+export function isFull(error: unknown): boolean {
+  return toUnpackError(error).code === 'STORE_FULL';
+}
+
 /** Deletes the reserve. @returns whether there was one */
-export async function spendReserve(root: string): Promise<boolean> {
+async function spend(root: string): Promise<boolean> {
   try {
     await stat(path(root));
     await removeTree(path(root));

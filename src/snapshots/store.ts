@@ -1,10 +1,10 @@
 import { lchownSync, lstatSync } from 'node:fs';
 import { toUnpackError, UnpackError } from '../errors.ts';
-import { emptyTree, removeTree } from '../system/remove-tree.ts';
+import { removeTree } from '../system/remove-tree.ts';
 import { brokenState, isUnfinished } from './admission.ts';
 import type { Deletions } from './deletions.ts';
 import type { SnapshotDirectories, Staged } from './directories.ts';
-import { holderName, type Owner } from './holder.ts';
+import type { Owner } from './holder.ts';
 import type {
   ImageKey,
   ImageListing,
@@ -17,11 +17,12 @@ import type {
 } from './images.ts';
 import { LaterSync } from './later-sync.ts';
 import { type Layout, NOTHING_TO_MOUNT, viewMounts } from './layout.ts';
-import { type HeldLease, Leases } from './leases.ts';
+import { Leases } from './leases.ts';
 import type { Metadata, NewSnapshot } from './metadata.ts';
-import { canBeMountedUnseen, type StoreMounts, storeMounts } from './mounted.ts';
+import { canBeMountedUnseen, storeMounts } from './mounted.ts';
 import { markNew, readRecord, recordOf, removeRecord, type SnapshotRecord, writeRecord } from './records.ts';
-import { keepReserve, spendReserve } from './reserve.ts';
+import { Removal } from './removal.ts';
+import { keepReserve, withReserve } from './reserve.ts';
 import {
   type BrokenReason,
   type CommitOptions,
@@ -49,7 +50,6 @@ export interface Store extends Snapshotter, ImageRecords {}
 /** The part of a Store that changes nothing. */
 export interface StoreReader extends SnapshotReader, ImageReader {}
 
-const NO_MOUNTS: StoreMounts['places'] = new Map();
 /** How often a process that keeps the store open looks for deletions to continue, in milliseconds. */
 export const SWEEP = 60_000;
 /** How long `close` waits for deletions, in milliseconds. The next cleanup deletes the rest. */
@@ -81,13 +81,14 @@ export class SnapshotStore implements Store {
   readonly #directories: SnapshotDirectories;
   readonly #deletions: Deletions;
   readonly #leases: Leases;
+  readonly #removal: Removal;
   readonly #later: LaterSync;
   readonly #running = new Set<Promise<unknown>>();
   readonly #closing = new AbortController();
   #sweep: NodeJS.Timeout | undefined;
   #closed: Promise<void> | undefined;
 
-  /** @param mayUseReserve whether removals on a full disk may delete the reserve */
+  /** @param mayUseReserve whether removals may delete the reserve if the disk is full */
   constructor(
     root: string,
     layout: Layout,
@@ -110,6 +111,7 @@ export class SnapshotStore implements Store {
     this.#directories = directories;
     this.#deletions = deletions;
     this.#leases = new Leases(root);
+    this.#removal = new Removal(root, metadata, directories, this.#leases, mayUseReserve);
     this.#later = new LaterSync(metadata.descriptor, metadata.last, {
       synced: (ids) => this.#recordSynced(ids),
       lost: () => metadata.suspectAll(),
@@ -205,10 +207,7 @@ export class SnapshotStore implements Store {
   remove(key: string): Promise<void> {
     return this.#run(async () => {
       const { info } = await this.#metadata.stat(key);
-      const mounts = info.kind === 'committed' ? (await storeMounts(this.root)).places : NO_MOUNTS;
-      const id = await this.#removeRow(key, mounts).catch((error: unknown) =>
-        this.#removeOnFullDisk(key, mounts, error),
-      );
+      const id = await this.#removal.deleteRow(info, this.#closing.signal);
       await this.#directories.remove(id, this.#metadata.identity, info.kind === 'view');
     });
   }
@@ -317,12 +316,8 @@ export class SnapshotStore implements Store {
   }
 
   removeImage(reference: string, platform?: string): Promise<ImageRecord[]> {
-    return this.#run(() =>
-      this.#images.removeImage(reference, platform).catch(async (error: unknown) => {
-        await this.#spendReserve(error);
-        return this.#images.removeImage(reference, platform);
-      }),
-    );
+    const remove = () => this.#images.removeImage(reference, platform);
+    return this.#run(() => withReserve(this.root, this.#mayUseReserve, remove));
   }
 
   pinImage(reference: string, platform: string | undefined, pinned: boolean): Promise<ImageRecord[]> {
@@ -456,47 +451,6 @@ export class SnapshotStore implements Store {
     if (active) await removeRecord(this.#directories.own(id), 'committed');
   }
 
-  /**
-   * @param mounts of committed snapshots
-   * @returns the number of the snapshot
-   * @throws NotFound, FailedPrecondition (children, a lease, or a mount)
-   */
-  async #removeRow(key: string, mounts: StoreMounts['places']): Promise<number> {
-    using _removing = await this.#leases.removing();
-    return await this.#metadata.remove(key, ({ id, info }) => {
-      if (info.kind !== 'committed') return;
-      refuseLeased(key, this.#leases.held());
-      refuseMounted(key, mounts.get(id));
-    });
-  }
-
-  /**
-   * On a full disk, the metadata may have no space to delete a row. The files of an active snapshot can be deleted first,
-   * because it is not committed and is about to be removed. This frees the disk after a layer has filled it. If that frees
-   * nothing, or if the snapshot is committed, a caller that may use the store's reserve deletes it.
-   */
-  async #removeOnFullDisk(key: string, mounts: StoreMounts['places'], error: unknown): Promise<number> {
-    requireFull(error);
-    const { id, info } = await this.#metadata.stat(key);
-    if (info.kind === 'active') {
-      await removeRecord(this.#directories.own(id), 'committed'); // left by a crash during a commit
-      await emptyTree(this.#directories.own(id, 'fs'), this.#closing.signal);
-      try {
-        return await this.#removeRow(key, mounts);
-      } catch (again) {
-        requireFull(again);
-      }
-    }
-    await this.#spendReserve(error);
-    return this.#removeRow(key, mounts);
-  }
-
-  /** Deletes the reserve after a call has found the disk full. @throws the error, if that is not its cause or not allowed */
-  async #spendReserve(error: unknown): Promise<void> {
-    requireFull(error);
-    if (!this.#mayUseReserve || !(await spendReserve(this.root))) throw error;
-  }
-
   async #fill(staged: Staged, { kind, parent }: NewSnapshot, parentId: number | undefined): Promise<void> {
     const { signal } = this.#closing;
     if (parentId === undefined) return this.#layout.fill(staged, kind, undefined, signal);
@@ -529,28 +483,4 @@ function hostFailure(error: unknown, root: string): unknown {
 
 function parentGone(parent: string): SnapshotError {
   return new SnapshotError('NotFound', `snapshot ${parent} was removed while another was prepared on it`);
-}
-
-/** @throws FailedPrecondition if a job needs the snapshot */
-function refuseLeased(name: string, leases: readonly HeldLease[]): void {
-  const lease = leases.find(({ names }) => names === undefined || names.has(name));
-  if (lease === undefined) return;
-  throw new SnapshotError(
-    'FailedPrecondition',
-    `snapshot ${name} can't be removed: ${holderName(lease.holder)} needs it until its job has ended`,
-  );
-}
-
-/** @throws FailedPrecondition if the snapshot is mounted */
-function refuseMounted(name: string, place: MountPlace | undefined): void {
-  if (place === undefined) return;
-  throw new SnapshotError(
-    'FailedPrecondition',
-    `snapshot ${name} can't be removed: it is mounted at ${place.point}, as process ${place.process} sees it; unmount it first`,
-  );
-}
-
-/** @throws the error, unless it means that the disk is full */
-function requireFull(error: unknown): void {
-  if (toUnpackError(error).code !== 'STORE_FULL') throw error;
 }
