@@ -1,9 +1,8 @@
-import { lchownSync, lstatSync } from 'node:fs';
 import { toUnpackError, UnpackError } from '../errors.ts';
 import { removeTree } from '../system/remove-tree.ts';
-import { brokenState, isUnfinished } from './admission.ts';
+import { isUnfinished } from './admission.ts';
 import type { Deletions } from './deletions.ts';
-import type { SnapshotDirectories, Staged } from './directories.ts';
+import type { SnapshotDirectories } from './directories.ts';
 import type { Owner } from './holder.ts';
 import type {
   ImageKey,
@@ -18,8 +17,9 @@ import type {
 import { LaterSync } from './later-sync.ts';
 import { type Layout, NOTHING_TO_MOUNT, viewMounts } from './layout.ts';
 import { Leases } from './leases.ts';
-import type { Metadata, NewSnapshot } from './metadata.ts';
+import type { Metadata } from './metadata.ts';
 import { canBeMountedUnseen, storeMounts } from './mounted.ts';
+import { Parents, parentGone } from './parents.ts';
 import { markNew, readRecord, recordOf, removeRecord, type SnapshotRecord, writeRecord } from './records.ts';
 import { Removal } from './removal.ts';
 import { keepReserve, withReserve } from './reserve.ts';
@@ -41,8 +41,7 @@ import {
   type Unsynced,
   type Usage,
 } from './snapshotter.ts';
-import type { Entry } from './statements.ts';
-import { measureTree, settle, syncDirectory, syncDirectoryNow } from './tree.ts';
+import { measureTree, settle, syncDirectory } from './tree.ts';
 
 /** A store of snapshots that records which images they are from. */
 export interface Store extends Snapshotter, ImageRecords {}
@@ -80,6 +79,7 @@ export class SnapshotStore implements Store {
   readonly #images: ImageTable;
   readonly #directories: SnapshotDirectories;
   readonly #deletions: Deletions;
+  readonly #parents: Parents;
   readonly #leases: Leases;
   readonly #removal: Removal;
   readonly #later: LaterSync;
@@ -110,6 +110,7 @@ export class SnapshotStore implements Store {
     this.#images = images;
     this.#directories = directories;
     this.#deletions = deletions;
+    this.#parents = new Parents(layout, metadata, directories);
     this.#leases = new Leases(root);
     this.#removal = new Removal(root, metadata, directories, this.#leases, mayUseReserve);
     this.#later = new LaterSync(metadata.descriptor, metadata.last, {
@@ -165,7 +166,7 @@ export class SnapshotStore implements Store {
       // A committed snapshot must keep its directory and its record after a loss of power. The writer of the files flushes
       // their content if UNPACK_DURABLE asks for it.
       const parent = options.parent ?? info.parent;
-      const size = options.usage === undefined ? undefined : await this.#sizeOf(parent, options.usage);
+      const size = options.usage === undefined ? undefined : await this.#parents.sizeWith(parent, options.usage);
       if (info.kind === 'active') {
         const { labels = {}, synced = false } = options;
         const record = { name, parent, labels, created: Date.now(), synced, ...(size === undefined ? {} : { size }) };
@@ -175,17 +176,7 @@ export class SnapshotStore implements Store {
         const committing = {
           recorded: id,
           canProve: () => this.#later.canProve(id),
-          rebase: (id: number, parentId: number) => {
-            if (!this.rebase) {
-              throw new SnapshotError(
-                'InvalidArgument',
-                `a ${this.type} store can't give ${key} a parent at its commit`,
-              );
-            }
-            // the writer of the layer has already flushed the tree, so this change needs a flush of its own
-            const tree = this.#directories.own(id, 'fs');
-            if (this.#takeOwner(tree, parentId)) syncDirectoryNow(tree);
-          },
+          rebase: (id: number, parentId: number) => this.#parents.rebase(key, id, parentId),
         };
         const replaced = await this.#metadata.commit(name, key, { ...options, size }, committing);
         if (options.synced !== true) this.#later.add(id);
@@ -364,10 +355,10 @@ export class SnapshotStore implements Store {
     const snapshot = { key, kind, parent, labels: options.labels ?? {} };
     // Checked twice: now, so that a call that must fail makes nothing, and again inside the transaction.
     const expected = await this.#metadata.check(snapshot);
-    if (expected !== undefined) await this.#requireWhole(expected);
+    if (expected !== undefined) await this.#parents.requireWhole(expected);
     const staged = await this.#directories.stage();
     try {
-      await this.#fill(staged, snapshot, expected?.id);
+      await this.#parents.fill(staged, snapshot, expected?.id, this.#closing.signal);
       markNew(staged.path, this.#metadata.identity, {
         kind,
         name: key,
@@ -378,27 +369,13 @@ export class SnapshotStore implements Store {
       await syncDirectory(staged.path);
       const chain = await this.#metadata.create(snapshot, (id, parentId, onRollback) => {
         if (parentId !== expected?.id) throw parentGone(parent);
-        if (parentId !== undefined) this.#takeOwner(`${staged.path}/fs`, parentId);
+        if (parentId !== undefined) this.#parents.giveOwner(parentId, `${staged.path}/fs`);
         this.#directories.place(staged, id, (path) => isUnfinished(path, this.#metadata.identity), onRollback);
       });
       return this.#layout.mounts(chain, this.#directories);
     } finally {
       await this.#directories.release(staged);
     }
-  }
-
-  /**
-   * Marks a parent as broken if its directory is not there any more, or not its own.
-   * @throws NotFound if so: then the caller makes the parent again
-   */
-  async #requireWhole({ id, info }: Entry): Promise<void> {
-    const broken = brokenState(this.#directories.own(id), this.#metadata.identity, info.kind, info.name);
-    if (broken === undefined) return;
-    await this.#metadata.markBroken(id, broken);
-    throw new SnapshotError(
-      'NotFound',
-      `snapshot ${info.name} is broken: its directory ${this.#directories.path(id)} is ${broken}`,
-    );
   }
 
   /** The committed snapshots whose directories are missing, and all that stand on them. For a store that is only read. */
@@ -425,16 +402,6 @@ export class SnapshotStore implements Store {
     await settle([writeRecord(this.#directories.own(id), record, true), this.#directories.syncNames()]);
   }
 
-  /** The size of a snapshot whose layer added `added`. @returns `undefined` if it holds a copy of a parent without a size */
-  async #sizeOf(parent: string, added: Usage): Promise<Usage | undefined> {
-    const copies = !this.rebase && parent !== '';
-    const below = copies ? (await this.#metadata.stat(parent)).info.size : { bytes: 0, inodes: 0 };
-    if (below === undefined) return undefined;
-    // what the layer added can be negative, because replaced files are subtracted
-    const sum = (one: number, other: number) => Math.max(0, one + other);
-    return { bytes: sum(below.bytes, added.bytes), inodes: sum(below.inodes, added.inodes) };
-  }
-
   async #recordSynced(ids: readonly number[]): Promise<void> {
     await this.#metadata.markSynced(ids);
     // only needed if the database is lost
@@ -450,28 +417,6 @@ export class SnapshotStore implements Store {
     const active = await this.#metadata.exclusively((kinds) => kinds.get(id) === 'active');
     if (active) await removeRecord(this.#directories.own(id), 'committed');
   }
-
-  async #fill(staged: Staged, { kind, parent }: NewSnapshot, parentId: number | undefined): Promise<void> {
-    const { signal } = this.#closing;
-    if (parentId === undefined) return this.#layout.fill(staged, kind, undefined, signal);
-    try {
-      await this.#layout.fill(staged, kind, this.#directories.tree(parentId), signal);
-    } catch (error) {
-      signal.throwIfAborted();
-      // if the parent was removed during the copy, report that instead of the copier's error
-      const now = await this.#metadata.stat(parent).catch(() => undefined);
-      throw now?.id === parentId ? error : parentGone(parent);
-    }
-  }
-
-  /** Gives a tree's root the owner of the parent's root. @returns whether the owner has changed */
-  #takeOwner(tree: string, parentId: number): boolean {
-    const { uid, gid } = lstatSync(this.#directories.own(parentId, 'fs'));
-    const own = lstatSync(tree);
-    if (own.uid === uid && own.gid === gid) return false;
-    lchownSync(tree, uid, gid);
-    return true;
-  }
 }
 
 /** A failure of the disk or the machine, as an UnpackError that names the store. Other errors are returned unchanged. */
@@ -479,8 +424,4 @@ function hostFailure(error: unknown, root: string): unknown {
   if (error instanceof UnpackError) return error;
   const failure = toUnpackError(error);
   return failure.code === 'INTERNAL' ? error : failure.with({}, `the store ${root}: `);
-}
-
-function parentGone(parent: string): SnapshotError {
-  return new SnapshotError('NotFound', `snapshot ${parent} was removed while another was prepared on it`);
 }
