@@ -5,6 +5,8 @@ import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { pathToFileURL } from 'node:url';
 import { removeTreeSync } from '../system/remove-tree.ts';
+import type { BrokenReason } from './snapshotter.ts';
+import type { Entry } from './statements.ts';
 
 /**
  * Opens the database of a store without writing or creating anything there. SQLite's own read-only mode creates the shared
@@ -46,4 +48,25 @@ function opened(path: string, option: string): ReadOnlyDatabase {
 /** Whether the file exists and is not empty. */
 export function hasContent(path: string): boolean {
   return (statSync(path, { throwIfNoEntry: false })?.size ?? 0) > 0;
+}
+
+/**
+ * The committed snapshots whose directories are missing, and all that stand on them. Opening a store for changes marks them
+ * in the database; opening it to read cannot.
+ * @param present the numbers of the directories
+ */
+export function lostSnapshots(
+  entries: readonly Entry[],
+  present: ReadonlySet<number>,
+): ReadonlyMap<number, BrokenReason> {
+  const lost = new Map<number, BrokenReason>();
+  for (const { id, info } of entries) if (info.kind === 'committed' && !present.has(id)) lost.set(id, 'gone');
+  // until a pass adds nothing: a row may come before the row of its parent
+  for (let known = 0; known < lost.size; ) {
+    known = lost.size;
+    for (const { id, parentId } of entries) {
+      if (parentId !== undefined && lost.has(parentId) && !lost.has(id)) lost.set(id, 'parent');
+    }
+  }
+  return lost;
 }

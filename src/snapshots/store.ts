@@ -1,6 +1,7 @@
-import { toUnpackError, UnpackError } from '../errors.ts';
 import { removeTree } from '../system/remove-tree.ts';
 import { isUnfinished } from './admission.ts';
+import { Calls } from './calls.ts';
+import { CommitRecords } from './commit-records.ts';
 import type { Deletions } from './deletions.ts';
 import type { SnapshotDirectories } from './directories.ts';
 import type { Owner } from './holder.ts';
@@ -20,7 +21,8 @@ import { Leases } from './leases.ts';
 import type { Metadata } from './metadata.ts';
 import { canBeMountedUnseen, storeMounts } from './mounted.ts';
 import { Parents, parentGone } from './parents.ts';
-import { markNew, readRecord, recordOf, removeRecord, type SnapshotRecord, writeRecord } from './records.ts';
+import { lostSnapshots } from './read-only.ts';
+import { markNew, readRecord, recordOf, removeRecord, writeRecord } from './records.ts';
 import { Removal } from './removal.ts';
 import { keepReserve, withReserve } from './reserve.ts';
 import {
@@ -41,7 +43,7 @@ import {
   type Unsynced,
   type Usage,
 } from './snapshotter.ts';
-import { measureTree, settle, syncDirectory } from './tree.ts';
+import { measureTree, syncDirectory } from './tree.ts';
 
 /** A store of snapshots that records which images they are from. */
 export interface Store extends Snapshotter, ImageRecords {}
@@ -80,11 +82,11 @@ export class SnapshotStore implements Store {
   readonly #directories: SnapshotDirectories;
   readonly #deletions: Deletions;
   readonly #parents: Parents;
+  readonly #records: CommitRecords;
   readonly #leases: Leases;
   readonly #removal: Removal;
   readonly #later: LaterSync;
-  readonly #running = new Set<Promise<unknown>>();
-  readonly #closing = new AbortController();
+  readonly #calls: Calls;
   #sweep: NodeJS.Timeout | undefined;
   #closed: Promise<void> | undefined;
 
@@ -110,11 +112,16 @@ export class SnapshotStore implements Store {
     this.#images = images;
     this.#directories = directories;
     this.#deletions = deletions;
+    this.#calls = new Calls(root);
     this.#parents = new Parents(layout, metadata, directories);
+    this.#records = new CommitRecords(metadata, directories);
     this.#leases = new Leases(root);
     this.#removal = new Removal(root, metadata, directories, this.#leases, mayUseReserve);
     this.#later = new LaterSync(metadata.descriptor, metadata.last, {
-      synced: (ids) => this.#recordSynced(ids),
+      synced: async (ids) => {
+        await metadata.markSynced(ids);
+        await this.#records.markSynced(ids);
+      },
       lost: () => metadata.suspectAll(),
     });
     if (metadata.readOnly) return;
@@ -123,27 +130,27 @@ export class SnapshotStore implements Store {
   }
 
   stat(key: string): Promise<SnapshotInfo> {
-    return this.#run(async () => (await this.#metadata.stat(key)).info);
+    return this.#calls.run(async () => (await this.#metadata.stat(key)).info);
   }
 
   has(name: string): Promise<boolean> {
-    return this.#run(() => this.#metadata.has(name));
+    return this.#calls.run(() => this.#metadata.has(name));
   }
 
   keys(prefix: string): Promise<string[]> {
-    return this.#run(() => this.#metadata.keys(prefix));
+    return this.#calls.run(() => this.#metadata.keys(prefix));
   }
 
   prepare(key: string, parent: string, options: SnapshotOptions = {}): Promise<Mount[]> {
-    return this.#run(() => this.#create('active', key, parent, options));
+    return this.#calls.run(() => this.#create('active', key, parent, options));
   }
 
   view(key: string, parent: string, options: SnapshotOptions = {}): Promise<Mount[]> {
-    return this.#run(() => this.#create('view', key, parent, options));
+    return this.#calls.run(() => this.#create('view', key, parent, options));
   }
 
   mounts(key: string): Promise<Mount[]> {
-    return this.#run(async () => {
+    return this.#calls.run(async () => {
       const chain = await this.#metadata.chain(key);
       if (chain.kind === 'committed') {
         throw new SnapshotError('NotFound', `snapshot ${key} is committed and has no mounts: ask for a view of it`);
@@ -153,7 +160,7 @@ export class SnapshotStore implements Store {
   }
 
   viewMounts(name: string): Promise<readonly Mount[]> {
-    return this.#run(async () => {
+    return this.#calls.run(async () => {
       const there = await this.#metadata.has(name);
       if (!there) throw new SnapshotError('NotFound', `there is no committed snapshot ${name} that can be used`);
       return this.#viewMounts(name);
@@ -161,16 +168,14 @@ export class SnapshotStore implements Store {
   }
 
   commit(name: string, key: string, options: CommitOptions = {}): Promise<void> {
-    return this.#run(async () => {
+    return this.#calls.run(async () => {
       const { id, info } = await this.#metadata.stat(key);
-      // A committed snapshot must keep its directory and its record after a loss of power. The writer of the files flushes
-      // their content if UNPACK_DURABLE asks for it.
       const parent = options.parent ?? info.parent;
       const size = options.usage === undefined ? undefined : await this.#parents.sizeWith(parent, options.usage);
       if (info.kind === 'active') {
         const { labels = {}, synced = false } = options;
         const record = { name, parent, labels, created: Date.now(), synced, ...(size === undefined ? {} : { size }) };
-        await this.#recordCommit(id, { kind: 'committed', ...record });
+        await this.#records.add(id, record);
       }
       try {
         const committing = {
@@ -182,7 +187,7 @@ export class SnapshotStore implements Store {
         if (options.synced !== true) this.#later.add(id);
         if (replaced !== undefined) await this.#directories.remove(replaced.id, this.#metadata.identity);
       } catch (error) {
-        await this.#forgetCommit(id).catch(() => {});
+        await this.#records.withdraw(id).catch(() => {});
         throw error;
       }
       // if this fails, the next cleanup tries again
@@ -192,19 +197,19 @@ export class SnapshotStore implements Store {
   }
 
   lease(names: readonly string[], owner: Owner, needs?: Usage): Promise<Lease> {
-    return this.#run(() => this.#leases.take(names, owner, needs));
+    return this.#calls.run(() => this.#leases.take(names, owner, needs));
   }
 
   remove(key: string): Promise<void> {
-    return this.#run(async () => {
+    return this.#calls.run(async () => {
       const { info } = await this.#metadata.stat(key);
-      const id = await this.#removal.deleteRow(info, this.#closing.signal);
+      const id = await this.#removal.deleteRow(info, this.#calls.signal);
       await this.#directories.remove(id, this.#metadata.identity, info.kind === 'view');
     });
   }
 
   update(info: Pick<SnapshotInfo, 'name' | 'labels'>, fields: readonly string[] = []): Promise<SnapshotInfo> {
-    return this.#run(async () => {
+    return this.#calls.run(async () => {
       const { id, info: updated } = await this.#metadata.update(info.name, info.labels, fields);
       const directory = this.#directories.own(id);
       const record = { ...readRecord(directory, updated.kind), ...recordOf(updated) };
@@ -214,29 +219,29 @@ export class SnapshotStore implements Store {
   }
 
   usage(key: string): Promise<Usage> {
-    return this.#run(async () => {
+    return this.#calls.run(async () => {
       const { id, info } = await this.#metadata.stat(key);
       // a view has no files of its own
       if (info.kind === 'view') return { bytes: 0, inodes: 0 };
-      const measured = await measureTree(this.#directories.own(id, 'fs'), this.#closing.signal);
+      const measured = await measureTree(this.#directories.own(id, 'fs'), this.#calls.signal);
       if ((await this.#metadata.stat(key)).id === id) return measured;
       throw new SnapshotError('NotFound', `snapshot ${key} was removed while its files were counted`);
     });
   }
 
   walk(filter: SnapshotFilter = {}): Promise<SnapshotInfo[]> {
-    return this.#run(async () => {
+    return this.#calls.run(async () => {
       const entries = await this.#metadata.walk(filter);
-      const lost = this.#metadata.readOnly ? await this.#lost() : new Map<number, BrokenReason>();
+      const lost = this.#metadata.readOnly ? await this.#lost() : undefined;
       return entries.map(({ id, info }) => {
-        const broken = info.broken ?? lost.get(id);
+        const broken = info.broken ?? lost?.get(id);
         return broken === undefined ? info : { ...info, broken };
       });
     });
   }
 
   unsynced(name: string): Promise<Unsynced> {
-    return this.#run(async () => {
+    return this.#calls.run(async () => {
       const ids = await this.#metadata.unsynced(name);
       const own = ids.filter((id) => this.#later.has(id)).length;
       return { own, others: ids.length - own };
@@ -244,11 +249,11 @@ export class SnapshotStore implements Store {
   }
 
   sync(): Promise<void> {
-    return this.#run(() => this.#later.sync());
+    return this.#calls.run(() => this.#later.sync());
   }
 
   mounted(): Promise<MountedSnapshots> {
-    return this.#run(async () => {
+    return this.#calls.run(async () => {
       // the mounts first: a snapshot that is removed between the two has no row any more
       const { places, unseen } = await storeMounts(this.root);
       const named = new Map<string, MountPlace>();
@@ -263,7 +268,7 @@ export class SnapshotStore implements Store {
   }
 
   cleanup(): Promise<number> {
-    return this.#run(async () => {
+    return this.#calls.run(async () => {
       await this.#deletions.settled();
       const mounts = await storeMounts(this.root);
       // a committed directory without a row was replaced, and whoever had it mounted may still have it
@@ -276,8 +281,8 @@ export class SnapshotStore implements Store {
       const free = await this.#deletions.unmounted(strays);
       for (const path of [...free, ...committed.map((id) => this.#directories.own(id, 'work'))]) {
         // one failure must not keep the other directories
-        await this.#deletions.now(path, this.#closing.signal).catch((error: unknown) => failures.push(error));
-        this.#closing.signal.throwIfAborted();
+        await this.#deletions.now(path, this.#calls.signal).catch((error: unknown) => failures.push(error));
+        this.#calls.signal.throwIfAborted();
       }
       await keepReserve(this.root); // a removal on a full disk may have spent it
       if (failures.length > 0) throw failures[0];
@@ -286,11 +291,11 @@ export class SnapshotStore implements Store {
   }
 
   recordImage(image: NewImage, documents: ReadonlyMap<string, Uint8Array>): Promise<void> {
-    return this.#run(() => this.#images.recordImage(image, documents));
+    return this.#calls.run(() => this.#images.recordImage(image, documents));
   }
 
   lookUpImage(image: ImageKey): Promise<KnownImage | undefined> {
-    return this.#run(async () => {
+    return this.#calls.run(async () => {
       const { chainId } = image;
       if (chainId !== undefined && !(await this.#metadata.has(chainId))) return undefined;
       const mounts = chainId === undefined ? NOTHING_TO_MOUNT : await this.#viewMounts(chainId);
@@ -299,20 +304,20 @@ export class SnapshotStore implements Store {
   }
 
   images(): Promise<ImageListing[]> {
-    return this.#run(() => this.#images.images());
+    return this.#calls.run(() => this.#images.images());
   }
 
   document(digest: string): Promise<Uint8Array | undefined> {
-    return this.#run(() => this.#images.document(digest));
+    return this.#calls.run(() => this.#images.document(digest));
   }
 
   removeImage(reference: string, platform?: string): Promise<ImageRecord[]> {
     const remove = () => this.#images.removeImage(reference, platform);
-    return this.#run(() => withReserve(this.root, this.#mayUseReserve, remove));
+    return this.#calls.run(() => withReserve(this.root, this.#mayUseReserve, remove));
   }
 
   pinImage(reference: string, platform: string | undefined, pinned: boolean): Promise<ImageRecord[]> {
-    return this.#run(() => this.#images.pinImage(reference, platform, pinned));
+    return this.#calls.run(() => this.#images.pinImage(reference, platform, pinned));
   }
 
   close(): Promise<void> {
@@ -331,24 +336,10 @@ export class SnapshotStore implements Store {
 
   async #end(): Promise<void> {
     clearInterval(this.#sweep);
-    this.#closing.abort(new UnpackError('SHUTTING_DOWN', `the snapshot store ${this.root} was closed during the call`));
-    await Promise.allSettled(this.#running);
+    await this.#calls.end();
     await this.#later.close();
     await this.#deletions.close(CLOSE_LIMIT);
     this.#metadata.close();
-  }
-
-  async #run<T>(call: () => Promise<T>): Promise<T> {
-    if (this.#closed !== undefined) throw new UnpackError('SHUTTING_DOWN', `the snapshot store ${this.root} is closed`);
-    const running = call();
-    this.#running.add(running);
-    try {
-      return await running;
-    } catch (error) {
-      throw hostFailure(error, this.root);
-    } finally {
-      this.#running.delete(running);
-    }
   }
 
   async #create(kind: 'active' | 'view', key: string, parent: string, options: SnapshotOptions): Promise<Mount[]> {
@@ -358,7 +349,7 @@ export class SnapshotStore implements Store {
     if (expected !== undefined) await this.#parents.requireWhole(expected);
     const staged = await this.#directories.stage();
     try {
-      await this.#parents.fill(staged, snapshot, expected?.id, this.#closing.signal);
+      await this.#parents.fill(staged, snapshot, expected?.id, this.#calls.signal);
       markNew(staged.path, this.#metadata.identity, {
         kind,
         name: key,
@@ -378,50 +369,14 @@ export class SnapshotStore implements Store {
     }
   }
 
-  /** The committed snapshots whose directories are missing, and all that stand on them. For a store that is only read. */
-  async #lost(): Promise<Map<number, BrokenReason>> {
+  /** Those that the database does not mark as broken, because it was opened only to be read. */
+  async #lost(): Promise<ReadonlyMap<number, BrokenReason>> {
+    // the directories first: what is removed between the two has no row any more
     const present = this.#directories.present();
-    const lost = new Map<number, BrokenReason>();
-    const entries = await this.#metadata.walk({});
-    for (const { id, info } of entries) if (info.kind === 'committed' && !present.has(id)) lost.set(id, 'gone');
-    // until a pass adds nothing: a row may come before the row of its parent
-    for (let known = 0; known < lost.size; ) {
-      known = lost.size;
-      for (const { id, parentId } of entries) {
-        if (parentId !== undefined && lost.has(parentId) && !lost.has(id)) lost.set(id, 'parent');
-      }
-    }
-    return lost;
+    return lostSnapshots(await this.#metadata.walk({}), present);
   }
 
   async #viewMounts(name: string): Promise<readonly Mount[]> {
     return viewMounts(this.#layout, await this.#metadata.chain(name), this.#directories);
   }
-
-  async #recordCommit(id: number, record: SnapshotRecord): Promise<void> {
-    await settle([writeRecord(this.#directories.own(id), record, true), this.#directories.syncNames()]);
-  }
-
-  async #recordSynced(ids: readonly number[]): Promise<void> {
-    await this.#metadata.markSynced(ids);
-    // only needed if the database is lost
-    for (const id of ids) {
-      const directory = this.#directories.own(id);
-      const record = readRecord(directory, 'committed');
-      if (record !== undefined) await writeRecord(directory, { ...record, synced: true }, true);
-    }
-  }
-
-  /** Removes the record of a commit that has failed, unless another process has committed the snapshot meanwhile. */
-  async #forgetCommit(id: number): Promise<void> {
-    const active = await this.#metadata.exclusively((kinds) => kinds.get(id) === 'active');
-    if (active) await removeRecord(this.#directories.own(id), 'committed');
-  }
-}
-
-/** A failure of the disk or the machine, as an UnpackError that names the store. Other errors are returned unchanged. */
-function hostFailure(error: unknown, root: string): unknown {
-  if (error instanceof UnpackError) return error;
-  const failure = toUnpackError(error);
-  return failure.code === 'INTERNAL' ? error : failure.with({}, `the store ${root}: `);
 }
