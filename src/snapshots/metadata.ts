@@ -108,6 +108,15 @@ export class Metadata {
     return this.#transactions.read((statements) => isUsable(statements.committed, name, this.#through));
   }
 
+  /** The chain of a committed snapshot that can be used; `undefined` if there is none. */
+  usableChain(name: string): Promise<Chain | undefined> {
+    return this.#transactions.readTogether((statements) =>
+      isUsable(statements.committed, name, this.#through)
+        ? chainOf(statements.chain.all({ key: name }), name)
+        : undefined,
+    );
+  }
+
   /** The numbers of the snapshots in a chain whose files are not known to be on disk. @throws NotFound */
   unsynced(name: string): Promise<number[]> {
     return this.#transactions.read((statements) => {

@@ -161,9 +161,9 @@ export class SnapshotStore implements Store {
 
   viewMounts(name: string): Promise<readonly Mount[]> {
     return this.#calls.run(async () => {
-      const there = await this.#metadata.has(name);
-      if (!there) throw new SnapshotError('NotFound', `there is no committed snapshot ${name} that can be used`);
-      return this.#viewMounts(name);
+      const mounts = await this.#viewMounts(name);
+      if (mounts !== undefined) return mounts;
+      throw new SnapshotError('NotFound', `there is no committed snapshot ${name} that can be used`);
     });
   }
 
@@ -297,9 +297,8 @@ export class SnapshotStore implements Store {
   lookUpImage(image: ImageKey): Promise<KnownImage | undefined> {
     return this.#calls.run(async () => {
       const { chainId } = image;
-      if (chainId !== undefined && !(await this.#metadata.has(chainId))) return undefined;
       const mounts = chainId === undefined ? NOTHING_TO_MOUNT : await this.#viewMounts(chainId);
-      return { mounts, used: await this.#images.used(image) };
+      return mounts && { mounts, used: await this.#images.used(image) };
     });
   }
 
@@ -376,7 +375,8 @@ export class SnapshotStore implements Store {
     return lostSnapshots(await this.#metadata.walk({}), present);
   }
 
-  async #viewMounts(name: string): Promise<readonly Mount[]> {
-    return viewMounts(this.#layout, await this.#metadata.chain(name), this.#directories);
+  async #viewMounts(name: string): Promise<readonly Mount[] | undefined> {
+    const chain = await this.#metadata.usableChain(name);
+    return chain && viewMounts(this.#layout, chain, this.#directories);
   }
 }

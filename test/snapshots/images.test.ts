@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { StatementSync } from 'node:sqlite';
 import { describe, test } from 'node:test';
 import '../support/needs-root.ts';
 import { writeFileSync } from 'node:fs';
@@ -311,3 +312,25 @@ test('errors of image records keep their kind between threads', () =>
       await store.close();
     }
   }));
+
+test('an image that is removed during its lookup is there or not, and never an error', async (t) => {
+  await withStore('overlay', async ({ store, root, layer }) => {
+    await layer('top', '');
+    const { get } = StatementSync.prototype;
+    // another process removes the snapshot after the first statement that has found it
+    t.mock.method(
+      StatementSync.prototype,
+      'get',
+      function (this: StatementSync, ...args: Parameters<StatementSync['get']>) {
+        const row = get.apply(this, args);
+        if (row !== undefined && args.some((value) => value === 'top')) {
+          t.mock.restoreAll();
+          changeDatabase(root, `DELETE FROM snapshots WHERE key = 'top'`);
+        }
+        return row;
+      },
+    );
+    assert.equal((await store.viewMounts('top')).length, 1);
+    await refused(store.viewMounts('top'), 'NotFound');
+  });
+});
