@@ -1,10 +1,9 @@
 import { copyParentAttributesInTurns } from '../diff/parent-attributes.ts';
 import { MAX_PASSES, type PassFindings } from '../diff/second-pass.ts';
-import { type Below, diffTarget, lowerDirectories } from '../diff/target.ts';
+import { diffTarget, lowerDirectories } from '../diff/target.ts';
 import { throwIfAborted, toUnpackError, UnpackError } from '../errors.ts';
 import { type ChainLayer, chainLayers, type Layer } from '../oci/descriptor.ts';
 import { type ChainId, type DiffId, shortDigest } from '../oci/digest.ts';
-import { failureAt } from '../snapshots/directories.ts';
 import {
   isSnapshotError,
   isWhole,
@@ -17,14 +16,13 @@ import {
 } from '../snapshots/snapshotter.ts';
 import type { AppliedDiff, Applier, ApplyOptions, ApplyProgress, Log } from './applier.ts';
 import type { ChainLocks } from './chain-locks.ts';
+import { MAX_TRIES, onSnapshot, readBelow, vanishing } from './changing-store.ts';
 import { extractionKey, removeLeftoversOf, viewKey } from './leftovers.ts';
 import { LockWaits } from './lock-waits.ts';
+import { TemporarySnapshot } from './temporary-snapshot.ts';
 
 /** Maximum number of keys that are tried for one extraction. Keys are random, so a second key is rarely needed. */
 const MAX_KEYS = 16;
-/** Maximum number of times that a layer is made, or looked at, again because another process has changed the store. */
-const MAX_TRIES = 8;
-const VANISHING = 'find the process that removes them while they are unpacked';
 
 export interface ApplyLayersOptions {
   readonly locks: ChainLocks;
@@ -69,10 +67,7 @@ export async function applyLayers(
     // somebody may have removed a layer, or have lost the files of one, while another was made
     if (await snapshotter.has(top.chainId)) return top.chainId;
   }
-  throw new UnpackError(
-    'STORE_FAILED',
-    `the layers of the image do not stay in the store ${snapshotter.root}: ${VANISHING}`,
-  );
+  throw vanishing(`the layers of the image do not stay in the store ${snapshotter.root}`);
 }
 
 /**
@@ -95,14 +90,6 @@ export async function applyLayer(
 
 /** A layer of the chain; without a blob it must be in the store already. */
 type PlacedLayer = Omit<ChainLayer, 'blob'> & { readonly blob: Layer['blob'] | undefined };
-
-/** An active snapshot that a layer is written into. Disposal removes it unless it was committed. */
-interface Extraction extends AsyncDisposable {
-  readonly key: string;
-  readonly mounts: readonly Mount[];
-  readonly below: Below;
-  committed: boolean;
-}
 
 /**
  * The layers of one image on their way into a store.
@@ -149,7 +136,7 @@ class Chain {
         // only a layer below must be made again
         await this.ensure(index - 1, signal);
       }
-      throw new UnpackError('STORE_FAILED', `the layers below it do not stay in the store: ${VANISHING}`);
+      throw vanishing('the layers below it do not stay in the store');
     } catch (error) {
       throw this.located(error, index);
     }
@@ -193,7 +180,7 @@ class Chain {
    * Makes the snapshot that the layer is written into. If the parent is missing and the store cannot rebase, it makes
    * the parent first.
    */
-  private async prepare(index: number, signal: AbortSignal | undefined): Promise<Extraction> {
+  private async prepare(index: number, signal: AbortSignal | undefined): Promise<TemporarySnapshot> {
     const { snapshotter, options } = this;
     const { chainId } = this.layer(index);
     const parent = index === 0 ? '' : this.layer(index - 1).chainId;
@@ -205,7 +192,8 @@ class Chain {
       try {
         const mounts = await this.waits.writing(() => snapshotter.prepare(key, base, labels));
         const below = parent === '' ? 'nothing' : base === '' ? 'later' : 'parent';
-        return this.extraction(index, { key, mounts, below });
+        const unfinished = `${this.name(index)} is not committed; removing its extraction snapshot`;
+        return new TemporarySnapshot({ key, mounts, below, unfinished }, snapshotter, options.log);
       } catch (error) {
         if (isSnapshotError(error, 'AlreadyExists')) continue; // try a different key
         if (!isSnapshotError(error, 'NotFound') || base === '') throw error;
@@ -216,19 +204,6 @@ class Chain {
     throw new UnpackError('STORE_FAILED', `${MAX_KEYS} random extraction keys were all taken in ${snapshotter.root}`);
   }
 
-  private extraction(index: number, snapshot: Pick<Extraction, 'key' | 'mounts' | 'below'>): Extraction {
-    const extraction: Extraction = {
-      ...snapshot,
-      committed: false,
-      [Symbol.asyncDispose]: async () => {
-        if (extraction.committed) return;
-        this.log(index, 'is not committed; removing its extraction snapshot', extraction);
-        await this.discard(extraction.key);
-      },
-    };
-    return extraction;
-  }
-
   /**
    * Writes the layer once. If its parent does not exist yet, the layers below are made at the same time. After that,
    * directories without an entry in the layer get their attributes from the parent.
@@ -237,7 +212,7 @@ class Chain {
    */
   private async extract(
     index: number,
-    extraction: Extraction,
+    extraction: TemporarySnapshot,
     findings: PassFindings | undefined,
     signal: AbortSignal | undefined,
   ): Promise<AppliedDiff | undefined> {
@@ -251,18 +226,12 @@ class Chain {
     }
     try {
       const diff = await this.apply(index, mounts, { below, key, findings, signal });
-      return below === 'parent' && (await this.hasMoved(key, mounts)) ? undefined : diff;
+      return below === 'parent' && (await extraction.hasMoved()) ? undefined : diff;
     } catch (error) {
       throwIfAborted(signal);
-      if (below === 'parent' && (await this.hasMoved(key, mounts).catch(() => false))) return undefined;
+      if (below === 'parent' && (await extraction.hasMoved().catch(() => false))) return undefined;
       throw error;
     }
-  }
-
-  /** Whether a layer below a snapshot was replaced since it had these mounts. */
-  private async hasMoved(key: string, mounts: readonly Mount[]): Promise<boolean> {
-    const now = await this.snapshotter.mounts(key);
-    return JSON.stringify(now) !== JSON.stringify(mounts);
   }
 
   /** Writes the layer while the layers below are made. The first failure stops the other side and is thrown. */
@@ -321,56 +290,43 @@ class Chain {
 
   /**
    * Gives directories without an entry in the layer their attributes in the parent. The parent exists now, unless somebody
-   * has just removed it. If a layer below is replaced meanwhile, the attributes are copied again.
+   * has just removed it.
    * @returns whether the layer needs another pass
    */
   private async copyParentAttributes(
     index: number,
-    extraction: Extraction,
+    extraction: TemporarySnapshot,
     diff: AppliedDiff,
     signal: AbortSignal | undefined,
   ): Promise<boolean> {
     if (diff.impliedDirectories.length === 0) return false;
     const target = diffTarget(extraction.mounts, 'later', this.snapshotter, extraction.key);
-    for (let tries = 1; ; tries++) {
-      const key = viewKey(this.layer(index).chainId);
-      const parent = this.layer(index - 1).chainId;
-      const view = await this.onParent(index, signal, () => this.snapshotter.view(key, parent));
-      try {
-        const place = { ...target, lowers: lowerDirectories(view) };
-        const implied = diff.impliedDirectories;
-        const inherits = await copyParentAttributesInTurns(place, implied, diff.directoryModes, signal);
-        if (!(await this.hasMoved(key, view))) return inherits;
-      } catch (error) {
-        throwIfAborted(signal);
-        if (tries === MAX_TRIES || !(await this.hasMoved(key, view).catch(() => false)))
-          throw failureAt(error, target.root);
-      } finally {
-        await this.discard(key);
-      }
-      if (tries === MAX_TRIES)
-        throw new UnpackError('STORE_FAILED', `the layers below it are replaced all the time: ${VANISHING}`);
-    }
+    return readBelow(
+      () => this.viewParent(index, signal),
+      (mounts) => {
+        const place = { ...target, lowers: lowerDirectories(mounts) };
+        return copyParentAttributesInTurns(place, diff.impliedDirectories, diff.directoryModes, signal);
+      },
+      target.root,
+      signal,
+    );
   }
 
-  /**
-   * Makes a call that needs the parent. Somebody may have removed the parent since it was made; then it is made again.
-   * @throws as the call
-   */
-  private async onParent<T>(index: number, signal: AbortSignal | undefined, call: () => Promise<T>): Promise<T> {
-    for (let tries = 1; ; tries++) {
-      try {
-        return await call();
-      } catch (error) {
-        if (!isSnapshotError(error, 'NotFound') || index === 0 || tries === MAX_TRIES) throw error;
-        await this.ensure(index - 1, signal);
-      }
-    }
+  private async viewParent(index: number, signal: AbortSignal | undefined): Promise<TemporarySnapshot> {
+    const key = viewKey(this.layer(index).chainId);
+    const parent = this.layer(index - 1).chainId;
+    const mounts = await this.onParent(index, signal, () => this.snapshotter.view(key, parent));
+    return new TemporarySnapshot({ key, mounts, below: 'parent' }, this.snapshotter, this.options.log);
+  }
+
+  /** Makes a call that needs the parent. If somebody has removed the parent, it is made again. @throws as both */
+  private onParent<T>(index: number, signal: AbortSignal | undefined, call: () => Promise<T>): Promise<T> {
+    return index === 0 ? call() : onSnapshot(call, () => this.ensure(index - 1, signal));
   }
 
   private async commit(
     index: number,
-    extraction: Extraction,
+    extraction: TemporarySnapshot,
     { usage }: AppliedDiff,
     sync: (() => Promise<void>) | undefined,
     signal: AbortSignal | undefined,
@@ -391,7 +347,7 @@ class Chain {
       if (isSnapshotError(error, 'AlreadyExists')) return this.existed(index);
       throw error;
     }
-    extraction.committed = true;
+    extraction.isCommitted = true;
     observer?.phase(index, 'applied');
     return 'applied';
   }
@@ -413,19 +369,12 @@ class Chain {
     return 'existed';
   }
 
-  /** Removes a snapshot that is not needed any more. A failure is only logged. */
-  private async discard(key: string): Promise<void> {
-    try {
-      await this.snapshotter.remove(key);
-    } catch (error) {
-      if (isSnapshotError(error, 'NotFound')) return;
-      const { message } = toUnpackError(error);
-      this.options.log?.('warn', `could not remove the extraction snapshot ${key}: ${message}`, { key });
-    }
+  private log(index: number, what: string, { key }: TemporarySnapshot): void {
+    this.options.log?.('info', `${this.name(index)} ${what}`, { key });
   }
 
-  private log(index: number, what: string, { key }: Extraction): void {
-    this.options.log?.('info', `layer ${index + 1} of ${this.layers.length} ${what}`, { key });
+  private name(index: number): string {
+    return `layer ${index + 1} of ${this.layers.length}`;
   }
 
   /** Adds the layer to a failure, unless the failure already has a lower layer. */
@@ -438,7 +387,7 @@ class Chain {
     const layerCount = this.layers.length;
     return failure.with(
       { layerIndex: index, layerCount, chainId, ...(blob === undefined ? {} : { digest: blob.digest }) },
-      `layer ${index + 1} of ${layerCount} (${shortDigest(blob?.digest ?? chainId)}): `,
+      `${this.name(index)} (${shortDigest(blob?.digest ?? chainId)}): `,
     );
   }
 

@@ -1,0 +1,57 @@
+import { throwIfAborted, UnpackError } from '../errors.ts';
+import { failureAt } from '../snapshots/directories.ts';
+import { isSnapshotError, type Mount } from '../snapshots/snapshotter.ts';
+import type { TemporarySnapshot } from './temporary-snapshot.ts';
+
+/**
+ * What `apply-layers` does if another process removes or replaces the layers that it works on: it makes them again, or reads
+ * them again, MAX_TRIES times at most.
+ */
+
+/** Maximum number of times that a layer is made, or looked at, again because another process has changed the store. */
+export const MAX_TRIES = 8;
+
+/** @param what a sentence about the layers that do not stay in the store */
+export function vanishing(what: string): UnpackError {
+  return new UnpackError('STORE_FAILED', `${what}: find the process that removes them while they are unpacked`);
+}
+
+/**
+ * Makes a call that needs a snapshot. Somebody may have removed the snapshot since it was made; then it is made again.
+ * @throws as both
+ */
+export async function onSnapshot<T>(call: () => Promise<T>, makeAgain: () => Promise<unknown>): Promise<T> {
+  for (let tries = 1; ; tries++) {
+    try {
+      return await call();
+    } catch (error) {
+      if (!isSnapshotError(error, 'NotFound') || tries === MAX_TRIES) throw error;
+      await makeAgain();
+    }
+  }
+}
+
+/**
+ * Reads the layers below through a view. If one of them is replaced meanwhile, what was read is possibly incomplete, and it is
+ * read again through a new view.
+ * @param root the directory that is written, for errors
+ * @throws UnpackError
+ */
+export async function readBelow<T>(
+  view: () => Promise<TemporarySnapshot>,
+  read: (mounts: readonly Mount[]) => Promise<T>,
+  root: string,
+  signal: AbortSignal | undefined,
+): Promise<T> {
+  for (let tries = 1; ; tries++) {
+    await using below = await view();
+    try {
+      const result = await read(below.mounts);
+      if (!(await below.hasMoved())) return result;
+    } catch (error) {
+      throwIfAborted(signal);
+      if (tries === MAX_TRIES || !(await below.hasMoved().catch(() => false))) throw failureAt(error, root);
+    }
+    if (tries === MAX_TRIES) throw vanishing('the layers below it are replaced all the time');
+  }
+}
