@@ -1,4 +1,4 @@
-import { type BigIntStats, readdirSync, readFileSync, statSync } from 'node:fs';
+import { type BigIntStats, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { errnoOf } from '../errno.ts';
 import { allMounts } from '../system/mount-namespaces.ts';
@@ -18,6 +18,9 @@ export interface StoreMounts {
   readonly unseen: string | undefined;
 }
 
+/** What a path leads to, as far as this process can tell. */
+type Looked = BigIntStats | 'absent' | 'denied';
+
 const BIG_OR_NONE = { bigint: true, throwIfNoEntry: false } as const;
 /** The names of a snapshot's directory, with its number: `ID`, or `rm-ID-…` when it is being deleted. */
 const NAME = '(?:([1-9]\\d*)|rm-([1-9]\\d*)-[0-9a-f]+)';
@@ -33,18 +36,18 @@ const HERE = '/proc/self/root';
  *
  * Not seen are: a mount that a process has made and not attached yet; an overlay over another mount of a snapshot, if that
  * other mount is not there any more; files that stay open without a mount.
- * Without /proc no mount is seen.
+ * Without /proc no mount is seen. A path that this process may not look at counts only if it is the path of the store.
  */
 export async function storeMounts(root: string): Promise<StoreMounts> {
   try {
-    return await look(root);
+    return await mountsOf(root);
   } catch (error) {
     if (errnoOf(error) === undefined) throw error;
     return { places: new Map(), unseen: `/proc cannot be read (${errnoOf(error)}): mount it` };
   }
 }
 
-async function look(root: string): Promise<StoreMounts> {
+async function mountsOf(root: string): Promise<StoreMounts> {
   const store = await StorePlace.of(root);
   const places = new Map<number, MountPlace>();
   const { namespaces, unseen } = allMounts();
@@ -84,8 +87,10 @@ class StorePlace {
   /** ROOT/snapshots inside its file system, without a slash at the end. */
   readonly #inside: string;
   readonly #status: BigIntStats | undefined;
+  /** The real path of it. */
+  readonly #realDirectory: string;
   /** The status of each path that was looked at. */
-  readonly #looked = new Map<string, BigIntStats | undefined>();
+  readonly #looked = new Map<string, Looked>();
   /** The overlays that were parsed, by their options. A namespace often has copies of the mounts of another. */
   readonly #overlays = new Map<string, Overlay>();
   #byInode: ReadonlyMap<bigint, number> | undefined;
@@ -94,7 +99,9 @@ class StorePlace {
     this.device = place?.device ?? '';
     this.#directory = directory;
     this.#inside = place === undefined || place.path === '/' ? '' : place.path;
-    this.#status = this.#look(directory);
+    const status = this.#look(directory);
+    this.#status = isStatus(status) ? status : undefined;
+    this.#realDirectory = this.#status === undefined ? directory : realpathSync(directory);
   }
 
   static async of(root: string): Promise<StorePlace> {
@@ -122,19 +129,22 @@ class StorePlace {
 
   /**
    * Whether a directory of an overlay's layers is ROOT/snapshots. The text was resolved by the process that mounted it, which
-   * may have seen other directories. It is resolved again for this process and for one that sees the mount. If neither finds
-   * it, the answer is yes.
+   * may have seen other directories. It is resolved again for this process and for one that sees the mount. If it is not there
+   * for either, the answer is yes. If this process may not look there, only the same text is a yes: stores of other users
+   * have snapshots of the same numbers, and containerd's too.
    */
   #isParent(path: string, root: string): boolean {
-    const found = [HERE, root].flatMap((view) => this.#look(`${view}${path}`) ?? []);
-    return found.length === 0 || found.some((status) => this.#status !== undefined && isSame(status, this.#status));
+    const looked = [HERE, root].map((view) => this.#look(`${view}${path}`));
+    const found = looked.filter(isStatus);
+    if (found.length > 0) return found.some((status) => this.#status !== undefined && isSame(status, this.#status));
+    return looked.every((each) => each === 'absent') || path === this.#directory || path === this.#realDirectory;
   }
 
   /** The number of a tree whose path does not end like one, such as a symbolic link to it. */
   #byStatus(path: string, root: string): number | undefined {
     for (const view of [HERE, root]) {
       const status = this.#look(`${view}${path}`);
-      if (status === undefined || status.dev !== this.#status?.dev) continue;
+      if (!isStatus(status) || status.dev !== this.#status?.dev) continue;
       const number = this.#trees().get(status.ino);
       if (number !== undefined) return number;
     }
@@ -146,24 +156,34 @@ class StorePlace {
     this.#byInode ??= new Map(
       readdirSync(this.#directory).flatMap((name) => {
         const number = numberIn(INSIDE, `/${name}`);
-        const status = number === undefined ? undefined : this.#look(join(this.#directory, name, 'fs'));
-        return number === undefined || status === undefined ? [] : [[status.ino, number] as const];
+        const status = this.#look(join(this.#directory, name, 'fs'));
+        return number === undefined || !isStatus(status) ? [] : [[status.ino, number] as const];
       }),
     );
     return this.#byInode;
   }
 
-  #look(path: string): BigIntStats | undefined {
-    if (this.#looked.has(path)) return this.#looked.get(path);
-    let status: BigIntStats | undefined;
-    try {
-      status = statSync(path, BIG_OR_NONE);
-    } catch {
-      // a path that cannot be looked at is as good as none
+  #look(path: string): Looked {
+    let looked = this.#looked.get(path);
+    if (looked === undefined) {
+      looked = look(path);
+      this.#looked.set(path, looked);
     }
-    this.#looked.set(path, status);
-    return status;
+    return looked;
   }
+}
+
+function look(path: string): Looked {
+  try {
+    return statSync(path, BIG_OR_NONE) ?? 'absent';
+  } catch (error) {
+    const errno = errnoOf(error);
+    return errno === 'EACCES' || errno === 'EPERM' ? 'denied' : 'absent';
+  }
+}
+
+function isStatus(looked: Looked): looked is BigIntStats {
+  return typeof looked === 'object';
 }
 
 function numberIn(pattern: RegExp, path: string): number | undefined {
