@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { globSync, readFileSync, statSync } from 'node:fs';
 import { constants } from 'node:os';
 import { relative, sep } from 'node:path';
@@ -69,6 +70,13 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   process.on(signal, () => stop(`ended by ${signal}`, 128 + constants.signals[signal]));
 }
 
+/**
+ * Begins the command of each file, if namespaces can be made. A namespace that one test makes has a copy of all mounts, and keeps
+ * them when another test unmounts its own: their snapshots could not be removed then. With a namespace for each file, no test
+ * copies the mounts of another file.
+ */
+const ownNamespace = mountNamespace();
+
 const left = [...files];
 const next = async (): Promise<void> => {
   for (let file = left.shift(); file !== undefined && stopped === undefined; file = left.shift()) await runFile(file);
@@ -78,12 +86,20 @@ clearTimeout(whole);
 summary();
 process.exit();
 
+function mountNamespace(): readonly string[] {
+  const command = ['unshare', '--mount', '--propagation', 'private'] as const;
+  const [program, ...args] = command;
+  return spawnSync(program, [...args, 'true'], { stdio: 'ignore' }).status === 0 ? command : [];
+}
+
 async function runFile(file: string): Promise<void> {
   const flags = ['--test-reporter=spec', `--test-timeout=${Math.ceil(limits.file * MINUTE * TEST_PART)}`];
   // with this variable a file writes the protocol of `node --test` instead of text
   const { NODE_TEST_CONTEXT: _, ...env } = process.env;
   if (process.stdout.isTTY) env.FORCE_COLOR ??= '1';
-  const child = startChild(process.execPath, [...flags, ...options, file], { env, stdio: ['ignore', 'pipe', 'pipe'] });
+  const [program = '', ...before] = [...ownNamespace, process.execPath];
+  const args = [...before, ...flags, ...options, file];
+  const child = startChild(program, args, { env, stdio: ['ignore', 'pipe', 'pipe'] });
   const me: Running = { file, began: performance.now(), end: () => endChild(child) };
   running.add(me);
   let output = '';
