@@ -51,15 +51,17 @@ export class Deletions implements Deleter {
     this.#track(removeTree(path, this.#stop.signal, this.#pace));
   }
 
-  startUnlessMounted(path: string): void {
-    if (this.#deleting.has(path)) return;
-    this.#deleting.add(path);
-    this.#track(this.#deleteUnlessMounted(path).finally(() => this.#deleting.delete(path)));
+  startUnlessMounted(...paths: string[]): void {
+    const others = paths.filter((path) => !this.#deleting.has(path));
+    const unmounted = this.unmounted(others); // one look at the mounts for all of them
+    for (const path of others) {
+      this.#deleting.add(path);
+      this.#track(this.#deleteIfAmong(unmounted, path).finally(() => this.#deleting.delete(path)));
+    }
   }
 
-  async #deleteUnlessMounted(path: string): Promise<void> {
-    const [free] = await this.unmounted([path]);
-    if (free !== undefined) await this.now(free, this.#stop.signal);
+  async #deleteIfAmong(unmounted: Promise<readonly string[]>, path: string): Promise<void> {
+    if ((await unmounted).includes(path)) await this.now(path, this.#stop.signal);
   }
 
   /** Those of these `rm-…` directories that nobody has mounted. Rename them before. */

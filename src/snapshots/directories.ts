@@ -33,8 +33,8 @@ export interface Staged {
 export interface Deleter {
   /** For a directory that no snapshot has used. */
   start(path: string): void;
-  /** For the directory of a snapshot: it stays if somebody has it mounted. */
-  startUnlessMounted(path: string): void;
+  /** For the directories of snapshots: one that somebody has mounted stays. */
+  startUnlessMounted(...paths: string[]): void;
 }
 
 const LATER: Deleter = { start() {}, startUnlessMounted() {} };
@@ -192,8 +192,8 @@ export class SnapshotDirectories {
 
   /** Starts to delete the `rm-…` directories that other processes or an earlier time have left. */
   deleteGone(): void {
-    for (const name of this.#names())
-      if (name.startsWith(GONE)) this.#deletions.startUnlessMounted(this.#through(name));
+    const gone = this.#names().filter((name) => name.startsWith(GONE));
+    this.#deletions.startUnlessMounted(...gone.map((name) => this.#through(name)));
   }
 
   /** Flushes the names of all placed directories to the disk. */
