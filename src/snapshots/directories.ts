@@ -18,7 +18,7 @@ import { tryLock } from '../system/files.ts';
 import { spaceOf } from '../system/space.ts';
 import type { OnRollback } from './database.ts';
 import { ownerOf } from './records.ts';
-import { hasVanished, syncDirectory } from './tree.ts';
+import { hasVanished, syncDirectory, undefinedIfVanished } from './tree.ts';
 
 /** The parent directory of all snapshot directories of the store at `root`. */
 export const snapshotsDirectory = (root: string): string => join(root, 'snapshots');
@@ -282,11 +282,6 @@ export function isSame(one: BigIntStats, other: BigIntStats): boolean {
 function isOccupied(error: unknown): boolean {
   const errno = errnoOf(error);
   return errno === 'ENOTEMPTY' || errno === 'EEXIST';
-}
-
-/** For `catch`. @throws any error but one about a missing file */
-export function undefinedIfVanished(error: unknown): undefined {
-  if (!hasVanished(error)) throw error;
 }
 
 function occupied(path: string, cause: unknown): UnpackError {

@@ -6,10 +6,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { UnpackError } from '../errors.ts';
 import { tryLock, tryLockShared } from '../system/files.ts';
 import { LOCK_TIMEOUT } from './database.ts';
-import { makeBesideSnapshots, undefinedIfVanished } from './directories.ts';
+import { makeBesideSnapshots } from './directories.ts';
 import { asHolder, type Holder, holderOf, type Owner } from './holder.ts';
 import type { Lease, Usage } from './snapshotter.ts';
-import { hasVanished } from './tree.ts';
+import { hasVanished, undefinedIfVanished } from './tree.ts';
 
 /** A lease that a living process holds. */
 export interface HeldLease {

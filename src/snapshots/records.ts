@@ -15,7 +15,7 @@ import { errnoOf } from '../errno.ts';
 import { UnpackError } from '../errors.ts';
 import { close, cString, O, openAt } from '../system/files.ts';
 import type { SnapshotInfo, SnapshotKind, Usage } from './snapshotter.ts';
-import { hasVanished, settle, syncDirectory } from './tree.ts';
+import { hasVanished, settle, syncDirectory, undefinedIfVanished } from './tree.ts';
 
 /**
  * What is kept in the directory of a snapshot beside its files, so that the database can be rebuilt:
@@ -83,9 +83,7 @@ export async function writeRecord(directory: string, record: SnapshotRecord, syn
 }
 
 export async function removeRecord(directory: string, kind: SnapshotKind): Promise<void> {
-  await unlink(recordFile(directory, kind)).catch((error: unknown) => {
-    if (!hasVanished(error)) throw error;
-  });
+  await unlink(recordFile(directory, kind)).catch(undefinedIfVanished);
 }
 
 /** The record of one kind; `undefined` if there is none or it is damaged. @throws system errors */

@@ -113,3 +113,8 @@ function ignoring<T>(codes: readonly unknown[], call: () => T): T | undefined {
 export function hasVanished(error: unknown): boolean {
   return errnoOf(error) === 'ENOENT';
 }
+
+/** For `catch`. @throws any error but one about a missing file */
+export function undefinedIfVanished(error: unknown): undefined {
+  if (!hasVanished(error)) throw error;
+}
