@@ -106,8 +106,8 @@ export class Leases {
     for (const name of this.#files()) {
       if (!/^(new|lease)-[0-9a-f]+$/.test(name)) continue;
       const path = join(this.#directory, name);
-      withLock(path, (locked) => {
-        if (locked) unlinkSync(path);
+      withLock(path, (isFree) => {
+        if (isFree) unlinkSync(path);
       });
     }
   }
@@ -115,10 +115,8 @@ export class Leases {
   async #write(content: string): Promise<{ readonly handle: FileHandle; readonly path: string }> {
     for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
       const id = randomBytes(8).toString('hex');
-      const [next, path] = [`${NEW}${id}`, `${HELD}${id}`].map((name) => join(this.#directory, name)) as [
-        string,
-        string,
-      ];
+      const next = join(this.#directory, `${NEW}${id}`);
+      const path = join(this.#directory, `${HELD}${id}`);
       const handle = await open(next, 'wx', 0o600);
       try {
         if (tryLock(handle.fd)) {
@@ -169,12 +167,15 @@ export class Leases {
 
   /** The lease in a file; `undefined` if nobody holds it. */
   #ifLocked(path: string): HeldLease | undefined {
-    return withLock(path, (locked, descriptor) => (locked ? undefined : parse(readFileSync(descriptor, 'utf8'))));
+    return withLock(path, (isFree, descriptor) => (isFree ? undefined : parse(readFileSync(descriptor, 'utf8'))));
   }
 }
 
-/** Calls `body` with whether the file was free, and keeps the lock meanwhile. `undefined` if there is no such file. */
-function withLock<T>(path: string, body: (locked: boolean, descriptor: number) => T): T | undefined {
+/**
+ * Locks a file if nobody else has locked it, and calls `body` with whether it was free. Keeps the lock meanwhile.
+ * @returns `undefined` if there is no such file
+ */
+function withLock<T>(path: string, body: (isFree: boolean, descriptor: number) => T): T | undefined {
   let descriptor: number | undefined;
   try {
     descriptor = openSync(path, READ);
