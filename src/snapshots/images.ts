@@ -8,8 +8,8 @@ import type { Statements, Transactions } from './transactions.ts';
  */
 export interface ImageRecords {
   /**
-   * Records an image that is in the store, and that it was used now, at most once in USED_STEP. If `reference` has another image so far, that one keeps
-   * its record as `REFERENCE@DIGEST`, and a pin stays with the reference.
+   * Records an image that is in the store. Also records that it was used now, at most once in USED_STEP. If `reference` had
+   * another image before, that one keeps its record as `REFERENCE@DIGEST`, and a pin stays with the reference.
    * @param documents the bytes of the manifest, the config and the index of the image, by digest
    * @throws NotFound if the store does not have the snapshot `chainId`, or cannot use it
    */

@@ -188,7 +188,7 @@ async function openIn(root: string, options: StoreOptions): Promise<Store> {
 }
 
 /** Which snapshots this process may use. */
-export function demandOf(
+function demandOf(
   { descriptor }: OpenedStore,
   { durable = true, session = randomUUID() }: Pick<StoreOptions, 'durable' | 'session'>,
 ): Demand {

@@ -271,7 +271,8 @@ export class SnapshotStore implements Store {
     return this.#calls.run(async () => {
       await this.#deletions.settled();
       const mounts = await storeMounts(this.root);
-      // a committed directory without a row was replaced, and whoever had it mounted may still have it
+      // A crash after the transaction of a removal or of a replacement leaves a committed directory without a row. Somebody
+      // may have it mounted. If not all mounts can be seen, it stays until the machine has restarted.
       const canGo = (path: string) => isUnfinished(path, this.#metadata.identity) || !canBeMountedUnseen(path, mounts);
       const { strays, committed } = await this.#metadata.exclusively((kinds, isLeft) => ({
         strays: this.#directories.takeStrays((id, path) => isLeft(id, path) && canGo(path)),
