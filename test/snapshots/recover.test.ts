@@ -154,29 +154,22 @@ test('a copy does not replace a file', () =>
     await assert.rejects(backUpDatabase(root, join(beside, 'file')), { message: /exists already/ });
   }));
 
-test('a lost identity file is written again if the database fits the directories', () =>
-  withStore('overlay', async (context) => {
-    const { store, root, reopen } = context;
-    await fill(context);
-    const before = await rows(store);
-    await store.close();
-    rmSync(join(root, 'snapshots/store.json'));
-    await assert.rejects(reopen(), { message: /store.json is missing/ });
-    await recoverStore(root);
-    assert.deepEqual(await rows(await reopen()), before);
-  }));
-
-test('a damaged identity file is written again if the database fits the directories', () =>
-  withStore('overlay', async (context) => {
-    const { store, root, reopen } = context;
-    await fill(context);
-    const before = await rows(store);
-    await store.close();
-    writeFileSync(join(root, 'snapshots/store.json'), 'text');
-    await assert.rejects(reopen(), { message: /store.json is damaged: .*unpackd snapshots recover/ });
-    await recoverStore(root);
-    assert.deepEqual(await rows(await reopen()), before);
-  }));
+for (const [state, change, message] of [
+  ['lost', (path) => rmSync(path), /store.json is missing/],
+  ['damaged', (path) => writeFileSync(path, 'text'), /store.json is damaged: .*unpackd snapshots recover/],
+] satisfies [string, (path: string) => void, RegExp][]) {
+  test(`a ${state} identity file is written again if the database fits the directories`, () =>
+    withStore('overlay', async (context) => {
+      const { store, root, reopen } = context;
+      await fill(context);
+      const before = await rows(store);
+      await store.close();
+      change(join(root, 'snapshots/store.json'));
+      await assert.rejects(reopen(), { message });
+      await recoverStore(root);
+      assert.deepEqual(await rows(await reopen()), before);
+    }));
+}
 
 test('nothing is recovered from a damaged database without an identity', () =>
   withStore('overlay', async (context) => {
