@@ -3,9 +3,10 @@ import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
-import { type Mount, SnapshotError } from '../../src/snapshots/snapshotter.ts';
+import type { Mount } from '../../src/snapshots/snapshotter.ts';
 import { mountSnapshot, unmountSnapshot } from '../../src/system/mount.ts';
 import { Random } from '../fuzz/random.ts';
+import { unlessRefused, writableTree } from './temporary-store.ts';
 
 /**
  * One of several processes that unpack, mount and remove the same snapshots at once: `removal-race.ts ROOT BESIDE SEED ROUNDS`,
@@ -33,7 +34,7 @@ async function step(unique: string): Promise<void> {
     case 'job':
       return job(chain, unique);
     case 'remove':
-      await allowed(store.remove(random.pick(chain)));
+      await unlessRefused(store.remove(random.pick(chain)));
       return;
     case 'mount':
       return mount(chain, unique, false);
@@ -51,8 +52,8 @@ async function job(chain: readonly string[], unique: string): Promise<void> {
     const key = `extract-${unique}-${index}`;
     while (!(await store.has(name))) {
       const mounts = await store.prepare(key, chain[index - 1] ?? '');
-      writeFileSync(join(upper(mounts), name), name);
-      if ((await allowed(store.commit(name, key, { synced: true }).then(() => true))) === undefined)
+      writeFileSync(join(writableTree(mounts), name), name);
+      if ((await unlessRefused(store.commit(name, key, { synced: true }).then(() => true))) === undefined)
         await store.remove(key);
     }
   }
@@ -71,7 +72,7 @@ async function job(chain: readonly string[], unique: string): Promise<void> {
 async function mount(chain: readonly string[], unique: string, atOnce: boolean): Promise<void> {
   const top = chain.at(-1) ?? '';
   const key = `mount-${unique}`;
-  const mounts = await allowed(store.view(key, top));
+  const mounts = await unlessRefused(store.view(key, top));
   if (mounts === undefined) return;
   if (atOnce) await store.remove(key);
   try {
@@ -97,21 +98,7 @@ function has(tree: string, name: string, how: string): void {
   }
 }
 
-function upper([mount]: readonly Mount[]): string {
-  const option = mount?.options.find((each) => each.startsWith('upperdir='));
-  return option?.slice('upperdir='.length) ?? mount?.source ?? '';
-}
-
 function lower([mount]: readonly Mount[]): string[] {
   const option = mount?.options.find((each) => each.startsWith('lowerdir='));
   return option?.slice('lowerdir='.length).split(':') ?? [mount?.source ?? ''];
-}
-
-async function allowed<T>(call: Promise<T>): Promise<T | undefined> {
-  try {
-    return await call;
-  } catch (error) {
-    if (error instanceof SnapshotError) return undefined;
-    throw error;
-  }
 }

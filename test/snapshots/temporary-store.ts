@@ -8,6 +8,7 @@ import { openSnapshotter } from '../../src/snapshots/open.ts';
 import {
   isSnapshotError,
   type Mount,
+  SnapshotError,
   type SnapshotErrorKind,
   type Snapshotter,
 } from '../../src/snapshots/snapshotter.ts';
@@ -74,6 +75,22 @@ export async function refused(call: Promise<unknown>, kind: SnapshotErrorKind): 
     assert.ok(isSnapshotError(error, kind), `expected ${kind}, got ${String(error)}`);
     return true;
   });
+}
+
+/** The result of a call; `undefined` if the store refuses it. @throws any other error */
+export async function unlessRefused<T>(call: Promise<T>): Promise<T | undefined> {
+  try {
+    return await call;
+  } catch (error) {
+    if (error instanceof SnapshotError) return undefined;
+    throw error;
+  }
+}
+
+/** The directory that the files of an active snapshot are written into. */
+export function writableTree([mount]: readonly Mount[]): string {
+  const option = mount?.options.find((each) => each.startsWith('upperdir='));
+  return option?.slice('upperdir='.length) ?? mount?.source ?? '';
 }
 
 /** The names of the directories in ROOT/snapshots. */
