@@ -15,6 +15,9 @@ import {
 import { errnoOf } from '../src/errno.ts';
 import { toUnpackError } from '../src/errors.ts';
 import { createUnpacker } from '../src/image/unpacker.ts';
+// The SDK is loaded before any job: if a module cannot be read later, for lack of descriptors or memory, Node keeps that
+// failure, and the process could never read a bucket again.
+import '../src/source/s3-client.ts';
 import { consoleToLog, createLog, type Logger } from '../src/queue/log.ts';
 import { stopSignal, UnpackWorker } from '../src/queue/worker.ts';
 import { displayRedisUrl } from '../src/redis-address.ts';

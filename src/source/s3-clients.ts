@@ -2,7 +2,10 @@ import type { S3Client } from '@aws-sdk/client-s3';
 import { ObjectDownloader } from './object-downloader.ts';
 import type { S3Connection } from './source-spec.ts';
 
-/** Loads the AWS SDK at the first use, because loading takes as long as unpacking a small image. */
+/**
+ * Loads the AWS SDK at the first use, because loading takes as long as unpacking a small image. A failure is final, because
+ * Node keeps it for the life of the process. So the worker loads the SDK when it starts.
+ */
 export const sdk = () => import('./s3-client.ts');
 
 /**
@@ -19,7 +22,7 @@ export class S3Clients {
     if (client === undefined) {
       client = sdk().then(({ s3Client }) => s3Client(connection));
       this.#clients.set(key, client);
-      // loading can fail for lack of files or memory; the next call tries again
+      // the client cannot be made if a file of its settings cannot be read; the next call tries again
       client.catch(() => this.#clients.delete(key));
     }
     return client;

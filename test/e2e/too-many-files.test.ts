@@ -12,7 +12,6 @@ describe('a worker at its limit of open files', { skip: skipWithout('prlimit') }
     const pid = String(worker.child.pid);
     const limit = (files: number) => execFileSync('prlimit', ['--pid', pid, `--nofile=${files}:`]);
     const chains: string[] = [];
-    // the S3 SDK is loaded with the first job only
     for (const more of [1, 0, 2, 3, 4, 5]) {
       const image = someImage(`files-${more}`, 3, 50);
       chains.push(...chainOf(image));
