@@ -60,7 +60,7 @@ export function systemMessage(error: Error): string {
 const isUnnamed = (code: string): boolean => code === 'UNKNOWN' || code.startsWith('Unknown system error');
 
 export const MAKE_ROOM =
-  'free space or inodes (unpackd gc --until 20%, or unpackd images ls and rm), or use a larger file system';
+  'free space or inodes (unpackd gc --until 20%, unpackd images rm, unpackd snapshots cleanup), or use a larger file system';
 
 const NOT_ALLOWED =
   'this user lacks the permission: run unpackd doctor; even root is refused by an immutable file (lsattr), a security module or a sandbox';
