@@ -1,13 +1,12 @@
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
 import { mkdirSync, readFileSync, statfsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { lowerDirectories } from '../../src/diff/target.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
 import { type BulkyLayer, bulkyImage, bulkyLayer, sha256 } from '../support/bulky-image.ts';
-import { startChild } from '../support/child.ts';
 import { ext4, unavailable } from '../support/file-system.ts';
+import { inNamespace } from '../support/mount-namespace.ts';
 import { chainOf, type Stage, stage } from './stage.ts';
 
 const MIB = 1 << 20;
@@ -47,13 +46,7 @@ describe('two workers with one store on a disk of 300 MB', { skip: unavailable(d
       mkdirSync(place);
       const layers = lowerDirectories(await store.view('look', chain(images.get('image-1')).at(-1) ?? ''));
       const mount = `mount -t overlay overlay -o lowerdir=${layers.join(':')} ${place}`;
-      await using holder = startChild(
-        'unshare',
-        ['--mount', '--propagation', 'private', 'sh', '-c', `${mount} && echo mounted && exec sleep infinity`],
-        { stdio: ['ignore', 'pipe', 'inherit'] },
-      );
-      assert.ok(holder.stdout);
-      await once(holder.stdout, 'data');
+      await using holder = await inNamespace(mount);
       await store.remove('look');
 
       const jobs = await s.queue.addBulk([...images.keys()].map((prefix) => ({ payload: s.payload(prefix) })));

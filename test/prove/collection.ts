@@ -1,5 +1,4 @@
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
 import { mkdirSync, readdirSync, readFileSync, statfsSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -12,9 +11,9 @@ import type { Store } from '../../src/snapshots/store.ts';
 import { chainOf, type Stage, stage, type WorkerProcess } from '../e2e/stage.ts';
 import { Random } from '../fuzz/random.ts';
 import { type BulkyLayer, bulkyImage, bulkyLayer, sha256 } from '../support/bulky-image.ts';
-import { startChild } from '../support/child.ts';
 import { ext4, unavailable } from '../support/file-system.ts';
 import type { TestImage } from '../support/layout.ts';
+import { inNamespace } from '../support/mount-namespace.ts';
 import type { Proof, Run } from './proof.ts';
 
 const DISK_BYTES = 2 * 1024 ** 3;
@@ -231,19 +230,14 @@ async function useSome(installation: Installation, random: Random, run: Run): Pr
   return { indexes, check, [Symbol.asyncDispose]: () => stack.disposeAsync() };
 }
 
-/** Mounts layers, the top one first, at `place` in a new mount namespace that lasts as long as the process. */
-async function mountElsewhere(layers: readonly string[], place: string) {
+/** Mounts layers, the top one first, at `place` in a mount namespace of its own, until the scope ends. */
+function mountElsewhere(layers: readonly string[], place: string) {
   // an overlay needs two layers at least
-  const mount =
+  return inNamespace(
     layers.length === 1
       ? `mount --bind "${layers[0]}" "${place}"`
-      : `mount -t overlay overlay -o "lowerdir=${layers.join(':')}" "${place}"`;
-  const script = `${mount} && echo mounted && exec sleep infinity`;
-  const child = startChild('unshare', ['--mount', '--propagation', 'private', 'sh', '-c', script], {
-    stdio: ['ignore', 'pipe', 'inherit'],
-  });
-  if (child.stdout !== null) await once(child.stdout, 'data');
-  return child;
+      : `mount -t overlay overlay -o "lowerdir=${layers.join(':')}" "${place}"`,
+  );
 }
 
 /** Reads some snapshots of the store whole. */
