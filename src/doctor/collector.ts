@@ -1,10 +1,9 @@
-import { existsSync } from 'node:fs';
-import { dirname } from 'node:path';
 import { freeSpaceText, isBelow, type Marks, marksProblem } from '../collector/free-space.ts';
 import { allMounts } from '../system/mount-namespaces.ts';
 import { diskOf } from '../system/space.ts';
 import { bytesText } from '../units.ts';
 import { type Check, fail, ok, reason, warn } from './check.ts';
+import { nearestFolder } from './store.ts';
 
 const NAME = 'Garbage collection';
 
@@ -17,7 +16,7 @@ export async function checkCollector(root: string, marks: Marks | undefined): Pr
   if (marks === undefined)
     return ok(NAME, 'off: UNPACK_GC_LOW and UNPACK_GC_HIGH are not set, so images stay until somebody removes them');
   try {
-    const disk = await diskOf(nearest(root));
+    const disk = await diskOf(await nearestFolder(root));
     const problem = marksProblem(marks, disk, root);
     if (problem !== undefined) return fail(NAME, problem, 'change the setting: the worker does not start with it');
     const { unseen } = allMounts();
@@ -30,9 +29,4 @@ export async function checkCollector(root: string, marks: Marks | undefined): Pr
   } catch (error) {
     return fail(NAME, reason(error), 'use another folder (UNPACK_ROOT)');
   }
-}
-
-/** The folder, or the one that it would be made in. */
-function nearest(path: string): string {
-  return existsSync(path) || dirname(path) === path ? path : nearest(dirname(path));
 }

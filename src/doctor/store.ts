@@ -236,7 +236,8 @@ function commandError(error: unknown): string {
   return stderr === '' ? reason(error) : (stderr.split('\n')[0] ?? stderr);
 }
 
-async function nearestFolder(path: string): Promise<string> {
+/** The path, or the nearest one above it that exists. */
+export async function nearestFolder(path: string): Promise<string> {
   const found = await stat(path).catch(() => undefined);
   return found !== undefined || dirname(path) === path ? path : nearestFolder(dirname(path));
 }
