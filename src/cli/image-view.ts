@@ -1,4 +1,5 @@
 import { chainIds, type DiffId, isDigest } from '../oci/digest.ts';
+import { parseConfig, runtimeConfig } from '../oci/image-config.ts';
 import type { ImageListing } from '../snapshots/images.ts';
 import { LABEL_DIFF_ID, type SnapshotInfo, type Usage } from '../snapshots/snapshotter.ts';
 import type { StoreReader } from '../snapshots/store.ts';
@@ -36,24 +37,27 @@ interface InspectedLayer {
 
 /** Adds the documents and the layers to an image. */
 export async function inspectImage(store: StoreReader, image: ImageListing): Promise<InspectedImage> {
-  const json = async (name: DocumentName) => asObject(parsed(await documentOf(store, image, name)));
-  const [config, manifest, snapshots] = [await json('config'), await json('manifest'), await store.walk()];
+  const [configBytes, manifestBytes] = [
+    await documentOf(store, image, 'config'),
+    await documentOf(store, image, 'manifest'),
+  ];
+  const [config, manifest] = [asObject(parsed(configBytes)), asObject(parsed(manifestBytes))];
+  const snapshots = new Map((await store.walk()).map((info) => [info.name, info]));
+  const diffs = diffsOf(configBytes) ?? diffsBelow(image.chainId, snapshots);
   return {
     ...image,
     ...mountedAt(image, (await store.mounted()).places),
-    layers: layersOf(image, { config, manifest }, new Map(snapshots.map((info) => [info.name, info]))),
+    layers: layersOf(diffs, manifest, snapshots),
     ...(config === undefined ? {} : { config }),
     ...(manifest === undefined ? {} : { manifest }),
   };
 }
 
 function layersOf(
-  { chainId = '' }: ImageListing,
-  { config, manifest }: { readonly config: Json | undefined; readonly manifest: Json | undefined },
+  diffs: readonly DiffId[],
+  manifest: Json | undefined,
   snapshots: ReadonlyMap<string, SnapshotInfo>,
 ): InspectedLayer[] {
-  const recorded = asList(asObject(config?.rootfs)?.diff_ids);
-  const diffs = (config === undefined ? diffsBelow(chainId, snapshots) : recorded).filter(isDiffId);
   const blobs = asList(manifest?.layers);
   return chainIds(diffs).map((chainId, index) => {
     const size = snapshots.get(chainId)?.size;
@@ -68,17 +72,23 @@ function layersOf(
   });
 }
 
-/** The DiffIDs of a snapshot and those below it, bottom-most first. For an image without a config. */
-function diffsBelow(chainId: string, snapshots: ReadonlyMap<string, SnapshotInfo>): unknown[] {
-  const diffs: unknown[] = [];
-  for (let info = snapshots.get(chainId); info !== undefined; info = snapshots.get(info.parent)) {
-    diffs.unshift(info.labels[LABEL_DIFF_ID]);
+/** The DiffIDs in a config; `undefined` if there is no config, or it is wrong. */
+function diffsOf(config: Uint8Array | undefined): readonly DiffId[] | undefined {
+  try {
+    return config && parseConfig(config, 'config').diffIds;
+  } catch {
+    return undefined;
   }
-  return diffs;
 }
 
-function isDiffId(value: unknown): value is DiffId {
-  return typeof value === 'string' && isDigest(value);
+/** The DiffIDs of a snapshot and those below it, bottom-most first. For an image without a config. */
+function diffsBelow(chainId = '', snapshots: ReadonlyMap<string, SnapshotInfo>): DiffId[] {
+  const diffs: DiffId[] = [];
+  for (let info = snapshots.get(chainId); info !== undefined; info = snapshots.get(info.parent)) {
+    const diff = info.labels[LABEL_DIFF_ID] ?? '';
+    if (isDigest(diff)) diffs.unshift(diff as string as DiffId); // `as`: the label is the digest of a tar
+  }
+  return diffs;
 }
 
 /** The bytes of one document; `undefined` if the image has none. */
@@ -93,7 +103,8 @@ export async function documentOf(
 
 /** The lines for a person. @param width of the terminal */
 export function imageLines(image: InspectedImage, width: number | undefined): string[] {
-  const runtime = asObject(image.config?.config) ?? {};
+  // by the rules of a job's result: the case of letters in names does not matter
+  const runtime = image.config === undefined ? {} : runtimeConfig(image.config);
   const line = (name: string, value: unknown): string[] => {
     const text = valueText(value);
     return text === '' ? [] : [`${name.padEnd(12)}${printable(text)}`];
@@ -115,17 +126,17 @@ export function imageLines(image: InspectedImage, width: number | undefined): st
     ...line('mounted', image.mounted && `${image.mounted.point}, as process ${image.mounted.process} sees it`),
     ...lines('used by', image.usedBy),
     ...line('created', image.config?.created),
-    ...line('entrypoint', runtime.Entrypoint),
-    ...line('cmd', runtime.Cmd),
-    ...lines('env', asList(runtime.Env)),
-    ...line('user', runtime.User),
-    ...line('workdir', runtime.WorkingDir),
-    ...lines('port', Object.keys(asObject(runtime.ExposedPorts) ?? {})),
-    ...lines('volume', Object.keys(asObject(runtime.Volumes) ?? {})),
-    ...line('stop signal', runtime.StopSignal),
+    ...line('entrypoint', runtime.entrypoint),
+    ...line('cmd', runtime.cmd),
+    ...lines('env', runtime.env ?? []),
+    ...line('user', runtime.user),
+    ...line('workdir', runtime.workingDir),
+    ...lines('port', runtime.exposedPorts ?? []),
+    ...lines('volume', runtime.volumes ?? []),
+    ...line('stop signal', runtime.stopSignal),
     ...lines(
       'label',
-      Object.entries(asObject(runtime.Labels) ?? {}).map(([name, value]) => `${name}=${valueText(value)}`),
+      Object.entries(runtime.labels ?? {}).map(([name, value]) => `${name}=${value}`),
     ),
     ...layerTable(image.layers, width === undefined ? undefined : width - 2).map((text) => `  ${text}`),
   ];

@@ -74,7 +74,7 @@ export function parseConfig(bytes: Uint8Array, what: string): ImageConfig {
     ...(platform === undefined ? {} : { platform }),
     diffIds: rootfs === undefined ? [] : diffIdsOf(rootfs, reading),
     hasRootfs: rootfs !== undefined,
-    runtime: runtimeOf(value, reading),
+    runtime: withinLimit(runtimeOf(value, reading), reading),
     warnings: reading.warnings,
   };
 }
@@ -92,12 +92,20 @@ function diffIdsOf(rootfs: unknown, reading: JsonReading): DiffId[] {
   });
 }
 
+/**
+ * How a container of an image runs, whole, from the JSON value of the image's config. Unlike `parseConfig`, it has no limit
+ * of size. Fields that do not have their type are left out.
+ */
+export function runtimeConfig(config: unknown): RuntimeConfig {
+  return runtimeOf(config, new JsonReading('config'));
+}
+
 /** A field that does not have its type is left out with a warning, because unpacking does not need it. */
 function runtimeOf(value: unknown, reading: JsonReading): RuntimeConfig {
   const config = lenientFields(value, OUTER, reading, '')?.get('config');
   const fields = config === undefined ? undefined : lenientFields(config, RUNTIME, reading, 'config');
   if (fields === undefined) return {};
-  const runtime = {
+  return {
     ...field('entrypoint', texts(fields, 'Entrypoint')),
     ...field('cmd', texts(fields, 'Cmd')),
     ...field('env', texts(fields, 'Env')),
@@ -108,7 +116,6 @@ function runtimeOf(value: unknown, reading: JsonReading): RuntimeConfig {
     ...field('volumes', keys(fields, 'Volumes')),
     ...field('stopSignal', fields.label('StopSignal')),
   };
-  return withinLimit(runtime, reading);
 }
 
 /** A property, unless its value is missing or empty. */

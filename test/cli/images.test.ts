@@ -173,6 +173,25 @@ describe('images inspect', () => {
       assert.match(stdout, line);
   });
 
+  test('reads the config by the rules of a job: the case of letters in the names of fields does not matter', async () => {
+    const [reference, configDigest] = ['lower/case:1', name('f')];
+    const config = {
+      config: { entrypoint: ['/sbin/init'], labels: { long: 'x'.repeat(40_000) } },
+      RootFS: { type: 'layers', Diff_IDs: [BASE] },
+    };
+    await changing((store) =>
+      store.recordImage(
+        { reference, platform: '', chainId: BASE, configDigest, source: 's3://b' },
+        new Map([[configDigest, Buffer.from(JSON.stringify(config))]]),
+      ),
+    );
+    const { stdout } = await images('inspect', reference);
+    await changing((store) => store.removeImage(reference));
+    assert.match(stdout, /^entrypoint +\["\/sbin\/init"\]$/m);
+    assert.match(stdout, /^label +long=x{40000}$/m);
+    assert.match(stdout, new RegExp(`^ +1 +5.0 MiB +${BASE} +${BASE}`, 'm'));
+  });
+
   test('takes the beginning of a digest or of a reference', async () => {
     for (const wanted of [MANIFEST.slice(0, 12), 'dddd', CONFIG.slice(7, 12), LEFT, 'registry.example']) {
       const { images: found } = JSON.parse((await images('inspect', wanted, '--json')).stdout);
