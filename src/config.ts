@@ -1,7 +1,7 @@
 import { availableParallelism, hostname } from 'node:os';
 import type * as z from 'zod';
 import type { LayerLimits } from './archive/tar-reader.ts';
-import { freeSpaceText, isLess, type Marks } from './collector/free-space.ts';
+import { isLess, type Marks, notLessText } from './collector/free-space.ts';
 import type { UnpackSettings } from './image/unpacker.ts';
 import { maskedRedisUrl, readRedisUrl } from './redis-address.ts';
 import { addSecret, maskSecrets } from './secrets.ts';
@@ -225,8 +225,7 @@ function markContradictions({ UNPACK_GC_LOW: low, UNPACK_GC_HIGH: high }: Config
   }
   // per cent and bytes are compared when the size of the disk is known
   if (isLess(low, high) !== false) return [];
-  const which = `UNPACK_GC_LOW=${freeSpaceText(low)} is not less than UNPACK_GC_HIGH=${freeSpaceText(high)}`;
-  return [`${which}: images are removed below UNPACK_GC_LOW, until UNPACK_GC_HIGH is free`];
+  return [`${notLessText({ low, high })}: images are removed below UNPACK_GC_LOW, until UNPACK_GC_HIGH is free`];
 }
 
 function redisContradictions({ REDIS_URL: url, REDIS_PASSWORD_FILE: file }: Config): string[] {

@@ -46,8 +46,9 @@ export interface Collected {
  * Removes images from a store until enough is free. At most one process collects in a store at a time.
  *
  * A collection begins with what dead workers and replaced snapshots have left, because nobody needs that. Then it has
- * rounds: plan, remove what the plan says, wait until the files are deleted, look at the disk again. It ends when enough is free, or when there is nothing left to remove. Each removal looks again whether anybody uses the
- * snapshot (`Snapshotter.remove`), so an outdated plan can do no harm.
+ * rounds: plan, remove what the plan says, wait until the files are deleted, look at the disk again. It ends when enough is
+ * free, or when there is nothing left to remove. Each removal looks again whether anybody uses the snapshot
+ * (`Snapshotter.remove`), so an outdated plan can do no harm.
  */
 export class Collector {
   readonly store: Store;

@@ -115,8 +115,12 @@ export function marksProblem({ low, high }: Marks, disk: Disk, root: string): st
     }
   }
   if (bytesOn(disk, low) < bytesOn(disk, high)) return undefined;
-  const which = `UNPACK_GC_LOW=${freeSpaceText(low)} is not less than UNPACK_GC_HIGH=${freeSpaceText(high)}`;
-  return `${which}, because ${size}: write a smaller UNPACK_GC_LOW`;
+  return `${notLessText({ low, high })}, because ${size}: write a smaller UNPACK_GC_LOW`;
+}
+
+/** The beginning of a sentence about marks that are not in order. */
+export function notLessText({ low, high }: Marks): string {
+  return `UNPACK_GC_LOW=${freeSpaceText(low)} is not less than UNPACK_GC_HIGH=${freeSpaceText(high)}`;
 }
 
 /** `3.2 GiB and 120,000 inodes`; without inodes if the file system has no fixed number of them. */

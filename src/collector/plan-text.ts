@@ -21,7 +21,7 @@ export function keptText(kept: readonly Kept[]): string {
   return parts.join(', ');
 }
 
-/** `3.2 GiB and 120,000 inodes`; without the inodes if there are none. */
+/** `3.2 GiB and 120000 inodes`; without the inodes if there are none. */
 export function amountText({ bytes, inodes }: Amount): string {
   return inodes > 0 ? `${bytesText(bytes)} and ${count(inodes, 'inode')}` : bytesText(bytes);
 }
