@@ -184,8 +184,10 @@ async function removeSnapshots(
 ): Promise<{ readonly removed: readonly string[]; readonly bytes: number; readonly kept: Kept | undefined }> {
   const removed: string[] = [];
   let bytes = 0;
+  // once for all layers, because it takes a long time in a store with many images
+  const others = await store.images();
   for (let name = chainId; name !== ''; ) {
-    const other = (await store.images()).find((image) => image.chainId === name);
+    const other = others.find((image) => image.chainId === name);
     if (other !== undefined) {
       return { removed, bytes, kept: { name, why: `snapshot ${shortKey(name)} stays: ${nameOf(other)} is the same` } };
     }
