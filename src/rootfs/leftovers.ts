@@ -37,8 +37,9 @@ function unique(): string {
 }
 
 /**
- * Removes the extraction snapshots of dead workers, directories that no snapshot owns, and files of locks and leases that nobody holds.
- * A living worker holds the lock on the chain ID while it extracts, so a snapshot whose lock is free is left over.
+ * Removes the extraction snapshots of dead workers, directories that no snapshot owns, and files of locks and leases that
+ * nobody holds. A living worker holds the lock on the chain ID while it extracts, so a snapshot whose lock is free is left
+ * over.
  * @param locks the locks of this process on the store, if it has any
  * @returns the number of snapshots and directories that were removed
  * @throws the first error, after all other leftovers have been tried
