@@ -1,12 +1,12 @@
 import { closeSync, constants, open } from 'node:fs';
-import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
-import { errnoOf } from '../errno.ts';
 import { throwIfAborted } from '../errors.ts';
+import { makeBesideSnapshots } from '../snapshots/directories.ts';
 import { tryLock } from '../system/files.ts';
 
+const DIRECTORY = 'locks';
 /** Pause in milliseconds between two tries to get a lock. It doubles each time, from FIRST_PAUSE to LAST_PAUSE. */
 const FIRST_PAUSE = 5;
 const LAST_PAUSE = 200;
@@ -19,20 +19,18 @@ const FLAGS = constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW | cons
  * process. The file stays, so that all processes lock the same one.
  */
 export class StoreLock {
-  readonly #directory: string;
+  readonly #root: string;
   readonly #path: string;
 
   /** @param root the store's directory */
   constructor(root: string, name: 'collector' | 'room') {
-    this.#directory = join(root, 'locks');
-    this.#path = join(this.#directory, name);
+    this.#root = root;
+    this.#path = join(root, DIRECTORY, name);
   }
 
-  /** The lock; `undefined` if another call holds it, in this process or another. @throws system errors */
+  /** The lock; `undefined` if another call holds it, in this process or another. @throws UnpackError STORE_FAILED; system errors */
   async tryAcquire(): Promise<Disposable | undefined> {
-    await mkdir(this.#directory, { mode: 0o700 }).catch((error: unknown) => {
-      if (errnoOf(error) !== 'EEXIST') throw error;
-    });
+    await makeBesideSnapshots(this.#root, DIRECTORY);
     const descriptor = await openFile(this.#path, FLAGS, 0o600);
     if (tryLock(descriptor)) return { [Symbol.dispose]: () => closeSync(descriptor) };
     closeSync(descriptor);
@@ -42,7 +40,7 @@ export class StoreLock {
   /**
    * Waits for the lock.
    * @param onWait called once, if another call holds it
-   * @throws the reason of the signal; system errors
+   * @throws the reason of the signal; UnpackError STORE_FAILED if the store has disappeared; system errors
    */
   async acquire(signal?: AbortSignal, onWait: () => void = () => {}): Promise<Disposable> {
     for (let pause = FIRST_PAUSE; ; pause = Math.min(pause * 2, LAST_PAUSE)) {
