@@ -66,9 +66,12 @@ export class Room {
     this.#lock = new StoreLock(this.#root, 'room');
   }
 
-  /** Reserves room, if what the job probably needs is free. @returns whether it is reserved */
+  /**
+   * Reserves room, if what the job probably needs is free, and the lower mark beside it: a layer can be larger than expected.
+   * @returns whether it is reserved
+   */
   async tryReserve(lease: Lease, needs: Needs, signal?: AbortSignal): Promise<boolean> {
-    return (await this.#try(lease, needs, false, signal)) === undefined;
+    return (await this.#try(lease, needs, 'with spare', signal)) === undefined;
   }
 
   /**
@@ -78,9 +81,9 @@ export class Room {
   async reserve(lease: Lease, needs: Needs, options: ReserveOptions = {}): Promise<void> {
     const { signal, log } = options;
     for (let waits = false; ; waits = true) {
-      if ((await this.#try(lease, needs, false, signal)) === undefined) return;
+      if (await this.tryReserve(lease, needs, signal)) return;
       if (await this.#canMakeRoom(needs)) await this.#makeRoom(needs, options);
-      const found = await this.#try(lease, needs, true, signal);
+      const found = await this.#try(lease, needs, 'what must be', signal);
       if (found === undefined) return;
       if (found.others === 0 || (await this.#isHopeless(needs, found))) throw await this.#full(needs, found);
       if (!waits) log?.('info', `waits until other jobs have ended: ${needText(needs)}, and ${freeText(needs, found)}`);
@@ -89,16 +92,24 @@ export class Room {
   }
 
   /**
-   * Reserves what the job probably needs, if it is free.
-   * @param least whether to reserve it too if only the least is free, and no other job has reserved room
+   * Reserves what the job probably needs, if there is room.
+   * @param room `with spare`: the lower mark must be free beside it, if images can be removed. `what must be`: the least is
+   *   enough if no other job has reserved room
    * @returns `undefined` if it is reserved
    */
-  async #try(lease: Lease, needs: Needs, least: boolean, signal?: AbortSignal): Promise<Situation | undefined> {
+  async #try(
+    lease: Lease,
+    needs: Needs,
+    room: 'with spare' | 'what must be',
+    signal?: AbortSignal,
+  ): Promise<Situation | undefined> {
     // one job at a time, so that two do not reserve the same room
     using _lock = await this.#lock.acquire(signal);
     const found = await this.#look();
-    const needed = least && found.others === 0 ? needs.least : needs.likely;
-    if (!isNothing(missingOf(found.disk, sum(needed, found.reserved)))) return found;
+    const needed = room === 'what must be' && found.others === 0 ? needs.least : needs.likely;
+    const { marks } = this.#collector;
+    const spare = room === 'with spare' && marks !== undefined ? amountOn(found.disk, marks.low) : NOTHING;
+    if (!isNothing(missingOf(found.disk, sum(sum(needed, found.reserved), spare)))) return found;
     await lease.update(needs.likely);
     return undefined;
   }

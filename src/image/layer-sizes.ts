@@ -5,8 +5,12 @@ import type { Layer } from '../oci/descriptor.ts';
 import type { DiffId } from '../oci/digest.ts';
 import { LABEL_DIFF_ID, type Snapshotter } from '../snapshots/snapshotter.ts';
 
-/** How much larger the tar of a compressed layer probably is. Layers of usual images: two to four times. */
+/** How much more than its blob a compressed layer probably takes, at least. Layers of usual images: two to four times. */
 const RATIO = 3;
+/** Bytes of blobs after which the layers that were unpacked count as much as RATIO. */
+const PRIOR = 256 << 10;
+/** Bytes of blobs after which older layers count half. */
+const HALF = 1 << 30;
 /** Number of layers whose sizes a process remembers. */
 const REMEMBERED = 10_000;
 /** eStargz: the size of the tar (stargz-snapshotter, docs/estargz.md). */
@@ -22,15 +26,21 @@ export class LayerSizes {
   readonly #known = new LruCache<Amount>(REMEMBERED);
   /** By DiffID: what a layer had written when the disk was full. */
   readonly #atLeast = new Map<DiffId, Amount>();
+  /** Bytes of compressed layers that were unpacked, as blobs and on disk. */
+  #seen = { blobs: PRIOR, onDisk: PRIOR * RATIO };
 
   constructor(store: Pick<Snapshotter, 'walk'>) {
     this.#store = store;
   }
 
   /** Remembers the size of a layer that was unpacked. */
-  remember({ diff }: Layer, size: Amount): void {
+  remember({ blob, diff }: Layer, size: Amount): void {
     this.#atLeast.delete(diff.digest);
     this.#known.add(diff.digest, size);
+    if (isTar({ blob, diff })) return;
+    const { blobs, onDisk } = this.#seen;
+    const share = blobs > HALF ? 0.5 : 1;
+    this.#seen = { blobs: blobs * share + blob.size, onDisk: onDisk * share + size.bytes };
   }
 
   /** Remembers how much of a layer was written when the disk was full, so that the next attempt reserves more. */
@@ -62,9 +72,14 @@ export class LayerSizes {
     const part = this.#atLeast.get(diff.digest);
     const tar = tarSize({ blob, diff });
     const least = { bytes: Math.max(tar ?? blob.size, part?.bytes ?? 0), inodes: part?.inodes ?? 0 };
-    const likely = { bytes: tar ?? blob.size * RATIO, inodes: least.inodes };
+    const likely = { bytes: tar ?? Math.ceil(blob.size * this.#ratio), inodes: least.inodes };
     // twice as much as was written when the disk was full, because nobody knows how much was to come
     return part === undefined ? { least, likely } : { least, likely: larger(likely, sum(part, part)) };
+  }
+
+  /** How much more than its blob a compressed layer probably takes: as those that this process has unpacked. */
+  get #ratio(): number {
+    return Math.max(RATIO, this.#seen.onDisk / this.#seen.blobs);
   }
 
   /** The sizes of the committed snapshots, by DiffID. */
@@ -78,10 +93,14 @@ export class LayerSizes {
   }
 }
 
+/** Whether the blob of a layer is the tar itself. */
+function isTar({ blob, diff }: Layer): boolean {
+  return (blob.digest as string) === (diff.digest as string);
+}
+
 /** The size of the tar of a layer, if its descriptor tells it. */
 function tarSize({ blob, diff }: Layer): number | undefined {
-  // the blob is the tar itself
-  if ((blob.digest as string) === (diff.digest as string)) return blob.size;
+  if (isTar({ blob, diff })) return blob.size;
   const annotation = blob.annotations?.[SIZE_ANNOTATION] ?? '';
   return /^\d{1,15}$/.test(annotation) ? Number(annotation) : undefined;
 }

@@ -125,6 +125,20 @@ describe('the room of a job', { skip: unavailable(disk64) }, () => {
     assert.deepEqual(await b.names(), ['b']);
   });
 
+  test('leaves the lower mark free beside it if images can be removed, and is given all the same if none can', async () => {
+    await using b = await bench(MARKS);
+    await b.image('old', 20);
+    await using lease = await b.store.lease(['a'], {});
+    assert.equal(await b.room.tryReserve(lease, needs(41)), false, 'about 3 MiB would be left');
+    await b.store.pinImage('old', undefined, true);
+    await b.room.reserve(lease, needs(41));
+    assert.deepEqual([await b.names(), b.reserved()], [['old'], [41]]);
+    await b.store.pinImage('old', undefined, false);
+    await lease.update({ bytes: 0, inodes: 0 });
+    await b.room.reserve(lease, needs(41));
+    assert.deepEqual([await b.names(), b.reserved()], [[], [41]]);
+  });
+
   test('is refused without removing images if the collector is off, with what could be freed', async () => {
     await using b = await bench();
     await b.image('a', 40);

@@ -67,6 +67,22 @@ describe('the size of a layer', () => {
     assert.deepEqual(bytes(sizes.roughNeedsOf([gzip])), [150_000, 150_000]);
   });
 
+  test('is guessed from the layers that were unpacked before, if they took more than usual', () => {
+    const sizes = new LayerSizes(none);
+    const blob = (size: number): Layer => ({ ...gzip, blob: { ...gzip.blob, size } });
+    const other: Layer = { ...blob(1000), diff: layerOf(Buffer.alloc(10)).diff };
+    sizes.remember(blob(1 << 20), { bytes: 2 << 20, inodes: 1 });
+    assert.deepEqual(bytes(sizes.roughNeedsOf([other])), [1000, 3000], 'less than usual proves nothing');
+    for (let count = 0; count < 50; count++) sizes.remember(blob(10 << 20), { bytes: 400 << 20, inodes: 1 });
+    const [, likely = 0] = bytes(sizes.roughNeedsOf([other]));
+    assert.ok(likely > 39_000 && likely <= 40_000, `${likely}`);
+    // a layer that takes a multiple of a tiny blob does not count
+    sizes.remember(blob(100), { bytes: 1 << 20, inodes: 1 });
+    assert.ok((bytes(sizes.roughNeedsOf([other]))[1] ?? 0) <= 40_001);
+    for (let count = 0; count < 500; count++) sizes.remember(blob(100 << 20), { bytes: 300 << 20, inodes: 1 });
+    assert.ok((bytes(sizes.roughNeedsOf([other]))[1] ?? 0) < 3500, 'older layers count less and less');
+  });
+
   test('adds up for several layers', () => {
     const { least } = total(new LayerSizes(none).roughNeedsOf([plain, withSize]));
     assert.equal(least.bytes, 10_000);
