@@ -72,7 +72,7 @@ for (const [type, make] of Object.entries(DISKS)) {
           /\(\d+ bytes and \d+ inodes free\): the entry "large\/\d+" at byte \d+ of the tar: /,
         );
         assert.match(failure.message, error);
-        assert.match(failure.message, /unpackd snapshots usage/);
+        assert.match(failure.message, /unpackd gc --until 20%, unpackd images rm, unpackd snapshots cleanup/);
         await until(() => readdirSync(join(s.root, 'snapshots')).length === 2); // store.json is the other; files go in the background
         await s.assertClean(chainOf(image).slice(0, 1));
         assert.deepEqual(s.locks(), []);
