@@ -59,11 +59,12 @@ export class Collector {
   constructor(store: Store, marks: Marks | undefined) {
     this.store = store;
     this.marks = marks;
-    this.#lock = new StoreLock(store.root, 'collector');
+    this.#lock = new StoreLock(store.state, 'collector');
   }
 
   /** Why nothing may be removed; `undefined` if it may. */
   async whyOff(): Promise<string | undefined> {
+    if (this.store.collectedBy === 'containerd') return 'containerd collects what no image needs';
     return unseenText(await this.store.mounted());
   }
 

@@ -29,7 +29,7 @@ export async function readContents(store: StoreReader, options: ReadOptions = {}
   const mounted = await store.mounted();
   for (const [name, { point, process }] of mounted.places) add(name, `mounted at ${point} by process ${process}`);
   if (options.withoutLeases !== true) {
-    for (const { names, holder } of new Leases(store.root).held()) {
+    for (const { names, holder } of new Leases(store.state).held()) {
       for (const name of names ?? committed.map(({ name }) => name)) add(name, `used by ${holderName(holder)}`);
     }
   }

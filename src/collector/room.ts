@@ -62,8 +62,8 @@ export class Room {
   constructor(collector: Collector) {
     this.#root = collector.store.root;
     this.#collector = collector;
-    this.#leases = new Leases(this.#root);
-    this.#lock = new StoreLock(this.#root, 'room');
+    this.#leases = new Leases(collector.store.state);
+    this.#lock = new StoreLock(collector.store.state, 'room');
   }
 
   /**

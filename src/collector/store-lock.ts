@@ -22,7 +22,7 @@ export class StoreLock {
   readonly #root: string;
   readonly #path: string;
 
-  /** @param root the store's directory */
+  /** @param root the directory of the store's state */
   constructor(root: string, name: 'collector' | 'room') {
     this.#root = root;
     this.#path = join(root, DIRECTORY, name);

@@ -13,7 +13,7 @@ export type Below = 'nothing' | 'parent' | 'later';
 export interface DiffTarget {
   /** The directory that the layer is written to. */
   readonly root: string;
-  /** The key of the snapshot, by which `openTarget` recognises the directory. Absent if it is not in a store. */
+  /** The key of the snapshot, by which `openTarget` recognises the directory. Absent if it has no record. */
   readonly key?: string | undefined;
   readonly below: Below;
   /** Directories of the parent's layers, nearest first. Empty if `root` is a copy of the parent, or there is none yet. */
@@ -34,7 +34,7 @@ export function isFullCopy({ below, lowers }: Pick<DiffTarget, 'below' | 'lowers
  * Properties of the store that the mounts of a snapshot do not have: a bind mount does not show how its overlay will be
  * mounted later.
  */
-export type StoreTraits = Pick<Snapshotter, 'type' | 'ownership' | 'overlayXattrs'>;
+export type StoreTraits = Pick<Snapshotter, 'type' | 'ownership' | 'overlayXattrs' | 'marked'>;
 
 /**
  * Turns the mounts of an active snapshot into a target. An overlay is never mounted for writing: the layer goes straight
@@ -44,7 +44,7 @@ export type StoreTraits = Pick<Snapshotter, 'type' | 'ownership' | 'overlayXattr
 export function diffTarget(
   mounts: readonly Mount[],
   below: Below,
-  { type, ownership, overlayXattrs }: StoreTraits,
+  { type, ownership, overlayXattrs, marked }: StoreTraits,
   key?: string,
 ): DiffTarget {
   const [mount] = mounts;
@@ -53,7 +53,7 @@ export function diffTarget(
   }
   const common = {
     below,
-    key,
+    key: marked ? key : undefined,
     opaqueXattr: `${overlayXattrs}.overlay.opaque`,
     ownership,
     copied: type === 'native',

@@ -40,13 +40,14 @@ export class ImageRecorder {
   /**
    * Records an image that is in the store, and that it is used now.
    * @param known as `lookUp` has returned it, to write nothing if that is not needed
+   * @param store with the lease of the caller; default: the store of this object
    * @throws SnapshotError NotFound if the store lacks its top snapshot; UnpackError STORE_FULL, STORE_FAILED
    */
   async record(
     images: readonly ResolvedImage[],
     index: number,
     { reference, source, job }: ImageOrigin,
-    known?: KnownImage,
+    { known, store = this.#store }: { readonly known?: KnownImage | undefined; readonly store?: Records } = {},
   ): Promise<void> {
     const [image, key] = [images[index], this.#keysOf(images)[index]];
     if (image === undefined || key === undefined) throw new RangeError(`there is no image ${index}`);
@@ -54,7 +55,7 @@ export class ImageRecorder {
     const { configDigest, indexDigest, documents } = image;
     const record = { ...withReference(key, reference), configDigest, indexDigest, source, job };
     try {
-      await this.#store.recordImage(record, documents);
+      await store.recordImage(record, documents);
     } catch (error) {
       // the image is recorded, so only its time of use stays too old, until a job can write it
       if (known?.used === undefined || isSnapshotError(error, 'NotFound')) throw error;

@@ -54,7 +54,7 @@ export function createUnpacker(
   poolOptions: ApplyPoolOptions = {},
 ): Unpacker & { readonly keeper: StoreKeeper; readonly collector: Collector } {
   const pool = new ApplyPool(settings.threads, settings.apply, poolOptions);
-  const locks = new ChainLocks(snapshotter.root);
+  const locks = new ChainLocks(snapshotter.state);
   const storeSync = new StoreSync(snapshotsDirectory(snapshotter.root));
   const probe = new StoreProbe(snapshotter, locks);
   const room = new RoomForImages(snapshotter, settings.marks);
@@ -87,7 +87,7 @@ export function createUnpacker(
     const known = await recorder.lookUp(images, origin.reference);
     if (known === undefined) return undefined;
     try {
-      for (const index of images.keys()) await recorder.record(images, index, origin, known[index]);
+      for (const index of images.keys()) await recorder.record(images, index, origin, { known: known[index] });
     } catch (error) {
       if (isSnapshotError(error, 'NotFound')) return undefined; // it was removed just now
       throw error;
@@ -159,21 +159,22 @@ export function createUnpacker(
     // before any look at the store, so that no layer of this call can be removed after it was seen
     const chainIds = new Set(images.flatMap(({ layers }) => layers.map(({ chainId }) => chainId)));
     await using lease = await snapshotter.lease([...chainIds], call.owner ?? {});
+    const store = snapshotter.under(lease);
     const states = images.map((image) => stateOf(image, 'queued'));
     call.onResolved?.(states);
     return await room.during(images, lease, call, (reservation) =>
-      applyImages({ wanted, images, began }, states, reservation, call),
+      applyImages({ wanted, images, began }, states, { store, reservation }, call),
     );
   }
 
   async function applyImages(
     { wanted, images, began }: Pick<Lookup, 'wanted' | 'images' | 'began'>,
     states: readonly ImageState[],
-    reservation: Reservation,
+    { store, reservation }: { readonly store: Store; readonly reservation: Reservation },
     call: UnpackOptions,
   ): Promise<UnpackedImage[]> {
     const source = sources.get(wanted.source);
-    const applier = pool.applier(source, snapshotter);
+    const applier = pool.applier(source, store);
     const unpacked: UnpackedImage[] = [];
     const onBlocked: UnpackOptions['onBlocked'] =
       call.onBlocked ?? ((wait) => call.log?.('info', `waits for ${lockWaitText(wait)}`));
@@ -189,7 +190,7 @@ export function createUnpacker(
         call.log?.('info', 'the image has no layers, so there is nothing to unpack');
       } else {
         const now = () => performance.now() - began;
-        const applying = applyLayers(image.layers, snapshotter, applier, {
+        const applying = applyLayers(image.layers, store, applier, {
           locks,
           waits,
           signal: call.signal,
@@ -201,8 +202,8 @@ export function createUnpacker(
         await applying.catch((error: unknown) => Promise.reject(explainMissing(error, image.layers)));
       }
       try {
-        await recorder.record(images, index, origin);
-        const mounts = state.chainId === undefined ? NOTHING_TO_MOUNT : await snapshotter.viewMounts(state.chainId);
+        await recorder.record(images, index, origin, { store });
+        const mounts = state.chainId === undefined ? NOTHING_TO_MOUNT : await store.viewMounts(state.chainId);
         unpacked.push(await withDurability({ ...state, ...configOf(image), mounts, warnings }));
       } catch (error) {
         throw isSnapshotError(error, 'NotFound') ? lostLayers(snapshotter.root, wanted.image) : error;

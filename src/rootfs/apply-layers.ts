@@ -188,7 +188,7 @@ class Chain {
     let base: string = parent;
     for (let tries = 0; tries < MAX_KEYS; tries++) {
       throwIfAborted(signal);
-      const key = extractionKey(chainId);
+      const key = extractionKey(snapshotter, chainId);
       try {
         const mounts = await this.waits.writing(() => snapshotter.prepare(key, base, labels));
         const below = parent === '' ? 'nothing' : base === '' ? 'later' : 'parent';
@@ -313,7 +313,7 @@ class Chain {
   }
 
   private async viewParent(index: number, signal: AbortSignal | undefined): Promise<TemporarySnapshot> {
-    const key = viewKey(this.layer(index).chainId);
+    const key = viewKey(this.snapshotter, this.layer(index).chainId);
     const parent = this.layer(index - 1).chainId;
     const mounts = await this.onParent(index, signal, () => this.snapshotter.view(key, parent));
     return new TemporarySnapshot({ key, mounts, below: 'parent' }, this.snapshotter, this.options.log);

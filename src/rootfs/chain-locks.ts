@@ -42,7 +42,7 @@ export class ChainLocks {
   /** The locks that this object holds, with their paths as keys. Each value is the waits of the holder. */
   private readonly held = new Map<string, LockWaits>();
 
-  /** @param root the store's directory */
+  /** @param root the directory of the store's state */
   constructor(root: string) {
     this.root = root;
     this.directory = join(root, DIRECTORY);

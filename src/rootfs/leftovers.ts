@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { type ChainId, isDigest } from '../oci/digest.ts';
 import { Leases } from '../snapshots/leases.ts';
-import { EXTRACTION, isSnapshotError, type Snapshotter } from '../snapshots/snapshotter.ts';
+import { isSnapshotError, type Snapshotter } from '../snapshots/snapshotter.ts';
 import type { Log } from './applier.ts';
 import { ChainLocks } from './chain-locks.ts';
 
@@ -13,21 +13,20 @@ import { ChainLocks } from './chain-locks.ts';
 /**
  * The key of the snapshot that a layer is written into: `extract-<unique> <chain ID>`, the same form as in containerd.
  */
-export function extractionKey(chainId: ChainId): string {
-  return `${EXTRACTION}${unique()} ${chainId}`;
+export function extractionKey({ extraction }: Pick<Snapshotter, 'extraction'>, chainId: ChainId): string {
+  return `${extraction}${unique()} ${chainId}`;
 }
 
 /**
  * The key of the view of a layer's parent. The view exists while attributes are copied from the parent to the layer.
  */
-export function viewKey(chainId: ChainId): string {
-  return `${EXTRACTION}view-${unique()} ${chainId}`;
+export function viewKey({ extraction }: Pick<Snapshotter, 'extraction'>, chainId: ChainId): string {
+  return `${extraction}view-${unique()} ${chainId}`;
 }
 
-/** The chain ID in a key of this file; `undefined` for any other key. */
+/** The chain ID in a key that `keys(extraction)` has returned; `undefined` if this file has not made it. */
 function chainIdOfKey(key: string): ChainId | undefined {
-  const match = /^extract-\S+ (\S+)$/.exec(key);
-  const chainId = match?.[1];
+  const chainId = /^\S+ (\S+)$/.exec(key)?.[1];
   return chainId !== undefined && isDigest(chainId) ? (chainId as string as ChainId) : undefined;
 }
 
@@ -47,11 +46,11 @@ function unique(): string {
 export async function removeLeftovers(
   snapshotter: Snapshotter,
   log?: Log,
-  locks = new ChainLocks(snapshotter.root),
+  locks = new ChainLocks(snapshotter.state),
 ): Promise<number> {
   let removed = 0;
   const failures: unknown[] = [];
-  for (const name of await snapshotter.keys(EXTRACTION)) {
+  for (const name of await snapshotter.keys(snapshotter.extraction)) {
     const chainId = chainIdOfKey(name);
     if (chainId === undefined) continue;
     try {
@@ -64,7 +63,7 @@ export async function removeLeftovers(
   removed += await snapshotter.cleanup();
   await locks.tidy().catch((error: unknown) => failures.push(error));
   try {
-    new Leases(snapshotter.root).tidy();
+    new Leases(snapshotter.state).tidy();
   } catch (error) {
     failures.push(error);
   }
@@ -75,7 +74,7 @@ export async function removeLeftovers(
 /** Removes what an earlier extraction of `chainId` left behind. The caller holds the lock on the chain ID. */
 export async function removeLeftoversOf(snapshotter: Snapshotter, chainId: ChainId, log?: Log): Promise<number> {
   let removed = 0;
-  for (const name of await snapshotter.keys(EXTRACTION)) {
+  for (const name of await snapshotter.keys(snapshotter.extraction)) {
     if (!name.endsWith(chainId) || chainIdOfKey(name) !== chainId) continue;
     try {
       await snapshotter.remove(name);

@@ -2,13 +2,13 @@ import { randomBytes } from 'node:crypto';
 import { constants, mkdtemp, open, rmdir, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { diffTarget } from '../diff/target.ts';
+import { type DiffTarget, diffTarget } from '../diff/target.ts';
 import { errnoOf } from '../errno.ts';
 import { toUnpackError, UnpackError } from '../errors.ts';
 import { type ChainId, digestOf } from '../oci/digest.ts';
 import { failureAt, snapshotsDirectory } from '../snapshots/directories.ts';
 import { requireTreeOf } from '../snapshots/records.ts';
-import type { Snapshotter } from '../snapshots/snapshotter.ts';
+import type { Store } from '../snapshots/store.ts';
 import type { Log } from './applier.ts';
 import type { ChainLocks } from './chain-locks.ts';
 import { extractionKey, removeLeftovers } from './leftovers.ts';
@@ -30,19 +30,19 @@ const PROBE_LIMIT = 10_000;
  * because each probe on a hanging disk blocks a thread.
  */
 export class StoreProbe {
-  readonly #snapshotter: Snapshotter;
+  readonly #store: Store;
   readonly #locks: ChainLocks;
   #tidying: Promise<unknown> | undefined;
   #probing: Promise<unknown> | undefined;
 
-  constructor(snapshotter: Snapshotter, locks: ChainLocks) {
-    this.#snapshotter = snapshotter;
+  constructor(store: Store, locks: ChainLocks) {
+    this.#store = store;
     this.#locks = locks;
   }
 
   /** Removes what failed layers left behind; returns after half a minute at most. Errors are logged only. */
   async tidy(log?: Log): Promise<void> {
-    this.#tidying ??= removeLeftovers(this.#snapshotter, log, this.#locks)
+    this.#tidying ??= removeLeftovers(this.#store, log, this.#locks)
       // leftovers alone do not prevent writing; if the disk is the cause, the probe fails
       .catch((error: unknown) => log?.('warn', `not all leftovers can be removed: ${toUnpackError(error).message}`))
       .finally(() => {
@@ -60,7 +60,7 @@ export class StoreProbe {
     const late = sleep(PROBE_LIMIT, undefined, { ref: false }).then(() => {
       throw new UnpackError(
         'STORE_FAILED',
-        `the store ${this.#snapshotter.root}: a file of ${ROOM} bytes could not be written within ${PROBE_LIMIT / 1000} s: the disk hangs; see the kernel log (dmesg)`,
+        `the store ${this.#store.root}: a file of ${ROOM} bytes could not be written within ${PROBE_LIMIT / 1000} s: the disk hangs; see the kernel log (dmesg)`,
       );
     });
     late.catch(() => {});
@@ -76,25 +76,22 @@ export class StoreProbe {
   }
 
   async #probe(): Promise<void> {
-    const snapshotter = this.#snapshotter;
+    const store = this.#store;
     const chainId = randomChainId();
     // the store checks first that no other disk was mounted over it
-    await snapshotter.has(chainId);
-    // First a directory, made on libuv's pool: if the disk hangs here, the store's thread stays free for others.
-    // The store's cleanup removes directories of this name.
-    const directory = await mkdtemp(join(snapshotsDirectory(snapshotter.root), 'new-'));
-    await rmdir(directory).catch((error: unknown) => {
-      if (errnoOf(error) !== 'ENOENT') throw error;
-    });
+    await store.has(chainId);
+    if (store.marked) await makeDirectory(store.root);
     using lock = await this.#locks.tryAcquire(chainId);
     // a cleanup of another process has just taken the new lock file for a leftover
     if (lock === undefined) return this.#probe();
-    const key = extractionKey(chainId);
+    await using lease = await store.lease([], {});
+    const snapshotter = store.under(lease);
+    const key = extractionKey(store, chainId);
     const mounts = await snapshotter.prepare(key, '');
     try {
-      const { root } = diffTarget(mounts, 'nothing', snapshotter);
-      await writeAndRemove(root, key).catch((error: unknown) => {
-        throw failureAt(error, root);
+      const target = diffTarget(mounts, 'nothing', store, key);
+      await writeAndRemove(target).catch((error: unknown) => {
+        throw failureAt(error, target.root);
       });
     } finally {
       await snapshotter.remove(key);
@@ -107,11 +104,22 @@ function randomChainId(): ChainId {
   return digestOf(randomBytes(32)) as string as ChainId; // a chain ID is a digest too
 }
 
-/** Writes a file into the tree of the snapshot `key`, and into no other that is mounted over it. */
-async function writeAndRemove(tree: string, key: string): Promise<void> {
-  const directory = await open(tree, constants.O_RDONLY | constants.O_DIRECTORY);
+/**
+ * Makes a directory on libuv's pool and removes it: if the disk hangs here, the store's thread stays free for others. The
+ * store's cleanup removes directories of this name.
+ */
+async function makeDirectory(root: string): Promise<void> {
+  const directory = await mkdtemp(join(snapshotsDirectory(root), 'new-'));
+  await rmdir(directory).catch((error: unknown) => {
+    if (errnoOf(error) !== 'ENOENT') throw error;
+  });
+}
+
+/** Writes a file into the tree of a snapshot, and into no other that is mounted over it. */
+async function writeAndRemove({ root, key }: DiffTarget): Promise<void> {
+  const directory = await open(root, constants.O_RDONLY | constants.O_DIRECTORY);
   try {
-    requireTreeOf(key, directory.fd);
+    if (key !== undefined) requireTreeOf(key, directory.fd);
     const path = `/proc/self/fd/${directory.fd}/probe`;
     const file = await open(path, 'wx', 0o600);
     try {

@@ -53,7 +53,7 @@ export class Leases {
   /** Keeps the files of leases open. Node closes a file that nothing refers to. */
   readonly #taken = new Set<FileHandle>();
 
-  /** @param root the store's directory */
+  /** @param root the directory of the store's state */
   constructor(root: string) {
     this.#root = root;
     this.#directory = join(root, DIRECTORY);

@@ -16,8 +16,10 @@ import type { Owner } from './holder.ts';
  * method lists the possible values of `kind`. Callers test the `kind`, never the text.
  */
 export interface Snapshotter {
-  /** The store's directory, an absolute path. */
+  /** The directory with the files of the snapshots, an absolute path. */
   readonly root: string;
+  /** The directory with the files of its locks and leases, an absolute path. Our own store keeps them in `root`. */
+  readonly state: string;
   readonly type: 'overlay' | 'native';
   /**
    * Whether `commit` can give a parent to a snapshot that was prepared without one. Then layers can be written before the
@@ -30,6 +32,12 @@ export interface Snapshotter {
   readonly ownership: Ownership;
   /** The same for all layers of a store. */
   readonly overlayXattrs: OverlayXattrs;
+  /** How the keys begin that are made while a layer is unpacked. What is left of them after a crash is removed. */
+  readonly extraction: string;
+  /** Whether a record of the store lies beside the files of each snapshot, so that their directory can be recognised. */
+  readonly marked: boolean;
+  /** Who removes what nobody needs any more. */
+  readonly collectedBy: 'unpackd' | 'containerd';
 
   /** @throws NotFound */
   stat(key: string): Promise<SnapshotInfo>;
@@ -102,7 +110,19 @@ export interface Snapshotter {
 /** The part of a Snapshotter that changes nothing. */
 export type SnapshotReader = Pick<
   Snapshotter,
-  'root' | 'type' | 'stat' | 'has' | 'keys' | 'mounts' | 'viewMounts' | 'usage' | 'walk' | 'mounted' | 'close'
+  | 'root'
+  | 'state'
+  | 'type'
+  | 'collectedBy'
+  | 'stat'
+  | 'has'
+  | 'keys'
+  | 'mounts'
+  | 'viewMounts'
+  | 'usage'
+  | 'walk'
+  | 'mounted'
+  | 'close'
 >;
 
 export type SnapshotKind = 'active' | 'view' | 'committed';
@@ -211,7 +231,7 @@ export type OverlayXattrs = 'trusted' | 'user';
 /** One mount, as containerd describes it. */
 export type Mount = MountRequest;
 
-/** How the keys begin that are made while a layer is unpacked, as in containerd. */
+/** The value of `Snapshotter.extraction` in our own store, as in containerd. */
 export const EXTRACTION = 'extract-';
 /** Label with the chain ID. containerd finds a finished layer by it. */
 export const LABEL_SNAPSHOT_REF = 'containerd.io/snapshot.ref';

@@ -3,11 +3,13 @@ import { SnapshotError, type SnapshotErrorKind } from './snapshotter.ts';
 import type { Store } from './store.ts';
 
 /**
- * The messages between store-thread.ts and workers/store.ts: the properties and the methods of a Store, except `lease`, whose
- * result has methods.
+ * The messages between store-thread.ts and workers/store.ts: some properties and the methods of a Store, except `lease`,
+ * whose result has methods, and `under`.
  */
 export type StoreFacts = Pick<Store, 'root' | 'type' | 'rebase' | 'durable' | 'ownership' | 'overlayXattrs'>;
-export type StoreMethod = Exclude<keyof Store, keyof StoreFacts | 'lease'>;
+/** The same for all stores that the thread opens. */
+type Fixed = 'state' | 'extraction' | 'marked' | 'collectedBy';
+export type StoreMethod = Exclude<keyof Store, keyof StoreFacts | Fixed | 'lease' | 'under'>;
 
 /** A call for the store's thread. Each call has its own `id`. `close` is the last call. */
 export type StoreCall = {

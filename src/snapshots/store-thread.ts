@@ -9,7 +9,7 @@ import { type Layout, layoutOf } from './layout.ts';
 import { Leases } from './leases.ts';
 import { NameReader } from './name-reader.ts';
 import type { StoreOptions } from './open.ts';
-import type { Lease, Mount, SnapshotInfo, Unsynced, Usage } from './snapshotter.ts';
+import { EXTRACTION, type Lease, type Mount, type SnapshotInfo, type Unsynced, type Usage } from './snapshotter.ts';
 import { CLOSE_LIMIT, type Store } from './store.ts';
 import {
   deserializeError,
@@ -49,11 +49,15 @@ export async function openStoreThread(options: StoreOptions): Promise<Store> {
  */
 class StoreOnThread implements Store {
   readonly root: string;
+  readonly state: string;
   readonly type: Store['type'];
   readonly rebase: boolean;
   readonly durable: boolean;
   readonly ownership: Store['ownership'];
   readonly overlayXattrs: Store['overlayXattrs'];
+  readonly extraction = EXTRACTION;
+  readonly marked = true;
+  readonly collectedBy = 'unpackd';
   readonly #options: StoreOptions & { readonly session: string };
   readonly #layout: Layout;
   readonly #names: NameReader | undefined;
@@ -68,6 +72,7 @@ class StoreOnThread implements Store {
     layout: Layout,
   ) {
     this.root = facts.root;
+    this.state = facts.root;
     this.type = facts.type;
     this.rebase = facts.rebase;
     this.durable = facts.durable;
@@ -78,6 +83,10 @@ class StoreOnThread implements Store {
     this.#channel = channel;
     this.#names = namesOf(facts.root, facts.durable, options.session);
     this.#leases = new Leases(facts.root);
+  }
+
+  under(): Store {
+    return this;
   }
 
   stat(key: string): Promise<SnapshotInfo> {

@@ -28,6 +28,7 @@ import { keepReserve, withReserve } from './reserve.ts';
 import {
   type BrokenReason,
   type CommitOptions,
+  EXTRACTION,
   type Lease,
   type Mount,
   type MountedSnapshots,
@@ -46,7 +47,13 @@ import {
 import { measureTree, syncDirectory } from './tree.ts';
 
 /** A store of snapshots that records which images they are from. */
-export interface Store extends Snapshotter, ImageRecords {}
+export interface Store extends Snapshotter, ImageRecords {
+  /**
+   * The same store, for calls that need what the lease keeps. Our own store returns itself, because its leases are files that
+   * every removal reads. containerd covers only calls that name a lease.
+   */
+  under(lease: Lease): Store;
+}
 
 /** The part of a Store that changes nothing. */
 export interface StoreReader extends SnapshotReader, ImageReader {}
@@ -70,11 +77,15 @@ export const CLOSE_LIMIT = 30_000;
  */
 export class SnapshotStore implements Store {
   readonly root: string;
+  readonly state: string;
   readonly type: Snapshotter['type'];
   readonly rebase: boolean;
   readonly durable: boolean;
   readonly ownership: Ownership;
   readonly overlayXattrs: OverlayXattrs;
+  readonly extraction = EXTRACTION;
+  readonly marked = true;
+  readonly collectedBy = 'unpackd';
   readonly #mayUseReserve: boolean;
   readonly #layout: Layout;
   readonly #metadata: Metadata;
@@ -102,6 +113,7 @@ export class SnapshotStore implements Store {
   ) {
     this.#mayUseReserve = mayUseReserve;
     this.root = root;
+    this.state = root;
     this.type = layout.type;
     this.rebase = layout.rebase;
     this.durable = metadata.durable;
@@ -127,6 +139,10 @@ export class SnapshotStore implements Store {
     if (metadata.readOnly) return;
     this.#sweep = setInterval(() => this.#deleteGone(), SWEEP);
     this.#sweep.unref();
+  }
+
+  under(): Store {
+    return this;
   }
 
   stat(key: string): Promise<SnapshotInfo> {

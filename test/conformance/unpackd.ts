@@ -47,7 +47,7 @@ export class Unpackd implements AsyncDisposable {
     const applier = this.pool.applier(openSource({ kind: 'oci-layout', path: this.directory }), snapshotter);
     try {
       await applyLayers(chainLayers(layers), snapshotter, schedule === 'shuffled' ? delayed(applier) : applier, {
-        locks: new ChainLocks(snapshotter.root),
+        locks: new ChainLocks(snapshotter.state),
       });
     } catch (error) {
       if (!(error instanceof UnpackError) || !REFUSALS.has(error.code)) throw error;

@@ -48,7 +48,7 @@ async function bench(layers: readonly TestLayer[], type: 'overlay' | 'native' = 
       return real.apply(blob, mounts, options);
     },
   };
-  const options = { locks: new ChainLocks(snapshotter.root) } satisfies ApplyLayersOptions;
+  const options = { locks: new ChainLocks(snapshotter.state) } satisfies ApplyLayersOptions;
   return {
     snapshotter,
     applier,

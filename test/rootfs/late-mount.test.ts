@@ -14,6 +14,7 @@ import { ApplyPool } from '../../src/rootfs/pool.ts';
 import { StoreProbe } from '../../src/rootfs/store-probe.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
 import type { Snapshotter } from '../../src/snapshots/snapshotter.ts';
+import type { Store } from '../../src/snapshots/store.ts';
 import { openSource } from '../../src/source/open-sources.ts';
 import { altered } from '../support/altered.ts';
 import { SETTINGS } from '../support/apply.ts';
@@ -60,8 +61,8 @@ async function twoStores(type: Snapshotter['type'], body: (stores: Stores) => Pr
 }
 
 interface Stores {
-  readonly store: Snapshotter;
-  readonly other: Snapshotter;
+  readonly store: Store;
+  readonly other: Store;
   /** A directory without a store. */
   readonly empty: string;
   readonly apply: Apply;

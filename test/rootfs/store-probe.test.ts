@@ -26,7 +26,7 @@ async function probedStore(root: string) {
   const snapshotter = await openSnapshotter({ root, type: 'overlay' });
   return {
     snapshotter,
-    probe: new StoreProbe(snapshotter, new ChainLocks(snapshotter.root)),
+    probe: new StoreProbe(snapshotter, new ChainLocks(snapshotter.state)),
     [Symbol.asyncDispose]: () => snapshotter.close(),
   };
 }
@@ -39,7 +39,7 @@ describe('the probe of a store', { skip: unavailable(() => ext4()) }, () => {
     const { snapshotter, probe } = store;
     await Promise.all([
       probe.check(),
-      new StoreProbe(snapshotter, new ChainLocks(snapshotter.root)).check(),
+      new StoreProbe(snapshotter, new ChainLocks(snapshotter.state)).check(),
       probe.check(),
     ]);
     await probe.tidy();
@@ -67,7 +67,7 @@ describe('the probe of a store', { skip: unavailable(() => ext4()) }, () => {
     await using stack = new AsyncDisposableStack();
     const snapshotter = await openSnapshotter({ root: join(disk.path, 'store'), type: 'overlay' });
     stack.defer(() => snapshotter.close());
-    const probe = new StoreProbe(snapshotter, new ChainLocks(snapshotter.root));
+    const probe = new StoreProbe(snapshotter, new ChainLocks(snapshotter.state));
     execFileSync('fsfreeze', ['-f', disk.path], { env });
     try {
       let turns = 0;
@@ -115,7 +115,7 @@ describe('the probe of a full store', { skip: unavailable(() => tmpfs('size=16m'
     const root = join(disk.path, 'store');
     const snapshotter = await openSnapshotter({ root, type: 'overlay' });
     stack.defer(() => snapshotter.close());
-    const probe = new StoreProbe(snapshotter, new ChainLocks(snapshotter.root));
+    const probe = new StoreProbe(snapshotter, new ChainLocks(snapshotter.state));
     const ballast = join(disk.path, 'ballast');
     const { bavail, bsize } = statfsSync(disk.path);
     appendFileSync(ballast, Buffer.alloc(bavail * bsize - (700 << 10)));
