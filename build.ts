@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join, relative, resolve } from 'node:path';
 import { build } from 'esbuild';
@@ -126,6 +126,12 @@ function compile(folder: string): void {
   if (status !== 0) throw new Error(stdout);
 }
 
+/** Copies the files that programs read, to where `src/grpc/definitions.ts` looks for them. */
+function copyProtos(folder: string): void {
+  const protos = 'src/grpc/protos';
+  cpSync(join(root, protos), join(folder, protos), { recursive: true });
+}
+
 function dependencies(): string[] {
   const { dependencies }: { dependencies: object } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
   return Object.keys(dependencies);
@@ -135,5 +141,6 @@ const folder = resolve(root, process.argv[2] ?? 'dist');
 if (process.argv[2] === undefined) rmSync(folder, { recursive: true, force: true });
 await makePrograms(folder);
 makeLauncher(folder);
+copyProtos(folder);
 await compileAhead(folder);
 compile(folder);

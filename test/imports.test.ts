@@ -18,6 +18,7 @@ const LAYERS: readonly (readonly string[])[] = [
   ['src/rootfs', 'src/inspect'],
   ['src/diff'],
   ['src/snapshots'],
+  ['src/grpc'],
   ['src/push'],
   ['src/source'],
   ['src/http'],
