@@ -8,10 +8,11 @@ import { resolveImages } from '../../src/image/resolve.ts';
 import { hexOf } from '../../src/oci/digest.ts';
 import { openSource } from '../../src/source/open-sources.ts';
 import { unmountSnapshot } from '../../src/system/mount.ts';
+import { mountsBelow } from '../containerd/daemon.ts';
 import { skipWithout } from '../support/present.ts';
 import { agree, started } from './agreement.ts';
 import { ageChanges, STEPS } from './builder-steps.ts';
-import { mountsBelow, type StoredLayer } from './containerd.ts';
+import type { StoredLayer } from './containerd.ts';
 
 const running = await started();
 const began = Date.now();

@@ -1,3 +1,4 @@
+import { isSince } from '../containerd/daemon.ts';
 import {
   device,
   directory,
@@ -15,7 +16,6 @@ import {
   whiteout,
 } from '../support/tar.ts';
 import { bothAgree, bothRefuse, onlyContainerdRefuses, onlyUnpackdRefuses, started } from './agreement.ts';
-import { isSince } from './containerd.ts';
 
 const suite = await started();
 

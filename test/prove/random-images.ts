@@ -1,6 +1,5 @@
 import fc from 'fast-check';
 import { compareImage, STORES, type StoreType, type Suite, startSuite } from '../conformance/conformance.ts';
-import { missingContainerd } from '../conformance/containerd.ts';
 import { labelled, truly } from '../conformance/labels.ts';
 import { anyImage, archiveOf, describeImage, type RandomImage, withoutAcls } from '../conformance/random-image.ts';
 import {
@@ -8,6 +7,7 @@ import {
   whiteoutsForContainerd,
   withOpaqueMarkersFirst,
 } from '../conformance/whiteouts-for-containerd.ts';
+import { skipWithoutContainerd } from '../containerd/daemon.ts';
 import type { Proof } from './proof.ts';
 
 /**
@@ -24,7 +24,7 @@ const CONTAINERD_REFUSES = {
 export const proof: Proof = {
   name: 'random-images',
   describes: 'random images become the same folders here and in a real containerd, in both stores',
-  missing: missingContainerd,
+  missing: skipWithoutContainerd,
   async open({ count }) {
     const suite = await startSuite();
     if ('missing' in suite) throw new Error(suite.missing);
