@@ -1,7 +1,7 @@
 import { flushCompileCache } from 'node:module';
 import { parentPort, workerData } from 'node:worker_threads';
 import { openSnapshotter, type StoreOptions } from '../src/snapshots/open.ts';
-import type { Store } from '../src/snapshots/store.ts';
+import type { OwnStore } from '../src/snapshots/store.ts';
 import { type StoreAnswer, type StoreCall, serializeError } from '../src/snapshots/store-messages.ts';
 
 /** The store's thread: opens the store and executes the calls of src/snapshots/store-thread.ts, until `close`. */
@@ -22,7 +22,7 @@ async function take({ id, method, args }: StoreCall): Promise<void> {
   try {
     const store = await opening;
     // `as`: the compiler cannot see that `args` are the arguments of `method`
-    const call = store[method] as (this: Store, ...args: StoreCall['args']) => Promise<unknown>;
+    const call = store[method] as (this: OwnStore, ...args: StoreCall['args']) => Promise<unknown>;
     answer({ id, value: await call.apply(store, args) });
   } catch (error) {
     answer({ id, error: serializeError(error) });

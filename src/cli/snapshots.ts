@@ -3,6 +3,7 @@ import { Command, Option } from 'commander';
 import type { Recovered } from '../snapshots/recover.ts';
 import {
   type BrokenReason,
+  type Claim,
   isSnapshotError,
   type Mount,
   type SnapshotInfo,
@@ -160,6 +161,7 @@ async function show(store: StoreReader, key: string, { out }: Cli): Promise<void
     `kind     ${info.kind}`,
     ...(info.broken === undefined ? [] : [`broken   ${BROKEN[info.broken]}; remove it, or let a job unpack it again`]),
     ...(info.kind !== 'committed' || info.synced ? [] : [`unsynced ${info.suspect ? SUSPECT : UNSYNCED}`]),
+    ...(info.claim === undefined ? [] : [`used by  containerd, ${CLAIMS[info.claim]}`]),
     `parent   ${info.parent === '' ? '(none)' : info.parent}`,
     ...(info.size === undefined ? [] : [`size     ${sizeText(info.size)}, as counted when it was written`]),
     ...images.map((reference) => `image    ${printable(reference)}`),
@@ -172,6 +174,11 @@ async function show(store: StoreReader, key: string, { out }: Cli): Promise<void
 
 const UNSYNCED = 'its files are possibly not on disk yet: a job with UNPACK_DURABLE=true unpacks it again';
 const SUSPECT = 'its files were not on disk before a restart or a remount: a job unpacks it again';
+
+const CLAIMS: Readonly<Record<Claim, string>> = {
+  made: 'which made it',
+  adopted: 'which found it unpacked',
+};
 
 const BROKEN: Readonly<Record<BrokenReason, string>> = {
   gone: 'its directory is missing',

@@ -26,6 +26,7 @@ export async function readContents(store: StoreReader, options: ReadOptions = {}
     if (kind !== 'committed' && parent !== '')
       add(parent, `used by ${kind === 'view' ? 'the view' : 'the active snapshot'} ${name}`);
   }
+  for (const { name, claim } of committed) if (claim !== undefined) add(name, 'used by containerd');
   const mounted = await store.mounted();
   for (const [name, { point, process }] of mounted.places) add(name, `mounted at ${point} by process ${process}`);
   if (options.withoutLeases !== true) {

@@ -1,3 +1,4 @@
+import { now } from '../system/clock.ts';
 import { isUnfinished } from './admission.ts';
 import type { OnRollback } from './database.ts';
 import { USED_STEP } from './images.ts';
@@ -5,6 +6,7 @@ import { ownerOf } from './records.ts';
 import type { Traits } from './schema.ts';
 import {
   type BrokenReason,
+  type Claim,
   type CommitOptions,
   EXTRACTION,
   isWhole,
@@ -31,6 +33,7 @@ export interface NewSnapshot {
   /** `""` for none. */
   readonly parent: string;
   readonly labels: Readonly<Record<string, string>>;
+  readonly claim?: Claim | undefined;
 }
 
 /** Which snapshots a process may use. */
@@ -60,13 +63,17 @@ type Labels = Readonly<Record<string, string>>;
 export class Metadata {
   readonly #transactions: Transactions;
   readonly #demand: Demand;
-  /** The parameter of the statements that select usable snapshots. */
   readonly #through: string | null;
 
   constructor(transactions: Transactions, demand: Demand) {
     this.#transactions = transactions;
     this.#demand = demand;
     this.#through = usableThrough(demand);
+  }
+
+  /** The parameter of the statements that select usable snapshots. */
+  get through(): string | null {
+    return this.#through;
   }
 
   /** Whether all files of a snapshot must be on disk. */
@@ -102,6 +109,11 @@ export class Metadata {
   /** @throws NotFound */
   stat(key: string): Promise<Entry> {
     return this.#transactions.read((statements) => this.#find(statements, key));
+  }
+
+  /** The claim on the snapshot `key`; `undefined` also if there is no snapshot. */
+  claimOn(key: string): Promise<Claim | undefined> {
+    return this.#transactions.read((statements) => this.#look(statements, key)?.info.claim);
   }
 
   has(name: string): Promise<boolean> {
@@ -163,15 +175,17 @@ export class Metadata {
   ): Promise<Chain> {
     return this.#transactions.write((statements, onRollback) => {
       const parent = this.#checkNew(statements, snapshot);
+      const time = now();
       const { lastInsertRowid } = statements.insert.run({
         key: snapshot.key,
         kind: snapshot.kind,
         parent: parent?.id ?? null,
         labels: JSON.stringify(snapshot.labels),
-        now: Date.now(),
+        claim: snapshot.claim ?? null,
+        ...time,
       });
       if (!snapshot.key.startsWith(EXTRACTION)) {
-        statements.useImages.run({ chain: snapshot.parent, now: Date.now(), step: USED_STEP });
+        statements.useImages.run({ chain: snapshot.parent, now: time.milliseconds, step: USED_STEP });
       }
       place(Number(lastInsertRowid), parent?.id, onRollback);
       return chainOf(statements.chain.all({ key: snapshot.key }), snapshot.key);
@@ -228,7 +242,8 @@ export class Metadata {
         labels: JSON.stringify(options.labels ?? {}),
         bytes,
         inodes,
-        now: Date.now(),
+        ...now(),
+        claim: replaced?.info.claim ?? null,
         synced: synced ? 1 : 0,
         writtenOn: !synced && committing.canProve() ? this.#demand.mount : null,
       });
@@ -263,10 +278,7 @@ export class Metadata {
       const found = this.#find(statements, key);
       const { id } = found;
       const children = number(statements.children.get({ id })?.count);
-      if (children > 0) {
-        const others = children === 1 ? 'another snapshot stands' : `${children} other snapshots stand`;
-        throw new SnapshotError('FailedPrecondition', `snapshot ${key} can't be removed: ${others} on it`);
-      }
+      if (children > 0) throw hasChildren(key, children);
       allow(found);
       statements.remove.run({ id });
       return id;
@@ -278,9 +290,11 @@ export class Metadata {
     return this.#transactions.write((statements) => {
       const found = this.#find(statements, key);
       const { id, info } = found;
-      const updated = { ...info, labels: mergeLabels(info, labels, fields), updated: new Date() };
-      statements.relabel.run({ id, labels: JSON.stringify(updated.labels), now: updated.updated.getTime() });
-      return { ...found, info: updated };
+      const merged = mergeLabels(info, labels, fields);
+      const time = now();
+      statements.relabel.run({ id, labels: JSON.stringify(merged), ...time });
+      const nanoseconds = { created: info.nanoseconds?.created ?? 0, updated: time.nanoseconds };
+      return { ...found, info: { ...info, labels: merged, updated: new Date(time.milliseconds), nanoseconds } };
     });
   }
 
@@ -379,6 +393,11 @@ function mergeLabels(info: SnapshotInfo, labels: Labels, fields: readonly string
 
 function refuseEmpty(text: string, what: string): void {
   if (text === '') throw new SnapshotError('InvalidArgument', `the ${what} of a snapshot can't be empty`);
+}
+
+export function hasChildren(key: string, count: number): SnapshotError {
+  const others = count === 1 ? 'another snapshot stands' : `${count} other snapshots stand`;
+  return new SnapshotError('FailedPrecondition', `snapshot ${key} can't be removed: ${others} on it`);
 }
 
 function taken(key: string): SnapshotError {

@@ -19,7 +19,6 @@ import {
   refuseWithoutDatabase,
   requireSameStore,
 } from './identity.ts';
-import { ImageTable } from './images.ts';
 import { mountOf } from './later-sync.ts';
 import { layoutOf } from './layout.ts';
 import { type Demand, Metadata } from './metadata.ts';
@@ -27,7 +26,7 @@ import { hasContent, openReadOnly } from './read-only.ts';
 import { keepReserve, withReserve } from './reserve.ts';
 import { IDENTITY_VERSION, refuseOthers, schemaVersion } from './schema.ts';
 import type { OverlayXattrs, Ownership, Snapshotter } from './snapshotter.ts';
-import { CLOSE_LIMIT, SnapshotStore, type Store, type StoreReader } from './store.ts';
+import { CLOSE_LIMIT, type OwnStore, SnapshotStore, type StoreReader } from './store.ts';
 import { Transactions } from './transactions.ts';
 
 export interface StoreOptions {
@@ -59,7 +58,7 @@ export interface StoreOptions {
  * @throws UnpackError STORE_FAILED if the directory cannot be used, or holds other data or the other type of store, or if
  *   `ownership` is `keep` and this process cannot keep owners; STORE_FULL
  */
-export async function openSnapshotter(options: StoreOptions): Promise<Store> {
+export async function openSnapshotter(options: StoreOptions): Promise<OwnStore> {
   const root = resolve(options.root);
   // separators in mount options; not every program that reads mount options can quote them
   const separator = /[:,\\"\n]/.exec(root);
@@ -108,7 +107,7 @@ async function readIn(root: string, type: StoreOptions['type']): Promise<StoreRe
     const directories = new SnapshotDirectories(root, opened.descriptor, deletions);
     const layout = await layoutOf(transactions.made);
     const metadata = new Metadata(transactions, demandOf(opened, { durable: false }));
-    return new SnapshotStore(root, layout, metadata, new ImageTable(transactions), directories, deletions);
+    return new SnapshotStore(root, layout, metadata, transactions, directories, deletions);
   } catch (error) {
     opened.close();
     throw error;
@@ -161,7 +160,7 @@ async function fitsDirectories(root: string): Promise<boolean> {
   }
 }
 
-async function openIn(root: string, options: StoreOptions): Promise<Store> {
+async function openIn(root: string, options: StoreOptions): Promise<OwnStore> {
   const opened = new OpenedStore(root);
   const deletions = new Deletions(root);
   const directories = new SnapshotDirectories(root, opened.descriptor, deletions);
@@ -177,8 +176,7 @@ async function openIn(root: string, options: StoreOptions): Promise<Store> {
     transactions = await Transactions.open(opened, lockTimeout, wanted, (id) => directories.own(id));
     const metadata = new Metadata(transactions, demandOf(opened, options));
     const layout = await layoutOf(transactions.made);
-    const images = new ImageTable(transactions);
-    return new SnapshotStore(root, layout, metadata, images, directories, deletions, options.mayUseReserve);
+    return new SnapshotStore(root, layout, metadata, transactions, directories, deletions, options.mayUseReserve);
   } catch (error) {
     await deletions.close(CLOSE_LIMIT);
     if (transactions === undefined) opened.close();

@@ -14,7 +14,7 @@ import { promisify } from 'node:util';
 import { errnoOf } from '../errno.ts';
 import { UnpackError } from '../errors.ts';
 import { close, cString, O, openAt } from '../system/files.ts';
-import type { SnapshotInfo, SnapshotKind, Usage } from './snapshotter.ts';
+import type { Claim, SnapshotInfo, SnapshotKind, Usage } from './snapshotter.ts';
 import { hasVanished, settle, syncDirectory, undefinedIfVanished } from './tree.ts';
 
 /**
@@ -31,6 +31,7 @@ export interface SnapshotRecord extends Pick<SnapshotInfo, 'kind' | 'name' | 'pa
   readonly created: number;
   /** Of a committed snapshot: whether its files are known to be on disk. Versions without this field did not record it. */
   readonly synced?: boolean;
+  readonly claim?: Claim | undefined;
 }
 
 // writing a few bytes on this thread is faster than on another; only the sync waits for the disk
@@ -41,8 +42,8 @@ const KINDS: readonly SnapshotKind[] = ['committed', 'active', 'view'];
 
 const recordFile = (directory: string, kind: SnapshotKind): string => join(directory, `${kind}.json`);
 
-export function recordOf({ kind, name, parent, labels, created, size }: SnapshotInfo): SnapshotRecord {
-  return { kind, name, parent, labels, created: created.getTime(), ...(size === undefined ? {} : { size }) };
+export function recordOf({ kind, name, parent, labels, created, size, claim }: SnapshotInfo): SnapshotRecord {
+  return { kind, name, parent, labels, created: created.getTime(), ...(size === undefined ? {} : { size }), claim };
 }
 
 /** Marks a new directory as one of this store, and adds its record. Only the link is needed after a loss of power. */
@@ -97,7 +98,7 @@ export function readRecord(directory: string, kind: SnapshotKind): SnapshotRecor
   }
   try {
     const record: Partial<Record<keyof SnapshotRecord, unknown>> = JSON.parse(text);
-    const { name, parent, labels, created, size, synced } = record;
+    const { name, parent, labels, created, size, synced, claim } = record;
     if (typeof name !== 'string' || typeof parent !== 'string' || typeof created !== 'number') return undefined;
     if (typeof labels !== 'object' || labels === null) return undefined;
     const texts = Object.entries(labels).filter((label): label is [string, string] => typeof label[1] === 'string');
@@ -109,6 +110,7 @@ export function readRecord(directory: string, kind: SnapshotKind): SnapshotRecor
       created,
       ...(isUsage(size) ? { size } : {}),
       ...(typeof synced === 'boolean' ? { synced } : {}),
+      ...(claim === 'made' || claim === 'adopted' ? { claim } : {}),
     };
   } catch {
     return undefined;

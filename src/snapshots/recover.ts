@@ -161,12 +161,12 @@ function addRows(file: DatabaseSync, records: readonly (readonly [number, Snapsh
   const there = file.prepare('SELECT key, kind FROM snapshots WHERE id = ?');
   const remove = file.prepare('DELETE FROM snapshots WHERE id = ?');
   const insert = file.prepare(`
-    INSERT INTO snapshots (id, key, kind, labels, created, updated, bytes, inodes, synced)
-    VALUES (:id, :key, :kind, :labels, :created, :created, :bytes, :inodes, :synced)`);
+    INSERT INTO snapshots (id, key, kind, labels, claim, created, updated, bytes, inodes, synced)
+    VALUES (:id, :key, :kind, :labels, :claim, :created, :created, :bytes, :inodes, :synced)`);
   const markSynced = file.prepare(STATEMENTS.markSynced);
   const adopt = file.prepare(STATEMENTS.adoptChildren);
   const present = new Set(records.map(([id]) => id));
-  for (const [id, { kind, name, parent, labels, created, size, synced }] of records) {
+  for (const [id, { kind, name, parent, labels, created, size, synced, claim }] of records) {
     const row = there.get(id);
     if (row?.key === name && row.kind === kind) {
       if (synced === true) markSynced.run({ id }); // after this copy of the database was made
@@ -186,6 +186,7 @@ function addRows(file: DatabaseSync, records: readonly (readonly [number, Snapsh
       key: name,
       kind,
       labels: JSON.stringify(labels),
+      claim: claim ?? null,
       created,
       bytes,
       inodes,

@@ -38,22 +38,28 @@ export class Removal {
 
   /**
    * @returns the number of the snapshot
-   * @throws NotFound, FailedPrecondition (children, a lease, or a mount); the signal's reason
+   * @param forContainerd whether containerd removes the snapshot, which it has claimed
+   * @throws NotFound, FailedPrecondition (children, a claim, a lease, or a mount); the signal's reason
    */
-  async deleteRow({ name, kind }: Pick<SnapshotInfo, 'name' | 'kind'>, signal: AbortSignal): Promise<number> {
+  async deleteRow(
+    { name, kind }: Pick<SnapshotInfo, 'name' | 'kind'>,
+    signal: AbortSignal,
+    forContainerd = false,
+  ): Promise<number> {
     const mounts = kind === 'committed' ? (await storeMounts(this.#root)).places : NO_MOUNTS;
     return withReserve(this.#root, this.#mayUseReserve, () =>
-      this.#deleteUnlessNeeded(name, mounts).catch(async (error: unknown) => {
+      this.#deleteUnlessNeeded(name, mounts, forContainerd).catch(async (error: unknown) => {
         if (!isFull(error) || !(await this.#emptyActive(name, signal))) throw error;
-        return this.#deleteUnlessNeeded(name, mounts);
+        return this.#deleteUnlessNeeded(name, mounts, forContainerd);
       }),
     );
   }
 
   /** @param mounts of committed snapshots */
-  async #deleteUnlessNeeded(key: string, mounts: StoreMounts['places']): Promise<number> {
+  async #deleteUnlessNeeded(key: string, mounts: StoreMounts['places'], forContainerd: boolean): Promise<number> {
     using _removing = await this.#leases.removing();
     return await this.#metadata.remove(key, ({ id, info }) => {
+      if (!forContainerd) refuseClaimed(info);
       if (info.kind !== 'committed') return;
       refuseLeased(key, this.#leases.held());
       refuseMounted(key, mounts.get(id));
@@ -72,6 +78,16 @@ export class Removal {
     await emptyTree(this.#directories.own(id, 'fs'), signal);
     return true;
   }
+}
+
+/** @throws FailedPrecondition if containerd knows the snapshot */
+function refuseClaimed({ name, kind, claim }: SnapshotInfo): void {
+  if (claim === undefined) return;
+  const user = kind === 'committed' ? 'image (ctr images rm, crictl rmi)' : 'container (ctr containers rm, crictl rm)';
+  throw new SnapshotError(
+    'FailedPrecondition',
+    `snapshot ${name} can't be removed: containerd uses it; remove its ${user} there first`,
+  );
 }
 
 /** @throws FailedPrecondition if a job needs the snapshot */

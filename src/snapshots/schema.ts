@@ -13,7 +13,7 @@ const FIRST_VERSION = 2;
  * ones that it lacks, in the same transaction. To change the schema, append a step.
  *
  * AUTOINCREMENT never gives the number of a removed snapshot again, so directory names are unique. Times are milliseconds
- * since 1970. Labels are a JSON object of strings. `bytes` and `inodes` are NULL until the usage of a committed snapshot is
+ * since 1970, and the columns `…_nanos` hold the nanoseconds beyond them. Labels are a JSON object of strings. `bytes` and `inodes` are NULL until the usage of a committed snapshot is
  * measured.
  */
 export const STEPS: readonly string[] = [
@@ -74,6 +74,12 @@ export const STEPS: readonly string[] = [
   CREATE INDEX images_manifest ON images (manifest) WHERE manifest IS NOT NULL;
   CREATE INDEX images_config ON images (config) WHERE config IS NOT NULL;
   CREATE INDEX images_index ON images (image_index) WHERE image_index IS NOT NULL;
+`,
+  // version 5: nanoseconds, and `claim`: whether containerd knows the snapshot, see Claim
+  `
+  ALTER TABLE snapshots ADD COLUMN created_nanos INTEGER NOT NULL DEFAULT 0;
+  ALTER TABLE snapshots ADD COLUMN updated_nanos INTEGER NOT NULL DEFAULT 0;
+  ALTER TABLE snapshots ADD COLUMN claim TEXT CHECK (claim IN ('made', 'adopted'));
 `,
 ];
 

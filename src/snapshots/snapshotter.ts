@@ -44,8 +44,8 @@ export interface Snapshotter {
   /** Whether a committed snapshot has this name and can be used, with all below it. Takes half as long as `stat`. */
   has(name: string): Promise<boolean>;
   /**
-   * The keys of active snapshots and views that begin with `prefix`, sorted. The time does not depend on the number of
-   * other snapshots.
+   * The keys of active snapshots and views that begin with `prefix`, sorted, without those that are claimed. The time does
+   * not depend on the number of other snapshots.
    * @param prefix ASCII, not empty
    */
   keys(prefix: string): Promise<string[]>;
@@ -76,7 +76,7 @@ export interface Snapshotter {
   lease(names: readonly string[], owner: Owner, needs?: Usage): Promise<Lease>;
   /**
    * Removes the snapshot now, and its files in the background.
-   * @throws NotFound, FailedPrecondition when it has children, or is committed and leased
+   * @throws NotFound, FailedPrecondition when it has children, is claimed, or is committed and leased
    */
   remove(key: string): Promise<void>;
   /** Replaces labels: all of them, or those that `fields` names (`labels.NAME`). @throws NotFound, InvalidArgument for any other field */
@@ -136,6 +136,8 @@ export interface SnapshotInfo {
   readonly labels: Readonly<Record<string, string>>;
   readonly created: Date;
   readonly updated: Date;
+  /** The nanoseconds of `created` and `updated` beyond the milliseconds of a Date, 0 to 999,999. Absent: not known. */
+  readonly nanoseconds?: { readonly created: number; readonly updated: number };
   /**
    * What it takes on disk, without its parents: an estimate (`CommitOptions.usage`). Absent if it was not recorded, and for
    * active snapshots and views.
@@ -151,7 +153,16 @@ export interface SnapshotInfo {
   readonly suspect?: true;
   /** Why it cannot be used. Absent if it can. */
   readonly broken?: BrokenReason;
+  /** containerd knows it. Absent if not. */
+  readonly claim?: Claim;
 }
+
+/**
+ * How containerd got to know a snapshot of our own store, which it uses through `unpackd snapshotter`. `made`: it was prepared
+ * through containerd. `adopted`: it was unpacked without containerd, which then found it. Everything below a claimed snapshot
+ * is claimed. Only a call for containerd removes a claimed snapshot.
+ */
+export type Claim = 'made' | 'adopted';
 
 /** Whether a snapshot could be used if all below it could. `commit` replaces one that is not whole. */
 export function isWhole({ suspect, broken }: Pick<SnapshotInfo, 'suspect' | 'broken'>): boolean {
@@ -166,9 +177,11 @@ export type BrokenReason = 'gone' | 'foreign' | 'parent';
 
 export interface SnapshotOptions {
   readonly labels?: Readonly<Record<string, string>>;
+  /** containerd asks for the snapshot: it and all below it are claimed. Only our own store has claims. */
+  readonly claimed?: true;
 }
 
-export interface CommitOptions extends SnapshotOptions {
+export interface CommitOptions extends Pick<SnapshotOptions, 'labels'> {
   readonly parent?: string;
   /** What the layer adds to the disk, as its writer counted it. A native store adds the size of the parent, which it copies. */
   readonly usage?: Usage;

@@ -1,5 +1,5 @@
 import type { SQLOutputValue, StatementSync } from 'node:sqlite';
-import { type BrokenReason, EXTRACTION, type SnapshotInfo, type SnapshotKind } from './snapshotter.ts';
+import { type BrokenReason, type Claim, EXTRACTION, type SnapshotInfo, type SnapshotKind } from './snapshotter.ts';
 
 /**
  * Whether this process may use the files of a committed snapshot. They are on disk; or the process demands less, and they
@@ -12,6 +12,7 @@ const usable = (row: string, mount: string): string =>
 const COLUMNS = `
   ${usable('snapshots', ':mount')} AS usable, snapshots.synced,
   snapshots.id, snapshots.key, snapshots.kind, snapshots.labels, snapshots.created, snapshots.updated,
+  snapshots.created_nanos, snapshots.updated_nanos, snapshots.claim,
   snapshots.bytes, snapshots.inodes, snapshots.broken, snapshots.parent AS parent_id, COALESCE(parent.key, '') AS parent
 `;
 
@@ -43,7 +44,9 @@ export const STATEMENTS = {
     SELECT id, synced IS 1 AS synced FROM chain`,
 
   /** A range of the index on `key`, so the time does not grow with the store. */
-  keys: `SELECT key FROM snapshots WHERE key >= ? AND key < ? AND kind <> 'committed' ORDER BY key`,
+  keys: `
+    SELECT key FROM snapshots
+    WHERE key >= ? AND key < ? AND kind <> 'committed' AND claim IS NULL ORDER BY key`,
 
   /** A snapshot and all snapshots below it, direct parent first. One statement, so the result is consistent. */
   chain: `
@@ -94,13 +97,14 @@ export const STATEMENTS = {
   adoptChildren: 'UPDATE snapshots SET parent = :id WHERE parent = :broken',
 
   insert: `
-    INSERT INTO snapshots (key, kind, parent, labels, created, updated)
-    VALUES (:key, :kind, :parent, :labels, :now, :now)`,
+    INSERT INTO snapshots (key, kind, parent, labels, claim, created, updated, created_nanos, updated_nanos)
+    VALUES (:key, :kind, :parent, :labels, :claim, :milliseconds, :milliseconds, :nanoseconds, :nanoseconds)`,
 
   commit: `
     UPDATE snapshots
     SET key = :name, kind = 'committed', parent = :parent, labels = :labels, bytes = :bytes, inodes = :inodes,
-      created = :now, updated = :now, synced = :synced, written_on = :writtenOn
+      created = :milliseconds, updated = :milliseconds, created_nanos = :nanoseconds, updated_nanos = :nanoseconds,
+      claim = COALESCE(claim, :claim), synced = :synced, written_on = :writtenOn
     WHERE id = :id`,
 
   markSynced: `UPDATE snapshots SET synced = 1, written_on = NULL WHERE id = :id AND synced = 0`,
@@ -108,7 +112,21 @@ export const STATEMENTS = {
   /** Any snapshot that was not synced may be what the kernel has lost. */
   suspectAll: `UPDATE snapshots SET written_on = NULL WHERE synced = 0`,
 
-  relabel: 'UPDATE snapshots SET labels = :labels, updated = :now WHERE id = :id',
+  relabel: `
+    UPDATE snapshots SET labels = :labels, updated = :milliseconds, updated_nanos = :nanoseconds WHERE id = :id`,
+
+  /** Claims a committed snapshot that containerd has not made, and all below it. Returns those that were not claimed. */
+  adopt: `
+    WITH RECURSIVE chain (id) AS (
+      SELECT id FROM snapshots WHERE key = :key AND kind = 'committed'
+      UNION ALL
+      SELECT above.parent FROM chain JOIN snapshots AS above ON above.id = chain.id WHERE above.parent IS NOT NULL
+    )
+    UPDATE snapshots SET claim = 'adopted' WHERE id IN (SELECT id FROM chain) AND claim IS NULL RETURNING id`,
+
+  release: `UPDATE snapshots SET claim = NULL WHERE id = :id`,
+
+  claimedChildren: 'SELECT COUNT(*) AS count FROM snapshots WHERE parent = :id AND claim IS NOT NULL',
 
   remove: 'DELETE FROM snapshots WHERE id = :id',
 
@@ -191,10 +209,12 @@ export function entry(row: Row): Entry {
       labels: JSON.parse(text(row.labels)) as Record<string, string>,
       created: new Date(number(row.created)),
       updated: new Date(number(row.updated)),
+      nanoseconds: { created: number(row.created_nanos), updated: number(row.updated_nanos) },
       ...(row.bytes === null ? {} : { size: { bytes: number(row.bytes), inodes: number(row.inodes) } }),
       synced: row.synced === 1,
       ...(row.kind === 'committed' && row.usable === 0 ? { suspect: true } : {}),
       ...(row.broken === null ? {} : { broken: brokenReason(row.broken) }),
+      ...(row.claim === null ? {} : { claim: claim(row.claim) }),
     },
     parentId: row.parent_id === null ? undefined : number(row.parent_id),
   };
@@ -238,6 +258,12 @@ export function kind(value: SQLOutputValue | undefined): SnapshotKind {
   const word = text(value);
   if (word === 'active' || word === 'view' || word === 'committed') return word;
   throw new TypeError(`the store's database holds a snapshot of the unknown kind ${word}`);
+}
+
+function claim(value: SQLOutputValue | undefined): Claim {
+  const word = text(value);
+  if (word === 'made' || word === 'adopted') return word;
+  throw new TypeError(`the store's database holds a snapshot with the unknown claim ${word}`);
 }
 
 export function brokenReason(value: SQLOutputValue | undefined): BrokenReason {

@@ -1,22 +1,22 @@
 import { type SerializedUnpackError, UnpackError } from '../errors.ts';
 import { SnapshotError, type SnapshotErrorKind } from './snapshotter.ts';
-import type { Store } from './store.ts';
+import type { OwnStore } from './store.ts';
 
 /**
  * The messages between store-thread.ts and workers/store.ts: some properties and the methods of a Store, except `lease`,
  * whose result has methods, and `under`.
  */
-export type StoreFacts = Pick<Store, 'root' | 'type' | 'rebase' | 'durable' | 'ownership' | 'overlayXattrs'>;
+export type StoreFacts = Pick<OwnStore, 'root' | 'type' | 'rebase' | 'durable' | 'ownership' | 'overlayXattrs'>;
 /** The same for all stores that the thread opens. */
 type Fixed = 'state' | 'extraction' | 'marked' | 'collectedBy';
-export type StoreMethod = Exclude<keyof Store, keyof StoreFacts | Fixed | 'lease' | 'under'>;
+export type StoreMethod = Exclude<keyof OwnStore, keyof StoreFacts | Fixed | 'lease' | 'under'>;
 
 /** A call for the store's thread. Each call has its own `id`. `close` is the last call. */
 export type StoreCall = {
   readonly [Method in StoreMethod]: {
     readonly id: number;
     readonly method: Method;
-    readonly args: Parameters<Store[Method]>;
+    readonly args: Parameters<OwnStore[Method]>;
   };
 }[StoreMethod];
 

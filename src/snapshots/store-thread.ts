@@ -10,7 +10,7 @@ import { Leases } from './leases.ts';
 import { NameReader } from './name-reader.ts';
 import type { StoreOptions } from './open.ts';
 import { EXTRACTION, type Lease, type Mount, type SnapshotInfo, type Unsynced, type Usage } from './snapshotter.ts';
-import { CLOSE_LIMIT, type Store } from './store.ts';
+import { CLOSE_LIMIT, type OwnStore } from './store.ts';
 import {
   deserializeError,
   type StoreAnswer,
@@ -26,14 +26,14 @@ const SLOW = 100;
 
 const ALL_SYNCED: Unsynced = { own: 0, others: 0 };
 
-type Result<Method extends StoreMethod> = Awaited<ReturnType<Store[Method]>>;
+type Result<Method extends StoreMethod> = Awaited<ReturnType<OwnStore[Method]>>;
 
 /**
  * Opens the store on a separate thread (workers/store.ts). Calls of SQLite, renames and walks block for seconds on a slow
  * disk. The calling thread stays free, so that a worker can renew the locks of its jobs.
  * @throws UnpackError as `openSnapshotter`; STORE_FAILED if the machine has no more threads
  */
-export async function openStoreThread(options: StoreOptions): Promise<Store> {
+export async function openStoreThread(options: StoreOptions): Promise<OwnStore> {
   const session = randomUUID();
   const channel = new Channel({ ...options, session });
   const facts = await channel.opened;
@@ -47,14 +47,14 @@ export async function openStoreThread(options: StoreOptions): Promise<Store> {
  *
  * If the thread dies, its pending calls fail, and the next call starts a new thread.
  */
-class StoreOnThread implements Store {
+class StoreOnThread implements OwnStore {
   readonly root: string;
   readonly state: string;
-  readonly type: Store['type'];
+  readonly type: OwnStore['type'];
   readonly rebase: boolean;
   readonly durable: boolean;
-  readonly ownership: Store['ownership'];
-  readonly overlayXattrs: Store['overlayXattrs'];
+  readonly ownership: OwnStore['ownership'];
+  readonly overlayXattrs: OwnStore['overlayXattrs'];
   readonly extraction = EXTRACTION;
   readonly marked = true;
   readonly collectedBy = 'unpackd';
@@ -85,7 +85,7 @@ class StoreOnThread implements Store {
     this.#leases = new Leases(facts.root);
   }
 
-  under(): Store {
+  under(): OwnStore {
     return this;
   }
 
@@ -101,15 +101,15 @@ class StoreOnThread implements Store {
     return this.#lookUp((names) => names.keys(prefix)) ?? this.#ask('keys', prefix);
   }
 
-  prepare(...args: Parameters<Store['prepare']>) {
+  prepare(...args: Parameters<OwnStore['prepare']>) {
     return this.#ask('prepare', ...args);
   }
 
-  view(...args: Parameters<Store['view']>) {
+  view(...args: Parameters<OwnStore['view']>) {
     return this.#ask('view', ...args);
   }
 
-  mounts(...args: Parameters<Store['mounts']>) {
+  mounts(...args: Parameters<OwnStore['mounts']>) {
     return this.#ask('mounts', ...args);
   }
 
@@ -117,7 +117,7 @@ class StoreOnThread implements Store {
     return this.#lookUp((names) => names.viewMounts(name, this.#layout)) ?? this.#ask('viewMounts', name);
   }
 
-  commit(...args: Parameters<Store['commit']>) {
+  commit(...args: Parameters<OwnStore['commit']>) {
     return this.#ask('commit', ...args);
   }
 
@@ -127,19 +127,27 @@ class StoreOnThread implements Store {
     return this.#leases.take(names, owner, needs);
   }
 
-  remove(...args: Parameters<Store['remove']>) {
+  remove(...args: Parameters<OwnStore['remove']>) {
     return this.#ask('remove', ...args);
   }
 
-  update(...args: Parameters<Store['update']>) {
+  adopt(...args: Parameters<OwnStore['adopt']>) {
+    return this.#ask('adopt', ...args);
+  }
+
+  release(...args: Parameters<OwnStore['release']>) {
+    return this.#ask('release', ...args);
+  }
+
+  update(...args: Parameters<OwnStore['update']>) {
     return this.#ask('update', ...args);
   }
 
-  usage(...args: Parameters<Store['usage']>) {
+  usage(...args: Parameters<OwnStore['usage']>) {
     return this.#ask('usage', ...args);
   }
 
-  walk(...args: Parameters<Store['walk']>) {
+  walk(...args: Parameters<OwnStore['walk']>) {
     return this.#ask('walk', ...args);
   }
 
@@ -147,7 +155,7 @@ class StoreOnThread implements Store {
     return this.#lookUp((names) => (names.isSynced(name) ? ALL_SYNCED : undefined)) ?? this.#ask('unsynced', name);
   }
 
-  sync(...args: Parameters<Store['sync']>) {
+  sync(...args: Parameters<OwnStore['sync']>) {
     return this.#ask('sync', ...args);
   }
 
@@ -155,11 +163,11 @@ class StoreOnThread implements Store {
     return this.#ask('mounted');
   }
 
-  cleanup(...args: Parameters<Store['cleanup']>) {
+  cleanup(...args: Parameters<OwnStore['cleanup']>) {
     return this.#ask('cleanup', ...args);
   }
 
-  recordImage(...args: Parameters<Store['recordImage']>) {
+  recordImage(...args: Parameters<OwnStore['recordImage']>) {
     return this.#ask('recordImage', ...args);
   }
 
@@ -172,15 +180,15 @@ class StoreOnThread implements Store {
     return this.#ask('images');
   }
 
-  document(...args: Parameters<Store['document']>) {
+  document(...args: Parameters<OwnStore['document']>) {
     return this.#ask('document', ...args);
   }
 
-  removeImage(...args: Parameters<Store['removeImage']>) {
+  removeImage(...args: Parameters<OwnStore['removeImage']>) {
     return this.#ask('removeImage', ...args);
   }
 
-  pinImage(...args: Parameters<Store['pinImage']>) {
+  pinImage(...args: Parameters<OwnStore['pinImage']>) {
     return this.#ask('pinImage', ...args);
   }
 
@@ -200,7 +208,10 @@ class StoreOnThread implements Store {
     }
   }
 
-  async #ask<Method extends StoreMethod>(method: Method, ...args: Parameters<Store[Method]>): Promise<Result<Method>> {
+  async #ask<Method extends StoreMethod>(
+    method: Method,
+    ...args: Parameters<OwnStore[Method]>
+  ): Promise<Result<Method>> {
     this.#requireOpen();
     if (!this.#channel.alive) this.#channel = new Channel({ ...this.#options, again: true });
     return this.#channel.ask(method, args);
@@ -278,7 +289,7 @@ class Channel {
   }
 
   /** @throws what the call throws; UnpackError STORE_FAILED if the thread dies during the call */
-  async ask<Method extends StoreMethod>(method: Method, args: Parameters<Store[Method]>): Promise<Result<Method>> {
+  async ask<Method extends StoreMethod>(method: Method, args: Parameters<OwnStore[Method]>): Promise<Result<Method>> {
     if (!this.#isOpen) await this.opened;
     if (this.#ended !== undefined) throw this.#ended;
     const { promise, resolve, reject } = Promise.withResolvers<unknown>();

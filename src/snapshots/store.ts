@@ -1,19 +1,20 @@
 import { removeTree } from '../system/remove-tree.ts';
 import { isUnfinished } from './admission.ts';
 import { Calls } from './calls.ts';
+import { type ClaimCalls, Claims } from './claims.ts';
 import { CommitRecords } from './commit-records.ts';
 import type { Deletions } from './deletions.ts';
 import type { SnapshotDirectories } from './directories.ts';
 import type { Owner } from './holder.ts';
-import type {
-  ImageKey,
-  ImageListing,
-  ImageReader,
-  ImageRecord,
-  ImageRecords,
+import {
+  type ImageKey,
+  type ImageListing,
+  type ImageReader,
+  type ImageRecord,
+  type ImageRecords,
   ImageTable,
-  KnownImage,
-  NewImage,
+  type KnownImage,
+  type NewImage,
 } from './images.ts';
 import { LaterSync } from './later-sync.ts';
 import { type Layout, NOTHING_TO_MOUNT, viewMounts } from './layout.ts';
@@ -44,6 +45,7 @@ import {
   type Unsynced,
   type Usage,
 } from './snapshotter.ts';
+import type { Transactions } from './transactions.ts';
 import { measureTree, syncDirectory } from './tree.ts';
 
 /** A store of snapshots that records which images they are from. */
@@ -53,6 +55,11 @@ export interface Store extends Snapshotter, ImageRecords {
    * every removal reads. containerd covers only calls that name a lease.
    */
   under(lease: Lease): Store;
+}
+
+/** Our own store, which can be served to containerd. */
+export interface OwnStore extends Store, ClaimCalls {
+  under(lease: Lease): OwnStore;
 }
 
 /** The part of a Store that changes nothing. */
@@ -70,12 +77,12 @@ export const CLOSE_LIMIT = 30_000;
  *     new snapshot   fill new-…, flush its names → [ insert the row, rename to ID ]
  *     commit         write committed.json, flush it and the names of ROOT/snapshots → [ update the row ] → delete ID/work
  *     later sync     sync the file system → [ update the rows ] → write committed.json again
- *     remove         [ no child, lease or mount: delete the row ] → rename to rm-… → delete it in the background, unless it
- *                    was mounted meanwhile
+ *     remove         [ no child, claim, lease or mount: delete the row ] → rename to rm-… → delete it in the background,
+ *                    unless it was mounted meanwhile
  *
  * `[ ]` is one transaction.
  */
-export class SnapshotStore implements Store {
+export class SnapshotStore implements OwnStore {
   readonly root: string;
   readonly state: string;
   readonly type: Snapshotter['type'];
@@ -96,6 +103,7 @@ export class SnapshotStore implements Store {
   readonly #records: CommitRecords;
   readonly #leases: Leases;
   readonly #removal: Removal;
+  readonly #claims: Claims;
   readonly #later: LaterSync;
   readonly #calls: Calls;
   #sweep: NodeJS.Timeout | undefined;
@@ -106,7 +114,7 @@ export class SnapshotStore implements Store {
     root: string,
     layout: Layout,
     metadata: Metadata,
-    images: ImageTable,
+    transactions: Transactions,
     directories: SnapshotDirectories,
     deletions: Deletions,
     mayUseReserve = false,
@@ -121,7 +129,7 @@ export class SnapshotStore implements Store {
     this.overlayXattrs = layout.overlayXattrs;
     this.#layout = layout;
     this.#metadata = metadata;
-    this.#images = images;
+    this.#images = new ImageTable(transactions);
     this.#directories = directories;
     this.#deletions = deletions;
     this.#calls = new Calls(root);
@@ -129,6 +137,7 @@ export class SnapshotStore implements Store {
     this.#records = new CommitRecords(metadata, directories);
     this.#leases = new Leases(root);
     this.#removal = new Removal(root, metadata, directories, this.#leases, mayUseReserve);
+    this.#claims = new Claims(transactions, metadata, directories, this.#parents);
     this.#later = new LaterSync(metadata.descriptor, metadata.last, {
       synced: async (ids) => {
         await metadata.markSynced(ids);
@@ -141,7 +150,7 @@ export class SnapshotStore implements Store {
     this.#sweep.unref();
   }
 
-  under(): Store {
+  under(): OwnStore {
     return this;
   }
 
@@ -190,8 +199,9 @@ export class SnapshotStore implements Store {
       const size = options.usage === undefined ? undefined : await this.#parents.sizeWith(parent, options.usage);
       if (info.kind === 'active') {
         const { labels = {}, synced = false } = options;
-        const record = { name, parent, labels, created: Date.now(), synced, ...(size === undefined ? {} : { size }) };
-        await this.#records.add(id, record);
+        const claim = info.claim ?? (await this.#metadata.claimOn(name));
+        const record = { name, parent, labels, created: Date.now(), synced, claim };
+        await this.#records.add(id, size === undefined ? record : { ...record, size });
       }
       try {
         const committing = {
@@ -217,10 +227,18 @@ export class SnapshotStore implements Store {
   }
 
   remove(key: string): Promise<void> {
+    return this.#calls.run(async () => this.#remove((await this.#metadata.stat(key)).info));
+  }
+
+  adopt(name: string, parent: string): Promise<boolean> {
+    return this.#calls.run(() => this.#claims.adopt(name, parent));
+  }
+
+  release(key: string): Promise<void> {
     return this.#calls.run(async () => {
       const { info } = await this.#metadata.stat(key);
-      const id = await this.#removal.deleteRow(info, this.#calls.signal);
-      await this.#directories.remove(id, this.#metadata.identity, info.kind === 'view');
+      if (info.claim === 'made') await this.#remove(info, true);
+      else await this.#claims.release(key);
     });
   }
 
@@ -359,10 +377,13 @@ export class SnapshotStore implements Store {
   }
 
   async #create(kind: 'active' | 'view', key: string, parent: string, options: SnapshotOptions): Promise<Mount[]> {
-    const snapshot = { key, kind, parent, labels: options.labels ?? {} };
+    const claim = options.claimed === true ? ('made' as const) : undefined;
+    const snapshot = { key, kind, parent, labels: options.labels ?? {}, claim };
     // Checked twice: now, so that a call that must fail makes nothing, and again inside the transaction.
     const expected = await this.#metadata.check(snapshot);
     if (expected !== undefined) await this.#parents.requireWhole(expected);
+    // what stands under a claimed snapshot is claimed
+    if (expected !== undefined && claim !== undefined) await this.#claims.adopt(parent, expected.info.parent);
     const staged = await this.#directories.stage();
     try {
       await this.#parents.fill(staged, snapshot, expected?.id, this.#calls.signal);
@@ -372,6 +393,7 @@ export class SnapshotStore implements Store {
         parent,
         labels: snapshot.labels,
         created: Date.now(),
+        claim,
       });
       await syncDirectory(staged.path);
       const chain = await this.#metadata.create(snapshot, (id, parentId, onRollback) => {
@@ -383,6 +405,11 @@ export class SnapshotStore implements Store {
     } finally {
       await this.#directories.release(staged);
     }
+  }
+
+  async #remove(info: SnapshotInfo, forContainerd = false): Promise<void> {
+    const id = await this.#removal.deleteRow(info, this.#calls.signal, forContainerd);
+    await this.#directories.remove(id, this.#metadata.identity, info.kind === 'view');
   }
 
   /** Those that the database does not mark as broken, because it was opened only to be read. */

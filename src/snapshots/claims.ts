@@ -1,0 +1,89 @@
+import type { SnapshotDirectories } from './directories.ts';
+import { hasChildren, type Metadata } from './metadata.ts';
+import type { Parents } from './parents.ts';
+import { readRecord, writeRecord } from './records.ts';
+import { isSnapshotError, SnapshotError } from './snapshotter.ts';
+import { type Entry, entry, isUsable, number } from './statements.ts';
+import type { Transactions } from './transactions.ts';
+
+/** The calls of a store for `unpackd snapshotter`, beside those of a Snapshotter. `Claim` says what a claim is. */
+export interface ClaimCalls {
+  /**
+   * Claims a committed snapshot and all below it, because containerd gets to know it.
+   * @param parent the parent that containerd knows; `""` for none
+   * @returns `false` if there is no such snapshot with that parent, or it cannot be used
+   */
+  adopt(name: string, parent: string): Promise<boolean>;
+  /**
+   * Ends the claim, because containerd needs the snapshot no more. One that was made through containerd is removed. One that
+   * was adopted stays, and the collector of unpackd may remove it.
+   * @throws NotFound, FailedPrecondition when a claimed snapshot stands on it, or if it was made through containerd as `remove`
+   */
+  release(key: string): Promise<void>;
+}
+
+/** The claims on snapshots that were adopted, in the database and in the records. SnapshotStore is the only user. */
+export class Claims {
+  readonly #transactions: Transactions;
+  readonly #metadata: Metadata;
+  readonly #directories: SnapshotDirectories;
+  readonly #parents: Parents;
+
+  constructor(transactions: Transactions, metadata: Metadata, directories: SnapshotDirectories, parents: Parents) {
+    this.#transactions = transactions;
+    this.#metadata = metadata;
+    this.#directories = directories;
+    this.#parents = parents;
+  }
+
+  /** As ClaimCalls. */
+  async adopt(name: string, parent: string): Promise<boolean> {
+    const known = await this.#usable(name, parent);
+    if (known === undefined) return false;
+    try {
+      await this.#parents.requireWhole(known);
+    } catch (error) {
+      if (isSnapshotError(error, 'NotFound')) return false;
+      throw error;
+    }
+    // the parent of a claimed snapshot is claimed, so nothing is left to write
+    if (known.info.claim !== undefined) return true;
+    const claimed = await this.#transactions.write((statements) => {
+      const row = statements.byKey.get({ key: name, mount: this.#metadata.through });
+      if (row === undefined || entry(row).id !== known.id) return undefined;
+      return statements.adopt.all({ key: name }).map((row) => number(row.id));
+    });
+    for (const id of claimed ?? []) await this.#record(id, 'adopted');
+    return claimed !== undefined;
+  }
+
+  /** Ends the claim on an adopted snapshot. @throws NotFound, FailedPrecondition */
+  async release(name: string): Promise<void> {
+    const id = await this.#transactions.write((statements) => {
+      const row = statements.byKey.get({ key: name, mount: this.#metadata.through });
+      if (row === undefined) throw new SnapshotError('NotFound', `there is no snapshot ${name}`);
+      const { id } = entry(row);
+      const children = number(statements.claimedChildren.get({ id })?.count);
+      if (children > 0) throw hasChildren(name, children);
+      statements.release.run({ id });
+      return id;
+    });
+    await this.#record(id, undefined);
+  }
+
+  #usable(name: string, parent: string): Promise<Entry | undefined> {
+    const { through } = this.#metadata;
+    return this.#transactions.readTogether((statements) => {
+      const row = statements.byKey.get({ key: name, mount: through });
+      const found = row === undefined ? undefined : entry(row);
+      return found?.info.parent === parent && isUsable(statements.committed, name, through) ? found : undefined;
+    });
+  }
+
+  /** Writes the claim into the record beside the files. Only needed if the database is lost. */
+  async #record(id: number, claim: 'adopted' | undefined): Promise<void> {
+    const directory = this.#directories.own(id);
+    const record = readRecord(directory, 'committed');
+    if (record !== undefined) await writeRecord(directory, { ...record, claim }, true);
+  }
+}
