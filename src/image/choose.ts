@@ -1,10 +1,9 @@
 import { type FailureCode, UnpackError } from '../errors.ts';
 import { type BlobDigest, shortDigest } from '../oci/digest.ts';
 import type { IndexEntry } from '../oci/image-index.ts';
-import type { ImageDocument } from '../oci/manifest.ts';
 import { documentKind, isConfigType, namesNothing } from '../oci/media-type.ts';
 import { describePlatform, formatPlatform, type Platform, suitability } from '../oci/platform.ts';
-import type { Documents } from './documents.ts';
+import type { Documents, ReadDocument } from './documents.ts';
 import type { ResolvedImage } from './request.ts';
 
 /**
@@ -20,6 +19,8 @@ export interface Listing {
   readonly where: string;
   /** Warnings of the documents above this listing. A chosen image inherits them. */
   readonly warnings: readonly string[];
+  /** The bytes of the nested indexes that lead here. A chosen image has them among its documents. Default: none. */
+  readonly nested?: ReadonlyMap<BlobDigest, Uint8Array>;
   /** Whether two images for one platform are an error. Otherwise the first one is chosen. */
   readonly unique?: boolean;
 }
@@ -159,18 +160,20 @@ class Candidate {
       image: {
         ...image,
         ...(this.platform === undefined ? {} : { platform: this.platform }),
+        documents: new Map([...image.documents, ...(this.#listing.nested ?? [])]),
         warnings: [...warnings, ...image.warnings],
       },
       isArtifact: document.artifactType !== undefined && !isConfigType(document.artifactType),
     };
   }
 
-  #nested(index: ImageDocument & { kind: 'index' }, digest: BlobDigest, warnings: readonly string[]): Content {
+  #nested(index: ReadDocument & { kind: 'index' }, digest: BlobDigest, warnings: readonly string[]): Content {
     if (this.#depth >= MAX_DEPTH) {
       throw new UnpackError('MANIFEST_INVALID', `indexes nest more than ${MAX_DEPTH} deep`, { details: { digest } });
     }
     const where = `the index ${shortDigest(digest)} of ${this.#documents.source.name}`;
-    const listing = { entries: index.manifests, where, warnings: [...warnings, ...index.warnings] };
+    const nested = new Map([...(this.#listing.nested ?? []), [digest, index.bytes]]);
+    const listing = { entries: index.manifests, where, warnings: [...warnings, ...index.warnings], nested };
     return { kind: 'index', candidates: candidatesOf(listing, this.#documents, this.#depth + 1, this.platform) };
   }
 }

@@ -1,5 +1,5 @@
-import { formatPlatform } from '../oci/platform.ts';
-import { type ImageKey, type ImageRecords, isOutdated, type KnownImage } from '../snapshots/images.ts';
+import { formatPlatform, hostPlatform, suitability } from '../oci/platform.ts';
+import { type ImageDigests, type ImageRecords, isOutdated, type KnownImage } from '../snapshots/images.ts';
 import { isSnapshotError } from '../snapshots/snapshotter.ts';
 import type { ResolvedImage } from './request.ts';
 
@@ -11,7 +11,7 @@ export interface ImageOrigin {
   readonly job?: string | undefined;
 }
 
-type Records = Pick<ImageRecords, 'lookUpImage' | 'recordImage'>;
+type Records = Pick<ImageRecords, 'lookUpImage' | 'recordImage' | 'namesOf'>;
 
 /**
  * Looks images up in the store, and records there which it has and that they are used. The unpacker calls it before a job gets
@@ -26,7 +26,10 @@ export class ImageRecorder {
     this.#store = store;
   }
 
-  /** @returns `undefined` if the store cannot use the top snapshot of one */
+  /**
+   * @returns `undefined` if the store cannot use the top snapshot of one
+   * @throws UnpackError INVALID_JOB if the store cannot record one under this reference
+   */
   async lookUp(images: readonly ResolvedImage[], reference: string): Promise<readonly KnownImage[] | undefined> {
     const found: KnownImage[] = [];
     for (const key of this.#keysOf(images)) {
@@ -62,16 +65,24 @@ export class ImageRecorder {
     }
   }
 
+  /** The names of each image when it is recorded, as `ImageRecords.namesOf` returns them. */
+  namesOf(images: readonly ResolvedImage[], reference: string): readonly (readonly string[])[] {
+    return this.#keysOf(images).map((key) => this.#store.namesOf(withReference(key, reference)));
+  }
+
   #keysOf(images: readonly ResolvedImage[]): readonly RecordKey[] {
     const known = this.#keys.get(images);
     if (known !== undefined) return known;
     const platforms = new Set<string>();
+    const tagged = images.find(runsHere) ?? images[0];
     const keys = images.map((image): RecordKey => {
       const platform = image.platform === undefined ? '' : formatPlatform(image.platform);
       const isFirst = !platforms.has(platform);
       platforms.add(platform);
-      const { manifestDigest } = image;
-      return { platform, chainId: image.layers.at(-1)?.chainId, manifestDigest, isFirst };
+      const { manifestDigest, configDigest, indexDigest } = image;
+      const isFurther = indexDigest === undefined && image !== tagged;
+      const chainId = image.layers.at(-1)?.chainId;
+      return { platform, chainId, manifestDigest, configDigest, indexDigest, isFurther, isFirst };
     });
     this.#keys.set(images, keys);
     return keys;
@@ -83,13 +94,17 @@ export function isFresh({ used }: KnownImage): boolean {
   return used !== undefined && !isOutdated(used);
 }
 
-interface RecordKey extends Omit<ImageKey, 'reference'> {
+function runsHere({ platform }: ResolvedImage): boolean {
+  return platform !== undefined && suitability(hostPlatform())(platform) !== undefined;
+}
+
+interface RecordKey extends Omit<ImageDigests, 'reference'> {
   /** Whether the image is the first one of its platform. An index can have several. */
   readonly isFirst: boolean;
 }
 
 /** The first image of a platform has the reference itself, and each further one `REFERENCE@DIGEST`. */
-function withReference({ isFirst, ...key }: RecordKey, reference: string): ImageKey {
+function withReference({ isFirst, ...key }: RecordKey, reference: string): ImageDigests {
   if (isFirst) return { ...key, reference };
   return { ...key, reference: `${reference.replace(/@.*$/, '')}@${key.manifestDigest}` };
 }

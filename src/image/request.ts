@@ -27,7 +27,7 @@ export interface ResolvedImage {
   readonly configDigest?: BlobDigest;
   /** The index that the image was chosen from: the outer one of several. */
   readonly indexDigest?: BlobDigest;
-  /** The bytes of its manifest, config and index. Empty for explicit layers. */
+  /** The bytes of its manifest, its config and all indexes that lead to it. Empty for explicit layers. */
   readonly documents: ReadonlyMap<BlobDigest, Uint8Array>;
   /** Absent for explicit layers. */
   readonly config?: RuntimeConfig;

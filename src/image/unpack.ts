@@ -29,7 +29,8 @@ export interface Unpacker {
   /**
    * Resolves the image and looks it up in the store. If all its layers are there, it is recorded as used. Cached
    * documents are not read again, so for an image in the store at most the tag is requested.
-   * @throws UnpackError as `resolveImages`; STORE_FULL, STORE_FAILED
+   * @throws UnpackError as `resolveImages`; STORE_FULL, STORE_FAILED; INVALID_JOB, before any request, if the store cannot
+   *   record the reference
    */
   lookUp(wanted: WantedImage, options?: LookUpOptions): Promise<Lookup>;
   /**
@@ -67,6 +68,8 @@ export interface Lookup {
 export interface UnpackedImage extends ImageState {
   /** How its containers run; absent for explicit layers. */
   readonly config?: RuntimeConfig;
+  /** The names by which other programs find it, as `ImageRecords.namesOf` returns them. Empty in our own store. */
+  readonly names: readonly string[];
   /** How to mount it read-only. Empty for an image without layers. */
   readonly mounts: readonly Mount[];
   /** One sentence for each thing that was left out, and for each deviation of the documents from the specification. */

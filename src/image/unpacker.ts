@@ -66,14 +66,16 @@ export function createUnpacker(
   const existing = new WeakMap<readonly ResolvedImage[], readonly UnpackedImage[]>();
 
   async function lookUpCached({ image, source, request }: WantedImage): Promise<readonly UnpackedImage[] | undefined> {
+    snapshotter.checkReference(image);
     const images = cachedImages(sources.get(source), request, imageCache);
     if (images === undefined) return undefined;
     const known = await recorder.lookUp(images, image);
-    return known?.every(isFresh) ? ifExisting(images, known) : undefined;
+    return known?.every(isFresh) ? ifExisting(images, image, known) : undefined;
   }
 
   async function lookUp(wanted: WantedImage, { signal, job }: LookUpOptions = {}): Promise<Lookup> {
     const began = performance.now();
+    snapshotter.checkReference(wanted.image);
     const source = sources.get(wanted.source);
     const images = await resolveImages(source, wanted.request, { signal, cache, imageCache });
     const origin = { reference: wanted.image, source: source.name, job };
@@ -92,11 +94,12 @@ export function createUnpacker(
       if (isSnapshotError(error, 'NotFound')) return undefined; // it was removed just now
       throw error;
     }
-    return ifExisting(images, known);
+    return ifExisting(images, origin.reference, known);
   }
 
   async function ifExisting(
     images: readonly ResolvedImage[],
+    reference: string,
     known: readonly KnownImage[],
   ): Promise<readonly UnpackedImage[] | undefined> {
     let result = existing.get(images);
@@ -105,11 +108,17 @@ export function createUnpacker(
       result = images.map((image, index) => ({
         ...stateOf(image, 'existed'),
         ...configOf(image),
+        names: [],
         mounts: known[index]?.mounts ?? [],
         warnings: image.warnings,
         durable: true,
       }));
       existing.set(images, result);
+    }
+    const names = recorder.namesOf(images, reference);
+    if (names.some(({ length }) => length > 0)) {
+      // the same images have other names in other jobs
+      result = result.map((image, index) => ({ ...image, names: names[index] ?? [] }));
     }
     // the store finds only synced snapshots then
     if (snapshotter.durable) return result;
@@ -180,6 +189,7 @@ export function createUnpacker(
       call.onBlocked ?? ((wait) => call.log?.('info', `waits for ${lockWaitText(wait)}`));
     using waits = new LockWaits({ owner: call.owner, onBlocked });
     const origin = { reference: wanted.image, source: source.name, job: call.owner?.job };
+    const names = recorder.namesOf(images, wanted.image);
     // one image after the other, because the layers of one image are parallel already
     for (const [index, image] of images.entries()) {
       const state = states[index];
@@ -204,7 +214,8 @@ export function createUnpacker(
       try {
         await recorder.record(images, index, origin, { store });
         const mounts = state.chainId === undefined ? NOTHING_TO_MOUNT : await store.viewMounts(state.chainId);
-        unpacked.push(await withDurability({ ...state, ...configOf(image), mounts, warnings }));
+        const found = { ...configOf(image), names: names[index] ?? [], mounts, warnings };
+        unpacked.push(await withDurability({ ...state, ...found }));
       } catch (error) {
         throw isSnapshotError(error, 'NotFound') ? lostLayers(snapshotter.root, wanted.image) : error;
       }

@@ -9,6 +9,8 @@ import {
   isConfigType,
   isSchema1,
   namesNothing,
+  OCI_INDEX,
+  OCI_MANIFEST,
   plainType,
 } from './media-type.ts';
 
@@ -28,7 +30,10 @@ export interface ImageManifest {
   readonly warnings: readonly string[];
 }
 
-export type ImageDocument = ({ readonly kind: 'index' } & ImageIndex) | ({ readonly kind: 'manifest' } & ImageManifest);
+export type ImageDocument = {
+  /** For a descriptor of the document: its own, else OCI's. */
+  readonly mediaType: string;
+} & (({ readonly kind: 'index' } & ImageIndex) | ({ readonly kind: 'manifest' } & ImageManifest));
 
 const DOCUMENT = fieldNames('schemaVersion', 'mediaType', 'artifactType', 'manifests', 'config', 'layers', 'fsLayers');
 
@@ -51,12 +56,13 @@ export function parseDocument(bytes: Uint8Array, what: string, promised?: string
     reading.warn(`schemaVersion is ${version === undefined ? 'missing' : shown(version)}; treated as 2`);
   }
   const { warnings } = reading;
-  if (kind === 'index') return { kind, manifests: readEntries(fields.list('manifests'), what), warnings };
+  const mediaType = typeOf(fields.label('mediaType'), kind);
+  if (kind === 'index') return { kind, mediaType, manifests: readEntries(fields.list('manifests'), what), warnings };
   const config = descriptorOf(fields.get('config'), reading, 'config');
   const layers = fields.list('layers').map((layer, index) => descriptorOf(layer, reading, `layers[${index}]`));
   const artifactType = fields.label('artifactType') || undefined;
   checkConfigType(artifactType, config, reading);
-  return { kind, config, layers, ...(artifactType === undefined ? {} : { artifactType }), warnings };
+  return { kind, mediaType, config, layers, ...(artifactType === undefined ? {} : { artifactType }), warnings };
 }
 
 /** As `parseDocument`, for an index. @throws UnpackError MANIFEST_INVALID for a manifest */
@@ -102,6 +108,12 @@ function kindOf(fields: JsonFields, promised: string | undefined): DocumentKind 
   const named = own && promised && documentKind(own) && documentKind(promised);
   if (named && plainType(own) !== plainType(promised)) reading.warn(`${says}; treated as an ${NAME[kind]}`);
   return kind;
+}
+
+/** The media type for a descriptor of a document. Only a type of its kind is taken from the document. */
+function typeOf(own: string | undefined, kind: DocumentKind): string {
+  if (own !== undefined && documentKind(own) === kind) return plainType(own);
+  return kind === 'index' ? OCI_INDEX : OCI_MANIFEST;
 }
 
 /** The kinds of the media types. An unknown type gives a warning, or an error if the fields do not show the kind. */

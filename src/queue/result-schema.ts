@@ -98,6 +98,10 @@ export const resultSchema = z
             description:
               'Whether all layers were synced to disk before this result. `false`: the worker runs with UNPACK_DURABLE=false, and after a power cut, or on another mount of the store, a job unpacks the layers again. Absent in results of earlier versions.',
           }),
+          names: z.array(z.string()).readonly().optional().meta({
+            description:
+              "The names of the image in containerd, the one from `image` first; the last is the digest of its config, by which the CRI service finds it. Absent for explicit layers, which have no image there, and for a store that is not containerd's.",
+          }),
           config: configSchema,
           mounts: z.array(mountSchema).readonly().optional().meta({
             description:
@@ -116,6 +120,13 @@ export const resultSchema = z
     store: z.object({
       root: z.string().meta({ description: 'The folder of the store on that machine.' }),
       snapshotter: z.enum(['overlay', 'native']),
+      containerd: z
+        .object({
+          namespace: z.string().meta({ description: 'The namespace with the images and snapshots.' }),
+          snapshotter: z.string().meta({ description: 'The name of the snapshotter there, such as `overlayfs`.' }),
+        })
+        .optional()
+        .meta({ description: "Where the image is in containerd. Absent if the store is not containerd's." }),
     }),
     startedAt: z.iso.datetime().meta({ description: 'The start of the attempt that completed.' }),
     durationMs: milliseconds('The duration of this attempt'),

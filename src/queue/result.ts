@@ -45,12 +45,13 @@ export function imageResults(
   applied: readonly AppliedLayer[] = [],
 ): UnpackResult['images'] {
   const before = new Map(applied.map((layer) => [layer.chainId, layer]));
-  return images.map(({ platform, manifestDigest, configDigest, chainId, durable, config, mounts, layers }) => ({
+  return images.map(({ platform, manifestDigest, configDigest, chainId, durable, names, config, mounts, layers }) => ({
     ...(platform === undefined ? {} : { platform }),
     ...(manifestDigest === undefined ? {} : { manifestDigest }),
     ...(configDigest === undefined ? {} : { configDigest }),
     ...(chainId === undefined ? {} : { chainId }),
     durable,
+    ...(names.length === 0 ? {} : { names }),
     ...(config === undefined ? {} : { config }),
     mounts: mounts.map(({ type, source, options }) => ({ type, source, options: [...options] })),
     layers: layers.map((layer) => layerResult(layer, before.get(layer.chainId))),

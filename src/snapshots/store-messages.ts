@@ -4,12 +4,15 @@ import type { OwnStore } from './store.ts';
 
 /**
  * The messages between store-thread.ts and workers/store.ts: some properties and the methods of a Store, except `lease`,
- * whose result has methods, and `under`.
+ * whose result has methods, `under`, and what our own store does not need.
  */
 export type StoreFacts = Pick<OwnStore, 'root' | 'type' | 'rebase' | 'durable' | 'ownership' | 'overlayXattrs'>;
 /** The same for all stores that the thread opens. */
 type Fixed = 'state' | 'extraction' | 'marked' | 'collectedBy';
-export type StoreMethod = Exclude<keyof OwnStore, keyof StoreFacts | Fixed | 'lease' | 'under'>;
+export type StoreMethod = Exclude<
+  keyof OwnStore,
+  keyof StoreFacts | Fixed | 'lease' | 'under' | 'checkReference' | 'namesOf'
+>;
 
 /** A call for the store's thread. Each call has its own `id`. `close` is the last call. */
 export type StoreCall = {

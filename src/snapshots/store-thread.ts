@@ -89,6 +89,12 @@ class StoreOnThread implements OwnStore {
     return this;
   }
 
+  checkReference(): void {}
+
+  namesOf(): readonly string[] {
+    return [];
+  }
+
   stat(key: string): Promise<SnapshotInfo> {
     return this.#ask('stat', key);
   }

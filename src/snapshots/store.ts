@@ -329,6 +329,13 @@ export class SnapshotStore implements OwnStore {
     return this.#calls.run(() => this.#images.recordImage(image, documents));
   }
 
+  /** Our own store records any reference. */
+  checkReference(): void {}
+
+  namesOf(): readonly string[] {
+    return [];
+  }
+
   lookUpImage(image: ImageKey): Promise<KnownImage | undefined> {
     return this.#calls.run(async () => {
       const { chainId } = image;

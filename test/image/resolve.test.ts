@@ -405,10 +405,13 @@ describe('resolveImages', () => {
     });
 
     test('finds images in nested indexes up to a maximum depth', async () => {
-      let index = await buildIndex(put, [await image('linux/arm64')]);
-      index = await buildIndex(put, [await image('linux/amd64'), index]);
-      index = await buildIndex(put, [index]);
-      assert.deepEqual(names(await resolve(index, platforms('linux/arm64'))), ['linux/arm64/v8']);
+      const inner = await buildIndex(put, [await image('linux/arm64')]);
+      const middle = await buildIndex(put, [await image('linux/amd64'), inner]);
+      let index = await buildIndex(put, [middle]);
+      const found = await resolve(index, platforms('linux/arm64'));
+      assert.deepEqual(names(found), ['linux/arm64/v8']);
+      const documents = [found[0]?.manifestDigest, found[0]?.configDigest, index.digest, middle.digest, inner.digest];
+      assert.deepEqual([...(found[0]?.documents.keys() ?? [])].sort(), documents.sort());
       index = await buildIndex(put, [await buildIndex(put, [index])]);
       await fails('MANIFEST_INVALID', resolve(index, platforms('linux/arm64')));
     });

@@ -35,11 +35,22 @@ function fails(code: FailureCode, action: () => unknown): UnpackError {
 
 describe('a manifest or index', () => {
   test('is read as OCI and as Docker schema 2', () => {
-    assert.deepEqual(parse(manifest), { kind: 'manifest', config, layers: [layer], warnings: [] });
+    assert.deepEqual(parse(manifest), {
+      kind: 'manifest',
+      mediaType: OCI_MANIFEST,
+      config,
+      layers: [layer],
+      warnings: [],
+    });
     const docker = { ...manifest, mediaType: DOCKER_MANIFEST, config: { ...config, mediaType: DOCKER_CONFIG } };
-    assert.equal(parse(docker, DOCKER_MANIFEST).kind, 'manifest');
-    assert.equal(parse(index).kind, 'index');
-    assert.equal(parse({ ...index, mediaType: DOCKER_LIST }).kind, 'index');
+    const kindAndType = (value: unknown, promised?: string) => {
+      const { kind, mediaType } = parse(value, promised);
+      return [kind, mediaType];
+    };
+    assert.deepEqual(kindAndType(docker, DOCKER_MANIFEST), ['manifest', DOCKER_MANIFEST]);
+    assert.deepEqual(kindAndType(index), ['index', OCI_INDEX]);
+    assert.deepEqual(kindAndType({ ...index, mediaType: DOCKER_LIST }), ['index', DOCKER_LIST]);
+    assert.deepEqual(kindAndType({ ...index, mediaType: 'text/html' }), ['index', OCI_INDEX]);
   });
 
   test('without a media type is recognised by its fields', () => {
@@ -211,7 +222,13 @@ describe('a manifest or index', () => {
 
   test('with null fields, as Go writes empty ones, is read', () => {
     const sparse = { ...manifest, layers: [{ ...layer, urls: null, annotations: null, platform: null }] };
-    assert.deepEqual(parse(sparse), { kind: 'manifest', config, layers: [layer], warnings: [] });
+    assert.deepEqual(parse(sparse), {
+      kind: 'manifest',
+      mediaType: OCI_MANIFEST,
+      config,
+      layers: [layer],
+      warnings: [],
+    });
   });
 
   test('with hostile JSON does no harm', () => {

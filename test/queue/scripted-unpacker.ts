@@ -48,6 +48,7 @@ export function image(...phases: LayerPhase[]): UnpackedImage & { layers: LayerS
     manifestDigest: digest(98),
     configDigest: digest(99),
     chainId: layers.at(-1)?.chainId ?? digest(0),
+    names: [],
     mounts: [],
     layers,
     warnings: [],
