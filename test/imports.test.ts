@@ -14,7 +14,7 @@ const LAYERS: readonly (readonly string[])[] = [
   ['src/index.ts', 'src/board'],
   ['src/queue'],
   ['src/image'],
-  ['src/collector'],
+  ['src/collector', 'src/proxy'],
   ['src/rootfs', 'src/inspect'],
   ['src/diff'],
   ['src/snapshots'],
