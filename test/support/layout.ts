@@ -39,17 +39,18 @@ export interface TestImage {
   readonly manifest: Descriptor;
 }
 
-/** An image of these layers, bottom first, in memory. `more` adds fields to its manifest, or replaces them. */
+/** An image of these layers, bottom first, in memory. `more` and `config` add fields to its manifest and config, or replace them. */
 export function imageOf(
   layers: readonly TestLayer[],
   platform = { os: 'linux', architecture: 'amd64' },
   more: Readonly<Record<string, unknown>> = {},
+  config: Readonly<Record<string, unknown>> = { config: {} },
 ): TestImage {
   const diffs = layers.map((layer) => layer.diff.digest);
-  const configBytes = imageConfig(platform, diffs, { config: {} });
-  const config = { mediaType: OCI_CONFIG, digest: digestOf(configBytes), size: configBytes.length };
+  const configBytes = imageConfig(platform, diffs, config);
+  const configBlob = { mediaType: OCI_CONFIG, digest: digestOf(configBytes), size: configBytes.length };
   const blobs = layers.map((layer) => layer.blob);
-  const manifestBytes = imageManifest(config, blobs, more);
+  const manifestBytes = imageManifest(configBlob, blobs, more);
   const manifest = { mediaType: OCI_MANIFEST, digest: digestOf(manifestBytes), size: manifestBytes.length };
   const chainId = chainIds(diffs).at(-1);
   return {
@@ -59,10 +60,10 @@ export function imageOf(
       return chainId;
     },
     manifestDigest: manifest.digest,
-    configDigest: config.digest,
+    configDigest: configBlob.digest,
     blobs: new Map<BlobDigest, Buffer>([
       ...layers.map((layer) => [layer.blob.digest, layer.bytes] as const),
-      [config.digest, configBytes],
+      [configBlob.digest, configBytes],
       [manifest.digest, manifestBytes],
     ]),
     manifest,
