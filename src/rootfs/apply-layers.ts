@@ -157,6 +157,7 @@ class Chain {
     let findings: PassFindings | undefined;
     for (let [pass, tries] = [1, 1]; pass <= MAX_PASSES && tries <= MAX_TRIES; tries++) {
       await using extraction = await this.prepare(index, signal);
+      if (extraction === undefined) return this.existed(index);
       const sync = mustSync ? this.options.watch?.() : undefined;
       const diff = await this.extract(index, extraction, findings, signal);
       if (diff === undefined) {
@@ -179,8 +180,9 @@ class Chain {
   /**
    * Makes the snapshot that the layer is written into. If the parent is missing and the store cannot rebase, it makes
    * the parent first.
+   * @returns `undefined` if somebody who does not use the locks has committed the layer meanwhile, as a pull of containerd
    */
-  private async prepare(index: number, signal: AbortSignal | undefined): Promise<TemporarySnapshot> {
+  private async prepare(index: number, signal: AbortSignal | undefined): Promise<TemporarySnapshot | undefined> {
     const { snapshotter, options } = this;
     const { chainId } = this.layer(index);
     const parent = index === 0 ? '' : this.layer(index - 1).chainId;
@@ -195,7 +197,11 @@ class Chain {
         const unfinished = `${this.name(index)} is not committed; removing its extraction snapshot`;
         return new TemporarySnapshot({ key, mounts, below, unfinished }, snapshotter, options.log);
       } catch (error) {
-        if (isSnapshotError(error, 'AlreadyExists')) continue; // try a different key
+        if (isSnapshotError(error, 'AlreadyExists')) {
+          // containerd refuses the label of a layer that exists, whatever the key
+          if (await snapshotter.has(chainId)) return undefined;
+          continue; // try a different key
+        }
         if (!isSnapshotError(error, 'NotFound') || base === '') throw error;
         if (snapshotter.rebase) base = '';
         else await this.ensure(index - 1, signal);

@@ -18,6 +18,16 @@ export function mountOf(descriptor: number, session: string): string {
   return `${boot} ${uniqueMountId(descriptor) ?? session}`;
 }
 
+/** When this machine has started, in milliseconds since 1970; `undefined` if /proc is not mounted. */
+export function bootTime(): number | undefined {
+  try {
+    const [, seconds] = /^btime (\d+)$/m.exec(readFileSync('/proc/stat', 'utf8')) ?? [];
+    return seconds === undefined ? undefined : Number(seconds) * 1000;
+  } catch {
+    return undefined;
+  }
+}
+
 /** How long after the first commit without a sync the background sync starts, in milliseconds. */
 const DELAY = 10_000;
 

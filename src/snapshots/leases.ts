@@ -20,6 +20,11 @@ export interface HeldLease {
   readonly needs: Usage;
 }
 
+/** A lease with the hexadecimal ID in its file's name. */
+export interface LeaseFile extends Lease {
+  readonly id: string;
+}
+
 const DIRECTORY = 'leases';
 const NEW = 'new-';
 const HELD = 'lease-';
@@ -60,13 +65,14 @@ export class Leases {
   }
 
   /** @throws UnpackError STORE_FAILED if the store is gone, or a removal of another process hangs; system errors */
-  async take(names: readonly string[], owner: Owner, needs: Usage = NOTHING): Promise<Lease> {
+  async take(names: readonly string[], owner: Owner, needs: Usage = NOTHING): Promise<LeaseFile> {
     await makeBesideSnapshots(this.#root, DIRECTORY);
     const content = `${needsLine(needs)}${JSON.stringify({ holder: holderOf(owner), names })}\n`;
-    const { handle, path } = await this.#write(content);
+    const { handle, path, id } = await this.#write(content);
     const taken = this.#taken;
     taken.add(handle);
-    const lease: Lease = {
+    const lease: LeaseFile = {
+      id,
       async update(changed) {
         await handle.write(needsLine(changed), 0);
       },
@@ -101,6 +107,11 @@ export class Leases {
       .flatMap((name) => this.#ifLocked(join(this.#directory, name)) ?? []);
   }
 
+  /** Whether a living process holds the lease with this ID. @throws system errors */
+  isHeld(id: string): boolean {
+    return withLock(join(this.#directory, `${HELD}${id}`), (isFree) => !isFree) ?? false;
+  }
+
   /** Removes the files that dead processes left. @throws system errors */
   tidy(): void {
     for (const name of this.#files()) {
@@ -112,7 +123,7 @@ export class Leases {
     }
   }
 
-  async #write(content: string): Promise<{ readonly handle: FileHandle; readonly path: string }> {
+  async #write(content: string): Promise<{ readonly handle: FileHandle; readonly path: string; readonly id: string }> {
     for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
       const id = randomBytes(8).toString('hex');
       const next = join(this.#directory, `${NEW}${id}`);
@@ -121,7 +132,7 @@ export class Leases {
       try {
         if (tryLock(handle.fd)) {
           await handle.write(content, 0);
-          if (await rename(next, path).then(() => true, undefinedIfVanished)) return { handle, path };
+          if (await rename(next, path).then(() => true, undefinedIfVanished)) return { handle, path, id };
         }
         await handle.close();
       } catch (error) {

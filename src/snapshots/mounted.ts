@@ -1,9 +1,10 @@
-import { type BigIntStats, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs';
+import { type BigIntStats, readdirSync, realpathSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { errnoOf } from '../errno.ts';
 import { allMounts } from '../system/mount-namespaces.ts';
 import { type MountEntry, mountEntry, mountTable, placeInFileSystem, plainText } from '../system/mount-table.ts';
 import { isSame, snapshotsDirectory } from './directories.ts';
+import { bootTime } from './later-sync.ts';
 import type { MountPlace } from './snapshotter.ts';
 
 /**
@@ -70,8 +71,8 @@ async function mountsOf(root: string): Promise<StoreMounts> {
  */
 export function canBeMountedUnseen(path: string, { unseen }: StoreMounts): boolean {
   if (unseen === undefined) return false;
-  const [, seconds] = /^btime (\d+)$/m.exec(readFileSync('/proc/stat', 'utf8')) ?? [];
-  return seconds === undefined || statSync(path).ctimeMs >= Number(seconds) * 1000;
+  const booted = bootTime();
+  return booted === undefined || statSync(path).ctimeMs >= booted;
 }
 
 /** Whether a mount of this process shows snapshots of the store at `root`. @throws system errors */

@@ -23,10 +23,10 @@ import {
 } from '../../src/system/files.ts';
 import { listTree } from './list-tree.ts';
 import { openDirectory } from './open-directory.ts';
-import { snapshotterSuite } from './suite.ts';
+import { ownStoreSuite } from './own-suite.ts';
 import { directoriesIn, refused, type TemporaryStore, withStore } from './temporary-store.ts';
 
-snapshotterSuite('native');
+ownStoreSuite('native');
 
 const behaviour = (sentence: string, body: (context: TemporaryStore) => Promise<void>) =>
   test(sentence, () => withStore('native', body));

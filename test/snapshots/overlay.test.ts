@@ -7,10 +7,10 @@ import '../support/needs-root.ts';
 import { cString, makeDevice, mknodAt, S_IFCHR, setXattrFd } from '../../src/system/files.ts';
 import { skipWithoutUserNamespaces } from '../support/present.ts';
 import { openDirectory } from './open-directory.ts';
-import { snapshotterSuite } from './suite.ts';
+import { ownStoreSuite } from './own-suite.ts';
 import { refused, type TemporaryStore, withStore } from './temporary-store.ts';
 
-snapshotterSuite('overlay');
+ownStoreSuite('overlay');
 
 const behaviour = (sentence: string, body: (context: TemporaryStore) => Promise<void>) =>
   test(sentence, () => withStore('overlay', body));

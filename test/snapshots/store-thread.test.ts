@@ -10,11 +10,11 @@ import '../support/needs-root.ts';
 import { openStoreThread } from '../../src/snapshots/store-thread.ts';
 import { startChild } from '../support/child.ts';
 import { scratch } from '../support/scratch.ts';
-import { snapshotterSuite } from './suite.ts';
+import { ownStoreSuite } from './own-suite.ts';
 import { type TemporaryStore, withStore } from './temporary-store.ts';
 
-snapshotterSuite('overlay', openStoreThread);
-snapshotterSuite('native', openStoreThread);
+ownStoreSuite('overlay', openStoreThread);
+ownStoreSuite('native', openStoreThread);
 
 const THREAD = join(import.meta.dirname, '../../src/snapshots/store-thread.ts');
 const threads: Worker[] = [];

@@ -1,26 +1,23 @@
 import assert from 'node:assert/strict';
-import { chown, link, lstat, mkdir, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
+import { chown, link, lstat, mkdir, readdir, readFile, stat, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { toUnpackError } from '../../src/errors.ts';
-import { openSnapshotter } from '../../src/snapshots/open.ts';
-import { recoverStore } from '../../src/snapshots/recover.ts';
 import { LABEL_SNAPSHOT_REF, type Snapshotter } from '../../src/snapshots/snapshotter.ts';
-import {
-  changeDatabase,
-  directoriesIn,
-  identityOf,
-  refused,
-  type TemporaryStore,
-  withStore,
-} from './temporary-store.ts';
+import { refused, type TemporaryStore } from './temporary-store.ts';
 
-/** The behaviour of every store: both types, on the calling thread and on a separate one. */
-export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshotter): void {
+/** Runs a test in a new store. */
+export type Within = (body: (context: TemporaryStore) => Promise<void>) => Promise<void>;
+
+/**
+ * The behaviour of every Snapshotter, as its interface describes it.
+ * @param store its name in the names of the tests
+ */
+export function snapshotterSuite(store: string, within: Within): void {
   const behaviour = (sentence: string, body: (context: TemporaryStore) => Promise<void>) =>
-    test(sentence, () => withStore(type, body, open));
+    test(sentence, () => within(body));
 
-  describe(`${type} store: stat`, () => {
+  describe(`${store}: stat`, () => {
     behaviour('returns an active snapshot by its key, with parent, labels and times', async ({ store, layer }) => {
       await layer('base', '');
       const before = Date.now();
@@ -45,7 +42,7 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
     });
   });
 
-  describe(`${type} store: has`, () => {
+  describe(`${store}: has`, () => {
     behaviour('is true for committed snapshots only', async ({ store, layer }) => {
       await layer('base', '');
       await store.view('look', 'base');
@@ -54,24 +51,20 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
       assert.deepEqual(found, [true, false, false, false, false]);
     });
 
-    behaviour('sees commits and removals of another process at once', async ({ store }) => {
-      const other = await openSnapshotter({ root: store.root, type, durable: false });
-      try {
-        for (let times = 0; times < 3; times++) {
-          assert.equal(await store.has('name'), false);
-          await other.prepare('key', '');
-          await other.commit('name', 'key', { synced: true });
-          assert.equal(await store.has('name'), true);
-          await other.remove('name');
-        }
+    behaviour('sees commits and removals of another process at once', async ({ store, reopen }) => {
+      const other = await reopen();
+      for (let times = 0; times < 3; times++) {
         assert.equal(await store.has('name'), false);
-      } finally {
-        await other.close();
+        await other.prepare('key', '');
+        await other.commit('name', 'key', { synced: true });
+        assert.equal(await store.has('name'), true);
+        await other.remove('name');
       }
+      assert.equal(await store.has('name'), false);
     });
   });
 
-  describe(`${type} store: keys`, () => {
+  describe(`${store}: keys`, () => {
     behaviour('lists active snapshots and views with the prefix, sorted', async ({ store, layer }) => {
       await layer('base', '');
       await layer('extract-committed', '');
@@ -83,7 +76,7 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
     });
   });
 
-  describe(`${type} store: prepare and view`, () => {
+  describe(`${store}: prepare and view`, () => {
     behaviour('an empty parent gives an empty writable directory', async ({ store, mounted }) => {
       await mounted(await store.prepare('key', ''), async (directory) => {
         assert.deepEqual(await readdir(directory), []);
@@ -175,13 +168,6 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
       await refused(store.prepare('', ''), 'InvalidArgument');
     });
 
-    behaviour('a refused call leaves nothing on disk', async ({ store, root }) => {
-      await store.prepare('key', '');
-      await Promise.allSettled([store.prepare('key', ''), store.prepare('other', 'nothing')]);
-      assert.equal(await store.cleanup(), 0);
-      assert.deepEqual(await directoriesIn(root), ['1']);
-    });
-
     behaviour('one of several concurrent calls for one key succeeds', async ({ store }) => {
       const results = await Promise.allSettled(Array.from({ length: 20 }, () => store.prepare('key', '')));
       const failures = results.filter((result) => result.status === 'rejected');
@@ -190,7 +176,7 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
     });
   });
 
-  describe(`${type} store: mounts`, () => {
+  describe(`${store}: mounts`, () => {
     behaviour('returns the same mounts as prepare and view', async ({ store, layer }) => {
       await layer('base', '');
       await layer('top', 'base');
@@ -207,7 +193,7 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
     });
   });
 
-  describe(`${type} store: viewMounts`, () => {
+  describe(`${store}: viewMounts`, () => {
     behaviour('returns what view would return, and makes no snapshot', async ({ store, layer }) => {
       await layer('base', '');
       await layer('middle', 'base');
@@ -219,32 +205,9 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
         await store.remove('view');
       }
     });
-
-    behaviour('follows a layer that was made again', async ({ store, root, layer }) => {
-      await layer('base', '');
-      await layer('top', 'base');
-      const before = await store.viewMounts('top');
-      assert.deepEqual(await store.viewMounts('top'), before);
-      changeDatabase(root, `UPDATE snapshots SET broken = 'gone' WHERE key = 'base'`);
-      await layer('base', '');
-      const after = await store.viewMounts('top');
-      assert.deepEqual(after, await store.view('view', 'top'));
-      if (type === 'overlay') assert.notDeepEqual(after, before);
-    });
-
-    behaviour('is NotFound for all that cannot have a view', async ({ store, root, layer }) => {
-      await layer('base', '');
-      await layer('gone', '');
-      await store.view('look', 'base');
-      assert.equal((await store.viewMounts('gone')).length, 1);
-      await store.remove('gone');
-      for (const name of ['nothing', 'look', 'gone']) await refused(store.viewMounts(name), 'NotFound');
-      changeDatabase(root, `UPDATE snapshots SET broken = 'gone' WHERE key = 'base'`);
-      await refused(store.viewMounts('base'), 'NotFound');
-    });
   });
 
-  describe(`${type} store: commit`, () => {
+  describe(`${store}: commit`, () => {
     behaviour('the snapshot gets its name, and its key is free', async ({ store, layer }) => {
       await layer('base', '');
       await store.prepare('key', 'base');
@@ -297,32 +260,14 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
       assert.equal((await store.walk({ kind: 'active' })).length, 9);
     });
 
-    behaviour('records what the writer counted as the size of the snapshot', async ({ store, root, reopen }) => {
-      await store.prepare('key', '');
-      await store.commit('name', 'key', { usage: { bytes: 8192, inodes: 3 } });
-      assert.deepEqual((await store.stat('name')).size, { bytes: 8192, inodes: 3 });
-      assert.deepEqual((await store.walk())[0]?.size, { bytes: 8192, inodes: 3 });
-      await store.update({ name: 'name', labels: { a: '1' } });
-      await store.close();
-      for (const end of ['', '-wal', '-shm']) await rm(join(root, `metadata.db${end}`), { force: true });
-      await recoverStore(root);
-      assert.deepEqual((await (await reopen()).stat('name')).size, { bytes: 8192, inodes: 3 });
-    });
-
     behaviour('without a count leaves the size unknown', async ({ store }) => {
       await store.prepare('key', '');
       await store.commit('name', 'key');
       assert.equal((await store.stat('name')).size, undefined);
     });
-
-    behaviour('does not measure the usage, which a call of usage does', async ({ store, layer, root }) => {
-      await layer('name', '');
-      await writeFile(join(root, 'snapshots/1/fs/after the commit'), '');
-      assert.equal((await store.usage('name')).inodes, 2);
-    });
   });
 
-  describe(`${type} store: remove`, () => {
+  describe(`${store}: remove`, () => {
     behaviour('removes active snapshots, views and committed snapshots', async ({ store, layer }) => {
       await layer('base', '');
       await store.prepare('key', 'base');
@@ -331,20 +276,6 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
         await store.remove(key);
         await refused(store.stat(key), 'NotFound');
       }
-    });
-
-    behaviour('the directory is renamed before remove returns', async ({ store, root }) => {
-      await store.prepare('key', '');
-      await store.remove('key');
-      assert.equal((await directoriesIn(root)).includes('1'), false);
-    });
-
-    behaviour('the key can be used again, the number is never reused', async ({ store, root }) => {
-      await store.prepare('key', '');
-      await store.remove('key');
-      await store.prepare('key', '');
-      await store.cleanup();
-      assert.deepEqual(await directoriesIn(root), ['2']);
     });
 
     behaviour('a snapshot with children is FailedPrecondition until they are removed', async ({ store, layer }) => {
@@ -378,7 +309,7 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
     });
   });
 
-  describe(`${type} store: update`, () => {
+  describe(`${store}: update`, () => {
     behaviour('without fields all labels are replaced, and nothing else', async ({ store, layer }) => {
       await layer('base', '');
       await store.prepare('key', 'base', { labels: { a: '1', b: '2' } });
@@ -424,7 +355,7 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
     });
   });
 
-  describe(`${type} store: usage`, () => {
+  describe(`${store}: usage`, () => {
     behaviour('counts blocks, and a file with several hard links once', async ({ store, mounted }) => {
       await mounted(await store.prepare('key', ''), async (directory) => {
         await writeFile(join(directory, 'file'), Buffer.alloc(100_000, 1));
@@ -461,7 +392,7 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
     });
   });
 
-  describe(`${type} store: walk`, () => {
+  describe(`${store}: walk`, () => {
     behaviour('returns all snapshots, sorted', async ({ store, layer }) => {
       await layer('b', '');
       await layer('a', 'b');
@@ -492,46 +423,7 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
     });
   });
 
-  describe(`${type} store: cleanup`, () => {
-    behaviour(
-      'removes what crashes left, and nothing that it does not know',
-      async ({ store, layer, root, mounted }) => {
-        await layer('base', '', (directory) => writeFile(join(directory, 'file'), 'text'));
-        await store.prepare('key', 'base');
-        await store.prepare('crashed', 'base');
-        changeDatabase(root, `DELETE FROM snapshots WHERE key = 'crashed'`);
-        for (const stray of ['new-dead/fs', 'rm-7-left/fs/a/b', '99/fs', 'theirs'])
-          await mkdir(join(root, 'snapshots', stray), { recursive: true });
-        assert.equal(await store.cleanup(), 3);
-        assert.deepEqual(await directoriesIn(root), ['1', '2', '99', 'theirs']);
-        await mounted(await store.mounts('key'), async (directory) => {
-          assert.deepEqual(await readdir(directory), ['file']);
-        });
-        assert.equal(await store.cleanup(), 0);
-      },
-    );
-
-    behaviour('the number of a foreign directory is not given', async ({ store, reopen, root }) => {
-      await store.prepare('one', '');
-      await mkdir(join(root, 'snapshots/2/fs/theirs'), { recursive: true });
-      await assert.rejects(store.prepare('two', ''), { code: 'STORE_FAILED', message: /belongs to no snapshot/ });
-      await (await reopen()).prepare('two', '');
-      assert.deepEqual(await directoriesIn(root), ['1', '2', '3']);
-      assert.deepEqual(await readdir(join(root, 'snapshots/2/fs')), ['theirs']);
-    });
-
-    behaviour('a number that is given again after a crash gets a new directory', async ({ store, root, mounted }) => {
-      await mkdir(join(root, 'snapshots/1/fs/left'), { recursive: true });
-      await symlink(identityOf(root), join(root, 'snapshots/1/store'));
-      await mounted(await store.prepare('key', ''), async (directory) =>
-        assert.deepEqual(await readdir(directory), []),
-      );
-      await store.cleanup();
-      assert.deepEqual(await directoriesIn(root), ['1']);
-    });
-  });
-
-  describe(`${type} store: open and close`, () => {
+  describe(`${store}: open and close`, () => {
     behaviour('a store that is opened again has the same snapshots', async ({ store, layer, reopen, mounted }) => {
       await layer('base', '', (directory) => writeFile(join(directory, 'file'), 'text'));
       await store.prepare('key', 'base', { labels: { a: '1' } });
@@ -549,25 +441,6 @@ export function snapshotterSuite(type: Snapshotter['type'], open = openSnapshott
       await store.close();
       await assert.rejects(store.stat('key'), (error) => toUnpackError(error).code === 'SHUTTING_DOWN');
     });
-
-    behaviour('closing waits for the deletions of remove', async ({ store, layer, root }) => {
-      await layer('base', '', async (directory) => {
-        for (let index = 0; index < 200; index += 1) await writeFile(join(directory, `${index}`), '');
-      });
-      await store.remove('base');
-      await store.close();
-      assert.deepEqual(await directoriesIn(root), []);
-    });
-
-    behaviour(
-      'an active snapshot whose directory was lost in a power cut is removed',
-      async ({ store, root, reopen }) => {
-        await store.prepare('key', '');
-        await store.close();
-        await rm(join(root, 'snapshots/1'), { recursive: true });
-        assert.deepEqual(await (await reopen()).walk(), []);
-      },
-    );
   });
 }
 

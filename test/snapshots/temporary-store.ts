@@ -15,31 +15,45 @@ import {
 import { mountSnapshot, unmountSnapshot } from '../../src/system/mount.ts';
 
 /** A store for one test, with real mounts of its snapshots. */
-export interface TemporaryStore {
-  readonly store: Snapshotter;
+export interface TemporaryStore<Opened extends Snapshotter = Snapshotter> {
+  readonly store: Opened;
   /** ROOT of the store. */
   readonly root: string;
   /** A directory beside it. */
   readonly beside: string;
   /** Opens the same store once more; it is closed with the test. */
-  reopen(options?: { readonly lockTimeout?: number; readonly durable?: boolean }): Promise<Snapshotter>;
+  reopen(options?: ReopenOptions): Promise<Opened>;
   /** Runs `body` on the mounted snapshot and unmounts it. */
   mounted<T>(mounts: readonly Mount[], body: (directory: string) => Promise<T> | T): Promise<T>;
   /** Prepares a snapshot, lets `write` fill it through its mounts, and commits it as one whose files are synced. */
   layer(name: string, parent: string, write?: (directory: string) => Promise<void> | void): Promise<void>;
 }
 
-export async function withStore(
+interface ReopenOptions {
+  readonly lockTimeout?: number;
+  readonly durable?: boolean;
+}
+
+/** Runs a test in one of our own stores. */
+export function withStore(
   type: Snapshotter['type'],
   body: (context: TemporaryStore) => Promise<void>,
   open = openSnapshotter,
+): Promise<void> {
+  return withOpened(({ root, beside: _, ...options }) => open({ root, type, durable: false, ...options }), body);
+}
+
+/** Runs a test in a store that `open` opens. */
+export async function withOpened<Opened extends Snapshotter>(
+  open: (options: { readonly root: string; readonly beside: string } & ReopenOptions) => Promise<Opened>,
+  body: (context: TemporaryStore<Opened>) => Promise<void>,
 ): Promise<void> {
   const beside = await mkdtemp(join(tmpdir(), 'unpackd-store-'));
   const root = join(beside, 'root');
   const opened: Snapshotter[] = [];
   const targets: string[] = [];
-  const reopen: TemporaryStore['reopen'] = async (options = {}) => {
-    const store = await open({ root, type, durable: false, ...options });
+  const reopen = async (options: ReopenOptions = {}) => {
+    const store = await open({ root, beside, ...options });
     opened.push(store);
     return store;
   };

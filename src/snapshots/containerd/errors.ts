@@ -1,0 +1,49 @@
+import { UnpackError } from '../../errors.ts';
+import { type GrpcCode, GrpcError } from '../../grpc/errors.ts';
+import { SnapshotError, type SnapshotErrorKind } from '../snapshotter.ts';
+
+/** Converts the errors of containerd's calls to those of a Snapshotter. */
+
+const KINDS: Partial<Record<GrpcCode, SnapshotErrorKind>> = {
+  NOT_FOUND: 'NotFound',
+  ALREADY_EXISTS: 'AlreadyExists',
+  INVALID_ARGUMENT: 'InvalidArgument',
+  FAILED_PRECONDITION: 'FailedPrecondition',
+};
+
+/** What Go's errors of a full disk say. containerd has no code for them: it reports UNKNOWN. */
+const FULL = /no space left on device|disk quota exceeded/;
+
+/** @returns a SnapshotError or an UnpackError for an error of a call; any other error unchanged */
+export function storeError(thrown: unknown, socket: string): unknown {
+  if (!(thrown instanceof GrpcError)) return thrown;
+  const { code, details, method } = thrown;
+  // a full disk can have any code, because containerd adds its own words to the kernel's
+  if (FULL.test(details)) {
+    return new UnpackError('STORE_FULL', `containerd at ${socket}: ${details}; free space on the disk of its root`, {
+      cause: thrown,
+    });
+  }
+  const kind = KINDS[code];
+  if (kind !== undefined) return new SnapshotError(kind, details);
+  if (code === 'UNAVAILABLE' || code === 'CANCELLED') {
+    return failed(`containerd at ${socket} does not answer (${details}): start it, or set UNPACK_CONTAINERD_SOCKET`);
+  }
+  if (code === 'DEADLINE_EXCEEDED') {
+    return failed(`containerd at ${socket} has not answered ${method} in time: look at its log, and at its disk`);
+  }
+  return failed(`containerd at ${socket} refused ${method} (${code}: ${details}): look at its log`);
+
+  function failed(message: string): UnpackError {
+    return new UnpackError('STORE_FAILED', message, { cause: thrown });
+  }
+}
+
+/** Runs calls of containerd. @throws as `storeError` converts the error */
+export async function converted<T>(socket: string, call: () => Promise<T>): Promise<T> {
+  try {
+    return await call();
+  } catch (error) {
+    throw storeError(error, socket);
+  }
+}

@@ -1,0 +1,56 @@
+import { resolve } from 'node:path';
+import { UnpackError } from '../../errors.ts';
+import { connectContainerd } from '../../grpc/client.ts';
+import { privileges } from '../../system/privileges.ts';
+import { Leases } from '../leases.ts';
+import { converted } from './errors.ts';
+import { ContainerdLeases } from './leases.ts';
+import { type ContainerdAddress, findSnapshotter } from './plugin.ts';
+import { probeSnapshotter } from './probe.ts';
+import { ContainerdSnapshotter } from './snapshotter.ts';
+import { openState, statePath } from './state.ts';
+
+/** Opens the snapshotter of a containerd. */
+
+export interface ContainerdOptions extends ContainerdAddress {
+  /** The directory of this program's own files (UNPACK_ROOT). Those for containerd lie below `containerd` in it. */
+  readonly stateRoot: string;
+  /** As in StoreOptions. */
+  readonly durable?: boolean;
+}
+
+/**
+ * Opens the snapshotter to write layers, and makes the state directory if it is missing.
+ * @throws UnpackError STORE_FAILED if containerd does not answer, or this process cannot write into its snapshots; STORE_FULL
+ */
+export async function openContainerdSnapshotter(options: ContainerdOptions): Promise<ContainerdSnapshotter> {
+  const { namespace, snapshotter, durable = true } = options;
+  const socket = resolve(options.socket);
+  requireOwners();
+  const client = connectContainerd({ socket, namespace });
+  try {
+    const { root, capabilities } = await findSnapshotter(client, { socket, snapshotter });
+    const state = await openState(statePath(resolve(options.stateRoot), { namespace, snapshotter, dataRoot: root }));
+    const files = new Leases(state.path);
+    const leases = new ContainerdLeases(client, snapshotter, state, files);
+    const place = { socket, namespace, snapshotter, root, canRebase: capabilities.includes('rebase') };
+    const overlayXattrs = await converted(socket, async () => {
+      await using lease = await leases.take([], {});
+      return await probeSnapshotter(client, place, state, lease);
+    });
+    return ContainerdSnapshotter.open({ client, place: { ...place, overlayXattrs }, state, durable, files, leases });
+  } catch (error) {
+    client.close();
+    throw error;
+  }
+}
+
+/** @throws UnpackError STORE_FAILED if this process cannot give files to the owners that an image names */
+function requireOwners(): void {
+  const { user, cannotKeepOwners } = privileges();
+  if (cannotKeepOwners === undefined) return;
+  throw new UnpackError(
+    'STORE_FAILED',
+    `${user} can't give files to the owners that images name (${cannotKeepOwners}), which layers for containerd need: run as root`,
+  );
+}
