@@ -14,7 +14,11 @@ export const LABEL_STATE = 'unpackd.dev/state';
 /** containerd's collection keeps what has it. On snapshots that were made outside of a lease. */
 export const LABEL_ROOT = 'containerd.io/gc.root';
 
-const isOwn = (label: string) => label === LABEL_SYNCED || label === LABEL_STATE || label === LABEL_ROOT;
+/** Before the platform in the key of a label on an image, and before the image's name in that of a label on a snapshot. */
+export const LABEL_IMAGE = 'unpackd.dev/image/';
+
+const OWN: ReadonlySet<string> = new Set([LABEL_SYNCED, LABEL_STATE, LABEL_ROOT]);
+const isOwn = (label: string) => OWN.has(label) || label.startsWith(LABEL_IMAGE);
 
 /** The labels that are for this store only. They stay when others are replaced. */
 export function ownLabels(labels: Labels): Labels {

@@ -1,0 +1,141 @@
+import type { Labels, WireImage } from '../../grpc/services.ts';
+import type { ImageRecord, NewImage } from '../images.ts';
+import { LABEL_IMAGE } from './wire.ts';
+
+/**
+ * What this program writes about an image into the labels of containerd's records: one label for each platform. A record is an
+ * image of containerd, or the top snapshot of explicit layers, which have no image there. `images.ts` is the only user.
+ */
+
+/** On an image: the digest that it led to when this program made it or moved it, or `FOUND`. */
+export const LABEL_MADE = 'unpackd.dev/made';
+/** The value of LABEL_MADE on an image that was there, with the same target, before a job recorded it. */
+export const FOUND = 'found';
+/** The CRI service shows images with this label without looking at them again (containerd, internal/cri/labels). */
+export const LABEL_MANAGED = 'io.cri-containerd.image';
+/** The CRI service tells the kubelet that an image with this label must stay. */
+export const LABEL_PINNED = 'io.cri-containerd.pinned';
+export const PINNED = 'pinned';
+
+/** Bytes of a label's key and value together (containerd, pkg/labels). */
+const MAX_LABEL = 4096;
+
+/** What a label says. The names are short, because a label has little room. */
+export interface ImageLabel {
+  /** The digests of the manifest, the config and the index, and the chain ID, as far as the image has them. */
+  readonly manifest?: string | undefined;
+  readonly config?: string | undefined;
+  readonly index?: string | undefined;
+  readonly chain?: string | undefined;
+  readonly source: string;
+  readonly job?: string | undefined;
+  /** Milliseconds since 1970, as in ImageRecord. */
+  readonly unpacked: number;
+  readonly used: number;
+  /** Whether the record stands only beside that of a tag: it is made and removed with it. */
+  readonly beside?: boolean | undefined;
+  /** Of explicit layers. The pin of an image is LABEL_PINNED. */
+  readonly pinned?: boolean | undefined;
+}
+
+/** @param earlier what the label has said before; source and job stay as they were until the layers are unpacked again */
+export function newLabel(
+  { manifestDigest, configDigest, indexDigest, chainId, source, job }: NewImage,
+  { unpacked, used }: { readonly unpacked: Date | undefined; readonly used: Date },
+  earlier?: ImageLabel,
+): ImageLabel {
+  const same = earlier?.chain === chainId && earlier?.manifest === manifestDigest ? earlier : undefined;
+  const time = unpacked?.getTime() ?? same?.unpacked ?? used.getTime();
+  const origin = same?.unpacked === time ? { source: same.source, job: same.job } : { source, job };
+  return {
+    manifest: manifestDigest,
+    config: configDigest,
+    index: indexDigest,
+    chain: chainId,
+    ...origin,
+    unpacked: time,
+    used: used.getTime(),
+  };
+}
+
+/** The text of a label. If it is too long, it has no job, and at last no source. */
+export function labelText(key: string, label: ImageLabel): string {
+  const shorter = [label, { ...label, job: undefined }, { ...label, job: undefined, source: '' }];
+  const texts = shorter.map((one) => JSON.stringify(one));
+  return texts.find((text) => Buffer.byteLength(key) + Buffer.byteLength(text) <= MAX_LABEL) ?? '';
+}
+
+/** The labels of this program in a record, by what follows LABEL_IMAGE in their keys. What cannot be read is left out. */
+export function readLabels(labels: Labels): Map<string, ImageLabel> {
+  const found = new Map<string, ImageLabel>();
+  for (const [key, text] of Object.entries(labels)) {
+    if (!key.startsWith(LABEL_IMAGE)) continue;
+    const label = parseLabel(text);
+    if (label !== undefined) found.set(key.slice(LABEL_IMAGE.length), label);
+  }
+  return found;
+}
+
+/**
+ * The labels of an image by platform, without those of an earlier target: whoever moves a name to another image, as a pull
+ * does, leaves the labels.
+ */
+export function validLabels({ labels, target }: Pick<WireImage, 'labels' | 'target'>): Map<string, ImageLabel> {
+  const all = readLabels(labels);
+  for (const [platform, { index, manifest }] of all) {
+    if (target?.digest !== index && target?.digest !== manifest) all.delete(platform);
+  }
+  return all;
+}
+
+export function recordOf(
+  reference: string,
+  platform: string,
+  label: ImageLabel,
+  pinned = label.pinned === true,
+): ImageRecord {
+  const { manifest, config, index, chain, source, job, unpacked, used } = label;
+  return {
+    reference,
+    platform,
+    chainId: chain,
+    manifestDigest: manifest,
+    configDigest: config,
+    indexDigest: index,
+    source,
+    job,
+    unpacked: new Date(unpacked),
+    used: new Date(used),
+    pinned,
+  };
+}
+
+/** Anybody can write a label, so each field is checked. */
+function parseLabel(text: string): ImageLabel | undefined {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+  if (typeof value !== 'object' || value === null) return undefined;
+  const field = (name: string): unknown => Reflect.get(value, name);
+  const optional = (name: string) => {
+    const text = field(name);
+    return typeof text === 'string' ? text : undefined;
+  };
+  const [unpacked, used] = [field('unpacked'), field('used')];
+  if (typeof unpacked !== 'number' || typeof used !== 'number') return undefined;
+  return {
+    manifest: optional('manifest'),
+    config: optional('config'),
+    index: optional('index'),
+    chain: optional('chain'),
+    source: optional('source') ?? '',
+    job: optional('job'),
+    unpacked,
+    used,
+    beside: field('beside') === true,
+    pinned: field('pinned') === true,
+  };
+}
