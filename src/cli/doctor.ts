@@ -53,8 +53,8 @@ export function doctorCommand({ out }: Cli): Command {
   return command;
 }
 
-function lines({ name, status, finding, advice }: Check, out: Output): string[] {
+function lines({ name, status, finding, advice, lines: toCopy = [] }: Check, out: Output): string[] {
   const mark = { ok: out.green('ok  '), warn: out.yellow('warn'), fail: out.red('FAIL') }[status];
   const line = `${mark}  ${name}: ${finding}`;
-  return advice === undefined ? [line] : [line, `      → ${advice}`];
+  return advice === undefined ? [line] : [line, `      → ${advice}`, ...toCopy.map((text) => `        ${text}`)];
 }

@@ -8,6 +8,8 @@ export interface Check {
   readonly finding: string;
   /** What to do; absent if the status is `ok`. */
   readonly advice?: string;
+  /** Lines of a file, to copy; the advice says where to. */
+  readonly lines?: readonly string[];
 }
 
 export const ok = (name: string, finding: string): Check => ({ name, status: 'ok', finding });

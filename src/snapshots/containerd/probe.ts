@@ -8,14 +8,14 @@ import { type FileSystemFacts, fileSystemFacts } from '../../system/filesystem.t
 import { failureAt } from '../directories.ts';
 import type { Mount, OverlayXattrs } from '../snapshotter.ts';
 import { treeOf } from './exchange.ts';
-import type { ContainerdLease } from './leases.ts';
 import type { SnapshotterPlace } from './snapshotter.ts';
 import type { State } from './state.ts';
 import { LABEL_STATE, mountsOf } from './wire.ts';
 
 /**
  * Tries whether this process and containerd see the same directories: the paths in containerd's mounts are those of containerd's
- * mount namespace, and this process is often in a container. The opening calls it before any layer is written.
+ * mount namespace, and this process is often in a container. The opening calls it before any layer is written, and `unpackd
+ * doctor`.
  */
 
 type Place = Omit<SnapshotterPlace, 'overlayXattrs'>;
@@ -28,8 +28,8 @@ type Place = Omit<SnapshotterPlace, 'overlayXattrs'>;
 export async function probeSnapshotter(
   client: ContainerdClient,
   place: Place,
-  state: State,
-  lease: ContainerdLease,
+  state: Pick<State, 'id'>,
+  lease: { readonly id: string },
 ): Promise<OverlayXattrs> {
   const { snapshotter } = place;
   const under = { lease: lease.id };
