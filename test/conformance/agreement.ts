@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, describe, it } from 'node:test';
-import { compareImage, layersOf, STORES, type StoreType, type Suite, startSuite } from './conformance.ts';
+import { compareImage, layersOf, PLACES, STORES, type StoreType, type Suite, startSuite } from './conformance.ts';
 import type { StoredLayer } from './containerd.ts';
 
 /** The two appliers for one test file. They are stopped after its last test. */
@@ -73,10 +73,13 @@ function eachRefused(
         const { containerd, unpackd } = started.suite;
         const layers = layersOf(image);
         for (const type of STORE_TYPES) {
-          const [theirs, ours] = [await containerd.apply(layers, STORES[type]), await unpackd.apply(layers, type)];
-          const kinds = { containerd: theirs.kind, unpackd: ours.kind };
-          const why = [theirs, ours].map((outcome) => (outcome.kind === 'refused' ? outcome.reason : 'applied'));
-          assert.deepEqual(kinds, expected, `${type}: ${why.join('; ')}`);
+          const theirs = await containerd.apply(layers, STORES[type]);
+          for (const place of PLACES[type]) {
+            const ours = await unpackd.apply(layers, place);
+            const kinds = { containerd: theirs.kind, unpackd: ours.kind };
+            const why = [theirs, ours].map((outcome) => (outcome.kind === 'refused' ? outcome.reason : 'applied'));
+            assert.deepEqual(kinds, expected, `${place}: ${why.join('; ')}`);
+          }
         }
       });
     }

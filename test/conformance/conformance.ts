@@ -11,7 +11,7 @@ import {
   startContainerd,
 } from './containerd.ts';
 import { type ExactTree, readExactTree } from './exact-tree.ts';
-import { Unpackd } from './unpackd.ts';
+import { type Place, Unpackd } from './unpackd.ts';
 
 /** containerd and unpackd, both started. */
 export interface Suite {
@@ -29,7 +29,7 @@ export async function startSuite(): Promise<Suite | { readonly missing: string }
   const containerd = await startContainerd();
   if ('missing' in containerd) return containerd;
   const directory = await mkdtemp(join(tmpdir(), 'unpackd-conformance-'));
-  const unpackd = new Unpackd(directory);
+  const unpackd = new Unpackd(directory, containerd.socket);
   return {
     containerd,
     unpackd,
@@ -57,6 +57,12 @@ export interface Allowed {
   readonly idleMarkers?: boolean;
 }
 
+/** Where unpackd must leave the same folders as a snapshotter of containerd: in the overlayfs of containerd itself too. */
+export const PLACES = { overlay: ['overlay', 'containerd'], native: ['native'] } as const satisfies Record<
+  StoreType,
+  readonly Place[]
+>;
+
 /**
  * Applies an image with both and compares the folder of every layer. If given, containerd gets the image `equivalent`
  * instead (README.md).
@@ -67,10 +73,24 @@ export async function compareImage(
   layers: readonly StoredLayer[],
   type: StoreType,
   equivalent: readonly StoredLayer[] = layers,
-  { leftOut, idleMarkers = false }: Allowed = {},
+  allowed: Allowed = {},
 ): Promise<string[]> {
   const theirs = await suite.containerd.apply(equivalent, STORES[type]);
-  const ours = await suite.unpackd.apply(layers, type);
+  for (const place of PLACES[type]) {
+    const ours = await suite.unpackd.apply(layers, place);
+    const lines = differencesIn(suite, place, theirs, ours, allowed);
+    if (lines.length > 0) return lines;
+  }
+  return [];
+}
+
+function differencesIn(
+  { since }: Suite,
+  place: Place,
+  theirs: Outcome,
+  ours: Outcome,
+  { leftOut, idleMarkers = false }: Allowed,
+): string[] {
   if (theirs.kind === 'refused' || ours.kind === 'refused') return refusals(theirs, ours);
   const lines: string[] = [];
   const lowers: ExactTree[] = [];
@@ -78,9 +98,9 @@ export async function compareImage(
     const tree = readExactTree(directory);
     const expected = readExactTree(theirs.directories[layer] ?? '', leftOut);
     const sides = { expected: 'containerd', actual: 'unpackd' };
-    const written = type === 'overlay';
-    const found = differences(expected, tree, { sides, since: suite.since, lowers, written, idleMarkers });
-    lines.push(...found.map((line) => `layer ${layer + 1} of ${layers.length}, ${type}: ${line}`));
+    const written = place !== 'native';
+    const found = differences(expected, tree, { sides, since, lowers, written, idleMarkers });
+    lines.push(...found.map((line) => `layer ${layer + 1} of ${ours.directories.length}, ${place}: ${line}`));
     lowers.unshift(tree);
   }
   return lines;

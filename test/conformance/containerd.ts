@@ -22,18 +22,19 @@ export type Outcome =
 export interface Containerd {
   /** Such as `1.6.20` or `2.3.4`, with the suffix of a distribution or a pre-release. */
   readonly version: string;
+  readonly socket: string;
   /** Applies the layers in order, as containerd's client does when it unpacks an image. */
   apply(layers: readonly StoredLayer[], snapshotter: SnapshotterName): Promise<Outcome>;
   stop(): Promise<void>;
 }
 
-/**
- * Plugins that are not needed to apply layers. Garbage collection is among them, so that snapshots stay until the end.
- */
-const DISABLED = [...NO_CRI, 'io.containerd.gc.v1.scheduler', 'io.containerd.internal.v1.restart'];
+/** Plugins that are not needed to apply layers. */
+const DISABLED = [...NO_CRI, 'io.containerd.internal.v1.restart'];
 /** Bytes of a blob per message; containerd accepts at most 16 MiB. */
 const PIECE = 1 << 20;
 const NAMESPACE = 'conformance';
+/** Keeps snapshots and blobs from containerd's collector. */
+const KEPT = { 'containerd.io/gc.root': NAMESPACE };
 
 /** Starts the newer one of the machine's containerds. @returns the reason if there is none @throws Error with `CI=true` if there is none */
 export async function startContainerd(): Promise<Containerd | { readonly missing: string }> {
@@ -65,6 +66,10 @@ class Applier implements Containerd {
     return this.#daemon.version;
   }
 
+  get socket(): string {
+    return this.#daemon.socket;
+  }
+
   async apply(layers: readonly StoredLayer[], snapshotter: SnapshotterName): Promise<Outcome> {
     const { snapshots } = this.#daemon.client(NAMESPACE);
     const directories: string[] = [];
@@ -72,7 +77,7 @@ class Applier implements Containerd {
     for (const [layer, each] of layers.entries()) {
       await this.#store(each);
       const key = `layer-${this.#keys++}`;
-      const { mounts } = await snapshots.Prepare({ snapshotter, key, parent });
+      const { mounts } = await snapshots.Prepare({ snapshotter, key, parent, labels: KEPT });
       const { digest, mediaType, size } = each.blob;
       try {
         await this.#diff.Apply({ diff: { mediaType, digest, size }, mounts });
@@ -82,7 +87,7 @@ class Applier implements Containerd {
         return { kind: 'refused', layer, reason: error.message };
       }
       parent = `committed-${key}`;
-      await snapshots.Commit({ snapshotter, name: parent, key });
+      await snapshots.Commit({ snapshotter, name: parent, key, labels: KEPT });
       directories.push(directoryOf(mounts));
     }
     return { kind: 'applied', directories };
@@ -101,8 +106,7 @@ class Applier implements Containerd {
     for (let at = 0; at < total; at += PIECE) {
       requests.push({ action: 'WRITE', ...same, offset: at, data: content.subarray(at, at + PIECE) });
     }
-    const labels = { 'containerd.io/gc.root': NAMESPACE };
-    requests.push({ action: 'COMMIT', ...same, offset: total, labels });
+    requests.push({ action: 'COMMIT', ...same, offset: total, labels: KEPT });
     for await (const _ of this.#daemon.client(NAMESPACE).content.Write(requests));
     this.#stored.add(blob.digest);
   }

@@ -25,25 +25,27 @@ export type Schedule = 'parallel' | 'sequential' | 'shuffled';
 /** Failures that an archive can cause. Any other failure fails the test. */
 const REFUSALS = new Set(['LAYER_CORRUPT', 'LAYER_UNSAFE', 'LIMIT_EXCEEDED', 'UNSUPPORTED_MEDIA_TYPE']);
 
-/** The code under test: one store per type and schedule, with one folder of blobs for all. */
+/** Where layers are applied: our stores, or the overlayfs of a containerd. */
+export type Place = Snapshotter['type'] | 'containerd';
+
+/** The code under test: one store per place and schedule, with one folder of blobs for all. */
 export class Unpackd implements AsyncDisposable {
   private readonly directory: string;
+  /** The socket of the containerd. */
+  private readonly socket: string | undefined;
   private readonly pool = new ApplyPool(2, SETTINGS);
   private readonly stores = new Map<string, Promise<Snapshotter>>();
   private readonly stored = new Set<string>();
 
-  constructor(directory: string) {
+  constructor(directory: string, socket?: string) {
     this.directory = directory;
+    this.socket = socket;
   }
 
-  /** Applies the layers. Images of the same type and schedule share a store. */
-  async apply(
-    layers: readonly StoredLayer[],
-    type: Snapshotter['type'],
-    schedule: Schedule = 'parallel',
-  ): Promise<Outcome> {
+  /** Applies the layers. Images of the same place and schedule share a store. */
+  async apply(layers: readonly StoredLayer[], place: Place, schedule: Schedule = 'parallel'): Promise<Outcome> {
     await this.store(layers);
-    const snapshotter = await this.open(type, schedule);
+    const snapshotter = await this.open(place, schedule);
     const applier = this.pool.applier(openSource({ kind: 'oci-layout', path: this.directory }), snapshotter);
     try {
       await applyLayers(chainLayers(layers), snapshotter, schedule === 'shuffled' ? delayed(applier) : applier, {
@@ -74,15 +76,23 @@ export class Unpackd implements AsyncDisposable {
     for (const store of this.stores.values()) await (await store).close();
   }
 
-  private open(type: Snapshotter['type'], schedule: Schedule): Promise<Snapshotter> {
-    const name = `${type}-${schedule}`;
+  private open(place: Place, schedule: Schedule): Promise<Snapshotter> {
+    const name = `${place}-${schedule}`;
     let store = this.stores.get(name);
     if (store === undefined) {
-      store = openSnapshotter({ root: join(this.directory, name), type, durable: false });
+      store = this.openStore(place, join(this.directory, name));
       if (schedule === 'sequential') store = store.then(withoutRebase);
       this.stores.set(name, store);
     }
     return store;
+  }
+
+  private async openStore(place: Place, root: string): Promise<Snapshotter> {
+    if (place !== 'containerd') return openSnapshotter({ root, type: place, durable: false });
+    if (this.socket === undefined) throw new Error('there is no containerd');
+    const { openContainerdSnapshotter } = await import('../../src/snapshots/containerd/open.ts');
+    const address = { socket: this.socket, namespace: 'unpackd', snapshotter: 'overlayfs' };
+    return openContainerdSnapshotter({ ...address, stateRoot: root, durable: false });
   }
 
   private async store(layers: readonly StoredLayer[]): Promise<void> {

@@ -23,7 +23,8 @@ const CONTAINERD_REFUSES = {
 
 export const proof: Proof = {
   name: 'random-images',
-  describes: 'random images become the same folders here and in a real containerd, in both stores',
+  describes:
+    'random images become the same folders here and in a real containerd, in both stores and in its own overlayfs',
   missing: skipWithoutContainerd,
   async open({ count }) {
     const suite = await startSuite();
