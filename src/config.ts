@@ -81,6 +81,10 @@ export const SETTINGS = {
     oneOf(['overlay', 'native']),
     'overlay',
   ),
+  UNPACK_SNAPSHOTTER_SOCKET: optional(
+    'Unix socket on which containerd uses the store as a proxy snapshotter: of unpackd snapshotter, and of a worker if it is set',
+    path,
+  ),
   UNPACK_OWNERSHIP: setting(
     'keep: set the owners of the layers (needs root); squash: the user who unpacks owns all files, and devices are left out',
     oneOf(['keep', 'squash']),

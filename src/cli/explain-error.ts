@@ -64,7 +64,10 @@ export function explain(thrown: unknown): ExplainedError {
     const hint = / is not available: /.test(thrown.message) ? ' (check REDIS_URL, and run unpackd doctor)' : '';
     return failure('REDIS_UNAVAILABLE', `${thrown.message}${hint}`);
   }
-  if (thrown instanceof ListenError) return failure('ADDRESS_UNAVAILABLE', thrown.message);
+  // SocketError by name, because importing it loads native code
+  if (thrown instanceof ListenError || (thrown instanceof Error && thrown.name === 'SocketError')) {
+    return failure('ADDRESS_UNAVAILABLE', thrown.message);
+  }
   if (thrown instanceof SnapshotError) return failure(SNAPSHOT_CODES[thrown.kind], thrown.message);
   if (thrown instanceof CommanderError && thrown.code === 'commander.help') {
     return failure('USAGE', 'no command was given: --help lists the commands');

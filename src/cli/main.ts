@@ -77,6 +77,11 @@ const COMMANDS: readonly Entry[] = [
     load: async () => (await import('./gc.ts')).gcCommand,
   },
   {
+    name: 'snapshotter',
+    summary: 'serve the store to containerd, which starts containers from it',
+    load: async () => (await import('./snapshotter.ts')).snapshotterCommand,
+  },
+  {
     name: 'layer',
     summary: 'show and compare layers: ls, diff',
     load: async () => (await import('./layer.ts')).layerCommand,

@@ -16,14 +16,30 @@ import { SnapshotError } from '../snapshots/snapshotter.ts';
 /** The value of a field of what is filtered; `undefined` if it is not there. */
 export type FieldReader = (path: readonly string[]) => string | undefined;
 
-/** @throws SnapshotError InvalidArgument for a filter that does not follow the language */
-export function parseFilters(filters: readonly string[]): (read: FieldReader) => boolean {
-  const alternatives = filters.map((filter) => (filter === '' ? [] : new Parser(filter).selectors()));
-  if (alternatives.length === 0) return () => true;
-  return (read) => alternatives.some((selectors) => selectors.every((matches) => matches(read)));
+export interface Filter {
+  readonly matches: (read: FieldReader) => boolean;
+  /** The value that a field must have; `undefined` if several are possible, or it is not known. */
+  readonly required: (field: string) => string | undefined;
 }
 
-type Selector = (read: FieldReader) => boolean;
+/** @throws SnapshotError InvalidArgument for a filter that does not follow the language */
+export function parseFilters(filters: readonly string[]): Filter {
+  const alternatives = filters.map((filter) => (filter === '' ? [] : new Parser(filter).selectors()));
+  const [first = [], second] = alternatives;
+  return {
+    matches: (read) =>
+      alternatives.length === 0 || alternatives.some((selectors) => selectors.every(({ matches }) => matches(read))),
+    required: (field) =>
+      second === undefined ? first.find(({ path }) => path.length === 1 && path[0] === field)?.value : undefined,
+  };
+}
+
+interface Selector {
+  readonly path: readonly string[];
+  readonly matches: (read: FieldReader) => boolean;
+  /** The value that the field must have, if it is one. */
+  readonly value?: string;
+}
 
 type Token =
   | {
@@ -70,7 +86,8 @@ class Parser {
       this.#next();
       path.push(this.#field());
     }
-    if (this.#peek() === ',' || this.#peek() === undefined) return (read) => read(path) !== undefined;
+    if (this.#peek() === ',' || this.#peek() === undefined)
+      return { path, matches: (read) => read(path) !== undefined };
     const { type, text, at } = this.#next();
     if (type !== 'operator') throw this.#refused(at, 'no operator (==, != or ~=)');
     if (text === '==') return equal(path, this.#value());
@@ -151,21 +168,22 @@ class Parser {
   }
 }
 
-const equal =
-  (path: readonly string[], value: string): Selector =>
-  (read) =>
-    read(path) === value;
+const equal = (path: readonly string[], value: string): Selector => ({
+  path,
+  matches: (read) => read(path) === value,
+  value,
+});
 
 /** An absent field is different from every value but the empty one, as in containerd. */
-const different =
-  (path: readonly string[], value: string): Selector =>
-  (read) =>
-    (read(path) ?? '') !== value;
+const different = (path: readonly string[], value: string): Selector => ({
+  path,
+  matches: (read) => (read(path) ?? '') !== value,
+});
 
 /** An expression that cannot be compiled matches nothing, as in containerd. */
 function matching(path: readonly string[], value: string): Selector {
   const expression = compile(value, 'u') ?? compile(value, '');
-  return (read) => expression?.test(read(path) ?? '') === true;
+  return { path, matches: (read) => expression?.test(read(path) ?? '') === true };
 }
 
 /** Compiles an expression of Go, which has the flags `(?i)` at its beginning and names groups with `(?P<name>`. */

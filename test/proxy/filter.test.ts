@@ -20,7 +20,7 @@ const THINGS: readonly Thing[] = [
 
 /** The names of the things that match, without spaces. */
 function chosen(...filters: string[]): string {
-  const matches = parseFilters(filters);
+  const { matches } = parseFilters(filters);
   return THINGS.filter(({ name, other, labels = {} }) =>
     matches(([field, ...rest]) => {
       if (field === 'name') return name;
@@ -67,6 +67,15 @@ describe("containerd's filters", () => {
   ] as const) {
     test(sentence, () => assert.equal(chosen(...filters), expected));
   }
+
+  test('a value that every match must have is known', () => {
+    const required = (...filters: string[]) => parseFilters(filters).required('parent');
+    assert.equal(required('labels.foo,parent=="a/1/b"'), 'a/1/b');
+    assert.equal(required('parent==""'), '');
+    for (const filters of [[], [''], ['parent!=a'], ['parent'], ['parent.x==a'], ['parent==a', 'parent==b']]) {
+      assert.equal(required(...filters), undefined);
+    }
+  });
 
   for (const [sentence, filter, message] of [
     ['a comma at the end', 'name==a,', /it has no name of a field/],

@@ -1,0 +1,115 @@
+import { closeSync, lstatSync, openSync, readFileSync, renameSync, unlinkSync, writeFileSync } from 'node:fs';
+import { chmod, mkdir, rm } from 'node:fs/promises';
+import { connect } from 'node:net';
+import { dirname, join } from 'node:path';
+import { errnoOf, systemMessage } from '../errno.ts';
+import { tryLock } from '../system/files.ts';
+
+/** Listening on a Unix socket that no other user can reach, in place of a socket that a dead process has left. */
+
+/** A socket cannot be listened on. `message` has the reason, and what to do. */
+export class SocketError extends Error {
+  override readonly name = 'SocketError';
+}
+
+/** A path of a socket that belongs to this process until it is released. */
+export interface ListeningSocket {
+  readonly path: string;
+  /** Removes the socket. Call it after the server has ended. */
+  release(): void;
+}
+
+/** The kernel's limit for the path of a socket, with the NUL at its end. */
+const PATH_LIMIT = 108;
+/**
+ * Listens on `path` with mode 0600. A socket on which nobody listens is replaced, and anything else there is refused.
+ *
+ * The socket is bound in a new directory with mode 0700 and renamed, so that no other user can connect before it has its
+ * mode, without a change of the process's umask, which its other threads share. A lock on PATH.lock keeps a second process
+ * from the same steps. The lock ends with the process.
+ *
+ * @param bind listens on the path that it gets
+ * @throws SocketError
+ */
+export async function listenOn(path: string, bind: (path: string) => Promise<void>): Promise<ListeningSocket> {
+  if (Buffer.byteLength(newPath(path)) >= PATH_LIMIT) {
+    throw new SocketError(`${path}: the path of a socket can't be so long: choose a shorter one`);
+  }
+  try {
+    // 0711: the socket has its own mode, and other programs may have theirs beside it
+    await mkdir(dirname(path), { recursive: true, mode: 0o711 });
+    return await listenLocked(path, bind);
+  } catch (error) {
+    if (error instanceof SocketError) throw error;
+    throw new SocketError(`can't listen on ${path}: ${reason(error)}; choose another path, or run as root`, {
+      cause: error,
+    });
+  }
+}
+
+async function listenLocked(path: string, bind: (path: string) => Promise<void>): Promise<ListeningSocket> {
+  const lockFile = `${path}.lock`;
+  const lock = openSync(lockFile, 'a+', 0o600);
+  try {
+    if (!tryLock(lock)) throw taken(path, readFileSync(lockFile, 'utf8').trim());
+    await refuseLiving(path);
+    const inode = await bindAndRename(path, bind);
+    writeFileSync(lockFile, `${process.pid}\n`);
+    return {
+      path,
+      release: () => {
+        // somebody may have removed it, and have put another one there
+        if (lstatSync(path, { throwIfNoEntry: false })?.ino === inode) unlinkSync(path);
+        closeSync(lock);
+      },
+    };
+  } catch (error) {
+    closeSync(lock);
+    throw error;
+  }
+}
+
+/** @throws SocketError if a process listens there, or it is no socket */
+async function refuseLiving(path: string): Promise<void> {
+  const status = lstatSync(path, { throwIfNoEntry: false });
+  if (status === undefined) return;
+  if (!status.isSocket()) throw new SocketError(`${path} is there already and is no socket: choose another path`);
+  const errno = await new Promise<string | undefined>((resolve) => {
+    const socket = connect(path, () => {
+      socket.destroy();
+      resolve(undefined);
+    });
+    socket.once('error', (error) => resolve(errnoOf(error) ?? 'UNKNOWN'));
+  });
+  if (errno === 'ECONNREFUSED' || errno === 'ENOENT') return;
+  throw taken(path, '');
+}
+
+/** @returns the inode of the socket */
+async function bindAndRename(path: string, bind: (path: string) => Promise<void>): Promise<number> {
+  const made = newPath(path);
+  const directory = dirname(made);
+  await rm(directory, { recursive: true, force: true }); // left by a process that died here
+  await mkdir(directory, { mode: 0o700 });
+  try {
+    await bind(made);
+    await chmod(made, 0o600);
+    const { ino } = lstatSync(made);
+    renameSync(made, path);
+    return ino;
+  } finally {
+    await rm(directory, { recursive: true, force: true });
+  }
+}
+
+/** Where a socket is bound before it gets its mode and its name. */
+const newPath = (path: string): string => join(`${path}.new`, 's');
+
+function taken(path: string, pid: string): SocketError {
+  const who = pid === '' ? 'another process' : `process ${pid}`;
+  return new SocketError(`${who} listens on ${path} already: stop it, or choose another path`);
+}
+
+function reason(error: unknown): string {
+  return error instanceof Error ? systemMessage(error) : String(error);
+}
