@@ -1,4 +1,5 @@
 import { UnpackError } from '../errors.ts';
+import { fullNameOf } from '../oci/image-name.ts';
 import type { ImageRecord } from '../snapshots/images.ts';
 import { CliError } from './explain-error.ts';
 import { digestBegins, requireLength } from './find-snapshot.ts';
@@ -16,7 +17,7 @@ export interface FoundImages<Image> {
 const MOST_NAMED = 3;
 
 /**
- * A whole reference goes before any beginning, and a digest before the beginning of a reference. The digest is that of the
+ * A whole reference goes before any beginning, also without the parts that a full name adds (`alpine`), and a digest before the beginning of a reference. The digest is that of the
  * manifest, the config or the index, or the chain ID.
  * @param platform `undefined`: all platforms
  * @param root of the store, for messages
@@ -39,13 +40,17 @@ export function findImages<Image extends ImageRecord>(
       `${references.length} images fit ${shown(wanted)}: write the reference of one, such as ${named(references)}`,
     );
   }
-  if (first.reference !== wanted) requireLength(wanted, 'digest or reference');
+  if (first.reference !== wanted && first.reference !== fullNameOf(wanted))
+    requireLength(wanted, 'digest or reference');
   return { reference: first.reference, images: [first, ...others] };
 }
 
 function candidates<Image extends ImageRecord>(all: readonly Image[], wanted: string): readonly Image[] {
+  const fullName = fullNameOf(wanted);
   const looks = [
     (image: Image) => image.reference === wanted,
+    // a store in containerd has full names, and people write short ones
+    (image: Image) => image.reference === fullName,
     ({ manifestDigest, configDigest, indexDigest, chainId }: Image) =>
       [manifestDigest, configDigest, indexDigest, chainId].some((digest) => digestBegins(digest ?? '', wanted)),
     (image: Image) => image.reference.startsWith(wanted),

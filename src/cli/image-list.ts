@@ -23,7 +23,9 @@ export async function listImages(store: StoreReader, { out }: Cli): Promise<void
   const { places, unseen } = await store.mounted();
   const images = (await store.images()).map((image) => ({ ...image, ...mountedAt(image, places) }));
   out.result({ root: store.root, type: store.type, images, unseen: unseen ?? null }, () => {
-    if (unseen !== undefined) out.note(`not all mounts are seen, because ${unseen}`);
+    // containerd tells by its snapshots which images are in use
+    const hasContainers = store.collectedBy === 'containerd';
+    if (unseen !== undefined && !hasContainers) out.note(`not all mounts are seen, because ${unseen}`);
     if (images.length === 0) return [`no images in ${store.root}`];
     const digest = out.width === undefined ? (whole: string) => whole : shortHex;
     const rows = images.map((image): Cell[] => [
@@ -34,7 +36,7 @@ export async function listImages(store: StoreReader, { out }: Cli): Promise<void
       sizeText(image, image.shared.bytes),
       ageText(image.unpacked),
       ageText(image.used),
-      stateText(image),
+      stateText(image, hasContainers),
     ]);
     return table(COLUMNS, rows, out.width);
   });
@@ -60,8 +62,10 @@ export function mountedAt(
   return mounted === undefined ? {} : { mounted };
 }
 
-function stateText({ broken, pinned, mounted }: PlacedImage): string {
-  const words = { broken: broken !== undefined, pinned, mounted: mounted !== undefined };
+/** @param hasContainers whether the users of an image are containers, so that it is shown whether there are any */
+function stateText({ broken, pinned, mounted, usedBy }: PlacedImage, hasContainers: boolean): string {
+  const inUse = hasContainers && usedBy.length > 0;
+  const words = { broken: broken !== undefined, pinned, mounted: mounted !== undefined, 'in use': inUse };
   return Object.entries(words)
     .flatMap(([word, is]) => (is ? [word] : []))
     .join(', ');

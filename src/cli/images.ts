@@ -166,7 +166,8 @@ async function remove(
   for (const { reference } of found) {
     for (const image of await store.removeImage(reference, platform)) {
       signal.throwIfAborted();
-      const gone = await removeSnapshots(store, image);
+      // containerd has collected what nothing else needs
+      const gone = store.collectedBy === 'containerd' ? NOTHING_REMOVED : await removeSnapshots(store, image);
       images.push(image);
       snapshots.push(...gone.removed);
       if (gone.kept !== undefined) kept.push(gone.kept);
@@ -177,11 +178,16 @@ async function remove(
   out.result({ removed: images.map(keyOf), snapshots, kept }, () => []);
 }
 
+interface RemovedSnapshots {
+  readonly removed: readonly string[];
+  readonly bytes: number;
+  readonly kept: Kept | undefined;
+}
+
+const NOTHING_REMOVED: RemovedSnapshots = { removed: [], bytes: 0, kept: undefined };
+
 /** Removes the snapshots of an image whose record is gone, from the top down to the first that something else needs. */
-async function removeSnapshots(
-  store: Store,
-  { chainId = '' }: ImageRecord,
-): Promise<{ readonly removed: readonly string[]; readonly bytes: number; readonly kept: Kept | undefined }> {
+async function removeSnapshots(store: Store, { chainId = '' }: ImageRecord): Promise<RemovedSnapshots> {
   const removed: string[] = [];
   let bytes = 0;
   // once for all layers, because it takes a long time in a store with many images

@@ -52,12 +52,18 @@ export function resultLines(result: UnpackResult): string[] {
       ...(image.chainId === undefined
         ? ['  no layers: nothing to unpack, no chain ID']
         : [...layerTable(image).map((line) => `  ${line}`), `  chain ID ${image.chainId}`]),
+      ...(image.names ?? []).map((name) => `  image ${name}`),
       ...(image.durable === false ? ['  not synced to disk: a power cut can take layers'] : []),
     ]),
     `done in ${durationText(result.durationMs)}${attempts} by ${result.worker.name}`,
-    `store ${result.store.root} (${result.store.snapshotter})`,
+    storeLine(result.store),
     ...result.warnings.map((warning) => `warning: ${warning}`),
   ];
+}
+
+function storeLine({ root, snapshotter, containerd }: UnpackResult['store']): string {
+  if (containerd === undefined) return `store ${root} (${snapshotter})`;
+  return `store ${root} (${containerd.snapshotter} of containerd, namespace ${containerd.namespace})`;
 }
 
 const right = (title: string): Column => ({ title, align: 'right' });

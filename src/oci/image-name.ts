@@ -40,6 +40,18 @@ export function parseImageName(text: string): ImageName {
   throw new UnpackError('INVALID_JOB', `${quoted(text)} cannot be the name of an image: ${name}; write ${example}`);
 }
 
+/** As `parseImageName`; `undefined` if the text cannot be a name. */
+export function findImageName(text: string): ImageName | undefined {
+  const name = read(text);
+  return typeof name === 'string' ? undefined : name;
+}
+
+/** The full name of what people write; `undefined` if it cannot be a name. */
+export function fullNameOf(text: string): string | undefined {
+  const name = findImageName(text);
+  return name && formatImageName(name);
+}
+
 /** The full name as one text, as it stands in a record. */
 export function formatImageName({ host, repository, version }: ImageName): string {
   return `${host}/${repository}${'tag' in version ? `:${version.tag}` : `@${version.digest}`}`;

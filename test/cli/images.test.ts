@@ -201,6 +201,18 @@ describe('images inspect', () => {
     }
   });
 
+  test('takes the short form of a full name', async () => {
+    await changing((store) =>
+      store.recordImage(
+        { reference: 'docker.io/library/short:latest', platform: 'linux/amd64', source: '' },
+        new Map(),
+      ),
+    );
+    const { images: found } = JSON.parse((await images('inspect', 'short', '--json')).stdout);
+    assert.equal(found[0].reference, 'docker.io/library/short:latest');
+    await changing((store) => store.removeImage('docker.io/library/short:latest'));
+  });
+
   test('--document prints the bytes of one document', async () => {
     assert.match((await images('inspect', REFERENCE, '--document', 'config')).stdout, /^\{"created":.*\}$/);
     const { stderr, status } = await images('inspect', REFERENCE, '--document', 'index');

@@ -45,16 +45,6 @@ export function isId(name: string): boolean {
   return isDigest(name);
 }
 
-/** The name in containerd that a user means by a reference; `undefined` if none can be meant. */
-export function nameMeant(reference: string): ImageName | undefined {
-  try {
-    return parseImageName(reference);
-  } catch (error) {
-    if (error instanceof UnpackError) return undefined;
-    throw error;
-  }
-}
-
 function otherDigest(reference: string, digest: string): UnpackError {
   return new UnpackError(
     'INVALID_JOB',

@@ -1,17 +1,21 @@
+import { randomBytes } from 'node:crypto';
 import type { ContainerdClient } from '../../grpc/client.ts';
 import { isGrpcError } from '../../grpc/errors.ts';
 import type { WireDescriptor, WireImage, WireSnapshot } from '../../grpc/services.ts';
-import { formatImageName, parseImageName } from '../../oci/image-name.ts';
+import { findImageName, formatImageName, fullNameOf, parseImageName } from '../../oci/image-name.ts';
 import type { ImageDigests, ImageListing, ImageRecord, ImageRecords, KnownImage, NewImage } from '../images.ts';
 import { NOTHING_TO_MOUNT } from '../layout.ts';
 import { isSnapshotError, type Mount, SnapshotError, type Snapshotter, type Usage } from '../snapshotter.ts';
 import { Documents } from './content.ts';
 import { type ImageLabel, labelText, newLabel, recordOf, validLabels } from './image-labels.ts';
 import { listImages } from './image-listing.ts';
-import { digestName, isId, type Names, nameMeant, namesIn } from './image-names.ts';
+import { digestName, isId, type Names, namesIn } from './image-names.ts';
 import { type LayerRecord, LayerRecords, labelOf } from './layer-records.ts';
 import { isPinned, NamedImages } from './named-images.ts';
 import { dateOf, LABEL_IMAGE } from './wire.ts';
+
+/** Milliseconds until containerd ends the lease of `#collect`, if this process dies meanwhile. */
+const COLLECT_EXPIRY = 3_600_000;
 
 /** Runs calls under a lease of containerd, whose ID it gets, and ends the lease. */
 export type UnderLease = <T>(calls: (lease: string) => Promise<T>) => Promise<T>;
@@ -210,8 +214,7 @@ export class ContainerdImages implements ImageRecords {
 
   /** The records of a reference. @throws NotFound */
   async #find(reference: string, platform: string | undefined): Promise<Found> {
-    const meant = nameMeant(reference);
-    const name = meant && formatImageName(meant);
+    const name = fullNameOf(reference);
     const image = name === undefined ? undefined : await this.#images.get(name);
     const labels = image === undefined ? new Map<string, ImageLabel>() : validLabels(image);
     const layers = name === undefined ? [] : await this.#layers.named(name);
@@ -243,7 +246,7 @@ export class ContainerdImages implements ImageRecords {
     const name = parseImageName(image.name);
     const beside = 'tag' in name.version ? await this.#images.get(digestName(name, target)) : undefined;
     if (beside !== undefined && [...validLabels(beside).values()].every((label) => label.beside === true)) {
-      const tags = (await this.#images.leadingTo(target)).map((one) => nameMeant(one.name));
+      const tags = (await this.#images.leadingTo(target)).map((one) => findImageName(one.name));
       const isNeeded = tags.some(
         (tag) => tag?.host === name.host && tag.repository === name.repository && 'tag' in tag.version,
       );
@@ -259,10 +262,13 @@ export class ContainerdImages implements ImageRecords {
     }
   }
 
-  /** Lets containerd collect what nothing needs any more, and waits for it. */
+  /** Lets containerd collect what nothing needs any more, and waits for it: that follows the end of any lease. */
   async #collect(): Promise<void> {
+    const id = `unpackd-collect-${randomBytes(8).toString('hex')}`;
+    const expire = new Date(Date.now() + COLLECT_EXPIRY).toISOString();
     try {
-      await this.#underLease(async (lease) => void (await this.#client.leases.Delete({ id: lease, sync: true })));
+      await this.#client.leases.Create({ id, labels: { 'containerd.io/gc.expire': expire } });
+      await this.#client.leases.Delete({ id, sync: true });
     } catch (error) {
       // a collection that takes longer ends without us
       if (!isGrpcError(error, 'DEADLINE_EXCEEDED')) throw error;
