@@ -26,9 +26,9 @@ Examples:
 export function snapshotterCommand({ signal }: Cli): Command {
   const command = new Command('snapshotter')
     .description('Serves the store of this machine to containerd, as a proxy snapshotter, until SIGTERM.')
-    .option('--address <socket>', `Unix socket to listen on; default UNPACK_SNAPSHOTTER_SOCKET, or ${DEFAULT_SOCKET}`)
+    .option('--address <socket>', `the same as --snapshotter-socket; default ${DEFAULT_SOCKET}`)
     .addHelpText('after', EXAMPLES);
-  takesSettings(command, [...STORE_SETTINGS, 'UNPACK_DURABLE', ...LOG_SETTINGS]);
+  takesSettings(command, [...STORE_SETTINGS, 'UNPACK_SNAPSHOTTER_SOCKET', 'UNPACK_DURABLE', ...LOG_SETTINGS]);
   return command.action(async ({ address }: { readonly address?: string }) => {
     const config = configOf(command);
     await run(config, resolve(address ?? config.UNPACK_SNAPSHOTTER_SOCKET ?? DEFAULT_SOCKET), signal);

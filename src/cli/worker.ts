@@ -24,6 +24,7 @@ const WORKER_SETTINGS = [
   'UNPACK_KEEP_FAILED',
   'UNPACK_WORKER_NAME',
   'UNPACK_BUCKETS',
+  'UNPACK_SNAPSHOTTER_SOCKET',
 ] as const satisfies SettingName[];
 
 const EXAMPLES = `

@@ -28,6 +28,7 @@ async function commands(): Promise<Command[]> {
     (await import('../../src/cli/cancel.ts')).cancelCommand(cli),
     (await import('../../src/cli/push.ts')).pushCommand(cli),
     (await import('../../src/cli/snapshots.ts')).snapshotsCommand(cli),
+    (await import('../../src/cli/snapshotter.ts')).snapshotterCommand(cli),
     (await import('../../src/cli/layer.ts')).layerCommand(cli),
     (await import('../../src/cli/board.ts')).boardCommand(cli),
     (await import('../../src/cli/settings.ts')).settingsCommand(cli),
@@ -37,7 +38,13 @@ async function commands(): Promise<Command[]> {
 }
 
 /** Settings that accept any text: paths and lists. */
-const ANY_TEXT: readonly SettingName[] = ['UNPACK_ROOT', 'REDIS_PASSWORD_FILE', 'AWS_CA_BUNDLE', 'UNPACK_BUCKETS'];
+const ANY_TEXT: readonly SettingName[] = [
+  'UNPACK_ROOT',
+  'UNPACK_SNAPSHOTTER_SOCKET',
+  'REDIS_PASSWORD_FILE',
+  'AWS_CA_BUNDLE',
+  'UNPACK_BUCKETS',
+];
 
 /** For each command the files that read settings. The command must take these settings as flags. */
 const READERS: Readonly<Record<string, readonly string[]>> = {
@@ -53,6 +60,7 @@ const READERS: Readonly<Record<string, readonly string[]>> = {
   board: ['src/board/board.ts', 'src/board/access.ts'],
   doctor: ['src/cli/doctor.ts'],
   snapshots: ['src/cli/store-access.ts'],
+  snapshotter: ['src/cli/snapshotter.ts'],
 };
 
 describe('flags', () => {

@@ -17,6 +17,7 @@ const COMMANDS = [
   'push',
   'snapshots',
   'images',
+  'snapshotter',
   'layer',
   'board',
   'settings',
