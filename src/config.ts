@@ -7,6 +7,7 @@ import { maskedRedisUrl, readRedisUrl } from './redis-address.ts';
 import { addSecret, maskSecrets } from './secrets.ts';
 import {
   bytes,
+  containerdName,
   count,
   duration,
   flag,
@@ -20,6 +21,7 @@ import {
   redisUrl,
 } from './setting-kinds.ts';
 import type { StoreOptions } from './snapshots/open.ts';
+import type { StorePlace } from './snapshots/open-store.ts';
 import type { S3Connection } from './source/source-spec.ts';
 
 interface Setting<T extends z.ZodType> {
@@ -77,9 +79,24 @@ export const SETTINGS = {
   UNPACK_KEEP_FAILED: setting('number of failed jobs to keep (for two weeks at most)', count(0, 1_000_000), '5000'),
   UNPACK_ROOT: setting('folder of the snapshot store', path, '/var/lib/unpackd'),
   UNPACK_SNAPSHOTTER: setting(
-    'overlay, or native (full copies) if overlayfs cannot be used',
-    oneOf(['overlay', 'native']),
+    'overlay, or native (full copies) if overlayfs cannot be used; containerd: the snapshots and images of a containerd on this machine',
+    oneOf(['overlay', 'native', 'containerd']),
     'overlay',
+  ),
+  UNPACK_CONTAINERD_SOCKET: setting(
+    'socket of containerd, if UNPACK_SNAPSHOTTER=containerd; its root must be at the same path here',
+    path,
+    '/run/containerd/containerd.sock',
+  ),
+  UNPACK_CONTAINERD_NAMESPACE: setting(
+    "namespace of containerd; k8s.io is Kubernetes's, default is that of ctr and nerdctl",
+    containerdName,
+    'k8s.io',
+  ),
+  UNPACK_CONTAINERD_SNAPSHOTTER: setting(
+    'snapshotter of containerd; it must use overlayfs',
+    containerdName,
+    'overlayfs',
   ),
   UNPACK_SNAPSHOTTER_SOCKET: optional(
     'Unix socket on which containerd uses the store as a proxy snapshotter: of unpackd snapshotter, and of a worker if it is set',
@@ -218,7 +235,14 @@ export function loadConfig(
 
 /** Finds settings that are valid alone but contradict each other. */
 function contradictions(config: Config): string[] {
-  return [...redisContradictions(config), ...markContradictions(config)];
+  return [...redisContradictions(config), ...markContradictions(config), ...ownerContradictions(config)];
+}
+
+function ownerContradictions({ UNPACK_SNAPSHOTTER: snapshotter, UNPACK_OWNERSHIP: ownership }: Config): string[] {
+  if (snapshotter !== 'containerd' || ownership === 'keep') return [];
+  return [
+    `UNPACK_OWNERSHIP=${ownership} and UNPACK_SNAPSHOTTER=containerd are set, but containers need the owners that their images name: set UNPACK_OWNERSHIP=keep`,
+  ];
 }
 
 function markContradictions({ UNPACK_GC_LOW: low, UNPACK_GC_HIGH: high }: Config): string[] {
@@ -279,14 +303,29 @@ function proxyVariable(url: string, env: Readonly<Record<string, string | undefi
   return [...names, 'ALL_PROXY', 'all_proxy'].find((name) => (env[name] ?? '') !== '');
 }
 
-/** The options to open the snapshot store for writing. */
-export function storeToWrite(config: Config): StoreOptions {
+/** The store that the settings name. */
+export function storePlace(config: Config): StorePlace {
+  const { UNPACK_ROOT: root, UNPACK_SNAPSHOTTER: type } = config;
+  if (type !== 'containerd') return { root, type };
   return {
-    root: config.UNPACK_ROOT,
-    type: config.UNPACK_SNAPSHOTTER,
-    ownership: config.UNPACK_OWNERSHIP,
-    durable: config.UNPACK_DURABLE,
+    type,
+    socket: config.UNPACK_CONTAINERD_SOCKET,
+    namespace: config.UNPACK_CONTAINERD_NAMESPACE,
+    snapshotter: config.UNPACK_CONTAINERD_SNAPSHOTTER,
+    stateRoot: root,
   };
+}
+
+/** The same for what only a store of our own can do. @throws ConfigError if the settings name containerd's */
+export function ownStorePlace(config: Config, what: string): Pick<StoreOptions, 'root' | 'type'> {
+  const place = storePlace(config);
+  if (place.type !== 'containerd') return place;
+  throw new ConfigError(`${what} needs a store of our own: set UNPACK_SNAPSHOTTER=overlay, or native`);
+}
+
+/** The options to open that store for writing. */
+export function storeToWrite(config: Config): Pick<StoreOptions, 'ownership' | 'durable'> {
+  return { ownership: config.UNPACK_OWNERSHIP, durable: config.UNPACK_DURABLE };
 }
 
 /** The marks of the collector; `undefined` if it is off. */

@@ -68,6 +68,13 @@ export const queueName = checked((text) =>
   text === '' || CONTROL.test(text) || text.includes(':') ? 'write a name without a colon' : undefined,
 );
 
+/** A name of containerd (pkg/identifiers). */
+export const containerdName = checked((text) =>
+  text.length <= 76 && /^[A-Za-z0-9]+([._-][A-Za-z0-9]+)*$/.test(text)
+    ? undefined
+    : 'write at most 76 letters and digits, with single dots, hyphens and underscores between them',
+);
+
 /** A path, which becomes absolute. */
 export const path = checked((text) =>
   text === '' || text.includes('\0') ? 'write the path of a file or folder' : undefined,

@@ -9,11 +9,13 @@ import {
   collectorMarks,
   loadConfig,
   s3Connection,
+  storePlace,
   storeToWrite,
   unpackSettings,
 } from '../src/config.ts';
 import { errnoOf } from '../src/errno.ts';
 import { toUnpackError } from '../src/errors.ts';
+import { isGrpcError } from '../src/grpc/errors.ts';
 import { createUnpacker } from '../src/image/unpacker.ts';
 // The SDK is loaded before any job: if a module cannot be read later, for lack of descriptors or memory, Node keeps that
 // failure, and the process could never read a bucket again.
@@ -23,6 +25,7 @@ import { stopSignal, UnpackWorker } from '../src/queue/worker.ts';
 import { displayRedisUrl } from '../src/redis-address.ts';
 import type { Log } from '../src/rootfs/applier.ts';
 import { removeLeftovers } from '../src/rootfs/leftovers.ts';
+import { loadStore, openStore, storeFacts } from '../src/snapshots/open-store.ts';
 import type { Store } from '../src/snapshots/store.ts';
 import { openStoreThread } from '../src/snapshots/store-thread.ts';
 import { diskOf } from '../src/system/space.ts';
@@ -96,7 +99,7 @@ async function workOn(
   }
   await cleanUp(snapshotter, log);
   const unpacker = createUnpacker(snapshotter, unpackSettings(config), { resident: true });
-  const store = { root: snapshotter.root, snapshotter: snapshotter.type };
+  const store = storeFacts(snapshotter, storePlace(config));
   const policy = { connection: s3Connection(config), buckets: config.UNPACK_BUCKETS };
   const worker = new UnpackWorker({ settings: config, unpacker, keeper: unpacker.keeper, policy, store, log });
   onMade(worker);
@@ -126,10 +129,13 @@ async function openWithRetries(
   log: Logger,
   onFailure: (reason: string) => void,
 ): Promise<Store | undefined> {
+  const place = storePlace(config);
+  await loadStore(place);
+  const options = { ...storeToWrite(config), mayUseReserve: collectorMarks(config) !== undefined };
   let logged = false;
   for (let pause = FIRST_PAUSE; !stop.aborted; pause = Math.min(pause * 2, LAST_PAUSE)) {
     try {
-      return await openStoreThread({ ...storeToWrite(config), mayUseReserve: collectorMarks(config) !== undefined });
+      return await openStore(place, options, openStoreThread);
     } catch (error) {
       const { code, message } = toUnpackError(error);
       if (code !== 'STORE_FULL' && !mayBeRepaired(error)) throw error;
@@ -145,6 +151,8 @@ async function openWithRetries(
 function mayBeRepaired(error: unknown): boolean {
   for (let cause = error; cause instanceof Error; cause = cause.cause) {
     if (MAY_BE_REPAIRED.has(errnoOf(cause) ?? '')) return true;
+    // containerd is not running yet, or does not answer
+    if (isGrpcError(cause, 'UNAVAILABLE', 'DEADLINE_EXCEEDED')) return true;
     // SQLite's codes: BUSY, LOCKED, NOMEM, IOERR, FULL
     if ('errcode' in cause && [5, 6, 7, 10, 13].includes(Number(cause.errcode) & 0xff)) return true;
   }

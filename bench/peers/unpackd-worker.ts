@@ -2,11 +2,11 @@ import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import { startRedis } from '../../dev/redis-server.ts';
 import { startWorker } from '../../dev/worker-process.ts';
-import { type Config, loadConfig } from '../../src/config.ts';
+import { type Config, loadConfig, storePlace } from '../../src/config.ts';
 import type { Payload } from '../../src/queue/payload-schema.ts';
 import { UnpackQueue } from '../../src/queue/producer.ts';
 import type { UnpackResult } from '../../src/queue/result.ts';
-import { openSnapshotter } from '../../src/snapshots/open.ts';
+import { openStore } from '../../src/snapshots/open-store.ts';
 import type { Build } from '../build.ts';
 import type { Contestant, Entrant } from './contestant.ts';
 import { emptyStore } from './removal.ts';
@@ -40,7 +40,7 @@ export function unpackdWorker(build: Build, options: WorkerOptions, name = 'unpa
         UNPACK_WORKER_NAME: 'bench',
       };
       const config: Config = loadConfig(settings, {});
-      const snapshotter = await openSnapshotter({ root, type: config.UNPACK_SNAPSHOTTER });
+      const snapshotter = await openStore(storePlace(config));
       const worker = startWorker(build.worker, settings);
       const queue = new UnpackQueue(config);
       return {

@@ -7,7 +7,7 @@ import { progressLines, resultLines } from '../../src/cli/job-view.ts';
 import type { Cli } from '../../src/cli/output.ts';
 import { LiveRegion } from '../../src/cli/output.ts';
 import { type Column, table } from '../../src/cli/table.ts';
-import { type Config, s3Connection } from '../../src/config.ts';
+import { type Config, s3Connection, storePlace } from '../../src/config.ts';
 import { UnpackError } from '../../src/errors.ts';
 import { hexOf, shortDigest } from '../../src/oci/digest.ts';
 import { UnpackQueue } from '../../src/queue/producer.ts';
@@ -255,8 +255,8 @@ class Demo {
 
   /** The store of the worker, opened by this process too. */
   async #store(config: Config): Promise<Snapshotter> {
-    const { openSnapshotter } = await import('../../src/snapshots/open.ts');
-    const store = await openSnapshotter({ root: config.UNPACK_ROOT, type: config.UNPACK_SNAPSHOTTER });
+    const { openStore } = await import('../../src/snapshots/open-store.ts');
+    const store = await openStore(storePlace(config));
     return this.#owned(store, (store) => store.close());
   }
 

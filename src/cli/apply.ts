@@ -1,6 +1,6 @@
 import { hostname } from 'node:os';
 import { Command } from 'commander';
-import { type Config, s3Connection, storeToWrite, unpackSettings } from '../config.ts';
+import { type Config, s3Connection, storePlace, storeToWrite, unpackSettings } from '../config.ts';
 import type { ImageState } from '../image/progress.ts';
 import type { ImageTarget } from '../image/request.ts';
 import type { WantedImage } from '../image/unpack.ts';
@@ -58,7 +58,7 @@ export function applyCommand({ signal, out }: Cli, thread: ApplyThread): Command
     checkTimelineName(options.timeline);
     const job = await jobOf(argument, options, config);
     const { image, labels } = job;
-    const { openSnapshotter } = await import('../snapshots/open.ts');
+    const { openStore, storeFacts } = await import('../snapshots/open-store.ts');
     const { createUnpacker } = await import('../image/unpacker.ts');
     const started = Date.now();
     const region = new LiveRegion(out.live);
@@ -68,7 +68,8 @@ export function applyCommand({ signal, out }: Cli, thread: ApplyThread): Command
       const fixed = { version: 1 as const, attempt: 1, attempts: 1, worker: '', failures: [], stallsBefore: 0 };
       region.draw(progressLines({ ...fixed, phase, ...measure(states ?? []) }));
     }, REDRAW);
-    const snapshotter = await openSnapshotter(storeToWrite(config));
+    const place = storePlace(config);
+    const snapshotter = await openStore(place, storeToWrite(config));
     const unpacker = createUnpacker(snapshotter, unpackSettings(config), { started: thread });
     try {
       const found = await unpacker.lookUp(job, { signal });
@@ -83,7 +84,7 @@ export function applyCommand({ signal, out }: Cli, thread: ApplyThread): Command
       region.clear();
       const facts = {
         worker: { name: config.UNPACK_WORKER_NAME, host: hostname() },
-        store: { root: snapshotter.root, snapshotter: snapshotter.type },
+        store: storeFacts(snapshotter, place),
       };
       const result = resultOf(image, images, facts, { started, number: 1 });
       out.result(result, () => resultLines(result));

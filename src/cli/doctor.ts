@@ -16,6 +16,7 @@ export function doctorCommand({ out }: Cli): Command {
     .option('--json', 'print one JSON document')
     .action(async (options: { readonly bucket?: readonly string[] }) => {
       const config = configOf(command);
+      const { UNPACK_SNAPSHOTTER: type } = config;
       const { checkRuntime } = await import('../doctor/runtime.ts');
       const { checkRedis } = await import('../doctor/redis.ts');
       const { checkQueue } = await import('../doctor/queue.ts');
@@ -30,7 +31,7 @@ export function doctorCommand({ out }: Cli): Command {
             : [...checks, ...(await checkQueue(config))],
         ),
         checkS3(s3Connection(config), options.bucket ?? config.UNPACK_BUCKETS),
-        checkStore(config.UNPACK_ROOT, config.UNPACK_SNAPSHOTTER, config.UNPACK_OWNERSHIP),
+        type === 'containerd' ? [] : checkStore(config.UNPACK_ROOT, type, config.UNPACK_OWNERSHIP),
         checkCollector(config.UNPACK_ROOT, collectorMarks(config)),
       ]);
       const checks = parts.flat();

@@ -1,5 +1,6 @@
 import { resolve } from 'node:path';
 import { Command, Option } from 'commander';
+import { ownStorePlace } from '../config.ts';
 import type { Recovered } from '../snapshots/recover.ts';
 import {
   type BrokenReason,
@@ -117,19 +118,19 @@ export function snapshotsCommand(cli: Cli): Command {
   const backup = add('backup', 'Copy the database of the store into a new file. Workers can continue to run.')
     .argument('<file>')
     .action(async (file: string) => {
-      const { UNPACK_ROOT } = configOf(backup);
+      const { root } = ownStorePlace(configOf(backup), 'the backup of a database');
       const { backUpDatabase } = await import('../snapshots/recover.ts');
-      await backUpDatabase(UNPACK_ROOT, resolve(file));
-      cli.out.result({ file: resolve(file) }, () => [`copied the database of ${UNPACK_ROOT} to ${resolve(file)}`]);
+      await backUpDatabase(root, resolve(file));
+      cli.out.result({ file: resolve(file) }, () => [`copied the database of ${root} to ${resolve(file)}`]);
     });
 
   const recover = add(
     'recover',
     'Rebuild the database of the store from the directories of its snapshots. Stop the workers first.',
   ).action(async () => {
-    const { UNPACK_ROOT } = configOf(recover);
+    const { root } = ownStorePlace(configOf(recover), 'the recovery of a database');
     const { recoverStore } = await import('../snapshots/recover.ts');
-    const recovered = await recoverStore(UNPACK_ROOT);
+    const recovered = await recoverStore(root);
     cli.out.result(recovered, () => recoveredText(recovered));
   });
 

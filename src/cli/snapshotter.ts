@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { resolve } from 'node:path';
 import { Command } from 'commander';
-import { type Config, storeToWrite } from '../config.ts';
+import { type Config, ownStorePlace } from '../config.ts';
 import type { Cli } from './output.ts';
 import { configOf, LOG_SETTINGS, STORE_SETTINGS, takesSettings } from './settings.ts';
 
@@ -40,9 +40,9 @@ async function run(config: Config, socket: string, signal: AbortSignal): Promise
   const { openStoreThread } = await import('../snapshots/store-thread.ts');
   const { serveSnapshotter } = await import('../proxy/snapshotter.ts');
   const log = createLog(config);
+  const place = ownStorePlace(config, 'unpackd snapshotter');
   // the owners of the files are those that the store was made with
-  const { ownership: _ownership, ...place } = storeToWrite(config);
-  const store = await openStoreThread(place);
+  const store = await openStoreThread({ ...place, durable: config.UNPACK_DURABLE });
   try {
     const served = await serveSnapshotter(store, socket, (level, sentence, fields = {}) =>
       log[level](fields, sentence),

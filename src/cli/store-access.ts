@@ -1,4 +1,5 @@
 import type { Command } from 'commander';
+import { storePlace } from '../config.ts';
 import type { Store, StoreReader } from '../snapshots/store.ts';
 import { configOf } from './settings.ts';
 
@@ -10,18 +11,15 @@ export async function withStore(
   action: (store: Store) => Promise<void>,
   mayUseReserve = false,
 ): Promise<void> {
-  const config = configOf(command);
-  const { openSnapshotter } = await import('../snapshots/open.ts');
-  const place = { root: config.UNPACK_ROOT, type: config.UNPACK_SNAPSHOTTER };
+  const { openStore } = await import('../snapshots/open-store.ts');
   // people may look at files that are not on disk yet
-  await closing(await openSnapshotter({ ...place, durable: false, mayUseReserve }), action);
+  await closing(await openStore(storePlace(configOf(command)), { durable: false, mayUseReserve }), action);
 }
 
 /** For commands that change nothing. */
 export async function withReader(command: Command, action: (store: StoreReader) => Promise<void>): Promise<void> {
-  const config = configOf(command);
-  const { openToRead } = await import('../snapshots/open.ts');
-  await closing(await openToRead({ root: config.UNPACK_ROOT, type: config.UNPACK_SNAPSHOTTER }), action);
+  const { openStoreToRead } = await import('../snapshots/open-store.ts');
+  await closing(await openStoreToRead(storePlace(configOf(command))), action);
 }
 
 async function closing<Opened extends Pick<Store, 'close'>>(

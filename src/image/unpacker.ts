@@ -62,6 +62,8 @@ export function createUnpacker(
   const cache = new DocumentCache();
   const imageCache = new ImageCache();
   const recorder = new ImageRecorder(snapshotter);
+  /** In containerd, also layers of others are found, which nobody has synced. */
+  const findsSyncedOnly = snapshotter.durable && snapshotter.collectedBy === 'unpackd';
   /** The results for images that the store has. The keys are the arrays of `imageCache`. */
   const existing = new WeakMap<readonly ResolvedImage[], readonly UnpackedImage[]>();
 
@@ -120,8 +122,7 @@ export function createUnpacker(
       // the same images have other names in other jobs
       result = result.map((image, index) => ({ ...image, names: names[index] ?? [] }));
     }
-    // the store finds only synced snapshots then
-    if (snapshotter.durable) return result;
+    if (findsSyncedOnly) return result;
     try {
       const now = await Promise.all(result.map(withDurability));
       return now.every(({ durable }) => durable) ? result : now;
@@ -133,10 +134,10 @@ export function createUnpacker(
 
   /** Adds whether all layers are on disk, and a warning if this process cannot know whether they will be. */
   async function withDurability(image: Omit<UnpackedImage, 'durable'>): Promise<UnpackedImage> {
-    if (snapshotter.durable || image.chainId === undefined) return { ...image, durable: true };
+    if (findsSyncedOnly || image.chainId === undefined) return { ...image, durable: true };
     const { own, others } = await snapshotter.unsynced(image.chainId);
     if (others === 0) return { ...image, durable: own === 0 };
-    const warning = `${others} of ${image.layers.length} layers may be lost in a power cut, because another process, or an earlier version, has left them unsynced; a worker with UNPACK_DURABLE=true unpacks them again`;
+    const warning = `${others} of ${image.layers.length} layers ${unsyncedText(snapshotter)}`;
     return { ...image, warnings: [...image.warnings, warning], durable: false };
   }
 
@@ -243,6 +244,17 @@ export function createUnpacker(
 
 function configOf({ config }: ResolvedImage): Pick<UnpackedImage, 'config'> {
   return config === undefined ? {} : { config };
+}
+
+/** Why layers that this process has not written are possibly not on disk, and what to do: the end of a sentence about them. */
+function unsyncedText({ collectedBy, durable }: Store): string {
+  if (collectedBy === 'unpackd') {
+    return 'may be lost in a power cut, because another process, or an earlier version, has left them unsynced; a worker with UNPACK_DURABLE=true unpacks them again';
+  }
+  if (!durable) {
+    return 'may be lost in a power cut, because others have unpacked them, and containerd does not sync; a worker with UNPACK_DURABLE=true syncs them';
+  }
+  return 'may be incomplete, because others unpacked them before this machine started, and containerd does not sync; if the machine had lost its power, remove the image and unpack it again';
 }
 
 /** A lease keeps the layers of a running job. A program that knows no leases, or a person, can still remove them. */

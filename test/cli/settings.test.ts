@@ -41,6 +41,7 @@ async function commands(): Promise<Command[]> {
 const ANY_TEXT: readonly SettingName[] = [
   'UNPACK_ROOT',
   'UNPACK_SNAPSHOTTER_SOCKET',
+  'UNPACK_CONTAINERD_SOCKET',
   'REDIS_PASSWORD_FILE',
   'AWS_CA_BUNDLE',
   'UNPACK_BUCKETS',
@@ -63,6 +64,15 @@ const READERS: Readonly<Record<string, readonly string[]>> = {
   snapshotter: ['src/cli/snapshotter.ts'],
 };
 
+/** What `storePlace(config)` reads for the files that call it. */
+const OF_THE_PLACE: readonly SettingName[] = [
+  'UNPACK_ROOT',
+  'UNPACK_SNAPSHOTTER',
+  'UNPACK_CONTAINERD_SOCKET',
+  'UNPACK_CONTAINERD_NAMESPACE',
+  'UNPACK_CONTAINERD_SNAPSHOTTER',
+];
+
 describe('flags', () => {
   test('every setting is a flag of unpackd settings, except secrets', async () => {
     const settings = (await commands()).find((command) => command.name() === 'settings');
@@ -80,9 +90,11 @@ describe('flags', () => {
     test(`${name} takes every setting that it reads as a flag`, async () => {
       const { stdout } = await runCli([name, ...(name === 'snapshots' ? ['ls'] : []), '--help']);
       const root = join(import.meta.dirname, '../..');
-      const read = files.flatMap(
-        (file) => readFileSync(join(root, file), 'utf8').match(/\b(?:config|settings)\.[A-Z][A-Z0-9_]+/g) ?? [],
-      );
+      const read = files.flatMap((file) => {
+        const text = readFileSync(join(root, file), 'utf8');
+        const named = text.match(/\b(?:config|settings)\.[A-Z][A-Z0-9_]+/g) ?? [];
+        return /\b(store|ownStore)Place\(/.test(text) ? [...named, ...OF_THE_PLACE] : named;
+      });
       const wanted = new Set(read.map((text) => text.replace(/^\w+\./, '') as SettingName));
       assert.ok(wanted.size > 0);
       for (const setting of wanted) {

@@ -1,14 +1,17 @@
 import { resolve } from 'node:path';
+import { isMissing } from '../../errno.ts';
 import { UnpackError } from '../../errors.ts';
 import { connectContainerd } from '../../grpc/client.ts';
 import { privileges } from '../../system/privileges.ts';
 import { Leases } from '../leases.ts';
+import type { StoreReader } from '../store.ts';
 import { converted } from './errors.ts';
 import { ContainerdLeases } from './leases.ts';
 import { type ContainerdAddress, findSnapshotter } from './plugin.ts';
 import { probeSnapshotter } from './probe.ts';
 import { ContainerdSnapshotter } from './snapshotter.ts';
-import { openState, statePath } from './state.ts';
+import { openState, stateId, statePath } from './state.ts';
+import { ContainerdStore } from './store.ts';
 
 /** Opens the snapshotter of a containerd. */
 
@@ -43,6 +46,45 @@ export async function openContainerdSnapshotter(options: ContainerdOptions): Pro
     client.close();
     throw error;
   }
+}
+
+/** The same with the image records. @throws as `openContainerdSnapshotter` */
+export async function openContainerdStore(options: ContainerdOptions): Promise<ContainerdStore> {
+  return new ContainerdStore(await openContainerdSnapshotter(options));
+}
+
+/**
+ * Opens the store for calls that change nothing: nothing is tried or made, neither in containerd nor here.
+ * @throws UnpackError STORE_FAILED if containerd does not answer, or its snapshotter's directory is not here
+ */
+export async function openContainerdToRead(options: ContainerdOptions): Promise<StoreReader> {
+  const { namespace, snapshotter } = options;
+  const socket = resolve(options.socket);
+  const client = connectContainerd({ socket, namespace });
+  try {
+    const { root } = await findSnapshotter(client, { socket, snapshotter });
+    const path = statePath(resolve(options.stateRoot), { namespace, snapshotter, dataRoot: root });
+    // without the directory, this program has made nothing there
+    const state = { path, id: stateId(path) ?? NO_ID };
+    const files = new Leases(path);
+    const leases = new ContainerdLeases(client, snapshotter, state, files);
+    const place = { socket, namespace, snapshotter, root, canRebase: false, overlayXattrs: 'trusted' } as const;
+    return new ContainerdStore(ContainerdSnapshotter.open({ client, place, state, durable: false, files, leases }));
+  } catch (error) {
+    client.close();
+    throw isMissing(error) ? notHere(socket, error) : error;
+  }
+}
+
+/** No state directory has it. */
+const NO_ID = 'none';
+
+function notHere(socket: string, cause: unknown): UnpackError {
+  return new UnpackError(
+    'STORE_FAILED',
+    `the snapshots of containerd at ${socket} are not here: mount its root at the same path, from the same file system`,
+    { cause },
+  );
 }
 
 /** @throws UnpackError STORE_FAILED if this process cannot give files to the owners that an image names */

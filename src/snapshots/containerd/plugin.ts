@@ -1,6 +1,5 @@
 import { UnpackError } from '../../errors.ts';
 import type { ContainerdClient } from '../../grpc/client.ts';
-import type { Plugin } from '../../grpc/services.ts';
 import { converted } from './errors.ts';
 
 /** What a containerd tells about its snapshotter. The opening of the store and `unpackd doctor` ask for it. */
@@ -38,14 +37,10 @@ export async function findSnapshotter(
     const why = found === undefined ? 'is none of its snapshotters' : `does not run (${found.initErr?.message})`;
     throw refused(`${snapshotter} ${why}`, `set UNPACK_CONTAINERD_SNAPSHOTTER (${running}), or enable it`);
   }
-  const root = rootOf(found);
-  if (root === undefined) {
-    throw refused(`its snapshotter ${snapshotter} does not tell its directory`, 'use its overlayfs');
+  const { root = '', address } = found.exports;
+  if (address !== undefined || root === '') {
+    const why = address === undefined ? 'does not tell its directory' : `is another program, at ${address}`;
+    throw refused(`its snapshotter ${snapshotter} ${why}`, 'set UNPACK_CONTAINERD_SNAPSHOTTER=overlayfs');
   }
   return { root, capabilities: found.capabilities };
-}
-
-function rootOf({ exports }: Plugin): string | undefined {
-  const { root } = exports;
-  return root === undefined || root === '' ? undefined : root;
 }

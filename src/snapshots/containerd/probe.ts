@@ -84,7 +84,11 @@ function requireOverlay({ type, trustedXattrs, userXattrs, whiteouts }: FileSyst
 
 function requireOverlayMount([mount]: readonly Mount[], place: Place): void {
   if (mount?.type === 'overlay' && treeOf([mount]).startsWith(`${place.root}/`)) return;
-  throw refused(place, `it mounts layers by ${mount?.type ?? 'nothing'}, not by an overlay`, 'use overlayfs');
+  throw refused(
+    place,
+    `it mounts layers by ${mount?.type ?? 'nothing'}, not by an overlay`,
+    'set UNPACK_CONTAINERD_SNAPSHOTTER=overlayfs',
+  );
 }
 
 function elsewhere(tree: string, place: Place): UnpackError {

@@ -142,21 +142,33 @@ export class ContainerdSnapshotter implements Snapshotter {
     return this.#shared.place;
   }
 
-  /** The ID in containerd of the lease that the calls are under. */
-  get leaseId(): string | undefined {
-    return this.#lease?.id;
+  /** For the calls of the store's other parts. */
+  get client(): ContainerdClient {
+    return this.#shared.client;
+  }
+
+  /** Runs calls with the ID of this snapshotter's lease, or of one that ends with them. @throws as the calls */
+  async underLease<T>(calls: (lease: string) => Promise<T>): Promise<T> {
+    if (this.#lease !== undefined) return calls(this.#lease.id);
+    await using lease = await this.#shared.leases.take([], {});
+    return await calls(lease.id);
+  }
+
+  /** Runs calls of containerd. @throws UnpackError SHUTTING_DOWN after `close`; as `storeError` converts the errors of the calls */
+  run<T>(calls: () => Promise<T>): Promise<T> {
+    return this.#shared.calls.run(() => converted(this.#shared.place.socket, calls));
   }
 
   stat(key: string): Promise<SnapshotInfo> {
-    return this.#run(async () => infoOf(await this.#stat(key)));
+    return this.run(async () => infoOf(await this.#stat(key)));
   }
 
   has(name: string): Promise<boolean> {
-    return this.#run(async () => (await this.#committed(name)) !== undefined);
+    return this.run(async () => (await this.#committed(name)) !== undefined);
   }
 
   keys(prefix: string): Promise<string[]> {
-    return this.#run(async () => {
+    return this.run(async () => {
       const found = await this.#list([prefixFilter(prefix)]);
       const unfinished = found.filter((each) => kindOf(each) !== 'committed');
       return unfinished.map(({ name }) => name).sort();
@@ -164,21 +176,21 @@ export class ContainerdSnapshotter implements Snapshotter {
   }
 
   prepare(key: string, parent: string, { labels = {} }: SnapshotOptions = {}): Promise<Mount[]> {
-    return this.#run(() => this.#prepare(key, parent, labels));
+    return this.run(() => this.#prepare(key, parent, labels));
   }
 
   view(key: string, parent: string, { labels = {} }: SnapshotOptions = {}): Promise<Mount[]> {
-    return this.#run(async () => {
+    return this.run(async () => {
       requireKey(key);
       const request = { ...this.#key(key), parent, labels: this.#labelled(labels) };
-      return mountsOf((await this.#client.snapshots.View(request, this.#under)).mounts);
+      return mountsOf((await this.client.snapshots.View(request, this.#under)).mounts);
     });
   }
 
   mounts(key: string): Promise<Mount[]> {
-    return this.#run(async () => {
+    return this.run(async () => {
       try {
-        return mountsOf((await this.#client.snapshots.Mounts(this.#key(key), this.#under)).mounts);
+        return mountsOf((await this.client.snapshots.Mounts(this.#key(key), this.#under)).mounts);
       } catch (error) {
         if (!isGrpcError(error, 'FAILED_PRECONDITION')) throw error;
         throw new SnapshotError('NotFound', `snapshot ${key} is committed and has no mounts: ask for a view of it`);
@@ -187,11 +199,11 @@ export class ContainerdSnapshotter implements Snapshotter {
   }
 
   viewMounts(name: string): Promise<readonly Mount[]> {
-    return this.#run(() => this.#viewMounts(name));
+    return this.run(() => this.#viewMounts(name));
   }
 
   commit(name: string, key: string, options: CommitOptions = {}): Promise<void> {
-    return this.#run(async () => {
+    return this.run(async () => {
       const { parent = '', synced = false } = options;
       const active = await this.#activeOf(key);
       if (active.parent !== '' && parent !== '' && active.parent !== parent) {
@@ -213,11 +225,11 @@ export class ContainerdSnapshotter implements Snapshotter {
   }
 
   lease(names: readonly string[], owner: Owner, needs?: Usage): Promise<Lease> {
-    return this.#run(() => this.#shared.leases.take(names, owner, needs));
+    return this.run(() => this.#shared.leases.take(names, owner, needs));
   }
 
   remove(key: string): Promise<void> {
-    return this.#run(async () => {
+    return this.run(async () => {
       const isOwnActive = this.#shared.active.has(key);
       if (isOwnActive || kindOf(await this.#stat(key)) !== 'committed') return this.#remove(key);
       // no process of this state directory can take a lease and look meanwhile
@@ -235,7 +247,7 @@ export class ContainerdSnapshotter implements Snapshotter {
   }
 
   update(info: Pick<SnapshotInfo, 'name' | 'labels'>, fields: readonly string[] = []): Promise<SnapshotInfo> {
-    return this.#run(async () => {
+    return this.run(async () => {
       const { name, labels } = info;
       const isWhole = fields.length === 0 || fields.includes('labels');
       const kept = isWhole ? ownLabels((await this.#stat(name)).labels) : {};
@@ -244,31 +256,31 @@ export class ContainerdSnapshotter implements Snapshotter {
         info: { name, labels: { ...labels, ...kept } },
         updateMask: { paths: fields },
       };
-      const { info: updated } = await this.#client.snapshots.Update(request, this.#under);
+      const { info: updated } = await this.client.snapshots.Update(request, this.#under);
       return infoOf(present(updated, name));
     });
   }
 
   usage(key: string): Promise<Usage> {
-    return this.#run(async () => {
-      const { size, inodes } = await this.#client.snapshots.Usage(this.#key(key), { deadline: LONG });
+    return this.run(async () => {
+      const { size, inodes } = await this.client.snapshots.Usage(this.#key(key), { deadline: LONG });
       return { bytes: size, inodes };
     });
   }
 
   walk(filter: SnapshotFilter = {}): Promise<SnapshotInfo[]> {
-    return this.#run(async () => {
+    return this.run(async () => {
       const infos = (await this.#list(filtersOf(filter))).map(infoOf).filter((info) => matches(info, filter));
       return infos.sort((one, other) => (one.name < other.name ? -1 : 1));
     });
   }
 
   unsynced(name: string): Promise<Unsynced> {
-    return this.#run(() => this.#shared.durability.unsynced(name, (each) => this.#stat(each), this.durable));
+    return this.run(() => this.#shared.durability.unsynced(name, (each) => this.#stat(each), this.durable));
   }
 
   sync(): Promise<void> {
-    return this.#run(() => this.#shared.durability.sync());
+    return this.run(() => this.#shared.durability.sync());
   }
 
   async mounted(): Promise<MountedSnapshots> {
@@ -277,7 +289,7 @@ export class ContainerdSnapshotter implements Snapshotter {
 
   /** Ends the leases of dead processes. containerd collects what was under them. @returns 0, because it removes no directory */
   cleanup(): Promise<number> {
-    return this.#run(async () => {
+    return this.run(async () => {
       await this.#shared.leases.endDead();
       return 0;
     });
@@ -290,7 +302,7 @@ export class ContainerdSnapshotter implements Snapshotter {
   /** @throws NotFound */
   async #stat(key: string): Promise<WireSnapshot> {
     requireKey(key);
-    return present((await this.#client.snapshots.Stat(this.#key(key), this.#under)).info, key);
+    return present((await this.client.snapshots.Stat(this.#key(key), this.#under)).info, key);
   }
 
   /** The committed snapshot of this name, which the lease keeps from now on; `undefined` if there is none. */
@@ -315,7 +327,7 @@ export class ContainerdSnapshotter implements Snapshotter {
   async #list(filters: readonly string[]): Promise<WireSnapshot[]> {
     const { snapshotter } = this.#shared.place;
     const found: WireSnapshot[] = [];
-    for await (const { info } of this.#client.snapshots.List({ snapshotter, filters })) found.push(...info);
+    for await (const { info } of this.client.snapshots.List({ snapshotter, filters })) found.push(...info);
     return found;
   }
 
@@ -325,7 +337,7 @@ export class ContainerdSnapshotter implements Snapshotter {
     this.#shared.durability.begun(key);
     try {
       const request = { ...this.#key(key), parent, labels: own };
-      const mounts = mountsOf((await this.#client.snapshots.Prepare(request, this.#under)).mounts);
+      const mounts = mountsOf((await this.client.snapshots.Prepare(request, this.#under)).mounts);
       this.#shared.active.set(key, { parent, mounts });
       return mounts;
     } catch (error) {
@@ -340,13 +352,13 @@ export class ContainerdSnapshotter implements Snapshotter {
     if (known !== undefined) return known;
     const found = await this.#stat(key);
     if (kindOf(found) !== 'active') throw new SnapshotError('InvalidArgument', `snapshot ${key} is not active`);
-    const { mounts } = await this.#client.snapshots.Mounts(this.#key(key), this.#under);
+    const { mounts } = await this.client.snapshots.Mounts(this.#key(key), this.#under);
     return { parent: found.parent, mounts: mountsOf(mounts) };
   }
 
   async #commit(name: string, key: string, labels: Labels, parent = ''): Promise<void> {
     const request = { ...this.#key(key), name, labels, ...(parent === '' ? {} : { parent }) };
-    await this.#client.snapshots.Commit(request, { ...this.#under, deadline: LONG });
+    await this.client.snapshots.Commit(request, { ...this.#under, deadline: LONG });
   }
 
   /** Lets containerd give the parent. @returns the mounts of a view, as `viewOf` would; `undefined` if they are not known */
@@ -418,7 +430,7 @@ export class ContainerdSnapshotter implements Snapshotter {
     if (known !== undefined) return known;
     // only a view's mounts tell the directories; if it is collected at once, its mounts are right all the same
     const key = this.#temporaryKey('look', name);
-    const { mounts } = await this.#client.snapshots.View({ ...this.#key(key), parent: name }, this.#under);
+    const { mounts } = await this.client.snapshots.View({ ...this.#key(key), parent: name }, this.#under);
     await this.#remove(key).catch(() => {});
     const view = mountsOf(mounts);
     this.#shared.views.add(versionOf(found), view);
@@ -426,7 +438,7 @@ export class ContainerdSnapshotter implements Snapshotter {
   }
 
   async #remove(key: string): Promise<void> {
-    await this.#client.snapshots.Remove(this.#key(key), { ...this.#under, deadline: LONG });
+    await this.client.snapshots.Remove(this.#key(key), { ...this.#under, deadline: LONG });
     this.#forget(key);
   }
 
@@ -449,16 +461,8 @@ export class ContainerdSnapshotter implements Snapshotter {
     return { snapshotter: this.#shared.place.snapshotter, key };
   }
 
-  get #client(): ContainerdClient {
-    return this.#shared.client;
-  }
-
   get #under(): { readonly lease?: string } {
     return this.#lease === undefined ? {} : { lease: this.#lease.id };
-  }
-
-  #run<T>(call: () => Promise<T>): Promise<T> {
-    return this.#shared.calls.run(() => converted(this.#shared.place.socket, call));
   }
 }
 

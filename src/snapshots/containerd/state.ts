@@ -18,6 +18,7 @@ export interface State {
   readonly id: string;
 }
 
+const ID_FILE = 'id';
 const ID_BYTES = 8;
 
 /** @param dataRoot the directory of the snapshotter, because another containerd has other snapshots of the same names */
@@ -36,9 +37,12 @@ export function statePath(
 /** Opens the directory, or makes it with a new ID. @throws UnpackError STORE_FAILED if its ID is damaged; system errors */
 export async function openState(path: string): Promise<State> {
   await mkdir(path, { recursive: true, mode: 0o700 });
-  const file = join(path, 'id');
-  const id = readId(file) ?? (await makeId(file));
-  return { path, id };
+  return { path, id: stateId(path) ?? (await makeId(join(path, ID_FILE))) };
+}
+
+/** The ID of a state directory; `undefined` if there is none. @throws UnpackError STORE_FAILED if it is damaged; system errors */
+export function stateId(path: string): string | undefined {
+  return readId(join(path, ID_FILE));
 }
 
 /** @returns `undefined` if there is no file @throws UnpackError STORE_FAILED if it has no ID */
