@@ -1,0 +1,62 @@
+import type { ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { startCli } from '../cli/run-cli.ts';
+import { endChild } from '../support/child.ts';
+
+/** A process of `unpackd snapshotter`. */
+export class SnapshotterProcess {
+  readonly #args: readonly string[];
+  readonly #child: ChildProcess;
+  #log = '';
+
+  private constructor(args: readonly string[]) {
+    this.#args = args;
+    this.#child = startCli(['snapshotter', ...args]);
+    for (const stream of [this.#child.stdout, this.#child.stderr]) {
+      stream?.on('data', (piece: Buffer) => {
+        this.#log += piece.toString();
+      });
+    }
+  }
+
+  /** Resolves when it serves. @throws Error with what it has printed */
+  static async start(...args: readonly string[]): Promise<SnapshotterProcess> {
+    const started = new SnapshotterProcess(args);
+    while (!started.#log.includes('serves')) {
+      const child = started.#child;
+      const [what] = await Promise.race([
+        once(child, 'exit').then(() => ['exit']),
+        once(child.stdout ?? child, 'data'),
+      ]);
+      if (what === 'exit') throw new Error(`unpackd snapshotter has ended: ${started.#log}`);
+    }
+    return started;
+  }
+
+  /** What it has printed. */
+  get log(): string {
+    return this.#log;
+  }
+
+  get pid(): number {
+    return this.#child.pid ?? 0;
+  }
+
+  /** Ends it by SIGTERM, and waits for its end. @returns its exit status */
+  async stop(): Promise<number | null> {
+    const exit = once(this.#child, 'exit');
+    this.#child.kill('SIGTERM');
+    await exit;
+    return this.#child.exitCode;
+  }
+
+  /** Ends it by SIGKILL. */
+  async kill(): Promise<void> {
+    await endChild(this.#child);
+  }
+
+  /** Starts another one with the same arguments. */
+  again(): Promise<SnapshotterProcess> {
+    return SnapshotterProcess.start(...this.#args);
+  }
+}
