@@ -4,9 +4,11 @@ import { type Config, s3Connection, storePlace, storeToWrite, unpackSettings } f
 import type { ImageState } from '../image/progress.ts';
 import type { ImageTarget } from '../image/request.ts';
 import type { WantedImage } from '../image/unpack.ts';
+import { parseImageName } from '../oci/image-name.ts';
 import { measure } from '../queue/progress.ts';
 import { resultOf } from '../queue/result.ts';
 import type { ApplyThread } from '../rootfs/apply-thread.ts';
+import { CliError } from './explain-error.ts';
 import { type ImageOptions, parseImageArgument, payloadOf, requestOf, takesImageOptions } from './image-argument.ts';
 import { progressLines, resultLines } from './job-view.ts';
 import { requireLayout } from './local-image.ts';
@@ -30,6 +32,7 @@ Examples:
   unpackd apply s3://images/team/app:1.0 --s3-endpoint http://127.0.0.1:9000
   unpackd apply s3://registry:3.20 --layout distribution --repository library/alpine
   unpackd apply s3://images/team/app:1.0 --timeline why-slow.svg
+  unpackd apply ./layout:app --snapshotter containerd --image registry.example.com/team/app:1.0
   unpackd apply s3://images/app@sha256:… --platform linux/arm64 --json | jq -r '.images[].chainId'`;
 
 /**
@@ -56,6 +59,7 @@ export function applyCommand({ signal, out }: Cli, thread: ApplyThread): Command
   return command.action(async (argument: string, options: ImageOptions & TimelineOption) => {
     const config = configOf(command);
     checkTimelineName(options.timeline);
+    requireName(options, config);
     const job = await jobOf(argument, options, config);
     const { image, labels } = job;
     const { openStore, storeFacts } = await import('../snapshots/open-store.ts');
@@ -96,6 +100,19 @@ export function applyCommand({ signal, out }: Cli, thread: ApplyThread): Command
       await snapshotter.close();
     }
   });
+}
+
+/** @throws CliError USAGE if the image would be recorded in containerd and has no name; UnpackError INVALID_JOB for a wrong name */
+function requireName({ image }: ImageOptions, { UNPACK_SNAPSHOTTER: snapshotter }: Config): void {
+  if (snapshotter !== 'containerd') return;
+  if (image !== undefined) {
+    parseImageName(image);
+    return;
+  }
+  throw new CliError(
+    'USAGE',
+    'an image in containerd needs a name: write --image NAME, such as --image docker.io/library/alpine:3.20',
+  );
 }
 
 /** The image of a layout, if the argument names only the layout. @throws UnpackError IMAGE_NOT_FOUND that lists its images */

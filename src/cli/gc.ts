@@ -20,7 +20,7 @@ import { ageText, bytesText, count } from '../units.ts';
 import { CliError } from './explain-error.ts';
 import { type Cli, LiveRegion, type Output } from './output.ts';
 import { COLLECTOR_SETTINGS, configOf, STORE_SETTINGS, takesSettings } from './settings.ts';
-import { withReader, withStore } from './store-access.ts';
+import { refuseForContainerd, withReader, withStore } from './store-access.ts';
 import { type Cell, type Column, table } from './table.ts';
 import { printable } from './terminal-text.ts';
 
@@ -51,8 +51,12 @@ export function gcCommand(cli: Cli): Command {
     .addHelpText('after', EXAMPLES);
   takesSettings(command, [...STORE_SETTINGS, ...COLLECTOR_SETTINGS]);
   return command.action(async (options: Options) => {
-    const config = configOf(command);
-    const until = untilOf(options, config);
+    refuseForContainerd(
+      command,
+      'garbage collection',
+      'unpackd images rm lets it collect an image, and the kubelet removes images that no pod uses (unpackd images pin keeps one)',
+    );
+    const until = untilOf(options, configOf(command));
     if (options.dryRun) await withReader(command, (store) => showPlan(store, until, cli));
     else await withStore(command, (store) => collect(store, until, cli), true);
   });

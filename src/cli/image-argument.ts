@@ -68,7 +68,10 @@ export function takesImageOptions(command: Command): Command {
     .addOption(layoutOption())
     .option('--repository <name>', 'for --layout distribution: the repository of the tag, for example library/alpine')
     .option('--template <key>', 'for --layout keys: the key of a blob, for example blobs/{algorithm}/{hex}')
-    .option('--image <reference>', 'the name of the image at the mirror; only recorded, never fetched from')
+    .option(
+      '--image <reference>',
+      'the name of the image, which is recorded and never fetched from; in containerd, the image has this name',
+    )
     .option(
       '--platform <platform...>',
       'os/architecture[/variant], or all (default: the platform of the machine that unpacks)',

@@ -6,6 +6,7 @@ import type { StoreReader } from '../snapshots/store.ts';
 import { ageText, bytesText } from '../units.ts';
 import { shortHex } from './find-snapshot.ts';
 import { mountedAt, type PlacedImage, sizeText } from './image-list.ts';
+import { withSizes } from './snapshot-list.ts';
 import { type Cell, type Column, table } from './table.ts';
 import { printable } from './terminal-text.ts';
 
@@ -47,20 +48,29 @@ export async function inspectImage(store: StoreReader, image: ImageListing): Pro
   return {
     ...image,
     ...mountedAt(image, (await store.mounted()).places),
-    layers: layersOf(diffs, manifest, snapshots),
+    layers: layersOf(diffs, manifest, await sizesOf(store, diffs, snapshots)),
     ...(config === undefined ? {} : { config }),
     ...(manifest === undefined ? {} : { manifest }),
   };
 }
 
+async function sizesOf(
+  store: StoreReader,
+  diffs: readonly DiffId[],
+  snapshots: ReadonlyMap<string, SnapshotInfo>,
+): Promise<ReadonlyMap<string, Usage | undefined>> {
+  const layers = chainIds(diffs).flatMap((chainId) => snapshots.get(chainId) ?? []);
+  return new Map((await withSizes(store, layers)).map(({ name, size }) => [name, size]));
+}
+
 function layersOf(
   diffs: readonly DiffId[],
   manifest: Json | undefined,
-  snapshots: ReadonlyMap<string, SnapshotInfo>,
+  sizes: ReadonlyMap<string, Usage | undefined>,
 ): InspectedLayer[] {
   const blobs = asList(manifest?.layers);
   return chainIds(diffs).map((chainId, index) => {
-    const size = snapshots.get(chainId)?.size;
+    const size = sizes.get(chainId);
     // a manifest can also list blobs that are not layers: then it does not tell which blob has which DiffID
     const blob = blobs.length === diffs.length ? asObject(blobs[index]) : undefined;
     return {

@@ -1,5 +1,11 @@
 import type { ImageListing } from '../snapshots/images.ts';
-import type { SnapshotFilter, SnapshotInfo, SnapshotKind, SnapshotReader } from '../snapshots/snapshotter.ts';
+import {
+  isSnapshotError,
+  type SnapshotFilter,
+  type SnapshotInfo,
+  type SnapshotKind,
+  type SnapshotReader,
+} from '../snapshots/snapshotter.ts';
 import type { StoreReader } from '../snapshots/store.ts';
 import { ageText, bytesText } from '../units.ts';
 import { findSnapshot, shortHex, shortKey } from './find-snapshot.ts';
@@ -31,7 +37,7 @@ export async function listSnapshots(store: StoreReader, { kind, parent }: ListOp
   const all = await store.walk();
   const images = imagesBySnapshot(all, await store.images());
   const chosen = Object.keys(filter).length === 0 ? all : await store.walk(filter);
-  const snapshots = chosen.map((info) => ({ ...info, images: images.get(info.name) ?? [] }));
+  const snapshots = (await withSizes(store, chosen)).map((info) => ({ ...info, images: images.get(info.name) ?? [] }));
   out.result({ root: store.root, type: store.type, snapshots }, () => {
     if (snapshots.length === 0) return [nothingOf(store, all, kind, parent)];
     // a pipe gets whole names
@@ -46,6 +52,23 @@ export async function listSnapshots(store: StoreReader, { kind, parent }: ListOp
     ]);
     return table(COLUMNS, rows, out.width);
   });
+}
+
+/** Adds the sizes that containerd knows: it has measured each committed snapshot, and tells one size in a call. */
+export async function withSizes(store: StoreReader, infos: readonly SnapshotInfo[]): Promise<SnapshotInfo[]> {
+  const sized: SnapshotInfo[] = [];
+  for (const info of infos) {
+    if (store.collectedBy === 'unpackd' || info.kind !== 'committed') sized.push(info);
+    else {
+      try {
+        sized.push({ ...info, size: await store.usage(info.name) });
+      } catch (error) {
+        if (!isSnapshotError(error, 'NotFound')) throw error; // it was removed just now
+        sized.push(info);
+      }
+    }
+  }
+  return sized;
 }
 
 /** The kind of a snapshot, or why it is possibly not used. */

@@ -18,9 +18,9 @@ import { findSnapshot } from './find-snapshot.ts';
 import { mountLines } from './mount-lines.ts';
 import type { Cli } from './output.ts';
 import { configOf, STORE_SETTINGS, takesSettings } from './settings.ts';
-import { imagesBySnapshot, type ListOptions, listSnapshots } from './snapshot-list.ts';
+import { imagesBySnapshot, type ListOptions, listSnapshots, withSizes } from './snapshot-list.ts';
 import { describe, mountAt, unmountAt } from './snapshot-mount.ts';
-import { withReader, withStore } from './store-access.ts';
+import { refuseForContainerd, withReader, withStore } from './store-access.ts';
 import { type Cell, type Column, table } from './table.ts';
 import { printable } from './terminal-text.ts';
 
@@ -106,9 +106,10 @@ export function snapshotsCommand(cli: Cli): Command {
   const rm = add('rm', 'Remove snapshots. A snapshot with children is not removed.')
     .argument('<key...>')
     .option('--with-parents', 'also remove the parents that have no other children: a whole image')
-    .action((keys: readonly string[], options: RemoveOptions) =>
-      withStore(rm, (store) => remove(store, keys, options, cli), true),
-    );
+    .action((keys: readonly string[], options: RemoveOptions) => {
+      refuseForContainerd(rm, 'the removal of snapshots', 'remove the image with unpackd images rm');
+      return withStore(rm, (store) => remove(store, keys, options, cli), true);
+    });
 
   const cleanup = add(
     'cleanup',
@@ -154,7 +155,8 @@ function mountsOf(store: StoreReader, { kind, name }: SnapshotInfo): Promise<rea
 }
 
 async function show(store: StoreReader, key: string, { out }: Cli): Promise<void> {
-  const info = await findSnapshot(store, key);
+  const found = await findSnapshot(store, key);
+  const [info = found] = await withSizes(store, [found]);
   const mounts = info.kind === 'committed' ? [] : await store.mounts(info.name);
   const images = imagesBySnapshot(await store.walk(), await store.images()).get(info.name) ?? [];
   out.result({ ...info, images, mounts }, () => [

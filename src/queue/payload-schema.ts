@@ -122,7 +122,8 @@ export const payloadSchema = z
       .max(4096, 'is longer than 4096 characters')
       .regex(PLAIN, 'has control characters')
       .meta({
-        description: 'The reference of the image at the mirror. It is only recorded, never fetched from.',
+        description:
+          'The reference of the image at the mirror. It is recorded, and never fetched from. For a worker with UNPACK_SNAPSHOTTER=containerd it must be the name of an image: `[HOST/]REPOSITORY[:TAG][@DIGEST]`, which is the name of the image in containerd then.',
       }),
     source: sourceSchema,
     manifest: digest.optional().meta({ description: 'The digest of a manifest or an index.' }),
