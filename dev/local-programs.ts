@@ -1,4 +1,4 @@
-import type { ChildProcess } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { accessSync, constants, statSync } from 'node:fs';
 import { type AddressInfo, createServer, type Server } from 'node:net';
@@ -45,6 +45,23 @@ export async function endProgram(child: ChildProcess, signal: NodeJS.Signals, li
   child.kill(signal);
   await exit;
   clearTimeout(late);
+}
+
+/**
+ * Starts a shell that kills a program when this process exits, also by SIGKILL. The shell reads from a pipe of this
+ * process, and the kernel closes this pipe when the process exits.
+ */
+export function guardOf(program: ChildProcess): ChildProcess {
+  const script = 'cat >/dev/null; kill -9 "$1" 2>/dev/null';
+  const guard = spawn('/bin/sh', ['-c', script, 'guard', String(program.pid)], {
+    stdio: ['pipe', 'ignore', 'ignore'],
+    // Ctrl-C in the terminal must not stop the shell before the program
+    detached: true,
+  });
+  guard.on('error', () => {});
+  guard.unref();
+  unrefPipe(guard.stdin);
+  return guard;
 }
 
 /** Lets this process exit while a pipe to a child is open. A pipe is a socket at run time; the type of a stream lacks `unref`. */

@@ -4,7 +4,7 @@ import { createConnection } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { removeTree, removeTreeSync } from '../src/system/remove-tree.ts';
-import { endProgram, findProgram, freePort, unrefPipe } from './local-programs.ts';
+import { endProgram, findProgram, freePort, guardOf, unrefPipe } from './local-programs.ts';
 
 /** A Redis or Valkey server that this process has started, for demo, tests and benchmark. */
 export interface LocalRedis {
@@ -142,23 +142,6 @@ export async function ensureRedisInstalled(): Promise<void> {
 /** The path of the server's program, or `undefined` if none is installed. */
 export function findRedis(): string | undefined {
   return findProgram(...SERVERS);
-}
-
-/**
- * Starts a shell that kills the server when this process exits, also by SIGKILL. The shell reads from a pipe of this
- * process, and the kernel closes this pipe when the process exits.
- */
-function guardOf(server: ChildProcess): ChildProcess {
-  const script = 'cat >/dev/null; kill -9 "$1" 2>/dev/null';
-  const guard = spawn('/bin/sh', ['-c', script, 'guard', String(server.pid)], {
-    stdio: ['pipe', 'ignore', 'ignore'],
-    // Ctrl-C in the terminal must not stop the shell before the server
-    detached: true,
-  });
-  guard.on('error', () => {});
-  guard.unref();
-  unrefPipe(guard.stdin);
-  return guard;
 }
 
 /** Resolves when the server answers PONG, which it does after it has loaded its data. @throws Error with its output */

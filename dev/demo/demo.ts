@@ -20,7 +20,7 @@ import { bytesText, durationText } from '../../src/units.ts';
 import type { WorkerProcess } from '../worker-process.ts';
 import { type Environment, startEnvironment } from './environment.ts';
 import { DAMAGED_TAG, type ExampleImage, makeExampleImage, TAG } from './example-image.ts';
-import { lookInside } from './look-inside.ts';
+import { type Finding, lookInside, runNode } from './look-inside.ts';
 
 const BUCKET = 'images';
 const PREFIX = 'demo';
@@ -104,6 +104,9 @@ class Demo {
 
     this.#heading('A job that must fail');
     await this.#fail(queue, worker, image, config);
+
+    this.#heading('A container in containerd');
+    await this.#startContainer(environment, image);
     return environment;
   }
 
@@ -220,9 +223,14 @@ class Demo {
       out.line('   Mounting needs root. This is the folder of the snapshot; no program is run in it:');
       out.line(`   ${tree}`);
     }
-    const findings = await lookInside(tree);
+    this.#report(await lookInside(tree), 'the unpacked tree differs from the layers');
+  }
+
+  /** @throws CliError DEMO_FAILED with `what` if a finding is not in order */
+  #report(findings: readonly Finding[], what: string): void {
+    const { out } = this.#cli;
     for (const { ok, text } of findings) out.line(`   ${ok ? out.green('ok  ') : out.red('FAIL')}  ${text}`);
-    if (findings.some(({ ok }) => !ok)) throw new CliError('DEMO_FAILED', 'the unpacked tree differs from the layers');
+    if (findings.some(({ ok }) => !ok)) throw new CliError('DEMO_FAILED', what);
   }
 
   async #fail(queue: UnpackQueue, worker: WorkerProcess, { damaged }: ExampleImage, config: Config): Promise<void> {
@@ -251,6 +259,33 @@ class Demo {
       return;
     }
     throw new CliError('DEMO_FAILED', 'the damaged blob was unpacked without an error');
+  }
+
+  /** A second worker unpacks the image into a containerd, which starts a container from it. */
+  async #startContainer({ folder, whyNative, startWorker }: Environment, image: ExampleImage): Promise<void> {
+    const { out } = this.#cli;
+    const { NAMESPACE, startContainerd, whyNoContainers } = await import('./containerd.ts');
+    const why = whyNative === undefined ? whyNoContainers() : `No container can be started here, because ${whyNative}.`;
+    if (why !== undefined) return out.line(`   ${why}`);
+    const containerd = this.#owned(await startContainerd(join(folder, 'containerd')), (daemon) => daemon.stop());
+    const { config, worker } = startWorker({
+      UNPACK_QUEUE: 'demo-containerd', // in the first queue the job has a result already
+      UNPACK_SNAPSHOTTER: 'containerd',
+      UNPACK_CONTAINERD_SOCKET: containerd.socket,
+      UNPACK_CONTAINERD_NAMESPACE: NAMESPACE,
+      UNPACK_WORKER_NAME: 'demo-containerd-worker',
+    });
+    out.line(`   containerd ${containerd.version} of its own, worker process ${worker.pid}`);
+    const queue = this.#owned(new UnpackQueue(config), (queue) => queue.close());
+    const { durationMs } = await this.#follow(queue, worker, await this.#add(queue, TAG));
+    const name = `demo.example/${PREFIX}:${TAG}`;
+    const blobs = (await containerd.ctr('content', 'ls', '--quiet')).split('\n');
+    const layers = blobs.filter((digest) => image.layers.some((layer) => layer.digest === digest)).length;
+    out.line(
+      `   done in ${durationText(durationMs)}: containerd has ${name}, with ${blobs.length - layers} documents and ${layers} blobs of layers`,
+    );
+    const findings = await runNode(`ctr run --rm ${name} demo`, (command) => containerd.run(name, command));
+    this.#report(findings, 'the container printed something else');
   }
 
   /** The store of the worker, opened by this process too. */

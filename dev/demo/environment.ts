@@ -18,6 +18,8 @@ export interface Environment {
   readonly config: Config;
   readonly folder: string;
   readonly worker: WorkerProcess;
+  /** Starts another worker, with other settings, which can use the same servers. */
+  startWorker(settings: Readonly<Record<string, string>>): { readonly config: Config; readonly worker: WorkerProcess };
   /** Variables that an S3 client reads. */
   readonly credentials: Readonly<Record<string, string>>;
   /** Why the store is a native one; absent for an overlay store. */
@@ -52,17 +54,20 @@ export async function startEnvironment(packageRoot: string, bucket: string, own:
     UNPACK_WORKER_NAME: 'demo-worker',
     UNPACK_LOG_FORMAT: 'json',
   };
-  const worker = own(startWorker(join(packageRoot, 'workers/unpack.ts'), { ...settings, ...credentials }), (one) =>
-    one.stop(),
-  );
-  const config = loadConfig(settings);
-  return { config, folder, worker, credentials, ...(whyNative === undefined ? {} : { whyNative }) };
+  const program = join(packageRoot, 'workers/unpack.ts');
+  const start = (others: Readonly<Record<string, string>>) => {
+    const environment = { ...settings, ...others };
+    const worker = own(startWorker(program, { ...environment, ...credentials }), (one) => one.stop());
+    return { config: loadConfig(environment), worker };
+  };
+  return { ...start({}), startWorker: start, folder, credentials, ...(whyNative === undefined ? {} : { whyNative }) };
 }
 
 /**
- * Number of bytes that the image needs in its four forms: files, blobs of the layout, objects in the bucket, snapshots.
+ * Number of bytes that the image needs in its five forms: files, blobs of the layout, objects in the bucket, snapshots of the
+ * store and of containerd.
  */
-const NEEDED = 1.5 * 1024 ** 3;
+const NEEDED = 1.75 * 1024 ** 3;
 
 /**
  * Makes a folder with enough space on which overlays can be mounted: a temporary folder, or a folder in the project. If

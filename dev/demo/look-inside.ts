@@ -48,21 +48,31 @@ export async function lookInside(tree: string): Promise<Finding[]> {
   return findings;
 }
 
-/** Runs Node of the image, with the libraries and the packages of the image. */
-async function runInside(tree: string): Promise<Finding[]> {
-  const runs: readonly (readonly string[])[] = [
-    ['--version'],
-    ['-p', "require('/app/node_modules/zod').z.string().parse('it runs')"],
-  ];
+/** Flags of Node, and what it must print with them. */
+const RUNS: readonly { readonly flags: readonly string[]; readonly expected: string }[] = [
+  { flags: ['--version'], expected: process.version },
+  { flags: ['-p', "require('/app/node_modules/zod').z.string().parse('it runs')"], expected: 'it runs' },
+];
+
+function runInside(tree: string): Promise<Finding[]> {
+  return runNode('chroot TREE', async (command) => {
+    const { stdout } = await promisify(execFile)('chroot', [tree, ...command], { timeout: 10_000 });
+    return stdout.trim();
+  });
+}
+
+/**
+ * Runs Node of the image, with the libraries and the packages of the image.
+ * @param how the beginning of the command, as it is shown
+ * @param run runs a command in the image and returns what it prints
+ */
+export async function runNode(how: string, run: (command: readonly string[]) => Promise<string>): Promise<Finding[]> {
   const findings: Finding[] = [];
-  for (const flags of runs) {
-    const shown = `chroot TREE node ${flags.map((flag) => (/[\s(]/.test(flag) ? `"${flag}"` : flag)).join(' ')}`;
+  for (const { flags, expected } of RUNS) {
+    const shown = `${how} node ${flags.map((flag) => (/[\s(]/.test(flag) ? `"${flag}"` : flag)).join(' ')}`;
     try {
-      const { stdout } = await promisify(execFile)('chroot', [tree, `/${EXPECTED.runtime}`, ...flags], {
-        timeout: 10_000,
-      });
-      const expected = flags[0] === '--version' ? process.version : 'it runs';
-      findings.push({ ok: stdout.trim() === expected, text: `${shown}  → ${stdout.trim()}` });
+      const printed = await run([`/${EXPECTED.runtime}`, ...flags]);
+      findings.push({ ok: printed === expected, text: `${shown}  → ${printed}` });
     } catch (error) {
       findings.push({ ok: false, text: `${shown} failed: ${error instanceof Error ? error.message : String(error)}` });
     }

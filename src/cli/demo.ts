@@ -16,6 +16,8 @@ listens on loopback only. It
   4  mounts the unpacked image and checks its files (mounting needs root)
   5  adds the same job again
   6  damages a blob in the bucket and adds a job that reads this blob
+  7  starts a containerd of its own, unpacks the image into it, and runs a container from it, if containerd and runc are
+     installed (needs root)
 At the end, and after Ctrl-C, it stops every process that it started and removes every file that it wrote.`;
 
 /** What `dev/demo/demo.ts` exports. Its types cannot be imported: the build of the package would then include it. */
