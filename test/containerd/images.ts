@@ -1,48 +1,46 @@
 import { readFileSync } from 'node:fs';
 import { findProgram } from '../../dev/local-programs.ts';
-import { imageOf, layerOf, type TestImage } from '../support/layout.ts';
-import { directory, file, hardlink, opaque, symlink, tar, whiteout } from '../support/tar.ts';
+import { imageOf, layerOf, type TestCompression, type TestImage } from '../support/layout.ts';
+import { directory, file, hardlink, type Member, opaque, symlink, tar, whiteout } from '../support/tar.ts';
 
 /** Images whose only program is a static busybox. */
 
-/** The layer with the program. @throws Error without busybox */
-function busybox() {
+/** What the lowest layer has. @throws Error without busybox */
+function busybox(): Member[] {
   const path = findProgram('busybox');
   if (path === undefined) throw new Error('busybox is not installed: apt-get install busybox-static');
   const folders = ['bin', 'dev', 'etc', 'proc', 'sys', 'tmp'].map((name) => directory(name));
-  return layerOf(
-    tar(...folders, file('bin/busybox', readFileSync(path), { mode: 0o755 }), symlink('bin/sh', 'busybox')),
-  );
+  return [...folders, file('bin/busybox', readFileSync(path), { mode: 0o755 }), symlink('bin/sh', 'busybox')];
 }
 
-const FOREVER = ['/bin/busybox', 'sleep', 'infinity'];
+const RUNTIME = { config: { Entrypoint: ['/bin/busybox', 'sleep', 'infinity'] } };
 
 /** The image of a pod's own container, which does nothing. */
-export const pauseImage = (): TestImage => imageOf([busybox()], undefined, {}, { config: { Entrypoint: FOREVER } });
+export const pauseImage = (): TestImage => imageOf([layerOf(tar(...busybox()))], undefined, {}, RUNTIME);
 
-/** An image of five layers that change each other's files. Images with different words share the program's layer only. */
+/** An image of five layers that change each other's files. Images with different words share no layer. */
 export function appImage(word = 'app'): TestImage {
+  const layer = (members: readonly Member[], compression?: TestCompression) =>
+    layerOf(tar(...members, file('etc/word', word)), compression);
   const layers = [
-    busybox(),
-    layerOf(
-      tar(
-        directory('data', { mode: 0o750, uid: 7 }),
-        file('data/word', word),
-        file('data/old', 'deleted by the next layer'),
-        directory('data/hidden'),
-        file('data/hidden/below', 'hidden by the next layer'),
-        directory('data/kept'),
-        file('data/kept/file', 'kept', { mode: 0o600, uid: 1000, gid: 1000 }),
-      ),
-    ),
-    layerOf(
-      tar(whiteout('data/old'), directory('data/hidden'), opaque('data/hidden'), file('data/hidden/above', 'above')),
+    layer(busybox()),
+    layer([
+      directory('data', { mode: 0o750, uid: 7 }),
+      file('data/word', word),
+      file('data/old', 'deleted by the next layer'),
+      directory('data/hidden'),
+      file('data/hidden/below', 'hidden by the next layer'),
+      directory('data/kept'),
+      file('data/kept/file', 'kept', { mode: 0o600, uid: 1000, gid: 1000 }),
+    ]),
+    layer(
+      [whiteout('data/old'), directory('data/hidden'), opaque('data/hidden'), file('data/hidden/above', 'above')],
       'zstd',
     ),
-    layerOf(tar(file('data/first', 'two names'), hardlink('data/second', 'data/first'))),
-    layerOf(tar(symlink('data/link', 'kept/file'), directory('data/kept', { mode: 0o700 })), 'none'),
+    layer([file('data/first', 'two names'), hardlink('data/second', 'data/first')]),
+    layer([symlink('data/link', 'kept/file'), directory('data/kept', { mode: 0o700 })], 'none'),
   ];
-  return imageOf(layers, undefined, {}, { config: { Entrypoint: FOREVER } });
+  return imageOf(layers, undefined, {}, RUNTIME);
 }
 
 /** A command that prints what is in /data of a container of `appImage`. */
@@ -70,3 +68,6 @@ export const dataOf = (word = 'app'): string => `. directory 750 7:0 1
 ./second: two names
 ./word: ${word}
 `;
+
+/** Bytes of all layers, as a registry sends them. */
+export const layerBytes = ({ layers }: TestImage): number => layers.reduce((sum, { blob }) => sum + blob.size, 0);
