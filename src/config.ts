@@ -238,10 +238,18 @@ function contradictions(config: Config): string[] {
   return [...redisContradictions(config), ...markContradictions(config), ...ownerContradictions(config)];
 }
 
-function ownerContradictions({ UNPACK_SNAPSHOTTER: snapshotter, UNPACK_OWNERSHIP: ownership }: Config): string[] {
-  if (snapshotter !== 'containerd' || ownership === 'keep') return [];
+/** containerd uses the store in one of two ways. */
+function ownerContradictions(config: Config): string[] {
+  const { UNPACK_SNAPSHOTTER: snapshotter, UNPACK_OWNERSHIP: ownership, UNPACK_SNAPSHOTTER_SOCKET: socket } = config;
+  if (snapshotter === 'containerd' && socket !== undefined) {
+    return [
+      'UNPACK_SNAPSHOTTER=containerd and UNPACK_SNAPSHOTTER_SOCKET are set, but only a store of our own is served on a socket: unset the socket, or set UNPACK_SNAPSHOTTER=overlay',
+    ];
+  }
+  const use = snapshotter === 'containerd' ? 'UNPACK_SNAPSHOTTER=containerd' : 'UNPACK_SNAPSHOTTER_SOCKET';
+  if (ownership === 'keep' || (snapshotter !== 'containerd' && socket === undefined)) return [];
   return [
-    `UNPACK_OWNERSHIP=${ownership} and UNPACK_SNAPSHOTTER=containerd are set, but containers need the owners that their images name: set UNPACK_OWNERSHIP=keep`,
+    `UNPACK_OWNERSHIP=${ownership} and ${use} are set, but containers need the owners that their images name: set UNPACK_OWNERSHIP=keep`,
   ];
 }
 

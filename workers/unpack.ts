@@ -20,13 +20,14 @@ import { createUnpacker } from '../src/image/unpacker.ts';
 // The SDK is loaded before any job: if a module cannot be read later, for lack of descriptors or memory, Node keeps that
 // failure, and the process could never read a bucket again.
 import '../src/source/s3-client.ts';
+import type { ServedSnapshotter } from '../src/proxy/snapshotter.ts';
 import { consoleToLog, createLog, type Logger } from '../src/queue/log.ts';
 import { stopSignal, UnpackWorker } from '../src/queue/worker.ts';
 import { displayRedisUrl } from '../src/redis-address.ts';
 import type { Log } from '../src/rootfs/applier.ts';
 import { removeLeftovers } from '../src/rootfs/leftovers.ts';
 import { loadStore, openStore, storeFacts } from '../src/snapshots/open-store.ts';
-import type { Store } from '../src/snapshots/store.ts';
+import { isOwnStore, type Store } from '../src/snapshots/store.ts';
 import { openStoreThread } from '../src/snapshots/store-thread.ts';
 import { diskOf } from '../src/system/space.ts';
 
@@ -98,6 +99,7 @@ async function workOn(
     if (problem !== undefined) throw new ConfigError(problem);
   }
   await cleanUp(snapshotter, log);
+  const served = await serveToContainerd(snapshotter, config, log);
   const unpacker = createUnpacker(snapshotter, unpackSettings(config), { resident: true });
   const store = storeFacts(snapshotter, storePlace(config));
   const policy = { connection: s3Connection(config), buckets: config.UNPACK_BUCKETS };
@@ -119,6 +121,7 @@ async function workOn(
     await Promise.race([unpacker.close(), sleep(THREADS_LIMIT, undefined, { ref: false })]);
     // Only this process can prove later that its layers are on disk. It does nothing if every layer was synced.
     await Promise.race([syncLayers(snapshotter, log), sleep(SYNC_LIMIT, undefined, { ref: false })]);
+    await served?.close();
   }
 }
 
@@ -157,6 +160,19 @@ function mayBeRepaired(error: unknown): boolean {
     if ('errcode' in cause && [5, 6, 7, 10, 13].includes(Number(cause.errcode) & 0xff)) return true;
   }
   return false;
+}
+
+/**
+ * Serves the store to containerd, if UNPACK_SNAPSHOTTER_SOCKET is set. Redis is not needed for it.
+ * @throws as `serveSnapshotter`
+ */
+async function serveToContainerd(store: Store, config: Config, log: Logger): Promise<ServedSnapshotter | undefined> {
+  const socket = config.UNPACK_SNAPSHOTTER_SOCKET;
+  if (socket === undefined || !isOwnStore(store)) return undefined;
+  const { serveSnapshotter } = await import('../src/proxy/snapshotter.ts');
+  const served = await serveSnapshotter(store, socket, sentenceLog(log));
+  log.info({ socket, root: store.root }, `serves ${store.root} to containerd on ${socket}`);
+  return served;
 }
 
 /** Removes what dead workers left in the store. A failure is only logged, because leftovers only take space. */

@@ -62,6 +62,11 @@ export interface OwnStore extends Store, ClaimCalls {
   under(lease: Lease): OwnStore;
 }
 
+/** Whether a store is one of our own, and not containerd's. */
+export function isOwnStore(store: Store): store is OwnStore {
+  return store.collectedBy === 'unpackd' && 'adopt' in store;
+}
+
 /** The part of a Store that changes nothing. */
 export interface StoreReader extends SnapshotReader, ImageReader {}
 

@@ -40,7 +40,15 @@ describe("containerd's suite of a snapshotter", { skip }, () => {
     test(`passes over a store of the type ${type}`, async () => {
       const socket = join(place.path, `${type}.sock`);
       const root = join(place.path, type);
-      const server = await SnapshotterProcess.start('--root', root, '--snapshotter', type, '--address', socket);
+      const server = await SnapshotterProcess.start(
+        'snapshotter',
+        '--root',
+        root,
+        '--snapshotter',
+        type,
+        '--address',
+        socket,
+      );
       const env = { ...process.env, SNAPSHOTTER: socket, SUITE: suite };
       const args = ['-test.root', '-test.parallel', '1', '-test.v', '-test.run', `TestSnapshotter/${pattern}`];
       const { status, stdout, stderr } = await finished(startChild(program, args, { env, stdio: 'pipe' }));

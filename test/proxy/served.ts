@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { startCli } from '../cli/run-cli.ts';
 import { endChild } from '../support/child.ts';
 
-/** A process of `unpackd snapshotter`. */
+/** A process that serves a store to containerd: `unpackd snapshotter`, or a worker. */
 export class SnapshotterProcess {
   readonly #args: readonly string[];
   readonly #child: ChildProcess;
@@ -11,7 +11,7 @@ export class SnapshotterProcess {
 
   private constructor(args: readonly string[]) {
     this.#args = args;
-    this.#child = startCli(['snapshotter', ...args]);
+    this.#child = startCli(args);
     for (const stream of [this.#child.stdout, this.#child.stderr]) {
       stream?.on('data', (piece: Buffer) => {
         this.#log += piece.toString();
@@ -20,7 +20,11 @@ export class SnapshotterProcess {
   }
 
   /** Resolves when it serves. @throws Error with what it has printed */
-  static async start(...args: readonly string[]): Promise<SnapshotterProcess> {
+  static async start(command: 'snapshotter' | 'worker', ...args: readonly string[]): Promise<SnapshotterProcess> {
+    return SnapshotterProcess.#start([command, ...args]);
+  }
+
+  static async #start(args: readonly string[]): Promise<SnapshotterProcess> {
     const started = new SnapshotterProcess(args);
     while (!started.#log.includes('serves')) {
       const child = started.#child;
@@ -57,6 +61,6 @@ export class SnapshotterProcess {
 
   /** Starts another one with the same arguments. */
   again(): Promise<SnapshotterProcess> {
-    return SnapshotterProcess.start(...this.#args);
+    return SnapshotterProcess.#start(this.#args);
   }
 }
