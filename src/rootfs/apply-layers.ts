@@ -128,9 +128,12 @@ class Chain {
       for (let tries = 0; tries < MAX_TRIES; tries++) {
         // the previous holder of the lock has possibly committed the layer
         if (await this.snapshotter.has(chainId)) return this.existed(index);
-        const there = await this.committed(chainId);
+        // only a store with marks can tell that a snapshot cannot be used, so that it must be replaced
+        const there = this.snapshotter.marked ? await this.committed(chainId) : undefined;
         if (there === undefined || !isWhole(there) || index === 0) {
-          await removeLeftoversOf(this.snapshotter, chainId, this.options.log);
+          // containerd collects them when the lease of the dead process has been ended
+          const { collectedBy } = this.snapshotter;
+          if (collectedBy === 'unpackd') await removeLeftoversOf(this.snapshotter, chainId, this.options.log);
           return await this.create(index, there, signal);
         }
         // only a layer below must be made again

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import '../support/needs-root.ts';
@@ -8,7 +9,7 @@ import { removeLeftovers } from '../../src/rootfs/leftovers.ts';
 import { type ContainerdOptions, openContainerdSnapshotter } from '../../src/snapshots/containerd/open.ts';
 import type { ContainerdSnapshotter } from '../../src/snapshots/containerd/snapshotter.ts';
 import { LABEL_SNAPSHOT_REF } from '../../src/snapshots/snapshotter.ts';
-import { refused } from '../snapshots/temporary-store.ts';
+import { refused, writableTree } from '../snapshots/temporary-store.ts';
 import { endChild, startChild } from '../support/child.ts';
 import { scratch } from '../support/scratch.ts';
 import { collect, snapshotNames, wireSnapshots } from './collect.ts';
@@ -136,6 +137,34 @@ for (const program of PROGRAMS) {
       assert.deepEqual((await others.leases.List({})).leases, []);
       await collect(others);
       assert.deepEqual(await snapshotNames(others), []);
+    });
+
+    behaviour('of a dead process end with the next lease too', async ({ store, others, options }) => {
+      const args = [
+        join(import.meta.dirname, 'hold-lease.ts'),
+        options.socket,
+        options.namespace,
+        options.stateRoot,
+        CHAIN,
+      ];
+      const child = startChild(process.execPath, args, { stdio: ['pipe', 'pipe', 'inherit'] });
+      assert.ok(child.stdout !== null);
+      await once(child.stdout, 'data');
+      await endChild(child);
+      await using lease = await store.lease([], {});
+      assert.deepEqual(
+        (await others.leases.List({})).leases.map(({ id }) => id),
+        [store.under(lease).leaseId],
+      );
+      await collect(others);
+      assert.deepEqual(await snapshotNames(others), []);
+    });
+
+    behaviour('a cleanup after a removal leaves no files', async ({ store }) => {
+      const tree = writableTree(await store.prepare('a', ''));
+      await store.remove('a');
+      await store.cleanup();
+      assert.equal(existsSync(tree), false);
     });
 
     behaviour('leftovers of others stay: containerd’s, and those of another state directory', async (context) => {

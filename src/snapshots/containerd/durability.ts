@@ -23,8 +23,10 @@ export class Durability {
   readonly #numbers = new Map<string, number>();
   readonly #names = new Map<number, string>();
   #last = 0;
-  /** Top snapshots that are on disk with all below them. */
-  readonly #known = new LruCache<true>(KNOWN);
+  /** The layers of an image without the label, by the version of its top snapshot. */
+  readonly #unlabelled = new LruCache<readonly UnlabelledLayer[]>(KNOWN);
+  /** The versions of layers that this process has synced. */
+  readonly #synced = new LruCache<true>(KNOWN);
 
   /** @param directory of all snapshots @throws system errors */
   constructor(client: ContainerdClient, snapshotter: string, directory: string) {
@@ -68,22 +70,15 @@ export class Durability {
    */
   async unsynced(name: string, stat: (name: string) => Promise<WireSnapshot>, demanded: boolean): Promise<Unsynced> {
     const top = await stat(name);
-    if (this.#known.get(versionOf(top)) !== undefined) return { own: 0, others: 0 };
-    const booted = bootTime();
-    let [own, young, old] = [0, 0, 0];
-    for (let layer: WireSnapshot | undefined = top; layer !== undefined; layer = await below(layer, stat)) {
-      if (this.#known.get(versionOf(layer)) !== undefined) break;
-      if (LABEL_SYNCED in layer.labels) continue;
-      if (this.#isPending(layer.name)) own++;
-      else if (booted !== undefined && dateOf(layer.createdAt).getTime() >= booted) young++;
-      else old++;
-    }
-    if (young > 0 && demanded) {
-      await syncFileSystem(this.#descriptor);
-      young = 0;
-    }
-    if (own + young + old === 0) this.#known.add(versionOf(top), true);
-    return { own, others: young + old };
+    const unlabelled = this.#unlabelled.get(versionOf(top)) ?? (await this.#look(top, stat));
+    const left = unlabelled.filter(({ version }) => this.#synced.get(version) === undefined);
+    const others = left.filter((layer) => !this.#isPending(layer.name));
+    const young = others.filter(({ isOld }) => !isOld);
+    const own = left.length - others.length;
+    if (!demanded || young.length === 0) return { own, others: others.length };
+    await syncFileSystem(this.#descriptor);
+    for (const { version } of young) this.#synced.add(version, true);
+    return { own, others: others.length - young.length };
   }
 
   /** Syncs what this process has committed without a sync, and records it. @throws GrpcError */
@@ -94,6 +89,19 @@ export class Durability {
   async close(): Promise<void> {
     await this.#later.close();
     closeSync(this.#descriptor);
+  }
+
+  /** A layer cannot be replaced while one stands on it, so the answer is right as long as the top snapshot exists. */
+  async #look(top: WireSnapshot, stat: (name: string) => Promise<WireSnapshot>): Promise<readonly UnlabelledLayer[]> {
+    const booted = bootTime() ?? Number.POSITIVE_INFINITY;
+    const layers: UnlabelledLayer[] = [];
+    for (let layer = top; ; layer = await stat(layer.parent)) {
+      const isOld = dateOf(layer.createdAt).getTime() < booted;
+      if (!(LABEL_SYNCED in layer.labels)) layers.push({ name: layer.name, version: versionOf(layer), isOld });
+      if (layer.parent === '') break;
+    }
+    this.#unlabelled.add(versionOf(top), layers);
+    return layers;
   }
 
   #isPending(name: string): boolean {
@@ -113,7 +121,9 @@ export class Durability {
       const name = this.#names.get(id);
       if (name === undefined) continue;
       try {
-        await this.#client.snapshots.Update({ snapshotter: this.#snapshotter, info: { name, labels }, updateMask });
+        const request = { snapshotter: this.#snapshotter, info: { name, labels }, updateMask };
+        const { info } = await this.#client.snapshots.Update(request);
+        if (info !== null) this.#synced.add(versionOf(info), true);
       } catch (error) {
         if (!isGrpcError(error, 'NOT_FOUND')) throw error; // it was removed meanwhile
       }
@@ -122,9 +132,12 @@ export class Durability {
   }
 }
 
-/** Tops of images that are remembered as synced. */
+/** The number of images, and of layers, that are remembered. */
 const KNOWN = 10_000;
 
-function below({ parent }: WireSnapshot, stat: (name: string) => Promise<WireSnapshot>) {
-  return parent === '' ? undefined : stat(parent);
+interface UnlabelledLayer {
+  readonly name: string;
+  readonly version: string;
+  /** Whether it was made before this machine started. */
+  readonly isOld: boolean;
 }

@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto';
 import type { ContainerdClient } from '../../grpc/client.ts';
 import { isGrpcError } from '../../grpc/errors.ts';
 import type { WireDescriptor, WireImage, WireSnapshot } from '../../grpc/services.ts';
@@ -11,11 +10,9 @@ import { type ImageLabel, labelText, newLabel, recordOf, validLabels } from './i
 import { listImages } from './image-listing.ts';
 import { digestName, isId, type Names, namesIn } from './image-names.ts';
 import { type LayerRecord, LayerRecords, labelOf } from './layer-records.ts';
+import { collect } from './leases.ts';
 import { isPinned, NamedImages } from './named-images.ts';
 import { dateOf, LABEL_IMAGE } from './wire.ts';
-
-/** Milliseconds until containerd ends the lease of `#collect`, if this process dies meanwhile. */
-const COLLECT_EXPIRY = 3_600_000;
 
 /** Runs calls under a lease of containerd, whose ID it gets, and ends the lease. */
 export type UnderLease = <T>(calls: (lease: string) => Promise<T>) => Promise<T>;
@@ -118,7 +115,7 @@ export class ContainerdImages implements ImageRecords {
     }
     if (found.image !== undefined) await this.#removeNames(found.image, found.records);
     for (const layers of found.layers) await this.#layers.remove(found.name, layers);
-    await this.#collect();
+    await collect(this.#client);
     return [...found.records];
   }
 
@@ -259,19 +256,6 @@ export class ContainerdImages implements ImageRecords {
       }
       const id = left.find((one) => one.name === configDigest);
       if (id !== undefined && left.every((one) => isId(one.name))) await this.#images.remove(id);
-    }
-  }
-
-  /** Lets containerd collect what nothing needs any more, and waits for it: that follows the end of any lease. */
-  async #collect(): Promise<void> {
-    const id = `unpackd-collect-${randomBytes(8).toString('hex')}`;
-    const expire = new Date(Date.now() + COLLECT_EXPIRY).toISOString();
-    try {
-      await this.#client.leases.Create({ id, labels: { 'containerd.io/gc.expire': expire } });
-      await this.#client.leases.Delete({ id, sync: true });
-    } catch (error) {
-      // a collection that takes longer ends without us
-      if (!isGrpcError(error, 'DEADLINE_EXCEEDED')) throw error;
     }
   }
 

@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import type { ContainerdClient } from '../../grpc/client.ts';
 import { isGrpcError } from '../../grpc/errors.ts';
 import type { Owner } from '../holder.ts';
@@ -64,8 +65,6 @@ export class ContainerdLeases {
   readonly #snapshotter: string;
   readonly #prefix: string;
   readonly #files: Leases;
-  /** Leases of this process that containerd could not delete. */
-  readonly #left = new Set<string>();
 
   constructor(client: ContainerdClient, snapshotter: string, state: State, files: Leases) {
     this.#client = client;
@@ -74,8 +73,9 @@ export class ContainerdLeases {
     this.#files = files;
   }
 
-  /** @throws GrpcError; as `Leases.take` */
+  /** Takes a lease, after it has ended those of dead processes. @throws GrpcError; as `Leases.take` */
   async take(names: readonly string[], owner: Owner, needs?: Usage): Promise<ContainerdLease> {
+    await this.endDead();
     const file = await this.#files.take(names, owner, needs);
     const id = `${this.#prefix}${file.id}`;
     try {
@@ -86,7 +86,6 @@ export class ContainerdLeases {
       await file[Symbol.asyncDispose]();
       throw error;
     }
-    for (const left of this.#left) await this.end(left);
     return new ContainerdLease(id, file, this);
   }
 
@@ -97,22 +96,17 @@ export class ContainerdLeases {
   }
 
   /**
-   * Deletes a lease. It does not wait for the collection that follows, which may have to wait for others. If containerd does
-   * not answer, the next lease of this process, or the cleanup of another, deletes it.
+   * Deletes a lease. It does not wait for the collection that follows, which may have to wait for others. If containerd
+   * cannot delete it now, the next lease or cleanup does, because its file is not held any more.
    */
   async end(id: string): Promise<void> {
-    try {
-      await this.#client.leases.Delete({ id, sync: false }, { deadline: END_LIMIT });
-    } catch (error) {
-      if (!isGrpcError(error, 'NOT_FOUND')) {
-        this.#left.add(id);
-        return;
-      }
-    }
-    this.#left.delete(id);
+    await this.#client.leases.Delete({ id, sync: false }, { deadline: END_LIMIT }).catch(() => {});
   }
 
-  /** Deletes the leases of dead processes with this state directory. @throws GrpcError; system errors */
+  /**
+   * Deletes the leases of dead processes with this state directory.
+   * @returns how many there were @throws GrpcError; system errors
+   */
   async endDead(): Promise<number> {
     // the leases first: each of them has a locked file as long as its process lives
     const { leases } = await this.#client.leases.List({ filters: [`id~="^${this.#prefix}"`] });
@@ -120,5 +114,25 @@ export class ContainerdLeases {
     const dead = own.filter((id) => !this.#files.isHeld(id.slice(this.#prefix.length)));
     for (const id of dead) await this.end(id);
     return dead.length;
+  }
+}
+
+/** Milliseconds until containerd ends the lease of `collect`, if this process dies meanwhile. */
+const COLLECT_EXPIRY = 3_600_000;
+
+/**
+ * Lets containerd collect what nothing needs any more, and waits for the end. Only a collection deletes files of removed
+ * snapshots. @throws GrpcError
+ */
+export async function collect({ leases }: Pick<ContainerdClient, 'leases'>): Promise<void> {
+  const id = `unpackd-collect-${randomBytes(8).toString('hex')}`;
+  const expire = new Date(Date.now() + COLLECT_EXPIRY).toISOString();
+  try {
+    await leases.Create({ id, labels: { 'containerd.io/gc.expire': expire } });
+    // a collection follows the end of any lease
+    await leases.Delete({ id, sync: true });
+  } catch (error) {
+    // a collection that takes longer ends without us
+    if (!isGrpcError(error, 'DEADLINE_EXCEEDED')) throw error;
   }
 }

@@ -26,7 +26,7 @@ import {
 import { Durability } from './durability.ts';
 import { converted } from './errors.ts';
 import { giveOwnerOf, moveTree, topTreeOf, treeOf, viewOf } from './exchange.ts';
-import { ContainerdLease, type ContainerdLeases } from './leases.ts';
+import { ContainerdLease, type ContainerdLeases, collect } from './leases.ts';
 import type { State } from './state.ts';
 import {
   filtersOf,
@@ -79,6 +79,8 @@ interface Shared extends OpenedParts {
   readonly active: Map<string, { readonly parent: string; readonly mounts: readonly Mount[] }>;
   /** The view mounts of committed snapshots, by their versions. */
   readonly views: LruCache<readonly Mount[]>;
+  /** Snapshots that were removed, and whose files containerd has possibly not deleted yet. */
+  readonly removals: { uncollected: number };
   readonly close: () => Promise<void>;
 }
 
@@ -129,7 +131,16 @@ export class ContainerdSnapshotter implements Snapshotter {
       return closed;
     };
     const views = new LruCache<readonly Mount[]>(KNOWN_MOUNTS);
-    return new ContainerdSnapshotter({ ...parts, durable, durability, calls, active: new Map(), views, close });
+    return new ContainerdSnapshotter({
+      ...parts,
+      durable,
+      durability,
+      calls,
+      active: new Map(),
+      views,
+      removals: { uncollected: 0 },
+      close,
+    });
   }
 
   /** The same snapshotter, for calls that `lease` covers. @param lease of this snapshotter */
@@ -140,6 +151,11 @@ export class ContainerdSnapshotter implements Snapshotter {
   /** Which snapshotter of which containerd it is. */
   get place(): SnapshotterPlace {
     return this.#shared.place;
+  }
+
+  /** The ID in containerd of the lease that the calls are under. */
+  get leaseId(): string | undefined {
+    return this.#lease?.id;
   }
 
   /** For the calls of the store's other parts. */
@@ -230,19 +246,10 @@ export class ContainerdSnapshotter implements Snapshotter {
 
   remove(key: string): Promise<void> {
     return this.run(async () => {
-      const isOwnActive = this.#shared.active.has(key);
-      if (isOwnActive || kindOf(await this.#stat(key)) !== 'committed') return this.#remove(key);
-      // no process of this state directory can take a lease and look meanwhile
-      using _removing = await this.#shared.files.removing();
-      const lease = this.#shared.files.held().find(({ names }) => names === undefined || names.has(key));
-      if (lease !== undefined) {
-        const who = holderName(lease.holder);
-        throw new SnapshotError(
-          'FailedPrecondition',
-          `snapshot ${key} can't be removed: ${who} needs it until its job has ended`,
-        );
-      }
-      await this.#remove(key);
+      const { active, removals } = this.#shared;
+      if (active.has(key) || kindOf(await this.#stat(key)) !== 'committed') await this.#remove(key);
+      else await this.#removeUnleased(key);
+      removals.uncollected++;
     });
   }
 
@@ -287,10 +294,16 @@ export class ContainerdSnapshotter implements Snapshotter {
     return { places: new Map(), unseen: 'containerd mounts its snapshots itself: ask it (ctr containers ls)' };
   }
 
-  /** Ends the leases of dead processes. containerd collects what was under them. @returns 0, because it removes no directory */
+  /**
+   * Ends the leases of dead processes, and lets containerd delete the files of what was under them, or was removed.
+   * @returns 0, because containerd does not tell how many
+   */
   cleanup(): Promise<number> {
     return this.run(async () => {
-      await this.#shared.leases.endDead();
+      const { leases, client, removals } = this.#shared;
+      const dead = await leases.endDead();
+      if (dead > 0 || removals.uncollected > 0) await collect(client);
+      removals.uncollected = 0;
       return 0;
     });
   }
@@ -440,6 +453,18 @@ export class ContainerdSnapshotter implements Snapshotter {
   async #remove(key: string): Promise<void> {
     await this.client.snapshots.Remove(this.#key(key), { ...this.#under, deadline: LONG });
     this.#forget(key);
+  }
+
+  /** @throws FailedPrecondition if a process with this state directory leases it */
+  async #removeUnleased(name: string): Promise<void> {
+    const { files } = this.#shared;
+    // nobody can take a lease and look meanwhile
+    using _removing = await files.removing();
+    const lease = files.held().find(({ names }) => names === undefined || names.has(name));
+    if (lease === undefined) return await this.#remove(name);
+    const who = holderName(lease.holder);
+    const sentence = `snapshot ${name} can't be removed: ${who} needs it until its job has ended`;
+    throw new SnapshotError('FailedPrecondition', sentence);
   }
 
   #forget(key: string): void {
