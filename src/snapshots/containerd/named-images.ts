@@ -56,12 +56,13 @@ export class NamedImages {
       const there = await this.get(name);
       if (there === undefined) return await create();
       const old = there.target?.digest ?? '';
-      const moves = old !== target.digest && !keeps(old);
-      const now = moves ? target.digest : old;
+      const stays = old !== target.digest && keeps(old);
+      const now = stays ? old : target.digest;
       // only an image that this program has made, or moved to this target, is its own
-      const made = moves || there.labels[LABEL_MADE] === now ? now : FOUND;
+      const made = old !== now || there.labels[LABEL_MADE] === now ? now : FOUND;
       const labels = { ...labelsOf(there), [LABEL_MADE]: made, [LABEL_MANAGED]: MANAGED };
-      await this.#update({ name, target, labels }, moves);
+      // with its target, also if that is the same: others may have moved it just now, and the labels are for this one
+      await this.#update({ name, target, labels }, !stays);
     };
     for (let attempt = 1; ; attempt += 1) {
       try {
@@ -99,9 +100,12 @@ export class NamedImages {
   }
 
   /** Sets labels, where an empty value removes one. The target is always sent: without one, containerd 2.1 crashes. */
-  async #update({ name, target, labels }: Omit<WireImage, 'createdAt' | 'updatedAt'>, moves: boolean): Promise<void> {
+  async #update(
+    { name, target, labels }: Omit<WireImage, 'createdAt' | 'updatedAt'>,
+    withTarget: boolean,
+  ): Promise<void> {
     const image = { name, target, labels };
-    const paths = [...(moves ? ['target'] : []), ...Object.keys(image.labels).map((key) => `labels.${key}`)];
+    const paths = [...(withTarget ? ['target'] : []), ...Object.keys(image.labels).map((key) => `labels.${key}`)];
     await this.#client.images.Update({ image, updateMask: { paths } });
   }
 }
