@@ -1,5 +1,5 @@
 import { loadConfig, unpackSettings } from '../../src/config.ts';
-import type { UnpackedImage, Unpacker } from '../../src/image/unpack.ts';
+import type { StoreKeeper, UnpackedImage, Unpacker } from '../../src/image/unpack.ts';
 import { createUnpacker } from '../../src/image/unpacker.ts';
 import { type ContainerdOptions, openContainerdStore } from '../../src/snapshots/containerd/open.ts';
 import type { Store } from '../../src/snapshots/store.ts';
@@ -7,7 +7,7 @@ import type { Store } from '../../src/snapshots/store.ts';
 /** Unpacks images from a layout into containerd and records them there, in this process, as a worker does. */
 export class Adopter implements AsyncDisposable {
   readonly store: Store;
-  readonly #unpacker: Unpacker;
+  readonly #unpacker: Unpacker & { readonly keeper: StoreKeeper };
 
   private constructor(store: Store) {
     this.store = store;
@@ -23,6 +23,11 @@ export class Adopter implements AsyncDisposable {
     const source = { kind: 'oci-layout', path: layout } as const;
     const found = await this.#unpacker.lookUp({ image: name, source, request: { target: { kind: 'tag', tag } } });
     return found.existing ?? this.#unpacker.unpack(found);
+  }
+
+  /** Removes what dead processes have left, as a worker does when it starts. */
+  tidy(): Promise<void> {
+    return this.#unpacker.keeper.tidy();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
