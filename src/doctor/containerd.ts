@@ -1,4 +1,7 @@
 import { randomBytes } from 'node:crypto';
+import { constants } from 'node:fs';
+import { access } from 'node:fs/promises';
+import type { Marks } from '../collector/free-space.ts';
 import { isMissing } from '../errno.ts';
 import { UnpackError } from '../errors.ts';
 import type { Address } from '../grpc/client.ts';
@@ -10,6 +13,7 @@ import { diskOf } from '../system/space.ts';
 import { bytesText } from '../units.ts';
 import { type Check, fail, ok, reason, warn } from './check.ts';
 import { type KnownSocket, type RunningContainerd, tryOut, withContainerd } from './containerd-daemon.ts';
+import { nearestFolder } from './store.ts';
 
 /** Checks of a store that is a client of containerd (UNPACK_SNAPSHOTTER=containerd), for `unpackd doctor`. */
 
@@ -93,6 +97,26 @@ async function directory(
     if (!isMissing(error)) return refusal(name, error);
     return fail(name, `${root} of containerd is not here`, 'mount it at the same path, from the same file system');
   }
+}
+
+/** Checks the directory of the files of locks and leases. @param root the setting UNPACK_ROOT */
+export async function checkState(root: string): Promise<Check> {
+  const name = 'State';
+  try {
+    await access(await nearestFolder(root), constants.W_OK);
+    return ok(name, `files of locks and leases are in ${root}/containerd`);
+  } catch (error) {
+    return fail(name, reason(error), 'run as root, or use another folder (UNPACK_ROOT)');
+  }
+}
+
+/** Says who collects. @param marks as UNPACK_GC_LOW and UNPACK_GC_HIGH set them */
+export function checkCollection(marks: Marks | undefined): Check {
+  const name = 'Garbage collection';
+  const finding =
+    "containerd's: it removes what no image needs, and the kubelet removes images, but not those that are pinned";
+  if (marks === undefined) return ok(name, finding);
+  return warn(name, finding, 'unset UNPACK_GC_LOW and UNPACK_GC_HIGH, which have no effect with containerd');
 }
 
 /** What the kubelet asks its runtime (cri-api, runtime/v1, ImageService). */

@@ -108,7 +108,7 @@ export function proxyConfiguration(version: string, served: string, root: string
   const plugin = [`[proxy_plugins.${PLUGIN}]`, '  type = "snapshot"', `  address = ${JSON.stringify(served)}`];
   if (major(version) < 2) {
     return [
-      'version = 2',
+      'version = 2 # once, at the top',
       ...plugin,
       '# for Kubernetes:',
       '[plugins."io.containerd.grpc.v1.cri".containerd]',
@@ -117,7 +117,7 @@ export function proxyConfiguration(version: string, served: string, root: string
   }
   const platform = formatPlatform(hostPlatform());
   return [
-    'version = 3',
+    'version = 3 # once, at the top',
     ...plugin,
     `  exports = { root = ${JSON.stringify(root)} }`,
     '# for Kubernetes:',

@@ -8,6 +8,7 @@ import type { Check } from '../../src/doctor/check.ts';
 import { checkContainerd } from '../../src/doctor/containerd.ts';
 import { checkProxySnapshotter, proxyConfiguration } from '../../src/doctor/proxy-snapshotter.ts';
 import { type ContainerdClient, connectContainerd } from '../../src/grpc/client.ts';
+import { runCli } from '../cli/run-cli.ts';
 import { Cri } from '../containerd/cri.ts';
 import {
   type ContainerdProgram,
@@ -16,7 +17,9 @@ import {
   skipWithoutContainerd,
   skipWithoutContainers,
 } from '../containerd/daemon.ts';
+import { SnapshotterProcess } from '../proxy/served.ts';
 import { startChild } from '../support/child.ts';
+import { eventually } from '../support/eventually.ts';
 import { inNamespace } from '../support/mount-namespace.ts';
 import { scratch } from '../support/scratch.ts';
 
@@ -78,6 +81,21 @@ for (const program of PROGRAMS) {
       for await (const { info } of client.snapshots.List({ snapshotter: 'overlayfs' })) assert.deepEqual(info, []);
     });
 
+    test('the command runs these checks', async () => {
+      const checks = await cliDoctor(
+        '--snapshotter',
+        'containerd',
+        '--containerd-socket',
+        daemon.socket,
+        '--containerd-namespace',
+        'here',
+      );
+      for (const name of ['containerd', 'Snapshotter', 'Namespace', 'Directory', 'State', 'Garbage collection']) {
+        assert.equal(checks.get(name)?.status, 'ok', name);
+      }
+      assert.equal(checks.has('Store'), false);
+    });
+
     test('another namespace is a warning that names those that exist', async () => {
       const namespace = (await look('elsewhere')).get('Namespace');
       assert.equal(namespace?.status, 'warn');
@@ -95,7 +113,7 @@ for (const program of PROGRAMS) {
       assert.match(missing?.advice ?? '', /UNPACK_CONTAINERD_SNAPSHOTTER \(running are .*overlayfs/);
       const proxy = (await look('here', 'unpackd')).get('Snapshotter');
       assert.equal(proxy?.status, 'fail');
-      assert.match(proxy?.finding ?? '', /unpackd does not tell its directory$/);
+      assert.match(proxy?.finding ?? '', /unpackd is another program, at \/run\/unpackd-test\/none\.sock$/);
     });
 
     test('a socket elsewhere is found and named', async () => {
@@ -148,6 +166,40 @@ for (const program of PROGRAMS) {
         const other = await lookAtProxy('/run/unpackd-test/other.sock');
         assert.match(other?.finding ?? '', /gives other the capability rebase/);
       }
+    });
+  });
+
+  describe(`the doctor checks the store as a snapshotter of containerd ${program.version}`, {
+    skip: skipWithoutContainerd(),
+  }, () => {
+    test('with the lines that it prints, containerd knows and reaches it', async () => {
+      using folder = scratch();
+      const [socket, root] = [join(folder.path, 'unpackd.sock'), join(folder.path, 'store')];
+      const [, ...configuration] = proxyConfiguration(program.version, socket, root); // the first is the version
+      await using daemon = await Daemon.start(program, { configuration: configuration.join('\n') });
+      await daemon.client('here').namespaces.Create({ namespace: { name: 'here' } });
+      const look = async (place: string) =>
+        byName(await checkProxySnapshotter({ socket: daemon.socket, namespace: 'here' }, socket, place)).get(
+          'Proxy snapshotter',
+        );
+      assert.match((await look(root))?.finding ?? '', / as unpackd, but cannot use it: /);
+      const server = await SnapshotterProcess.start('snapshotter', '--root', root, '--address', socket);
+      // containerd connects again after a pause
+      const check = await eventually('containerd reaches it', async () => {
+        const check = await look(root);
+        return check?.status === 'ok' ? check : undefined;
+      });
+      assert.equal(check.finding, `containerd knows ${socket} as unpackd, and reaches it`);
+      const checks = await cliDoctor(
+        '--snapshotter-socket',
+        socket,
+        '--containerd-socket',
+        daemon.socket,
+        '--root',
+        root,
+      );
+      assert.equal(checks.get('Proxy snapshotter')?.finding, check.finding);
+      assert.equal(await server.stop(), 0, server.log);
     });
   });
 
@@ -240,6 +292,13 @@ describe('the doctor looks at a socket', () => {
     assert.match(check?.finding ?? '', /accepts connections, but nothing answers within 5 s$/);
   });
 });
+
+/** What `unpackd doctor` finds. */
+async function cliDoctor(...flags: readonly string[]): Promise<Map<string, Check>> {
+  const { stdout } = await runCli(['doctor', '--json', ...flags]);
+  const { checks }: { readonly checks: readonly Check[] } = JSON.parse(stdout);
+  return byName(checks);
+}
 
 async function listening<S extends Server>(server: S, socket: string): Promise<S> {
   await new Promise<void>((resolve) => server.listen(socket, resolve));
