@@ -56,13 +56,14 @@ export class ContainerdDaemon {
   readonly programs: ContainerdPrograms;
   readonly #folder: string;
   readonly #child: ChildProcess;
-  readonly #socket: string;
+  readonly socket: string;
+  readonly namespace = NAMESPACE;
 
   private constructor(programs: ContainerdPrograms, folder: string, child: ChildProcess, socket: string) {
     this.programs = programs;
     this.#folder = folder;
     this.#child = child;
-    this.#socket = socket;
+    this.socket = socket;
   }
 
   static async start(
@@ -111,7 +112,7 @@ export class ContainerdDaemon {
 
   /** The command line of a ctr call, with the program. */
   command(...args: string[]): string[] {
-    return [this.programs.ctr, '--address', this.#socket, '--namespace', NAMESPACE, ...args];
+    return [this.programs.ctr, '--address', this.socket, '--namespace', NAMESPACE, ...args];
   }
 
   ctr(...args: string[]): Promise<string> {

@@ -100,7 +100,7 @@ function gzipText(folder: string | undefined): string {
   }
 }
 
-function nameOf(folder: string | undefined): string {
+export function nameOf(folder: string | undefined): string {
   try {
     return `containerd ${findContainerd(folder).version}`;
   } catch {

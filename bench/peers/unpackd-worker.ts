@@ -1,18 +1,19 @@
 import { randomUUID } from 'node:crypto';
-import { join } from 'node:path';
 import { startRedis } from '../../dev/redis-server.ts';
 import { startWorker } from '../../dev/worker-process.ts';
-import { type Config, loadConfig, storePlace } from '../../src/config.ts';
+import { loadConfig } from '../../src/config.ts';
 import type { Payload } from '../../src/queue/payload-schema.ts';
 import { UnpackQueue } from '../../src/queue/producer.ts';
 import type { UnpackResult } from '../../src/queue/result.ts';
-import { openStore } from '../../src/snapshots/open-store.ts';
 import type { Build } from '../build.ts';
 import type { Contestant, Entrant } from './contestant.ts';
-import { emptyStore } from './removal.ts';
+import { ownStore, type WorkerStore } from './worker-store.ts';
 
 export interface WorkerOptions {
+  /** An empty folder of this worker alone. */
   readonly folder: string;
+  /** Opens the store in that folder. Default: one of unpackd's own. */
+  readonly store?: (folder: string) => Promise<WorkerStore>;
   readonly payload: Payload;
   /** Settings of the worker: bucket, durability. */
   readonly settings: Readonly<Record<string, string>>;
@@ -29,36 +30,41 @@ export function unpackdWorker(build: Build, options: WorkerOptions, name = 'unpa
     name,
     how: 'a job for a worker process that has served one before: the job’s own duration',
     async enter(): Promise<Contestant> {
+      const store = await (options.store ?? ownStore)(options.folder);
       const redis = await startRedis();
-      const root = join(options.folder, 'store');
       const settings = {
         ...options.settings,
+        ...store.settings,
         REDIS_URL: redis.url,
         UNPACK_QUEUE: `bench-${randomUUID()}`,
-        UNPACK_ROOT: root,
         UNPACK_LOG_LEVEL: 'warn',
         UNPACK_WORKER_NAME: 'bench',
       };
-      const config: Config = loadConfig(settings, {});
-      const snapshotter = await openStore(storePlace(config));
       const worker = startWorker(build.worker, settings);
-      const queue = new UnpackQueue(config);
+      const queue = new UnpackQueue(loadConfig(settings, {}));
       return {
-        standing: { workers: [worker.pid], servers: [redis.pid, ...options.servers] },
+        standing: { workers: [worker.pid, ...store.pids], servers: [redis.pid, ...options.servers] },
         async run() {
           const job = await queue.add(options.payload);
           const result = await Promise.race([queue.wait(job), worker.failed]);
+          requireWork(result);
           options.onResult?.(result);
           return result.durationMs / 1000;
         },
-        reset: () => emptyStore(snapshotter),
+        reset: () => store.empty(),
         async close() {
           await queue.close();
           await worker.stop();
-          await snapshotter.close();
+          await store.close();
           await redis.stop();
         },
       };
     },
   };
+}
+
+/** @throws Error if the store had a layer already: the time of such a job says nothing */
+function requireWork({ images }: UnpackResult): void {
+  const existed = images.flatMap(({ layers }) => layers).filter(({ state }) => state !== 'applied');
+  if (existed.length > 0) throw new Error(`${existed.length} layers were in the store before the job`);
 }

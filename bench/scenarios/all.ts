@@ -1,3 +1,4 @@
+import { containerdStoreScenario } from './containerd-store.ts';
 import { diskScenarios } from './disk.ts';
 import { growthScenario } from './growth.ts';
 import { imageListScenario } from './image-list.ts';
@@ -14,6 +15,7 @@ export const SCENARIOS: readonly Scenario[] = [
   localScenario('gzip'),
   localScenario('zstd'),
   pullScenario,
+  containerdStoreScenario,
   ...shapeScenarios,
   ...s3Scenarios,
   knownImagesScenario,
