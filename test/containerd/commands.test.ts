@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { isResult } from '../../src/queue/result-schema.ts';
@@ -6,7 +7,7 @@ import { type Finished, runCli } from '../cli/run-cli.ts';
 import { imageOf, writeLayout } from '../support/layout.ts';
 import { scratch } from '../support/scratch.ts';
 import { Cri } from './cri.ts';
-import { Daemon, PROGRAMS, skipWithoutContainers } from './daemon.ts';
+import { Daemon, isSince, PROGRAMS, skipWithoutContainers } from './daemon.ts';
 import { appImage, dataOf, LIST_DATA } from './images.ts';
 
 const NAME = 'registry.example.com/team/app:1';
@@ -104,11 +105,25 @@ for (const program of PROGRAMS) {
       assert.ok(mounts[0].options.some((option: string) => option.includes(join(daemon.directory, 'root'))));
     });
 
+    test('snapshots mount keeps a snapshot until umount, and writes beside it', async () => {
+      const at = join(folder.path, 'mounted');
+      assert.equal((await run('snapshots', 'mount', image.chainId, at, '--writable')).stderr, '');
+      writeFileSync(join(at, 'data/word'), 'changed');
+      await daemon.collect();
+      assert.equal(readFileSync(join(at, 'data/kept/file'), 'utf8'), 'kept');
+      assert.equal((await run('snapshots', 'umount', at)).stderr, '');
+      const { snapshots } = await json('snapshots', 'ls');
+      assert.equal(snapshots.length, image.layers.length);
+    });
+
     test('images pin sets the label of the kubelet, and rm refuses then', async () => {
       assert.match((await run('images', 'pin', 'registry.example.com/team/app')).stdout, /^pinned image /);
       const { image: pinned } = await daemon.client('k8s.io').images.Get({ name: NAME });
       assert.equal(pinned?.labels['io.cri-containerd.pinned'], 'pinned');
       assert.match((await run('images', 'ls')).stdout, / pinned$/m);
+      // the CRI service of 1.6 knows no pins
+      const { images: shown } = await new Cri(daemon).images.ListImages({});
+      assert.equal(shown.find(({ id }) => id === image.configDigest)?.pinned, isSince(program.version, '2.0'));
       assert.match((await run('images', 'rm', NAME)).stderr, /\[IMAGE_PINNED\]/);
       assert.match((await run('images', 'unpin', NAME)).stdout, /^unpinned image /);
     });
