@@ -8,6 +8,7 @@ import { CliError } from './explain-error.ts';
 import { type FoundImages, findImages, shown } from './find-image.ts';
 import { shortKey } from './find-snapshot.ts';
 import { listImages } from './image-list.ts';
+import { addRegister } from './image-register.ts';
 import { DOCUMENT_NAMES, type DocumentName, documentOf, imageLines, inspectImage } from './image-view.ts';
 import type { Cli } from './output.ts';
 import { STORE_SETTINGS, takesSettings } from './settings.ts';
@@ -79,6 +80,11 @@ export function imagesCommand(cli: Cli): Command {
         changing(pin, images, options, (store, found) => setPinned(store, found, { ...options, pinned }, cli)),
       );
   }
+
+  const register = add('register', 'Make an image known to containerd, which uses this store (unpackd snapshotter).')
+    .argument('<image>')
+    .addOption(platform());
+  addRegister(register, cli);
   return group;
 }
 

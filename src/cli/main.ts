@@ -68,7 +68,7 @@ const COMMANDS: readonly Entry[] = [
   },
   {
     name: 'images',
-    summary: 'show and change the images of the store: ls, inspect, rm, pin, unpin',
+    summary: 'show and change the images of the store: ls, inspect, rm, pin, unpin, register',
     load: async () => (await import('./images.ts')).imagesCommand,
   },
   {
