@@ -6,7 +6,7 @@ import { count } from '../units.ts';
 import { CliError } from './explain-error.ts';
 import { type FoundImages, findImages, shown } from './find-image.ts';
 import type { Cli } from './output.ts';
-import { configOf, takesSettings } from './settings.ts';
+import { configOf } from './settings.ts';
 import { printable } from './terminal-text.ts';
 
 /** `unpackd images register`: makes an image of our own store known to containerd (`src/proxy/register.ts`). */
@@ -31,7 +31,6 @@ export function addRegister(command: Command, { out }: Cli): Command {
     .option('--name <name>', 'name of the image in containerd; default: its reference')
     .option('--proxy <name>', "name of the store in containerd's configuration, as a proxy snapshotter", 'unpackd')
     .addHelpText('after', NOTES);
-  takesSettings(command, ['UNPACK_CONTAINERD_SOCKET', 'UNPACK_CONTAINERD_NAMESPACE']);
   return command.action(async (wanted: string, { name, platform, proxy }: Options) => {
     const config = configOf(command);
     const { UNPACK_CONTAINERD_SOCKET: socket, UNPACK_CONTAINERD_NAMESPACE: namespace } = config;

@@ -1,0 +1,253 @@
+import '../support/needs-root.ts';
+import assert from 'node:assert/strict';
+import { rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { loadConfig, unpackSettings } from '../../src/config.ts';
+import { createUnpacker } from '../../src/image/unpacker.ts';
+import { formatPlatform, hostPlatform } from '../../src/oci/platform.ts';
+import { openSnapshotter } from '../../src/snapshots/open.ts';
+import type { SnapshotInfo } from '../../src/snapshots/snapshotter.ts';
+import type { OwnStore } from '../../src/snapshots/store.ts';
+import { runCli } from '../cli/run-cli.ts';
+import { Cri, type Pod } from '../containerd/cri.ts';
+import { type ContainerdProgram, Daemon, isSince, PROGRAMS, skipWithoutContainers } from '../containerd/daemon.ts';
+import { appImage, dataOf, LIST_DATA, pauseImage } from '../containerd/images.ts';
+import { LayoutRegistry } from '../containerd/layout-registry.ts';
+import { eventually } from '../support/eventually.ts';
+import { type TestImage, writeLayout } from '../support/layout.ts';
+import { scratch } from '../support/scratch.ts';
+import { SnapshotterProcess } from './served.ts';
+
+/** An unmodified containerd that uses a store of unpackd as a proxy snapshotter, with layers that were unpacked ahead. */
+const IMAGES: Readonly<Record<string, TestImage>> = {
+  pause: pauseImage(),
+  app: appImage('app'),
+  pulled: appImage('pulled'),
+  local: appImage('local'),
+  cri: appImage('cri'),
+  removed: appImage('removed'),
+};
+/** One that nobody has unpacked ahead. */
+const FOREIGN = appImage('foreign');
+
+for (const program of PROGRAMS)
+  describe(`containerd ${program.version} with a store of unpackd`, { skip: skipWithoutContainers() }, () =>
+    uses(program),
+  );
+
+function uses(program: ContainerdProgram): void {
+  const place = scratch();
+  const root = join(place.path, 'store');
+  const socket = join(place.path, 'snapshotter.sock');
+  let registry: LayoutRegistry;
+  let server: SnapshotterProcess;
+  let daemon: Daemon;
+  let cri: Cri;
+  let pod: Pod;
+
+  const nameOf = (repository: string) => `${registry.address}/${repository}:v1`;
+  const run = (id: string, image: string) =>
+    ctr('run', '--rm', '--snapshotter', 'unpackd', '--cgroup', `${daemon.cgroup}/${id}`, image, id, ...LIST_DATA);
+  const ctr = (...args: readonly string[]) => daemon.ctr('default', ...args);
+  const pull = (repository: string, ...options: readonly string[]) =>
+    ctr('images', 'pull', '--plain-http', '--snapshotter', 'unpackd', ...options, nameOf(repository));
+
+  async function register(repository: string, namespace: string): Promise<void> {
+    const { status, stderr } = await runCli([
+      ...['images', 'register', nameOf(repository), '--root', root],
+      ...['--containerd-socket', daemon.socket, '--containerd-namespace', namespace],
+    ]);
+    assert.equal(status, 0, stderr);
+  }
+
+  async function looking<T>(look: (store: OwnStore) => Promise<T>): Promise<T> {
+    const store = await openSnapshotter({ root, type: 'overlay' });
+    try {
+      return await look(store);
+    } finally {
+      await store.close();
+    }
+  }
+
+  /** Waits until containerd connects to the snapshotter again, after its pause. */
+  const connected = () =>
+    eventually('containerd uses the snapshotter again', async () => {
+      return (await daemon.tryCtr('default', 'snapshots', '--snapshotter', 'unpackd', 'ls')).status === 0;
+    });
+
+  const infos = () => looking((store) => store.walk());
+  /** Committed snapshots that containerd has made. */
+  const extracted = (all: readonly SnapshotInfo[]) =>
+    all.filter(({ kind, claim }) => kind === 'committed' && claim === 'made').map(({ name }) => name);
+  const claimOf = (all: readonly SnapshotInfo[], repository: string) =>
+    all.find(({ name }) => name === imageOf(repository).chainId)?.claim;
+
+  before(async () => {
+    const layouts = Object.entries({ ...IMAGES, foreign: FOREIGN }).map(
+      ([repository, image]) => [repository, join(place.path, repository), image] as const,
+    );
+    for (const [, layout, image] of layouts) await writeLayout(layout, { v1: image });
+    registry = await LayoutRegistry.start(Object.fromEntries(layouts));
+    await looking(async (store) => {
+      const unpacker = createUnpacker(store, { ...unpackSettings(loadConfig({}, {})), threads: 2 });
+      for (const repository of Object.keys(IMAGES)) {
+        const source = { kind: 'oci-layout', path: join(place.path, repository) } as const;
+        const request = { target: { kind: 'tag', tag: 'v1' } } as const;
+        const found = await unpacker.lookUp({ image: nameOf(repository), source, request });
+        await unpacker.unpack(found);
+      }
+      await unpacker.close();
+    });
+    server = await SnapshotterProcess.start('snapshotter', '--root', root, '--address', socket);
+    const configuration = [
+      `[proxy_plugins.unpackd]\ntype = "snapshot"\naddress = ${JSON.stringify(socket)}`,
+      `[proxy_plugins.unpackd.exports]\nroot = ${JSON.stringify(root)}`,
+      '[plugins."io.containerd.grpc.v1.cri".containerd]\nsnapshotter = "unpackd"',
+      '[plugins."io.containerd.cri.v1.images"]\nsnapshotter = "unpackd"',
+      `[[plugins."io.containerd.transfer.v1.local".unpack_config]]\nplatform = "${formatPlatform(hostPlatform())}"\nsnapshotter = "unpackd"`,
+    ].join('\n');
+    daemon = await Daemon.start(program, { containers: { pauseImage: nameOf('pause') }, configuration });
+    cri = new Cri(daemon);
+    await cri.ready();
+  });
+  after(async () => {
+    await daemon[Symbol.asyncDispose]();
+    await server.kill();
+    await registry[Symbol.asyncDispose]();
+    place[Symbol.dispose]();
+  });
+
+  it('a registered image starts without a pull', async () => {
+    await register('app', 'default');
+    assert.equal(await run('registered', nameOf('app')), dataOf('app'));
+    assert.equal(registry.takeLayerBytes('app'), 0);
+    assert.deepEqual(extracted(await infos()), []);
+  });
+
+  // ctr before 2.0, and with --local, does not tell the snapshotter which layer it prepares
+  if (isSince(program.version, '2.0')) {
+    it('ctr images pull fetches and extracts no layer that was unpacked ahead', async () => {
+      await pull('pulled');
+      assert.equal(registry.takeLayerBytes('pulled'), 0);
+      const all = await infos();
+      assert.deepEqual(extracted(all), []);
+      assert.equal(claimOf(all, 'pulled'), 'adopted');
+      assert.equal(await run('pulled', nameOf('pulled')), dataOf('pulled'));
+    });
+  }
+
+  it('ctr images pull of a registered image extracts no layer', async () => {
+    await register('local', 'default');
+    await pull('local', ...(isSince(program.version, '2.0') ? ['--local'] : []));
+    assert.deepEqual(extracted(await infos()), []);
+    assert.equal(await run('local', nameOf('local')), dataOf('local'));
+  });
+
+  it('an image that nobody has unpacked is pulled and extracted as ever, and is synced', async () => {
+    await pull('foreign');
+    const made = (await infos()).filter(({ kind, claim }) => kind === 'committed' && claim === 'made');
+    assert.equal(made.length, FOREIGN.layers.length);
+    assert.deepEqual([...new Set(made.map(({ synced }) => synced))], [true]);
+    assert.equal(await run('foreign', nameOf('foreign')), dataOf('foreign'));
+  });
+
+  it('a pull by CRI extracts no layer that was unpacked ahead', async () => {
+    const before = extracted(await infos());
+    await cri.images.PullImage({ image: { image: nameOf('cri') } });
+    // containerd looks for the layers first
+    assert.equal(registry.takeLayerBytes('cri'), 0);
+    assert.deepEqual(extracted(await infos()), before);
+  });
+
+  it('a collection of containerd removes no layer, whether it knows it or not', async () => {
+    const layers = async () => (await infos()).filter(({ kind }) => kind === 'committed').map(({ name }) => name);
+    const before = await layers();
+    await daemon.collect();
+    assert.deepEqual(await layers(), before);
+    assert.equal(await run('collected', nameOf('app')), dataOf('app'));
+  });
+
+  it('unpackd removes nothing that containerd knows, and names containerd', async () => {
+    const { status, stdout } = await runCli(['images', 'rm', nameOf('local'), '--root', root]);
+    assert.equal(status, 0);
+    assert.match(stdout, /can't be removed: containerd uses it; remove its image \(ctr images rm, crictl rmi\)/);
+    assert.equal(await run('kept', nameOf('local')), dataOf('local'));
+  });
+
+  it('after ctr images rm the claim ends, the layers stay, and unpackd may remove them', async () => {
+    await register('removed', 'default');
+    assert.equal(claimOf(await infos(), 'removed'), 'adopted');
+    await ctr('images', 'rm', nameOf('removed'));
+    for (const name of (await ctr('images', 'ls', '-q')).split('\n')) {
+      const { configDigest, manifestDigest } = imageOf('removed');
+      if (name === configDigest || name.endsWith(`@${manifestDigest}`)) await ctr('images', 'rm', name);
+    }
+    await daemon.collect();
+    const all = await infos();
+    assert.equal(claimOf(all, 'removed'), undefined);
+    assert.ok(all.some(({ name }) => name === imageOf('removed').chainId));
+    await looking((store) => store.remove(imageOf('removed').chainId));
+  });
+
+  it('CRI starts a pod from registered images, and pulls no layer', async () => {
+    for (const repository of ['pause', 'app']) await register(repository, 'k8s.io');
+    pod = await cri.startPod(nameOf('app'), []);
+    assert.equal(await pod.exec(...LIST_DATA), dataOf('app'));
+    assert.equal(
+      (await cri.images.PullImage({ image: { image: nameOf('app') } })).imageRef,
+      imageOf('app').configDigest,
+    );
+    for (const repository of ['pause', 'app']) assert.equal(registry.takeLayerBytes(repository), 0);
+  });
+
+  for (const [how, again] of Object.entries({
+    'a restart of the snapshotter': async () => {
+      assert.equal(await server.stop(), 0, server.log);
+      server = await server.again();
+    },
+    'the death of the snapshotter': async () => {
+      await server.kill();
+      server = await server.again();
+    },
+    'the death of both, and a /run that is empty': async () => {
+      await daemon.kill();
+      await server.kill();
+      for (const path of [socket, `${socket}.lock`]) rmSync(path, { force: true });
+      server = await server.again();
+      await daemon.start();
+      await cri.ready();
+    },
+  })) {
+    it(`${how} does no harm to containers, and new ones start`, async () => {
+      await again();
+      assert.equal(await pod.state(), 'CONTAINER_RUNNING');
+      assert.equal(await pod.exec(...LIST_DATA), dataOf('app'));
+      await connected();
+      assert.equal(await run('again', nameOf('app')), dataOf('app'));
+      await daemon.collect();
+      assert.equal(await pod.exec(...LIST_DATA), dataOf('app'));
+      const cleaned = await runCli(['snapshots', 'cleanup', '--root', root]);
+      assert.equal(cleaned.status, 0, cleaned.stderr);
+      assert.equal(await pod.exec(...LIST_DATA), dataOf('app'));
+      const other = await cri.startPod(nameOf('app'), []);
+      assert.equal(await other.exec(...LIST_DATA), dataOf('app'));
+      await other.remove();
+    });
+  }
+
+  it('the last container leaves no snapshot of containers', async () => {
+    await pod.remove();
+    await daemon.collect();
+    assert.deepEqual(
+      (await infos()).filter(({ kind }) => kind !== 'committed'),
+      [],
+    );
+  });
+}
+
+function imageOf(repository: string): TestImage {
+  const image = IMAGES[repository];
+  if (image === undefined) throw new Error(`there is no image ${repository}`);
+  return image;
+}
