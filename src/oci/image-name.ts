@@ -21,6 +21,8 @@ const HUB = 'docker.io';
 /** The host of Docker Hub in old names. */
 const OLD_HUB = 'index.docker.io';
 const DEFAULT_TAG = 'latest';
+/** Of DNS, with a port. The grammar has no limit. */
+const MAX_HOST = 260;
 /** Maximum characters of a wrong name in a message. */
 const SHOWN = 300;
 const LABEL = '(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])';
@@ -64,6 +66,7 @@ function read(text: string): ImageName | string {
   const scheme = /^[a-z0-9+.-]+:\/\//i.exec(text)?.[0];
   if (scheme !== undefined) return `it begins with ${scheme}, as an address does`;
   const { host, rest } = split(text);
+  if (host.length > MAX_HOST) return `its host is longer than ${MAX_HOST} characters`;
   if (!HOST.test(host)) return `${quoted(host)} is not a host`;
   const at = rest.indexOf('@');
   const undigested = at === -1 ? rest : rest.slice(0, at);

@@ -363,6 +363,40 @@ for (const program of PROGRAMS) {
       await assert.rejects(images.removeImage('./no name'), (error) => isSnapshotError(error, 'NotFound'));
     });
 
+    test('with the same config and other manifests share an ID', async () => {
+      const gzip = smallImage('same');
+      const other = imageOf(gzip.layers, HOST, { annotations: { other: 'manifest' } });
+      assert.equal(gzip.configDigest, other.configDigest);
+      const references = [
+        ['example.com/a:1', gzip],
+        ['example.com/b:1', other],
+      ] as const;
+      for (const [reference, image] of references) await record(reference, image);
+      for (const [reference, image] of references) {
+        assert.ok((await images.lookUpImage(newImage(reference, image)))?.used, reference);
+      }
+      await images.removeImage('example.com/b:1');
+      assert.ok(await target(gzip.configDigest), 'the ID is needed by the other image');
+      assert.ok((await images.lookUpImage(newImage('example.com/a:1', gzip)))?.used);
+      await images.removeImage('example.com/a:1');
+      assert.equal(await target(gzip.configDigest), undefined);
+      await removeAll();
+    });
+
+    test('with digests that containerd does not know fail with a sentence', async () => {
+      const image = smallImage('sha512');
+      const bytes = Buffer.concat([documentsOf(image).get(image.manifestDigest) ?? Buffer.alloc(0), Buffer.from(' ')]);
+      const manifestDigest = digestOf(bytes, 'sha512');
+      const recorded = withLayers(image, () =>
+        images.recordImage(
+          newImage('example.com/sha512:1', image, { manifestDigest }),
+          new Map([[manifestDigest, bytes]]),
+        ),
+      );
+      await assert.rejects(recorded, (error) => error instanceof UnpackError && error.code === 'LIMIT_EXCEEDED');
+      assert.deepEqual(await listed(), []);
+    });
+
     test('of others stay when their record is taken away', async () => {
       const image = smallImage('others');
       const pulled = {

@@ -76,6 +76,7 @@ describe('the full name of an image', () => {
       ['app@sha256:0123', /"sha256:0123" is not a digest/],
       [`app@${SHA256.toUpperCase()}`, /is not a digest/],
       [`app@${SHA256}@${SHA256}`, /is not a digest/],
+      [`${'a'.repeat(260)}.example/app`, /its host is longer than 260 characters/],
       [`example.com/${'a'.repeat(256)}`, /its repository is longer than 255 characters/],
     ] as const) {
       assert.throws(

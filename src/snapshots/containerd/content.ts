@@ -1,7 +1,9 @@
 import { randomBytes } from 'node:crypto';
+import { UnpackError } from '../../errors.ts';
 import type { ContainerdClient } from '../../grpc/client.ts';
 import { isGrpcError } from '../../grpc/errors.ts';
 import type { Labels } from '../../grpc/services.ts';
+import { shortDigest } from '../../oci/digest.ts';
 import { type ImageDocument, parseDocument } from '../../oci/manifest.ts';
 
 /**
@@ -35,7 +37,8 @@ export class Documents {
   /**
    * Writes a manifest or an index, unless it is there, and its labels.
    * @param lease keeps it until an image leads to it
-   * @returns the document @throws GrpcError
+   * @returns the document
+   * @throws GrpcError; UnpackError LIMIT_EXCEEDED for a digest that this containerd does not know
    */
   async putDocument(digest: string, bytes: Uint8Array, origin: Origin, lease: string): Promise<ImageDocument> {
     const document = parseDocument(bytes, `document ${digest}`);
@@ -43,7 +46,7 @@ export class Documents {
     return document;
   }
 
-  /** As `putDocument`, for a config. @param chainId `undefined` for an image without layers @throws GrpcError */
+  /** As `putDocument`, for a config. @param chainId `undefined` for an image without layers @throws as `putDocument` */
   async putConfig(
     digest: string,
     bytes: Uint8Array,
@@ -100,7 +103,17 @@ export class Documents {
     // two writers must not share the unfinished blob, and the lease removes it if this process dies
     const ref = `unpackd-${expected}-${randomBytes(8).toString('hex')}`;
     const request = { action: 'COMMIT', ref, total: data.length, expected, data, labels } as const;
-    for await (const _ of this.#client.content.Write([request], { lease }));
+    try {
+      for await (const _ of this.#client.content.Write([request], { lease }));
+    } catch (error) {
+      if (!isGrpcError(error, 'FAILED_PRECONDITION') || expected.startsWith('sha256:')) throw error;
+      // containerd 1.6 and 2.1 check each document by its SHA-256
+      throw new UnpackError(
+        'LIMIT_EXCEEDED',
+        `containerd cannot keep document ${shortDigest(expected)} of the image (${error.details}): push the image with SHA-256 digests`,
+        { cause: error },
+      );
+    }
   }
 
   async #addLabels(digest: string, references: Labels, origin: Origin): Promise<void> {

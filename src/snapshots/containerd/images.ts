@@ -195,10 +195,10 @@ export class ContainerdImages implements ImageRecords {
       this.#documents.has(manifestDigest),
       indexDigest === undefined || this.#documents.has(indexDigest),
     ]);
-    const leads = (one: WireImage | undefined, ...targets: (string | undefined)[]) =>
-      one?.target != null && targets.includes(one.target.digest);
-    if (!leads(named, target) || named === undefined || !leads(ident, manifestDigest, indexDigest)) return undefined;
-    if (byDigest !== undefined && !leads(beside, target)) return undefined;
+    const leads = (one: WireImage | undefined) => one?.target?.digest === target;
+    // the ID may lead to another manifest with the same config
+    if (named === undefined || ident === undefined || !leads(named)) return undefined;
+    if (byDigest !== undefined && !leads(beside)) return undefined;
     const label = validLabels(named).get(platform);
     const isSame = label?.manifest === manifestDigest && label.chain === chainId && label.config === configDigest;
     return isSame && documents.every((there) => there) ? label : undefined;
@@ -249,13 +249,22 @@ export class ContainerdImages implements ImageRecords {
       );
       if (!isNeeded) await this.#images.remove(beside);
     }
+    await this.#removeIds(records);
+  }
+
+  /** Removes the IDs of images that no name leads to any more. */
+  async #removeIds(records: readonly ImageRecord[]): Promise<void> {
+    // an image that differs in its compressed layers only has another manifest, and the same ID
+    const ours = (await this.#images.recorded()).flatMap((one) => [...validLabels(one).values()]);
+    const needed = new Set(ours.map(({ config }) => config));
     for (const { configDigest = '', manifestDigest, indexDigest } of records) {
+      const id = needed.has(configDigest) ? undefined : await this.#images.get(configDigest);
+      if (id === undefined) continue;
       const left: WireImage[] = [];
-      for (const digest of new Set([manifestDigest, indexDigest])) {
+      for (const digest of new Set([manifestDigest, indexDigest, id.target?.digest])) {
         if (digest !== undefined) left.push(...(await this.#images.leadingTo(digest)));
       }
-      const id = left.find((one) => one.name === configDigest);
-      if (id !== undefined && left.every((one) => isId(one.name))) await this.#images.remove(id);
+      if (left.every(({ name }) => isId(name))) await this.#images.remove(id);
     }
   }
 

@@ -110,8 +110,8 @@ export class NamedImages {
   }
 }
 
-/** How often a change is tried again. */
-const ATTEMPTS = 5;
+/** How often a change is tried again. Each time somebody else has made or removed the image at that moment. */
+const ATTEMPTS = 20;
 /** The value of LABEL_MANAGED. */
 const MANAGED = 'managed';
 
