@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { lstatSync } from 'node:fs';
+import { lstatSync, rmSync } from 'node:fs';
 import { chmod, chown, mkdir, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
@@ -9,8 +9,9 @@ import { connectContainerd } from '../../src/grpc/client.ts';
 import type { ContainerdSnapshotter } from '../../src/snapshots/containerd/snapshotter.ts';
 import { refused, type TemporaryStore, unlessRefused, writableTree } from '../snapshots/temporary-store.ts';
 import { eventually } from '../support/eventually.ts';
+import { tmpfs, unavailable } from '../support/file-system.ts';
 import { snapshotNames, wireSnapshots } from './collect.ts';
-import { Daemon, PROGRAMS, skipWithoutContainerd } from './daemon.ts';
+import { Daemon, isSince, PROGRAMS, skipWithoutContainerd } from './daemon.ts';
 import { withContainerdStore } from './temporary-store.ts';
 
 for (const program of PROGRAMS) {
@@ -45,6 +46,56 @@ for (const program of PROGRAMS) {
         (await store.walk()).map(({ name }) => name),
         ['base', 'middle', 'top'],
       );
+    });
+
+    test('the same by an exchange, also where containerd can rebase', () =>
+      withContainerdStore(
+        daemon,
+        async ({ store, layer, mounted }) => {
+          await layer('base', '', (directory) => chown(directory, 1234, 5678));
+          await late(store, 'middle', 'base');
+          await late(store, 'top', 'middle');
+          await mounted(await store.view('look', 'top'), async (directory) => {
+            assert.deepEqual((await readdir(directory)).sort(), ['middle', 'top']);
+            assert.equal(lstatSync(directory).uid, 1234);
+          });
+        },
+        false,
+      ));
+
+    const ignoring = isSince(program.version, '2.2') && 'this containerd can rebase';
+    test('a snapshotter that ignores the parent is noticed, and its layer does not stay', { skip: ignoring }, () =>
+      withContainerdStore(
+        daemon,
+        async ({ store, layer }) => {
+          await layer('base', '');
+          await assert.rejects(late(store, 'top', 'base'), (error) => toUnpackError(error).code === 'STORE_FAILED');
+          await assert.rejects(late(store, 'top', 'base'), /has committed top on no parent instead of base: set/);
+          assert.equal(await store.has('top'), false);
+        },
+        true,
+      ),
+    );
+
+    test('a full disk is STORE_FULL, and works again when space is free', {
+      skip: unavailable(() => tmpfs('size=64m,nr_inodes=2000')),
+    }, async () => {
+      using disk = tmpfs('size=64m,nr_inodes=2000');
+      await using full = await Daemon.start(program, { below: disk.path });
+      await withContainerdStore(full, async ({ store, layer }) => {
+        await layer('base', '');
+        const filler = join(disk.path, 'filler');
+        await mkdir(filler);
+        const fill = async () => {
+          for (let index = 0; ; index++) await writeFile(join(filler, `${index}`), '');
+        };
+        await assert.rejects(fill, { code: 'ENOSPC' });
+        const prepare = () => store.prepare('key', 'base');
+        await assert.rejects(prepare, (error) => toUnpackError(error).code === 'STORE_FULL');
+        await assert.rejects(prepare, /no space left on device; free space on the disk of its root$/);
+        rmSync(filler, { recursive: true });
+        await prepare();
+      });
     });
 
     behaviour('its root keeps its mode and gets the owner of the parent’s root', async ({ store, layer, mounted }) => {

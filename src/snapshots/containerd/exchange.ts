@@ -31,9 +31,22 @@ export function viewOf([mount]: readonly Mount[]): readonly Mount[] | undefined 
   if (tree === undefined) return undefined;
   const options = mount.options.flatMap((option) => {
     if (option.startsWith(UPPER) || option.startsWith(WORK)) return [];
-    return [option.startsWith(LOWER) ? `${LOWER}${tree}:${option.slice(LOWER.length)}` : option];
+    return [withLower(option, tree)];
   });
   return [{ ...mount, options }];
+}
+
+/**
+ * The mounts of a view of a layer whose parent has these.
+ * @returns `undefined` if the parent is a bottom layer: its bind mount does not show what options an overlay has
+ */
+export function viewOn(tree: string, [mount]: readonly Mount[]): readonly Mount[] | undefined {
+  if (mount?.type !== 'overlay') return undefined;
+  return [{ ...mount, options: mount.options.map((option) => withLower(option, tree)) }];
+}
+
+function withLower(option: string, tree: string): string {
+  return option.startsWith(LOWER) ? `${LOWER}${tree}:${option.slice(LOWER.length)}` : option;
 }
 
 /** The tree of the snapshot that these view mounts show. @throws Error for mounts of another kind */

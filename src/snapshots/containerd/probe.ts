@@ -8,7 +8,7 @@ import { type FileSystemFacts, fileSystemFacts } from '../../system/filesystem.t
 import { failureAt } from '../directories.ts';
 import type { Mount, OverlayXattrs } from '../snapshotter.ts';
 import { treeOf } from './exchange.ts';
-import type { SnapshotterPlace } from './snapshotter.ts';
+import type { SnapshotterPlace } from './opened.ts';
 import type { State } from './state.ts';
 import { LABEL_STATE, mountsOf } from './wire.ts';
 
