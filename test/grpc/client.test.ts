@@ -1,11 +1,13 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
+import { globSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { type ContainerdClient, connectContainerd } from '../../src/grpc/client.ts';
 import { loadService } from '../../src/grpc/definitions.ts';
 import { GrpcError, isGrpcError } from '../../src/grpc/errors.ts';
 import { Daemon, PROGRAMS, skipWithoutContainerd } from '../containerd/daemon.ts';
+import { eventually } from '../support/eventually.ts';
 import { scratch } from '../support/scratch.ts';
 
 const snapshotter = 'overlayfs';
@@ -143,6 +145,9 @@ for (const program of PROGRAMS) {
     test('ends a call that exceeds its deadline', async () => {
       process.kill(daemon.pid, 'SIGSTOP');
       try {
+        // each thread stops by itself
+        const states = () => globSync(`/proc/${daemon.pid}/task/*/stat`).map((path) => readFileSync(path, 'utf8'));
+        await eventually('containerd has stopped', () => states().every((stat) => stat.includes(') T ')));
         await assert.rejects(client.version.Version({}, { deadline: 200 }), (error) =>
           isGrpcError(error, 'DEADLINE_EXCEEDED'),
         );
