@@ -186,8 +186,8 @@ for (const program of PROGRAMS) {
         const known = await images.lookUpImage(key);
         assert.ok(known?.used !== undefined && Math.abs(known.used.getTime() - Date.now()) < 60_000, String(damage));
         await damage();
-        const damaged = await images.lookUpImage(key);
-        assert.deepEqual(damaged, { mounts: [], used: undefined }, String(damage));
+        // a collection may have taken the layers meanwhile
+        assert.equal((await images.lookUpImage(key))?.used, undefined, String(damage));
       }
       await record('example.com/look:1', image);
       assert.equal((await images.lookUpImage({ ...key, reference: 'example.com/look:2' }))?.used, undefined);
@@ -380,6 +380,19 @@ for (const program of PROGRAMS) {
       assert.ok((await images.lookUpImage(newImage('example.com/a:1', gzip)))?.used);
       await images.removeImage('example.com/a:1');
       assert.equal(await target(gzip.configDigest), undefined);
+      await removeAll();
+    });
+
+    test('of any platform that a config names are recorded', async () => {
+      for (const platform of ['', 'linux/"\u{1F600}"', `linux/${'x'.repeat(5000)}`, 'windows/amd64', 'linux/\ud800']) {
+        const image = smallImage('platform');
+        const key = newImage('example.com/platform:1', image, { platform });
+        await record('example.com/platform:1', image, { platform });
+        assert.ok((await images.lookUpImage(key))?.used, platform.slice(0, 20));
+        const [listing] = await images.images();
+        assert.equal(listing?.platform, platform.slice(0, 128));
+        assert.equal((await images.removeImage('example.com/platform:1', listing?.platform)).length, 1);
+      }
       await removeAll();
     });
 

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import type { Labels, WireImage } from '../../grpc/services.ts';
 import type { ImageRecord, NewImage } from '../images.ts';
 import { LABEL_IMAGE } from './wire.ts';
@@ -19,6 +20,8 @@ export const PINNED = 'pinned';
 
 /** Bytes of a label's key and value together (containerd, pkg/labels). */
 const MAX_LABEL = 4096;
+/** Maximum characters of an odd platform. */
+const SHOWN = 128;
 
 /** What a label says. The names are short, because a label has little room. */
 export interface ImageLabel {
@@ -27,6 +30,8 @@ export interface ImageLabel {
   readonly config?: string | undefined;
   readonly index?: string | undefined;
   readonly chain?: string | undefined;
+  /** If it is not the end of the label's key: see `platformKey`. */
+  readonly platform?: string | undefined;
   readonly source: string;
   readonly job?: string | undefined;
   /** Milliseconds since 1970, as in ImageRecord. */
@@ -38,9 +43,16 @@ export interface ImageLabel {
   readonly pinned?: boolean | undefined;
 }
 
+const PLAIN = /^[\w./()+-]{0,128}$/;
+
+/** The end of a label's key for a platform. A config can have any text as its architecture, and a key has little room. */
+export function platformKey(platform: string): string {
+  return PLAIN.test(platform) ? platform : createHash('sha256').update(platform).digest('hex');
+}
+
 /** @param earlier what the label has said before; source and job stay as they were until the layers are unpacked again */
 export function newLabel(
-  { manifestDigest, configDigest, indexDigest, chainId, source, job }: NewImage,
+  { platform, manifestDigest, configDigest, indexDigest, chainId, source, job }: NewImage,
   { unpacked, used }: { readonly unpacked: Date | undefined; readonly used: Date },
   earlier?: ImageLabel,
 ): ImageLabel {
@@ -52,6 +64,7 @@ export function newLabel(
     config: configDigest,
     index: indexDigest,
     chain: chainId,
+    platform: PLAIN.test(platform) ? undefined : platform.slice(0, SHOWN),
     ...origin,
     unpacked: time,
     used: used.getTime(),
@@ -88,16 +101,17 @@ export function validLabels({ labels, target }: Pick<WireImage, 'labels' | 'targ
   return all;
 }
 
+/** @param key of the platform */
 export function recordOf(
   reference: string,
-  platform: string,
+  key: string,
   label: ImageLabel,
   pinned = label.pinned === true,
 ): ImageRecord {
   const { manifest, config, index, chain, source, job, unpacked, used } = label;
   return {
     reference,
-    platform,
+    platform: label.platform ?? key,
     chainId: chain,
     manifestDigest: manifest,
     configDigest: config,
@@ -131,6 +145,7 @@ function parseLabel(text: string): ImageLabel | undefined {
     config: optional('config'),
     index: optional('index'),
     chain: optional('chain'),
+    platform: optional('platform'),
     source: optional('source') ?? '',
     job: optional('job'),
     unpacked,

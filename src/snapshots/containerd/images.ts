@@ -6,7 +6,7 @@ import type { ImageDigests, ImageListing, ImageRecord, ImageRecords, KnownImage,
 import { NOTHING_TO_MOUNT } from '../layout.ts';
 import { isSnapshotError, type Mount, SnapshotError, type Snapshotter, type Usage } from '../snapshotter.ts';
 import { Documents } from './content.ts';
-import { type ImageLabel, labelText, newLabel, recordOf, validLabels } from './image-labels.ts';
+import { type ImageLabel, labelText, newLabel, platformKey, recordOf, validLabels } from './image-labels.ts';
 import { listImages } from './image-listing.ts';
 import { digestName, isId, type Names, namesIn } from './image-names.ts';
 import { type LayerRecord, LayerRecords, labelOf } from './layer-records.ts';
@@ -164,10 +164,11 @@ export class ContainerdImages implements ImageRecords {
     if (top === undefined || manifest === undefined) {
       throw new SnapshotError('InvalidArgument', `image ${first} is not recorded: its document ${target} is missing`);
     }
-    const key = `${LABEL_IMAGE}${image.platform}`;
+    const platform = platformKey(image.platform);
+    const key = `${LABEL_IMAGE}${platform}`;
     const put = (name: string, change: (label: ImageLabel, earlier?: ImageLabel) => ImageLabel) =>
       this.#images.put(name, top, NEVER, (there) => {
-        const earlier = there && validLabels(there).get(image.platform);
+        const earlier = there && validLabels(there).get(platform);
         return { [key]: labelText(key, change(newLabel(image, times, earlier), earlier)) };
       });
     // the name that people use comes last, because it is looked up first
@@ -199,7 +200,7 @@ export class ContainerdImages implements ImageRecords {
     // the ID may lead to another manifest with the same config
     if (named === undefined || ident === undefined || !leads(named)) return undefined;
     if (byDigest !== undefined && !leads(beside)) return undefined;
-    const label = validLabels(named).get(platform);
+    const label = validLabels(named).get(platformKey(platform));
     const isSame = label?.manifest === manifestDigest && label.chain === chainId && label.config === configDigest;
     return isSame && documents.every((there) => there) ? label : undefined;
   }
@@ -211,28 +212,25 @@ export class ContainerdImages implements ImageRecords {
 
   /** The records of a reference. @throws NotFound */
   async #find(reference: string, platform: string | undefined): Promise<Found> {
-    const name = fullNameOf(reference);
-    const image = name === undefined ? undefined : await this.#images.get(name);
-    const labels = image === undefined ? new Map<string, ImageLabel>() : validLabels(image);
-    const layers = name === undefined ? [] : await this.#layers.named(name);
-    const isWanted = (one: string) => platform === undefined || one === platform;
-    const wanted = [...labels].filter(([one]) => isWanted(one));
-    const records = [
-      ...(image === undefined || name === undefined
-        ? []
-        : wanted.map(([one, label]) => recordOf(name, one, label, isPinned(image)))),
-      ...(name === undefined || !isWanted('') ? [] : layers.map(({ label }) => recordOf(name, '', label))),
-    ];
-    if (name === undefined || records.length === 0) {
+    const isWanted = (record: ImageRecord) => platform === undefined || record.platform === platform;
+    const name = fullNameOf(reference) ?? '';
+    const image = name === '' ? undefined : await this.#images.get(name);
+    const all = image === undefined ? [] : recordsOf(image);
+    const ofImage = all.filter(isWanted);
+    const named = name === '' ? [] : await this.#layers.named(name);
+    const layers = named.filter(({ label }) => isWanted(recordOf(name, '', label)));
+    const records = [...ofImage, ...layers.map(({ label }) => recordOf(name, '', label))];
+    if (records.length === 0) {
       const which = platform === undefined ? '' : ` for ${platform === '' ? 'no platform' : platform}`;
       throw new SnapshotError('NotFound', `the store has no image ${reference}${which}`);
     }
+    const others = ofImage.length === 0 ? [] : all.filter((record) => !isWanted(record));
     return {
       name,
       records,
-      image: wanted.length === 0 ? undefined : image,
-      others: wanted.length === 0 ? [] : [...labels.keys()].filter((one) => !isWanted(one)),
-      layers: isWanted('') ? layers : [],
+      image: ofImage.length === 0 ? undefined : image,
+      others: others.map((record) => record.platform),
+      layers,
     };
   }
 
@@ -309,6 +307,11 @@ interface Found {
 }
 
 const NEVER = () => false;
+
+/** The records of an image in containerd, one for each platform. */
+function recordsOf(image: WireImage): ImageRecord[] {
+  return [...validLabels(image)].map(([key, label]) => recordOf(image.name, key, label, isPinned(image)));
+}
 
 /** @throws UnpackError INVALID_JOB */
 function fullName(reference: string): string {
