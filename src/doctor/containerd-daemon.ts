@@ -24,19 +24,35 @@ export interface RunningContainerd {
 export interface KnownSocket {
   readonly path: string;
   readonly of: string;
+  /** Where people write its configuration; absent if another program writes it at each start. */
+  readonly configuration?: string;
 }
 
 const KNOWN_SOCKETS: readonly KnownSocket[] = [
-  { path: '/run/containerd/containerd.sock', of: 'containerd' },
+  { path: '/run/containerd/containerd.sock', of: 'containerd', configuration: '/etc/containerd/config.toml' },
   // docs.k3s.io and docs.rke2.io, "CLI tools"
-  { path: '/run/k3s/containerd/containerd.sock', of: 'K3s or RKE2' },
+  {
+    path: '/run/k3s/containerd/containerd.sock',
+    of: 'K3s or RKE2',
+    configuration: 'config.toml.tmpl in /var/lib/rancher/k3s/agent/etc/containerd, or below /var/lib/rancher/rke2',
+  },
   // microk8s, microk8s-resources/default-args/containerd
-  { path: '/var/snap/microk8s/common/run/containerd.sock', of: 'MicroK8s' },
+  {
+    path: '/var/snap/microk8s/common/run/containerd.sock',
+    of: 'MicroK8s',
+    configuration: '/var/snap/microk8s/current/args/containerd-template.toml',
+  },
   // docs.k0sproject.io, "Runtime"
-  { path: '/run/k0s/containerd.sock', of: 'k0s' },
+  { path: '/run/k0s/containerd.sock', of: 'k0s', configuration: 'a file in /etc/k0s/containerd.d' },
   // moby, libcontainerd/supervisor: the containerd that dockerd starts if the machine has none
   { path: '/run/docker/containerd/containerd.sock', of: 'Docker' },
 ];
+
+/** Where people write the configuration of the containerd with this socket. */
+export function configurationOf(socket: string): string {
+  const known = KNOWN_SOCKETS.find(({ path }) => path === socket);
+  return known?.configuration ?? 'usually /etc/containerd/config.toml';
+}
 
 /** Milliseconds that a connection or a call may take. */
 const PATIENCE = 5000;

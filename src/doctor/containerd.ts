@@ -10,10 +10,9 @@ import { GrpcError } from '../grpc/errors.ts';
 import { type FoundSnapshotter, findSnapshotter } from '../snapshots/containerd/plugin.ts';
 import { probeSnapshotter } from '../snapshots/containerd/probe.ts';
 import { diskOf } from '../system/space.ts';
-import { bytesText } from '../units.ts';
 import { type Check, fail, ok, reason, warn } from './check.ts';
 import { type KnownSocket, type RunningContainerd, tryOut, withContainerd } from './containerd-daemon.ts';
-import { nearestFolder } from './store.ts';
+import { nearestFolder, space } from './store.ts';
 
 /** Checks of a store that is a client of containerd (UNPACK_SNAPSHOTTER=containerd), for `unpackd doctor`. */
 
@@ -44,7 +43,7 @@ export function checkContainerd(
       answers,
       snapshotterCheck(snapshotter, found.capabilities),
       namespaceCheck(namespace, daemon.namespaces),
-      await directory(daemon, snapshotter, found),
+      ...(await directory(daemon, snapshotter, found)),
       ...(namespace === OF_KUBERNETES ? [await kubernetes(daemon, found.root)] : []),
     ];
   };
@@ -79,23 +78,25 @@ function namespaceCheck(namespace: string, all: readonly string[]): Check {
   return warn(name, `${namespace} does not exist; ${others}`, advice);
 }
 
+const MAKE_ROOM = 'remove images (unpackd images rm, or crictl rmi --prune), or use a larger file system';
+
 /** Checks that this process writes into the same directories as containerd, and that they have space. */
 async function directory(
   daemon: RunningContainerd,
   snapshotter: string,
   { root, capabilities }: FoundSnapshotter,
-): Promise<Check> {
+): Promise<readonly Check[]> {
   const name = 'Directory';
   try {
     const place = { ...daemon.address, snapshotter, root, canRebase: capabilities.includes('rebase') };
     const state = { id: randomBytes(8).toString('hex') };
     const tried = await tryOut(daemon, ({ client, lease }) => probeSnapshotter(client, place, state, { id: lease }));
-    const { bytes, totalBytes } = await diskOf(root);
+    const disk = await diskOf(root);
     const what = tried === undefined ? 'is here' : 'is the same directory here as for containerd';
-    return ok(name, `${root} ${what}; ${bytesText(bytes)} of ${bytesText(totalBytes)} free`);
+    return [ok(name, `${root} ${what}`), space(disk, disk.totalBytes, MAKE_ROOM)];
   } catch (error) {
-    if (!isMissing(error)) return refusal(name, error);
-    return fail(name, `${root} of containerd is not here`, 'mount it at the same path, from the same file system');
+    if (!isMissing(error)) return [refusal(name, error)];
+    return [fail(name, `${root} of containerd is not here`, 'mount it at the same path, from the same file system')];
   }
 }
 

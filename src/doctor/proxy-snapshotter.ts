@@ -4,7 +4,14 @@ import { GrpcError } from '../grpc/errors.ts';
 import type { Plugin } from '../grpc/services.ts';
 import { formatPlatform, hostPlatform } from '../oci/platform.ts';
 import { type Check, fail, ok, reason, warn } from './check.ts';
-import { type KnownSocket, type RunningContainerd, type Trial, tryOut, withContainerd } from './containerd-daemon.ts';
+import {
+  configurationOf,
+  type KnownSocket,
+  type RunningContainerd,
+  type Trial,
+  tryOut,
+  withContainerd,
+} from './containerd-daemon.ts';
 
 /** Checks of the store as a proxy snapshotter of containerd (UNPACK_SNAPSHOTTER_SOCKET), for `unpackd doctor`. */
 
@@ -38,7 +45,7 @@ async function proxy(daemon: RunningContainerd, served: string, root: string): P
       ...fail(
         NAME,
         `containerd ${version} has no snapshotter at ${served}`,
-        'add these lines to its configuration (/etc/containerd/config.toml) and restart it; running containers go on:',
+        `add these lines to its configuration (${configurationOf(daemon.address.socket)}) and restart it; running containers go on:`,
       ),
       lines: proxyConfiguration(version, served, root),
     };

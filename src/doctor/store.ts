@@ -123,15 +123,16 @@ async function native(): Promise<Check> {
   }
 }
 
-function space({ bytes, inodes }: Space, totalBytes?: number): Check {
+/** Whether a file system has space. @param makeRoom how to get more, as the advice */
+export function space({ bytes, inodes }: Space, totalBytes?: number, makeRoom = MAKE_ROOM): Check {
   const total = totalBytes === undefined ? '' : ` of ${bytesText(totalBytes)}`;
   const nodes = inodes === undefined ? '' : `, ${inodes.toLocaleString('en-US')} inodes`;
   const finding = `${bytesText(bytes)}${total} free${nodes}`;
   if (bytes === 0 || inodes === 0) {
-    return fail('Space', `${finding}: ${bytes === 0 ? 'the file system is full' : 'no inode is left'}`, MAKE_ROOM);
+    return fail('Space', `${finding}: ${bytes === 0 ? 'the file system is full' : 'no inode is left'}`, makeRoom);
   }
   const little = bytes < LITTLE_SPACE || (inodes !== undefined && inodes < LITTLE_INODES);
-  return little ? warn('Space', finding, MAKE_ROOM) : ok('Space', finding);
+  return little ? warn('Space', finding, makeRoom) : ok('Space', finding);
 }
 
 function spaceWithoutTrying(folder: string): Check[] {
