@@ -134,7 +134,8 @@ async function openWithRetries(
 ): Promise<Store | undefined> {
   const place = storePlace(config);
   await loadStore(place);
-  const options = { ...storeToWrite(config), mayUseReserve: collectorMarks(config) !== undefined };
+  const mayUseReserve = collectorMarks(config) !== undefined || config.UNPACK_SNAPSHOTTER_SOCKET !== undefined;
+  const options = { ...storeToWrite(config), mayUseReserve };
   let logged = false;
   for (let pause = FIRST_PAUSE; !stop.aborted; pause = Math.min(pause * 2, LAST_PAUSE)) {
     try {
@@ -163,16 +164,15 @@ function mayBeRepaired(error: unknown): boolean {
 }
 
 /**
- * Serves the store to containerd, if UNPACK_SNAPSHOTTER_SOCKET is set. Redis is not needed for it.
- * @throws as `serveSnapshotter`
+ * Serves the store to containerd, if UNPACK_SNAPSHOTTER_SOCKET is set. Redis is not needed for it. Of several workers with the
+ * same settings one serves, and another one takes over when it has ended.
+ * @throws as `serveWhenFree`
  */
 async function serveToContainerd(store: Store, config: Config, log: Logger): Promise<ServedSnapshotter | undefined> {
   const socket = config.UNPACK_SNAPSHOTTER_SOCKET;
   if (socket === undefined || !isOwnStore(store)) return undefined;
-  const { serveSnapshotter } = await import('../src/proxy/snapshotter.ts');
-  const served = await serveSnapshotter(store, socket, sentenceLog(log));
-  log.info({ socket, root: store.root }, `serves ${store.root} to containerd on ${socket}`);
-  return served;
+  const { serveWhenFree } = await import('../src/proxy/snapshotter.ts');
+  return serveWhenFree(store, socket, sentenceLog(log));
 }
 
 /** Removes what dead workers left in the store. A failure is only logged, because leftovers only take space. */

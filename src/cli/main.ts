@@ -63,7 +63,7 @@ const COMMANDS: readonly Entry[] = [
   },
   {
     name: 'snapshots',
-    summary: 'show and change the snapshot store: ls, stat, usage, mount, mounts, umount, rm, cleanup',
+    summary: 'show and change the snapshot store: ls, stat, usage, mount, mounts, umount, rm, cleanup, release',
     load: async () => (await import('./snapshots.ts')).snapshotsCommand,
   },
   {

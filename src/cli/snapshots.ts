@@ -20,6 +20,7 @@ import type { Cli } from './output.ts';
 import { configOf, STORE_SETTINGS, takesSettings } from './settings.ts';
 import { imagesBySnapshot, type ListOptions, listSnapshots, withSizes } from './snapshot-list.ts';
 import { describe, mountAt, unmountAt } from './snapshot-mount.ts';
+import { releaseSnapshots } from './snapshot-release.ts';
 import { refuseForContainerd, withReader, withStore } from './store-access.ts';
 import { type Cell, type Column, table } from './table.ts';
 import { printable } from './terminal-text.ts';
@@ -115,6 +116,16 @@ export function snapshotsCommand(cli: Cli): Command {
     'cleanup',
     'Remove what dead workers left behind: unfinished snapshots, and folders without a snapshot.',
   ).action(() => withStore(cleanup, (store) => clean(store, cli), true));
+
+  const release = add(
+    'release',
+    'End the claims of a containerd that is gone. What it has made is removed; layers that it has found stay.',
+  )
+    .argument('[key...]', 'default: all that it has claimed')
+    .action((keys: readonly string[]) => {
+      refuseForContainerd(release, 'the release of snapshots', 'remove the image with unpackd images rm');
+      return withStore(release, (store) => releaseSnapshots(store, keys, cli), true);
+    });
 
   const backup = add('backup', 'Copy the database of the store into a new file. Workers can continue to run.')
     .argument('<file>')

@@ -42,12 +42,12 @@ async function run(config: Config, socket: string, signal: AbortSignal): Promise
   const log = createLog(config);
   const place = ownStorePlace(config, 'unpackd snapshotter');
   // the owners of the files are those that the store was made with
-  const store = await openStoreThread({ ...place, durable: config.UNPACK_DURABLE });
+  // containerd removes snapshots on a full disk too
+  const store = await openStoreThread({ ...place, durable: config.UNPACK_DURABLE, mayUseReserve: true });
   try {
     const served = await serveSnapshotter(store, socket, (level, sentence, fields = {}) =>
       log[level](fields, sentence),
     );
-    log.info({ socket, root: store.root }, `serves ${store.root} to containerd on ${socket}`);
     if (!signal.aborted) await once(signal, 'abort');
     await served.close();
     log.info('stopped');

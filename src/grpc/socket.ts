@@ -10,6 +10,13 @@ import { tryLock } from '../system/files.ts';
 /** A socket cannot be listened on. `message` has the reason, and what to do. */
 export class SocketError extends Error {
   override readonly name = 'SocketError';
+  /** Another process listens there. */
+  readonly isTaken: boolean;
+
+  constructor(message: string, { isTaken = false, ...options }: ErrorOptions & { readonly isTaken?: boolean } = {}) {
+    super(message, options);
+    this.isTaken = isTaken;
+  }
 }
 
 /** A path of a socket that belongs to this process until it is released. */
@@ -107,7 +114,8 @@ const newPath = (path: string): string => join(`${path}.new`, 's');
 
 function taken(path: string, pid: string): SocketError {
   const who = pid === '' ? 'another process' : `process ${pid}`;
-  return new SocketError(`${who} listens on ${path} already: stop it, or choose another path`);
+  const message = `${who} listens on ${path} already: stop it, or choose another path`;
+  return new SocketError(message, { isTaken: true });
 }
 
 function reason(error: unknown): string {

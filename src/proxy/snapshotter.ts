@@ -1,7 +1,9 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { UnpackError } from '../errors.ts';
 import { loadService } from '../grpc/definitions.ts';
 import { type RunningServer, serve } from '../grpc/server.ts';
 import type { Snapshots } from '../grpc/services.ts';
+import { SocketError } from '../grpc/socket.ts';
 import type { Log } from '../rootfs/applier.ts';
 import { StoreSync } from '../rootfs/durability.ts';
 import type { OwnStore } from '../snapshots/store.ts';
@@ -16,6 +18,8 @@ export interface ServedSnapshotter {
   close(): Promise<void>;
 }
 
+/** Milliseconds between two looks whether another process still serves. */
+const LOOK = 1000;
 /** Milliseconds that calls have to end. */
 const CALLS_LIMIT = 5000;
 
@@ -52,6 +56,7 @@ export async function serveSnapshotter(store: OwnStore, socket: string, log: Log
     sync[Symbol.dispose]();
     throw error;
   }
+  log('info', `serves ${store.root} to containerd on ${socket}`, { socket, root: store.root });
   return {
     socket,
     close: async () => {
@@ -60,3 +65,49 @@ export async function serveSnapshotter(store: OwnStore, socket: string, log: Log
     },
   };
 }
+
+/**
+ * As `serveSnapshotter`. While another process listens on the socket, it waits in the background, and serves when that one has
+ * ended: several workers of a machine can have the same settings.
+ * @throws as `serveSnapshotter`, but not if another process listens
+ */
+export async function serveWhenFree(store: OwnStore, socket: string, log: Log): Promise<ServedSnapshotter> {
+  try {
+    return await serveSnapshotter(store, socket, log);
+  } catch (error) {
+    if (!isTaken(error)) throw error;
+    log('info', `another process serves containerd on ${socket}; this one does when that one has ended`, { socket });
+  }
+  const stop = new AbortController();
+  const serving = waitAndServe(store, socket, log, stop.signal);
+  return {
+    socket,
+    close: async () => {
+      stop.abort();
+      await (await serving)?.close();
+    },
+  };
+}
+
+async function waitAndServe(
+  store: OwnStore,
+  socket: string,
+  log: Log,
+  stop: AbortSignal,
+): Promise<ServedSnapshotter | undefined> {
+  let logged = false;
+  while (!stop.aborted) {
+    try {
+      return await serveSnapshotter(store, socket, log);
+    } catch (error) {
+      if (!isTaken(error) && !logged) log('warn', `containerd is not served: ${sentenceOf(error)}`);
+      logged ||= !isTaken(error);
+    }
+    await sleep(LOOK, undefined, { signal: stop, ref: false }).catch(() => {});
+  }
+  return undefined;
+}
+
+const sentenceOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
+
+const isTaken = (error: unknown): boolean => error instanceof SocketError && error.isTaken;

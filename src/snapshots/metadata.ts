@@ -346,7 +346,7 @@ export class Metadata {
     if (!isUsable(statements.committed, name, this.#through)) {
       throw new SnapshotError(
         'NotFound',
-        `snapshot ${name} is suspect: it was not synced, or one below it, so files may be lost; let a job unpack it again`,
+        `snapshot ${name} is suspect: it was not synced, or one below it, so files may be lost; ${parent.info.claim === 'made' ? 'remove its image in containerd and pull it again' : 'let a job unpack it again'}`,
       );
     }
     return parent;

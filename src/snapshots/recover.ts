@@ -164,12 +164,15 @@ function addRows(file: DatabaseSync, records: readonly (readonly [number, Snapsh
     INSERT INTO snapshots (id, key, kind, labels, claim, created, updated, bytes, inodes, synced)
     VALUES (:id, :key, :kind, :labels, :claim, :created, :created, :bytes, :inodes, :synced)`);
   const markSynced = file.prepare(STATEMENTS.markSynced);
+  const addClaim = file.prepare('UPDATE snapshots SET claim = COALESCE(claim, :claim) WHERE id = :id');
   const adopt = file.prepare(STATEMENTS.adoptChildren);
   const present = new Set(records.map(([id]) => id));
   for (const [id, { kind, name, parent, labels, created, size, synced, claim }] of records) {
     const row = there.get(id);
     if (row?.key === name && row.kind === kind) {
       if (synced === true) markSynced.run({ id }); // after this copy of the database was made
+      // a claim too much ends with the next collection of containerd
+      if (claim !== undefined) addClaim.run({ id, claim });
       continue;
     }
     const other = taken.get(name, id);

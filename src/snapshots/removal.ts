@@ -86,7 +86,7 @@ function refuseClaimed({ name, kind, claim }: SnapshotInfo): void {
   const user = kind === 'committed' ? 'image (ctr images rm, crictl rmi)' : 'container (ctr containers rm, crictl rm)';
   throw new SnapshotError(
     'FailedPrecondition',
-    `snapshot ${name} can't be removed: containerd uses it; remove its ${user} there first`,
+    `snapshot ${name} can't be removed: containerd uses it; remove its ${user} there first, or if that containerd is gone, run unpackd snapshots release`,
   );
 }
 

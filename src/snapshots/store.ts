@@ -243,7 +243,7 @@ export class SnapshotStore implements OwnStore {
     return this.#calls.run(async () => {
       const { info } = await this.#metadata.stat(key);
       if (info.claim === 'made') await this.#remove(info, true);
-      else await this.#claims.release(key);
+      else await withReserve(this.root, this.#mayUseReserve, () => this.#claims.release(key));
     });
   }
 

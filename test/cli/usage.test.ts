@@ -24,7 +24,19 @@ const COMMANDS = [
   'doctor',
   'demo',
 ];
-const SUBCOMMANDS = ['ls', 'stat', 'usage', 'mount', 'mounts', 'umount', 'rm', 'cleanup', 'backup', 'recover'];
+const SUBCOMMANDS = [
+  'ls',
+  'stat',
+  'usage',
+  'mount',
+  'mounts',
+  'umount',
+  'rm',
+  'cleanup',
+  'release',
+  'backup',
+  'recover',
+];
 
 /** Asserts one sentence on stderr with the code and without a stack. */
 function assertSentence(stderr: string, code: string, contents: RegExp): void {

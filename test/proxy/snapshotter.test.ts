@@ -1,16 +1,19 @@
 import assert from 'node:assert/strict';
-import { renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { appendFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import '../support/needs-root.ts';
+import { errnoOf } from '../../src/errno.ts';
 import { type ContainerdClient, connectContainerd } from '../../src/grpc/client.ts';
 import { type GrpcCode, isGrpcError } from '../../src/grpc/errors.ts';
 import type { WireSnapshot } from '../../src/grpc/services.ts';
-import { serveSnapshotter } from '../../src/proxy/snapshotter.ts';
+import { serveSnapshotter, serveWhenFree } from '../../src/proxy/snapshotter.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
 import { LABEL_SNAPSHOT_REF } from '../../src/snapshots/snapshotter.ts';
 import type { OwnStore } from '../../src/snapshots/store.ts';
+import { eventually } from '../support/eventually.ts';
+import { tmpfs, unavailable } from '../support/file-system.ts';
 import { scratch } from '../support/scratch.ts';
 
 const chain = (digit: string) => `sha256:${digit.repeat(64)}`;
@@ -30,12 +33,13 @@ interface Served {
 /** Serves a store with the layers BASE ← TOP, which a job has unpacked. */
 async function serving(
   body: (context: Served) => Promise<void>,
-  options: { readonly durable?: boolean; readonly type?: 'overlay' | 'native' } = {},
+  options: { readonly durable?: boolean; readonly type?: 'overlay' | 'native'; readonly root?: string } = {},
 ): Promise<void> {
   using place = scratch();
   const { type = 'overlay', durable = true } = options;
-  const [root, socket] = [join(place.path, 'store'), join(place.path, 'run/s.sock')];
-  const store = await openSnapshotter({ root, type, durable });
+  const { root = join(place.path, 'store') } = options;
+  const socket = join(place.path, 'run/s.sock');
+  const store = await openSnapshotter({ root, type, durable, mayUseReserve: true });
   const log: string[] = [];
   const start = () => serveSnapshotter(store, socket, (_level, sentence) => log.push(sentence));
   for (const [name, parent] of [
@@ -58,6 +62,17 @@ async function serving(
     client.close();
     await server.close();
     await store.close();
+  }
+}
+
+const small = () => tmpfs('size=8m');
+
+/** Writes a file until the disk is full. */
+function fill(path: string): void {
+  try {
+    for (;;) appendFileSync(path, Buffer.alloc(4096, 1));
+  } catch (error) {
+    assert.equal(errnoOf(error), 'ENOSPC');
   }
 }
 
@@ -213,7 +228,7 @@ describe('the proxy snapshotter', () => {
   behaviour('a failure of the store is UNAVAILABLE, and is logged', async (served) => {
     rmSync(join(served.root, 'snapshots'), { recursive: true });
     await fails(served.snapshots.Prepare({ snapshotter, key: 'default/1/box' }), 'UNAVAILABLE');
-    assert.match(served.log[0] ?? '', /^Prepare of containerd failed: unpackd: .*snapshots/);
+    assert.match(served.log.at(-1) ?? '', /^Prepare of containerd failed: unpackd: .*snapshots/);
     await fails(served.snapshots.Stat({ snapshotter, key: 'nothing' }), 'UNAVAILABLE');
     await served.store.close();
     await fails(served.snapshots.Stat({ snapshotter, key: 'nothing' }), 'UNAVAILABLE');
@@ -228,6 +243,31 @@ describe('the proxy snapshotter', () => {
         await served.snapshots.Prepare({ snapshotter, key: 'default/3/box', parent: 'default/2/name' });
       },
       { durable: false },
+    );
+  });
+
+  test('on a full disk, Prepare is RESOURCE_EXHAUSTED, and Remove makes room', {
+    skip: unavailable(small),
+  }, async () => {
+    using disk = small();
+    await serving(
+      async (served) => {
+        await fails(ask(served, 'default/1/extract-1-a', BASE), 'ALREADY_EXISTS');
+        const { mounts } = await served.snapshots.Prepare({ snapshotter, key: 'default/2/box' });
+        fill(join(mounts[0]?.source ?? '', 'file'));
+        const prepareForEver = async () => {
+          for (let number = 3; ; number++) {
+            await served.snapshots.Prepare({ snapshotter, key: `default/${number}/box-${'x'.repeat(1000)}` });
+          }
+        };
+        await fails(prepareForEver(), 'RESOURCE_EXHAUSTED');
+        assert.match(served.log.at(-1) ?? '', /^Prepare of containerd failed: unpackd: .*(space|free)/);
+        await served.snapshots.Remove({ snapshotter, key: BASE });
+        await served.snapshots.Remove({ snapshotter, key: 'default/2/box' });
+        await served.snapshots.Cleanup({ snapshotter });
+        await served.snapshots.Prepare({ snapshotter, key: 'default/0/box' });
+      },
+      { root: join(disk.path, 'store') },
     );
   });
 
@@ -256,6 +296,30 @@ describe('the socket of the proxy snapshotter', () => {
       });
       assert.ok(statSync(socket).isSocket());
     });
+  });
+
+  test('of several workers with the same socket, another one serves when the first has ended', async () => {
+    using place = scratch();
+    const socket = join(place.path, 's.sock');
+    const store = await openSnapshotter({ root: join(place.path, 'store'), type: 'overlay' });
+    const client = connectContainerd({ socket, namespace: 'default' });
+    const lines: string[] = [];
+    const logTo = (_level: string, sentence: string) => lines.push(sentence);
+    try {
+      const first = await serveWhenFree(store, socket, log);
+      const second = await serveWhenFree(store, socket, logTo);
+      const third = await serveWhenFree(store, socket, log);
+      assert.match(lines[0] ?? '', /^another process serves containerd on .*; this one does when that one has ended$/);
+      await third.close();
+      await first.close();
+      await eventually('the second one serves', () => lines.some((line) => line.startsWith('serves ')));
+      await client.snapshots.Prepare({ snapshotter, key: 'default/1/box' });
+      await second.close();
+      await assert.rejects(client.snapshots.Stat({ snapshotter, key: 'default/1/box' }));
+    } finally {
+      client.close();
+      await store.close();
+    }
   });
 
   test('replaces a socket on which nobody listens, and nothing else', async () => {

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { rmSync } from 'node:fs';
+import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import '../support/needs-root.ts';
@@ -10,6 +10,8 @@ import { recoverStore } from '../../src/snapshots/recover.ts';
 import type { OwnStore } from '../../src/snapshots/store.ts';
 import { openStoreThread } from '../../src/snapshots/store-thread.ts';
 import { now } from '../../src/system/clock.ts';
+import { mountSnapshot, unmountSnapshot } from '../../src/system/mount.ts';
+import { runCli } from '../cli/run-cli.ts';
 import { scratch } from '../support/scratch.ts';
 import { changeDatabase, refused } from './temporary-store.ts';
 
@@ -82,7 +84,7 @@ for (const [where, open] of [
       await store.release('default/1/key');
       await assert.rejects(store.remove('top'), {
         message:
-          "snapshot top can't be removed: containerd uses it; remove its image (ctr images rm, crictl rmi) there first",
+          "snapshot top can't be removed: containerd uses it; remove its image (ctr images rm, crictl rmi) there first, or if that containerd is gone, run unpackd snapshots release",
       });
     });
 
@@ -165,6 +167,62 @@ test('a lost database is rebuilt with the claims', async () => {
       assert.deepEqual(before, { base: 'adopted', 'default/1/key': 'made', 'default/3/name': 'made', top: '' });
     } finally {
       await again.close();
+    }
+  });
+});
+
+test('a claim that an older copy of the database does not have is in the records', async () => {
+  await withLayers(openSnapshotter, async (store, root) => {
+    await store.adopt('top', 'base');
+    await store.close();
+    changeDatabase(root, 'UPDATE snapshots SET claim = NULL');
+    await recoverStore(root);
+    const again = await openSnapshotter({ root, type: 'overlay' });
+    try {
+      assert.deepEqual(await claims(again), { base: 'adopted', top: 'adopted' });
+    } finally {
+      await again.close();
+    }
+  });
+});
+
+test('unpackd snapshots release ends the claims of a containerd that is gone', async () => {
+  await withLayers(openSnapshotter, async (store, root) => {
+    await store.prepare('default/1/key', 'top', { claimed: true });
+    await store.commit('default/2/name', 'default/1/key', { synced: true });
+    await store.prepare('default/3/box', 'default/2/name', { claimed: true });
+    await store.close();
+    const release = (...keys: string[]) => runCli(['snapshots', 'release', ...keys, '--root', root, '--json']);
+    const inUse = await release('default/2/name');
+    assert.equal(JSON.parse(inUse.stdout).error.code, 'SNAPSHOT_IN_USE');
+    const { status, stdout } = await release();
+    assert.equal(status, 0);
+    assert.deepEqual(JSON.parse(stdout), {
+      removed: ['default/3/box', 'default/2/name'],
+      released: ['top', 'base'],
+    });
+    const again = await openSnapshotter({ root, type: 'overlay' });
+    try {
+      assert.deepEqual(await claims(again), { base: '', top: '' });
+    } finally {
+      await again.close();
+    }
+  });
+});
+
+test('unpackd snapshots release refuses while a container has its snapshot mounted', async () => {
+  await withLayers(openSnapshotter, async (store, root) => {
+    const mounts = await store.prepare('default/1/box', 'top', { claimed: true });
+    const point = join(root, '../box');
+    mkdirSync(point);
+    await mountSnapshot(mounts, point);
+    try {
+      const { status, stderr } = await runCli(['snapshots', 'release', '--root', root]);
+      assert.equal(status, 1);
+      assert.match(stderr, /is mounted at .*box, as process \d+ sees it: end the containers/);
+      assert.equal((await store.stat('default/1/box')).claim, 'made');
+    } finally {
+      await unmountSnapshot(point);
     }
   });
 });
