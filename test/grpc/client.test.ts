@@ -1,3 +1,4 @@
+import '../support/needs-root.ts';
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { globSync, readFileSync } from 'node:fs';
