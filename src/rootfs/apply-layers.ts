@@ -119,10 +119,11 @@ class Chain {
     this.waits = options.waits ?? new LockWaits();
   }
 
-  async ensure(index: number, signal = this.options.signal): Promise<'applied' | 'existed'> {
+  /** @param wasMissing the caller has just seen that the layer is missing; one look less for each layer starts the lowest sooner */
+  async ensure(index: number, signal = this.options.signal, wasMissing = false): Promise<'applied' | 'existed'> {
     const { chainId } = this.layer(index);
     try {
-      if (await this.snapshotter.has(chainId)) return this.existed(index);
+      if (!wasMissing && (await this.snapshotter.has(chainId))) return this.existed(index);
       this.options.observer?.phase(index, 'waiting');
       using _lock = await this.options.locks.acquire(chainId, signal, this.waits);
       for (let tries = 0; tries < MAX_TRIES; tries++) {
@@ -260,7 +261,7 @@ class Chain {
       if (toUnpackError(error).retry === 'never') stopParent.abort(error);
       return undefined;
     });
-    const parent = this.ensure(index - 1, either(stopParent)).catch((error: unknown) => {
+    const parent = this.ensure(index - 1, either(stopParent), true).catch((error: unknown) => {
       failures.push(error);
       stopApply.abort(error);
     });
