@@ -83,11 +83,13 @@ export class KilledJobs implements AsyncDisposable {
   }
 
   /**
-   * containerd is killed at this moment, and starts again. The job fails with an error after which it is retried, if it needs
+   * containerd is killed at this moment, and starts again. A job fails with an error after which it is retried, if it needs
    * the answer, and the retry succeeds.
+   * @param atOnce how many jobs run
    */
-  async killContainerd(moment: Moment): Promise<void> {
-    const image = await this.#newImage();
+  async killContainerd(moment: Moment, atOnce = 1): Promise<void> {
+    const images = [];
+    for (let job = 0; job < atOnce; job++) images.push(await this.#newImage());
     await using adopter = await this.#adopter();
     let restarted: Promise<void> | undefined;
     this.#relay.watch(
@@ -97,7 +99,7 @@ export class KilledJobs implements AsyncDisposable {
         return restarted;
       }),
     );
-    await this.#retried(adopter, image);
+    await Promise.all(images.map((image) => this.#retried(adopter, image)));
     this.#relay.watch();
     await restarted;
   }

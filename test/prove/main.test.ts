@@ -12,7 +12,16 @@ describe('npm run prove', () => {
   it('lists the proofs', () => {
     const { status, stdout } = prove();
     assert.equal(status, 0);
-    for (const name of ['power-cuts', 'kills', 'random-images', 'schedules', 'fuzz', 'collection', 'soak']) {
+    for (const name of [
+      'power-cuts',
+      'kills',
+      'random-images',
+      'schedules',
+      'fuzz',
+      'containerd',
+      'collection',
+      'soak',
+    ]) {
       assert.match(stdout, new RegExp(`^${name} +\\w.+`, 'm'));
     }
   });

@@ -12,7 +12,16 @@ import type { Proof, Run, Trials } from './proof.ts';
  *
  * Exit status: 0 nothing was found, 1 something was found, 2 the command is wrong or a proof cannot run here.
  */
-const NAMES = ['power-cuts', 'kills', 'random-images', 'schedules', 'fuzz', 'collection', 'soak'] as const;
+const NAMES = [
+  'power-cuts',
+  'kills',
+  'random-images',
+  'schedules',
+  'fuzz',
+  'containerd',
+  'collection',
+  'soak',
+] as const;
 type Name = (typeof NAMES)[number];
 
 /** Milliseconds. Limit of one case, also on a busy machine. */
