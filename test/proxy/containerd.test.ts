@@ -218,6 +218,20 @@ function uses(program: ContainerdProgram): void {
       await daemon.start();
       await cri.ready();
     },
+    // CRI forgets the images whose snapshots it cannot see when it starts
+    'a containerd that starts before the snapshotter, once the images are registered again,': async () => {
+      await daemon.kill();
+      assert.equal(await server.stop(), 0, server.log);
+      await daemon.start();
+      await cri.ready();
+      server = await server.again();
+      await connected();
+      for (const repository of ['pause', 'app']) await register(repository, 'k8s.io');
+      await eventually('CRI knows the image', async () => {
+        const { images } = await cri.images.ListImages({});
+        return images.some(({ repoTags }) => repoTags.includes(nameOf('app')));
+      });
+    },
   })) {
     it(`${how} does no harm to containers, and new ones start`, async () => {
       await again();
