@@ -46,6 +46,17 @@ describe('the output of npm run build', () => {
     assert.match(stderr, /^unpackd: it needs Node 24 or newer, and this is v[\d.]+: install a newer Node\n$/);
   });
 
+  test('has the .proto files, so that its commands reach a containerd', () => {
+    const env = {
+      ...process.env,
+      UNPACK_SNAPSHOTTER: 'containerd',
+      UNPACK_CONTAINERD_SOCKET: join(dist.path, 'nobody.sock'),
+    };
+    const { status, stderr } = spawnSync(process.execPath, [main, 'snapshots', 'ls'], { encoding: 'utf8', env });
+    assert.equal(status, 1, stderr);
+    assert.match(stderr, /\[STORE_FAILED\] containerd at .*nobody\.sock does not answer/);
+  });
+
   test('contains the compile cache of both programs, and runs without it', () => {
     const compiled = join(dist.path, 'dist/compiled');
     const sizes = readdirSync(compiled, { recursive: true, encoding: 'utf8' })
