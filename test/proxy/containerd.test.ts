@@ -125,6 +125,33 @@ function uses(program: ContainerdProgram): void {
     assert.deepEqual(extracted(await infos()), []);
   });
 
+  it('what cannot be registered is refused in one sentence, and leaves nothing', async () => {
+    const before = await infos();
+    const refused = async (message: RegExp, ...args: readonly string[]) => {
+      const all = ['--root', root, '--containerd-socket', daemon.socket, '--containerd-namespace', 'default', ...args];
+      const { status, stderr } = await runCli(['images', 'register', ...all]);
+      assert.notEqual(status, 0);
+      assert.match(stderr, message);
+      assert.doesNotMatch(stderr.trim(), /\n/);
+    };
+    await refused(/\[IMAGE_NOT_FOUND\] .* has no image "nothing"/, 'nothing');
+    await refused(/"s3:\/\/b\/a" cannot be the name of an image/, nameOf('cri'), '--name', 's3://b/a');
+    await refused(/has no snapshotter other: add \[proxy_plugins\.other\]/, nameOf('cri'), '--proxy', 'other');
+    await refused(
+      /\[STORE_FAILED\] the snapshotter overlayfs .* does not have layer/,
+      nameOf('cri'),
+      '--proxy',
+      'overlayfs',
+    );
+    await refused(/does not answer/, nameOf('cri'), '--containerd-socket', join(place.path, 'nobody.sock'));
+    await daemon.collect();
+    assert.deepEqual(
+      (await infos()).map(({ name, claim }) => [name, claim]),
+      before.map(({ name, claim }) => [name, claim]),
+    );
+    assert.doesNotMatch(await ctr('leases', 'ls'), /unpackd-register/);
+  });
+
   // ctr before 2.0, and with --local, does not tell the snapshotter which layer it prepares
   if (isSince(program.version, '2.0')) {
     it('ctr images pull fetches and extracts no layer that was unpacked ahead', async () => {
