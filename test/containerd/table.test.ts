@@ -108,10 +108,8 @@ function table(program: ContainerdProgram): void {
 
   // 1.6 fetches the blobs before it looks for snapshots
   pulls('pulled', isSince(program.version, '2.0') ? 'none' : 'all');
-  // the client looks for snapshots first from 2.4 on; nobody has tried 2.2 and 2.3
-  if (!isSince(program.version, '2.2') || isSince(program.version, '2.4')) {
-    pulls('local', isSince(program.version, '2.4') ? 'none' : 'all', '--local');
-  }
+  // with --local, ctr fetches all content before it unpacks; seen with 1.6, 2.1, 2.2 and 2.4 (beta)
+  pulls('local', 'all', '--local');
 
   function pulls(repository: string, layers: 'all' | 'none', ...options: readonly string[]): void {
     // 1.6 pulls as --local does, and has no such option
