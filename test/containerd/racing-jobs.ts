@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { chainIds } from '../../src/oci/digest.ts';
 import type { Random } from '../fuzz/random.ts';
@@ -12,12 +13,14 @@ import { LayoutRegistry } from './layout-registry.ts';
 
 const NAMESPACE = 'k8s.io';
 const IMAGES = 8;
-/** Jobs of one worker at once, and workers. They share a state directory. */
-const AT_ONCE = 3;
-const WORKERS = 2;
+/** Jobs of one worker at once, and workers. */
+const AT_ONCE = 2;
+const WORKERS = 3;
+/** Directories of locks and leases. Workers with different ones do not see each other's, only what containerd has. */
+const STATES = 2;
 
 /**
- * Jobs that unpack images, while `ctr` pulls the same images from a registry, and pulls and removes others that have layers in
+ * Jobs that unpack images in several workers, while `ctr` pulls the same images from a registry, and pulls and removes others that have layers in
  * common with them. containerd collects after each removal.
  */
 export class RacingJobs implements AsyncDisposable {
@@ -69,7 +72,7 @@ export class RacingJobs implements AsyncDisposable {
     try {
       const workers: Promise<void>[] = [];
       for (let worker = 0; worker < WORKERS; worker++) {
-        const adopter = stack.use(await this.#adopter());
+        const adopter = stack.use(await this.#adopter(worker % STATES));
         for (let job = 0; job < AT_ONCE; job++) workers.push(work(adopter));
       }
       await Promise.all(workers);
@@ -105,6 +108,8 @@ export class RacingJobs implements AsyncDisposable {
     );
     const layers = new Set(kept.flatMap(([, { layers }]) => chainIds(layers.map(({ diff }) => diff.digest))));
     assert.deepEqual(snapshots.map(({ name }) => name).sort(), [...layers].sort(), 'snapshots');
+    const directories = readdirSync(join(adopter.store.root, 'snapshots'));
+    assert.equal(directories.length, layers.size, `directories: ${directories.join()}`);
     assert.deepEqual(await treesOf(adopter.store), await referenceTrees(Object.fromEntries(kept)));
   }
 
@@ -121,9 +126,9 @@ export class RacingJobs implements AsyncDisposable {
     return `${this.#registry.address}/racing:${tag}`;
   }
 
-  #adopter(): Promise<Adopter> {
+  #adopter(state = 0): Promise<Adopter> {
     const address = { socket: this.#daemon.socket, namespace: NAMESPACE, snapshotter: 'overlayfs' };
-    return Adopter.open({ ...address, stateRoot: join(this.#daemon.directory, 'unpackd'), durable: false });
+    return Adopter.open({ ...address, stateRoot: join(this.#daemon.directory, `unpackd-${state}`), durable: false });
   }
 
   async #until(signal: AbortSignal, act: () => Promise<void>): Promise<void> {
