@@ -17,7 +17,7 @@ import { imageOf, layerOf, type TestImage } from '../support/layout.ts';
 import { scratch } from '../support/scratch.ts';
 import { file, tar } from '../support/tar.ts';
 import { Cri } from './cri.ts';
-import { Daemon, PROGRAMS, skipWithoutContainers } from './daemon.ts';
+import { Daemon, isSince, PROGRAMS, skipWithoutContainers } from './daemon.ts';
 import { pauseImage } from './images.ts';
 
 const snapshotter = 'overlayfs';
@@ -397,7 +397,8 @@ for (const program of PROGRAMS) {
       await removeAll();
     });
 
-    test('with digests that containerd does not know fail with a sentence', async () => {
+    const knowsSha512 = isSince(program.version, '2.3') && 'this containerd writes blobs with digests of SHA-512';
+    test('with digests that containerd does not know fail with a sentence', { skip: knowsSha512 }, async () => {
       const image = smallImage('sha512');
       const bytes = Buffer.concat([documentsOf(image).get(image.manifestDigest) ?? Buffer.alloc(0), Buffer.from(' ')]);
       const manifestDigest = digestOf(bytes, 'sha512');
