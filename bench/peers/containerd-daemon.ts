@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdir, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { atExit } from '../at-exit.ts';
 import { onPath, run, versionOf } from '../commands.ts';
@@ -36,6 +36,8 @@ export function findContainerd(folder?: string): ContainerdPrograms {
 export interface DaemonOptions {
   /** Layers that one pull unpacks at once: containerd 2.2 and later. */
   readonly parallelUnpacks?: number;
+  /** Sockets of proxy snapshotters, by their names. */
+  readonly proxies?: Readonly<Record<string, string>>;
 }
 
 const PATIENCE = 15_000;
@@ -78,7 +80,7 @@ export class ContainerdDaemon {
     await writeFile(config, configuration(folder, socket, options));
     const child = spawn(programs.containerd, ['--config', config], {
       stdio: ['ignore', 'ignore', 'pipe'],
-      env: { ...process.env, TMPDIR: temporary },
+      env: { ...process.env, TMPDIR: temporary, PATH: searchPath(programs) },
     });
     let log = '';
     child.stderr.setEncoding('utf8').on('data', (text: string) => {
@@ -131,11 +133,20 @@ export class ContainerdDaemon {
   }
 }
 
-function configuration(folder: string, socket: string, { parallelUnpacks }: DaemonOptions): string {
+/** The shim is beside containerd, and runc on Debian where only the PATH of root has it. */
+function searchPath({ containerd }: ContainerdPrograms): string {
+  const own = containerd.includes('/') ? [dirname(containerd)] : [];
+  return [...own, process.env.PATH ?? '', '/usr/sbin', '/sbin'].join(':');
+}
+
+function configuration(folder: string, socket: string, { parallelUnpacks, proxies = {} }: DaemonOptions): string {
   const parallel =
     parallelUnpacks === undefined
       ? ''
       : `[plugins."io.containerd.transfer.v1.local"]\n  max_concurrent_unpacks = ${parallelUnpacks}\n`;
+  const plugins = Object.entries(proxies).map(
+    ([name, address]) => `[proxy_plugins.${name}]\n  type = "snapshot"\n  address = ${JSON.stringify(address)}\n`,
+  );
   return `version = 2
 root = ${JSON.stringify(join(folder, 'root'))}
 state = ${JSON.stringify(join(folder, 'state'))}
@@ -146,7 +157,7 @@ disabled_plugins = ${JSON.stringify(DISABLED)}
   address = ${JSON.stringify(`${socket}.ttrpc`)}
 [debug]
   level = "error"
-${parallel}`;
+${parallel}${plugins.join('')}`;
 }
 
 /** The program that containerd uses for gzip: the first of its list on the PATH, or its own Go code. 1.x does not use igzip. */

@@ -1,3 +1,4 @@
+import { containerStartScenario } from './container-start.ts';
 import { containerdStoreScenario } from './containerd-store.ts';
 import { diskScenarios } from './disk.ts';
 import { growthScenario } from './growth.ts';
@@ -16,6 +17,7 @@ export const SCENARIOS: readonly Scenario[] = [
   localScenario('zstd'),
   pullScenario,
   containerdStoreScenario,
+  containerStartScenario,
   ...shapeScenarios,
   ...s3Scenarios,
   knownImagesScenario,
