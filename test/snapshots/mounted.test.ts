@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, readlinkSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
+import { cpus } from 'node:os';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import '../support/needs-root.ts';
@@ -187,7 +188,7 @@ describe('whether all mounts are seen', { skip: inContainer && 'this is a contai
     try {
       execFileSync('mount', ['--make-private', beside]);
       writeFileSync(kept, '');
-      execFileSync('unshare', [`--mount=${kept}`, 'true']);
+      keepNamespace(kept);
       assert.match((await storeMounts(root)).unseen ?? '', /^no process shows all of the mount namespace mnt:\[\d+\]/);
       execFileSync('umount', [kept]);
       assert.equal((await storeMounts(root)).unseen, undefined);
@@ -219,3 +220,23 @@ describe('one mount', () => {
     execFileSync('umount', [at]);
   });
 });
+
+/**
+ * Makes a mount namespace that only the mount at `path` keeps. The kernel refuses to mount a namespace whose number is lower
+ * than that of the caller's namespace. Since Linux 6.18 each processor gives numbers of its own, which grow on that processor
+ * only. So one of the processors, the one on which the caller's namespace was made, has a higher number in any case.
+ */
+function keepNamespace(path: string): void {
+  const failures: unknown[] = [];
+  for (const processor of cpus().keys()) {
+    try {
+      execFileSync('taskset', ['--cpu-list', String(processor), 'unshare', `--mount=${path}`, 'true'], {
+        stdio: 'pipe',
+      });
+      return;
+    } catch (error) {
+      failures.push(error);
+    }
+  }
+  throw new AggregateError(failures, 'no processor makes a mount namespace that can be mounted');
+}
