@@ -1,6 +1,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { removeWithProcess } from '../support/child.ts';
 import { layerOf } from '../support/layout.ts';
 import { differences } from './compare.ts';
 import {
@@ -29,6 +30,7 @@ export async function startSuite(): Promise<Suite | { readonly missing: string }
   const containerd = await startContainerd();
   if ('missing' in containerd) return containerd;
   const directory = await mkdtemp(join(tmpdir(), 'unpackd-conformance-'));
+  removeWithProcess(directory);
   const unpackd = new Unpackd(directory, containerd.socket);
   return {
     containerd,
