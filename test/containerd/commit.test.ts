@@ -48,6 +48,16 @@ for (const program of PROGRAMS) {
       );
     });
 
+    behaviour('a caller cannot set the labels that only this store sets', async ({ store }) => {
+      const labels = { 'unpackd.dev/synced': 'true', 'containerd.io/gc.root': 'now', kept: 'yes' };
+      await store.prepare('key', '', { labels });
+      await store.commit('name', 'key', { labels });
+      const { labels: found, synced } = await store.stat('name');
+      assert.deepEqual([found, synced], [{ kept: 'yes' }, false]);
+      await store.update({ name: 'name', labels }, ['labels']);
+      assert.equal((await store.stat('name')).synced, false);
+    });
+
     test('the same by an exchange, also where containerd can rebase', () =>
       withContainerdStore(
         daemon,

@@ -6,7 +6,7 @@ import { type CommitOptions, type Mount, SnapshotError } from '../snapshotter.ts
 import { giveOwnerOf, moveTree, topTreeOf, treeOf, viewOf, viewOn } from './exchange.ts';
 import type { ActiveSnapshot } from './opened.ts';
 import type { SnapshotCalls } from './snapshot-calls.ts';
-import { LABEL_SYNCED, versionOf } from './wire.ts';
+import { LABEL_SYNCED, versionOf, visibleLabels } from './wire.ts';
 
 /**
  * Commits a snapshot of containerd, for the snapshotter. A layer that was written without its parent gets it in one of two ways:
@@ -30,7 +30,7 @@ export async function commitSnapshot(
   if (active.parent !== '' && parent !== '' && active.parent !== parent) {
     throw new SnapshotError('InvalidArgument', `snapshot ${key} has the parent ${active.parent} already`);
   }
-  const labels = calls.labelled({ ...given, ...(synced ? { [LABEL_SYNCED]: 'true' } : {}) });
+  const labels = calls.labelled({ ...visibleLabels(given), ...(synced ? { [LABEL_SYNCED]: 'true' } : {}) });
   const isLate = parent !== '' && active.parent === '';
   const isExchange = isLate && !place.canRebase;
   const committing = { name, key, active, parent: isLate ? parent : active.parent, labels, synced };

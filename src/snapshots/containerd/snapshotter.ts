@@ -19,7 +19,7 @@ import { commitSnapshot } from './commit.ts';
 import { ContainerdLease, collect } from './leases.ts';
 import { Opened, type OpenedParts, type SnapshotterPlace } from './opened.ts';
 import { SnapshotCalls } from './snapshot-calls.ts';
-import { filtersOf, infoOf, kindOf, matches, ownLabels, prefixFilter } from './wire.ts';
+import { filtersOf, infoOf, kindOf, matches, ownLabels, prefixFilter, visibleLabels } from './wire.ts';
 
 /**
  * A Snapshotter that is a client of containerd's overlayfs snapshotter. Layers are written straight into the directories that
@@ -106,11 +106,11 @@ export class ContainerdSnapshotter implements Snapshotter {
   }
 
   prepare(key: string, parent: string, { labels = {} }: SnapshotOptions = {}): Promise<Mount[]> {
-    return this.run(() => this.#calls.prepare(key, parent, labels));
+    return this.run(() => this.#calls.prepare(key, parent, visibleLabels(labels)));
   }
 
   view(key: string, parent: string, { labels = {} }: SnapshotOptions = {}): Promise<Mount[]> {
-    return this.run(() => this.#calls.view(key, parent, labels));
+    return this.run(() => this.#calls.view(key, parent, visibleLabels(labels)));
   }
 
   mounts(key: string): Promise<Mount[]> {
@@ -149,7 +149,7 @@ export class ContainerdSnapshotter implements Snapshotter {
       const { name, labels } = info;
       const replacesAll = fields.length === 0 || fields.includes('labels');
       const kept = replacesAll ? ownLabels((await this.#calls.stat(name)).labels) : {};
-      return infoOf(await this.#calls.update(name, { ...labels, ...kept }, fields));
+      return infoOf(await this.#calls.update(name, { ...visibleLabels(labels), ...kept }, fields));
     });
   }
 
