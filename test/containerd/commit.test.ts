@@ -58,6 +58,17 @@ for (const program of PROGRAMS) {
       assert.equal((await store.stat('name')).synced, false);
     });
 
+    behaviour("a caller cannot set any label that containerd's collection reads", async ({ store }) => {
+      const reference = 'containerd.io/gc.ref.snapshot.overlayfs/other';
+      const labels = { [reference]: 'other', 'containerd.io/gc.bref.content': 'other', kept: 'yes' };
+      await store.prepare('key', '', { labels });
+      await store.commit('name', 'key', { labels });
+      await store.update({ name: 'name', labels }, ['labels']);
+      const request = { snapshotter: store.place.snapshotter, key: 'name' };
+      const { info } = await store.client.snapshots.Stat(request);
+      assert.deepEqual(Object.keys(info?.labels ?? {}).sort(), ['containerd.io/gc.root', 'kept']);
+    });
+
     test('the same by an exchange, also where containerd can rebase', () =>
       withContainerdStore(
         daemon,

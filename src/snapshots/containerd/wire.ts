@@ -17,10 +17,13 @@ export const LABEL_ROOT = 'containerd.io/gc.root';
 /** Before the platform in the key of a label on an image, and before the image's name in that of a label on a snapshot. */
 export const LABEL_IMAGE = 'unpackd.dev/image/';
 
-const OWN: ReadonlySet<string> = new Set([LABEL_SYNCED, LABEL_STATE, LABEL_ROOT]);
-const isOwn = (label: string) => OWN.has(label) || label.startsWith(LABEL_IMAGE);
+/** How the labels begin that containerd's collection reads: LABEL_ROOT, and references that keep other things. */
+const COLLECTION = 'containerd.io/gc.';
 
-/** The labels that are for this store only. They stay when others are replaced. */
+const OWN: ReadonlySet<string> = new Set([LABEL_SYNCED, LABEL_STATE]);
+const isOwn = (label: string) => OWN.has(label) || label.startsWith(COLLECTION) || label.startsWith(LABEL_IMAGE);
+
+/** The labels that are for this store and for containerd's collection only. They stay when others are replaced. */
 export function ownLabels(labels: Labels): Labels {
   return Object.fromEntries(Object.entries(labels).filter(([label]) => isOwn(label)));
 }
