@@ -126,6 +126,7 @@ function uses(program: ContainerdProgram): void {
   });
 
   it('what cannot be registered is refused in one sentence, and leaves nothing', async () => {
+    await daemon.collect(); // the container of the test before is removed, and its snapshot possibly not yet
     const before = await infos();
     const refused = async (message: RegExp, ...args: readonly string[]) => {
       const all = ['--root', root, '--containerd-socket', daemon.socket, '--containerd-namespace', 'default', ...args];
