@@ -1,5 +1,15 @@
-import { closeSync, lstatSync, openSync, readFileSync, renameSync, unlinkSync, writeFileSync } from 'node:fs';
-import { chmod, mkdir, rm } from 'node:fs/promises';
+import {
+  closeSync,
+  lstatSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmdirSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { chmod, mkdir } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { dirname, join } from 'node:path';
 import { errnoOf, systemMessage } from '../errno.ts';
@@ -96,7 +106,7 @@ async function refuseLiving(path: string): Promise<void> {
 async function bindAndRename(path: string, bind: (path: string) => Promise<void>): Promise<number> {
   const made = newPath(path);
   const directory = dirname(made);
-  await rm(directory, { recursive: true, force: true }); // left by a process that died here
+  removeLeft(made);
   await mkdir(directory, { mode: 0o700 });
   try {
     await bind(made);
@@ -105,8 +115,22 @@ async function bindAndRename(path: string, bind: (path: string) => Promise<void>
     renameSync(made, path);
     return ino;
   } finally {
-    await rm(directory, { recursive: true, force: true });
+    removeLeft(made);
   }
+}
+
+/** Removes the directory of a new socket, as a process that died here has left it. @throws SocketError if it is none */
+function removeLeft(made: string): void {
+  const directory = dirname(made);
+  const status = lstatSync(directory, { throwIfNoEntry: false });
+  if (status === undefined) return;
+  const names = status.isDirectory() ? readdirSync(directory) : undefined;
+  const socket = names && lstatSync(made, { throwIfNoEntry: false });
+  if (names === undefined || names.length > (socket?.isSocket() ? 1 : 0)) {
+    throw new SocketError(`${directory} is there already and is not of unpackd: move it away, or choose another path`);
+  }
+  if (socket !== undefined) unlinkSync(made);
+  rmdirSync(directory);
 }
 
 /** Where a socket is bound before it gets its mode and its name. */
