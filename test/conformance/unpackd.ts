@@ -90,9 +90,9 @@ export class Unpackd implements AsyncDisposable {
   private async openStore(place: Place, root: string): Promise<Snapshotter> {
     if (place !== 'containerd') return openSnapshotter({ root, type: place, durable: false });
     if (this.socket === undefined) throw new Error('there is no containerd');
-    const { openContainerdSnapshotter } = await import('../../src/snapshots/containerd/open.ts');
+    const { openContainerdStore } = await import('../../src/snapshots/containerd/open.ts');
     const address = { socket: this.socket, namespace: 'unpackd', snapshotter: 'overlayfs' };
-    return openContainerdSnapshotter({ ...address, stateRoot: root, durable: false });
+    return openContainerdStore({ ...address, stateRoot: root, durable: false });
   }
 
   private async store(layers: readonly StoredLayer[]): Promise<void> {

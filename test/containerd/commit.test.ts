@@ -6,7 +6,7 @@ import { after, before, describe, test } from 'node:test';
 import '../support/needs-root.ts';
 import { toUnpackError } from '../../src/errors.ts';
 import { connectContainerd } from '../../src/grpc/client.ts';
-import type { ContainerdSnapshotter } from '../../src/snapshots/containerd/snapshotter.ts';
+import type { ContainerdStore } from '../../src/snapshots/containerd/store.ts';
 import { refused, type TemporaryStore, unlessRefused, writableTree } from '../snapshots/temporary-store.ts';
 import { eventually } from '../support/eventually.ts';
 import { tmpfs, unavailable } from '../support/file-system.ts';
@@ -22,11 +22,11 @@ for (const program of PROGRAMS) {
     });
     after(() => daemon[Symbol.asyncDispose]());
 
-    const behaviour = (sentence: string, body: (context: TemporaryStore<ContainerdSnapshotter>) => Promise<void>) =>
+    const behaviour = (sentence: string, body: (context: TemporaryStore<ContainerdStore>) => Promise<void>) =>
       test(sentence, () => withContainerdStore(daemon, body));
 
     /** Prepares a layer without a parent, writes a file of its name, and commits it on `parent`. */
-    const late = async (store: ContainerdSnapshotter, name: string, parent: string): Promise<void> => {
+    const late = async (store: ContainerdStore, name: string, parent: string): Promise<void> => {
       const tree = writableTree(await store.prepare(`late ${name}`, ''));
       await writeFile(join(tree, name), name);
       await store.commit(name, `late ${name}`, { parent });

@@ -6,8 +6,8 @@ import { after, before, describe, test } from 'node:test';
 import '../support/needs-root.ts';
 import { type ContainerdClient, connectContainerd } from '../../src/grpc/client.ts';
 import { removeLeftovers } from '../../src/rootfs/leftovers.ts';
-import { type ContainerdOptions, openContainerdSnapshotter } from '../../src/snapshots/containerd/open.ts';
-import type { ContainerdSnapshotter } from '../../src/snapshots/containerd/snapshotter.ts';
+import { type ContainerdOptions, openContainerdStore } from '../../src/snapshots/containerd/open.ts';
+import type { ContainerdStore } from '../../src/snapshots/containerd/store.ts';
 import { LABEL_SNAPSHOT_REF } from '../../src/snapshots/snapshotter.ts';
 import { refused, writableTree } from '../snapshots/temporary-store.ts';
 import { endChild, startChild } from '../support/child.ts';
@@ -21,7 +21,7 @@ const CHAIN = `sha256:${'c'.repeat(64)}`;
 
 /** A store and a client of the same namespace, which stands for other users of containerd. */
 interface Context {
-  readonly store: ContainerdSnapshotter;
+  readonly store: ContainerdStore;
   readonly others: ContainerdClient;
   readonly options: ContainerdOptions;
 }
@@ -38,7 +38,7 @@ for (const program of PROGRAMS) {
       test(sentence, async () => {
         using place = scratch();
         const options = freshOptions(daemon, place.path);
-        const store = await openContainerdSnapshotter(options);
+        const store = await openContainerdStore(options);
         const others = connectContainerd(options);
         try {
           await body({ store, others, options });
@@ -173,7 +173,7 @@ for (const program of PROGRAMS) {
       const key = `extract-123-abcd ${CHAIN}`;
       await others.snapshots.Prepare({ snapshotter, key }, { lease: 'of-others' });
       using place = scratch();
-      const neighbour = await openContainerdSnapshotter({ ...options, stateRoot: place.path });
+      const neighbour = await openContainerdStore({ ...options, stateRoot: place.path });
       try {
         await using lease = await neighbour.lease([], {});
         const theirs = `${neighbour.extraction}1-abcd ${CHAIN}`;

@@ -6,7 +6,7 @@ import '../support/needs-root.ts';
 import { ConfigError, loadConfig, storePlace } from '../../src/config.ts';
 import { toUnpackError } from '../../src/errors.ts';
 import { connectContainerd } from '../../src/grpc/client.ts';
-import { openContainerdSnapshotter } from '../../src/snapshots/containerd/open.ts';
+import { openContainerdStore } from '../../src/snapshots/containerd/open.ts';
 import { openStoreToRead } from '../../src/snapshots/open-store.ts';
 import { runChild } from '../support/child.ts';
 import { imageOf, layerOf, writeLayout } from '../support/layout.ts';
@@ -53,7 +53,7 @@ for (const program of PROGRAMS) {
     test('only the state directory is made below UNPACK_ROOT, and its ID stays', async () => {
       using place = scratch();
       const options = freshOptions(daemon, join(place.path, 'state'));
-      const [first, second] = await Promise.all([1, 2].map(() => openContainerdSnapshotter(options)));
+      const [first, second] = await Promise.all([1, 2].map(() => openContainerdStore(options)));
       assert.ok(first !== undefined && second !== undefined);
       assert.equal(first.extraction, second.extraction);
       assert.deepEqual(readdirSync(join(place.path, 'state')), ['containerd']);
@@ -63,7 +63,7 @@ for (const program of PROGRAMS) {
       );
       await first.close();
       await second.close();
-      const again = await openContainerdSnapshotter(options);
+      const again = await openContainerdStore(options);
       assert.equal(again.extraction, first.extraction);
       await again.close();
     });
@@ -85,14 +85,14 @@ for (const program of PROGRAMS) {
     test('without a server at the socket is STORE_FAILED with what to do', async () => {
       using place = scratch();
       const socket = join(place.path, 'nobody.sock');
-      const opening = () => openContainerdSnapshotter({ ...freshOptions(daemon, place.path), socket });
+      const opening = () => openContainerdStore({ ...freshOptions(daemon, place.path), socket });
       await assert.rejects(opening, code('STORE_FAILED'));
       await assert.rejects(opening, /nobody\.sock does not answer .*: start it, or set UNPACK_CONTAINERD_SOCKET/);
     });
 
     test('a snapshotter that containerd does not have is STORE_FAILED with those that it has', async () => {
       using place = scratch();
-      const opening = openContainerdSnapshotter({ ...freshOptions(daemon, place.path), snapshotter: 'nothing' });
+      const opening = openContainerdStore({ ...freshOptions(daemon, place.path), snapshotter: 'nothing' });
       await assert.rejects(
         opening,
         /nothing is none of its snapshotters: set .*_SNAPSHOTTER \(running are .*overlayfs/,
@@ -102,7 +102,7 @@ for (const program of PROGRAMS) {
     test('a snapshotter that makes no overlays is refused, and nothing of the try stays', async () => {
       using place = scratch();
       const options = freshOptions(daemon, place.path);
-      const opening = openContainerdSnapshotter({ ...options, snapshotter: 'native' });
+      const opening = openContainerdStore({ ...options, snapshotter: 'native' });
       await assert.rejects(
         opening,
         /can't be used as the snapshot store: .*: set UNPACK_CONTAINERD_SNAPSHOTTER=overlayfs/,

@@ -7,13 +7,13 @@ import { Leases } from '../leases.ts';
 import type { StoreReader } from '../store.ts';
 import { converted } from './errors.ts';
 import { ContainerdLeases } from './leases.ts';
+import { Opened } from './opened.ts';
 import { type ContainerdAddress, findSnapshotter } from './plugin.ts';
 import { probeSnapshotter } from './probe.ts';
-import { ContainerdSnapshotter } from './snapshotter.ts';
 import { openState, stateId, statePath } from './state.ts';
 import { ContainerdStore } from './store.ts';
 
-/** Opens the snapshotter of a containerd. */
+/** Opens the store in a containerd. */
 
 export interface ContainerdOptions extends ContainerdAddress {
   /** The directory of this program's own files (UNPACK_ROOT). Those for containerd lie below `containerd` in it. */
@@ -23,10 +23,10 @@ export interface ContainerdOptions extends ContainerdAddress {
 }
 
 /**
- * Opens the snapshotter to write layers, and makes the state directory if it is missing.
+ * Opens the store to write layers, and makes the state directory if it is missing.
  * @throws UnpackError STORE_FAILED if containerd does not answer, or this process cannot write into its snapshots; STORE_FULL
  */
-export async function openContainerdSnapshotter(options: ContainerdOptions): Promise<ContainerdSnapshotter> {
+export async function openContainerdStore(options: ContainerdOptions): Promise<ContainerdStore> {
   const { namespace, snapshotter, durable = true } = options;
   const socket = resolve(options.socket);
   requireOwners();
@@ -41,16 +41,12 @@ export async function openContainerdSnapshotter(options: ContainerdOptions): Pro
       await using lease = await leases.take([], {});
       return await probeSnapshotter(client, place, state, lease);
     });
-    return ContainerdSnapshotter.open({ client, place: { ...place, overlayXattrs }, state, durable, files, leases });
+    const parts = { client, place: { ...place, overlayXattrs }, state, durable, files, leases };
+    return new ContainerdStore(new Opened(parts));
   } catch (error) {
     client.close();
     throw error;
   }
-}
-
-/** The same with the image records. @throws as `openContainerdSnapshotter` */
-export async function openContainerdStore(options: ContainerdOptions): Promise<ContainerdStore> {
-  return new ContainerdStore(await openContainerdSnapshotter(options));
 }
 
 /**
@@ -69,7 +65,7 @@ export async function openContainerdToRead(options: ContainerdOptions): Promise<
     const files = new Leases(path);
     const leases = new ContainerdLeases(client, snapshotter, state, files);
     const place = { socket, namespace, snapshotter, root, canRebase: false, overlayXattrs: 'trusted' } as const;
-    return new ContainerdStore(ContainerdSnapshotter.open({ client, place, state, durable: false, files, leases }));
+    return new ContainerdStore(new Opened({ client, place, state, durable: false, files, leases }));
   } catch (error) {
     client.close();
     throw isMissing(error) ? notHere(socket, error) : error;

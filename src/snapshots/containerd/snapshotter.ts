@@ -17,7 +17,7 @@ import {
 } from '../snapshotter.ts';
 import { commitSnapshot } from './commit.ts';
 import { ContainerdLease, collect } from './leases.ts';
-import { Opened, type OpenedParts, type SnapshotterPlace } from './opened.ts';
+import type { Opened, SnapshotterPlace } from './opened.ts';
 import { SnapshotCalls } from './snapshot-calls.ts';
 import { filtersOf, infoOf, kindOf, matches, ownLabels, prefixFilter, visibleLabels } from './wire.ts';
 
@@ -39,11 +39,12 @@ export class ContainerdSnapshotter implements Snapshotter {
   readonly extraction: string;
   readonly marked = false;
   readonly collectedBy = 'containerd';
-  readonly #opened: Opened;
+  protected readonly opened: Opened;
   readonly #calls: SnapshotCalls;
 
-  private constructor(opened: Opened, lease?: ContainerdLease) {
-    this.#opened = opened;
+  /** @param lease for all calls */
+  constructor(opened: Opened, lease?: ContainerdLease) {
+    this.opened = opened;
     this.#calls = new SnapshotCalls(opened, lease);
     this.root = opened.place.root;
     this.state = opened.state.path;
@@ -52,19 +53,14 @@ export class ContainerdSnapshotter implements Snapshotter {
     this.extraction = opened.extraction;
   }
 
-  /** @throws system errors */
-  static open(parts: OpenedParts): ContainerdSnapshotter {
-    return new ContainerdSnapshotter(new Opened(parts));
-  }
-
   /** The same snapshotter, for calls that `lease` covers. @param lease of this snapshotter */
   under(lease: Lease): ContainerdSnapshotter {
-    return new ContainerdSnapshotter(this.#opened, ownLease(lease));
+    return new ContainerdSnapshotter(this.opened, ownLease(lease));
   }
 
   /** Which snapshotter of which containerd it is. */
   get place(): SnapshotterPlace {
-    return this.#opened.place;
+    return this.opened.place;
   }
 
   /** The ID in containerd of the lease that the calls are under. */
@@ -74,19 +70,19 @@ export class ContainerdSnapshotter implements Snapshotter {
 
   /** For the calls of the store's other parts. */
   get client(): ContainerdClient {
-    return this.#opened.client;
+    return this.opened.client;
   }
 
   /** Runs calls with the ID of this snapshotter's lease, or of one that ends with them. @throws as the calls */
   async underLease<T>(calls: (lease: string) => Promise<T>): Promise<T> {
     if (this.leaseId !== undefined) return calls(this.leaseId);
-    await using lease = await this.#opened.leases.take([], {});
+    await using lease = await this.opened.leases.take([], {});
     return await calls(lease.id);
   }
 
   /** Runs calls of the store's other parts. @throws as `Opened.run` */
   run<T>(calls: () => Promise<T>): Promise<T> {
-    return this.#opened.run(calls);
+    return this.opened.run(calls);
   }
 
   stat(key: string): Promise<SnapshotInfo> {
@@ -133,14 +129,14 @@ export class ContainerdSnapshotter implements Snapshotter {
   }
 
   lease(names: readonly string[], owner: Owner, needs?: Usage): Promise<Lease> {
-    return this.run(() => this.#opened.leases.take(names, owner, needs));
+    return this.run(() => this.opened.leases.take(names, owner, needs));
   }
 
   remove(key: string): Promise<void> {
     return this.run(async () => {
-      const isActive = this.#opened.active.has(key) || kindOf(await this.#calls.stat(key)) !== 'committed';
+      const isActive = this.opened.active.has(key) || kindOf(await this.#calls.stat(key)) !== 'committed';
       await (isActive ? this.#calls.remove(key) : this.#calls.removeUnleased(key));
-      this.#opened.hasRemoved = true;
+      this.opened.hasRemoved = true;
     });
   }
 
@@ -168,11 +164,11 @@ export class ContainerdSnapshotter implements Snapshotter {
   }
 
   unsynced(name: string): Promise<Unsynced> {
-    return this.run(() => this.#opened.durability.unsynced(name, (each) => this.#calls.stat(each), this.durable));
+    return this.run(() => this.opened.durability.unsynced(name, (each) => this.#calls.stat(each), this.durable));
   }
 
   sync(): Promise<void> {
-    return this.run(() => this.#opened.durability.sync());
+    return this.run(() => this.opened.durability.sync());
   }
 
   async mounted(): Promise<MountedSnapshots> {
@@ -185,21 +181,22 @@ export class ContainerdSnapshotter implements Snapshotter {
    */
   cleanup(): Promise<number> {
     return this.run(async () => {
-      const { leases, client, hasRemoved } = this.#opened;
+      const { leases, client, hasRemoved } = this.opened;
       const dead = await leases.endDead();
       if (dead === 0 && !hasRemoved) return 0;
-      this.#opened.hasRemoved = false;
+      this.opened.hasRemoved = false;
       await collect(client);
       return 0;
     });
   }
 
   close(): Promise<void> {
-    return this.#opened.close();
+    return this.opened.close();
   }
 }
 
-function ownLease(lease: Lease): ContainerdLease {
+/** @throws TypeError for a lease of another store */
+export function ownLease(lease: Lease): ContainerdLease {
   if (lease instanceof ContainerdLease) return lease;
   throw new TypeError('the lease is of another store');
 }
