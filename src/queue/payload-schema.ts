@@ -1,6 +1,6 @@
 import * as z from 'zod';
 import { MAX_REPOSITORY, REPOSITORY, repositoryOf, TAG } from '../oci/reference.ts';
-import { LABEL_DIFF_ID, LABEL_SNAPSHOT_REF } from '../snapshots/snapshotter.ts';
+import { LABEL_DIFF_ID, LABEL_SNAPSHOT_REF, MAX_LABEL_BYTES } from '../snapshots/snapshotter.ts';
 import { BUCKET, MAX_KEY_BYTES } from '../source/bucket-layout.ts';
 
 /**
@@ -20,8 +20,6 @@ const NO_DOTS = /^(?!.*(?:^|\/)\.{1,2}(?:\/|$))/;
 /** A tag of a registry, or a name in an OCI layout (org.opencontainers.image.ref.name), whose grammar allows more. */
 const TAG_OR_NAME = /^[A-Za-z0-9_][A-Za-z0-9_.:@/+-]{0,254}$/;
 const PLATFORM = /^[a-z0-9]+\/[a-z0-9_]+(\/[a-z0-9.]+)?$/;
-/** Maximum size of key and value together in bytes (containerd, pkg/labels). */
-const MAX_LABEL_BYTES = 4096;
 /** Twice the number of layers that overlayfs can stack. A longer list is a mistake. */
 const MAX_LAYERS = 1000;
 

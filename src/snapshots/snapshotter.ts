@@ -248,6 +248,8 @@ export type Mount = MountRequest;
 export const EXTRACTION = 'extract-';
 /** Label with the chain ID. containerd finds a finished layer by it. */
 export const LABEL_SNAPSHOT_REF = 'containerd.io/snapshot.ref';
+/** Maximum size of a label's key and value together in bytes (containerd, pkg/labels). */
+export const MAX_LABEL_BYTES = 4096;
 /** Label with the DiffID of the layer in a committed snapshot. */
 export const LABEL_DIFF_ID = 'containerd.io/snapshot/diff-id';
 

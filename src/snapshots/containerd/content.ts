@@ -5,6 +5,7 @@ import { isGrpcError } from '../../grpc/errors.ts';
 import type { Labels } from '../../grpc/services.ts';
 import { shortDigest } from '../../oci/digest.ts';
 import { type ImageDocument, parseDocument } from '../../oci/manifest.ts';
+import { MAX_LABEL_BYTES } from '../snapshotter.ts';
 
 /**
  * The documents of images in containerd's content store, with the labels by which containerd's collection finds what an image
@@ -20,8 +21,6 @@ export interface Origin {
 
 const REFERENCE = 'containerd.io/gc.ref.content';
 const DISTRIBUTION = 'containerd.io/distribution.source.';
-/** Bytes of a label's key and value together (containerd, pkg/labels). */
-const MAX_LABEL = 4096;
 /** How often a document is written again, because a collection has removed it just before it got its labels. */
 const ATTEMPTS = 5;
 
@@ -153,5 +152,5 @@ function sourceLabel({ host, repository }: Origin, there: Labels): Labels {
   const key = `${DISTRIBUTION}${host}`;
   const repositories = new Set([...(there[key] ?? '').split(','), repository].filter((one) => one !== ''));
   const value = [...repositories].sort().join(',');
-  return Buffer.byteLength(key) + Buffer.byteLength(value) <= MAX_LABEL ? { [key]: value } : {};
+  return Buffer.byteLength(key) + Buffer.byteLength(value) <= MAX_LABEL_BYTES ? { [key]: value } : {};
 }

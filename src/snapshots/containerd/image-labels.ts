@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import type { Labels, WireImage } from '../../grpc/services.ts';
 import type { ImageRecord, NewImage } from '../images.ts';
+import { MAX_LABEL_BYTES } from '../snapshotter.ts';
 import { LABEL_IMAGE } from './wire.ts';
 
 /**
@@ -18,8 +19,6 @@ export const LABEL_MANAGED = 'io.cri-containerd.image';
 export const LABEL_PINNED = 'io.cri-containerd.pinned';
 export const PINNED = 'pinned';
 
-/** Bytes of a label's key and value together (containerd, pkg/labels). */
-const MAX_LABEL = 4096;
 /** Maximum characters of an odd platform. */
 const SHOWN = 128;
 
@@ -75,7 +74,7 @@ export function newLabel(
 export function labelText(key: string, label: ImageLabel): string {
   const shorter = [label, { ...label, job: undefined }, { ...label, job: undefined, source: '' }];
   const texts = shorter.map((one) => JSON.stringify(one));
-  return texts.find((text) => Buffer.byteLength(key) + Buffer.byteLength(text) <= MAX_LABEL) ?? '';
+  return texts.find((text) => Buffer.byteLength(key) + Buffer.byteLength(text) <= MAX_LABEL_BYTES) ?? '';
 }
 
 /** The labels of this program in a record, by what follows LABEL_IMAGE in their keys. What cannot be read is left out. */
@@ -90,8 +89,8 @@ export function readLabels(labels: Labels): Map<string, ImageLabel> {
 }
 
 /**
- * The labels of an image by platform, without those of an earlier target: whoever moves a name to another image, as a pull
- * does, leaves the labels.
+ * The labels of an image by platform, without those of an earlier target. A program that moves a name to another image
+ * possibly leaves the labels there.
  */
 export function validLabels({ labels, target }: Pick<WireImage, 'labels' | 'target'>): Map<string, ImageLabel> {
   const all = readLabels(labels);
