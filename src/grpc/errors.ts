@@ -50,6 +50,12 @@ export class GrpcError extends Error {
   }
 }
 
+/** For calls that ask for something that is possibly not there. @throws any error but NOT_FOUND */
+export function undefinedIfNotFound(thrown: unknown): undefined {
+  if (!isGrpcError(thrown, 'NOT_FOUND')) throw thrown;
+  return undefined;
+}
+
 export function isGrpcError(thrown: unknown, ...codes: readonly GrpcCode[]): thrown is GrpcError {
   return thrown instanceof GrpcError && codes.includes(thrown.code);
 }

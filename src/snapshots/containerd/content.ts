@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { UnpackError } from '../../errors.ts';
 import type { ContainerdClient } from '../../grpc/client.ts';
-import { isGrpcError } from '../../grpc/errors.ts';
+import { isGrpcError, undefinedIfNotFound } from '../../grpc/errors.ts';
 import type { Labels } from '../../grpc/services.ts';
 import { shortDigest } from '../../oci/digest.ts';
 import { type ImageDocument, parseDocument } from '../../oci/manifest.ts';
@@ -73,8 +73,7 @@ export class Documents {
     try {
       for await (const { data } of this.#client.content.Read({ digest })) pieces.push(data);
     } catch (error) {
-      if (isGrpcError(error, 'NOT_FOUND')) return undefined;
-      throw error;
+      return undefinedIfNotFound(error);
     }
     return Buffer.concat(pieces);
   }
@@ -125,12 +124,7 @@ export class Documents {
   }
 
   async #labelsOf(digest: string): Promise<Labels | undefined> {
-    try {
-      return (await this.#client.content.Info({ digest })).info?.labels;
-    } catch (error) {
-      if (isGrpcError(error, 'NOT_FOUND')) return undefined;
-      throw error;
-    }
+    return (await this.#client.content.Info({ digest }).catch(undefinedIfNotFound))?.info?.labels;
   }
 }
 

@@ -1,5 +1,5 @@
 import type { ContainerdClient } from '../../grpc/client.ts';
-import { isGrpcError } from '../../grpc/errors.ts';
+import { undefinedIfNotFound } from '../../grpc/errors.ts';
 import type { WireDescriptor, WireImage, WireSnapshot } from '../../grpc/services.ts';
 import { findImageName, formatImageName, fullNameOf, parseImageName } from '../../oci/image-name.ts';
 import type { ImageDigests, ImageListing, ImageRecord, ImageRecords, KnownImage, NewImage } from '../images.ts';
@@ -276,22 +276,14 @@ export class ContainerdImages implements ImageRecords {
   }
 
   async #stat(key: string): Promise<WireSnapshot | undefined> {
-    try {
-      return (await this.#client.snapshots.Stat({ snapshotter: this.#snapshotter, key })).info ?? undefined;
-    } catch (error) {
-      if (isGrpcError(error, 'NOT_FOUND')) return undefined;
-      throw error;
-    }
+    const request = { snapshotter: this.#snapshotter, key };
+    return (await this.#client.snapshots.Stat(request).catch(undefinedIfNotFound))?.info ?? undefined;
   }
 
   async #usage(key: string): Promise<Usage | undefined> {
-    try {
-      const { size, inodes } = await this.#client.snapshots.Usage({ snapshotter: this.#snapshotter, key });
-      return { bytes: size, inodes };
-    } catch (error) {
-      if (isGrpcError(error, 'NOT_FOUND')) return undefined;
-      throw error;
-    }
+    const request = { snapshotter: this.#snapshotter, key };
+    const usage = await this.#client.snapshots.Usage(request).catch(undefinedIfNotFound);
+    return usage && { bytes: usage.size, inodes: usage.inodes };
   }
 }
 

@@ -1,5 +1,5 @@
 import type { ContainerdClient } from '../../grpc/client.ts';
-import { isGrpcError } from '../../grpc/errors.ts';
+import { isGrpcError, undefinedIfNotFound } from '../../grpc/errors.ts';
 import type { Labels, WireDescriptor, WireImage } from '../../grpc/services.ts';
 import { FOUND, LABEL_MADE, LABEL_MANAGED, LABEL_PINNED, PINNED } from './image-labels.ts';
 import { LABEL_IMAGE } from './wire.ts';
@@ -18,12 +18,7 @@ export class NamedImages {
 
   /** @throws GrpcError */
   async get(name: string): Promise<WireImage | undefined> {
-    try {
-      return (await this.#client.images.Get({ name })).image ?? undefined;
-    } catch (error) {
-      if (isGrpcError(error, 'NOT_FOUND')) return undefined;
-      throw error;
-    }
+    return (await this.#client.images.Get({ name }).catch(undefinedIfNotFound))?.image ?? undefined;
   }
 
   /** The images that this program has recorded. @throws GrpcError */

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { isGrpcError } from '../../grpc/errors.ts';
+import { undefinedIfNotFound } from '../../grpc/errors.ts';
 import type { Labels, WireSnapshot } from '../../grpc/services.ts';
 import { holderName } from '../holder.ts';
 import { type Mount, SnapshotError } from '../snapshotter.ts';
@@ -147,13 +147,8 @@ export class SnapshotCalls {
 
   async #ifCommitted(name: string): Promise<WireSnapshot | undefined> {
     if (name === '') return undefined;
-    try {
-      const found = await this.stat(name);
-      return kindOf(found) === 'committed' ? found : undefined;
-    } catch (error) {
-      if (isGrpcError(error, 'NOT_FOUND')) return undefined;
-      throw error;
-    }
+    const found = await this.stat(name).catch(undefinedIfNotFound);
+    return found !== undefined && kindOf(found) === 'committed' ? found : undefined;
   }
 
   #key(key: string): { readonly snapshotter: string; readonly key: string } {
