@@ -37,7 +37,7 @@ export interface ContainerdClient {
   readonly version: Client<Version>;
   /** A client of another service on the same connection. `Service` must be the interface of `definition`. */
   service<Service>(definition: ServiceDefinition): Client<Service>;
-  /** Ends the connection. Calls under way end with CANCELLED or UNAVAILABLE. */
+  /** Ends the connection. Calls under way end with CANCELLED. */
   close(): void;
 }
 
@@ -69,7 +69,10 @@ export function connectContainerd({ socket, namespace }: Address): ContainerdCli
     'grpc.max_send_message_length': MAX_MESSAGE,
     ...RECONNECTION,
   });
-  const service = <Service>(definition: ServiceDefinition) => clientOf<Service>(channel, namespace, definition);
+  // the channel's own `close` lets them run until their deadlines
+  const running = new Set<Running>();
+  const connection = { channel, namespace, running };
+  const service = <Service>(definition: ServiceDefinition) => clientOf<Service>(connection, definition);
   const containerd = <Service>(file: string, name: string) =>
     service<Service>(loadService(`${file}.proto`, `containerd.services.${file}.v1.${name}`));
   return {
@@ -81,25 +84,37 @@ export function connectContainerd({ socket, namespace }: Address): ContainerdCli
     namespaces: containerd<Namespaces>('namespaces', 'Namespaces'),
     version: containerd<Version>('version', 'Version'),
     service,
-    close: () => channel.close(),
+    close: () => {
+      channel.close();
+      for (const call of running) call.cancel();
+    },
   };
 }
 
 type Method = ServiceDefinition[string];
+type Running = Pick<ClientReadableStream<object>, 'cancel'>;
+
+interface Connection {
+  readonly channel: Channel;
+  readonly namespace: string;
+  /** The calls under way. */
+  readonly running: Set<Running>;
+}
+
 type ServerStream = Pick<ClientReadableStream<object>, 'cancel' | typeof Symbol.asyncIterator>;
 
-function clientOf<Service>(channel: Channel, namespace: string, definition: ServiceDefinition): Client<Service> {
-  const functions = Object.entries(definition).map(([name, method]) => [name, functionOf(channel, namespace, method)]);
+function clientOf<Service>(connection: Connection, definition: ServiceDefinition): Client<Service> {
+  const functions = Object.entries(definition).map(([name, method]) => [name, functionOf(connection, method)]);
   // the interface says what the definition has, but only the definition exists when the program runs
   return Object.fromEntries(functions) as Client<Service>;
 }
 
-function functionOf(channel: Channel, namespace: string, method: Method) {
+function functionOf({ channel, namespace, running }: Connection, method: Method) {
   const { path, requestSerialize: write, responseDeserialize: read } = method;
   const properties = (options: CallOptions) => [metadataOf(namespace, options), deadlineOf(options)] as const;
   if (method.requestStream) {
     return (requests: readonly object[], options: CallOptions = {}) =>
-      responses(path, () => {
+      responses(path, running, () => {
         const call = channel.makeBidiStreamRequest(path, write, read, ...properties(options));
         // they are in memory already; the stream sends one after the other
         for (const request of requests) call.write(request);
@@ -109,25 +124,31 @@ function functionOf(channel: Channel, namespace: string, method: Method) {
   }
   if (method.responseStream) {
     return (request: object, options: CallOptions = {}) =>
-      responses(path, () => channel.makeServerStreamRequest(path, write, read, request, ...properties(options)));
+      responses(path, running, () =>
+        channel.makeServerStreamRequest(path, write, read, request, ...properties(options)),
+      );
   }
   return (request: object, options: CallOptions = {}) =>
     new Promise<object>((fulfil, reject) => {
-      channel.makeUnaryRequest(path, write, read, request, ...properties(options), (error, response) => {
+      const call = channel.makeUnaryRequest(path, write, read, request, ...properties(options), (error, response) => {
+        running.delete(call);
         if (error === null && response !== undefined) fulfil(response);
         else reject(grpcError(path, error));
       });
+      running.add(call);
     });
 }
 
 /** Starts the call with the first response that is asked for, and cancels it if the caller does not want them all. */
-async function* responses(path: string, start: () => ServerStream): AsyncGenerator<unknown> {
+async function* responses(path: string, running: Set<Running>, start: () => ServerStream): AsyncGenerator<unknown> {
   const call = start();
+  running.add(call);
   try {
     yield* call;
   } catch (error) {
     throw grpcError(path, error);
   } finally {
+    running.delete(call);
     call.cancel();
   }
 }

@@ -1,9 +1,11 @@
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { ContainerdClient } from '../../grpc/client.ts';
 import { LruCache } from '../../lru-cache.ts';
 import { Calls } from '../calls.ts';
 import type { Leases } from '../leases.ts';
 import type { Mount, OverlayXattrs } from '../snapshotter.ts';
+import { CLOSE_LIMIT } from '../store.ts';
 import { Durability } from './durability.ts';
 import { converted } from './errors.ts';
 import type { ContainerdLeases } from './leases.ts';
@@ -79,14 +81,18 @@ export class Opened {
     return this.#calls.run(() => converted(this.place.socket, calls));
   }
 
-  /** Waits for the calls that run. A second call does nothing. */
-  close(): Promise<void> {
-    this.#closed ??= this.#end();
+  /**
+   * Waits for the calls that run. A containerd that hangs does not delay the end of a process, although a call may take minutes.
+   * A second call does nothing.
+   * @param limit milliseconds
+   */
+  close(limit = CLOSE_LIMIT): Promise<void> {
+    this.#closed ??= this.#end(limit);
     return this.#closed;
   }
 
-  async #end(): Promise<void> {
-    await this.#calls.end();
+  async #end(limit: number): Promise<void> {
+    await Promise.race([this.#calls.end(), sleep(limit, undefined, { ref: false })]);
     await this.durability.close();
     this.client.close();
   }
