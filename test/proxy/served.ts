@@ -29,10 +29,10 @@ export class SnapshotterProcess {
     while (!started.#log.includes('serves')) {
       const child = started.#child;
       const [what] = await Promise.race([
-        once(child, 'exit').then(() => ['exit']),
+        once(child, 'close').then(() => ['close']),
         once(child.stdout ?? child, 'data'),
       ]);
-      if (what === 'exit') throw new Error(`unpackd snapshotter has ended: ${started.#log}`);
+      if (what === 'close') throw new Error(`unpackd ${args[0]} has ended: ${started.#log}`);
     }
     return started;
   }
@@ -46,11 +46,11 @@ export class SnapshotterProcess {
     return this.#child.pid ?? 0;
   }
 
-  /** Ends it by SIGTERM, and waits for its end. @returns its exit status */
+  /** Ends it by SIGTERM, and waits for its end and for all that it has printed. @returns its exit status */
   async stop(): Promise<number | null> {
-    const exit = once(this.#child, 'exit');
+    const close = once(this.#child, 'close');
     this.#child.kill('SIGTERM');
-    await exit;
+    await close;
     return this.#child.exitCode;
   }
 
