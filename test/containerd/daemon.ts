@@ -10,6 +10,7 @@ import { type Finished, finished } from '../cli/run-cli.ts';
 import { endChild, removeWithProcess, startChild } from '../support/child.ts';
 import { eventually } from '../support/eventually.ts';
 import { skipFor } from '../support/present.ts';
+import { collect } from './collect.ts';
 import { type Machine, startMachine } from './machine.ts';
 
 /** Real containerds for the tests, each with a root, a state and a socket of its own below a scratch directory. */
@@ -229,11 +230,8 @@ export class Daemon {
   }
 
   /** Lets containerd collect garbage, and waits for the end of it. */
-  async collect(): Promise<void> {
-    const { leases } = this.client('default');
-    const id = `collect-${performance.now()}`;
-    await leases.Create({ id });
-    await leases.Delete({ id, sync: true });
+  collect(): Promise<void> {
+    return collect(this.client('default'));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
