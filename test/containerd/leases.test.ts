@@ -69,9 +69,7 @@ for (const program of PROGRAMS) {
     });
 
     behaviour('keep a layer of others from the look on', async ({ store, others }) => {
-      await others.leases.Create({ id: 'of-others' });
-      await others.snapshots.Prepare({ snapshotter, key: 'a' }, { lease: 'of-others' });
-      await others.snapshots.Commit({ snapshotter, key: 'a', name: 'A' }, { lease: 'of-others' });
+      await commitUnder('of-others', others, 'A');
       await using lease = await store.lease(['A', 'B'], {});
       const under = store.under(lease);
       assert.equal(await under.has('A'), true);
@@ -82,9 +80,7 @@ for (const program of PROGRAMS) {
     });
 
     behaviour('a look without a lease keeps nothing', async ({ store, others }) => {
-      await others.leases.Create({ id: 'of-others' });
-      await others.snapshots.Prepare({ snapshotter, key: 'a' }, { lease: 'of-others' });
-      await others.snapshots.Commit({ snapshotter, key: 'a', name: 'A' }, { lease: 'of-others' });
+      await commitUnder('of-others', others, 'A');
       assert.equal(await store.has('A'), true);
       await others.leases.Delete({ id: 'of-others' });
       await collect(others);
@@ -117,17 +113,7 @@ for (const program of PROGRAMS) {
 
     behaviour('of a dead process end with the next cleanup, and containerd collects the rest', async (context) => {
       const { store, others, options } = context;
-      const args = [
-        join(import.meta.dirname, 'hold-lease.ts'),
-        options.socket,
-        options.namespace,
-        options.stateRoot,
-        CHAIN,
-      ];
-      const child = startChild(process.execPath, args, { stdio: ['pipe', 'pipe', 'inherit'] });
-      assert.ok(child.stdout !== null);
-      const [line] = await once(child.stdout, 'data');
-      const key = String(line).trim();
+      const { child, key } = await leaseHolder(options);
       assert.equal((await others.leases.List({})).leases.length, 1);
       await store.cleanup();
       assert.equal((await others.leases.List({})).leases.length, 1, 'its process lives');
@@ -140,16 +126,7 @@ for (const program of PROGRAMS) {
     });
 
     behaviour('of a dead process end with the next lease too', async ({ store, others, options }) => {
-      const args = [
-        join(import.meta.dirname, 'hold-lease.ts'),
-        options.socket,
-        options.namespace,
-        options.stateRoot,
-        CHAIN,
-      ];
-      const child = startChild(process.execPath, args, { stdio: ['pipe', 'pipe', 'inherit'] });
-      assert.ok(child.stdout !== null);
-      await once(child.stdout, 'data');
+      const { child } = await leaseHolder(options);
       await endChild(child);
       await using lease = await store.lease([], {});
       assert.deepEqual(
@@ -188,9 +165,7 @@ for (const program of PROGRAMS) {
     });
 
     behaviour('a layer that a pull has committed meanwhile is found by its label', async ({ store, others }) => {
-      await others.leases.Create({ id: 'of-others' });
-      await others.snapshots.Prepare({ snapshotter, key: 'a' }, { lease: 'of-others' });
-      await others.snapshots.Commit({ snapshotter, key: 'a', name: CHAIN }, { lease: 'of-others' });
+      await commitUnder('of-others', others, CHAIN);
       await using lease = await store.lease([CHAIN], {});
       const under = store.under(lease);
       await refused(under.prepare('key', '', { labels: { [LABEL_SNAPSHOT_REF]: CHAIN } }), 'AlreadyExists');
@@ -211,4 +186,20 @@ for (const program of PROGRAMS) {
       },
     );
   });
+}
+
+/** A process that holds a lease, and the key of the snapshot that it has prepared under the lease. */
+async function leaseHolder({ socket, namespace, stateRoot }: ContainerdOptions) {
+  const args = [join(import.meta.dirname, 'hold-lease.ts'), socket, namespace, stateRoot, CHAIN];
+  const child = startChild(process.execPath, args, { stdio: ['pipe', 'pipe', 'inherit'] });
+  assert.ok(child.stdout !== null);
+  const [line] = await once(child.stdout, 'data');
+  return { child, key: String(line).trim() };
+}
+
+/** Makes a layer under a new lease, as a pull does. */
+async function commitUnder(lease: string, { leases, snapshots }: ContainerdClient, name: string): Promise<void> {
+  await leases.Create({ id: lease });
+  await snapshots.Prepare({ snapshotter, key: 'a' }, { lease });
+  await snapshots.Commit({ snapshotter, key: 'a', name }, { lease });
 }
