@@ -164,8 +164,11 @@ function deadlineOf({ deadline = DEADLINE }: CallOptions): { deadline: number } 
   return { deadline: Date.now() + deadline };
 }
 
+/** How grpc-js tells why it cannot connect. */
+const UNCONNECTED = /^No connection established\. Last error: (?:Error: )?(.*?)\.? Resolution note:.*$/s;
+
 function grpcError(path: string, thrown: unknown): unknown {
   if (!(thrown instanceof Error && 'details' in thrown)) return thrown;
   const { code, details } = thrown as ServiceError; // the type of all errors of grpc-js that have details
-  return new GrpcError(path, codeOf(code), details, { cause: thrown });
+  return new GrpcError(path, codeOf(code), details.replace(UNCONNECTED, '$1'), { cause: thrown });
 }

@@ -176,8 +176,13 @@ for (const program of PROGRAMS) {
 
 test('a socket that nobody serves is UNAVAILABLE', async () => {
   using place = scratch();
-  const client = connectContainerd({ socket: join(place.path, 'nobody.sock'), namespace: 'default' });
-  await assert.rejects(client.version.Version({}), (error) => isGrpcError(error, 'UNAVAILABLE'));
+  const socket = join(place.path, 'nobody.sock');
+  const client = connectContainerd({ socket, namespace: 'default' });
+  await assert.rejects(client.version.Version({}), (error) => {
+    assert.ok(isGrpcError(error, 'UNAVAILABLE'));
+    assert.equal(error.details, `connect ENOENT ${socket}`);
+    return true;
+  });
   client.close();
 });
 
