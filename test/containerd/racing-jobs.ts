@@ -20,8 +20,8 @@ const WORKERS = 3;
 const STATES = 2;
 
 /**
- * Jobs that unpack images in several workers, while `ctr` pulls the same images from a registry, and pulls and removes others that have layers in
- * common with them. containerd collects after each removal.
+ * Jobs that unpack images in several workers. Meanwhile `ctr` pulls the same images from a registry, and pulls and removes
+ * others that share layers with them. containerd collects after each removal.
  */
 export class RacingJobs implements AsyncDisposable {
   readonly #daemon: Daemon;
