@@ -10,6 +10,7 @@ import type { Applier } from '../../src/rootfs/applier.ts';
 import { applyLayers } from '../../src/rootfs/apply-layers.ts';
 import { ChainLocks } from '../../src/rootfs/chain-locks.ts';
 import { ApplyPool } from '../../src/rootfs/pool.ts';
+import { openContainerdStore } from '../../src/snapshots/containerd/open.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
 import type { Mount, Snapshotter } from '../../src/snapshots/snapshotter.ts';
 import { openSource } from '../../src/source/open-sources.ts';
@@ -90,7 +91,6 @@ export class Unpackd implements AsyncDisposable {
   private async openStore(place: Place, root: string): Promise<Snapshotter> {
     if (place !== 'containerd') return openSnapshotter({ root, type: place, durable: false });
     if (this.socket === undefined) throw new Error('there is no containerd');
-    const { openContainerdStore } = await import('../../src/snapshots/containerd/open.ts');
     const address = { socket: this.socket, namespace: 'unpackd', snapshotter: 'overlayfs' };
     return openContainerdStore({ ...address, stateRoot: root, durable: false });
   }
