@@ -162,14 +162,14 @@ for (const program of PROGRAMS) {
       await daemon.kill();
       await assert.rejects(client.version.Version({}), (error) => isGrpcError(error, 'UNAVAILABLE'));
       await daemon.start();
-      for (;;) {
+      await eventually('the client connects again', async () => {
         try {
-          await client.version.Version({}, { deadline: 60_000 });
-          break;
+          return await client.version.Version({}, { deadline: 60_000 });
         } catch (error) {
           if (!isGrpcError(error, 'UNAVAILABLE')) throw error;
+          return undefined;
         }
-      }
+      });
     });
   });
 }
