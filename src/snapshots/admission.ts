@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs';
 import type { DatabaseSync } from 'node:sqlite';
 import { syncFileSystemNow } from '../system/files.ts';
+import { entry } from './entries.ts';
 import {
   type DatabaseIdentity,
   metadataFile,
@@ -16,7 +17,7 @@ import {
 import { adopt, ownerOf, readRecord, recordOf } from './records.ts';
 import { checkTraits, recordTraits, schemaVersion, type Traits, upgradeSchema, type WantedTraits } from './schema.ts';
 import type { BrokenReason, SnapshotKind } from './snapshotter.ts';
-import { brokenReason, entry, kind, number, STATEMENTS, text } from './statements.ts';
+import { brokenReason, kind, number, STATEMENTS, text } from './statements.ts';
 
 /** Decides, in the first transaction of a process, whether the database and ROOT/snapshots belong together. */
 

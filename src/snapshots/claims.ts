@@ -1,9 +1,10 @@
 import type { SnapshotDirectories } from './directories.ts';
+import { type Entry, find, lookUp } from './entries.ts';
 import { hasChildren, type Metadata } from './metadata.ts';
 import type { Parents } from './parents.ts';
 import { readRecord, writeRecord } from './records.ts';
-import { isSnapshotError, SnapshotError } from './snapshotter.ts';
-import { type Entry, entry, isUsable, number } from './statements.ts';
+import { isSnapshotError } from './snapshotter.ts';
+import { isUsable, number } from './statements.ts';
 import type { Transactions } from './transactions.ts';
 
 /** The calls of a store for `unpackd snapshotter`, beside those of a Snapshotter. `Claim` says what a claim is. */
@@ -49,8 +50,7 @@ export class Claims {
     // the parent of a claimed snapshot is claimed, so nothing is left to write
     if (known.info.claim !== undefined) return true;
     const claimed = await this.#transactions.write((statements) => {
-      const row = statements.byKey.get({ key: name, mount: this.#metadata.through });
-      if (row === undefined || entry(row).id !== known.id) return undefined;
+      if (lookUp(statements.byKey, name, this.#metadata.through)?.id !== known.id) return undefined;
       return statements.adopt.all({ key: name }).map((row) => number(row.id));
     });
     for (const id of claimed ?? []) await this.#record(id, 'adopted');
@@ -60,9 +60,7 @@ export class Claims {
   /** Ends the claim on an adopted snapshot. @throws NotFound, FailedPrecondition */
   async release(name: string): Promise<void> {
     const id = await this.#transactions.write((statements) => {
-      const row = statements.byKey.get({ key: name, mount: this.#metadata.through });
-      if (row === undefined) throw new SnapshotError('NotFound', `there is no snapshot ${name}`);
-      const { id } = entry(row);
+      const { id } = find(statements.byKey, name, this.#metadata.through);
       const children = number(statements.claimedChildren.get({ id })?.count);
       if (children > 0) throw hasChildren(name, children);
       statements.release.run({ id });
@@ -74,8 +72,7 @@ export class Claims {
   #usable(name: string, parent: string): Promise<Entry | undefined> {
     const { through } = this.#metadata;
     return this.#transactions.readTogether((statements) => {
-      const row = statements.byKey.get({ key: name, mount: through });
-      const found = row === undefined ? undefined : entry(row);
+      const found = lookUp(statements.byKey, name, through);
       return found?.info.parent === parent && isUsable(statements.committed, name, through) ? found : undefined;
     });
   }

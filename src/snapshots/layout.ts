@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { overlayKnowsIndex } from '../system/filesystem.ts';
 import { copyTree } from './copy-tree.ts';
 import type { SnapshotDirectories, Staged } from './directories.ts';
-import type { Chain } from './metadata.ts';
+import type { Chain } from './entries.ts';
 import type { Mount, OverlayXattrs, Snapshotter } from './snapshotter.ts';
 
 /** The part of SnapshotStore that differs between the two types of store: how a snapshot is filled and mounted. */

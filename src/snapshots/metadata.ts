@@ -1,6 +1,7 @@
 import { now } from '../system/clock.ts';
 import { isUnfinished } from './admission.ts';
 import type { OnRollback } from './database.ts';
+import { type Chain, chainOf, type Entry, entry, find, lookUp } from './entries.ts';
 import { USED_STEP } from './images.ts';
 import { ownerOf } from './records.ts';
 import type { Traits } from './schema.ts';
@@ -16,16 +17,8 @@ import {
   type SnapshotKind,
   type Usage,
 } from './snapshotter.ts';
-import { type Entry, entry, isUsable, keysIn, kind, number, type Row, usableThrough } from './statements.ts';
+import { isUsable, keysIn, kind, number, usableThrough } from './statements.ts';
 import type { Statements, Transactions } from './transactions.ts';
-
-/** A snapshot and the committed snapshots below it. */
-export interface Chain {
-  readonly id: number;
-  readonly kind: SnapshotKind;
-  /** The direct parent first. */
-  readonly parents: readonly number[];
-}
 
 export interface NewSnapshot {
   readonly key: string;
@@ -108,12 +101,12 @@ export class Metadata {
 
   /** @throws NotFound */
   stat(key: string): Promise<Entry> {
-    return this.#transactions.read((statements) => this.#find(statements, key));
+    return this.#transactions.read((statements) => find(statements.byKey, key, this.#through));
   }
 
   /** The claim on the snapshot `key`; `undefined` also if there is no snapshot. */
   claimOn(key: string): Promise<Claim | undefined> {
-    return this.#transactions.read((statements) => this.#look(statements, key)?.info.claim);
+    return this.#transactions.read((statements) => lookUp(statements.byKey, key, this.#through)?.info.claim);
   }
 
   has(name: string): Promise<boolean> {
@@ -206,9 +199,9 @@ export class Metadata {
   ): Promise<Entry | undefined> {
     return this.#transactions.write((statements) => {
       refuseEmpty(name, 'name');
-      const replaced = this.#look(statements, name);
+      const replaced = lookUp(statements.byKey, name, this.#through);
       if (replaced !== undefined && isWhole(replaced.info)) throw taken(name);
-      const { id, info, parentId } = this.#find(statements, key);
+      const { id, info, parentId } = find(statements.byKey, key, this.#through);
       if (id !== committing.recorded)
         throw new SnapshotError('NotFound', `snapshot ${key} was replaced during its commit`);
       if (info.kind !== 'active') {
@@ -275,7 +268,7 @@ export class Metadata {
    */
   remove(key: string, allow: (entry: Entry) => void): Promise<number> {
     return this.#transactions.write((statements) => {
-      const found = this.#find(statements, key);
+      const found = find(statements.byKey, key, this.#through);
       const { id } = found;
       const children = number(statements.children.get({ id })?.count);
       if (children > 0) throw hasChildren(key, children);
@@ -288,7 +281,7 @@ export class Metadata {
   /** @returns the changed snapshot @throws NotFound, InvalidArgument (a field that is not a label) */
   update(key: string, labels: Labels, fields: readonly string[]): Promise<Entry> {
     return this.#transactions.write((statements) => {
-      const found = this.#find(statements, key);
+      const found = find(statements.byKey, key, this.#through);
       const { id, info } = found;
       const merged = mergeLabels(info, labels, fields);
       const time = now();
@@ -326,19 +319,8 @@ export class Metadata {
     this.#transactions.close();
   }
 
-  #look(statements: Statements, key: string): Entry | undefined {
-    const row = statements.byKey.get({ key, mount: this.#through });
-    return row === undefined ? undefined : entry(row);
-  }
-
-  #find(statements: Statements, key: string): Entry {
-    const found = this.#look(statements, key);
-    if (found === undefined) throw new SnapshotError('NotFound', `there is no snapshot ${key}`);
-    return found;
-  }
-
   #findParent(statements: Statements, name: string): Entry {
-    const parent = this.#find(statements, name);
+    const parent = find(statements.byKey, name, this.#through);
     const { kind, broken } = parent.info;
     if (kind !== 'committed')
       throw new SnapshotError('InvalidArgument', `snapshot ${name} can't be a parent: it is ${aKind(kind)}`);
@@ -355,15 +337,9 @@ export class Metadata {
   #checkNew(statements: Statements, snapshot: NewSnapshot): Entry | undefined {
     refuseEmpty(snapshot.key, 'key');
     const parent = snapshot.parent === '' ? undefined : this.#findParent(statements, snapshot.parent);
-    if (statements.byKey.get({ key: snapshot.key, mount: this.#through }) !== undefined) throw taken(snapshot.key);
+    if (lookUp(statements.byKey, snapshot.key, this.#through) !== undefined) throw taken(snapshot.key);
     return parent;
   }
-}
-
-/** @param rows of `STATEMENTS.chain` @throws NotFound */
-export function chainOf([first, ...below]: readonly Row[], key: string): Chain {
-  if (first === undefined) throw new SnapshotError('NotFound', `there is no snapshot ${key}`);
-  return { id: number(first.id), kind: kind(first.kind), parents: below.map((row) => number(row.id)) };
 }
 
 /** Replaces all labels, or those that `fields` names. A label that is named and has no new value is removed. */

@@ -2,11 +2,11 @@ import { DatabaseSync, type StatementSync } from 'node:sqlite';
 import { LruCache } from '../lru-cache.ts';
 import { databaseIdentity } from './admission.ts';
 import { SnapshotDirectories } from './directories.ts';
+import { chainOf } from './entries.ts';
 import { metadataFile, OpenedStore } from './identity.ts';
 import { type ImageKey, type KnownImage, timeOf, usedKey } from './images.ts';
 import { mountOf } from './later-sync.ts';
 import { type Layout, NOTHING_TO_MOUNT, viewMounts } from './layout.ts';
-import { chainOf } from './metadata.ts';
 import type { Mount } from './snapshotter.ts';
 import { isUsable, keysIn, number, STATEMENTS, usableThrough } from './statements.ts';
 

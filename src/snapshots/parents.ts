@@ -1,10 +1,10 @@
 import { lchownSync, lstatSync } from 'node:fs';
 import { brokenState } from './admission.ts';
 import type { SnapshotDirectories, Staged } from './directories.ts';
+import type { Entry } from './entries.ts';
 import type { Layout } from './layout.ts';
 import type { Metadata, NewSnapshot } from './metadata.ts';
 import { SnapshotError, type Usage } from './snapshotter.ts';
-import type { Entry } from './statements.ts';
 import { syncDirectoryNow } from './tree.ts';
 
 /**

@@ -5,8 +5,8 @@ import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { pathToFileURL } from 'node:url';
 import { removeTreeSync } from '../system/remove-tree.ts';
+import type { Entry } from './entries.ts';
 import type { BrokenReason } from './snapshotter.ts';
-import type { Entry } from './statements.ts';
 
 /**
  * Opens the database of a store without writing or creating anything there. SQLite's own read-only mode creates the shared

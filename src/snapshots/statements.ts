@@ -1,5 +1,5 @@
 import type { SQLOutputValue, StatementSync } from 'node:sqlite';
-import { type BrokenReason, type Claim, EXTRACTION, type SnapshotInfo, type SnapshotKind } from './snapshotter.ts';
+import { type BrokenReason, type Claim, EXTRACTION, type SnapshotKind } from './snapshotter.ts';
 
 /**
  * Whether this process may use the files of a committed snapshot. They are on disk; or the process demands less, and they
@@ -189,37 +189,6 @@ export const STATEMENTS = {
 
 export type Row = Record<string, SQLOutputValue>;
 
-/** One row of the table `snapshots`. */
-export interface Entry {
-  /** The name of the directory; never used twice. */
-  readonly id: number;
-  readonly info: SnapshotInfo;
-  readonly parentId: number | undefined;
-}
-
-/** @param row with COLUMNS */
-export function entry(row: Row): Entry {
-  return {
-    id: number(row.id),
-    info: {
-      kind: kind(row.kind),
-      name: text(row.key),
-      parent: text(row.parent),
-      // `as`: only objects of strings are written
-      labels: JSON.parse(text(row.labels)) as Record<string, string>,
-      created: new Date(number(row.created)),
-      updated: new Date(number(row.updated)),
-      nanoseconds: { created: number(row.created_nanos), updated: number(row.updated_nanos) },
-      ...(row.bytes === null ? {} : { size: { bytes: number(row.bytes), inodes: number(row.inodes) } }),
-      synced: row.synced === 1,
-      ...(row.kind === 'committed' && row.usable === 0 ? { suspect: true } : {}),
-      ...(row.broken === null ? {} : { broken: brokenReason(row.broken) }),
-      ...(row.claim === null ? {} : { claim: claim(row.claim) }),
-    },
-    parentId: row.parent_id === null ? undefined : number(row.parent_id),
-  };
-}
-
 /** The parameter `mount` of the statements. */
 export function usableThrough({
   durable,
@@ -260,7 +229,7 @@ export function kind(value: SQLOutputValue | undefined): SnapshotKind {
   throw new TypeError(`the store's database holds a snapshot of the unknown kind ${word}`);
 }
 
-function claim(value: SQLOutputValue | undefined): Claim {
+export function claim(value: SQLOutputValue | undefined): Claim {
   const word = text(value);
   if (word === 'made' || word === 'adopted') return word;
   throw new TypeError(`the store's database holds a snapshot with the unknown claim ${word}`);
