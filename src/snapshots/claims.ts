@@ -7,22 +7,6 @@ import { isSnapshotError } from './snapshotter.ts';
 import { isUsable, number } from './statements.ts';
 import type { Transactions } from './transactions.ts';
 
-/** The calls of a store for `unpackd snapshotter`, beside those of a Snapshotter. `Claim` says what a claim is. */
-export interface ClaimCalls {
-  /**
-   * Claims a committed snapshot and all below it, because containerd gets to know it.
-   * @param parent the parent that containerd knows; `""` for none
-   * @returns `false` if there is no such snapshot with that parent, or it cannot be used
-   */
-  adopt(name: string, parent: string): Promise<boolean>;
-  /**
-   * Ends the claim, because containerd needs the snapshot no more. One that was made through containerd is removed. One that
-   * was adopted stays, and the collector of unpackd may remove it.
-   * @throws NotFound, FailedPrecondition when a claimed snapshot stands on it, or if it was made through containerd as `remove`
-   */
-  release(key: string): Promise<void>;
-}
-
 /** The claims on snapshots that were adopted, in the database and in the records. SnapshotStore is the only user. */
 export class Claims {
   readonly #transactions: Transactions;
@@ -37,7 +21,7 @@ export class Claims {
     this.#parents = parents;
   }
 
-  /** As ClaimCalls. */
+  /** As `OwnStore.adopt`. */
   async adopt(name: string, parent: string): Promise<boolean> {
     const known = await this.#usable(name, parent);
     if (known === undefined) return false;

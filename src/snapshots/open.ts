@@ -25,8 +25,9 @@ import { type Demand, Metadata } from './metadata.ts';
 import { hasContent, openReadOnly } from './read-only.ts';
 import { keepReserve, withReserve } from './reserve.ts';
 import { IDENTITY_VERSION, refuseOthers, schemaVersion } from './schema.ts';
+import { SnapshotStore } from './snapshot-store.ts';
 import type { OverlayXattrs, Ownership, Snapshotter } from './snapshotter.ts';
-import { CLOSE_LIMIT, type OwnStore, SnapshotStore, type StoreReader } from './store.ts';
+import { CLOSE_LIMIT, type OwnStore, type StoreReader } from './store.ts';
 import { Transactions } from './transactions.ts';
 
 export interface StoreOptions {

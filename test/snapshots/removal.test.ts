@@ -7,7 +7,7 @@ import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import '../support/needs-root.ts';
 import { Leases } from '../../src/snapshots/leases.ts';
-import { SWEEP } from '../../src/snapshots/store.ts';
+import { SWEEP } from '../../src/snapshots/snapshot-store.ts';
 import { Random } from '../fuzz/random.ts';
 import { startChild } from '../support/child.ts';
 import { eventually } from '../support/eventually.ts';
