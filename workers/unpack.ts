@@ -21,10 +21,9 @@ import { createUnpacker } from '../src/image/unpacker.ts';
 // failure, and the process could never read a bucket again.
 import '../src/source/s3-client.ts';
 import type { ServedSnapshotter } from '../src/proxy/snapshotter.ts';
-import { consoleToLog, createLog, type Logger } from '../src/queue/log.ts';
+import { consoleToLog, createLog, type Logger, sentenceLog } from '../src/queue/log.ts';
 import { stopSignal, UnpackWorker } from '../src/queue/worker.ts';
 import { displayRedisUrl } from '../src/redis-address.ts';
-import type { Log } from '../src/rootfs/applier.ts';
 import { removeLeftovers } from '../src/rootfs/leftovers.ts';
 import { loadStore, openStore, storeFacts } from '../src/snapshots/open-store.ts';
 import { isOwnStore, type Store } from '../src/snapshots/store.ts';
@@ -191,11 +190,6 @@ async function syncLayers(snapshotter: Store, log: Logger): Promise<void> {
     const { code, message } = toUnpackError(error);
     log.warn({ code }, `the last layers could not be synced, so a job will unpack them again: ${message}`);
   });
-}
-
-/** A log for the parts that know sentences only. */
-function sentenceLog(log: Logger): Log {
-  return (level, sentence, fields = {}) => log[level](fields, sentence);
 }
 
 function readyFields(config: Config): object {

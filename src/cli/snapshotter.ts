@@ -36,18 +36,16 @@ export function snapshotterCommand({ signal }: Cli): Command {
 }
 
 async function run(config: Config, socket: string, signal: AbortSignal): Promise<void> {
-  const { createLog } = await import('../queue/log.ts');
+  const { createLog, sentenceLog } = await import('../queue/log.ts');
   const { openStoreThread } = await import('../snapshots/store-thread.ts');
   const { serveSnapshotter } = await import('../proxy/snapshotter.ts');
   const log = createLog(config);
   const place = ownStorePlace(config, 'unpackd snapshotter');
-  // the owners of the files are those that the store was made with
-  // containerd removes snapshots on a full disk too
+  // Without `ownership`, a store keeps the one that it was made with. `mayUseReserve`, because containerd removes snapshots on a
+  // full disk too.
   const store = await openStoreThread({ ...place, durable: config.UNPACK_DURABLE, mayUseReserve: true });
   try {
-    const served = await serveSnapshotter(store, socket, (level, sentence, fields = {}) =>
-      log[level](fields, sentence),
-    );
+    const served = await serveSnapshotter(store, socket, sentenceLog(log));
     if (!signal.aborted) await once(signal, 'abort');
     await served.close();
     log.info('stopped');

@@ -2,6 +2,7 @@ import { format } from 'node:util';
 import { type DestinationStream, type Logger, pino, stdTimeFunctions } from 'pino';
 import { prettyFactory } from 'pino-pretty';
 import type { Config } from '../config.ts';
+import type { Log } from '../rootfs/applier.ts';
 import { maskSecrets } from '../secrets.ts';
 import { diagnoseRedisError } from './redis-diagnosis.ts';
 
@@ -37,6 +38,11 @@ export function createLog(settings: LogSettings, destination?: DestinationStream
     return pino(options, { write: (line) => void stream.write(text(line) ?? '') });
   }
   return pino(options, stream);
+}
+
+/** A log for the parts that know sentences only. */
+export function sentenceLog(log: Logger): Log {
+  return (level, sentence, fields = {}) => log[level](fields, sentence);
 }
 
 /**
