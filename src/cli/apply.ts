@@ -102,7 +102,10 @@ export function applyCommand({ signal, out }: Cli, thread: ApplyThread): Command
   });
 }
 
-/** @throws CliError USAGE if the image would be recorded in containerd and has no name; UnpackError INVALID_JOB for a wrong name */
+/**
+ * Refuses an image without a name, and a wrong name, if the image is recorded in containerd.
+ * @throws CliError USAGE; UnpackError INVALID_JOB for a wrong name
+ */
 function requireName({ image }: ImageOptions, { UNPACK_SNAPSHOTTER: snapshotter }: Config): void {
   if (snapshotter !== 'containerd') return;
   if (image !== undefined) {

@@ -17,8 +17,9 @@ export interface FoundImages<Image> {
 const MOST_NAMED = 3;
 
 /**
- * A whole reference goes before any beginning, also without the parts that a full name adds (`alpine`), and a digest before the beginning of a reference. The digest is that of the
- * manifest, the config or the index, or the chain ID.
+ * Finds images by a reference or a digest, or the beginning of one. A whole reference goes before any beginning, and a digest
+ * before the beginning of a reference. A whole reference may lack the parts that a full name adds (`alpine`). The digest is
+ * that of the manifest, the config or the index, or the chain ID.
  * @param platform `undefined`: all platforms
  * @param root of the store, for messages
  * @throws UnpackError IMAGE_NOT_FOUND; CliError USAGE if several references fit, or too few characters are given

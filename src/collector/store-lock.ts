@@ -28,7 +28,10 @@ export class StoreLock {
     this.#path = join(root, DIRECTORY, name);
   }
 
-  /** The lock; `undefined` if another call holds it, in this process or another. @throws UnpackError STORE_FAILED; system errors */
+  /**
+   * The lock; `undefined` if another call holds it, in this process or another.
+   * @throws UnpackError STORE_FAILED if the store has disappeared; system errors
+   */
   async tryAcquire(): Promise<Disposable | undefined> {
     await makeBesideSnapshots(this.#root, DIRECTORY);
     const descriptor = await openFile(this.#path, FLAGS, 0o600);

@@ -38,6 +38,7 @@ export interface ListeningSocket {
 
 /** The kernel's limit for the path of a socket, with the NUL at its end. */
 const PATH_LIMIT = 108;
+
 /**
  * Listens on `path` with mode 0600. A socket on which nobody listens is replaced, and anything else there is refused.
  *

@@ -66,7 +66,7 @@ export class SnapshotsService implements Handlers<Snapshots> {
     }
     const { durable, type } = this.#store;
     if (durable) await (this.#settled.get(key) ?? this.#sync.watch())();
-    // a native store adds the size of the parent, which the tree has already
+    // in a native store, the tree has the files of the parent too, and `commit` would add their size again
     const usage = type === 'native' ? {} : { usage: await this.#store.usage(key) };
     await this.#store.commit(name, key, { labels, synced: durable, ...usage });
     this.#settled.delete(key);

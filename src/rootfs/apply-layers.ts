@@ -119,7 +119,11 @@ class Chain {
     this.waits = options.waits ?? new LockWaits();
   }
 
-  /** @param wasMissing the caller has just seen that the layer is missing; one look less for each layer starts the lowest sooner */
+  /**
+   * Makes the layer exist, and all below it.
+   * @param wasMissing the caller has just seen that the layer is missing. Without a second look at each layer, the lowest starts
+   *   sooner
+   */
   async ensure(index: number, signal = this.options.signal, wasMissing = false): Promise<'applied' | 'existed'> {
     const { chainId } = this.layer(index);
     try {

@@ -326,9 +326,11 @@ export class Metadata {
       throw new SnapshotError('InvalidArgument', `snapshot ${name} can't be a parent: it is ${aKind(kind)}`);
     if (broken !== undefined) throw new SnapshotError('NotFound', `snapshot ${name} is broken`);
     if (!isUsable(statements.committed, name, this.#through)) {
+      const isOfContainerd = parent.info.claim === 'made';
+      const advice = isOfContainerd ? 'remove its image in containerd and pull it again' : 'let a job unpack it again';
       throw new SnapshotError(
         'NotFound',
-        `snapshot ${name} is suspect: it was not synced, or one below it, so files may be lost; ${parent.info.claim === 'made' ? 'remove its image in containerd and pull it again' : 'let a job unpack it again'}`,
+        `snapshot ${name} is suspect: it was not synced, or one below it, so files may be lost; ${advice}`,
       );
     }
     return parent;

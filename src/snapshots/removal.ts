@@ -37,8 +37,8 @@ export class Removal {
   }
 
   /**
-   * @returns the number of the snapshot
    * @param forContainerd whether containerd removes the snapshot, which it has claimed
+   * @returns the number of the snapshot
    * @throws NotFound, FailedPrecondition (children, a claim, a lease, or a mount); the signal's reason
    */
   async deleteRow(

@@ -8,8 +8,9 @@ import { spaceOf } from '../system/space.ts';
 /**
  * ROOT/reserve: files that keep some space and some inodes free for a full disk. Opening the store needs space for
  * SQLite's shared memory file and for a temporary directory. Without the reserve, nobody could open the store on a full
- * disk, and so nobody could remove snapshots or clean up. Only `unpackd snapshots rm`, `unpackd snapshots cleanup`,
- * `unpackd gc`, `unpackd snapshotter` and a worker that collects or serves containerd use it. It is smaller on a disk with less than 32 MiB free.
+ * disk, and so nobody could remove snapshots or clean up. It is used only by the commands that remove (`unpackd images rm`,
+ * `unpackd snapshots rm`, `release` and `cleanup`, `unpackd gc`), by `unpackd snapshotter`, and by a worker that collects or
+ * serves containerd. It is smaller on a disk with less than 32 MiB free.
  */
 const FILES = 8;
 /** Size of each file, if there is plenty of space. */

@@ -13,8 +13,8 @@ const FIRST_VERSION = 2;
  * ones that it lacks, in the same transaction. To change the schema, append a step.
  *
  * AUTOINCREMENT never gives the number of a removed snapshot again, so directory names are unique. Times are milliseconds
- * since 1970, and the columns `…_nanos` hold the nanoseconds beyond them. Labels are a JSON object of strings. `bytes` and `inodes` are NULL until the usage of a committed snapshot is
- * measured.
+ * since 1970, and the columns `…_nanos` hold the nanoseconds beyond them. Labels are a JSON object of strings. `bytes` and
+ * `inodes` are NULL if the usage of a committed snapshot is not recorded.
  */
 export const STEPS: readonly string[] = [
   // version 2

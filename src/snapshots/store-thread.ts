@@ -41,9 +41,9 @@ export async function openStoreThread(options: StoreOptions): Promise<OwnStore> 
 }
 
 /**
- * Sends each call to the thread. Leases are taken here, because they need no database. `has`, `keys`,
- * `lookUpImage` and `viewMounts` are answered here too, while the thread answers in time: a job whose image is already unpacked makes no other
- * calls, and a message to the thread takes longer than the lookup.
+ * Sends each call to the thread. Leases are taken here, because they need no database. While the thread answers in time,
+ * `has`, `keys`, `lookUpImage`, `viewMounts` and most calls of `unsynced` are answered here too: a job whose image is already
+ * unpacked makes no other calls, and a message to the thread takes longer than the lookup.
  *
  * If the thread dies, its pending calls fail, and the next call starts a new thread.
  */
