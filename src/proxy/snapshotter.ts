@@ -100,8 +100,10 @@ async function waitAndServe(
     try {
       return await serveSnapshotter(store, socket, log);
     } catch (error) {
-      if (!isTaken(error) && !logged) log('warn', `containerd is not served: ${sentenceOf(error)}`);
-      logged ||= !isTaken(error);
+      if (!isTaken(error) && !logged) {
+        log('warn', `containerd is not served: ${sentenceOf(error)}`);
+        logged = true;
+      }
     }
     await sleep(LOOK, undefined, { signal: stop, ref: false }).catch(() => {});
   }
