@@ -72,6 +72,7 @@ export async function startContainerd(folder: string): Promise<LocalContainerd> 
     env: environment,
   });
   const guard = guardOf(child);
+  const group = basename(join(folder, '..'));
   const killAtExit = () => child.kill('SIGKILL');
   process.on('exit', killAtExit);
   const stop = async () => {
@@ -80,7 +81,6 @@ export async function startContainerd(folder: string): Promise<LocalContainerd> 
     guard.kill('SIGKILL');
     await removeGroups(group);
   };
-  const group = basename(join(folder, '..'));
   const inside = ['nsenter', `--mount=/proc/${child.pid}/ns/mnt`, `--pid=/proc/${child.pid}/ns/pid_for_children`, '--'];
   const ctr = async (...args: readonly string[]) => {
     const [program = '', ...rest] = [...inside, 'ctr', '--address', socket, '--namespace', NAMESPACE, ...args];
@@ -150,13 +150,8 @@ async function answering(child: ChildProcess, socket: string): Promise<string> {
 async function removeGroups(group: string): Promise<void> {
   for (const path of globSync([`/sys/fs/cgroup/*/${group}`, `/sys/fs/cgroup/${group}`])) {
     for (let attempt = 0; attempt < 50; attempt++) {
-      if (
-        await rmdir(path).then(
-          () => true,
-          () => false,
-        )
-      )
-        break;
+      const failure = await rmdir(path).catch((error: unknown) => error);
+      if (failure === undefined) break;
       await sleep(20);
     }
   }
