@@ -3,12 +3,12 @@ import { constants, mkdtemp, open, rmdir, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type DiffTarget, diffTarget } from '../diff/target.ts';
-import { errnoOf } from '../errno.ts';
 import { toUnpackError, UnpackError } from '../errors.ts';
 import { type ChainId, digestOf } from '../oci/digest.ts';
 import { failureAt, snapshotsDirectory } from '../snapshots/directories.ts';
 import { requireTreeOf } from '../snapshots/records.ts';
 import type { Store } from '../snapshots/store.ts';
+import { undefinedIfVanished } from '../snapshots/tree.ts';
 import type { Log } from './applier.ts';
 import type { ChainLocks } from './chain-locks.ts';
 import { extractionKey, removeLeftovers } from './leftovers.ts';
@@ -110,9 +110,7 @@ function randomChainId(): ChainId {
  */
 async function makeDirectory(root: string): Promise<void> {
   const directory = await mkdtemp(join(snapshotsDirectory(root), 'new-'));
-  await rmdir(directory).catch((error: unknown) => {
-    if (errnoOf(error) !== 'ENOENT') throw error;
-  });
+  await rmdir(directory).catch(undefinedIfVanished);
 }
 
 /** Writes a file into the tree of a snapshot, and into no other that is mounted over it. */

@@ -29,6 +29,7 @@ import { SnapshotStore } from './snapshot-store.ts';
 import type { OverlayXattrs, Ownership, Snapshotter } from './snapshotter.ts';
 import { CLOSE_LIMIT, type OwnStore, type StoreReader } from './store.ts';
 import { Transactions } from './transactions.ts';
+import { undefinedIfVanished } from './tree.ts';
 
 export interface StoreOptions {
   /** The store's own directory. It is made if it is missing. */
@@ -213,10 +214,7 @@ async function makeDirectories(path: string): Promise<void> {
  * @throws UnpackError STORE_FAILED if they must go and this user cannot change them
  */
 async function protect(path: string, root: string): Promise<void> {
-  const status = await stat(path).catch((error: NodeJS.ErrnoException) => {
-    if (error.code !== 'ENOENT') throw error;
-    return undefined;
-  });
+  const status = await stat(path).catch(undefinedIfVanished);
   if (status === undefined) return;
   // with the sticky bit (/tmp), only the owner of a name can replace it
   const sticky = (status.mode & 0o1000) !== 0;
