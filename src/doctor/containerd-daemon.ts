@@ -5,6 +5,7 @@ import { isMissing } from '../errno.ts';
 import { type Address, type CallOptions, type ContainerdClient, connectContainerd } from '../grpc/client.ts';
 import { GrpcError } from '../grpc/errors.ts';
 import type { Plugin } from '../grpc/services.ts';
+import { expiring } from '../snapshots/containerd/leases.ts';
 import { type Check, fail, reason } from './check.ts';
 
 /** The connection to containerd, for the checks of `unpackd doctor`: whether something listens on the socket, and answers. */
@@ -201,8 +202,7 @@ export async function tryOut<T>(
   try {
     const lease = `unpackd-doctor-${randomUUID()}`;
     const options = { deadline: WRITE_PATIENCE };
-    const labels = { 'containerd.io/gc.expire': new Date(Date.now() + LEFTOVERS).toISOString() };
-    await client.leases.Create({ id: lease, labels }, options);
+    await client.leases.Create({ id: lease, labels: expiring(LEFTOVERS) }, options);
     try {
       return await work({ client, lease, options: { ...options, lease } });
     } finally {

@@ -5,6 +5,7 @@ import { isGrpcError } from '../grpc/errors.ts';
 import { formatImageName, parseImageName } from '../oci/image-name.ts';
 import { storeError } from '../snapshots/containerd/errors.ts';
 import { ContainerdImages } from '../snapshots/containerd/images.ts';
+import { expiring } from '../snapshots/containerd/leases.ts';
 import type { ImageRecord } from '../snapshots/images.ts';
 import { LABEL_SNAPSHOT_REF } from '../snapshots/snapshotter.ts';
 import type { OwnStore } from '../snapshots/store.ts';
@@ -50,10 +51,7 @@ export async function registerImage(
   // so that nobody removes a layer before it is claimed
   await using _kept = await store.lease(chain, { job: `register ${reference}` });
   try {
-    await client.leases.Create({
-      id,
-      labels: { 'containerd.io/gc.expire': new Date(Date.now() + EXPIRY).toISOString() },
-    });
+    await client.leases.Create({ id, labels: expiring(EXPIRY) });
     try {
       await claimLayers(chain, id, { client, socket, snapshotter }, store.root);
       const images = new ContainerdImages(client, snapshotter, store, (calls) => calls(id));

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import type { ContainerdClient } from '../../grpc/client.ts';
 import { isGrpcError } from '../../grpc/errors.ts';
+import type { Labels } from '../../grpc/services.ts';
 import type { Owner } from '../holder.ts';
 import type { LeaseFile, Leases } from '../leases.ts';
 import type { Lease, Usage } from '../snapshotter.ts';
@@ -79,8 +80,7 @@ export class ContainerdLeases {
     const file = await this.#files.take(names, owner, needs);
     const id = `${this.#prefix}${file.id}`;
     try {
-      const expire = new Date(Date.now() + EXPIRY).toISOString();
-      await this.#client.leases.Create({ id, labels: { 'containerd.io/gc.expire': expire } });
+      await this.#client.leases.Create({ id, labels: expiring(EXPIRY) });
     } catch (error) {
       await this.end(id); // it may exist although the answer is missing
       await file[Symbol.asyncDispose]();
@@ -117,6 +117,11 @@ export class ContainerdLeases {
   }
 }
 
+/** The label of a lease that containerd ends by itself, if nobody has deleted it after so many milliseconds. */
+export function expiring(milliseconds: number): Labels {
+  return { 'containerd.io/gc.expire': new Date(Date.now() + milliseconds).toISOString() };
+}
+
 /** Milliseconds until containerd ends the lease of `collect`, if this process dies meanwhile. */
 const COLLECT_EXPIRY = 3_600_000;
 
@@ -126,9 +131,8 @@ const COLLECT_EXPIRY = 3_600_000;
  */
 export async function collect({ leases }: Pick<ContainerdClient, 'leases'>): Promise<void> {
   const id = `unpackd-collect-${randomBytes(8).toString('hex')}`;
-  const expire = new Date(Date.now() + COLLECT_EXPIRY).toISOString();
   try {
-    await leases.Create({ id, labels: { 'containerd.io/gc.expire': expire } });
+    await leases.Create({ id, labels: expiring(COLLECT_EXPIRY) });
     // a collection follows the end of any lease
     await leases.Delete({ id, sync: true });
   } catch (error) {
