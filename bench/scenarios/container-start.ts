@@ -110,7 +110,10 @@ async function withContainers(
   }
 }
 
-/** Pulls the image for both snapshotters. Ours has the layers, and containerd adopts them: only a pull does that. */
+/**
+ * Pulls the image for both snapshotters. Such a pull does not tell a snapshotter which layer it wants, so it extracts all
+ * layers into ours once more, though ours has them (docs/containerd.md).
+ */
 async function pullInto(daemon: ContainerdDaemon, reference: string): Promise<void> {
   // in 2.x, the service that pulls otherwise knows only the snapshotters of its configuration
   const local = daemon.programs.major >= 2 ? ['--local'] : [];
