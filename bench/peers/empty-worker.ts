@@ -1,7 +1,7 @@
 import { Worker } from 'bullmq';
 import { loadConfig } from '../../src/config.ts';
 import { patientConnection } from '../../src/queue/connection.ts';
-import type { UnpackResult } from '../../src/queue/result.ts';
+import type { UnpackResult } from '../../src/queue/formats.ts';
 import { bullWorkerOptions } from '../../src/queue/worker-options.ts';
 
 /**

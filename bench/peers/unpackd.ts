@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { UnpackResult } from '../../src/queue/result.ts';
+import type { UnpackResult } from '../../src/queue/formats.ts';
 import type { Build } from '../build.ts';
 import { run } from '../commands.ts';
 import type { Contestant, Entrant, Task } from './contestant.ts';

@@ -1,7 +1,7 @@
 import { open, rm } from 'node:fs/promises';
 import { freemem } from 'node:os';
 import { join } from 'node:path';
-import type { UnpackResult } from '../../src/queue/result.ts';
+import type { UnpackResult } from '../../src/queue/formats.ts';
 import type { BenchImage } from '../images/bench-image.ts';
 import { oneFile, thinLayers, tinyFiles } from '../images/generated-layers.ts';
 import type { Entrant } from '../peers/contestant.ts';

@@ -1,4 +1,4 @@
-import type { UnpackResult } from '../../src/queue/result.ts';
+import type { UnpackResult } from '../../src/queue/formats.ts';
 import { REPOSITORY } from '../images/registry-files.ts';
 import { unpackd } from '../peers/unpackd.ts';
 import { unpackdWorker } from '../peers/unpackd-worker.ts';

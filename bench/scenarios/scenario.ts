@@ -1,4 +1,4 @@
-import type { UnpackResult } from '../../src/queue/result.ts';
+import type { UnpackResult } from '../../src/queue/formats.ts';
 import type { Build } from '../build.ts';
 import type { BenchImage } from '../images/bench-image.ts';
 import type { ImageCache } from '../images/image-cache.ts';

@@ -1,6 +1,6 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Payload } from '../../src/queue/payload-schema.ts';
+import type { Payload } from '../../src/queue/formats.ts';
 import type { BenchImage } from '../images/bench-image.ts';
 import { REPOSITORY, writeRegistryFiles } from '../images/registry-files.ts';
 import { Unavailable } from '../peers/contestant.ts';

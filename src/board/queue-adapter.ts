@@ -2,8 +2,9 @@ import { BullMQAdapter } from '@bull-board/api/bullMQAdapter';
 import { Job, type Queue } from 'bullmq';
 import { derivedLog, derivedProgress } from '../queue/derived-progress.ts';
 import { unreadableJob } from '../queue/errors.ts';
+import type { Progress } from '../queue/formats.ts';
 import { imageOf } from '../queue/parse-payload.ts';
-import { type Progress, readProgress } from '../queue/progress-schema.ts';
+import { readProgress } from '../queue/progress-schema.ts';
 import { schemaFiles } from '../queue/schemas.ts';
 
 /**

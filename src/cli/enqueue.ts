@@ -2,7 +2,7 @@ import { readFile, stat } from 'node:fs/promises';
 import { addAbortSignal } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { Command, InvalidArgumentError } from 'commander';
-import type { Payload } from '../queue/payload-schema.ts';
+import type { Payload } from '../queue/formats.ts';
 import { CliError } from './explain-error.ts';
 import { type ImageOptions, payloadOf, takesImageOptions } from './image-argument.ts';
 import type { Cli } from './output.ts';

@@ -3,7 +3,7 @@ import { type Command, Option } from 'commander';
 import type { ImageRequest, ImageTarget } from '../image/request.ts';
 import { blobDigest, isDigest } from '../oci/digest.ts';
 import { parsePlatform } from '../oci/platform.ts';
-import type { Payload } from '../queue/payload-schema.ts';
+import type { Payload } from '../queue/formats.ts';
 import { CliError } from './explain-error.ts';
 import { type ImageArgument, parseLocalArgument, registryAdvice } from './local-image.ts';
 

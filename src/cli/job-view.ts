@@ -1,7 +1,6 @@
 import { shortDigest } from '../oci/digest.ts';
+import type { Progress, UnpackResult, WaitingFor } from '../queue/formats.ts';
 import { waitingSentence } from '../queue/parked-attempt.ts';
-import type { Progress, WaitingFor } from '../queue/progress.ts';
-import type { UnpackResult } from '../queue/result.ts';
 import { bytesText, durationText } from '../units.ts';
 import { type Cell, type Column, table } from './table.ts';
 

@@ -1,7 +1,7 @@
 import { Command } from 'commander';
 import { UnreadableJobError } from '../queue/errors.ts';
+import type { UnpackResult } from '../queue/formats.ts';
 import type { JobStatus } from '../queue/job-status.ts';
-import type { UnpackResult } from '../queue/result.ts';
 import { CliError } from './explain-error.ts';
 import { progressLines, resultLines } from './job-view.ts';
 import type { Cli } from './output.ts';

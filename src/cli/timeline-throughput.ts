@@ -1,4 +1,4 @@
-import type { UnpackResult } from '../queue/result.ts';
+import type { UnpackResult } from '../queue/formats.ts';
 import { element, line, text, ticks } from './svg.ts';
 
 type Timeline = NonNullable<UnpackResult['images'][number]['layers'][number]['timeline']>;

@@ -2,7 +2,7 @@ import { writeFile } from 'node:fs/promises';
 import { extname } from 'node:path';
 import type { Command } from 'commander';
 import { shortDigest } from '../oci/digest.ts';
-import type { UnpackResult } from '../queue/result.ts';
+import type { UnpackResult } from '../queue/formats.ts';
 import { bytesText, durationText } from '../units.ts';
 import { CliError } from './explain-error.ts';
 import { document, element, line, rect, text, ticks } from './svg.ts';

@@ -1,5 +1,5 @@
+import type { UnpackResult } from '../queue/formats.ts';
 import type { UnpackQueue } from '../queue/producer.ts';
-import type { UnpackResult } from '../queue/result.ts';
 import { EXIT_FAILED, explain } from './explain-error.ts';
 import { progressLines, resultLines } from './job-view.ts';
 import { type Cli, LiveRegion } from './output.ts';

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
+import type { Payload } from './formats.ts';
 import { trimSlashes } from './parse-payload.ts';
-import type { Payload } from './payload-schema.ts';
 
 /**
  * The text whose digest is the deduplication ID: what a job unpacks, as lines joined by "\n", without a newline at the end.

@@ -1,7 +1,7 @@
 import { shortDigest } from '../oci/digest.ts';
 import { bytesText, count, durationText } from '../units.ts';
-import type { Progress } from './progress.ts';
-import { isResult, type UnpackResult } from './result-schema.ts';
+import type { Progress, UnpackResult } from './formats.ts';
+import { isResult } from './result-schema.ts';
 
 /**
  * Derives progress and log lines of a job on the fast path from its result. Such a job takes less than a millisecond and writes

@@ -1,5 +1,6 @@
 import * as z from 'zod';
 import { FAILURE_CODES, type FailureCode, type FailureDetails, UnpackError } from '../errors.ts';
+import type { Failure } from './formats.ts';
 
 /** The failure of an attempt, version 1. The job's progress contains it, as `failure` and in `failures`. */
 export const failureSchema = z
@@ -32,8 +33,6 @@ export const failureSchema = z
     at: z.iso.datetime().meta({ description: 'The time of the failure.' }),
   })
   .meta({ title: 'Failure of an unpack job' });
-
-export type Failure = z.infer<typeof failureSchema>;
 
 /** Which attempt failed. */
 export interface AttemptContext {

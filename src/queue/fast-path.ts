@@ -2,10 +2,11 @@ import type { Job } from 'bullmq';
 import type { Lookup, UnpackedImage, Unpacker } from '../image/unpack.ts';
 import type { CancelFlags } from './cancel-flags.ts';
 import { existedSentence } from './derived-progress.ts';
+import type { UnpackResult } from './formats.ts';
 import type { RunningJobs } from './job-runs.ts';
 import type { Logger } from './log.ts';
 import { imageOf, type ParsedJob } from './parse-payload.ts';
-import { imageResults, type UnpackResult, type WorkerFacts, warningsOf } from './result.ts';
+import { imageResults, type WorkerFacts, warningsOf } from './result.ts';
 
 /** Time limit in milliseconds for the fast path: the interval between two writes of a job's progress. */
 export const FAST_PATH_LIMIT = 250;

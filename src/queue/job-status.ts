@@ -1,10 +1,10 @@
 import type { Job } from 'bullmq';
 import type { UnpackError } from '../errors.ts';
 import { derivedProgress } from './derived-progress.ts';
-import { errorFromReason, errorOf, type Failure } from './failure.ts';
+import { errorFromReason, errorOf } from './failure.ts';
+import type { Failure, Progress, UnpackResult } from './formats.ts';
 import { imageOf } from './parse-payload.ts';
-import { type Progress, readProgress } from './progress-schema.ts';
-import type { UnpackResult } from './result.ts';
+import { readProgress } from './progress-schema.ts';
 import { readResult } from './result-schema.ts';
 
 export const JOB_STATES = ['waiting', 'prioritized', 'delayed', 'active', 'completed', 'failed'] as const;

@@ -4,9 +4,9 @@ import { durationText } from '../units.ts';
 import { patientConnection, type QueueSettings } from './connection.ts';
 import { JobNotFoundError, QueueUnavailableError, UnreadableJobError, WaitTimeoutError } from './errors.ts';
 import { errorFromReason } from './failure.ts';
+import type { Progress, UnpackResult } from './formats.ts';
 import { type JobStatus, jobError } from './job-status.ts';
-import { type Progress, readProgress } from './progress-schema.ts';
-import type { UnpackResult } from './result.ts';
+import { readProgress } from './progress-schema.ts';
 import { readResult } from './result-schema.ts';
 import { after } from './time-limit.ts';
 

@@ -2,8 +2,8 @@ import { type ChainId, isDigest, shortDigest } from '../oci/digest.ts';
 import type { LockWait } from '../rootfs/lock-waits.ts';
 import { holderName } from '../snapshots/holder.ts';
 import { durationText } from '../units.ts';
+import type { Progress, WaitingFor } from './formats.ts';
 import { isSameAttempt } from './progress.ts';
-import type { Progress, WaitingFor } from './progress-schema.ts';
 
 /**
  * An attempt that was parked because another process has locked a layer: how long the job waits, and what its progress and log

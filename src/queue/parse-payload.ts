@@ -7,8 +7,9 @@ import { blobDigest, diffId } from '../oci/digest.ts';
 import { parsePlatform } from '../oci/platform.ts';
 import { repositoryOf } from '../oci/reference.ts';
 import type { BucketLayout, S3Connection } from '../source/source-spec.ts';
+import type { Payload } from './formats.ts';
 import { problemSentence } from './payload-problems.ts';
-import { type Payload, payloadSchema } from './payload-schema.ts';
+import { payloadSchema } from './payload-schema.ts';
 
 /** A payload converted to what the worker needs. */
 export interface ParsedJob extends WantedImage {

@@ -181,5 +181,3 @@ export const payloadSchema = z
       wrong(['source', 'repository'], `is missing, and image ${JSON.stringify(payload.image)} has no repository`);
     }
   });
-
-export type Payload = z.infer<typeof payloadSchema>;

@@ -9,6 +9,7 @@ import { cancelledError } from './cancellation.ts';
 import { existedSentence } from './derived-progress.ts';
 import { failedReason } from './failure.ts';
 import { FAST_PATH_LIMIT, fastPath, type PendingLookup } from './fast-path.ts';
+import type { AppliedLayer, Progress, UnpackResult, WaitingFor } from './formats.ts';
 import { type JobRun, LockLostError, type RunningJobs } from './job-runs.ts';
 import type { Logger } from './log.ts';
 import {
@@ -23,9 +24,9 @@ import {
 import { LayerLocked, type ParkedJobs, type ParkOptions } from './parked-jobs.ts';
 import { imageOf, type ParsedJob, payloadParser, type SourcePolicy } from './parse-payload.ts';
 import { appliedBefore } from './progress.ts';
-import { type AppliedLayer, type Progress, readProgress, type WaitingFor } from './progress-schema.ts';
+import { readProgress } from './progress-schema.ts';
 import { JobReporter } from './reporter.ts';
-import { resultOf, type UnpackResult, type WorkerFacts } from './result.ts';
+import { resultOf, type WorkerFacts } from './result.ts';
 import {
   checkStalls,
   decideRetry,

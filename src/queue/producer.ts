@@ -6,14 +6,13 @@ import { CANCEL_FLAG_LIFE, cancelChannel, cancelKey, DEFAULT_CANCEL_REASON } fro
 import { impatientConnection, type QueueSettings } from './connection.ts';
 import { deduplicationId } from './deduplication.ts';
 import { JobNotFoundError, QueueUnavailableError, UnreadableJobError, unreadableJob } from './errors.ts';
+import type { Payload, UnpackResult } from './formats.ts';
 import { JOB_STATES, type JobState, type JobStatus, statusOf } from './job-status.ts';
 import { JobWaiter, type WaitOptions } from './job-waiter.ts';
 import { unavailable } from './outages.ts';
 import { checkPayload } from './parse-payload.ts';
-import type { Payload } from './payload-schema.ts';
 import { diagnoseRedisError, whyNotReady } from './redis-diagnosis.ts';
 import { probeRedis } from './redis-probe.ts';
-import type { UnpackResult } from './result.ts';
 
 export interface AddOptions {
   /** From 1 (first) to 2,097,151 (last). Jobs without a priority come before all jobs with one. */

@@ -1,5 +1,6 @@
 import * as z from 'zod';
 import { failureSchema } from './failure.ts';
+import type { Progress } from './formats.ts';
 
 /**
  * Progress bars and dates need numbers in these ranges. The ranges are checked, because other programs can also write the
@@ -10,10 +11,8 @@ const count = z.number().min(0);
 const moment = z.number().min(0).max(8.64e15);
 
 /** What a parked job waits for. */
-const waitingSchema = z.object({
-  /** The layer that another process has locked. */
-  chainId: z.string(),
-  /** The process that holds the lock; absent if it is not known. */
+export const waitingSchema = z.object({
+  chainId: z.string().meta({ description: 'The layer that another process has locked.' }),
   holder: z
     .object({
       pid: z.number(),
@@ -22,22 +21,20 @@ const waitingSchema = z.object({
       job: z.string().optional(),
       since: z.string(),
     })
-    .optional(),
-  /** Start of the attempt in milliseconds since 1970. Time in which the job was due but no worker took it does not count. */
-  started: moment,
-  /** When the job was first parked, and the latest time of the next run; milliseconds since 1970. */
-  since: moment,
-  until: moment,
-  /** How often the job was parked. */
-  times: count,
-  /** The place of the job among parked jobs. */
-  place: z.number(),
+    .optional()
+    .meta({ description: 'The process that holds the lock; absent if it is not known.' }),
+  started: moment.meta({
+    description:
+      'The start of the attempt in milliseconds since 1970. Time in which the job was due but no worker took it does not count.',
+  }),
+  since: moment.meta({ description: 'When the job was first parked, in milliseconds since 1970.' }),
+  until: moment.meta({ description: 'The latest time of the next run, in milliseconds since 1970.' }),
+  times: count.meta({ description: 'How often the job was parked.' }),
+  place: z.number().meta({ description: 'The place of the job among parked jobs.' }),
 });
 
-export type WaitingFor = z.infer<typeof waitingSchema>;
-
 /** A layer that an attempt applied before its job was given back, with the fields of the result. */
-const appliedLayerSchema = z.object({
+export const appliedLayerSchema = z.object({
   chainId: z.string(),
   uncompressedBytes: z.number(),
   entries: z.number(),
@@ -46,58 +43,63 @@ const appliedLayerSchema = z.object({
     .optional(),
 });
 
-export type AppliedLayer = z.infer<typeof appliedLayerSchema>;
+const layerProgressSchema = z.object({
+  chainId: z.string().meta({ description: 'The name of the snapshot that the layer becomes.' }),
+  phase: z.enum(['queued', 'waiting', 'applying', 'committing', 'applied', 'existed']),
+  size: count.meta({ description: 'The size of the blob in bytes.' }),
+  fetched: count.meta({ description: 'The number of bytes of the blob that were fetched.' }),
+  unpacked: count.meta({ description: 'The number of bytes of the tar that were unpacked.' }),
+});
 
 /**
  * The `progress` of a job, version 1. Workers write it while the job runs. It stays when the job completes or fails, and then
  * includes the last failure. Layers have few fields, because the object is written up to four times a second.
  */
-export const progressSchema = z.object({
-  version: z.literal(1),
-  /** `resolving` until the layers are known. */
-  phase: z.enum(['resolving', 'unpacking', 'completed', 'failed']),
-  attempt: count,
-  attempts: count,
-  worker: z.string(),
-  layersDone: count,
-  layersTotal: count,
-  /** Number of blob bytes that this attempt has fetched, and that it must fetch in total for the missing layers. */
-  bytesFetched: count,
-  bytesTotal: count,
-  /** Number of tar bytes that this attempt has unpacked. */
-  bytesUnpacked: count,
-  images: z.array(
-    z.object({
-      platform: z.string().optional(),
-      manifestDigest: z.string().optional(),
-      /** Absent for an image without layers. */
-      chainId: z.string().optional(),
-      layers: z.array(
+export const progressSchema = z
+  .object({
+    version: z.literal(1),
+    phase: z
+      .enum(['resolving', 'unpacking', 'completed', 'failed'])
+      .meta({ description: '`resolving` until the layers are known.' }),
+    attempt: count.meta({ description: 'The attempt that wrote this, counted from 1.' }),
+    attempts: count.meta({ description: 'The attempts that the job has.' }),
+    worker: z.string().meta({ description: 'The name of the worker (UNPACK_WORKER_NAME).' }),
+    layersDone: count.meta({ description: 'The number of layers that are in the store.' }),
+    layersTotal: count,
+    bytesFetched: count.meta({ description: 'The number of bytes of blobs that this attempt has fetched.' }),
+    bytesTotal: count.meta({ description: 'The number of bytes that this attempt must fetch for the missing layers.' }),
+    bytesUnpacked: count.meta({ description: 'The number of bytes of tars that this attempt has unpacked.' }),
+    images: z
+      .array(
         z.object({
-          chainId: z.string(),
-          phase: z.enum(['queued', 'waiting', 'applying', 'committing', 'applied', 'existed']),
-          size: count,
-          fetched: count,
-          unpacked: count,
+          platform: z.string().optional(),
+          manifestDigest: z.string().optional(),
+          chainId: z.string().optional().meta({ description: 'Absent for an image without layers.' }),
+          layers: z.array(layerProgressSchema).meta({ description: 'The layers, bottom-most first.' }),
         }),
-      ),
+      )
+      .meta({ description: 'One image for each platform; empty until the layers are known.' }),
+    failure: failureSchema
+      .optional()
+      .meta({ description: 'The failure of the last attempt; absent during the first attempt and after success.' }),
+    failures: z.array(failureSchema).meta({ description: 'The last twenty failed attempts, oldest first.' }),
+    stallsBefore: count.meta({
+      description:
+        'The number of stalls before the last STALLED failure. After a retry by hand only later stalls count.',
     }),
-  ),
-  /** The failure of the last attempt; absent during the first attempt and after success. */
-  failure: failureSchema.optional(),
-  /** The last twenty failed attempts, oldest first. */
-  failures: z.array(failureSchema),
-  /** Number of stalls before the last STALLED failure. After a retry by hand only later stalls count. */
-  stallsBefore: count,
-  /** Present while the job is parked because another process has locked a layer. */
-  waiting: waitingSchema.optional(),
-  /** How often the job was given back, without counting an attempt, because the store of its worker could not be written. */
-  storeFaults: count.optional(),
-  /** Layers that this attempt applied before the job was given back. They count as applied in the result. */
-  applied: z.array(appliedLayerSchema).optional(),
-});
-
-export type Progress = z.infer<typeof progressSchema>;
+    waiting: waitingSchema
+      .optional()
+      .meta({ description: 'Present while the job is parked because another process has locked a layer.' }),
+    storeFaults: count.optional().meta({
+      description:
+        'How often the job was given back, without counting an attempt, because the store of its worker could not be written.',
+    }),
+    applied: z.array(appliedLayerSchema).optional().meta({
+      description:
+        'The layers that this attempt applied before the job was given back. They count as applied in the result.',
+    }),
+  })
+  .meta({ title: 'Progress of an unpack job' });
 
 /** Reads the progress of a job from Redis; `undefined` if there is none (BullMQ's default is the number 0) or it is invalid. */
 export function readProgress(progress: unknown): Progress | undefined {

@@ -1,10 +1,7 @@
 import type { ImageState } from '../image/progress.ts';
-import type { Failure } from './failure.ts';
-import type { AppliedLayer, Progress, WaitingFor } from './progress-schema.ts';
+import type { AppliedLayer, Failure, Progress } from './formats.ts';
 
 /** What the reporter writes as the progress of a job, and what a later run of the attempt reads from it. */
-
-export type { AppliedLayer, Progress, WaitingFor };
 
 /** Maximum number of failures on the progress. */
 const FAILURES_KEPT = 20;

@@ -2,11 +2,11 @@ import type { Job } from 'bullmq';
 import type { ImageState } from '../image/progress.ts';
 import { shortDigest } from '../oci/digest.ts';
 import { bytesText, count, durationText } from '../units.ts';
-import { type Failure, failedReason } from './failure.ts';
+import { failedReason } from './failure.ts';
+import type { AppliedLayer, Failure, Progress, UnpackResult, WaitingFor } from './formats.ts';
 import type { Logger } from './log.ts';
-import { type AppliedLayer, measure, type Progress, type WaitingFor, withApplied, withFailure } from './progress.ts';
+import { measure, withApplied, withFailure } from './progress.ts';
 import { diagnoseRedisError } from './redis-diagnosis.ts';
-import type { UnpackResult } from './result-schema.ts';
 
 /** Minimum milliseconds between two writes of a job's progress. */
 const INTERVAL = 250;

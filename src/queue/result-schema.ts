@@ -1,4 +1,5 @@
 import * as z from 'zod';
+import type { UnpackResult } from './formats.ts';
 
 const milliseconds = (description: string) =>
   z
@@ -137,8 +138,6 @@ export const resultSchema = z
     }),
   })
   .meta({ title: 'Result of an unpack job' });
-
-export type UnpackResult = z.infer<typeof resultSchema>;
 
 /** Whether a completed job has returned a result of this version. */
 export function isResult(returnvalue: unknown): returnvalue is UnpackResult {

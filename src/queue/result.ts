@@ -1,11 +1,8 @@
 import type { LayerState } from '../image/progress.ts';
 import type { UnpackedImage } from '../image/unpack.ts';
-import type { AppliedLayer } from './progress-schema.ts';
-import type { UnpackResult } from './result-schema.ts';
+import type { AppliedLayer, UnpackResult } from './formats.ts';
 
 /** Makes the result of a job from unpacked images. The processor, the fast path and `unpackd apply` call it. */
-
-export type { UnpackResult };
 
 /** The worker and its store: the fields of a result that are the same for all its jobs. */
 export interface WorkerFacts {

@@ -1,7 +1,8 @@
 import { type BackoffOptions, type JobsOptions, UnrecoverableError } from 'bullmq';
 import type { Config } from '../config.ts';
 import { FAILURE_CODES, type FailureCode, UnpackError } from '../errors.ts';
-import { type Failure, failedReason, failureOf } from './failure.ts';
+import { failedReason, failureOf } from './failure.ts';
+import type { Failure } from './formats.ts';
 
 /**
  * Decides whether a failed attempt is retried, how often and when, and which failures do not count as an attempt. The

@@ -1,16 +1,11 @@
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import * as z from 'zod';
 import { TAG } from '../oci/reference.ts';
 import { failureSchema } from './failure.ts';
 import { payloadSchema } from './payload-schema.ts';
+import { progressSchema } from './progress-schema.ts';
 import { resultSchema } from './result-schema.ts';
 
-/**
- * Writes `schemas/*.schema.json`, the published formats of payload, result and failure. `npm run schemas` runs it. With `--check`
- * it writes nothing, and exits with 1 if a file is not current.
- */
-const FOLDER = join(import.meta.dirname, '../../schemas/');
+/** The JSON Schemas of payload, result, failure and progress. `dev/schemas.ts` publishes them, and the board shows the first. */
 
 const A = `sha256:${'a'.repeat(64)}`;
 const B = `sha256:${'b'.repeat(64)}`;
@@ -101,6 +96,32 @@ const failureExample = {
   at: '2026-01-31T12:00:00.000Z',
 };
 
+const progressExample = {
+  version: 1,
+  phase: 'unpacking',
+  attempt: 2,
+  attempts: 5,
+  worker: 'node-7:4711',
+  layersDone: 1,
+  layersTotal: 2,
+  bytesFetched: 1_811_446,
+  bytesTotal: 3_622_892,
+  bytesUnpacked: 4_194_304,
+  images: [
+    {
+      platform: 'linux/amd64',
+      manifestDigest: A,
+      chainId: C,
+      layers: [
+        { chainId: B, phase: 'existed', size: 3_145_728, fetched: 0, unpacked: 0 },
+        { chainId: C, phase: 'applying', size: 3_622_892, fetched: 1_811_446, unpacked: 4_194_304 },
+      ],
+    },
+  ],
+  failures: [{ ...failureExample, code: 'SOURCE_UNAVAILABLE', retryable: true }],
+  stallsBefore: 0,
+};
+
 const PAYLOAD_DESCRIPTION = [
   'The data of a job. The name of the job is `unpack`, the name of the queue `image-unpack`; both are settings.',
   'To prevent two jobs for the same work, add the job with the BullMQ option `deduplication: { id }`.',
@@ -141,6 +162,7 @@ export function schemaFiles(): Record<string, object> {
     }),
     'result.schema.json': one('result.schema.json', resultSchema, { examples: [resultExample] }),
     'failure.schema.json': one('failure.schema.json', failureSchema, { examples: [failureExample] }),
+    'progress.schema.json': one('progress.schema.json', progressSchema, { examples: [progressExample] }),
   };
   return files;
 }
@@ -151,29 +173,4 @@ function layoutRule(layout: string, source: object, payload: object = {}): objec
     // biome-ignore lint/suspicious/noThenProperty: a keyword of JSON Schema
     then: { allOf: [{ properties: { source } }, payload] },
   };
-}
-
-/** The names of the files that differ from the code. */
-export async function outdatedSchemas(): Promise<string[]> {
-  const outdated: string[] = [];
-  for (const [name, schema] of Object.entries(schemaFiles())) {
-    const stored = await readFile(join(FOLDER, name), 'utf8').catch(() => '');
-    if (stored !== text(schema)) outdated.push(name);
-  }
-  return outdated;
-}
-
-function text(schema: object): string {
-  return `${JSON.stringify(schema, null, 2)}\n`;
-}
-
-if (import.meta.main) {
-  if (process.argv.includes('--check')) {
-    const outdated = await outdatedSchemas();
-    for (const name of outdated) process.stderr.write(`schemas/${name} is not current: run npm run schemas\n`);
-    process.exitCode = outdated.length === 0 ? 0 : 1;
-  } else {
-    await mkdir(FOLDER, { recursive: true });
-    for (const [name, schema] of Object.entries(schemaFiles())) await writeFile(join(FOLDER, name), text(schema));
-  }
 }

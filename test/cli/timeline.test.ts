@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { timelineSvg } from '../../src/cli/timeline.ts';
-import type { UnpackResult } from '../../src/queue/result.ts';
+import type { UnpackResult } from '../../src/queue/formats.ts';
 
 type Layer = UnpackResult['images'][number]['layers'][number];
 

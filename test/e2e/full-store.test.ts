@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { appendFileSync, mkdirSync, readdirSync, rmSync, statfsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
-import type { Failure } from '../../src/queue/failure.ts';
+import type { Failure } from '../../src/queue/formats.ts';
 import { type Disk, ext4, tmpfs, unavailable } from '../support/file-system.ts';
 import { imageOf } from '../support/layout.ts';
 import { referenceTrees } from '../support/store-trees.ts';

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { chainIds, diffId } from '../../src/oci/digest.ts';
 import { pushImage } from '../../src/push/push.ts';
-import type { Payload } from '../../src/queue/payload-schema.ts';
+import type { Payload } from '../../src/queue/formats.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
 import { mountSnapshot, unmountSnapshot } from '../../src/system/mount.ts';
 import { finished } from '../cli/run-cli.ts';

@@ -9,7 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type LocalRedis, startRedis } from '../../dev/redis-server.ts';
 import { loadConfig } from '../../src/config.ts';
 import { chainIds } from '../../src/oci/digest.ts';
-import type { Payload } from '../../src/queue/payload-schema.ts';
+import type { Payload } from '../../src/queue/formats.ts';
 import { UnpackQueue } from '../../src/queue/producer.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
 import { BUCKET, startTestBucket, type TestBucket } from '../support/bucket.ts';

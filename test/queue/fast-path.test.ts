@@ -3,8 +3,7 @@ import { test } from 'node:test';
 import { abortError } from '../../src/errors.ts';
 import type { UnpackedImage } from '../../src/image/unpack.ts';
 import { derivedLog } from '../../src/queue/derived-progress.ts';
-import type { Payload } from '../../src/queue/payload-schema.ts';
-import type { Progress } from '../../src/queue/progress.ts';
+import type { Payload, Progress } from '../../src/queue/formats.ts';
 import { payload, queueFixture } from './queue-fixture.ts';
 import { image, type ScriptedStore } from './scripted-unpacker.ts';
 

@@ -1,18 +1,20 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { outdatedFiles } from '../../dev/schemas.ts';
 import { derivedLog, derivedProgress } from '../../src/queue/derived-progress.ts';
 import { failureSchema } from '../../src/queue/failure.ts';
 import { checkPayload } from '../../src/queue/parse-payload.ts';
+import { progressSchema } from '../../src/queue/progress-schema.ts';
 import { readResult, resultSchema } from '../../src/queue/result-schema.ts';
-import { outdatedSchemas, schemaFiles } from '../../src/queue/schemas.ts';
+import { schemaFiles } from '../../src/queue/schemas.ts';
 
 const examples = (name: string): unknown[] => {
   const schema: object = schemaFiles()[name] ?? {};
   return 'examples' in schema && Array.isArray(schema.examples) ? schema.examples : [];
 };
 
-test('the published schemas are current (npm run schemas)', async () => {
-  assert.deepEqual(await outdatedSchemas(), []);
+test('the published schemas and the types are current (npm run schemas)', async () => {
+  assert.deepEqual(await outdatedFiles(), []);
 });
 
 test('every example matches its schema', () => {
@@ -20,6 +22,7 @@ test('every example matches its schema', () => {
   for (const example of examples('payload.schema.json')) checkPayload(example);
   for (const example of examples('result.schema.json')) resultSchema.parse(example);
   for (const example of examples('failure.schema.json')) failureSchema.parse(example);
+  for (const example of examples('progress.schema.json')) progressSchema.parse(example);
 });
 
 test('a result of an earlier version, without config and mounts, is read', () => {
