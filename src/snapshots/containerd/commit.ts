@@ -1,10 +1,10 @@
 import { rename } from 'node:fs/promises';
 import { UnpackError } from '../../errors.ts';
 import { isGrpcError } from '../../grpc/errors.ts';
-import type { Labels } from '../../grpc/services.ts';
+import type { Labels, WireSnapshot } from '../../grpc/services.ts';
 import { type CommitOptions, type Mount, SnapshotError } from '../snapshotter.ts';
 import { giveOwnerOf, moveTree, topTreeOf, treeOf, viewOf, viewOn } from './exchange.ts';
-import type { ActiveSnapshot } from './opened.ts';
+import type { ActiveSnapshot } from './leases.ts';
 import type { SnapshotCalls } from './snapshot-calls.ts';
 import { LABEL_SYNCED, versionOf, visibleLabels } from './wire.ts';
 
@@ -36,11 +36,10 @@ export async function commitSnapshot(
   const committing = { name, key, active, parent: isLate ? parent : active.parent, labels, synced };
   const make = isExchange ? exchange : isLate ? rebase : keepParent;
   const view = await make(calls, committing);
-  calls.opened.active.delete(key);
-  durability.committed(name, key, synced);
+  calls.forget(key);
   // the first snapshot of an exchange; if this fails, it goes with the lease
   if (isExchange) await calls.remove(key).catch(() => {});
-  await check(calls, committing, view);
+  durability.committed(await check(calls, committing, view), active.number, synced);
 }
 
 interface Committing {
@@ -80,6 +79,8 @@ async function exchange(
 ): Promise<ViewMounts> {
   const second = calls.temporaryKey('onto', name);
   const mounts = await calls.prepare(second, parent, {});
+  // this call is its only user, whatever happens
+  calls.forget(second);
   const [from, to] = [treeOf(active.mounts), treeOf(mounts)];
   const discard = () => calls.remove(second).catch(() => {}); // it is under the lease
   await moveTree(from, to, synced).catch(async (error: unknown) => {
@@ -96,15 +97,15 @@ async function exchange(
     }
     throw error;
   }
-  calls.forget(second);
   return viewOf(mounts);
 }
 
 /**
  * Compares the parent of what was committed, and remembers the mounts of its view.
+ * @returns what was committed
  * @throws UnpackError STORE_FAILED after the removal of a snapshot with another parent
  */
-async function check(calls: SnapshotCalls, { name, parent }: Committing, view: ViewMounts): Promise<void> {
+async function check(calls: SnapshotCalls, { name, parent }: Committing, view: ViewMounts): Promise<WireSnapshot> {
   const { place, views } = calls.opened;
   const committed = await calls.stat(name);
   if (committed.parent !== parent) {
@@ -116,4 +117,5 @@ async function check(calls: SnapshotCalls, { name, parent }: Committing, view: V
     );
   }
   if (view !== undefined) views.add(versionOf(committed), view);
+  return committed;
 }

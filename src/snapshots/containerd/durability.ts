@@ -19,9 +19,9 @@ export class Durability {
   /** Of the directory of all snapshots. It stays open, because the kernel reports a lost write to open descriptors only. */
   readonly #descriptor: number;
   readonly #later: LaterSync;
-  /** The numbers by which `LaterSync` knows the snapshots that this process has begun or committed, and the reverse. */
+  /** The committed snapshots that a later sync puts on disk, by name and by the number by which `LaterSync` knows them. */
   readonly #numbers = new Map<string, number>();
-  readonly #names = new Map<number, string>();
+  readonly #committed = new Map<number, Pick<WireSnapshot, 'name' | 'createdAt'>>();
   #last = 0;
   /** The layers of an image without the label, by the version of its top snapshot. */
   readonly #unlabelled = new LruCache<readonly UnlabelledLayer[]>(KNOWN);
@@ -35,31 +35,44 @@ export class Durability {
     this.#descriptor = openSync(directory, constants.O_RDONLY | constants.O_DIRECTORY);
     this.#later = new LaterSync(this.#descriptor, 0, {
       synced: (ids) => this.#label(ids),
-      lost: async () => this.#last,
+      lost: async () => {
+        this.#numbers.clear();
+        this.#committed.clear();
+        return this.#last;
+      },
     });
   }
 
-  /** Call it when an active snapshot is prepared: only a loss of writes after this can be noticed. */
-  begun(key: string): void {
-    this.#number(key, ++this.#last);
+  /** Committed snapshots whose sync is still to come. */
+  get pending(): number {
+    return this.#committed.size;
   }
 
-  /** Call it after the commit. */
-  committed(name: string, key: string, synced: boolean): void {
-    const number = this.#numbers.get(key);
-    this.#numbers.delete(key);
-    if (number === undefined) return;
-    this.#names.delete(number);
-    if (synced) return;
-    this.#number(name, number);
+  /**
+   * Call it before an active snapshot is prepared: only a loss of writes after this can be noticed.
+   * @returns its number, for `committed`
+   */
+  begin(): number {
+    this.#last += 1;
+    return this.#last;
+  }
+
+  /** Call it after the commit. @param number `undefined` if this process has not begun the snapshot */
+  committed({ name, createdAt }: WireSnapshot, number: number | undefined, synced: boolean): void {
+    // somebody else has possibly removed an earlier one of this name
+    this.gone(name);
+    if (synced || number === undefined) return;
     this.#later.add(number);
-    if (!this.#later.has(number)) this.gone(name);
+    // it is not there if a sync by this process would prove nothing
+    if (!this.#later.has(number)) return;
+    this.#numbers.set(name, number);
+    this.#committed.set(number, { name, createdAt });
   }
 
-  /** Call it when a snapshot is removed. */
-  gone(key: string): void {
-    this.#names.delete(this.#numbers.get(key) ?? 0);
-    this.#numbers.delete(key);
+  /** Call it when a committed snapshot is removed. */
+  gone(name: string): void {
+    const number = this.#numbers.get(name);
+    if (number !== undefined) this.#forget(number, name);
   }
 
   /**
@@ -109,26 +122,33 @@ export class Durability {
     return number !== undefined && this.#later.has(number);
   }
 
-  #number(name: string, number: number): void {
-    this.#numbers.set(name, number);
-    this.#names.set(number, name);
-  }
-
   async #label(ids: readonly number[]): Promise<void> {
-    const labels = { [LABEL_SYNCED]: 'true' };
-    const updateMask = { paths: [`labels.${LABEL_SYNCED}`] };
     for (const id of ids) {
-      const name = this.#names.get(id);
-      if (name === undefined) continue;
+      const snapshot = this.#committed.get(id);
+      if (snapshot === undefined) continue;
+      const { name } = snapshot;
       try {
-        const request = { snapshotter: this.#snapshotter, info: { name, labels }, updateMask };
-        const { info } = await this.#client.snapshots.Update(request);
-        if (info !== null) this.#synced.add(versionOf(info), true);
+        const info = await this.#setLabel(name, 'true');
+        // another one, which was made after the sync, has the name now
+        if (info !== null && versionOf(info) !== versionOf(snapshot)) await this.#setLabel(name, '');
+        else if (info !== null) this.#synced.add(versionOf(info), true);
       } catch (error) {
         if (!isGrpcError(error, 'NOT_FOUND')) throw error; // it was removed meanwhile
       }
-      this.gone(name);
+      this.#forget(id, name);
     }
+  }
+
+  /** @param value `""` removes the label */
+  async #setLabel(name: string, value: string): Promise<WireSnapshot | null> {
+    const info = { name, labels: { [LABEL_SYNCED]: value } };
+    const updateMask = { paths: [`labels.${LABEL_SYNCED}`] };
+    return (await this.#client.snapshots.Update({ snapshotter: this.#snapshotter, info, updateMask })).info;
+  }
+
+  #forget(number: number, name: string): void {
+    this.#committed.delete(number);
+    if (this.#numbers.get(name) === number) this.#numbers.delete(name);
   }
 }
 

@@ -4,7 +4,7 @@ import { isGrpcError } from '../../grpc/errors.ts';
 import type { Labels } from '../../grpc/services.ts';
 import type { Owner } from '../holder.ts';
 import type { LeaseFile, Leases } from '../leases.ts';
-import type { Lease, Usage } from '../snapshotter.ts';
+import type { Lease, Mount, Usage } from '../snapshotter.ts';
 import type { State } from './state.ts';
 
 /**
@@ -22,10 +22,23 @@ const EXPIRY = 8 * 24 * 3_600_000;
 /** Milliseconds for the deletion of a lease, so that the end of a failed job does not hang with containerd. */
 const END_LIMIT = 20_000;
 
+/** An active snapshot that this process has prepared. */
+export interface ActiveSnapshot {
+  readonly parent: string;
+  readonly mounts: readonly Mount[];
+  /** As `Durability.begin` has returned it; `undefined` if another process has prepared the snapshot. */
+  readonly number?: number;
+}
+
+/** By key. It only saves calls: what is not in it, containerd is asked for. */
+export type ActiveSnapshots = Map<string, ActiveSnapshot>;
+
 /** A lease of a call. What is made with its ID belongs to it. */
 export class ContainerdLease implements Lease {
   /** The ID of the lease in containerd. */
   readonly id: string;
+  /** What was prepared under the lease. */
+  readonly active: ActiveSnapshots = new Map();
   readonly #file: LeaseFile;
   readonly #leases: ContainerdLeases;
   readonly #covered = new Set<string>();

@@ -8,7 +8,7 @@ import type { Mount, OverlayXattrs } from '../snapshotter.ts';
 import { CLOSE_LIMIT } from '../store.ts';
 import { Durability } from './durability.ts';
 import { converted } from './errors.ts';
-import type { ContainerdLeases } from './leases.ts';
+import type { ActiveSnapshots, ContainerdLeases } from './leases.ts';
 import type { State } from './state.ts';
 
 /** What the snapshotters of one opening share. Each has a lease of its own. `open.ts` makes it. */
@@ -36,12 +36,6 @@ export interface OpenedParts {
   readonly leases: ContainerdLeases;
 }
 
-/** An active snapshot that this process has prepared. */
-export interface ActiveSnapshot {
-  readonly parent: string;
-  readonly mounts: readonly Mount[];
-}
-
 /** The number of snapshots whose mounts are remembered. */
 const KNOWN_MOUNTS = 10_000;
 
@@ -53,7 +47,8 @@ export class Opened {
   readonly files: Leases;
   readonly leases: ContainerdLeases;
   readonly durability: Durability;
-  readonly active = new Map<string, ActiveSnapshot>();
+  /** What was prepared without a lease. A lease has its own, so that nothing of a failed job stays in memory. */
+  readonly active: ActiveSnapshots = new Map();
   /** The view mounts of committed snapshots, by their versions. */
   readonly views = new LruCache<readonly Mount[]>(KNOWN_MOUNTS);
   /** How the keys begin that are made while a layer is unpacked. */

@@ -3,8 +3,8 @@ import { undefinedIfNotFound } from '../../grpc/errors.ts';
 import type { Labels, WireSnapshot } from '../../grpc/services.ts';
 import { holderName } from '../holder.ts';
 import { type Mount, SnapshotError } from '../snapshotter.ts';
-import type { ContainerdLease } from './leases.ts';
-import type { ActiveSnapshot, Opened } from './opened.ts';
+import type { ActiveSnapshot, ActiveSnapshots, ContainerdLease } from './leases.ts';
+import type { Opened } from './opened.ts';
 import { kindOf, LABEL_ROOT, LABEL_STATE, mountsOf, versionOf } from './wire.ts';
 
 /** Milliseconds for a commit or a removal: containerd counts or deletes the files of the layer meanwhile. */
@@ -46,18 +46,18 @@ export class SnapshotCalls {
 
   async prepare(key: string, parent: string, labels: Labels): Promise<Mount[]> {
     requireKey(key);
-    const { active, durability, state } = this.opened;
+    const { durability, state } = this.opened;
     const own = this.labelled({ ...labels, [LABEL_STATE]: state.id });
-    durability.begun(key);
-    try {
-      const request = { ...this.#key(key), parent, labels: own };
-      const mounts = mountsOf((await this.#snapshots.Prepare(request, this.#under)).mounts);
-      active.set(key, { parent, mounts });
-      return mounts;
-    } catch (error) {
-      durability.gone(key);
-      throw error;
-    }
+    const number = durability.begin();
+    const request = { ...this.#key(key), parent, labels: own };
+    const mounts = mountsOf((await this.#snapshots.Prepare(request, this.#under)).mounts);
+    this.#active.set(key, { parent, mounts, number });
+    return mounts;
+  }
+
+  /** Whether this process has prepared the snapshot, and has neither committed nor removed it. */
+  isActive(key: string): boolean {
+    return this.#active.has(key);
   }
 
   async view(key: string, parent: string, labels: Labels): Promise<Mount[]> {
@@ -72,7 +72,7 @@ export class SnapshotCalls {
 
   /** @throws NotFound, InvalidArgument if the snapshot is not active */
   async active(key: string): Promise<ActiveSnapshot> {
-    const known = this.opened.active.get(key);
+    const known = this.#active.get(key);
     if (known !== undefined) return known;
     const found = await this.stat(key);
     if (kindOf(found) !== 'active') throw new SnapshotError('InvalidArgument', `snapshot ${key} is not active`);
@@ -102,8 +102,10 @@ export class SnapshotCalls {
   }
 
   async remove(key: string): Promise<void> {
-    await this.#snapshots.Remove(this.#key(key), { ...this.#under, deadline: LONG });
+    // also if the removal fails: it goes with its lease then, or the removal of leftovers finds it
     this.forget(key);
+    await this.#snapshots.Remove(this.#key(key), { ...this.#under, deadline: LONG });
+    this.opened.durability.gone(key);
   }
 
   /** Removes a committed snapshot. @throws FailedPrecondition if a process with this state directory leases it */
@@ -129,10 +131,9 @@ export class SnapshotCalls {
     return this.#snapshots.Usage(this.#key(key), { deadline: LONG });
   }
 
-  /** Forgets an active snapshot that is gone. */
+  /** Forgets an active snapshot. */
   forget(key: string): void {
-    this.opened.active.delete(key);
-    this.opened.durability.gone(key);
+    this.#active.delete(key);
   }
 
   /** A key that the removal of leftovers recognises. @param name of a committed snapshot, or of one that will be */
@@ -153,6 +154,10 @@ export class SnapshotCalls {
 
   #key(key: string): { readonly snapshotter: string; readonly key: string } {
     return { snapshotter: this.opened.place.snapshotter, key };
+  }
+
+  get #active(): ActiveSnapshots {
+    return this.lease?.active ?? this.opened.active;
   }
 
   get #snapshots() {

@@ -134,7 +134,7 @@ export class ContainerdSnapshotter implements Snapshotter {
 
   remove(key: string): Promise<void> {
     return this.run(async () => {
-      const isActive = this.opened.active.has(key) || kindOf(await this.#calls.stat(key)) !== 'committed';
+      const isActive = this.#calls.isActive(key) || kindOf(await this.#calls.stat(key)) !== 'committed';
       await (isActive ? this.#calls.remove(key) : this.#calls.removeUnleased(key));
       this.opened.hasRemoved = true;
     });
