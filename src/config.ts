@@ -2,6 +2,7 @@ import { availableParallelism, hostname } from 'node:os';
 import type * as z from 'zod';
 import type { LayerLimits } from './archive/tar-reader.ts';
 import { isLess, type Marks, notLessText } from './collector/free-space.ts';
+import { ConfigError } from './errors.ts';
 import type { UnpackSettings } from './image/unpacker.ts';
 import { maskedRedisUrl, readRedisUrl } from './redis-address.ts';
 import { addSecret, maskSecrets } from './secrets.ts';
@@ -174,11 +175,6 @@ export const SETTINGS = {
 export type SettingName = keyof typeof SETTINGS;
 export type Config = { readonly [K in SettingName]: z.output<(typeof SETTINGS)[K]['schema']> };
 
-/** A setting is wrong. `message` has its name, the fault, and what to write. */
-export class ConfigError extends Error {
-  override readonly name = 'ConfigError';
-}
-
 /** Secrets. They are never shown, and have no flags, because every user of a machine can see flags. */
 export const SECRET_SETTINGS: readonly SettingName[] = ['UNPACK_BOARD_PASSWORD'];
 /** Secrets that the AWS SDK reads itself. Its errors could quote them. */
@@ -213,27 +209,55 @@ function trimmed(name: SettingName, value: string): string {
  * Reads every setting: the flag, or else the environment variable, or else the default. An empty value counts as unset.
  * @throws ConfigError with every wrong setting
  */
-export function loadConfig(
-  flags: Partial<Record<SettingName, string | undefined>> = {},
-  env: Readonly<Record<string, string | undefined>> = process.env,
-): Config {
+export function loadConfig(flags: SettingTexts = {}, env: Environment = process.env): Config {
+  const config: Config = loadSettings(Object.keys(SETTINGS) as SettingName[], contradictions, flags, env);
+  addSecret(config.UNPACK_BOARD_PASSWORD);
+  for (const name of AWS_SECRETS) addSecret(env[name]);
+  return config;
+}
+
+/** The settings of the queue. Producers need no others, so a wrong setting of the store does not stop them. */
+export const QUEUE_SETTINGS = [
+  'REDIS_URL',
+  'REDIS_PASSWORD_FILE',
+  'UNPACK_QUEUE',
+  'UNPACK_JOB',
+  'UNPACK_REDIS_PREFIX',
+] as const satisfies readonly SettingName[];
+
+/** Reads only the settings of the queue from the environment. @throws ConfigError as `loadConfig` */
+export function loadQueueSettings(env: Environment): Pick<Config, (typeof QUEUE_SETTINGS)[number]> {
+  return loadSettings(QUEUE_SETTINGS, redisContradictions, {}, env);
+}
+
+type SettingTexts = Partial<Record<SettingName, string | undefined>>;
+type Environment = Readonly<Record<string, string | undefined>>;
+
+/**
+ * @param contradictions finds settings that are valid alone but contradict each other
+ * @throws ConfigError with every wrong setting
+ */
+function loadSettings<K extends SettingName>(
+  names: readonly K[],
+  contradictions: (settings: Pick<Config, K>) => string[],
+  flags: SettingTexts,
+  env: Environment,
+): Pick<Config, K> {
   const values: Record<string, unknown> = {};
   const wrong: string[] = [];
-  for (const [name, { schema, fallback }] of Object.entries(SETTINGS) as [SettingName, Setting<z.ZodType>][]) {
+  for (const name of names) {
+    const { schema, fallback }: Setting<z.ZodType> = SETTINGS[name];
     const given = flags[name] ?? env[name] ?? '';
     const parsed = schema.safeParse(given === '' ? fallback : trimmed(name, given));
     if (parsed.success) values[name] = parsed.data;
     else wrong.push(settingProblem(name, given) ?? name);
   }
-  const config = values as Config;
-  if (wrong.length === 0) wrong.push(...contradictions(config));
+  const settings = values as Pick<Config, K>;
+  if (wrong.length === 0) wrong.push(...contradictions(settings));
   if (wrong.length > 0) throw new ConfigError(wrong.join('\n'));
-  addSecret(config.UNPACK_BOARD_PASSWORD);
-  for (const name of AWS_SECRETS) addSecret(env[name]);
-  return Object.freeze(config);
+  return Object.freeze(settings);
 }
 
-/** Finds settings that are valid alone but contradict each other. */
 function contradictions(config: Config): string[] {
   return [...redisContradictions(config), ...markContradictions(config), ...ownerContradictions(config)];
 }
@@ -264,7 +288,10 @@ function markContradictions({ UNPACK_GC_LOW: low, UNPACK_GC_HIGH: high }: Config
   return [`${notLessText({ low, high })}: images are removed below UNPACK_GC_LOW, until UNPACK_GC_HIGH is free`];
 }
 
-function redisContradictions({ REDIS_URL: url, REDIS_PASSWORD_FILE: file }: Config): string[] {
+function redisContradictions({
+  REDIS_URL: url,
+  REDIS_PASSWORD_FILE: file,
+}: Pick<Config, 'REDIS_URL' | 'REDIS_PASSWORD_FILE'>): string[] {
   const address = readRedisUrl(url);
   if (typeof address === 'string') return [];
   addSecret(address.password);

@@ -152,3 +152,8 @@ export function abortError(signal: AbortSignal): UnpackError {
   const why = reason instanceof Error ? reason.message : typeof reason === 'string' ? reason : 'no reason given';
   return new UnpackError('INTERNAL', `the work was aborted: ${why}`, { cause: reason });
 }
+
+/** A setting is wrong. `message` has its name, the fault, and what to write. */
+export class ConfigError extends Error {
+  override readonly name = 'ConfigError';
+}

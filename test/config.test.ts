@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { type Config, ConfigError, loadConfig, SETTINGS, type SettingName } from '../src/config.ts';
+import { type Config, loadConfig, SETTINGS, type SettingName } from '../src/config.ts';
+import { ConfigError } from '../src/errors.ts';
+import { queueSettings } from '../src/queue/queue-settings.ts';
 
 const names = Object.keys(SETTINGS) as SettingName[];
 /** Maximum milliseconds of setTimeout. A longer timer fires at once (Node documentation, timers). */
@@ -152,4 +154,17 @@ test('free space is a share of the disk or bytes, both marks are set or none, an
       /: write a share of the disk from 0.1% to 99%, or bytes with/,
     );
   }
+});
+
+test('a producer reads only the settings of the queue, so that a wrong setting of the store does not stop it', () => {
+  const env = { REDIS_URL: 'redis://queue.example:6380/2', UNPACK_QUEUE: 'images', UNPACK_GC_LOW: '1 banana' };
+  assert.deepEqual(queueSettings(env), {
+    REDIS_URL: 'redis://queue.example:6380/2',
+    REDIS_PASSWORD_FILE: undefined,
+    UNPACK_QUEUE: 'images',
+    UNPACK_JOB: 'unpack',
+    UNPACK_REDIS_PREFIX: 'bull',
+  });
+  assert.throws(() => queueSettings({ UNPACK_QUEUE: 'a:b' }), /UNPACK_QUEUE="a:b": write a name without a colon/);
+  assert.throws(() => queueSettings({ REDIS_URL: 'redis://user@host' }), /REDIS_URL has a user but no password/);
 });

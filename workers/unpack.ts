@@ -5,7 +5,6 @@ import { marksProblem } from '../src/collector/free-space.ts';
 import { SpaceWatch } from '../src/collector/space-watch.ts';
 import {
   type Config,
-  ConfigError,
   collectorMarks,
   loadConfig,
   s3Connection,
@@ -14,7 +13,7 @@ import {
   unpackSettings,
 } from '../src/config.ts';
 import { errnoOf } from '../src/errno.ts';
-import { toUnpackError } from '../src/errors.ts';
+import { ConfigError, toUnpackError } from '../src/errors.ts';
 import { isGrpcError } from '../src/grpc/errors.ts';
 import { createUnpacker } from '../src/image/unpacker.ts';
 // The SDK is loaded before any job: if a module cannot be read later, for lack of descriptors or memory, Node keeps that

@@ -1,7 +1,8 @@
 import { once } from 'node:events';
 import { Command } from 'commander';
+import { QUEUE_SETTINGS } from '../config.ts';
 import type { Cli } from './output.ts';
-import { configOf, LOG_SETTINGS, QUEUE_SETTINGS, takesSettings } from './settings.ts';
+import { configOf, LOG_SETTINGS, takesSettings } from './settings.ts';
 
 const EXAMPLES = `
 Without a password, the board listens on loopback only. /healthz (the process is alive) and /readyz (Redis answers) never

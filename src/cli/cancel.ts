@@ -1,6 +1,7 @@
 import { Command } from 'commander';
+import { QUEUE_SETTINGS } from '../config.ts';
 import type { Cli } from './output.ts';
-import { configOf, QUEUE_SETTINGS, takesSettings } from './settings.ts';
+import { configOf, takesSettings } from './settings.ts';
 
 /** `unpackd cancel`: cancels a job. */
 export function cancelCommand({ out }: Cli): Command {

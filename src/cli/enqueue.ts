@@ -2,11 +2,12 @@ import { readFile, stat } from 'node:fs/promises';
 import { addAbortSignal } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { Command, InvalidArgumentError } from 'commander';
+import { QUEUE_SETTINGS } from '../config.ts';
 import type { Payload } from '../queue/formats.ts';
 import { CliError } from './explain-error.ts';
 import { type ImageOptions, payloadOf, takesImageOptions } from './image-argument.ts';
 import type { Cli } from './output.ts';
-import { configOf, QUEUE_SETTINGS, takesSettings } from './settings.ts';
+import { configOf, takesSettings } from './settings.ts';
 
 const EXAMPLES = `
 Examples:
@@ -83,7 +84,7 @@ async function readPayload(
   if ((argument === undefined) === (file === undefined)) {
     throw new CliError('USAGE', 'give either IMAGE (s3://BUCKET/PREFIX:TAG) or --payload FILE');
   }
-  const { checkPayload } = await import('../queue/parse-payload.ts');
+  const { checkPayload } = await import('../queue/check-payload.ts');
   if (file === undefined) return checkPayload(payloadOf(argument ?? '', options));
   const name = file === '-' ? 'stdin' : file;
   // opening a named pipe without a writer blocks and cannot be interrupted; a pipe that the shell passes has a writer

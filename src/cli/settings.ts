@@ -13,14 +13,10 @@ import { CliError } from './explain-error.ts';
 import type { Cli } from './output.ts';
 import { type Cell, table } from './table.ts';
 
-/** Groups of settings that commands take. Each setting is a flag, too, except secrets, because a list of processes shows flags. */
-export const QUEUE_SETTINGS = [
-  'REDIS_URL',
-  'REDIS_PASSWORD_FILE',
-  'UNPACK_QUEUE',
-  'UNPACK_JOB',
-  'UNPACK_REDIS_PREFIX',
-] as const;
+/**
+ * Groups of settings that commands take, besides QUEUE_SETTINGS. Each setting is a flag, too, except secrets, because a list of
+ * processes shows flags.
+ */
 export const STORE_SETTINGS = [
   'UNPACK_ROOT',
   'UNPACK_SNAPSHOTTER',

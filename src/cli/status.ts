@@ -1,11 +1,12 @@
 import { Command } from 'commander';
+import { QUEUE_SETTINGS } from '../config.ts';
 import { UnreadableJobError } from '../queue/errors.ts';
 import type { UnpackResult } from '../queue/formats.ts';
 import type { JobStatus } from '../queue/job-status.ts';
 import { CliError } from './explain-error.ts';
 import { progressLines, resultLines } from './job-view.ts';
 import type { Cli } from './output.ts';
-import { configOf, QUEUE_SETTINGS, takesSettings } from './settings.ts';
+import { configOf, takesSettings } from './settings.ts';
 import { checkTimelineName, type TimelineOption, takesTimeline, writeTimeline } from './timeline.ts';
 
 const EXAMPLES = `

@@ -1,5 +1,6 @@
 import { Command } from 'commander';
 import type { SettingName } from '../config.ts';
+import { QUEUE_SETTINGS } from '../config.ts';
 import type { Cli } from './output.ts';
 import {
   APPLY_SETTINGS,
@@ -7,7 +8,6 @@ import {
   configOf,
   HEALTH_SETTINGS,
   LOG_SETTINGS,
-  QUEUE_SETTINGS,
   S3_SETTINGS,
   STORE_SETTINGS,
   takesSettings,

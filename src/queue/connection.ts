@@ -2,20 +2,28 @@ import { readFileSync, statSync } from 'node:fs';
 import { createConnection } from 'node:net';
 import { connect as connectTls } from 'node:tls';
 import { AbstractConnector, Redis } from 'ioredis';
-import { type Config, ConfigError } from '../config.ts';
 import { errnoOf } from '../errno.ts';
+import { ConfigError } from '../errors.ts';
 import { type RedisAddress, readRedisUrl } from '../redis-address.ts';
 import { addSecret } from '../secrets.ts';
 
 /** Connections to Redis, with the address in REDIS_URL and the password in REDIS_PASSWORD_FILE. */
 
-/** The settings to connect to Redis. */
-export interface RedisSettings extends Pick<Config, 'REDIS_URL'> {
+/** The settings to connect to Redis. Their meaning is in docs/operations.md. */
+export interface RedisSettings {
+  readonly REDIS_URL: string;
   readonly REDIS_PASSWORD_FILE?: string | undefined;
 }
 
 /** The settings to find the queue. */
-export type QueueSettings = RedisSettings & Pick<Config, 'UNPACK_QUEUE' | 'UNPACK_JOB' | 'UNPACK_REDIS_PREFIX'>;
+export interface QueueSettings extends RedisSettings {
+  /** The name of the queue. */
+  readonly UNPACK_QUEUE: string;
+  /** The name of its jobs. */
+  readonly UNPACK_JOB: string;
+  /** The prefix of every key of the queue in Redis. */
+  readonly UNPACK_REDIS_PREFIX: string;
+}
 
 /** Maximum pause between two attempts to connect, in milliseconds. */
 const MAX_RECONNECT_DELAY = 2000;

@@ -7,9 +7,8 @@ import { blobDigest, diffId } from '../oci/digest.ts';
 import { parsePlatform } from '../oci/platform.ts';
 import { repositoryOf } from '../oci/reference.ts';
 import type { BucketLayout, S3Connection } from '../source/source-spec.ts';
+import { checkPayload } from './check-payload.ts';
 import type { Payload } from './formats.ts';
-import { problemSentence } from './payload-problems.ts';
-import { payloadSchema } from './payload-schema.ts';
 
 /** A payload converted to what the worker needs. */
 export interface ParsedJob extends WantedImage {
@@ -21,29 +20,6 @@ export interface SourcePolicy {
   readonly connection: S3Connection;
   /** Buckets that jobs are allowed to read; empty: all. */
   readonly buckets: readonly string[];
-}
-
-/**
- * Checks the format of a payload. Producers call it before they add a job.
- * @throws UnpackError INVALID_JOB with one sentence: the paths of the first faults, and what is wrong there
- */
-export function checkPayload(data: unknown): Payload {
-  if (typeof data !== 'object' || data === null || Array.isArray(data)) {
-    const kind = data === null ? 'null' : Array.isArray(data) ? 'a list' : `a ${typeof data}`;
-    throw new UnpackError('INVALID_JOB', `the payload is ${kind}, not an object`);
-  }
-  const version: unknown = Reflect.get(data, 'version');
-  if (typeof version === 'number' && version > 1) {
-    // report only the version, not the many faults that follow from it
-    throw new UnpackError(
-      'INVALID_JOB',
-      `the payload has version ${version}, but this worker supports only version 1: update the worker`,
-    );
-  }
-  const parsed = payloadSchema.safeParse(data);
-  if (!parsed.success)
-    throw new UnpackError('INVALID_JOB', `the payload is wrong: ${problemSentence(parsed.error, data)}`);
-  return parsed.data;
 }
 
 /**

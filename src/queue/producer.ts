@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type Job, type JobsOptions, Queue } from 'bullmq';
 import type { Redis } from 'ioredis';
 import { CANCEL_FLAG_LIFE, cancelChannel, cancelKey, DEFAULT_CANCEL_REASON } from './cancellation.ts';
+import { checkPayload } from './check-payload.ts';
 import { impatientConnection, type QueueSettings } from './connection.ts';
 import { deduplicationId } from './deduplication.ts';
 import { JobNotFoundError, QueueUnavailableError, UnreadableJobError, unreadableJob } from './errors.ts';
@@ -10,7 +11,6 @@ import type { Payload, UnpackResult } from './formats.ts';
 import { JOB_STATES, type JobState, type JobStatus, statusOf } from './job-status.ts';
 import { JobWaiter, type WaitOptions } from './job-waiter.ts';
 import { unavailable } from './outages.ts';
-import { checkPayload } from './parse-payload.ts';
 import { diagnoseRedisError, whyNotReady } from './redis-diagnosis.ts';
 import { probeRedis } from './redis-probe.ts';
 

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { accessRule, isLoopback } from '../../src/board/access.ts';
-import { ConfigError, loadConfig } from '../../src/config.ts';
+import { loadConfig } from '../../src/config.ts';
+import { ConfigError } from '../../src/errors.ts';
 
 const settings = (flags: Record<string, string>) => loadConfig(flags, {});
 const LOCAL = { host: '127.0.0.1:3000' };

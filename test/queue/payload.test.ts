@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { repositoryOf } from '../../src/oci/reference.ts';
-import { checkPayload, parsePayload } from '../../src/queue/parse-payload.ts';
+import { checkPayload } from '../../src/queue/check-payload.ts';
+import { parsePayload } from '../../src/queue/parse-payload.ts';
 import { CONNECTION, payload } from './queue-fixture.ts';
 import { digest } from './scripted-unpacker.ts';
 

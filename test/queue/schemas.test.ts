@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { outdatedFiles } from '../../dev/schemas.ts';
+import { checkPayload } from '../../src/queue/check-payload.ts';
 import { derivedLog, derivedProgress } from '../../src/queue/derived-progress.ts';
 import { failureSchema } from '../../src/queue/failure.ts';
-import { checkPayload } from '../../src/queue/parse-payload.ts';
 import { progressSchema } from '../../src/queue/progress-schema.ts';
 import { readResult, resultSchema } from '../../src/queue/result-schema.ts';
 import { schemaFiles } from '../../src/queue/schemas.ts';

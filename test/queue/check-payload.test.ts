@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { UnpackError } from '../../src/errors.ts';
-import { checkPayload } from '../../src/queue/parse-payload.ts';
+import { checkPayload } from '../../src/queue/check-payload.ts';
 
 /** Default messages of zod, which no payload may cause. */
 const ZODS_WORDS = /Invalid (input|string|key|option|type)|expected \w+|received|Too (small|big)|Unrecognized/i;

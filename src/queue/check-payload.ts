@@ -1,5 +1,7 @@
 import type * as z from 'zod';
+import { UnpackError } from '../errors.ts';
 import { editDistance } from '../oci/similar-names.ts';
+import type { Payload } from './formats.ts';
 import { payloadSchema } from './payload-schema.ts';
 
 /** Maximum number of problems in a message. */
@@ -8,10 +10,32 @@ const SHOWN = 3;
 const MAX_QUOTE = 60;
 
 /**
- * What is wrong with a payload, in one sentence: the first three problems with their paths, and the number of the others.
- * `checkPayload` calls it.
+ * Checks the format of a payload. Producers call it before they add a job.
+ * @throws UnpackError INVALID_JOB with one sentence: the paths of the first faults, and what is wrong there
  */
-export function problemSentence(error: z.ZodError, data: unknown): string {
+export function checkPayload(data: unknown): Payload {
+  if (typeof data !== 'object' || data === null || Array.isArray(data)) {
+    const kind = data === null ? 'null' : Array.isArray(data) ? 'a list' : `a ${typeof data}`;
+    throw new UnpackError('INVALID_JOB', `the payload is ${kind}, not an object`);
+  }
+  const version: unknown = Reflect.get(data, 'version');
+  if (typeof version === 'number' && version > 1) {
+    // report only the version, not the many faults that follow from it
+    throw new UnpackError(
+      'INVALID_JOB',
+      `the payload has version ${version}, but this worker supports only version 1: update the worker`,
+    );
+  }
+  const parsed = payloadSchema.safeParse(data);
+  if (!parsed.success)
+    throw new UnpackError('INVALID_JOB', `the payload is wrong: ${problemSentence(parsed.error, data)}`);
+  return parsed.data;
+}
+
+/**
+ * What is wrong with a payload, in one sentence: the first three problems with their paths, and the number of the others.
+ */
+function problemSentence(error: z.ZodError, data: unknown): string {
   const problems = error.issues.flatMap((issue) => describe(issue, data));
   const shown = problems.slice(0, SHOWN).join('; ');
   const rest = problems.length - SHOWN;
