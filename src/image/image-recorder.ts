@@ -1,5 +1,11 @@
 import { formatPlatform, hostPlatform, suitability } from '../oci/platform.ts';
-import { type ImageDigests, type ImageRecords, isOutdated, type KnownImage } from '../snapshots/images.ts';
+import {
+  type ImageDigests,
+  type ImageRecords,
+  isOutdated,
+  type KnownImage,
+  type NewImage,
+} from '../snapshots/images.ts';
 import { isSnapshotError } from '../snapshots/snapshotter.ts';
 import type { ResolvedImage } from './request.ts';
 
@@ -11,7 +17,7 @@ export interface ImageOrigin {
   readonly job?: string | undefined;
 }
 
-type Records = Pick<ImageRecords, 'lookUpImage' | 'recordImage' | 'namesOf'>;
+type Records = Pick<ImageRecords, 'lookUpImage' | 'recordImage' | 'keepDocuments' | 'namesOf'>;
 
 /**
  * Looks images up in the store, and records there which it has and that they are used. The unpacker calls it before a job gets
@@ -40,6 +46,13 @@ export class ImageRecorder {
     return found;
   }
 
+  /** Call it before a layer of the images is downloaded. @throws as `ImageRecords.keepDocuments` */
+  async keepDocuments(images: readonly ResolvedImage[], origin: ImageOrigin, store: Records): Promise<void> {
+    for (const [index, { documents }] of images.entries()) {
+      await store.keepDocuments(this.#newImage(images, index, origin), documents);
+    }
+  }
+
   /**
    * Records an image that is in the store, and that it is used now.
    * @param known as `lookUp` has returned it, to write nothing if that is not needed
@@ -49,16 +62,13 @@ export class ImageRecorder {
   async record(
     images: readonly ResolvedImage[],
     index: number,
-    { reference, source, job }: ImageOrigin,
+    origin: ImageOrigin,
     { known, store = this.#store }: { readonly known?: KnownImage | undefined; readonly store?: Records } = {},
   ): Promise<void> {
-    const [image, key] = [images[index], this.#keysOf(images)[index]];
-    if (image === undefined || key === undefined) throw new RangeError(`there is no image ${index}`);
     if (known !== undefined && isFresh(known)) return;
-    const { configDigest, indexDigest, documents } = image;
-    const record = { ...withReference(key, reference), configDigest, indexDigest, source, job };
+    const record = this.#newImage(images, index, origin);
     try {
-      await store.recordImage(record, documents);
+      await store.recordImage(record, images[index]?.documents ?? new Map());
     } catch (error) {
       // the image is recorded, so only its time of use stays too old, until a job can write it
       if (known?.used === undefined || isSnapshotError(error, 'NotFound')) throw error;
@@ -68,6 +78,12 @@ export class ImageRecorder {
   /** The names of each image when it is recorded, as `ImageRecords.namesOf` returns them. */
   namesOf(images: readonly ResolvedImage[], reference: string): readonly (readonly string[])[] {
     return this.#keysOf(images).map((key) => this.#store.namesOf(withReference(key, reference)));
+  }
+
+  #newImage(images: readonly ResolvedImage[], index: number, { reference, source, job }: ImageOrigin): NewImage {
+    const key = this.#keysOf(images)[index];
+    if (key === undefined) throw new RangeError(`there is no image ${index}`);
+    return { ...withReference(key, reference), source, job };
   }
 
   #keysOf(images: readonly ResolvedImage[]): readonly RecordKey[] {

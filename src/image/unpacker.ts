@@ -16,6 +16,7 @@ import type { KnownImage } from '../snapshots/images.ts';
 import { NOTHING_TO_MOUNT } from '../snapshots/layout.ts';
 import { isSnapshotError } from '../snapshots/snapshotter.ts';
 import type { Store } from '../snapshots/store.ts';
+import type { BlobSource } from '../source/blob-source.ts';
 import { OpenSources } from '../source/open-sources.ts';
 import { DocumentCache } from '../source/read-blob.ts';
 import { ImageCache } from './image-cache.ts';
@@ -172,6 +173,8 @@ export function createUnpacker(
     const store = snapshotter.under(lease);
     const states = images.map((image) => stateOf(image, 'queued'));
     call.onResolved?.(states);
+    const origin = originOf(wanted, sources.get(wanted.source), call);
+    await recorder.keepDocuments(images, origin, store);
     return await room.during(images, lease, call, (reservation) =>
       applyImages({ wanted, images, began }, states, { store, reservation }, call),
     );
@@ -189,7 +192,7 @@ export function createUnpacker(
     const onBlocked: UnpackOptions['onBlocked'] =
       call.onBlocked ?? ((wait) => call.log?.('info', `waits for ${lockWaitText(wait)}`));
     using waits = new LockWaits({ owner: call.owner, onBlocked });
-    const origin = { reference: wanted.image, source: source.name, job: call.owner?.job };
+    const origin = originOf(wanted, source, call);
     const names = recorder.namesOf(images, wanted.image);
     // one image after the other, because the layers of one image are parallel already
     for (const [index, image] of images.entries()) {
@@ -240,6 +243,10 @@ export function createUnpacker(
       storeSync[Symbol.dispose]();
     },
   };
+}
+
+function originOf({ image }: WantedImage, { name }: BlobSource, { owner }: UnpackOptions): ImageOrigin {
+  return { reference: image, source: name, job: owner?.job };
 }
 
 function configOf({ config }: ResolvedImage): Pick<UnpackedImage, 'config'> {

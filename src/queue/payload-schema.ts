@@ -105,6 +105,8 @@ const labelsSchema = z
 function labelProblem(key: string, value: string): string | undefined {
   const size = Buffer.byteLength(key) + Buffer.byteLength(value);
   if (size > MAX_LABEL_BYTES) return `has ${size} bytes of key and value; ${MAX_LABEL_BYTES} are allowed`;
+  // protobuf, in which containerd gets them, has no other texts
+  if (!key.isWellFormed() || !value.isWellFormed()) return 'has half of a surrogate pair, which is no Unicode text';
   if (key === LABEL_SNAPSHOT_REF || key === LABEL_DIFF_ID) return 'is set by the store and cannot be given';
   return undefined;
 }

@@ -15,6 +15,12 @@ export interface ImageRecords {
    * @throws NotFound if the store does not have the snapshot `chainId`, or cannot use it
    */
   recordImage(image: NewImage, documents: ReadonlyMap<string, Uint8Array>): Promise<void>;
+  /**
+   * Call it before any layer of the image is downloaded. containerd does not take every document, so they are written into it now,
+   * under the lease of the store. Our own store takes all, and writes them with the record.
+   * @throws UnpackError LIMIT_EXCEEDED if containerd refuses a document; STORE_FULL, STORE_FAILED
+   */
+  keepDocuments(image: NewImage, documents: ReadonlyMap<string, Uint8Array>): Promise<void>;
   /** @throws UnpackError INVALID_JOB if no image can be recorded under this reference */
   checkReference(reference: string): void;
   /**
@@ -114,7 +120,7 @@ export function isOutdated(used: Date, now = Date.now()): boolean {
 }
 
 /** The images of a store, in its database. SnapshotStore is its only user. */
-export class ImageTable implements Omit<ImageRecords, 'lookUpImage' | 'checkReference' | 'namesOf'> {
+export class ImageTable implements Omit<ImageRecords, 'lookUpImage' | 'keepDocuments' | 'checkReference' | 'namesOf'> {
   readonly #transactions: Transactions;
 
   constructor(transactions: Transactions) {

@@ -311,6 +311,8 @@ export class SnapshotStore implements OwnStore {
   /** Our own store records any reference. */
   checkReference(): void {}
 
+  async keepDocuments(): Promise<void> {}
+
   namesOf(): readonly string[] {
     return [];
   }

@@ -11,7 +11,7 @@ export type StoreFacts = Pick<OwnStore, 'root' | 'type' | 'rebase' | 'durable' |
 type Fixed = 'state' | 'extraction' | 'marked' | 'collectedBy';
 export type StoreMethod = Exclude<
   keyof OwnStore,
-  keyof StoreFacts | Fixed | 'lease' | 'under' | 'checkReference' | 'namesOf'
+  keyof StoreFacts | Fixed | 'lease' | 'under' | 'keepDocuments' | 'checkReference' | 'namesOf'
 >;
 
 /** A call for the store's thread. Each call has its own `id`. `close` is the last call. */

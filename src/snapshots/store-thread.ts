@@ -91,6 +91,8 @@ class StoreOnThread implements OwnStore {
 
   checkReference(): void {}
 
+  async keepDocuments(): Promise<void> {}
+
   namesOf(): readonly string[] {
     return [];
   }

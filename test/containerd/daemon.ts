@@ -82,6 +82,8 @@ export interface DaemonOptions {
   readonly containers?: { readonly pauseImage: string };
   /** What is added to the configuration, in TOML. */
   readonly configuration?: string;
+  /** What is added to its table `grpc`. */
+  readonly grpc?: string;
   /** Plugins that are not needed; names that a version does not know are ignored. */
   readonly disabled?: readonly string[];
   /** Where its directories are; a directory below the system's temporary one if it is absent. */
@@ -122,7 +124,7 @@ export class Daemon {
 
   /** @throws Error with the log if it does not start */
   static async start(program: ContainerdProgram, options: DaemonOptions = {}): Promise<Daemon> {
-    const { containers, configuration = '', below = tmpdir() } = options;
+    const { containers, configuration = '', grpc = '', below = tmpdir() } = options;
     const disabled = options.disabled ?? (containers === undefined ? NO_CRI : NEEDLESS);
     const directory = mkdtempSync(join(below, 'unpackd-containerd-'));
     removeWithProcess(directory);
@@ -133,7 +135,7 @@ export class Daemon {
       `root = ${JSON.stringify(join(directory, 'root'))}`,
       `state = ${JSON.stringify(join(directory, 'state'))}`,
       `disabled_plugins = ${JSON.stringify(disabled)}`,
-      `[grpc]\naddress = ${JSON.stringify(daemon.socket)}`,
+      `[grpc]\naddress = ${JSON.stringify(daemon.socket)}\n${grpc}`,
       `[ttrpc]\naddress = ${JSON.stringify(`${daemon.socket}.ttrpc`)}`,
       '[debug]\nlevel = "warn"',
       ...(containers === undefined ? [] : containerLines(directory, containers.pauseImage)),

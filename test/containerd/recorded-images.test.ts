@@ -1,14 +1,14 @@
 import '../support/needs-root.ts';
 import assert from 'node:assert/strict';
-import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { imageIndex, layoutHead } from '../../dev/image-documents.ts';
+import { imageIndex, imageManifest, layoutHead } from '../../dev/image-documents.ts';
 import { UnpackError } from '../../src/errors.ts';
 import type { ImageRequest } from '../../src/image/request.ts';
 import { createUnpacker } from '../../src/image/unpacker.ts';
 import { digestOf, hexOf } from '../../src/oci/digest.ts';
-import { OCI_INDEX } from '../../src/oci/media-type.ts';
+import { OCI_CONFIG, OCI_INDEX, OCI_MANIFEST } from '../../src/oci/media-type.ts';
 import { hostPlatform } from '../../src/oci/platform.ts';
 import { openContainerdStore } from '../../src/snapshots/containerd/open.ts';
 import type { ContainerdStore } from '../../src/snapshots/containerd/store.ts';
@@ -16,7 +16,7 @@ import { SETTINGS } from '../support/apply.ts';
 import { imageOf, layerOf, type TestImage, writeLayout } from '../support/layout.ts';
 import { scratch } from '../support/scratch.ts';
 import { file, tar } from '../support/tar.ts';
-import { Daemon, PROGRAMS, skipWithoutContainerd } from './daemon.ts';
+import { Daemon, isSince, PROGRAMS, skipWithoutContainerd } from './daemon.ts';
 import { freshOptions } from './temporary-store.ts';
 
 const FOREIGN = { os: 'linux', architecture: 's390x' };
@@ -33,12 +33,12 @@ for (const program of PROGRAMS) {
     after(() => daemon[Symbol.asyncDispose]());
 
     /** A store in a namespace of its own, and an unpacker of the images in a layout. */
-    async function stage(images: Readonly<Record<string, TestImage>>) {
+    async function stage(images: Readonly<Record<string, TestImage>>, at = daemon) {
       const place = scratch();
       const path = join(place.path, 'layout');
       await writeLayout(path, images);
-      const options = freshOptions(daemon, join(place.path, 'state'));
-      const client = daemon.client(options.namespace);
+      const options = freshOptions(at, join(place.path, 'state'));
+      const client = at.client(options.namespace);
       const store = await openContainerdStore(options);
       const unpacker = createUnpacker(store, { threads: 2, apply: SETTINGS });
       const wanted = (request: ImageRequest, image: string) =>
@@ -93,6 +93,44 @@ for (const program of PROGRAMS) {
         (error) => error instanceof UnpackError && error.code === 'INVALID_JOB',
       );
       assert.deepEqual(await s.names(), []);
+    });
+
+    const knowsSha512 = isSince(program.version, '2.3') && 'this containerd writes blobs with digests of SHA-512';
+    test('fail before a layer is read if containerd cannot keep a document', { skip: knowsSha512 }, async () => {
+      for (const document of ['index', 'manifest', 'config'] as const) {
+        await using s = await stage({ one });
+        rmSync(join(s.path, 'blobs/sha256'), { recursive: true });
+        const target = writeWithSha512(s.path, document);
+        for (const platforms of ['all', undefined] as const) {
+          await assert.rejects(
+            s.unpack({ target, ...(platforms && { platforms }) }),
+            (error) => {
+              assert.ok(error instanceof UnpackError && error.code === 'LIMIT_EXCEEDED', String(error));
+              assert.match(
+                error.message,
+                /^containerd cannot keep document sha512:.*: push the image with SHA-256 digests$/,
+              );
+              return true;
+            },
+            document,
+          );
+        }
+        await daemon.collect();
+        assert.deepEqual(await s.names(), []);
+        assert.equal(await s.store.document(target.digest), undefined);
+      }
+    });
+
+    test('fail before a layer is read if a document is too large for a message', async () => {
+      const large = imageOf(one.layers, hostPlatform(), { annotations: { long: 'x'.repeat(100_000) } });
+      await using strict = await Daemon.start(program, { grpc: 'max_recv_message_size = 65536' });
+      await using s = await stage({ large }, strict);
+      for (const { blob } of one.layers) rmSync(join(s.path, 'blobs/sha256', hexOf(blob.digest)));
+      await assert.rejects(s.unpack(byTag('large')), (error) => {
+        assert.ok(error instanceof UnpackError && error.code === 'LIMIT_EXCEEDED', String(error));
+        assert.match(error.message, /^containerd cannot keep document .*: raise grpc.max_recv_message_size/);
+        return true;
+      });
     });
 
     test('of all platforms are below the tag of their index', async () => {
@@ -189,6 +227,23 @@ for (const program of PROGRAMS) {
       assert.deepEqual(await s.store.walk(), []);
     });
   });
+}
+
+/** Writes an image without its layers, one document of which has a digest of SHA-512. */
+function writeWithSha512(path: string, which: 'index' | 'manifest' | 'config') {
+  const put = (bytes: Buffer, algorithm: 'sha256' | 'sha512' = 'sha256') => {
+    const digest = digestOf(bytes, algorithm);
+    mkdirSync(join(path, 'blobs', algorithm), { recursive: true });
+    writeFileSync(join(path, 'blobs', algorithm, hexOf(digest)), bytes);
+    return { digest, size: bytes.length };
+  };
+  const algorithm = (document: string) => (document === which ? 'sha512' : 'sha256');
+  const config = put(one.blobs.get(one.configDigest) ?? Buffer.alloc(0), algorithm('config'));
+  const layers = one.layers.map(({ blob }) => blob);
+  const manifest = put(imageManifest({ mediaType: OCI_CONFIG, ...config }, layers), algorithm('manifest'));
+  const platform = hostPlatform();
+  const index = put(imageIndex([{ mediaType: OCI_MANIFEST, ...manifest, platform }]), algorithm('index'));
+  return { kind: 'manifest', digest: index.digest } as const;
 }
 
 async function removeAll(store: ContainerdStore): Promise<void> {

@@ -133,6 +133,11 @@ refuses(
   /labels\.key has 4097 bytes/,
 );
 refuses(
+  'a label that no text in UTF-8 can be',
+  { ...good, labels: { key: 'half \ud800' } },
+  /labels\.key has half of a surrogate pair/,
+);
+refuses(
   "a label that is the store's own",
   { ...good, labels: { 'containerd.io/snapshot.ref': 'x' } },
   /is set by the store/,

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { UnpackError } from '../../errors.ts';
 import type { ContainerdClient } from '../../grpc/client.ts';
-import { isGrpcError, undefinedIfNotFound } from '../../grpc/errors.ts';
+import { GrpcError, isGrpcError, undefinedIfNotFound } from '../../grpc/errors.ts';
 import type { Labels } from '../../grpc/services.ts';
 import { shortDigest } from '../../oci/digest.ts';
 import { type ImageDocument, parseDocument } from '../../oci/manifest.ts';
@@ -27,6 +27,7 @@ const ATTEMPTS = 5;
 export class Documents {
   readonly #client: ContainerdClient;
   readonly #snapshotLabel: string;
+  #kept: { readonly lease: string; readonly digests: Set<string> } = { lease: '', digests: new Set() };
 
   constructor(client: ContainerdClient, snapshotter: string) {
     this.#client = client;
@@ -37,7 +38,7 @@ export class Documents {
    * Writes a manifest or an index, unless it is there, and its labels.
    * @param lease keeps it until an image leads to it
    * @returns the document
-   * @throws GrpcError; UnpackError LIMIT_EXCEEDED for a digest that this containerd does not know
+   * @throws GrpcError; UnpackError LIMIT_EXCEEDED for a document that this containerd refuses: its digest, its size or its labels
    */
   async putDocument(digest: string, bytes: Uint8Array, origin: Origin, lease: string): Promise<ImageDocument> {
     const document = parseDocument(bytes, `document ${digest}`);
@@ -79,38 +80,40 @@ export class Documents {
   }
 
   async #put(digest: string, data: Uint8Array, references: Labels, origin: Origin, lease: string): Promise<void> {
+    const kept = this.#keptBy(lease);
     for (let attempt = 1; ; attempt += 1) {
       try {
-        await this.#write(digest, data, { ...references, ...sourceLabel(origin, {}) }, lease);
-        return;
-      } catch (error) {
-        if (!isGrpcError(error, 'ALREADY_EXISTS')) throw error;
-      }
-      // the failed write has put it under the lease already in the versions that were tried; this holds for all
-      await this.#client.leases.AddResource({ id: lease, resource: { id: digest, type: 'content' } });
-      try {
+        if (attempt > 1 || !kept.has(digest)) {
+          if (await this.#write(digest, data, { ...references, ...sourceLabel(origin, {}) }, lease)) break;
+          // the failed write has put it under the lease already in the versions that were tried; this holds for all
+          await this.#client.leases.AddResource({ id: lease, resource: { id: digest, type: 'content' } });
+        }
         await this.#addLabels(digest, references, origin);
-        return;
+        break;
       } catch (error) {
-        if (!isGrpcError(error, 'NOT_FOUND') || attempt === ATTEMPTS) throw error;
+        if (!isGrpcError(error, 'NOT_FOUND') || attempt === ATTEMPTS) throw refusal(error, digest, data);
       }
     }
+    kept.add(digest);
   }
 
-  async #write(expected: string, data: Uint8Array, labels: Labels, lease: string): Promise<void> {
+  /** The documents that this object has put under the lease. A job puts each before its layers, and again with its record. */
+  #keptBy(lease: string): Set<string> {
+    if (this.#kept.lease !== lease) this.#kept = { lease, digests: new Set() };
+    return this.#kept.digests;
+  }
+
+  /** @returns `false` if the document is there already */
+  async #write(expected: string, data: Uint8Array, labels: Labels, lease: string): Promise<boolean> {
     // two writers must not share the unfinished blob, and the lease removes it if this process dies
     const ref = `unpackd-${expected}-${randomBytes(8).toString('hex')}`;
     const request = { action: 'COMMIT', ref, total: data.length, expected, data, labels } as const;
     try {
       for await (const _ of this.#client.content.Write([request], { lease }));
+      return true;
     } catch (error) {
-      if (!isGrpcError(error, 'FAILED_PRECONDITION') || expected.startsWith('sha256:')) throw error;
-      // containerd 1.6 and 2.1 check each document by its SHA-256
-      throw new UnpackError(
-        'LIMIT_EXCEEDED',
-        `containerd cannot keep document ${shortDigest(expected)} of the image (${error.details}): push the image with SHA-256 digests`,
-        { cause: error },
-      );
+      if (!isGrpcError(error, 'ALREADY_EXISTS')) throw error;
+      return false;
     }
   }
 
@@ -125,6 +128,27 @@ export class Documents {
 
   async #labelsOf(digest: string): Promise<Labels | undefined> {
     return (await this.#client.content.Info({ digest }).catch(undefinedIfNotFound))?.info?.labels;
+  }
+}
+
+/** The failure for a document that containerd refuses, and would refuse each time; any other error unchanged. */
+function refusal(error: unknown, digest: string, { length }: Uint8Array): unknown {
+  // before 2.3, each document is checked by its SHA-256, and the answer is FAILED_PRECONDITION
+  if (isGrpcError(error, 'FAILED_PRECONDITION', 'INVALID_ARGUMENT') && !digest.startsWith('sha256:')) {
+    return refused('push the image with SHA-256 digests');
+  }
+  if (isGrpcError(error, 'RESOURCE_EXHAUSTED', 'OUT_OF_RANGE')) {
+    return refused('raise grpc.max_recv_message_size in its configuration, or make the image smaller');
+  }
+  return isGrpcError(error, 'INVALID_ARGUMENT') ? refused('look at its log') : error;
+
+  function refused(advice: string): UnpackError {
+    const why = error instanceof GrpcError ? error.details : String(error);
+    return new UnpackError(
+      'LIMIT_EXCEEDED',
+      `containerd cannot keep document ${shortDigest(digest)} of the image, of ${length} bytes (${why}): ${advice}`,
+      { cause: error },
+    );
   }
 }
 

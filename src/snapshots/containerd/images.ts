@@ -81,6 +81,12 @@ export class ContainerdImages implements ImageRecords {
     });
   }
 
+  async keepDocuments(image: NewImage, documents: ReadonlyMap<string, Uint8Array>): Promise<void> {
+    // explicit layers have none
+    if (documents.size === 0) return;
+    await this.#underLease((lease) => this.#putDocuments(image, documents, lease));
+  }
+
   async lookUpImage(image: ImageDigests): Promise<KnownImage | undefined> {
     const names = namesIn(image);
     const { chainId } = image;

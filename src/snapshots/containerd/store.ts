@@ -32,6 +32,10 @@ export class ContainerdStore extends ContainerdSnapshotter implements Store {
     return this.run(() => this.#images.recordImage(image, documents));
   }
 
+  keepDocuments(image: NewImage, documents: ReadonlyMap<string, Uint8Array>): Promise<void> {
+    return this.run(() => this.#images.keepDocuments(image, documents));
+  }
+
   lookUpImage(image: ImageDigests): Promise<KnownImage | undefined> {
     return this.run(() => this.#images.lookUpImage(image));
   }
