@@ -1,4 +1,4 @@
-import { document, line, rect, text, ticks } from '../../src/cli/svg.ts';
+import { document, line, rect, text, ticks } from '../../src/charts/svg.ts';
 import type { Row } from '../race.ts';
 import type { ScenarioResult, Series } from '../scenarios/scenario.ts';
 import { median } from '../statistics.ts';

@@ -1,6 +1,6 @@
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { timelineSvg } from '../../src/cli/timeline.ts';
+import { timelineSvg } from '../../src/charts/timeline.ts';
 import { bytesText } from '../../src/units.ts';
 import type { Machine } from '../machine.ts';
 import type { ScenarioResult } from '../scenarios/scenario.ts';

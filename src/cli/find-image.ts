@@ -1,9 +1,10 @@
 import { UnpackError } from '../errors.ts';
 import { fullNameOf } from '../oci/image-name.ts';
+import { printable } from '../printable.ts';
 import type { ImageRecord } from '../snapshots/images.ts';
 import { CliError } from './explain-error.ts';
 import { digestBegins, requireLength } from './find-snapshot.ts';
-import { cutText, printable } from './terminal-text.ts';
+import { cutText } from './terminal-text.ts';
 
 /** Finds the image that the user means: by its reference, by the beginning of the reference, or by that of a digest. */
 

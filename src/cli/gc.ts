@@ -14,6 +14,7 @@ import {
 import { type Kept, planCollection, type Removal, type Unit } from '../collector/plan.ts';
 import { amountText, unitName } from '../collector/plan-text.ts';
 import type { Config } from '../config.ts';
+import { printable } from '../printable.ts';
 import type { Store, StoreReader } from '../snapshots/store.ts';
 import { type Disk, diskOf } from '../system/space.ts';
 import { ageText, bytesText, count } from '../units.ts';
@@ -22,7 +23,6 @@ import { type Cli, LiveRegion, type Output } from './output.ts';
 import { COLLECTOR_SETTINGS, configOf, STORE_SETTINGS, takesSettings } from './settings.ts';
 import { refuseForContainerd, withReader, withStore } from './store-access.ts';
 import { type Cell, type Column, table } from './table.ts';
-import { printable } from './terminal-text.ts';
 
 const EXAMPLES = `
 An image goes only if nobody uses it: it is not pinned (unpackd images pin), no job leases its layers, and they are not

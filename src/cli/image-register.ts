@@ -1,13 +1,13 @@
 import type { Command } from 'commander';
 import { ownStorePlace } from '../config.ts';
 import { formatPlatform, hostPlatform, runsOn } from '../oci/platform.ts';
+import { printable } from '../printable.ts';
 import type { ImageRecord } from '../snapshots/images.ts';
 import { count } from '../units.ts';
 import { CliError } from './explain-error.ts';
 import { type FoundImages, findImages, shown } from './find-image.ts';
 import type { Cli } from './output.ts';
 import { configOf } from './settings.ts';
-import { printable } from './terminal-text.ts';
 
 /** `unpackd images register`: makes an image of our own store known to containerd (`src/proxy/register.ts`). */
 

@@ -1,5 +1,6 @@
 import { chainIds, type DiffId, isDigest } from '../oci/digest.ts';
 import { parseConfig, runtimeConfig } from '../oci/image-config.ts';
+import { printable } from '../printable.ts';
 import type { ImageListing } from '../snapshots/images.ts';
 import { LABEL_DIFF_ID, type SnapshotInfo, type Usage } from '../snapshots/snapshotter.ts';
 import type { StoreReader } from '../snapshots/store.ts';
@@ -8,7 +9,6 @@ import { shortHex } from './find-snapshot.ts';
 import { mountedAt, type PlacedImage, sizeText } from './image-list.ts';
 import { withSizes } from './snapshot-list.ts';
 import { type Cell, type Column, table } from './table.ts';
-import { printable } from './terminal-text.ts';
 
 /** `unpackd images inspect`: one image with its documents, for a program and for a person. */
 

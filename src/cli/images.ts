@@ -1,5 +1,6 @@
 import { Command, Option } from 'commander';
 import { UnpackError } from '../errors.ts';
+import { printable } from '../printable.ts';
 import type { ImageListing, ImageRecord } from '../snapshots/images.ts';
 import { isSnapshotError } from '../snapshots/snapshotter.ts';
 import type { Store, StoreReader } from '../snapshots/store.ts';
@@ -13,7 +14,6 @@ import { DOCUMENT_NAMES, type DocumentName, documentOf, imageLines, inspectImage
 import type { Cli } from './output.ts';
 import { STORE_SETTINGS, takesSettings } from './settings.ts';
 import { withReader, withStore } from './store-access.ts';
-import { printable } from './terminal-text.ts';
 
 const EXAMPLES = `
 IMAGE is a reference as in the list, or the beginning of one; or the beginning of the digest of its manifest, config or

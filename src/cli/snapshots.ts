@@ -1,6 +1,7 @@
 import { resolve } from 'node:path';
 import { Command, Option } from 'commander';
 import { ownStorePlace } from '../config.ts';
+import { printable } from '../printable.ts';
 import type { Recovered } from '../snapshots/recover.ts';
 import {
   type BrokenReason,
@@ -23,7 +24,6 @@ import { describe, mountAt, unmountAt } from './snapshot-mount.ts';
 import { releaseSnapshots } from './snapshot-release.ts';
 import { refuseForContainerd, withReader, withStore } from './store-access.ts';
 import { type Cell, type Column, table } from './table.ts';
-import { printable } from './terminal-text.ts';
 
 const EXAMPLES = `
 The key of a committed snapshot is its chain ID. The beginning of a key is enough if only one key begins with it.

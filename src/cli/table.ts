@@ -1,4 +1,5 @@
-import { cutText, printable, textWidth } from './terminal-text.ts';
+import { printable } from '../printable.ts';
+import { cutText, textWidth } from './terminal-text.ts';
 
 /** Tables of the command line, which fit into the width of a terminal. */
 

@@ -1,4 +1,4 @@
-/** Texts of others (references, keys, labels) on a terminal: how wide they are, how they are cut and made harmless. */
+/** Texts of others (references, keys, labels) on a terminal: how wide they are, and how they are cut. `printable` makes them harmless first. */
 
 /** Characters that take two columns: East Asian wide and full-width ones, and emoji (Unicode, UAX #11). */
 const WIDE =
@@ -8,18 +8,6 @@ const MARKS = /^\p{M}+$/u;
 const PLAIN = /^[\x20-\x7e]*$/;
 
 let segmenter: Intl.Segmenter | undefined;
-
-/**
- * The same text with escapes for control and format characters: they could move the cursor, change colours or reverse the
- * direction.
- */
-export function printable(text: string): string {
-  if (PLAIN.test(text)) return text;
-  return text.replace(
-    /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu,
-    (character) => `\\u{${(character.codePointAt(0) ?? 0).toString(16)}}`,
-  );
-}
 
 /** How many columns of a terminal a printable text takes. */
 export function textWidth(text: string): number {

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { type Column, table } from '../../src/cli/table.ts';
-import { cutText, printable, textWidth } from '../../src/cli/terminal-text.ts';
+import { cutText, textWidth } from '../../src/cli/terminal-text.ts';
+import { printable } from '../../src/printable.ts';
 
 const COLUMNS: readonly Column[] = [
   { title: 'NAME', cut: 'middle', least: 10 },

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { timelineSvg } from '../../src/cli/timeline.ts';
+import { timelineSvg } from '../../src/charts/timeline.ts';
 import type { UnpackResult } from '../../src/queue/formats.ts';
 
 type Layer = UnpackResult['images'][number]['layers'][number];
@@ -62,6 +62,11 @@ test('names are escaped, so that they cannot become markup', () => {
   const svg = timelineSvg(resultOf('registry.example/<script>&"', [applied]));
   assert.match(svg, /registry\.example\/&lt;script&gt;&amp;&quot;/);
   assert.doesNotMatch(svg, /<script>/);
+});
+
+test('control characters are made visible, because XML does not allow them', () => {
+  const svg = timelineSvg(resultOf('registry.example/a\u0000\u001b\u202eb', [applied]));
+  assert.match(svg, /registry\.example\/a\\u\{0\}\\u\{1b\}\\u\{202e\}b/);
 });
 
 test('an image that existed and an image of more than a hundred layers can be drawn', () => {

@@ -1,6 +1,19 @@
-/** SVG elements as text, for the timeline. Numbers are rounded to a tenth of a pixel, which keeps the file small. */
+import { printable } from '../printable.ts';
+
+/** SVG elements as text, for the charts. Numbers are rounded to a tenth of a pixel, which keeps the file small. */
 
 export type Attributes = Readonly<Record<string, string | number>>;
+
+/**
+ * Colours that depend on the background. The attribute is the colour on white, for a file. The board's style sheet changes them
+ * by their class, because it also has a dark background.
+ */
+export const PAPER: Attributes = { class: 'paper', fill: '#fff' };
+export const INK: Attributes = { class: 'ink', fill: '#24292f' };
+export const FAINT: Attributes = { class: 'faint', fill: '#6b7280' };
+export const GRID: Attributes = { class: 'grid', stroke: '#e7e9ed' };
+export const AXIS: Attributes = { class: 'axis', stroke: '#9aa1ab' };
+export const HATCH: Attributes = { class: 'hatch', fill: '#f1f3f5' };
 
 export function element(name: string, attributes: Attributes, content = ''): string {
   const list = Object.entries(attributes).map(([key, value]) => ` ${key}="${escaped(valueText(value))}"`);
@@ -29,7 +42,7 @@ export function document(width: number, height: number, parts: readonly string[]
     'font-family': 'system-ui, -apple-system, Segoe UI, Roboto, Helvetica, Arial, sans-serif',
     'font-size': 12,
   };
-  return `${element('svg', attributes, `\n${[rect(0, 0, width, height, { fill: '#fff' }), ...parts].join('\n')}\n`)}\n`;
+  return `${element('svg', attributes, `\n${[rect(0, 0, width, height, PAPER), ...parts].join('\n')}\n`)}\n`;
 }
 
 /** Round numbers from 0 to `most`, about `count` of them. */
@@ -49,4 +62,6 @@ const valueText = (value: string | number): string =>
 
 const ENTITIES: Readonly<Record<string, string>> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' };
 
-const escaped = (content: string): string => content.replaceAll(/[&<>"]/g, (character) => ENTITIES[character] ?? '');
+/** Control characters are made visible, because XML allows most of them not even as an entity. */
+const escaped = (content: string): string =>
+  printable(content).replaceAll(/[&<>"]/g, (character) => ENTITIES[character] ?? '');

@@ -1,5 +1,5 @@
 import type { UnpackResult } from '../queue/formats.ts';
-import { element, line, text, ticks } from './svg.ts';
+import { element, FAINT, GRID, line, text, ticks } from './svg.ts';
 
 type Timeline = NonNullable<UnpackResult['images'][number]['layers'][number]['timeline']>;
 
@@ -28,8 +28,8 @@ export function throughputPanel(timelines: readonly Timeline[], end: number, pan
   const area = `${panel.x(end / BINS / 2).toFixed(1)},${bottom} ${points(unpacked)} ${panel.x(end - end / BINS / 2).toFixed(1)},${bottom}`;
   return [
     ...ticks(most, 3).flatMap((rate) => [
-      line(panel.left, y(rate), panel.right, y(rate), { stroke: '#e7e9ed' }),
-      text(panel.left - 12, y(rate) + 4, `${rate} MB/s`, { 'text-anchor': 'end', fill: '#6b7280', 'font-size': 11 }),
+      line(panel.left, y(rate), panel.right, y(rate), GRID),
+      text(panel.left - 12, y(rate) + 4, `${rate} MB/s`, { 'text-anchor': 'end', ...FAINT, 'font-size': 11 }),
     ]),
     element('polygon', { points: area, fill: UNPACKED, 'fill-opacity': 0.25 }),
     element('polyline', { points: points(unpacked), fill: 'none', stroke: UNPACKED, 'stroke-width': 1.5 }),
