@@ -59,8 +59,24 @@ export function systemMessage(error: Error): string {
 
 const isUnnamed = (code: string): boolean => code === 'UNKNOWN' || code.startsWith('Unknown system error');
 
-export const MAKE_ROOM =
-  'free space or inodes (unpackd gc --until 20%, unpackd images rm, unpackd snapshots cleanup), or use a larger file system';
+/** The advice for a full disk, whatever is on it. */
+const MAKE_ROOM = 'free space or inodes, or use a larger file system';
+
+/** The commands that free space in a store. containerd collects in its own, so those of our own store are refused there. */
+const FREEING = {
+  unpackd: 'unpackd gc --until 20%, unpackd images rm, unpackd snapshots cleanup',
+  containerd: 'unpackd images rm, ctr images rm, crictl rmi --prune',
+} as const;
+
+/** What follows the advice for a full disk if a store is on it. @param collectedBy as in Snapshotter */
+export function freeingText(collectedBy: keyof typeof FREEING): string {
+  return ` (to free space: ${FREEING[collectedBy]})`;
+}
+
+/** The advice for a disk that is full, with a store on it. @param collectedBy as in Snapshotter */
+export function makeRoomIn(collectedBy: keyof typeof FREEING): string {
+  return `${MAKE_ROOM}${freeingText(collectedBy)}`;
+}
 
 const NOT_ALLOWED =
   'this user lacks the permission: run unpackd doctor; even root is refused by an immutable file (lsattr), a security module or a sandbox';

@@ -92,8 +92,8 @@ export class UnpackError extends Error {
   }
 
   /** The same failure with more details. Details that are already set are kept. */
-  with(details: FailureDetails, prefix = ''): UnpackError {
-    const error = new UnpackError(this.code, `${prefix}${this.message}`, {
+  with(details: FailureDetails, prefix = '', suffix = ''): UnpackError {
+    const error = new UnpackError(this.code, `${prefix}${this.message}${suffix}`, {
       details: { ...details, ...this.details },
       cause: this.cause ?? this,
     });

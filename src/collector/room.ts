@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { makeRoomIn } from '../errno.ts';
 import { throwIfAborted, UnpackError } from '../errors.ts';
 import type { Log } from '../rootfs/applier.ts';
 import { Leases } from '../snapshots/leases.ts';
@@ -162,6 +163,8 @@ export class Room {
   }
 
   async #advice(): Promise<string> {
+    const { collectedBy } = this.#collector.store;
+    if (collectedBy === 'containerd') return makeRoomIn(collectedBy);
     const why = await this.#collector.whyOff();
     if (why !== undefined)
       return `no image can be removed by itself, because ${why}: remove some, or use a larger disk`;

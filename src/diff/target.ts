@@ -21,6 +21,8 @@ export interface DiffTarget {
   /** The attribute that makes a directory opaque in an overlay. */
   readonly opaqueXattr: `${OverlayXattrs}.overlay.opaque`;
   readonly ownership: Ownership;
+  /** Who collects in the store, for the advice when the disk is full. */
+  readonly collectedBy: Snapshotter['collectedBy'];
   /** Whether the whole tree will be copied to write the layers above (native store). */
   readonly copied: boolean;
 }
@@ -34,7 +36,7 @@ export function isFullCopy({ below, lowers }: Pick<DiffTarget, 'below' | 'lowers
  * Properties of the store that the mounts of a snapshot do not have: a bind mount does not show how its overlay will be
  * mounted later.
  */
-export type StoreTraits = Pick<Snapshotter, 'type' | 'ownership' | 'overlayXattrs' | 'marked'>;
+export type StoreTraits = Pick<Snapshotter, 'type' | 'ownership' | 'overlayXattrs' | 'marked' | 'collectedBy'>;
 
 /**
  * Turns the mounts of an active snapshot into a target. An overlay is never mounted for writing: the layer goes straight
@@ -44,7 +46,7 @@ export type StoreTraits = Pick<Snapshotter, 'type' | 'ownership' | 'overlayXattr
 export function diffTarget(
   mounts: readonly Mount[],
   below: Below,
-  { type, ownership, overlayXattrs, marked }: StoreTraits,
+  { type, ownership, overlayXattrs, marked, collectedBy }: StoreTraits,
   key?: string,
 ): DiffTarget {
   const [mount] = mounts;
@@ -56,6 +58,7 @@ export function diffTarget(
     key: marked ? key : undefined,
     opaqueXattr: `${overlayXattrs}.overlay.opaque`,
     ownership,
+    collectedBy,
     copied: type === 'native',
   } as const;
   if (mount.type === 'bind') {

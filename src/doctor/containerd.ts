@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
 import { access } from 'node:fs/promises';
 import type { Marks } from '../collector/free-space.ts';
-import { isMissing } from '../errno.ts';
+import { isMissing, makeRoomIn } from '../errno.ts';
 import { UnpackError } from '../errors.ts';
 import type { Address } from '../grpc/client.ts';
 import { loadService } from '../grpc/definitions.ts';
@@ -78,8 +78,6 @@ function namespaceCheck(namespace: string, all: readonly string[]): Check {
   return warn(name, `${namespace} does not exist; ${others}`, advice);
 }
 
-const MAKE_ROOM = 'remove images (unpackd images rm, or crictl rmi --prune), or use a larger file system';
-
 /** Checks that this process writes into the same directories as containerd, and that they have space. */
 async function directory(
   daemon: RunningContainerd,
@@ -93,7 +91,7 @@ async function directory(
     const tried = await tryOut(daemon, ({ client, lease }) => probeSnapshotter(client, place, state, { id: lease }));
     const disk = await diskOf(root);
     const what = tried === undefined ? 'is here' : 'is the same directory here as for containerd';
-    return [ok(name, `${root} ${what}`), space(disk, disk.totalBytes, MAKE_ROOM)];
+    return [ok(name, `${root} ${what}`), space(disk, disk.totalBytes, makeRoomIn('containerd'))];
   } catch (error) {
     if (!isMissing(error)) return [refusal(name, error)];
     return [fail(name, `${root} of containerd is not here`, 'mount it at the same path, from the same file system')];

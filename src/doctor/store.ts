@@ -3,7 +3,7 @@ import { constants, existsSync } from 'node:fs';
 import { access, mkdir, mkdtemp, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
-import { errnoOf, HOST_ERRNO, MAKE_ROOM } from '../errno.ts';
+import { errnoOf, HOST_ERRNO, makeRoomIn } from '../errno.ts';
 import { requireExactCopier } from '../snapshots/copy-tree.ts';
 import { metadataFile } from '../snapshots/identity.ts';
 import { openToRead } from '../snapshots/open.ts';
@@ -124,7 +124,7 @@ async function native(): Promise<Check> {
 }
 
 /** Whether a file system has space. @param makeRoom how to get more, as the advice */
-export function space({ bytes, inodes }: Space, totalBytes?: number, makeRoom = MAKE_ROOM): Check {
+export function space({ bytes, inodes }: Space, totalBytes?: number, makeRoom = makeRoomIn('unpackd')): Check {
   const total = totalBytes === undefined ? '' : ` of ${bytesText(totalBytes)}`;
   const nodes = inodes === undefined ? '' : `, ${inodes.toLocaleString('en-US')} inodes`;
   const finding = `${bytesText(bytes)}${total} free${nodes}`;

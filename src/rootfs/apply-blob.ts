@@ -94,7 +94,7 @@ export async function applyBlob(
     writer.finish();
   } catch (error) {
     throwIfAborted(signal);
-    throw await causeOf(failureAt(error, target.root), download);
+    throw await causeOf(failureAt(error, target.root, target.collectedBy), download);
   } finally {
     await download.close();
   }
@@ -103,7 +103,7 @@ export async function applyBlob(
     written = writer.copyParentAttributes();
   } catch (error) {
     throwIfAborted(signal);
-    throw failureAt(error, target.root);
+    throw failureAt(error, target.root, target.collectedBy);
   }
   const totalMs = performance.now() - started;
   return {
@@ -122,7 +122,7 @@ function openWriter(target: DiffTarget, options: LayerWriterOptions): LayerWrite
   try {
     return new LayerWriter(target, options);
   } catch (error) {
-    throw failureAt(error, target.root);
+    throw failureAt(error, target.root, target.collectedBy);
   }
 }
 

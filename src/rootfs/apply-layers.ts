@@ -321,7 +321,7 @@ class Chain {
         const place = { ...target, lowers: lowerDirectories(mounts) };
         return copyParentAttributesInTurns(place, diff.impliedDirectories, diff.directoryModes, signal);
       },
-      target.root,
+      target,
       signal,
     );
   }

@@ -1,3 +1,4 @@
+import type { DiffTarget } from '../diff/target.ts';
 import { throwIfAborted, UnpackError } from '../errors.ts';
 import { failureAt } from '../snapshots/directories.ts';
 import { isSnapshotError, type Mount } from '../snapshots/snapshotter.ts';
@@ -34,13 +35,13 @@ export async function onSnapshot<T>(call: () => Promise<T>, makeAgain: () => Pro
 /**
  * Reads the layers below through a view. If one of them is replaced meanwhile, what was read is possibly incomplete, and it is
  * read again through a new view.
- * @param root the directory that is written, for errors
+ * @param target the directory that is written, for errors
  * @throws UnpackError
  */
 export async function readBelow<T>(
   view: () => Promise<TemporarySnapshot>,
   read: (mounts: readonly Mount[]) => Promise<T>,
-  root: string,
+  { root, collectedBy }: Pick<DiffTarget, 'root' | 'collectedBy'>,
   signal: AbortSignal | undefined,
 ): Promise<T> {
   for (let tries = 1; ; tries++) {
@@ -50,7 +51,8 @@ export async function readBelow<T>(
       if (!(await below.hasMoved())) return result;
     } catch (error) {
       throwIfAborted(signal);
-      if (tries === MAX_TRIES || !(await below.hasMoved().catch(() => false))) throw failureAt(error, root);
+      if (tries === MAX_TRIES || !(await below.hasMoved().catch(() => false)))
+        throw failureAt(error, root, collectedBy);
     }
     if (tries === MAX_TRIES) throw vanishing('the layers below it are replaced all the time');
   }

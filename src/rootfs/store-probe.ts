@@ -91,7 +91,7 @@ export class StoreProbe {
     try {
       const target = diffTarget(mounts, 'nothing', store, key);
       await writeAndRemove(target).catch((error: unknown) => {
-        throw failureAt(error, target.root);
+        throw failureAt(error, target.root, target.collectedBy);
       });
     } finally {
       await snapshotter.remove(key);

@@ -1,13 +1,17 @@
+import { freeingText } from '../errno.ts';
 import { toUnpackError, UnpackError } from '../errors.ts';
+import type { Snapshotter } from './snapshotter.ts';
 
 /** The calls of a store that run, for SnapshotStore: `end` stops them, and no call begins after it. */
 export class Calls {
   readonly #root: string;
+  readonly #collectedBy: Snapshotter['collectedBy'];
   readonly #running = new Set<Promise<unknown>>();
   readonly #stop = new AbortController();
 
-  constructor(root: string) {
+  constructor(root: string, collectedBy: Snapshotter['collectedBy']) {
     this.#root = root;
+    this.#collectedBy = collectedBy;
   }
 
   /** Aborted by `end`. For the parts of a call that take long. */
@@ -41,6 +45,8 @@ export class Calls {
   #located(error: unknown): unknown {
     if (error instanceof UnpackError) return error;
     const failure = toUnpackError(error);
-    return failure.code === 'INTERNAL' ? error : failure.with({}, `the store ${this.#root}: `);
+    if (failure.code === 'INTERNAL') return error;
+    const isFull = failure.code === 'STORE_FULL';
+    return failure.with({}, `the store ${this.#root}: `, isFull ? freeingText(this.#collectedBy) : '');
   }
 }

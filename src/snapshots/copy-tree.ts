@@ -1,6 +1,6 @@
 import { execFile, spawn } from 'node:child_process';
 import { promisify } from 'node:util';
-import { MAKE_ROOM } from '../errno.ts';
+import { makeRoomIn } from '../errno.ts';
 import { toUnpackError, UnpackError } from '../errors.ts';
 
 /**
@@ -66,7 +66,10 @@ export async function copyTree(from: string, to: string, lock: number, signal: A
   signal.throwIfAborted();
   if (child.exitCode === 0) return;
   if (/No space left on device|Disk quota exceeded/.test(messages)) {
-    throw new UnpackError('STORE_FULL', `no space left to copy ${from}: ${firstLine(messages)}; ${MAKE_ROOM}`);
+    throw new UnpackError(
+      'STORE_FULL',
+      `no space left to copy ${from}: ${firstLine(messages)}; ${makeRoomIn('unpackd')}`,
+    );
   }
   const why = limit.aborted
     ? `it took longer than ${COPY_LIMIT / 60_000} minutes`

@@ -1,6 +1,6 @@
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { MAKE_ROOM } from '../errno.ts';
+import { makeRoomIn } from '../errno.ts';
 import { UnpackError } from '../errors.ts';
 import { spaceOf } from '../system/space.ts';
 import { openReadOnly } from './read-only.ts';
@@ -259,7 +259,7 @@ function databaseError(path: string, error: unknown): unknown {
   if (code === undefined || !(error instanceof Error)) return error;
   // if the shared-memory file cannot grow on a full disk, SQLite reports IOERR and not FULL
   if (code === SQLITE.FULL || (code === SQLITE.IOERR && isFull(path))) {
-    return new UnpackError('STORE_FULL', `no space left to write ${path}; ${MAKE_ROOM}`, { cause: error });
+    return new UnpackError('STORE_FULL', `no space left to write ${path}; ${makeRoomIn('unpackd')}`, { cause: error });
   }
   return new UnpackError('STORE_FAILED', `${path}: ${SENTENCES[code] ?? error.message}`, { cause: error });
 }

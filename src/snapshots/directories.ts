@@ -12,12 +12,13 @@ import {
 } from 'node:fs';
 import { type FileHandle, lstat, mkdir, mkdtemp, open, rename, rmdir } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { errnoOf } from '../errno.ts';
+import { errnoOf, freeingText } from '../errno.ts';
 import { toUnpackError, UnpackError } from '../errors.ts';
 import { tryLock } from '../system/files.ts';
 import { spaceOf } from '../system/space.ts';
 import type { OnRollback } from './database.ts';
 import { ownerOf } from './records.ts';
+import type { Snapshotter } from './snapshotter.ts';
 import { hasVanished, syncDirectory, undefinedIfVanished } from './tree.ts';
 
 /** The parent directory of all snapshot directories of the store at `root`. */
@@ -311,11 +312,15 @@ export function storeGone(path: string, cause: unknown): UnpackError {
 
 /**
  * Converts an error of writing below `path` to an UnpackError. STORE_FAILED and STORE_FULL get the path in their message.
- * STORE_FULL also gets the free space of this moment, because the removal of the failed layer makes room again.
+ * STORE_FULL also gets the free space of this moment, because the removal of the failed layer makes room again, and the commands
+ * that free space in the store.
+ * @param collectedBy as in Snapshotter, of the store to which `path` belongs
  */
-export function failureAt(thrown: unknown, path: string): UnpackError {
+export function failureAt(thrown: unknown, path: string, collectedBy: Snapshotter['collectedBy']): UnpackError {
   const failure = toUnpackError(thrown);
-  if (failure.code === 'STORE_FULL') return failure.with({}, `${path} (${free(path)} free): `);
+  if (failure.code === 'STORE_FULL') {
+    return failure.with({}, `${path} (${free(path)} free): `, freeingText(collectedBy));
+  }
   // without the snapshot directory, opening it fails with ENOENT, and so does every entry
   if (['LAYER_CORRUPT', 'INTERNAL'].includes(failure.code) && !existsSync(path)) return storeGone(path, thrown);
   if (failure.code === 'STORE_FAILED') return failure.with({}, `${path}: `);

@@ -111,7 +111,7 @@ export class SnapshotStore implements OwnStore {
     this.#images = new ImageTable(transactions);
     this.#directories = directories;
     this.#deletions = deletions;
-    this.#calls = new Calls(root);
+    this.#calls = new Calls(root, 'unpackd');
     this.#parents = new Parents(layout, metadata, directories);
     this.#records = new CommitRecords(metadata, directories);
     this.#leases = new Leases(root);

@@ -1,5 +1,6 @@
 import '../support/needs-root.ts';
 import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
@@ -13,6 +14,7 @@ import { hostPlatform } from '../../src/oci/platform.ts';
 import { openContainerdStore } from '../../src/snapshots/containerd/open.ts';
 import type { ContainerdStore } from '../../src/snapshots/containerd/store.ts';
 import { SETTINGS } from '../support/apply.ts';
+import { tmpfs, unavailable } from '../support/file-system.ts';
 import { imageOf, layerOf, type TestImage, writeLayout } from '../support/layout.ts';
 import { scratch } from '../support/scratch.ts';
 import { file, tar } from '../support/tar.ts';
@@ -131,6 +133,27 @@ for (const program of PROGRAMS) {
         assert.match(error.message, /^containerd cannot keep document .*: raise grpc.max_recv_message_size/);
         return true;
       });
+    });
+
+    test('tell on a full disk what frees space in containerd', {
+      skip: unavailable(() => tmpfs('size=64m')),
+    }, async () => {
+      using disk = tmpfs('size=64m');
+      await using full = await Daemon.start(program, { below: disk.path });
+      // the blob of zeros tells nothing about the size of its files
+      const zeros = imageOf([layerOf(tar(file('zeros', Buffer.alloc(80 << 20))))], hostPlatform());
+      const random = imageOf([layerOf(tar(file('random', randomBytes(70 << 20))), 'none')], hostPlatform());
+      await using s = await stage({ zeros, random }, full);
+      for (const tag of ['zeros', 'random']) {
+        await assert.rejects(s.unpack(byTag(tag)), (error) => {
+          assert.ok(error instanceof UnpackError && error.code === 'STORE_FULL', String(error));
+          assert.match(error.message, /\(to free space: unpackd images rm, ctr images rm, crictl rmi --prune\)$/);
+          assert.doesNotMatch(error.message, /unpackd (?:gc|snapshots)|UNPACK_GC/);
+          return true;
+        });
+      }
+      await full.collect();
+      assert.deepEqual(await s.store.walk(), []);
     });
 
     test('of all platforms are below the tag of their index', async () => {

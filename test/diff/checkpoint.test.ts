@@ -38,6 +38,7 @@ function apply(root: string, members: readonly (Member | Buffer)[], patience = N
     below: 'parent',
     opaqueXattr: 'trusted.overlay.opaque',
     ownership: 'keep',
+    collectedBy: 'unpackd',
     copied: false,
   };
   using writer = new LayerWriter(target, { checkpoint });

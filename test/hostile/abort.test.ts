@@ -28,7 +28,13 @@ async function atWork(signal?: AbortSignal) {
   await writeLayout(join(dir.path, 'layout'), { app: imageOf([layer]) });
   const pool = new ApplyPool(1, SETTINGS);
   const source = openSource({ kind: 'oci-layout', path: join(dir.path, 'layout') });
-  const applier = pool.applier(source, { type: 'native', ownership: 'keep', overlayXattrs: 'trusted', marked: true });
+  const applier = pool.applier(source, {
+    type: 'native',
+    ownership: 'keep',
+    overlayXattrs: 'trusted',
+    marked: true,
+    collectedBy: 'unpackd',
+  });
   const mounts = [{ type: 'bind', source: target.path, options: ['rw'] }] as const;
   const applied = applier.apply(layer.blob, mounts, { below: 'parent', diffId: layer.diff.digest, signal });
   applied.catch(() => {});

@@ -125,6 +125,7 @@ using writer = new LayerWriter({
   below: name === 'deletions' || name === 'implied directories' ? 'parent' : 'later',
   opaqueXattr: 'trusted.overlay.opaque',
   ownership: 'keep',
+  collectedBy: 'unpackd',
   copied: false,
 });
 const reader = new TarReader(writer, limits);

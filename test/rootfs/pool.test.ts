@@ -31,7 +31,13 @@ async function poolOf(size: number, options: ApplyPoolOptions = {}, stored: read
   await writeLayout(path, { app: imageOf(stored) });
   const pool = new ApplyPool(size, SETTINGS, options);
   await nextTurn(); // Node emits `worker` in the next turn
-  const store = { type: 'overlay', ownership: 'squash', overlayXattrs: 'user', marked: true } as const;
+  const store = {
+    type: 'overlay',
+    ownership: 'squash',
+    overlayXattrs: 'user',
+    marked: true,
+    collectedBy: 'unpackd',
+  } as const;
   const applierOfAJob = (source: SourceSpec = { kind: 'oci-layout', path }) => pool.applier(openSource(source), store);
   const onlyJob = applierOfAJob();
   let targets = 0;

@@ -31,6 +31,7 @@ export function diffTarget(target: Partial<DiffTarget> & { root: string }): Diff
     below: 'nothing',
     opaqueXattr: 'trusted.overlay.opaque',
     ownership: 'keep',
+    collectedBy: 'unpackd',
     copied: false,
     ...target,
   };

@@ -1,3 +1,4 @@
+import { makeRoomIn } from '../../errno.ts';
 import { UnpackError } from '../../errors.ts';
 import { type GrpcCode, GrpcError } from '../../grpc/errors.ts';
 import { SnapshotError, type SnapshotErrorKind } from '../snapshotter.ts';
@@ -20,9 +21,13 @@ export function storeError(thrown: unknown, socket: string): unknown {
   const { code, details, method } = thrown;
   // a full disk can have any code, because containerd adds its own words to the kernel's
   if (FULL.test(details)) {
-    return new UnpackError('STORE_FULL', `containerd at ${socket}: ${details}; free space on the disk of its root`, {
-      cause: thrown,
-    });
+    return new UnpackError(
+      'STORE_FULL',
+      `containerd at ${socket}: ${details}; on the disk of its root, ${makeRoomIn('containerd')}`,
+      {
+        cause: thrown,
+      },
+    );
   }
   const kind = KINDS[code];
   if (kind !== undefined) return new SnapshotError(kind, details);

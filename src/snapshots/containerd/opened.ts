@@ -68,7 +68,7 @@ export class Opened {
     this.leases = leases;
     this.durability = new Durability(client, place.snapshotter, join(place.root, 'snapshots'));
     this.extraction = `unpackd-${state.id}-extract-`;
-    this.#calls = new Calls(place.root);
+    this.#calls = new Calls(place.root, 'containerd');
   }
 
   /** Runs calls of containerd. @throws UnpackError SHUTTING_DOWN after `close`; as `storeError` converts the errors of the calls */

@@ -64,7 +64,7 @@ async function writeBesides(tree: string, place: Place): Promise<FileSystemFacts
     await writeFile(join(tree, 'probe'), '');
     return facts;
   } catch (error) {
-    throw isMissing(error) ? elsewhere(tree, place) : failureAt(error, tree);
+    throw isMissing(error) ? elsewhere(tree, place) : failureAt(error, tree, 'containerd');
   }
 }
 
