@@ -1,17 +1,22 @@
 import { spawnSync } from 'node:child_process';
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join, relative, resolve } from 'node:path';
 import { build } from 'esbuild';
 import { LayoutWriter } from './dev/layout-writer.ts';
 
 /**
- * `npm run build`: compiles every source to JavaScript with types, for programs that import unpackd, and bundles each
- * program into one file, for its users.
+ * `npm run build`: bundles each program into one file, and makes the package `unpackd-producer` in the folder `producer`.
  *
  *     node build.ts [FOLDER]     into dist, which is emptied first, or into another folder beside package.json
  */
 const PROGRAMS = ['src/cli/main', 'workers/apply', 'workers/store'];
+
+/** The public API. */
+const API = 'src/index';
+
+/** The packages that its types are allowed to need, because producers have them, or need their types in any case. */
+const TYPED = ['bullmq', 'ioredis'];
 
 /** The first version with all that is used: zstd, node:sqlite, type stripping. */
 const OLDEST_NODE = 24;
@@ -119,11 +124,69 @@ async function compileAhead(folder: string): Promise<void> {
   }
 }
 
-/** @throws Error with the type errors; the JavaScript has been written then */
-function compile(folder: string): void {
-  const options = ['-p', join(root, 'tsconfig.build.json'), '--outDir', folder];
-  const { status, stdout } = spawnSync(join(root, 'node_modules/.bin/tsc'), options, { encoding: 'utf8' });
-  if (status !== 0) throw new Error(stdout);
+/**
+ * Writes the package of producers, which is also what programs import from `unpackd`: `src/index.ts` as one file, its types, and
+ * the JSON Schemas. It is CommonJS, because that can be imported and required, and there is one copy of each class then.
+ * @throws Error of esbuild; with the type errors of any source
+ */
+async function makeProducer(folder: string): Promise<void> {
+  const { metafile } = await build({
+    absWorkingDir: root,
+    entryPoints: [`${API}.ts`],
+    outfile: join(folder, 'index.js'),
+    bundle: true,
+    format: 'cjs',
+    platform: 'node',
+    target: 'node20',
+    external: dependencies().filter((name) => !INLINED.includes(name)),
+    metafile: true,
+    logLevel: 'warning',
+  });
+  const used = Object.values(metafile.outputs).flatMap(({ imports }) => imports.map(({ path }) => path));
+  copyTypes(folder);
+  const { name, version, license, repository, dependencies: versions }: Description = readDescription();
+  const description: Description & Record<string, unknown> = {
+    name: `${name}-producer`,
+    version,
+    description: 'Adds jobs to the queue of unpackd, waits for them and cancels them',
+    license,
+    ...(repository === undefined ? {} : { repository }),
+    engines: { node: '>=20' },
+    main: 'index.js',
+    types: 'index.d.ts',
+    exports: { '.': { types: './index.d.ts', default: './index.js' }, './schemas/*': './schemas/*' },
+    dependencies: Object.fromEntries(Object.entries(versions).filter(([name]) => used.includes(name))),
+  };
+  writeFileSync(join(folder, 'package.json'), `${JSON.stringify(description, null, 2)}\n`);
+  for (const path of ['schemas', 'LICENSE']) cpSync(join(root, path), join(folder, path), { recursive: true });
+  cpSync(join(root, 'dev/producer-readme.md'), join(folder, 'README.md'));
+}
+
+/** Copies the types that the public API leads to. @throws Error with the type errors; if a type needs another package */
+function copyTypes(folder: string): void {
+  const types = mkdtempSync(join(tmpdir(), 'unpackd-types-'));
+  try {
+    const options = ['-p', join(root, 'tsconfig.build.json'), '--outDir', types];
+    const { status, stdout } = spawnSync(join(root, 'node_modules/.bin/tsc'), options, { encoding: 'utf8' });
+    if (status !== 0) throw new Error(stdout);
+    const base = dirname(join(types, API));
+    const pending = [join(types, `${API}.d.ts`)];
+    for (const path of pending) {
+      // TypeScript looks for a file of declarations by the name of the script
+      const text = readFileSync(path, 'utf8').replace(/(from ['"]\.[^'"]*)\.ts(?=['"])/g, '$1.js');
+      const copy = join(folder, relative(base, path));
+      mkdirSync(dirname(copy), { recursive: true });
+      writeFileSync(copy, text);
+      for (const [, name = ''] of text.matchAll(/from ['"]([^'"]+)['"]/g)) {
+        const target = join(dirname(path), name.replace(/\.js$/, '.d.ts'));
+        if (name.startsWith('.') && !pending.includes(target)) pending.push(target);
+        if (!name.startsWith('.') && !TYPED.includes(name))
+          throw new Error(`the types of the API need ${name}: ${path}`);
+      }
+    }
+  } finally {
+    rmSync(types, { recursive: true, force: true });
+  }
 }
 
 /** Copies the files that programs read, to where `src/grpc/definitions.ts` looks for them. */
@@ -133,8 +196,20 @@ function copyProtos(folder: string): void {
 }
 
 function dependencies(): string[] {
-  const { dependencies }: { dependencies: object } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
-  return Object.keys(dependencies);
+  return Object.keys(readDescription().dependencies);
+}
+
+/** The fields of package.json that are used here. */
+interface Description {
+  readonly name: string;
+  readonly version: string;
+  readonly license: string;
+  readonly repository?: unknown;
+  readonly dependencies: Readonly<Record<string, string>>;
+}
+
+function readDescription(): Description {
+  return JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
 }
 
 const folder = resolve(root, process.argv[2] ?? 'dist');
@@ -143,4 +218,4 @@ await makePrograms(folder);
 makeLauncher(folder);
 copyProtos(folder);
 await compileAhead(folder);
-compile(folder);
+await makeProducer(join(folder, 'producer'));
