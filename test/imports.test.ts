@@ -12,7 +12,7 @@ const LAYERS: readonly (readonly string[])[] = [
   ['src/cli'],
   ['workers', 'src/doctor'],
   ['src/index.ts', 'src/board'],
-  ['src/charts'],
+  ['src/charts', 'src/metrics'],
   ['src/queue'],
   ['src/image'],
   ['src/collector', 'src/proxy'],
@@ -27,7 +27,7 @@ const LAYERS: readonly (readonly string[])[] = [
   ['src/system'],
   ['src/oci'],
   ['src/errors.ts'],
-  ['src/errno.ts', 'src/lru-cache.ts', 'src/printable.ts', 'src/secrets.ts', 'src/units.ts'],
+  ['src/errno.ts', 'src/lru-cache.ts', 'src/package.ts', 'src/printable.ts', 'src/secrets.ts', 'src/units.ts'],
 ];
 /** The settings are read at the edge only, and take their types from what they configure. */
 const EDGE = ['src/config.ts', 'src/setting-kinds.ts', 'src/redis-address.ts'];

@@ -16,6 +16,7 @@ import { errnoOf } from '../src/errno.ts';
 import { ConfigError, toUnpackError } from '../src/errors.ts';
 import { isGrpcError } from '../src/grpc/errors.ts';
 import { createUnpacker } from '../src/image/unpacker.ts';
+import type { WorkerMetrics } from '../src/metrics/worker-metrics.ts';
 // The SDK is loaded before any job: if a module cannot be read later, for lack of descriptors or memory, Node keeps that
 // failure, and the process could never read a bucket again.
 import '../src/source/s3-client.ts';
@@ -62,7 +63,8 @@ const MAY_BE_REPAIRED = new Set([
 export async function runWorker(config: Config, stop: AbortSignal, log: Logger = createLog(config)): Promise<void> {
   const restoreConsole = consoleToLog(log);
   let whyNotReady: WhyNotReady = async () => 'the worker is starting';
-  const health = await startHealthServer(config, (timeout) => whyNotReady(timeout));
+  const metrics = await metricsOf(config);
+  const health = await startHealthServer(config, (timeout) => whyNotReady(timeout), metrics?.page);
   if (health !== undefined) log.info({ url: health.url }, `health at ${health.url}`);
   for (const warning of nativeWarnings(nativeStatus(config.UNPACK_NATIVE_INFLATE))) log.warn(warning);
   try {
@@ -71,7 +73,7 @@ export async function runWorker(config: Config, stop: AbortSignal, log: Logger =
     });
     if (snapshotter === undefined) return;
     try {
-      await workOn(snapshotter, config, stop, log, (worker) => {
+      await workOn({ snapshotter, config, stop, log, metrics }, (worker) => {
         whyNotReady = (timeout) => worker.whyNotReady(timeout);
       });
     } finally {
@@ -84,11 +86,23 @@ export async function runWorker(config: Config, stop: AbortSignal, log: Logger =
   log.info('stopped');
 }
 
+/** Metrics are counted only if they are served. Otherwise their code is not loaded. */
+async function metricsOf({ UNPACK_HEALTH_PORT: port }: Config): Promise<WorkerMetrics | undefined> {
+  if (port === undefined) return undefined;
+  const { startWorkerMetrics } = await import('../src/metrics/worker-metrics.ts');
+  return startWorkerMetrics();
+}
+
+interface Work {
+  readonly snapshotter: Store;
+  readonly config: Config;
+  readonly stop: AbortSignal;
+  readonly log: Logger;
+  readonly metrics: WorkerMetrics | undefined;
+}
+
 async function workOn(
-  snapshotter: Store,
-  config: Config,
-  stop: AbortSignal,
-  log: Logger,
+  { snapshotter, config, stop, log, metrics }: Work,
   onMade: (worker: UnpackWorker) => void,
 ): Promise<void> {
   const marks = collectorMarks(config);
@@ -101,7 +115,16 @@ async function workOn(
   const unpacker = createUnpacker(snapshotter, unpackSettings(config), { resident: true });
   const store = storeFacts(snapshotter, storePlace(config));
   const policy = { connection: s3Connection(config), buckets: config.UNPACK_BUCKETS };
-  const worker = new UnpackWorker({ settings: config, unpacker, keeper: unpacker.keeper, policy, store, log });
+  const worker = new UnpackWorker({
+    settings: config,
+    unpacker,
+    keeper: unpacker.keeper,
+    policy,
+    store,
+    observer: metrics?.jobs,
+    log,
+  });
+  metrics?.watch({ worker, threads: unpacker.threads, collector: unpacker.collector, store: snapshotter });
   onMade(worker);
   const watch =
     marks &&

@@ -2,13 +2,15 @@ import { createBullBoard } from '@bull-board/api';
 import { FastifyAdapter } from '@bull-board/fastify';
 import { Queue } from 'bullmq';
 import { type FastifyInstance, fastify } from 'fastify';
+import { MetricsPage } from '../metrics/metrics-page.ts';
+import { addQueueMetrics } from '../metrics/queue-metrics.ts';
 import { impatientConnection, type QueueSettings } from '../queue/connection.ts';
 import type { Logger } from '../queue/log.ts';
 import { Outages } from '../queue/outages.ts';
 import { diagnoseRedisError } from '../queue/redis-diagnosis.ts';
 import { displayRedisUrl } from '../redis-address.ts';
 import { type AccessSettings, accessRule, OPEN_PATHS } from './access.ts';
-import { addHealthRoutes } from './health.ts';
+import { addHealthRoutes, addMetricsRoute } from './health.ts';
 import { listen } from './listen.ts';
 import { UnpackQueueAdapter } from './queue-adapter.ts';
 
@@ -57,6 +59,8 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
       if (refused.status === 401) reply.header('www-authenticate', 'Basic realm="unpackd", charset="UTF-8"');
       return reply.status(refused.status).type('text/plain').send(`${refused.sentence}\n`);
     }
+    // its page says which parts are missing
+    if (request.url === '/metrics') return;
     if (redis.status !== 'ready') {
       return reply
         .status(503)
@@ -67,10 +71,9 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
     reply.header('x-frame-options', 'DENY');
   });
   addHealthRoutes(app, (timeout) => outages.whyNotReady(timeout));
-  app.get('/metrics', async (_request, reply) => {
-    const text = await queue.exportPrometheusMetrics();
-    return reply.type('text/plain; version=0.0.4; charset=utf-8').send(`${text}\n`);
-  });
+  const metrics = new MetricsPage('board');
+  addQueueMetrics(metrics, redis, queue);
+  addMetricsRoute(app, metrics);
   const explained = (error: unknown): unknown => {
     const diagnosis = diagnoseRedisError(error);
     if (diagnosis === undefined) return error;

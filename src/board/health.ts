@@ -26,18 +26,31 @@ export function addHealthRoutes(app: FastifyInstance, whyNotReady: WhyNotReady):
   });
 }
 
+/** The metrics of a process as text for Prometheus. `MetricsPage` implements it. */
+export interface MetricsText {
+  readonly contentType: string;
+  text(): Promise<string>;
+}
+
+/** `/metrics` for Prometheus. Board and workers serve it. */
+export function addMetricsRoute(app: FastifyInstance, page: MetricsText): void {
+  app.get('/metrics', async (_request, reply) => reply.type(page.contentType).send(await page.text()));
+}
+
 /**
- * Serves `/healthz` and `/readyz` of a worker, if UNPACK_HEALTH_PORT is set.
+ * Serves `/healthz`, `/readyz` and `/metrics` of a worker, if UNPACK_HEALTH_PORT is set.
  * @throws ListenError if it cannot listen on the address
  */
 export async function startHealthServer(
   settings: Pick<Config, 'UNPACK_HEALTH_HOST' | 'UNPACK_HEALTH_PORT'>,
   whyNotReady: WhyNotReady,
+  page?: MetricsText,
 ): Promise<{ url: string; close(): Promise<void> } | undefined> {
   const { UNPACK_HEALTH_HOST: host, UNPACK_HEALTH_PORT: port } = settings;
   if (port === undefined) return undefined;
   const app = fastify({ logger: false, forceCloseConnections: true });
   addHealthRoutes(app, whyNotReady);
+  if (page !== undefined) addMetricsRoute(app, page);
   const url = await listen(app, { host, port, hostSetting: 'UNPACK_HEALTH_HOST', portSetting: 'UNPACK_HEALTH_PORT' });
   return { url, close: () => app.close() };
 }

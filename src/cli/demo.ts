@@ -2,9 +2,9 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { execve } from 'node:process';
 import { Command } from 'commander';
+import { built, packageRoot } from '../package.ts';
 import { CliError } from './explain-error.ts';
 import type { Cli } from './output.ts';
-import { built, packageRoot } from './package.ts';
 
 const HELP = `
 It runs in a checkout of the project only: the package does not contain it. Everything is in a temporary folder and

@@ -174,7 +174,7 @@ async function main(): Promise<number> {
 }
 
 async function build(cli: Cli): Promise<Command> {
-  const { version } = await import('./package.ts');
+  const { version } = await import('../package.ts');
   const program = new Command('unpackd')
     .description('Unpacks container images from S3 into a local snapshot store, job by job.')
     .usage('COMMAND [options]')

@@ -42,6 +42,16 @@ export interface Collected {
   readonly plan: CollectionPlan | undefined;
 }
 
+/** What the collections of this process did since it started. */
+export interface CollectionTotals {
+  /** `short`: it ended with less free space than wanted. */
+  readonly collections: Readonly<Record<'enough' | 'short' | 'failed', number>>;
+  readonly images: number;
+  /** Bytes that the removed images took. */
+  readonly bytes: number;
+  readonly seconds: number;
+}
+
 /**
  * Removes images from a store until enough is free. At most one process collects in a store at a time.
  *
@@ -55,11 +65,16 @@ export class Collector {
   /** `undefined`: images are removed only if a person asks for it. */
   readonly marks: Marks | undefined;
   readonly #lock: StoreLock;
+  readonly #totals = { collections: { enough: 0, short: 0, failed: 0 }, images: 0, bytes: 0, seconds: 0 };
 
   constructor(store: Store, marks: Marks | undefined) {
     this.store = store;
     this.marks = marks;
     this.#lock = new StoreLock(store.state, 'collector');
+  }
+
+  get totals(): CollectionTotals {
+    return this.#totals;
   }
 
   /** Why nothing may be removed; `undefined` if it may. */
@@ -80,13 +95,31 @@ export class Collector {
    */
   async collect(missing: (disk: Disk) => Amount, options: CollectOptions): Promise<Collected> {
     using _lock = await this.#lock.acquire(options.signal, options.onWait);
-    return await this.#rounds(missing, options);
+    return await this.#counted(missing, options);
   }
 
   /** The same, but `undefined` at once if another process collects in the same store. */
   async tryCollect(missing: (disk: Disk) => Amount, options: CollectOptions): Promise<Collected | undefined> {
     using lock = await this.#lock.tryAcquire();
-    return lock === undefined ? undefined : await this.#rounds(missing, options);
+    return lock === undefined ? undefined : await this.#counted(missing, options);
+  }
+
+  /** A collection that has nothing to do is not counted, nor one that is aborted. */
+  async #counted(missing: (disk: Disk) => Amount, options: CollectOptions): Promise<Collected> {
+    const began = performance.now();
+    const { collections } = this.#totals;
+    try {
+      const collected = await this.#rounds(missing, options);
+      const isShort = !isNothing(collected.missing);
+      if (isShort) collections.short += 1;
+      else if (collected.removals.length > 0) collections.enough += 1;
+      return collected;
+    } catch (error) {
+      if (options.signal?.aborted !== true) collections.failed += 1;
+      throw error;
+    } finally {
+      this.#totals.seconds += (performance.now() - began) / 1000;
+    }
   }
 
   async #rounds(missing: (disk: Disk) => Amount, options: CollectOptions): Promise<Collected> {
@@ -128,6 +161,8 @@ export class Collector {
       if (isNothing(missing(await diskOf(this.store.root)))) break;
       if (!(await this.#removeUnit(removal, log))) continue;
       removals.push(removal);
+      this.#totals.images += 1;
+      this.#totals.bytes += removal.frees.bytes;
       const facts = `${unitName(removal)}, last used ${ageText(removal.used)} ago, because ${why}`;
       log?.('info', `removed ${facts}: frees ${amountText(removal.frees)}`);
       onRemoved?.(removal);

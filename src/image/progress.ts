@@ -23,6 +23,8 @@ export interface LayerState {
   fetched: number;
   unpacked: number;
   entries: number;
+  /** Bytes that its files take on disk. Set if this job applied the layer. */
+  written?: number;
   timings?: ApplyTimings;
   /** Set if this job applied the layer. */
   timeline?: LayerTimeline;
@@ -61,13 +63,35 @@ export function stateOf(image: ResolvedImage, phase: LayerPhase): ImageState {
   };
 }
 
+/** Gets the progress of every layer that a call unpacks. Metrics are counted with it. */
+export interface LayerWatcher {
+  /** More of a layer is fetched, and more of its tar is read: numbers of bytes since the last call. */
+  progressed(fetched: number, unpacked: number): void;
+  /** The layer is applied, or it exists. */
+  settled(layer: LayerState): void;
+}
+
+export interface ObserveOptions {
+  readonly state: ImageState;
+  /** Gets the warnings of the layers. */
+  readonly warnings: string[];
+  /** Milliseconds since the job requested the image. */
+  readonly now: () => number;
+  readonly log?: Log | undefined;
+  readonly watcher?: LayerWatcher | undefined;
+}
+
 /** An observer that updates an image's state, records its timelines, and logs each layer once. */
-export function observe(state: ImageState, warnings: string[], now: () => number, log: Log | undefined): LayerObserver {
+export function observe({ state, warnings, now, log, watcher }: ObserveOptions): LayerObserver {
   const recorders = state.layers.map(() => new TimelineRecorder(now));
   const at = (index: number): LayerState => {
     const layer = state.layers[index];
     if (layer === undefined) throw new RangeError(`the image has no layer ${index}`);
     return layer;
+  };
+  const advance = (layer: LayerState, fetched: number, unpacked: number, entries: number): void => {
+    watcher?.progressed(growth(layer.fetched, fetched), growth(layer.unpacked, unpacked));
+    Object.assign(layer, { fetched, unpacked, entries });
   };
   const name = (index: number): string => `layer ${index + 1} of ${state.layers.length}`;
   return {
@@ -85,24 +109,28 @@ export function observe(state: ImageState, warnings: string[], now: () => number
           chainId: layer.chainId,
         });
       }
+      if (phase === 'existed' || phase === 'applied') watcher?.settled(layer);
     },
     progress(index, progress) {
       recorders[index]?.progress(progress);
       const { fetched, unpacked, entries } = progress;
-      Object.assign(at(index), { fetched, unpacked, entries });
+      advance(at(index), fetched, unpacked, entries);
     },
     done(index, diff) {
       recorders[index]?.done(diff);
-      Object.assign(at(index), {
-        fetched: diff.compressedBytes,
-        unpacked: diff.uncompressedBytes,
-        entries: diff.entries,
-        timings: diff.timings,
-      });
+      const layer = at(index);
+      advance(layer, diff.compressedBytes, diff.uncompressedBytes, diff.entries);
+      layer.written = diff.usage.bytes;
+      layer.timings = diff.timings;
       for (const warning of diff.warnings) {
         warnings.push(`${name(index)}: ${warning}`);
         log?.('warn', `${name(index)}: ${warning}`);
       }
     },
   };
+}
+
+/** A count begins again if the layers below were replaced, and the layer is written again. */
+function growth(before: number, now: number): number {
+  return now < before ? now : now - before;
 }

@@ -5,7 +5,7 @@ import type { LockWait } from '../rootfs/lock-waits.ts';
 import type { Owner } from '../snapshots/holder.ts';
 import type { Mount } from '../snapshots/snapshotter.ts';
 import type { SourceSpec } from '../source/source-spec.ts';
-import type { ImageState } from './progress.ts';
+import type { ImageState, LayerWatcher } from './progress.ts';
 import type { ImageRequest, ResolvedImage } from './request.ts';
 
 /** The interface of the unpacker, for the queue and the command line; `unpacker.ts` implements it. */
@@ -97,5 +97,6 @@ export interface UnpackOptions {
   readonly onBlocked?: ((wait: LockWait) => void) | undefined;
   /** Called once with the states of all images when they are resolved. The states change until the call settles. */
   readonly onResolved?: ((images: readonly ImageState[]) => void) | undefined;
+  readonly watcher?: LayerWatcher | undefined;
   readonly log?: Log | undefined;
 }

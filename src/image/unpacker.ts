@@ -53,7 +53,11 @@ export function createUnpacker(
   snapshotter: Store,
   settings: UnpackSettings,
   poolOptions: ApplyPoolOptions = {},
-): Unpacker & { readonly keeper: StoreKeeper; readonly collector: Collector } {
+): Unpacker & {
+  readonly keeper: StoreKeeper;
+  readonly collector: Collector;
+  readonly threads: Pick<ApplyPool, 'use'>;
+} {
   const pool = new ApplyPool(settings.threads, settings.apply, poolOptions);
   const locks = new ChainLocks(snapshotter.state);
   const storeSync = new StoreSync(snapshotsDirectory(snapshotter.root));
@@ -209,7 +213,10 @@ export function createUnpacker(
           waits,
           signal: call.signal,
           log: call.log,
-          observer: reservation.observing(image.layers, observe(state, warnings, now, call.log)),
+          observer: reservation.observing(
+            image.layers,
+            observe({ state, warnings, now, log: call.log, watcher: call.watcher }),
+          ),
           ...(call.labels === undefined ? {} : { labels: call.labels }),
           watch: () => storeSync.watch(),
         });
@@ -232,6 +239,7 @@ export function createUnpacker(
     lookUp,
     unpack,
     collector: room.collector,
+    threads: pool,
     keeper: {
       tidy: (log) => probe.tidy(log),
       check: (log) => probe.check(log),

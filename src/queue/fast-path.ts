@@ -7,6 +7,7 @@ import type { RunningJobs } from './job-runs.ts';
 import type { Logger } from './log.ts';
 import { imageOf, type ParsedJob } from './parse-payload.ts';
 import { imageResults, type WorkerFacts, warningsOf } from './result.ts';
+import type { WorkerObserver } from './worker-observer.ts';
 
 /** Time limit in milliseconds for the fast path: the interval between two writes of a job's progress. */
 export const FAST_PATH_LIMIT = 250;
@@ -21,6 +22,7 @@ export interface FastPathOptions {
   readonly cancelFlags: Pick<CancelFlags, 'isUnset'>;
   /** Sends the commands to Redis that follow in this turn of the event loop with one write. */
   readonly gatherWrites: () => void;
+  readonly observer?: WorkerObserver | undefined;
   readonly log: Logger;
 }
 
@@ -42,7 +44,7 @@ export type FastPathOutcome = { readonly result: UnpackResult } | { readonly loo
  * they would take longer than everything else (measured).
  */
 export function fastPath(options: FastPathOptions): (job: Job) => Promise<FastPathOutcome> {
-  const { unpacker, jobName, parse, facts, running, cancelFlags, gatherWrites, log } = options;
+  const { unpacker, jobName, parse, facts, running, cancelFlags, gatherWrites, observer, log } = options;
   /** Jobs for one image share the array of its layers, so they share these parts of the result, too. */
   const results = new WeakMap<readonly UnpackedImage[], Pick<UnpackResult, 'images' | 'warnings'>>();
 
@@ -75,6 +77,15 @@ export function fastPath(options: FastPathOptions): (job: Job) => Promise<FastPa
       attempts: 1,
       warnings: shared.warnings,
     };
+    observer?.runEnds?.({
+      end: { kind: 'existed' },
+      started,
+      ready: job.timestamp + (job.opts.delay ?? 0),
+      runStarted: started,
+      attempt: 1,
+      resolveMs: isTag ? result.durationMs : undefined,
+      images: existing,
+    });
     if (log.isLevelEnabled('info')) {
       log.info({ job: id, image: imageOf(data), durationMs: result.durationMs }, existedSentence(result));
     }

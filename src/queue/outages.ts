@@ -42,6 +42,7 @@ export class Outages {
   readonly #options: OutageOptions;
   readonly #first = Promise.withResolvers<never>();
   #down: { readonly since: number; kind: RedisDiagnosis['kind']; last: number; sentence: string } | undefined;
+  #begun = 0;
   #wasUp = false;
   #ready = 0;
   /** Unknown errors that have been logged, so that a repeated error is logged once. */
@@ -74,6 +75,11 @@ export class Outages {
    */
   get diagnosis(): string | undefined {
     return this.#down?.sentence;
+  }
+
+  /** The number of outages that have begun. */
+  get begun(): number {
+    return this.#begun;
   }
 
   /** Why Redis cannot be used; `undefined` if it answers within `timeout` milliseconds. */
@@ -131,6 +137,7 @@ export class Outages {
       return;
     }
     const now = Date.now();
+    if (known === undefined) this.#begun += 1;
     this.#down = { since: known?.since ?? now, kind: diagnosis.kind, last: now, sentence: diagnosis.sentence };
     if (!this.#wasUp && diagnosis.kind === 'misconfigured') {
       this.#first.reject(unavailable(settings, diagnosis.sentence));

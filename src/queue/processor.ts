@@ -1,6 +1,7 @@
 import { DelayedError, type Job, WaitingError } from 'bullmq';
 import type { Config } from '../config.ts';
 import { abortError, throwIfAborted, toUnpackError, UnpackError } from '../errors.ts';
+import type { ImageState } from '../image/progress.ts';
 import type { StoreKeeper, Unpacker } from '../image/unpack.ts';
 import type { LockWait } from '../rootfs/lock-waits.ts';
 import { durationText } from '../units.ts';
@@ -38,6 +39,7 @@ import {
 } from './retries.ts';
 import type { StoreGuard } from './store-guard.ts';
 import { after, endOrAbandon } from './time-limit.ts';
+import type { RunEnd, WorkerObserver } from './worker-observer.ts';
 
 export type ProcessorSettings = RetrySettings & Pick<Config, 'UNPACK_JOB' | 'UNPACK_JOB_TIMEOUT'>;
 
@@ -56,6 +58,7 @@ export interface ProcessorOptions {
   readonly cancelFlags: Pick<CancelFlags, 'isUnset' | 'reason' | 'clear'>;
   /** Sends the commands to Redis that follow in this turn of the event loop with one write. */
   readonly gatherWrites: () => void;
+  readonly observer?: WorkerObserver | undefined;
   readonly log: Logger;
 }
 
@@ -84,6 +87,15 @@ interface Attempt {
   readonly place: number;
   readonly timers: (() => void)[];
   readonly log: Logger;
+  /** What observers are told of this run when it ends. */
+  readonly observed: RunFacts;
+}
+
+interface RunFacts {
+  /** Milliseconds since 1970. */
+  readonly began: number;
+  resolveMs: number | undefined;
+  images: readonly ImageState[];
 }
 
 /**
@@ -98,7 +110,7 @@ interface Attempt {
  * Redis.
  */
 export function createProcessor(options: ProcessorOptions): (job: Job, token?: string) => Promise<UnpackResult> {
-  const { settings, facts, running, unpacker, keeper, guard, parked, cancelFlags } = options;
+  const { settings, facts, running, unpacker, keeper, guard, parked, cancelFlags, observer } = options;
   const parse = payloadParser(options.policy);
   const takeFastPath = fastPath({ ...options, parse, jobName: settings.UNPACK_JOB });
 
@@ -154,7 +166,20 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
       place: waited?.place ?? parked.nextPlace(),
       timers: [],
       log,
+      observed: { began: lookup?.since ?? Date.now(), resolveMs: undefined, images: [] },
     };
+  }
+
+  function ends({ job, started, number, observed }: Attempt, end: RunEnd): void {
+    observer?.runEnds?.({
+      end,
+      started,
+      ready: job.timestamp + (job.opts.delay ?? 0),
+      runStarted: observed.began,
+      attempt: number,
+      resolveMs: observed.resolveMs,
+      images: observed.images,
+    });
   }
 
   /** Aborts the run if the job has been cancelled. @throws errors of Redis */
@@ -181,10 +206,13 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
     startTimers(attempt, lookup);
 
     const found = await (lookup?.found ?? unpacker.lookUp(parsed, { signal, job: run.id }));
+    attempt.observed.resolveMs = performance.now() - found.began;
     await cancelChecked;
     throwIfAborted(signal);
     if (found.existing !== undefined && reporter.canStaySilent) {
       const result = resultOf(parsed.image, found.existing, facts, attempt);
+      attempt.observed.images = found.existing;
+      ends(attempt, { kind: 'existed' });
       if (log.isLevelEnabled('info')) log.info({ durationMs: result.durationMs }, existedSentence(result));
       return result;
     }
@@ -199,12 +227,17 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
         signal,
         owner: { worker: facts.worker.name, job: run.id },
         onBlocked: (wait) => run.abort(new LayerLocked(wait)),
-        onResolved: (states) => reporter.resolved(states),
+        onResolved: (states) => {
+          attempt.observed.images = states;
+          reporter.resolved(states);
+        },
+        watcher: observer?.layers,
         log: (level, sentence, fields) => reporter.line(level, sentence, fields),
       }),
     );
     if (isLockLost(signal)) throw abortError(signal);
     const result = resultOf(parsed.image, images, facts, attempt);
+    ends(attempt, { kind: isExisting(images, attempt.applied) ? 'existed' : 'completed' });
     await reporter.completed(result);
     await cancelFlags.clear(run.id);
     return result;
@@ -254,21 +287,23 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
       if (fault !== undefined && times <= MAX_STORE_FAULTS) return giveBackForStore(attempt, error, fault, times);
     }
     const { failure, isLast } = decideRetry(error, attempt, earlier?.failures ?? []);
+    ends(attempt, { kind: isLast ? 'failed' : 'retried', code: failure.code, layerIndex: failure.layerIndex });
     await reporter.failed(failure, isLast, error, error.code === 'STALLED' ? job.stalledCounter : undefined);
     if (isLast) await cancelFlags.clear(run.id);
     throw errorForBullMQ(failure, error);
   }
 
-  function abandon({ reporter, log }: Attempt): never {
+  function abandon(attempt: Attempt): never {
+    const { reporter, log } = attempt;
+    ends(attempt, { kind: 'given back', why: 'lock_lost' });
     reporter.abandon();
     log.warn('the lock on the job is lost, so this worker has stopped its work; another worker continues it');
     throw new WaitingError('lock lost');
   }
 
-  async function giveBackForShutdown(
-    { job, token, reporter, started, log }: Attempt,
-    error: UnpackError,
-  ): Promise<never> {
+  async function giveBackForShutdown(attempt: Attempt, error: UnpackError): Promise<never> {
+    const { job, token, reporter, started, log } = attempt;
+    ends(attempt, { kind: 'given back', why: 'shutting_down' });
     reporter.line('info', `given back after ${durationText(Date.now() - started)}: ${error.message}`);
     await reporter.givenBack();
     await job.moveToWait(token).catch((error) => log.warn({ err: error }, NOT_GIVEN_BACK));
@@ -278,6 +313,7 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
   /** Gives the job back because another process has locked a layer. The attempt does not count. */
   async function park(attempt: Attempt, wait: LockWait): Promise<never> {
     const { job, token, reporter, earlier, waited, started, place, log } = attempt;
+    ends(attempt, { kind: 'given back', why: 'layer_locked' });
     const facts = { wait, before: waited, started, place, limit: settings.UNPACK_JOB_TIMEOUT };
     const { waiting, delay } = nextWait(facts, Date.now());
     if (earlier !== undefined && waited !== undefined && isSameWait(waited, wait) && !reporter.hasApplied) {
@@ -304,6 +340,7 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
     storeFaults: number,
   ): Promise<never> {
     const { job, token, reporter, place, log } = attempt;
+    ends(attempt, { kind: 'given back', why: 'store_faulty' });
     const why = fault.message === error.message ? '' : `; the store cannot be written: ${fault.message}`;
     reporter.line(
       'warn',
@@ -319,6 +356,11 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
   async function giveBack(job: Job, token: string | undefined, place: ParkOptions, log: Logger): Promise<void> {
     await parked.park(job, token, place).catch((error) => log.warn({ err: error }, NOT_GIVEN_BACK));
   }
+}
+
+/** Whether all layers were in the store before this attempt. */
+function isExisting(images: readonly ImageState[], applied: readonly AppliedLayer[]): boolean {
+  return applied.length === 0 && images.every(({ layers }) => layers.every(({ phase }) => phase === 'existed'));
 }
 
 const NOT_GIVEN_BACK = 'the job could not be given back';

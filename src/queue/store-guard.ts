@@ -27,6 +27,7 @@ export class StoreGuard {
   readonly #options: StoreGuardOptions;
   readonly #closing = new AbortController();
   #fault: UnpackError | undefined;
+  #faults = 0;
   #last: Promise<unknown> = Promise.resolve();
 
   constructor(options: StoreGuardOptions) {
@@ -36,6 +37,11 @@ export class StoreGuard {
   /** Why the store cannot be written; `undefined` while it is sound. */
   get fault(): UnpackError | undefined {
     return this.#fault;
+  }
+
+  /** How often the store became faulty. */
+  get faults(): number {
+    return this.#faults;
   }
 
   /**
@@ -74,6 +80,7 @@ export class StoreGuard {
   #becomeFaulty(fault: UnpackError): void {
     const { log, onChange } = this.#options;
     this.#fault = fault;
+    this.#faults += 1;
     log.error({ code: fault.code }, `takes no more jobs until the store can be written: ${fault.message}`);
     onChange(false);
     this.#waitForStore().catch(() => {});

@@ -19,6 +19,7 @@ import { diagnoseRedisError } from './redis-diagnosis.ts';
 import type { WorkerFacts } from './result.ts';
 import { StoreGuard } from './store-guard.ts';
 import { after } from './time-limit.ts';
+import type { WorkerObserver } from './worker-observer.ts';
 import { type BullSettings, bullQueueOptions, bullWorkerOptions } from './worker-options.ts';
 
 export type WorkerSettings = BullSettings & ProcessorSettings & Pick<Config, 'UNPACK_GRACE'>;
@@ -30,7 +31,17 @@ export interface WorkerParts {
   readonly keeper?: StoreKeeper | undefined;
   readonly policy: SourcePolicy;
   readonly store: WorkerFacts['store'];
+  readonly observer?: WorkerObserver | undefined;
   readonly log: Logger;
+}
+
+export interface WorkerState {
+  /** Jobs that run. A job on the fast path is not counted. */
+  readonly jobs: number;
+  /** Maximum number of jobs at the same time. */
+  readonly slots: number;
+  /** `begun` counts the outages since the worker was made. */
+  readonly outages: Readonly<Record<'redis' | 'store', { readonly isNow: boolean; readonly begun: number }>>;
 }
 
 /** Milliseconds between two reads of the cancel flags, because messages are lost if the connection breaks. */
@@ -66,7 +77,7 @@ export class UnpackWorker {
   #cancelTimer: NodeJS.Timeout | undefined;
   #closing: Promise<void> | undefined;
 
-  constructor({ settings, unpacker, keeper, policy, store, log }: WorkerParts) {
+  constructor({ settings, unpacker, keeper, policy, store, observer, log }: WorkerParts) {
     this.#settings = settings;
     this.#log = log;
     this.#redis = patientConnection(settings);
@@ -95,10 +106,12 @@ export class UnpackWorker {
       running: this.#running,
       cancelFlags: this.#cancelFlags,
       gatherWrites: () => gatherWrites(this.#redis),
+      observer,
       log,
     });
     this.#worker = new BullWorker(settings.UNPACK_QUEUE, processor, bullWorkerOptions(settings, this.#redis));
     this.#worker.onLockLost = (id, token) => this.#running.lost(id, token);
+    if (observer !== undefined) this.#worker.on('stalled', () => observer.jobStalled?.());
     const parts: NodeJS.EventEmitter[] = [this.#queue, this.#cancelRequests, this.#worker];
     for (const part of parts) part.on('error', this.#outages.record);
   }
@@ -147,6 +160,18 @@ export class UnpackWorker {
   /** Why the store cannot be written, so that the worker takes no jobs; `undefined` if the store can be written. */
   get storeFault(): UnpackError | undefined {
     return this.#guard.fault;
+  }
+
+  /** What the worker does now, for metrics. */
+  get state(): WorkerState {
+    return {
+      jobs: this.#running.size,
+      slots: this.#settings.UNPACK_JOBS,
+      outages: {
+        redis: { isNow: this.#outages.diagnosis !== undefined, begun: this.#outages.begun },
+        store: { isNow: this.#guard.fault !== undefined, begun: this.#guard.faults },
+      },
+    };
   }
 
   /** Why the worker takes no jobs; `undefined` if it takes jobs and Redis answers within `timeout` milliseconds. */

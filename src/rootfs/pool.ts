@@ -16,6 +16,13 @@ export interface ApplyPoolOptions {
   readonly started?: ApplyThread | undefined;
 }
 
+/** What the threads of a process do now, in numbers of threads and layers. */
+export interface ThreadUse {
+  readonly threads: number;
+  readonly writing: number;
+  readonly waiting: number;
+}
+
 /** The pool of apply threads, which the layers of all images of this process share. */
 export class ApplyPool {
   readonly #settings: ApplySettings;
@@ -37,6 +44,11 @@ export class ApplyPool {
     this.#resident = resident;
     if (started !== undefined) this.#release(this.#own(started));
     while (resident && this.#threads.size < threads) this.#release(this.#own(new ApplyThread()));
+  }
+
+  /** How many threads there can be, how many write a layer, and how many layers wait for one. */
+  get use(): ThreadUse {
+    return this.#slots.use;
   }
 
   /**
@@ -133,11 +145,17 @@ interface Waiter extends Turn {
  * for earlier jobs only.
  */
 export class Slots {
+  private readonly count: number;
   private free: number;
   private readonly waiting: Waiter[] = [];
 
   constructor(count: number) {
+    this.count = count;
     this.free = count;
+  }
+
+  get use(): ThreadUse {
+    return { threads: this.count, writing: this.count - this.free, waiting: this.waiting.length };
   }
 
   /**

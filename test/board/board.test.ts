@@ -81,7 +81,7 @@ test('the page, the queue and the metrics are served', async () => {
   const queues = JSON.parse((await get(`${url}/api/queues`)).text);
   assert.equal(queues.queues[0].counts.waiting, 1);
   const metrics = await get(`${url}/metrics`);
-  assert.match(metrics.text, new RegExp(`bullmq_job_count\\{queue="${settings.UNPACK_QUEUE}", state="waiting"\\} 1`));
+  assert.match(metrics.text, /^unpackd_queue_jobs\{state="waiting"\} 1$/m);
 });
 
 test('with a user, everything except the probes needs the password', async () => {

@@ -7,6 +7,7 @@ import type { Payload } from '../../src/queue/formats.ts';
 import { createLog } from '../../src/queue/log.ts';
 import { UnpackQueue } from '../../src/queue/producer.ts';
 import { UnpackWorker } from '../../src/queue/worker.ts';
+import type { WorkerObserver } from '../../src/queue/worker-observer.ts';
 import { type Script, type ScriptedStore, scriptedKeeper, scriptedUnpacker } from './scripted-unpacker.ts';
 
 /** A real Redis, and everything that tests open on it. All of it is closed after the tests of the file. */
@@ -15,7 +16,7 @@ export interface QueueFixture {
   /** Settings with a short backoff and grace time. Each call has a queue of its own. */
   settings(overrides?: Record<string, string>): Config;
   producer(settings: Config, timeout?: number): UnpackQueue;
-  worker(settings: Config, script: Script, store?: ScriptedStore): Promise<TestWorker>;
+  worker(settings: Config, script: Script, store?: ScriptedStore, observer?: WorkerObserver): Promise<TestWorker>;
   /** A queue of BullMQ, for jobs that UnpackQueue would not add. */
   bull(settings: Config): Queue;
   /** Closes after the tests what a test has opened. */
@@ -49,7 +50,7 @@ export function queueFixture(options: LocalRedisOptions = {}): QueueFixture {
       closing.push(() => producer.close());
       return producer;
     },
-    async worker(settings, script, store) {
+    async worker(settings, script, store, observer) {
       const log: Record<string, unknown>[] = [];
       const worker = new UnpackWorker({
         settings,
@@ -57,6 +58,7 @@ export function queueFixture(options: LocalRedisOptions = {}): QueueFixture {
         keeper: store?.keeper && scriptedKeeper(store.keeper),
         policy: { connection: CONNECTION, buckets: settings.UNPACK_BUCKETS },
         store: { root: '/store', snapshotter: 'overlay' },
+        observer,
         log: createLog(settings, { write: (line) => log.push(JSON.parse(line)) }),
       });
       closing.push(() => worker.close());

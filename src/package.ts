@@ -6,8 +6,8 @@ import { join } from 'node:path';
 /** Whether this code runs from `dist` (`npm run build`) and not from the source. */
 export const built: boolean = !import.meta.filename.endsWith('.ts');
 
-/** The folder that contains package.json. It is two levels above `src/cli`, and three levels above `dist/src/cli`. */
-export const packageRoot: string = join(import.meta.dirname, built ? '../../..' : '../..');
+/** The folder that contains package.json. It is one level above `src`, and two levels above `dist/src`. */
+export const packageRoot: string = join(import.meta.dirname, built ? '../..' : '..');
 
 /** The version in package.json. */
 export const version: string = (() => {

@@ -1,0 +1,171 @@
+import { Counter, Gauge, type Registry } from 'prom-client';
+import type { CollectionTotals } from '../collector/collector.ts';
+import type { WorkerState } from '../queue/worker.ts';
+import type { WorkerObserver } from '../queue/worker-observer.ts';
+import type { ThreadUse } from '../rootfs/pool.ts';
+import type { Store } from '../snapshots/store.ts';
+import { diskOf } from '../system/space.ts';
+import { jobMetrics } from './job-metrics.ts';
+import { MetricsPage } from './metrics-page.ts';
+
+/** What the metrics of a worker are read from when Prometheus asks. */
+export interface WorkerSources {
+  readonly worker: { readonly state: WorkerState };
+  readonly threads: { readonly use: ThreadUse };
+  readonly collector: { readonly totals: CollectionTotals };
+  readonly store: Pick<Store, 'root' | 'images'>;
+}
+
+/** Milliseconds for which a number of images is shown again, because a large store takes 40 ms to list them. */
+const IMAGES_LIFE = 30_000;
+
+/** The metrics of a worker process. */
+export interface WorkerMetrics {
+  readonly page: MetricsPage;
+  /** Counts jobs and layers. */
+  readonly jobs: WorkerObserver;
+  /** Adds what the worker does, and the state of its store. Call it once, when the store is open. */
+  watch(sources: WorkerSources): void;
+}
+
+/** Makes the page of a worker. Until `watch` is called, it has the process and the jobs. */
+export function startWorkerMetrics(): WorkerMetrics {
+  const page = new MetricsPage('worker');
+  return {
+    page,
+    jobs: jobMetrics(page.registry),
+    watch({ worker, threads, collector, store }) {
+      addSlots(page.registry, worker, threads);
+      addOutages(page.registry, worker);
+      addCollections(page.registry, collector);
+      addDisk(page, store.root);
+      addImages(page, store);
+    },
+  };
+}
+
+function addSlots(registry: Registry, worker: WorkerSources['worker'], threads: WorkerSources['threads']): void {
+  gauge(registry, 'unpackd_job_slots', 'Maximum number of jobs at the same time (UNPACK_JOBS).', () => {
+    return worker.state.slots;
+  });
+  gauge(registry, 'unpackd_job_slots_used', 'Jobs that run now.', () => worker.state.jobs);
+  gauge(registry, 'unpackd_apply_threads', 'Maximum number of layers that are written at the same time.', () => {
+    return threads.use.threads;
+  });
+  gauge(registry, 'unpackd_apply_threads_used', 'Layers that are written now.', () => threads.use.writing);
+  gauge(registry, 'unpackd_layers_waiting', 'Layers that wait for a thread now.', () => threads.use.waiting);
+}
+
+function addOutages(registry: Registry, worker: WorkerSources['worker']): void {
+  const services = ['redis', 'store'] as const;
+  new Gauge({
+    name: 'unpackd_outage',
+    help: 'Whether this worker takes no jobs because of an outage: 1 or 0. store: it cannot be written.',
+    labelNames: ['service'],
+    registers: [registry],
+    collect() {
+      for (const service of services) this.set({ service }, worker.state.outages[service].isNow ? 1 : 0);
+    },
+  });
+  new Counter({
+    name: 'unpackd_outages_total',
+    help: 'Outages that have begun since this worker started.',
+    labelNames: ['service'],
+    registers: [registry],
+    collect() {
+      this.reset();
+      for (const service of services) this.inc({ service }, worker.state.outages[service].begun);
+    },
+  });
+}
+
+function addCollections(registry: Registry, collector: WorkerSources['collector']): void {
+  new Counter({
+    name: 'unpackd_collections_total',
+    help: 'Collections that removed images. short: less could be freed than was wanted.',
+    labelNames: ['outcome'],
+    registers: [registry],
+    collect() {
+      this.reset();
+      for (const [outcome, number] of Object.entries(collector.totals.collections)) this.inc({ outcome }, number);
+    },
+  });
+  counter(registry, 'unpackd_collected_images_total', 'Images that collections removed.', () => {
+    return collector.totals.images;
+  });
+  counter(registry, 'unpackd_collected_bytes_total', 'Bytes that the removed images took on disk.', () => {
+    return collector.totals.bytes;
+  });
+  counter(registry, 'unpackd_collection_seconds_total', 'Time that collections took.', () => collector.totals.seconds);
+}
+
+function addDisk(page: MetricsPage, root: string): void {
+  const registers = [page.registry];
+  const of = (name: string, help: string) => new Gauge({ name: `unpackd_store_${name}`, help, registers });
+  const freeBytes = of('free_bytes', 'Free space of the disk of the store, without what is reserved for root.');
+  const bytes = of('size_bytes', 'Size of the disk of the store, without what is reserved for root.');
+  const freeInodes = of('free_inodes', 'Free inodes of the disk of the store. Absent if it has no fixed number.');
+  const inodes = of('inodes', 'Inodes of the disk of the store. Absent if it has no fixed number.');
+  page.add({
+    name: 'disk',
+    async read() {
+      const disk = await diskOf(root);
+      freeBytes.set(disk.bytes);
+      bytes.set(disk.totalBytes);
+      if (disk.inodes === undefined || disk.totalInodes === undefined) return;
+      freeInodes.set(disk.inodes);
+      inodes.set(disk.totalInodes);
+    },
+    clear() {
+      for (const one of [freeBytes, bytes, freeInodes, inodes]) one.remove();
+    },
+  });
+  for (const one of [freeBytes, bytes, freeInodes, inodes]) one.remove();
+}
+
+function addImages(page: MetricsPage, store: Pick<Store, 'images'>): void {
+  const images = new Gauge({
+    name: 'unpackd_store_images',
+    help: 'Images in the store. Read at most every 30 seconds.',
+    registers: [page.registry],
+  });
+  let read = Number.NEGATIVE_INFINITY;
+  page.add({
+    name: 'images',
+    async read() {
+      if (performance.now() - read < IMAGES_LIFE) return;
+      images.set((await store.images()).length);
+      read = performance.now();
+    },
+    clear() {
+      images.remove();
+      read = Number.NEGATIVE_INFINITY;
+    },
+  });
+  images.remove();
+}
+
+/** A gauge whose value is read at each scrape. */
+function gauge(registry: Registry, name: string, help: string, value: () => number): void {
+  new Gauge({
+    name,
+    help,
+    registers: [registry],
+    collect() {
+      this.set(value());
+    },
+  });
+}
+
+/** A counter whose value somebody else counts. */
+function counter(registry: Registry, name: string, help: string, value: () => number): void {
+  new Counter({
+    name,
+    help,
+    registers: [registry],
+    collect() {
+      this.reset();
+      this.inc(value());
+    },
+  });
+}
