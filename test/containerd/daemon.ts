@@ -109,7 +109,7 @@ export class Daemon {
   readonly directory: string;
   readonly socket: string;
   readonly #program: string;
-  readonly #machine: Machine | undefined;
+  #machine: Machine | undefined;
   readonly #clients = new Map<string, ContainerdClient>();
   #child: ChildProcess | undefined;
   #log = '';
@@ -195,6 +195,20 @@ export class Daemon {
   async kill(): Promise<void> {
     if (this.#child !== undefined) await endChild(this.#child);
     this.#child = undefined;
+  }
+
+  /** It and its containers end at once, with all that is in /run, as in a power cut. */
+  async powerOff(): Promise<void> {
+    await this.kill();
+    await this.#machine?.end();
+  }
+
+  /** Starts it again after `powerOff`, on a machine that has just started. */
+  async boot(): Promise<void> {
+    rmSync(join(this.directory, 'state'), { recursive: true, force: true });
+    rmSync(this.socket, { force: true });
+    if (this.#machine !== undefined) this.#machine = await startMachine();
+    await this.start();
   }
 
   /** Ends it by SIGTERM, as systemd does, and starts it again. Its containers go on. */

@@ -37,6 +37,39 @@ export interface Manner {
   readonly elsewhere?: boolean;
 }
 
+/** Starts a process that unpacks these tags of a layout, and waits until it runs. */
+export async function startFilling(
+  root: string,
+  type: StoreType,
+  layout: string,
+  manner: Manner,
+  tags: readonly string[],
+): Promise<Filling> {
+  const { durable, syncAfter = 0, elsewhere = false } = manner;
+  const command = [process.execPath, UNPACKING, root, type, layout, String(durable), String(syncAfter), ...tags];
+  const [program = '', ...args] = elsewhere ? ['unshare', '-m', ...command] : command;
+  const child = startChild(program, args, { stdio: ['ignore', 'pipe', 'ignore'] });
+  const reported = new Map<string, boolean>();
+  const ended = once(child, 'close');
+  let rest = '';
+  child.stdout?.setEncoding('utf8').on('data', (text: string) => {
+    const lines = (rest + text).split('\n');
+    rest = lines.pop() ?? '';
+    for (const line of lines) {
+      const [tag = '', isDurable] = line.split(' ');
+      if (isDurable !== undefined) reported.set(tag, isDurable === 'true');
+    }
+  });
+  if (child.stdout !== null) await Promise.race([once(child.stdout, 'data'), ended]);
+  return {
+    pid: child.pid ?? assert.fail('it has not started'),
+    reported,
+    ended,
+    kill: () => void child.kill('SIGKILL'),
+    [Symbol.asyncDispose]: () => child[Symbol.asyncDispose](),
+  };
+}
+
 /** Images, the trees that they must become, and the checks of a store after a kill or a power cut. */
 export class Images {
   readonly tags: readonly string[];
@@ -71,31 +104,9 @@ export class Images {
     return new Images(layout, images, trees, performance.now() - began);
   }
 
-  /** Starts a process that unpacks these tags, and waits until it runs. */
-  async fill(root: string, type: StoreType, manner: Manner, tags: readonly string[]): Promise<Filling> {
-    const { durable, syncAfter = 0, elsewhere = false } = manner;
-    const command = [process.execPath, UNPACKING, root, type, this.layout, String(durable), String(syncAfter), ...tags];
-    const [program = '', ...args] = elsewhere ? ['unshare', '-m', ...command] : command;
-    const child = startChild(program, args, { stdio: ['ignore', 'pipe', 'ignore'] });
-    const reported = new Map<string, boolean>();
-    const ended = once(child, 'close');
-    let rest = '';
-    child.stdout?.setEncoding('utf8').on('data', (text: string) => {
-      const lines = (rest + text).split('\n');
-      rest = lines.pop() ?? '';
-      for (const line of lines) {
-        const [tag = '', isDurable] = line.split(' ');
-        if (isDurable !== undefined) reported.set(tag, isDurable === 'true');
-      }
-    });
-    if (child.stdout !== null) await Promise.race([once(child.stdout, 'data'), ended]);
-    return {
-      pid: child.pid ?? assert.fail('it has not started'),
-      reported,
-      ended,
-      kill: () => void child.kill('SIGKILL'),
-      [Symbol.asyncDispose]: () => child[Symbol.asyncDispose](),
-    };
+  /** As `startFilling`, of these images. */
+  fill(root: string, type: StoreType, manner: Manner, tags: readonly string[]): Promise<Filling> {
+    return startFilling(root, type, this.layout, manner, tags);
   }
 
   /** Waits for a random moment while a process runs. */

@@ -14,6 +14,7 @@ describe('npm run prove', () => {
     assert.equal(status, 0);
     for (const name of [
       'power-cuts',
+      'served-power-cuts',
       'kills',
       'random-images',
       'schedules',

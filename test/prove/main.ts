@@ -14,6 +14,7 @@ import type { Proof, Run, Trials } from './proof.ts';
  */
 const NAMES = [
   'power-cuts',
+  'served-power-cuts',
   'kills',
   'random-images',
   'schedules',
