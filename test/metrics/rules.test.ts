@@ -1,0 +1,35 @@
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { runChild } from '../support/child.ts';
+import { skipWithout } from '../support/present.ts';
+
+const root = join(import.meta.dirname, '../..');
+const read = (path: string): string => readFileSync(join(root, path), 'utf8');
+const alerts = [...read('deploy/prometheus/unpackd.rules.yml').matchAll(/- alert: (\w+)/g)].map(
+  ([, name = '']) => name,
+);
+const skip = skipWithout('promtool');
+
+for (const [command, file] of [
+  ['check', 'unpackd.rules.yml'],
+  ['test', 'unpackd.rules.test.yml'],
+] as const) {
+  test(`promtool ${command} rules ${file}`, { skip }, () => {
+    const { status, stdout, stderr } = runChild('promtool', [command, 'rules', join(root, 'deploy/prometheus', file)]);
+    assert.equal(status, 0, `${stdout}${stderr}`);
+  });
+}
+
+test('every alert fires in a test of promtool', () => {
+  const tested = read('deploy/prometheus/unpackd.rules.test.yml').matchAll(
+    /alertname: (\w+)\n.*eval_time: \w+\n\s+exp_alerts/g,
+  );
+  assert.deepEqual([...new Set([...tested].map(([, name = '']) => name))].sort(), [...alerts].sort());
+});
+
+test('docs/operations.md says what to do about every alert, and about no other', () => {
+  const rows = read('docs/operations.md').matchAll(/^\| `(Unpackd\w+)` \|.*\|.*\|$/gm);
+  assert.deepEqual([...rows].map(([, name = '']) => name).sort(), [...alerts].sort());
+});
