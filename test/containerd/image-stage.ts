@@ -3,6 +3,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ContainerdClient } from '../../src/grpc/client.ts';
 import { isGrpcError } from '../../src/grpc/errors.ts';
+import type { Labels } from '../../src/grpc/services.ts';
 import { chainIds } from '../../src/oci/digest.ts';
 import { hostPlatform } from '../../src/oci/platform.ts';
 import { ContainerdImages } from '../../src/snapshots/containerd/images.ts';
@@ -31,6 +32,11 @@ export class ImageStage {
   constructor(daemon: Daemon) {
     this.daemon = daemon;
     this.client = daemon.client('k8s.io');
+    this.images = this.imagesWith(this.client);
+  }
+
+  /** The records with another client of the same containerd. */
+  imagesWith(client: ContainerdClient): ContainerdImages {
     const views = {
       extraction: EXTRACTION,
       viewMounts: async (key: string) => {
@@ -38,7 +44,7 @@ export class ImageStage {
         return [];
       },
     };
-    this.images = new ContainerdImages(this.client, SNAPSHOTTER, views, (calls) => this.underLease(calls));
+    return new ContainerdImages(client, SNAPSHOTTER, views, (calls) => this.underLease(calls));
   }
 
   async underLease<T>(calls: (lease: string) => Promise<T>): Promise<T> {
@@ -82,6 +88,18 @@ export class ImageStage {
     return this.withLayers(image, () =>
       this.images.recordImage(newImage(reference, image, more), new Map([...documentsOf(image), ...documents])),
     );
+  }
+
+  /** The labels of an image; `undefined` if it is not there. */
+  async labels(name: string): Promise<Labels | undefined> {
+    return (await this.client.images.List({ filters: [`name==${JSON.stringify(name)}`] })).images[0]?.labels;
+  }
+
+  /** Sets labels of an image, as another program. An empty value removes one. */
+  async setLabels(name: string, labels: Labels): Promise<void> {
+    const { image } = await this.client.images.Get({ name });
+    const paths = Object.keys(labels).map((key) => `labels.${key}`);
+    await this.client.images.Update({ image: { name, target: image?.target ?? null, labels }, updateMask: { paths } });
   }
 
   /** The digest to which a name leads. */

@@ -21,7 +21,14 @@ export interface Moment {
 }
 
 /** Calls that change nothing. */
-const READS = new Set(['Snapshots/Stat', 'Snapshots/List', 'Snapshots/Usage', 'Introspection/Plugins', 'Content/Info']);
+const READS = new Set([
+  'Snapshots/Stat',
+  'Snapshots/List',
+  'Snapshots/Usage',
+  'Introspection/Plugins',
+  'Content/Info',
+  'Images/List',
+]);
 
 /**
  * The moments of a job that differ. A call that changes nothing leaves containerd as it is, so before and after it are the same

@@ -1,9 +1,9 @@
-import type { WireImage, WireSnapshot } from '../../grpc/services.ts';
+import type { WireSnapshot } from '../../grpc/services.ts';
 import { ImageSizes } from '../image-sizes.ts';
 import type { ImageListing, ImageRecord } from '../images.ts';
 import { EXTRACTION, type Usage } from '../snapshotter.ts';
-import { readLabels, recordOf, validLabels } from './image-labels.ts';
-import { isPinned } from './named-images.ts';
+import { readLabels, recordOf } from './image-labels.ts';
+import type { RecordedImage } from './recorded-images.ts';
 import { kindOf } from './wire.ts';
 
 /** The list of the images that this program has recorded in containerd, with their sizes. `images.ts` is the only user. */
@@ -16,7 +16,7 @@ const PARALLEL = 16;
  * @param usageOf of a committed snapshot, which containerd has measured at the commit; `undefined` if it is gone
  */
 export async function listImages(
-  images: readonly WireImage[],
+  images: readonly RecordedImage[],
   snapshots: readonly WireSnapshot[],
   extraction: string,
   usageOf: (name: string) => Promise<Usage | undefined>,
@@ -47,18 +47,17 @@ export async function listImages(
     .sort((a, b) => compare(a.reference, b.reference) || compare(a.platform, b.platform));
 }
 
-/** One record for each platform of an image. A record that stands beside that of a tag is left out. */
-function imageRecords(images: readonly WireImage[]): ImageRecord[] {
-  const found = images.flatMap((image) =>
-    [...validLabels(image)].map(([platform, label]) => {
-      const record = recordOf(image.name, platform, label, isPinned(image));
-      return { record, beside: label.beside === true };
-    }),
-  );
+/** Leaves out a record that stands beside that of a tag, unless it has a pin of its own. */
+function imageRecords(images: readonly RecordedImage[]): ImageRecord[] {
   const key = ({ reference, platform, manifestDigest }: ImageRecord) =>
     [repositoryOf(reference), platform, manifestDigest].join(' ');
-  const tagged = new Set(found.flatMap(({ record, beside }) => (beside ? [] : key(record))));
-  return found.filter(({ record, beside }) => !beside || !tagged.has(key(record))).map(({ record }) => record);
+  const tagged = new Map<string, ImageRecord>();
+  for (const { record, label } of images) if (label.beside !== true) tagged.set(key(record), record);
+  const isShown = ({ record, label }: RecordedImage) => {
+    const tag = tagged.get(key(record));
+    return label.beside !== true || tag === undefined || (record.pinned && !tag.pinned);
+  };
+  return images.filter(isShown).map(({ record }) => record);
 }
 
 function layerRecords(snapshots: readonly WireSnapshot[]): ImageRecord[] {

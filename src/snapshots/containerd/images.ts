@@ -1,17 +1,33 @@
 import type { ContainerdClient } from '../../grpc/client.ts';
 import { undefinedIfNotFound } from '../../grpc/errors.ts';
-import type { WireDescriptor, WireImage, WireSnapshot } from '../../grpc/services.ts';
-import { findImageName, formatImageName, fullNameOf, parseImageName } from '../../oci/image-name.ts';
+import type { Labels, WireDescriptor, WireImage, WireSnapshot } from '../../grpc/services.ts';
+import { formatImageName, fullNameOf, parseImageName } from '../../oci/image-name.ts';
 import type { ImageDigests, ImageListing, ImageRecord, ImageRecords, KnownImage, NewImage } from '../images.ts';
 import { NOTHING_TO_MOUNT } from '../layout.ts';
 import { isSnapshotError, type Mount, SnapshotError, type Snapshotter, type Usage } from '../snapshotter.ts';
 import { Documents } from './content.ts';
-import { type ImageLabel, labelText, newLabel, platformKey, recordOf, validLabels } from './image-labels.ts';
+import {
+  type ImageLabel,
+  LABEL_PINNED,
+  labelOnId,
+  labelsOnId,
+  labelText,
+  leadsTo,
+  nameKey,
+  newLabel,
+  platformKey,
+  recordOf,
+  validLabels,
+} from './image-labels.ts';
 import { listImages } from './image-listing.ts';
-import { digestName, isId, type Names, namesIn } from './image-names.ts';
+import { type Names, namesIn } from './image-names.ts';
+import { pinName, unpinName, unpinOnId } from './image-pins.ts';
+import { removeNames } from './image-removal.ts';
 import { type LayerRecord, LayerRecords, labelOf } from './layer-records.ts';
 import { collect } from './leases.ts';
-import { isPinned, NamedImages } from './named-images.ts';
+import { NamedImages } from './named-images.ts';
+import { isOwnPin, OWN_PIN, pinOf, pinOfId } from './pin-labels.ts';
+import { type RecordedImage, recordedImages } from './recorded-images.ts';
 import { dateOf, LABEL_IMAGE } from './wire.ts';
 
 /** Runs calls under a lease of containerd, whose ID it gets, and ends the lease. */
@@ -29,7 +45,8 @@ export type SnapshotViews = Pick<Snapshotter, 'viewMounts' | 'extraction'>;
  *
  * The arrows are targets and labels, by which containerd's collection finds what an image keeps. All is made from right to left
  * under a lease, so a crash leaves nothing that a collection does not take. What only this program knows is in labels of the
- * images (image-labels.ts). Explicit layers have no image: their record is on the top snapshot (layer-records.ts).
+ * images (image-labels.ts), on the name and on the ID, because a pull of the name takes its labels away (recorded-images.ts).
+ * Explicit layers have no image: their record is on the top snapshot (layer-records.ts).
  *
  * A pull, or a removal by somebody else, can change all of it at any time. `lookUpImage` then finds no whole record, and the
  * next job makes it again.
@@ -97,7 +114,7 @@ export class ContainerdImages implements ImageRecords {
   }
 
   async images(): Promise<ImageListing[]> {
-    const images = await this.#images.recorded();
+    const images = recordedImages(await this.#images.all());
     const snapshots: WireSnapshot[] = [];
     const all = this.#client.snapshots.List({ snapshotter: this.#snapshotter });
     for await (const { info } of all) snapshots.push(...info);
@@ -116,10 +133,10 @@ export class ContainerdImages implements ImageRecords {
     if (found.others.length > 0) {
       throw new SnapshotError(
         'FailedPrecondition',
-        `image ${found.name} is there for ${found.others.join(', ')} too, and containerd removes an image for all its platforms: leave out the platform`,
+        `image ${found.name} is there for ${found.others.map(({ record }) => record.platform).join(', ')} too, and containerd removes an image for all its platforms: leave out the platform`,
       );
     }
-    if (found.image !== undefined) await this.#removeNames(found.image, found.records);
+    await removeNames(this.#images, found.name, found.images);
     for (const layers of found.layers) await this.#layers.remove(found.name, layers);
     await collect(this.#client);
     return [...found.records];
@@ -127,9 +144,22 @@ export class ContainerdImages implements ImageRecords {
 
   async pinImage(reference: string, platform: string | undefined, pinned: boolean): Promise<ImageRecord[]> {
     const found = await this.#find(reference, platform);
-    if (found.image !== undefined) await this.#images.pin(found.image, pinned);
+    // a name has one pin for all its platforms
+    if (found.images.length > 0) await (pinned ? pinName : unpinName)(this.#images, [...found.images, ...found.others]);
     for (const layers of found.layers) await this.#layers.pin(found.name, layers, pinned);
+    if (!pinned && found.images.length > 0) await this.#checkUnpinned(reference, platform);
     return found.records.map((record) => ({ ...record, pinned }));
+  }
+
+  /** @throws FailedPrecondition if another program has pinned an image */
+  async #checkUnpinned(reference: string, platform: string | undefined): Promise<void> {
+    const { name, images } = await this.#find(reference, platform);
+    const pinned = images.find(({ record }) => record.pinned);
+    if (pinned === undefined) return;
+    throw new SnapshotError(
+      'FailedPrecondition',
+      `image ${name} is no longer pinned by unpackd, but another program has pinned it: if nobody needs that pin, remove the label ${LABEL_PINNED} from ${name} and from ${pinned.record.configDigest} with "ctr images label"`,
+    );
   }
 
   /** Keeps the top snapshot of an image, and looks then whether it is there. @throws NotFound; GrpcError */
@@ -172,23 +202,68 @@ export class ContainerdImages implements ImageRecords {
     }
     const platform = platformKey(image.platform);
     const key = `${LABEL_IMAGE}${platform}`;
-    const put = (name: string, change: (label: ImageLabel, earlier?: ImageLabel) => ImageLabel) =>
-      this.#images.put(name, top, NEVER, (there) => {
-        const earlier = there && validLabels(there).get(platform);
-        return { [key]: labelText(key, change(newLabel(image, times, earlier), earlier)) };
-      });
+    const idKey = nameKey(first);
+    const found = await this.#nameOnIds(first);
+    const { pinned } = found;
+    const labelOf = (there?: WireImage, onId?: ImageLabel) =>
+      newLabel(image, times, (there && validLabels(there).get(platform)) ?? onId);
+    const put = (name: string, labelsOf: (there?: WireImage) => Labels) =>
+      this.#images.put(name, top, NEVER, (there) => labelsOf(there));
     // the name that people use comes last, because it is looked up first
+    let isNamedByJob = false;
     await this.#images.put(
       id,
       manifest,
       (there) => descriptors.has(there),
-      () => ({}),
+      (there) => {
+        const onId = there === undefined ? [] : [...labelsOnId(there).values()];
+        isNamedByJob = onId.some(({ name, beside }) => name === byDigest && beside !== true);
+        const earlier = onId.find(({ name }) => name === first);
+        const label = labelOf(found.named, earlier);
+        const labels = { [idKey]: labelText(idKey, labelOnId(label, first, image.platform, pinned)) };
+        return { ...labels, ...pinOfId({ name: id, labels: { ...there?.labels, ...labels } }) };
+      },
     );
     if (byDigest !== undefined) {
-      // unless a job has named it, it goes with the tag
-      await put(byDigest, (label, earlier) => ({ ...label, beside: earlier === undefined || earlier.beside === true }));
+      await put(byDigest, (there) => {
+        const earlier = there && validLabels(there).get(platform);
+        // unless a job has named it, it goes with the tag
+        const beside = !isNamedByJob && (earlier === undefined || earlier.beside === true);
+        return { [key]: labelText(key, { ...labelOf(there), name: byDigest, beside }) };
+      });
     }
-    await put(first, (label) => label);
+    await put(first, (there) => {
+      const label = labelText(key, { ...labelOf(there, found.onIds.get(id)), name: first });
+      return { [key]: label, ...(pinned ? pinOf(there) : {}) };
+    });
+    if (pinned) await this.#unpinMoved(first);
+  }
+
+  /**
+   * What there is of a name, before it is recorded. The pin stays with the name, also if the name now leads elsewhere.
+   * @returns the name if it is there, and its labels on IDs by the ID
+   */
+  async #nameOnIds(name: string): Promise<NameOnIds> {
+    const images = await this.#images.withIds(name);
+    const named = images.find((image) => image.name === name);
+    const onIds = new Map<string, ImageLabel>();
+    for (const image of images) {
+      const label = [...labelsOnId(image).values()].find((one) => one.name === name);
+      if (label !== undefined) onIds.set(image.name, label);
+    }
+    const isPinnedByUs = named !== undefined && isOwnPin(named, onIds.size > 0);
+    // before an ID has a label of the name: afterwards, nobody could tell whose pin it is
+    if (isPinnedByUs) await this.#images.change(name, () => OWN_PIN);
+    return { named, onIds, pinned: isPinnedByUs || [...onIds.values()].some(({ pinned }) => pinned === true) };
+  }
+
+  /** Takes the pin of a name from the IDs to which the name does not lead any more. */
+  async #unpinMoved(name: string): Promise<void> {
+    const { named, onIds } = await this.#nameOnIds(name);
+    for (const [id, label] of onIds) {
+      const isMoved = named !== undefined && !leadsTo(named, label);
+      if (isMoved && label.pinned === true) await unpinOnId(this.#images, id, name);
+    }
   }
 
   /** What is recorded of an image in containerd, if nothing of the record is missing. */
@@ -206,9 +281,11 @@ export class ContainerdImages implements ImageRecords {
     // the ID may lead to another manifest with the same config
     if (named === undefined || ident === undefined || !leads(named)) return undefined;
     if (byDigest !== undefined && !leads(beside)) return undefined;
+    const isSame = (label: ImageLabel | undefined) =>
+      label?.manifest === manifestDigest && label.chain === chainId && label.config === configDigest;
     const label = validLabels(named).get(platformKey(platform));
-    const isSame = label?.manifest === manifestDigest && label.chain === chainId && label.config === configDigest;
-    return isSame && documents.every((there) => there) ? label : undefined;
+    const onId = [...labelsOnId(ident).values()].find((one) => one.name === first);
+    return isSame(label) && isSame(onId) && documents.every((there) => there) ? label : undefined;
   }
 
   async #layerLabel({ reference, chainId }: ImageDigests): Promise<ImageLabel | undefined> {
@@ -220,56 +297,18 @@ export class ContainerdImages implements ImageRecords {
   async #find(reference: string, platform: string | undefined): Promise<Found> {
     const isWanted = (record: ImageRecord) => platform === undefined || record.platform === platform;
     const name = fullNameOf(reference) ?? '';
-    const image = name === '' ? undefined : await this.#images.get(name);
-    const all = image === undefined ? [] : recordsOf(image);
-    const ofImage = all.filter(isWanted);
+    const all =
+      name === '' ? [] : recordedImages(await this.#images.all()).filter((one) => one.record.reference === name);
+    const images = all.filter(({ record }) => isWanted(record));
     const named = name === '' ? [] : await this.#layers.named(name);
     const layers = named.filter(({ label }) => isWanted(recordOf(name, '', label)));
-    const records = [...ofImage, ...layers.map(({ label }) => recordOf(name, '', label))];
+    const records = [...images.map(({ record }) => record), ...layers.map(({ label }) => recordOf(name, '', label))];
     if (records.length === 0) {
       const which = platform === undefined ? '' : ` for ${platform === '' ? 'no platform' : platform}`;
       throw new SnapshotError('NotFound', `the store has no image ${reference}${which}`);
     }
-    const others = ofImage.length === 0 ? [] : all.filter((record) => !isWanted(record));
-    return {
-      name,
-      records,
-      image: ofImage.length === 0 ? undefined : image,
-      others: others.map((record) => record.platform),
-      layers,
-    };
-  }
-
-  /** Removes an image, and those that were made beside it unless another name needs them. */
-  async #removeNames(image: WireImage, records: readonly ImageRecord[]): Promise<void> {
-    await this.#images.remove(image);
-    const target = image.target?.digest ?? '';
-    const name = parseImageName(image.name);
-    const beside = 'tag' in name.version ? await this.#images.get(digestName(name, target)) : undefined;
-    if (beside !== undefined && [...validLabels(beside).values()].every((label) => label.beside === true)) {
-      const tags = (await this.#images.leadingTo(target)).map((one) => findImageName(one.name));
-      const isNeeded = tags.some(
-        (tag) => tag?.host === name.host && tag.repository === name.repository && 'tag' in tag.version,
-      );
-      if (!isNeeded) await this.#images.remove(beside);
-    }
-    await this.#removeIds(records);
-  }
-
-  /** Removes the IDs of images that no name leads to any more. */
-  async #removeIds(records: readonly ImageRecord[]): Promise<void> {
-    // an image that differs in its compressed layers only has another manifest, and the same ID
-    const ours = (await this.#images.recorded()).flatMap((one) => [...validLabels(one).values()]);
-    const needed = new Set(ours.map(({ config }) => config));
-    for (const { configDigest = '', manifestDigest, indexDigest } of records) {
-      const id = needed.has(configDigest) ? undefined : await this.#images.get(configDigest);
-      if (id === undefined) continue;
-      const left: WireImage[] = [];
-      for (const digest of new Set([manifestDigest, indexDigest, id.target?.digest])) {
-        if (digest !== undefined) left.push(...(await this.#images.leadingTo(digest)));
-      }
-      if (left.every(({ name }) => isId(name))) await this.#images.remove(id);
-    }
+    const others = images.length === 0 ? [] : all.filter(({ record }) => !isWanted(record));
+    return { name, records, images, others, layers };
   }
 
   async #viewMounts(chainId: string): Promise<readonly Mount[] | undefined> {
@@ -297,19 +336,23 @@ export class ContainerdImages implements ImageRecords {
 interface Found {
   readonly name: string;
   readonly records: readonly ImageRecord[];
-  /** The image, if records of it are among them. */
-  readonly image: WireImage | undefined;
-  /** Its platforms that are not wanted. */
-  readonly others: readonly string[];
+  /** Those that are images. */
+  readonly images: readonly RecordedImage[];
+  /** Those of platforms that are not wanted. */
+  readonly others: readonly RecordedImage[];
   readonly layers: readonly LayerRecord[];
 }
 
-const NEVER = () => false;
-
-/** The records of an image in containerd, one for each platform. */
-function recordsOf(image: WireImage): ImageRecord[] {
-  return [...validLabels(image)].map(([key, label]) => recordOf(image.name, key, label, isPinned(image)));
+/** A name in containerd, and its labels on IDs. */
+interface NameOnIds {
+  readonly named: WireImage | undefined;
+  /** By the ID. */
+  readonly onIds: ReadonlyMap<string, ImageLabel>;
+  /** Whether this program has pinned the name. */
+  readonly pinned: boolean;
 }
+
+const NEVER = () => false;
 
 /** @throws UnpackError INVALID_JOB */
 function fullName(reference: string): string {

@@ -1,13 +1,13 @@
 import type { ContainerdClient } from '../../grpc/client.ts';
 import { isGrpcError, undefinedIfNotFound } from '../../grpc/errors.ts';
 import type { Labels, WireDescriptor, WireImage } from '../../grpc/services.ts';
-import { FOUND, LABEL_MADE, LABEL_MANAGED, LABEL_PINNED, PINNED } from './image-labels.ts';
+import { FOUND, LABEL_MADE, LABEL_MANAGED, LABEL_NAME, LABEL_OWN_PIN, LABEL_PINNED, nameKey } from './image-labels.ts';
 import { LABEL_IMAGE } from './wire.ts';
 
 /**
  * containerd's images: a name, what it leads to, and labels. Pulls and other programs make, move and remove images at the same
  * time, so each change says what it changes, and is tried again if the image has appeared or disappeared meanwhile.
- * `images.ts` is the only user.
+ * The modules of images in this folder use it.
  */
 export class NamedImages {
   readonly #client: ContainerdClient;
@@ -21,9 +21,14 @@ export class NamedImages {
     return (await this.#client.images.Get({ name }).catch(undefinedIfNotFound))?.image ?? undefined;
   }
 
-  /** The images that this program has recorded. @throws GrpcError */
-  recorded(): Promise<readonly WireImage[]> {
-    return this.#list(`labels.${JSON.stringify(LABEL_MADE)}`);
+  /** All images of the namespace, also those of others. @throws GrpcError */
+  all(): Promise<readonly WireImage[]> {
+    return this.#list();
+  }
+
+  /** The image with this name, and the IDs that have a label of the name. @throws GrpcError */
+  withIds(name: string): Promise<readonly WireImage[]> {
+    return this.#list(`name==${JSON.stringify(name)}`, `labels.${JSON.stringify(nameKey(name))}`);
   }
 
   /** All images with this target, also those of others. @throws GrpcError */
@@ -69,29 +74,46 @@ export class NamedImages {
     }
   }
 
-  /** Pins an image, or not. @throws GrpcError */
-  async pin(image: WireImage, pinned: boolean): Promise<void> {
-    await this.#update({ ...image, labels: { [LABEL_PINNED]: pinned ? PINNED : '' } }, false);
+  /**
+   * Changes labels of an image, where an empty value removes one. Looks at it again after the change, because another process
+   * may have changed a label at the same time that this one depends on. Does nothing if there is no such image.
+   * @param labelsOf the labels as they must be, from the image that is there
+   * @throws GrpcError
+   */
+  async change(name: string, labelsOf: (there: WireImage) => Labels): Promise<void> {
+    for (let attempt = 1; attempt <= ATTEMPTS; attempt += 1) {
+      const there = await this.get(name);
+      if (there === undefined) return;
+      const wanted = Object.entries(labelsOf(there));
+      const labels = Object.fromEntries(wanted.filter(([key, value]) => (there.labels[key] ?? '') !== value));
+      if (Object.keys(labels).length === 0) return;
+      try {
+        await this.#update({ ...there, labels }, false);
+      } catch (error) {
+        if (!isGrpcError(error, 'NOT_FOUND')) throw error;
+      }
+    }
   }
 
   /** Removes an image that this program has made. Of others it removes only the labels of this program. @throws GrpcError */
   async remove(image: WireImage): Promise<void> {
     const { name, labels, target } = image;
-    try {
-      if (labels[LABEL_MADE] === target?.digest) {
-        await this.#client.images.Delete({ name });
-        return;
-      }
-      const own = Object.keys(labels).filter((key) => key === LABEL_MADE || key.startsWith(LABEL_IMAGE));
-      const none = Object.fromEntries(own.map((key) => [key, '']));
-      if (own.length > 0) await this.#update({ ...image, labels: none }, false);
-    } catch (error) {
-      if (!isGrpcError(error, 'NOT_FOUND')) throw error;
-    }
+    if (labels[LABEL_MADE] !== target?.digest) return this.disown(name);
+    await this.#client.images.Delete({ name }).catch(undefinedIfNotFound);
   }
 
-  async #list(filter: string): Promise<readonly WireImage[]> {
-    return (await this.#client.images.List({ filters: [filter] })).images;
+  /** Removes the labels of this program, and its pin. The image then is one of others. @throws GrpcError */
+  disown(name: string): Promise<void> {
+    return this.change(name, ({ labels }) => {
+      const own = Object.keys(labels).filter((key) => OWN.has(key) || OWN_PREFIXES.some((one) => key.startsWith(one)));
+      const pin = labels[LABEL_OWN_PIN] === undefined ? [] : [LABEL_PINNED];
+      return Object.fromEntries([...own, ...pin].map((key) => [key, '']));
+    });
+  }
+
+  /** The images for which one of the filters holds. */
+  async #list(...filters: readonly string[]): Promise<readonly WireImage[]> {
+    return (await this.#client.images.List({ filters })).images;
   }
 
   /** Sets labels, where an empty value removes one. The target is always sent: without one, containerd 2.1 crashes. */
@@ -109,7 +131,6 @@ export class NamedImages {
 const ATTEMPTS = 20;
 /** The value of LABEL_MANAGED. */
 const MANAGED = 'managed';
-
-export function isPinned({ labels }: Pick<WireImage, 'labels'>): boolean {
-  return labels[LABEL_PINNED] === PINNED;
-}
+/** The labels of this program on an image. */
+const OWN: ReadonlySet<string> = new Set([LABEL_MADE, LABEL_OWN_PIN]);
+const OWN_PREFIXES: readonly string[] = [LABEL_IMAGE, LABEL_NAME];
