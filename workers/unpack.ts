@@ -20,12 +20,13 @@ import type { WorkerMetrics } from '../src/metrics/worker-metrics.ts';
 // The SDK is loaded before any job: if a module cannot be read later, for lack of descriptors or memory, Node keeps that
 // failure, and the process could never read a bucket again.
 import '../src/source/s3-client.ts';
+import { version } from '../src/package.ts';
 import type { ServedSnapshotter } from '../src/proxy/snapshotter.ts';
 import { consoleToLog, createLog, type Logger, sentenceLog } from '../src/queue/log.ts';
 import { stopSignal, UnpackWorker } from '../src/queue/worker.ts';
 import { displayRedisUrl } from '../src/redis-address.ts';
 import { removeLeftovers } from '../src/rootfs/leftovers.ts';
-import { loadStore, openStore, storeFacts } from '../src/snapshots/open-store.ts';
+import { loadStore, openStore, storeFacts, storeIdentity } from '../src/snapshots/open-store.ts';
 import { isOwnStore, type Store } from '../src/snapshots/store.ts';
 import { openStoreThread } from '../src/snapshots/store-thread.ts';
 import { diskOf } from '../src/system/space.ts';
@@ -115,12 +116,18 @@ async function workOn(
   const unpacker = createUnpacker(snapshotter, unpackSettings(config), { resident: true });
   const store = storeFacts(snapshotter, storePlace(config));
   const policy = { connection: s3Connection(config), buckets: config.UNPACK_BUCKETS };
+  const presence = {
+    program: version,
+    storeIdentity: storeIdentity(snapshotter),
+    disk: () => diskOf(snapshotter.root),
+  };
   const worker = new UnpackWorker({
     settings: config,
     unpacker,
     keeper: unpacker.keeper,
     policy,
     store,
+    presence,
     observer: metrics?.jobs,
     log,
   });

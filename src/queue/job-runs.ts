@@ -12,11 +12,17 @@ export class JobRun {
   readonly id: string;
   /** The token of BullMQ's lock on the job. Each run has its own. */
   readonly token: string | undefined;
+  readonly image: string | undefined;
+  /** The start of the run in milliseconds since 1970. */
+  readonly since = Date.now();
+  /** `resolving` until the layers are known. */
+  phase: 'resolving' | 'unpacking' = 'resolving';
   readonly #controller = new AbortController();
 
-  constructor(id: string, token: string | undefined) {
+  constructor(id: string, token: string | undefined, image?: string) {
     this.id = id;
     this.token = token;
+    this.image = image;
   }
 
   get signal(): AbortSignal {
@@ -57,8 +63,8 @@ export class RunningJobs {
   }
 
   /** Adds a run. After `abortAll` the new run is aborted at once. */
-  add(id: string, token: string | undefined): JobRun {
-    const run = new JobRun(id, token);
+  add(id: string, token: string | undefined, image?: string): JobRun {
+    const run = new JobRun(id, token, image);
     this.#runs.add(run);
     if (this.#closed !== undefined) run.abort(this.#closed);
     return run;

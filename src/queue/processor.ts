@@ -155,7 +155,7 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
     return {
       job,
       token,
-      run: running.add(id, token),
+      run: running.add(id, token, image),
       reporter: new JobReporter(job, { attempt: number, attempts, worker, opening, earlier, applied, log }),
       earlier,
       number,
@@ -228,6 +228,7 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
         owner: { worker: facts.worker.name, job: run.id },
         onBlocked: (wait) => run.abort(new LayerLocked(wait)),
         onResolved: (states) => {
+          run.phase = 'unpacking';
           attempt.observed.images = states;
           reporter.resolved(states);
         },

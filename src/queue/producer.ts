@@ -8,9 +8,10 @@ import { impatientConnection, type QueueSettings } from './connection.ts';
 import { deduplicationId } from './deduplication.ts';
 import { JobNotFoundError, QueueUnavailableError, UnreadableJobError, unreadableJob } from './errors.ts';
 import type { Payload, UnpackResult } from './formats.ts';
-import { JOB_STATES, type JobState, type JobStatus, statusOf } from './job-status.ts';
+import { type JobStatus, statusOf } from './job-status.ts';
 import { JobWaiter, type WaitOptions } from './job-waiter.ts';
 import { unavailable } from './outages.ts';
+import { type JobCounts, jobCounts, type QueueOverview, queueOverview } from './overview.ts';
 import { diagnoseRedisError, whyNotReady } from './redis-diagnosis.ts';
 import { probeRedis } from './redis-probe.ts';
 
@@ -151,13 +152,13 @@ export class UnpackQueue {
   }
 
   /** The number of jobs in each state. @throws QueueUnavailableError */
-  async counts(): Promise<Record<JobState, number>> {
-    return this.#call(async () => {
-      const counts = await this.#queue.getJobCounts(...JOB_STATES);
-      const entries = JOB_STATES.map((state) => [state, counts[state] ?? 0]);
-      // the type of fromEntries has no keys
-      return Object.fromEntries(entries) as Record<JobState, number>;
-    });
+  async counts(): Promise<JobCounts> {
+    return this.#call(() => jobCounts(this.#queue));
+  }
+
+  /** Counts, the oldest job, the workers, and the failures of the last hour. @throws QueueUnavailableError */
+  async overview(): Promise<QueueOverview> {
+    return this.#call(() => queueOverview(this.#queue, this.#redis));
   }
 
   /** Closes the connections. Waiting calls fail. A second call does nothing. */

@@ -5,10 +5,12 @@ import type { Redis } from 'ioredis';
 import type { Config } from '../config.ts';
 import { UnpackError } from '../errors.ts';
 import type { StoreKeeper, Unpacker } from '../image/unpack.ts';
+import type { Disk } from '../system/space.ts';
 import { durationText } from '../units.ts';
 import { CancelFlags } from './cancel-flags.ts';
 import { cancelChannel, cancelledError, cancelReasons } from './cancellation.ts';
 import { gatherWrites, patientConnection } from './connection.ts';
+import { Heartbeat, unlessSlow } from './heartbeat.ts';
 import { BullWorker, RunningJobs } from './job-runs.ts';
 import type { Logger } from './log.ts';
 import { Outages, unavailable } from './outages.ts';
@@ -21,6 +23,7 @@ import { StoreGuard } from './store-guard.ts';
 import { after } from './time-limit.ts';
 import type { WorkerObserver } from './worker-observer.ts';
 import { type BullSettings, bullQueueOptions, bullWorkerOptions } from './worker-options.ts';
+import { JOBS_SHOWN, type WorkerRecord } from './worker-presence.ts';
 
 export type WorkerSettings = BullSettings & ProcessorSettings & Pick<Config, 'UNPACK_GRACE'>;
 
@@ -31,8 +34,19 @@ export interface WorkerParts {
   readonly keeper?: StoreKeeper | undefined;
   readonly policy: SourcePolicy;
   readonly store: WorkerFacts['store'];
+  /** More facts for the record that readers of the queue see. */
+  readonly presence?: PresenceFacts | undefined;
   readonly observer?: WorkerObserver | undefined;
   readonly log: Logger;
+}
+
+export interface PresenceFacts {
+  /** The version of unpackd. */
+  readonly program?: string | undefined;
+  /** The identity of the store, if it is known. Workers with one identity share one store. */
+  readonly storeIdentity: string | undefined;
+  /** The space of the disk with the store. */
+  readonly disk: () => Promise<Disk>;
 }
 
 export interface WorkerState {
@@ -51,6 +65,8 @@ const CANCEL_POLL = 2000;
  * process.
  */
 const CLOSE_LIMIT = 4000;
+/** Time limit in milliseconds for reading the space of the disk for a heartbeat, because a disk can hang. */
+const DISK_LIMIT = 1000;
 
 /**
  * Takes jobs from the queue and unpacks their images, up to UNPACK_JOBS at the same time.
@@ -73,11 +89,17 @@ export class UnpackWorker {
   readonly #parked: ParkedJobs;
   readonly #outages: Outages;
   readonly #cancelFlags: CancelFlags;
+  readonly #heartbeat: Heartbeat;
+  readonly #facts: WorkerFacts;
+  readonly #program: string | undefined;
+  readonly #storeIdentity: string | undefined;
+  readonly #disk: () => Promise<Disk | undefined>;
+  readonly #started = Date.now();
   readonly #cancelRequests: Redis;
   #cancelTimer: NodeJS.Timeout | undefined;
   #closing: Promise<void> | undefined;
 
-  constructor({ settings, unpacker, keeper, policy, store, observer, log }: WorkerParts) {
+  constructor({ settings, unpacker, keeper, policy, store, presence, observer, log }: WorkerParts) {
     this.#settings = settings;
     this.#log = log;
     this.#redis = patientConnection(settings);
@@ -94,6 +116,12 @@ export class UnpackWorker {
     this.#cancelFlags = new CancelFlags(this.#redis, this.#queue);
     this.#parked = new ParkedJobs(this.#redis, this.#queue, this.#outages.record);
     this.#guard = new StoreGuard({ keeper, log, onChange: (canWrite) => this.#takeJobs(canWrite) });
+    this.#facts = { worker: { name: settings.UNPACK_WORKER_NAME, host: hostname() }, store };
+    this.#program = presence?.program;
+    this.#storeIdentity = presence?.storeIdentity;
+    this.#disk = presence === undefined ? async () => undefined : unlessSlow(presence.disk, DISK_LIMIT);
+    const record = () => this.#record();
+    this.#heartbeat = new Heartbeat({ redis: this.#redis, queue: this.#queue, record, onError: this.#outages.record });
     const processor = createProcessor({
       unpacker,
       keeper,
@@ -102,7 +130,7 @@ export class UnpackWorker {
       parked: this.#parked,
       settings,
       policy,
-      facts: { worker: { name: settings.UNPACK_WORKER_NAME, host: hostname() }, store },
+      facts: this.#facts,
       running: this.#running,
       cancelFlags: this.#cancelFlags,
       gatherWrites: () => gatherWrites(this.#redis),
@@ -135,6 +163,7 @@ export class UnpackWorker {
     this.#outages.markWorking();
     if (this.#closing !== undefined) return;
     this.#parked.start();
+    this.#heartbeat.start();
     // a paused worker does nothing until it is resumed
     this.#worker.run().catch((error: unknown) => this.#failed(error));
   }
@@ -201,6 +230,7 @@ export class UnpackWorker {
       () => true,
     );
     this.#guard.close();
+    this.#heartbeat.beat();
     const stopGivingBack = after(grace, () => {
       const reason = `the worker shuts down and the job did not finish within ${durationText(grace)} (UNPACK_GRACE)`;
       this.#running.abortAll(new UnpackError('SHUTTING_DOWN', reason));
@@ -223,13 +253,40 @@ export class UnpackWorker {
       void this.#worker.disconnect().catch(() => {});
     }
     // closing waits for Redis, and Redis possibly does not answer
-    await Promise.race([this.#queue.close().catch(() => {}), sleep(500, undefined, { ref: false })]);
+    const ended = this.#heartbeat.stop().then(() => this.#queue.close());
+    await Promise.race([ended.catch(() => {}), sleep(500, undefined, { ref: false })]);
     this.#cancelRequests.disconnect();
     this.#redis.disconnect();
   }
 
+  /** What this worker does now, for the readers of the queue. */
+  async #record(): Promise<WorkerRecord> {
+    const { fault } = this.#guard;
+    const { worker, store } = this.#facts;
+    const disk = await this.#disk();
+    const runs = this.#running.runs();
+    return {
+      version: 1,
+      ...worker,
+      pid: process.pid,
+      ...(this.#program === undefined ? {} : { program: this.#program }),
+      started: this.#started,
+      state: this.#closing !== undefined ? 'closing' : fault !== undefined ? 'faulty' : 'ready',
+      ...(fault === undefined ? {} : { problem: fault.message }),
+      store: { ...store, ...(this.#storeIdentity === undefined ? {} : { identity: this.#storeIdentity }) },
+      ...(disk === undefined ? {} : { disk }),
+      slots: this.#settings.UNPACK_JOBS,
+      lock: this.#settings.UNPACK_LOCK,
+      running: runs.length,
+      jobs: runs
+        .slice(0, JOBS_SHOWN)
+        .map(({ id, image, phase, since }) => ({ id, phase, since, ...(image === undefined ? {} : { image }) })),
+    };
+  }
+
   #takeJobs(yes: boolean): void {
     if (this.#closing !== undefined) return;
+    this.#heartbeat.beat();
     // running jobs continue
     const changed = yes ? this.#worker.resume() : this.#worker.pause(true);
     changed.catch((error: unknown) => this.#failed(error));

@@ -1,4 +1,6 @@
 import type { ContainerdOptions } from './containerd/open.ts';
+import { stateId } from './containerd/state.ts';
+import { readStoreRecord } from './identity.ts';
 import { openSnapshotter, openToRead, type StoreOptions } from './open.ts';
 import type { Store, StoreReader } from './store.ts';
 
@@ -35,6 +37,17 @@ export async function openStoreToRead(place: StorePlace): Promise<StoreReader> {
  */
 export async function loadStore({ type }: StorePlace): Promise<void> {
   if (type === 'containerd') await import('./containerd/open.ts');
+}
+
+/**
+ * The identity of an open store: processes that share the store read the same one. `undefined` if its file cannot be read now.
+ */
+export function storeIdentity(store: Pick<Store, 'root' | 'state' | 'collectedBy'>): string | undefined {
+  try {
+    return store.collectedBy === 'unpackd' ? readStoreRecord(store.root)?.identity : stateId(store.state);
+  } catch {
+    return undefined;
+  }
 }
 
 /** Where the images of a job are, for its result. */
