@@ -1,6 +1,7 @@
-import { mkdir, realpath } from 'node:fs/promises';
+import { realpath } from 'node:fs/promises';
 import { isOfStore } from '../snapshots/mounted.ts';
 import { isSnapshotError, type SnapshotInfo, type Snapshotter } from '../snapshots/snapshotter.ts';
+import { makeDirectories } from '../system/make-directories.ts';
 import { type MountEntry, mountsAt } from '../system/mount-table.ts';
 import { CliError } from './explain-error.ts';
 
@@ -17,7 +18,7 @@ export async function mountAt(
   writable: boolean,
 ): Promise<void> {
   const { mountSnapshot } = await import('../system/mount.ts');
-  await mkdir(folder, { recursive: true });
+  await makeDirectories(folder, 0o777);
   const own = mountKey(folder);
   const committed = info.kind === 'committed';
   if (writable && !committed)

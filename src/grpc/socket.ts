@@ -14,6 +14,7 @@ import { connect } from 'node:net';
 import { dirname, join } from 'node:path';
 import { errnoOf, systemMessage } from '../errno.ts';
 import { tryLock } from '../system/files.ts';
+import { makeDirectories } from '../system/make-directories.ts';
 
 /** Listening on a Unix socket that no other user can reach, in place of a socket that a dead process has left. */
 
@@ -55,7 +56,7 @@ export async function listenOn(path: string, bind: (path: string) => Promise<voi
   }
   try {
     // 0711: the socket has its own mode, and other programs may have theirs beside it
-    await mkdir(dirname(path), { recursive: true, mode: 0o711 });
+    await makeDirectories(dirname(path), 0o711);
     return await listenLocked(path, bind);
   } catch (error) {
     if (error instanceof SocketError) throw error;

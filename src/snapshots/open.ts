@@ -1,10 +1,11 @@
 import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { access, chmod, mkdir, open as openFile, stat } from 'node:fs/promises';
-import { dirname, resolve } from 'node:path';
+import { access, chmod, open as openFile, stat } from 'node:fs/promises';
+import { resolve } from 'node:path';
 import { errnoOf } from '../errno.ts';
 import { toUnpackError, UnpackError } from '../errors.ts';
 import { fileSystemFacts } from '../system/filesystem.ts';
+import { makeDirectories } from '../system/make-directories.ts';
 import { privileges } from '../system/privileges.ts';
 import { databaseIdentity } from './admission.ts';
 import { requireExactCopier } from './copy-tree.ts';
@@ -128,11 +129,11 @@ async function makePlace(root: string): Promise<void> {
   if (!hasContent(path)) {
     refuseWithoutDatabase(root, numbers);
     // 0700: other users must not reach the files of an image, such as set-user-ID programs
-    await makeDirectories(snapshotsDirectory(root));
+    await makeDirectories(snapshotsDirectory(root), 0o700);
     // SQLite would give it a mode that other users can read
     return (await openFile(path, 'a', 0o600)).close();
   }
-  if (!(await fitsDirectories(root))) await makeDirectories(snapshotsDirectory(root));
+  if (!(await fitsDirectories(root))) await makeDirectories(snapshotsDirectory(root), 0o700);
 }
 
 /**
@@ -193,19 +194,6 @@ function demandOf(
   { durable = true, session = randomUUID() }: Pick<StoreOptions, 'durable' | 'session'>,
 ): Demand {
   return { durable, mount: mountOf(descriptor, session) };
-}
-
-/** As `mkdir -p`. Node's `recursive` option throws ENOENT on a read-only file system instead of EROFS. */
-async function makeDirectories(path: string): Promise<void> {
-  const make = () =>
-    mkdir(path, { mode: 0o700 }).catch((error: NodeJS.ErrnoException) => {
-      if (error.code !== 'EEXIST') throw error;
-    });
-  await make().catch(async (error: NodeJS.ErrnoException) => {
-    if (error.code !== 'ENOENT') throw error;
-    await makeDirectories(dirname(path));
-    await make();
-  });
 }
 
 /**

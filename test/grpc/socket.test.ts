@@ -28,6 +28,11 @@ test('a folder and a file that have the name of the new socket are refused and s
   }
 });
 
+test('a folder that cannot be made is refused', async () => {
+  // mkdir below /proc is ENOENT, whatever is there
+  await assert.rejects(listenOn('/proc/unpackd/s.sock', bind), /can't listen on \/proc\/unpackd\/s\.sock: /);
+});
+
 test('what a process left that died before it renamed its socket is replaced', async () => {
   const path = join(place.path, 'left.sock');
   mkdirSync(`${path}.new`);

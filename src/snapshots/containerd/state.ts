@@ -1,9 +1,10 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { link, mkdir, open, unlink } from 'node:fs/promises';
+import { link, open, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errnoOf, isMissing } from '../../errno.ts';
 import { UnpackError } from '../../errors.ts';
+import { makeDirectories } from '../../system/make-directories.ts';
 
 /**
  * The directory of this program's own files for one snapshotter of one containerd: locks on chain IDs, leases, and the ID by
@@ -36,7 +37,7 @@ export function statePath(
 
 /** Opens the directory, or makes it with a new ID. @throws UnpackError STORE_FAILED if its ID is damaged; system errors */
 export async function openState(path: string): Promise<State> {
-  await mkdir(path, { recursive: true, mode: 0o700 });
+  await makeDirectories(path, 0o700);
   return { path, id: stateId(path) ?? (await makeId(join(path, ID_FILE))) };
 }
 
