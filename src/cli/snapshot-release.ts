@@ -1,3 +1,4 @@
+import { whoServes } from '../proxy/store-lock.ts';
 import { isOwnStore, type Store } from '../snapshots/store.ts';
 import { count } from '../units.ts';
 import { CliError } from './explain-error.ts';
@@ -8,10 +9,17 @@ import type { Cli } from './output.ts';
 
 /**
  * @param keys none: all snapshots that containerd has claimed
- * @throws CliError SNAPSHOT_IN_USE if one of them is mounted, because its containerd is there
+ * @throws CliError SNAPSHOT_IN_USE if the store is served, or one of them is mounted, because its containerd is there
  */
 export async function releaseSnapshots(store: Store, keys: readonly string[], { out, signal }: Cli): Promise<void> {
   if (!isOwnStore(store)) throw new CliError('USAGE', 'only a store of our own has claims');
+  const server = whoServes(store.root);
+  if (server !== undefined) {
+    throw new CliError(
+      'SNAPSHOT_IN_USE',
+      `${server} serves ${store.root} to containerd, which would lose its snapshots: stop it first if that containerd is gone for ever`,
+    );
+  }
   const all = await store.walk();
   const wanted = new Set<string>();
   for (const key of keys) wanted.add((await findSnapshot(store, key)).name);

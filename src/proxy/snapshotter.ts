@@ -9,6 +9,7 @@ import { StoreSync } from '../rootfs/durability.ts';
 import type { OwnStore } from '../snapshots/store.ts';
 import { failureOf } from './failure.ts';
 import { SnapshotsService } from './snapshots.ts';
+import { lockForServing } from './store-lock.ts';
 
 /** Serves a store to containerd as a proxy snapshotter. `unpackd snapshotter` and a worker call it. */
 
@@ -28,7 +29,7 @@ const LOGGED = ['RESOURCE_EXHAUSTED', 'UNAVAILABLE', 'INTERNAL'];
 
 /**
  * @param socket path of the Unix socket, which gets mode 0600
- * @throws SocketError if another process listens there, or it cannot be made; UnpackError STORE_FAILED for a store whose files
+ * @throws SocketError if another process listens there or serves the store, or it cannot be made; UnpackError STORE_FAILED for a store whose files
  *   have lost their owners; system errors
  */
 export async function serveSnapshotter(store: OwnStore, socket: string, log: Log): Promise<ServedSnapshotter> {
@@ -38,6 +39,7 @@ export async function serveSnapshotter(store: OwnStore, socket: string, log: Log
       `the store ${store.root} holds layers whose files all belong to one user, and containers need their owners: choose another directory, whose layers are unpacked by root with UNPACK_OWNERSHIP=keep`,
     );
   }
+  const lock = lockForServing(store.root, socket);
   const sync = new StoreSync(store.root);
   let server: RunningServer;
   try {
@@ -54,6 +56,7 @@ export async function serveSnapshotter(store: OwnStore, socket: string, log: Log
     });
   } catch (error) {
     sync[Symbol.dispose]();
+    lock[Symbol.dispose]();
     throw error;
   }
   log('info', `serves ${store.root} to containerd on ${socket}`, { socket, root: store.root });
@@ -62,6 +65,7 @@ export async function serveSnapshotter(store: OwnStore, socket: string, log: Log
     close: async () => {
       await server.close(CALLS_LIMIT);
       sync[Symbol.dispose]();
+      lock[Symbol.dispose]();
     },
   };
 }

@@ -51,6 +51,30 @@ describe('processes that serve a store to containerd', () => {
     assert.equal(await next.stop(), 0);
   });
 
+  test('a store is served on one socket only, and its claims are not released meanwhile', async () => {
+    using place = scratch();
+    const [root, socket, other] = ['store', 's.sock', 'other.sock'].map((name) => join(place.path, name));
+    assert.ok(root !== undefined && socket !== undefined && other !== undefined);
+    const server = await SnapshotterProcess.start('snapshotter', '--root', root, '--address', socket);
+    await use(socket, 'default/1/a');
+    const refused = await runCli(['snapshotter', '--root', root, '--address', other]);
+    assert.equal(refused.status, 1);
+    assert.equal(
+      refused.stderr,
+      `unpackd: [ADDRESS_UNAVAILABLE] process ${server.pid} serves the store ${root} already on ${socket}: use that socket, or another store, because a store is for one containerd\n`,
+    );
+    assert.equal(existsSync(other), false);
+    const release = ['snapshots', 'release', '--root', root];
+    const kept = await runCli(release);
+    assert.equal(kept.status, 1);
+    assert.equal(
+      kept.stderr,
+      `unpackd: [SNAPSHOT_IN_USE] process ${server.pid} on ${socket} serves ${root} to containerd, which would lose its snapshots: stop it first if that containerd is gone for ever\n`,
+    );
+    await server.kill();
+    assert.match((await runCli(release)).stdout, /^removed 1 snapshot of containerd/);
+  });
+
   test('a worker serves its store too, also while Redis does not answer', async () => {
     using place = scratch();
     const [root, socket] = [join(place.path, 'store'), join(place.path, 's.sock')];
