@@ -54,6 +54,9 @@ export async function registerImage(
     await client.leases.Create({ id, labels: expiring(EXPIRY) });
     try {
       await claimLayers(chain, id, { client, socket, snapshotter }, store.root);
+      // containerd does not ask the store for what its own records have, also if the store was made again since
+      const top = chain.at(-1);
+      if (top !== undefined) await store.adopt(top, chain.at(-2) ?? '');
       const images = new ContainerdImages(client, snapshotter, store, (calls) => calls(id));
       const { pinned: _pinned, used: _used, unpacked: _unpacked, ...record } = image;
       const named = { ...record, reference };
@@ -120,6 +123,7 @@ async function claimLayers(
         );
       }
       if (!isGrpcError(error, 'ALREADY_EXISTS')) throw error;
+      await requireFound(name, { client, socket, snapshotter }, root);
       parent = name;
       continue;
     }
@@ -127,6 +131,28 @@ async function claimLayers(
     throw new UnpackError(
       'STORE_FAILED',
       `the snapshotter ${snapshotter} of containerd at ${socket} does not have layer ${name}: serve ${root} with unpackd snapshotter, or name its snapshotter with --proxy`,
+    );
+  }
+}
+
+/**
+ * containerd answers for a layer that its own records have, without a call of the store. The store can have lost it, for example
+ * because somebody has deleted the store and made it again.
+ * @throws UnpackError STORE_FAILED if so; GrpcError
+ */
+async function requireFound(
+  name: string,
+  { client, socket, snapshotter }: UsingContainerd,
+  root: string,
+): Promise<void> {
+  try {
+    await client.snapshots.Stat({ snapshotter, key: name });
+  } catch (error) {
+    if (!isGrpcError(error, 'NOT_FOUND')) throw error;
+    throw new UnpackError(
+      'STORE_FAILED',
+      `containerd at ${socket} has layer ${name} in its records, and ${root} has lost it: remove the images with this layer in containerd (ctr images rm --sync) and register again`,
+      { cause: error },
     );
   }
 }

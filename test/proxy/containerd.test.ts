@@ -5,7 +5,6 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { loadConfig, unpackSettings } from '../../src/config.ts';
 import { createUnpacker } from '../../src/image/unpacker.ts';
-import { formatPlatform, hostPlatform } from '../../src/oci/platform.ts';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
 import type { SnapshotInfo } from '../../src/snapshots/snapshotter.ts';
 import type { OwnStore } from '../../src/snapshots/store.ts';
@@ -18,6 +17,7 @@ import { eventually } from '../support/eventually.ts';
 import { type TestImage, writeLayout } from '../support/layout.ts';
 import { scratch } from '../support/scratch.ts';
 import { SnapshotterProcess } from './served.ts';
+import { servedConfiguration } from './served-machine.ts';
 
 /** An unmodified containerd that uses a store of unpackd as a proxy snapshotter, with layers that were unpacked ahead. */
 const IMAGES: Readonly<Record<string, TestImage>> = {
@@ -76,6 +76,18 @@ function uses(program: ContainerdProgram): void {
       return (await daemon.tryCtr('default', 'snapshots', '--snapshotter', 'unpackd', 'ls')).status === 0;
     });
 
+  const unpack = (repositories: readonly string[]) =>
+    looking(async (store) => {
+      const unpacker = createUnpacker(store, { ...unpackSettings(loadConfig({}, {})), threads: 2 });
+      for (const repository of repositories) {
+        const source = { kind: 'oci-layout', path: join(place.path, repository) } as const;
+        const request = { target: { kind: 'tag', tag: 'v1' } } as const;
+        const found = await unpacker.lookUp({ image: nameOf(repository), source, request });
+        await unpacker.unpack(found);
+      }
+      await unpacker.close();
+    });
+
   const infos = () => looking((store) => store.walk());
   /** Committed snapshots that containerd has made. */
   const extracted = (all: readonly SnapshotInfo[]) =>
@@ -89,24 +101,9 @@ function uses(program: ContainerdProgram): void {
     );
     for (const [, layout, image] of layouts) await writeLayout(layout, { v1: image });
     registry = await LayoutRegistry.start(Object.fromEntries(layouts));
-    await looking(async (store) => {
-      const unpacker = createUnpacker(store, { ...unpackSettings(loadConfig({}, {})), threads: 2 });
-      for (const repository of Object.keys(IMAGES)) {
-        const source = { kind: 'oci-layout', path: join(place.path, repository) } as const;
-        const request = { target: { kind: 'tag', tag: 'v1' } } as const;
-        const found = await unpacker.lookUp({ image: nameOf(repository), source, request });
-        await unpacker.unpack(found);
-      }
-      await unpacker.close();
-    });
+    await unpack(Object.keys(IMAGES));
     server = await SnapshotterProcess.start('snapshotter', '--root', root, '--address', socket);
-    const configuration = [
-      `[proxy_plugins.unpackd]\ntype = "snapshot"\naddress = ${JSON.stringify(socket)}`,
-      `[proxy_plugins.unpackd.exports]\nroot = ${JSON.stringify(root)}`,
-      '[plugins."io.containerd.grpc.v1.cri".containerd]\nsnapshotter = "unpackd"',
-      '[plugins."io.containerd.cri.v1.images"]\nsnapshotter = "unpackd"',
-      `[[plugins."io.containerd.transfer.v1.local".unpack_config]]\nplatform = "${formatPlatform(hostPlatform())}"\nsnapshotter = "unpackd"`,
-    ].join('\n');
+    const configuration = servedConfiguration(root, socket);
     daemon = await Daemon.start(program, { containers: { pauseImage: nameOf('pause') }, configuration });
     cri = new Cri(daemon);
     await cri.ready();
@@ -285,6 +282,29 @@ function uses(program: ContainerdProgram): void {
       (await infos()).filter(({ kind }) => kind !== 'committed'),
       [],
     );
+  });
+
+  it('after the store was lost and made again, what can start is registered, and the rest is named', async () => {
+    assert.equal(await server.stop(), 0, server.log);
+    rmSync(root, { recursive: true });
+    server = await server.again();
+    await unpack(['app', 'foreign']);
+    await connected();
+    // containerd knew this one by its chain ID
+    await register('app', 'default');
+    assert.equal(claimOf(await infos(), 'app'), 'adopted');
+    assert.equal(await run('again-made', nameOf('app')), dataOf('app'));
+    // and this one by the name of the snapshot that it had made
+    const where = ['--containerd-socket', daemon.socket, '--containerd-namespace', 'default'];
+    const { status, stderr } = await runCli(['images', 'register', nameOf('foreign'), '--root', root, ...where]);
+    assert.equal(status, 1);
+    assert.match(
+      stderr,
+      /^unpackd: \[STORE_FAILED\] containerd at .* has lost it: remove the images with this layer in/,
+    );
+    await ctr('images', 'rm', '--sync', nameOf('foreign'));
+    await register('foreign', 'default');
+    assert.equal(await run('registered-again', nameOf('foreign')), dataOf('foreign'));
   });
 }
 
