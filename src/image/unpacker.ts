@@ -213,6 +213,7 @@ export function createUnpacker(
           waits,
           signal: call.signal,
           log: call.log,
+          missing: reservation.missing,
           observer: reservation.observing(
             image.layers,
             observe({ state, warnings, now, log: call.log, watcher: call.watcher }),

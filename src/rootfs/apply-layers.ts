@@ -15,8 +15,10 @@ import {
   type Snapshotter,
 } from '../snapshots/snapshotter.ts';
 import type { AppliedDiff, Applier, ApplyOptions, ApplyProgress, Log } from './applier.ts';
+import { ApplyOrder } from './apply-order.ts';
 import type { ChainLocks } from './chain-locks.ts';
 import { MAX_TRIES, onSnapshot, readBelow, vanishing } from './changing-store.ts';
+import { LayersBelow } from './layers-below.ts';
 import { extractionKey, removeLeftoversOf, viewKey } from './leftovers.ts';
 import { LockWaits } from './lock-waits.ts';
 import { TemporarySnapshot } from './temporary-snapshot.ts';
@@ -28,6 +30,8 @@ export interface ApplyLayersOptions {
   readonly locks: ChainLocks;
   /** Records which locks of other processes the call waits for; its owner is written into the lock files. */
   readonly waits?: LockWaits | undefined;
+  /** The layers that the caller has just seen to be missing. They are begun sooner, in a better order. Default: none. */
+  readonly missing?: ReadonlySet<ChainId> | undefined;
   /** Set on every snapshot that is committed. */
   readonly labels?: Readonly<Record<string, string>>;
   readonly signal?: AbortSignal | undefined;
@@ -98,8 +102,8 @@ type PlacedLayer = Omit<ChainLayer, 'blob'> & { readonly blob: Layer['blob'] | u
  * writes the layer and commits it. `prepare` looks the parent up, so that nobody can remove the parent after the
  * lookup. If the parent is missing:
  *
- * - in a store that can rebase, the layer is written at once, while the layers below are made, and gets its parent at
- *   commit;
+ * - in a store that can rebase, the layer is written at once, while the layers below are made (`LayersBelow`), and gets
+ *   its parent at commit. If the caller has seen that the parent is missing, the layers below begin first;
  * - in any other store, the parent is made first.
  *
  * In both cases a layer is committed after its parent.
@@ -110,6 +114,9 @@ class Chain {
   private readonly applier: Applier;
   private readonly options: ApplyLayersOptions;
   private readonly waits: LockWaits;
+  /** The layers that were missing when the call began, and do not exist yet. */
+  private readonly missing: Set<ChainId>;
+  private readonly order: ApplyOrder;
 
   constructor(layers: readonly PlacedLayer[], snapshotter: Snapshotter, applier: Applier, options: ApplyLayersOptions) {
     this.layers = layers;
@@ -117,6 +124,10 @@ class Chain {
     this.applier = applier;
     this.options = options;
     this.waits = options.waits ?? new LockWaits();
+    this.missing = new Set(snapshotter.rebase ? options.missing : []);
+    this.order = new ApplyOrder(
+      layers.flatMap(({ chainId, blob }, index) => (this.missing.has(chainId) ? [[index, blob?.size ?? 0]] : [])),
+    );
   }
 
   /**
@@ -124,12 +135,17 @@ class Chain {
    * @param wasMissing the caller has just seen that the layer is missing. Without a second look at each layer, the lowest starts
    *   sooner
    */
-  async ensure(index: number, signal = this.options.signal, wasMissing = false): Promise<'applied' | 'existed'> {
+  async ensure(
+    index: number,
+    signal = this.options.signal,
+    wasMissing = this.isMissing(index),
+  ): Promise<'applied' | 'existed'> {
     const { chainId } = this.layer(index);
     try {
       if (!wasMissing && (await this.snapshotter.has(chainId))) return this.existed(index);
       this.options.observer?.phase(index, 'waiting');
-      using _lock = await this.options.locks.acquire(chainId, signal, this.waits);
+      using _lock = await this.lock(index, signal);
+      await using below = this.isMissing(index - 1) ? this.makeBelow(index, signal) : undefined;
       for (let tries = 0; tries < MAX_TRIES; tries++) {
         // the previous holder of the lock has possibly committed the layer
         if (await this.snapshotter.has(chainId)) return this.existed(index);
@@ -139,24 +155,43 @@ class Chain {
           // containerd collects them when the lease of the dead process has been ended
           const { collectedBy } = this.snapshotter;
           if (collectedBy === 'unpackd') await removeLeftoversOf(this.snapshotter, chainId, this.options.log);
-          return await this.create(index, there, signal);
+          return await this.create(index, there, below, signal);
         }
         // only a layer below must be made again
         await this.ensure(index - 1, signal);
       }
       throw vanishing('the layers below it do not stay in the store');
     } catch (error) {
+      this.order.leave(index);
       throw this.located(error, index);
     }
+  }
+
+  /** The lock on the chain ID. If another process has it, the other layers are written meanwhile. */
+  private async lock(index: number, signal: AbortSignal | undefined): Promise<Disposable> {
+    const { chainId } = this.layer(index);
+    const { locks } = this.options;
+    throwIfAborted(signal);
+    const lock = await locks.tryAcquire(chainId, this.waits);
+    if (lock !== undefined) return lock;
+    this.order.leave(index);
+    return await locks.acquire(chainId, signal, this.waits);
+  }
+
+  /** Begins to make the layers below. */
+  private makeBelow(index: number, signal: AbortSignal | undefined): LayersBelow {
+    return new LayersBelow((stop) => this.ensure(index - 1, stop, true), signal);
   }
 
   /**
    * Writes the layer, in a new snapshot for each pass, and commits it. The caller holds the lock on its chain ID.
    * @param replaced the snapshot of that name that cannot be used, if there is one
+   * @param below the layers below, if they are being made already
    */
   private async create(
     index: number,
     replaced: SnapshotInfo | undefined,
+    below: LayersBelow | undefined,
     signal: AbortSignal | undefined,
   ): Promise<'applied' | 'existed'> {
     // A layer that replaces a suspect one is synced in any case. Otherwise two processes that use different mounts, and do
@@ -167,7 +202,7 @@ class Chain {
       await using extraction = await this.prepare(index, signal);
       if (extraction === undefined) return this.existed(index);
       const sync = mustSync ? this.options.watch?.() : undefined;
-      const diff = await this.extract(index, extraction, findings, signal);
+      const diff = await this.extract(index, extraction, { findings, signal }, below);
       if (diff === undefined) {
         this.log(index, 'is written again, because the layers below it were replaced meanwhile', extraction);
         continue;
@@ -195,7 +230,7 @@ class Chain {
     const { chainId } = this.layer(index);
     const parent = index === 0 ? '' : this.layer(index - 1).chainId;
     const labels = { labels: { ...options.labels, [LABEL_SNAPSHOT_REF]: chainId } };
-    let base: string = parent;
+    let base: string = this.isMissing(index - 1) ? '' : parent;
     for (let tries = 0; tries < MAX_KEYS; tries++) {
       throwIfAborted(signal);
       const key = extractionKey(snapshotter, chainId);
@@ -221,57 +256,34 @@ class Chain {
   /**
    * Writes the layer once. If its parent does not exist yet, the layers below are made at the same time. After that,
    * directories without an entry in the layer get their attributes from the parent.
-   * @param findings of the previous pass
+   * @param options with the findings of the previous pass
    * @returns `undefined` if the layers below were replaced meanwhile: the layer has possibly read an incomplete one
    */
   private async extract(
     index: number,
     extraction: TemporarySnapshot,
-    findings: PassFindings | undefined,
-    signal: AbortSignal | undefined,
+    options: Pick<ApplyOptions, 'findings' | 'signal'>,
+    making: LayersBelow | undefined,
   ): Promise<AppliedDiff | undefined> {
+    const { signal } = options;
     const { below, key, mounts } = extraction;
     if (below === 'later') {
-      const diff = await this.applyBesideParent(index, mounts, { below, key, findings, signal });
+      const layersBelow = making ?? this.makeBelow(index, signal);
+      const write = (stop: AbortSignal) => this.apply(index, mounts, { ...options, below, key, signal: stop });
+      const diff = await layersBelow.beside(write, signal);
       const needsSecondPass = await this.waits.writing(() =>
         this.copyParentAttributes(index, extraction, diff, signal),
       );
       return { ...diff, needsSecondPass };
     }
     try {
-      const diff = await this.apply(index, mounts, { below, key, findings, signal });
+      const diff = await this.apply(index, mounts, { ...options, below, key });
       return below === 'parent' && (await extraction.hasMoved()) ? undefined : diff;
     } catch (error) {
       throwIfAborted(signal);
       if (below === 'parent' && (await extraction.hasMoved().catch(() => false))) return undefined;
       throw error;
     }
-  }
-
-  /** Writes the layer while the layers below are made. The first failure stops the other side and is thrown. */
-  private async applyBesideParent(
-    index: number,
-    mounts: readonly Mount[],
-    options: Pick<ApplyOptions, 'below' | 'key' | 'findings' | 'signal'>,
-  ): Promise<AppliedDiff> {
-    const stopApply = new AbortController();
-    const stopParent = new AbortController();
-    const either = (stop: AbortController): AbortSignal =>
-      options.signal === undefined ? stop.signal : AbortSignal.any([options.signal, stop.signal]);
-    const failures: unknown[] = []; // the first is the cause, the second its consequence
-    const applying = this.apply(index, mounts, { ...options, signal: either(stopApply) }).catch((error: unknown) => {
-      failures.push(error);
-      // if the layer will be retried, let the layers below finish
-      if (toUnpackError(error).retry === 'never') stopParent.abort(error);
-      return undefined;
-    });
-    const parent = this.ensure(index - 1, either(stopParent), true).catch((error: unknown) => {
-      failures.push(error);
-      stopApply.abort(error);
-    });
-    const [diff] = await Promise.all([applying, parent]);
-    if (diff === undefined || failures.length > 0) throw failures[0];
-    return diff;
   }
 
   private async apply(
@@ -290,6 +302,7 @@ class Chain {
       observer?.progress(index, progress);
     };
     const applyOptions = { ...options, diffId: expected.digest, onProgress };
+    await this.order.turn(index, options.signal);
     const diff = await this.waits.writing(() => this.applier.apply(blob, mounts, applyOptions));
     if (diff.digest !== expected.digest) {
       throw new UnpackError(
@@ -362,6 +375,7 @@ class Chain {
       throw error;
     }
     extraction.isCommitted = true;
+    this.missing.delete(chainId);
     observer?.phase(index, 'applied');
     return 'applied';
   }
@@ -379,7 +393,11 @@ class Chain {
 
   /** Reports that the layer and all layers below exist: if a snapshot exists, its parents exist. */
   private existed(index: number): 'existed' {
-    for (let i = index; i >= 0; i--) this.options.observer?.phase(i, 'existed');
+    this.order.leave(index);
+    for (let i = index; i >= 0; i--) {
+      this.missing.delete(this.layer(i).chainId);
+      this.options.observer?.phase(i, 'existed');
+    }
     return 'existed';
   }
 
@@ -403,6 +421,11 @@ class Chain {
       { layerIndex: index, layerCount, chainId, ...(blob === undefined ? {} : { digest: blob.digest }) },
       `${this.name(index)} (${shortDigest(blob?.digest ?? chainId)}): `,
     );
+  }
+
+  private isMissing(index: number): boolean {
+    const layer = this.layers[index];
+    return layer !== undefined && this.missing.has(layer.chainId);
   }
 
   private layer(index: number): PlacedLayer {

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
@@ -27,6 +28,8 @@ import { imageOf, layerOf, type TestLayer, writeLayout } from '../support/layout
 import { scratch } from '../support/scratch.ts';
 import { directory, file, tar, whiteout } from '../support/tar.ts';
 import { readTree } from '../support/tree.ts';
+
+const MB = 1 << 20;
 
 const applyLayers = (
   layers: readonly TestLayer[],
@@ -346,6 +349,59 @@ describe('applyLayers in a store that can rebase', () => {
     };
     await applyLayers(layers, b.snapshotter, applier, b.options);
     assert.deepEqual(order, ['applied later', 'applied nothing']);
+  });
+
+  /** A small layer below a middling one, a large one and a tiny one. */
+  const four = () =>
+    [2, 3, 5, 0].map((size, index) => layerOf(tar(file(`${index}`, randomBytes(size * MB * 1.5))), 'none'));
+  const missing = (layers: readonly TestLayer[]) => new Set(chainIds(layers.map(({ diff }) => diff.digest)));
+
+  it('begins the largest of the missing layers first, in a store that has none of them', async () => {
+    const layers = four();
+    await using b = await bench(layers);
+    const parents: string[] = [];
+    const store = altered(b.snapshotter, {
+      prepare: (key, parent, options) => {
+        parents.push(parent);
+        return b.snapshotter.prepare(key, parent, options);
+      },
+    });
+    await applyLayers(layers, store, b.applier, { ...b.options, missing: missing(layers) });
+    assert.deepEqual(
+      b.applied,
+      [2, 1, 0, 3].map((index) => layers[index]?.blob.digest),
+    );
+    // no call for a parent that is known to be missing
+    assert.deepEqual(parents, ['', '', '', '']);
+  });
+
+  it('begins a small layer while another process makes a larger one below it', async () => {
+    const layers = four();
+    await using b = await bench(layers);
+    const [chainId] = chainIds(layers.map(({ diff }) => diff.digest));
+    assert.ok(chainId !== undefined);
+    const other = await new ChainLocks(b.snapshotter.state).acquire(chainId);
+    const applier: Applier = {
+      apply: async (blob, mounts, options) => {
+        if (blob.digest === layers[3]?.blob.digest) other[Symbol.dispose]();
+        return b.applier.apply(blob, mounts, options);
+      },
+    };
+    await applyLayers(layers, b.snapshotter, applier, { ...b.options, missing: missing(layers) });
+    assert.equal(b.applied.at(-1), layers[0]?.blob.digest);
+  });
+
+  it('applies only the missing layers also if the caller has seen more to be missing', async () => {
+    const layers = four();
+    await using b = await bench(layers);
+    await applyLayers(layers.slice(0, 2), b.snapshotter, b.applier, b.options);
+    b.applied.length = 0;
+    const top = await applyLayers(layers, b.snapshotter, b.applier, { ...b.options, missing: missing(layers) });
+    assert.deepEqual(
+      b.applied,
+      [2, 3].map((index) => layers[index]?.blob.digest),
+    );
+    assert.equal((await b.snapshotter.stat(top)).parent, [...missing(layers)][2]);
   });
 
   it('gives implied directories the same attributes in any order of layers', async () => {

@@ -37,9 +37,11 @@ export async function commitSnapshot(
   const make = isExchange ? exchange : isLate ? rebase : keepParent;
   const view = await make(calls, committing);
   calls.forget(key);
-  // the first snapshot of an exchange; if this fails, it goes with the lease
-  if (isExchange) await calls.remove(key).catch(() => {});
-  durability.committed(await check(calls, committing, view), active.number, synced);
+  calls.lease?.committed(name);
+  // the first snapshot of an exchange; if its removal fails, it goes with the lease
+  const removed = isExchange ? calls.remove(key).catch(() => {}) : undefined;
+  const [committed] = await Promise.all([check(calls, committing, view), removed]);
+  durability.committed(committed, active.number, synced);
 }
 
 interface Committing {

@@ -86,10 +86,13 @@ export class ContainerdImages implements ImageRecords {
   async recordImage(image: NewImage, documents: ReadonlyMap<string, Uint8Array>): Promise<void> {
     const names = namesIn(image);
     await this.#underLease(async (lease) => {
-      const top = await this.#keepTop(image, lease);
+      // at once, because each answer of containerd takes a millisecond; nothing needs the documents before the images exist
+      const [top, descriptors] = await Promise.all([
+        this.#keepTop(image, lease),
+        names === undefined ? undefined : this.#putDocuments(image, documents, lease),
+      ]);
       const times = { unpacked: top === undefined ? undefined : dateOf(top.createdAt), used: new Date() };
-      if (names !== undefined) {
-        const descriptors = await this.#putDocuments(image, documents, lease);
+      if (names !== undefined && descriptors !== undefined) {
         await this.#putNames(image, names, descriptors, times);
       } else if (top !== undefined) {
         const { reference } = image;
@@ -180,13 +183,12 @@ export class ContainerdImages implements ImageRecords {
   ): Promise<ReadonlyMap<string, WireDescriptor>> {
     const origin = parseImageName(reference);
     const descriptors = new Map<string, WireDescriptor>();
-    for (const [digest, bytes] of documents) {
-      if (digest === configDigest) await this.#documents.putConfig(digest, bytes, chainId, origin, lease);
-      else {
-        const { mediaType } = await this.#documents.putDocument(digest, bytes, origin, lease);
-        descriptors.set(digest, { mediaType, digest, size: bytes.length });
-      }
-    }
+    const put = async (digest: string, bytes: Uint8Array): Promise<void> => {
+      if (digest === configDigest) return await this.#documents.putConfig(digest, bytes, chainId, origin, lease);
+      const { mediaType } = await this.#documents.putDocument(digest, bytes, origin, lease);
+      descriptors.set(digest, { mediaType, digest, size: bytes.length });
+    };
+    await Promise.all([...documents].map(([digest, bytes]) => put(digest, bytes)));
     return descriptors;
   }
 

@@ -63,6 +63,11 @@ export class ContainerdLease implements Lease {
     this.#covered.add(name);
   }
 
+  /** The snapshot of this name was committed under the lease, so containerd has added it. */
+  committed(name: string): void {
+    this.#covered.add(name);
+  }
+
   covers(name: string): boolean {
     return this.#covered.has(name);
   }
