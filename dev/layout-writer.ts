@@ -54,7 +54,11 @@ export class LayoutWriter {
       {
         cwd: contents.folder,
         ...(contents.prefix === undefined ? {} : { prefix: contents.prefix }),
-        filter: (path) => !(contents.leaveOut?.(path) ?? false),
+        filter: (path, stat) => {
+          // each link becomes a file of its own: node-tar 7.5 has waited for ever among the linked files of /usr/bin
+          if ('isFile' in stat && stat.isFile()) stat.nlink = 1;
+          return !(contents.leaveOut?.(path) ?? false);
+        },
         onWriteEntry: (entry) => {
           // every file belongs to the user of this process: to root, or to the only user that can own the files unpacked
           const owner = { uid: process.geteuid?.() ?? 0, gid: process.getegid?.() ?? 0 };
