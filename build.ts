@@ -189,10 +189,11 @@ function copyTypes(folder: string): void {
   }
 }
 
-/** Copies the files that programs read, to where `src/grpc/definitions.ts` looks for them. */
-function copyProtos(folder: string): void {
-  const protos = 'src/grpc/protos';
-  cpSync(join(root, protos), join(folder, protos), { recursive: true });
+/** The folders with files that programs read: `src/grpc/definitions.ts` and `src/board/assets.ts` find them here. */
+const READ_BY_PROGRAMS = ['src/grpc/protos', 'src/board/assets'];
+
+function copyFiles(folder: string): void {
+  for (const name of READ_BY_PROGRAMS) cpSync(join(root, name), join(folder, name), { recursive: true });
 }
 
 function dependencies(): string[] {
@@ -216,6 +217,6 @@ const folder = resolve(root, process.argv[2] ?? 'dist');
 if (process.argv[2] === undefined) rmSync(folder, { recursive: true, force: true });
 await makePrograms(folder);
 makeLauncher(folder);
-copyProtos(folder);
+copyFiles(folder);
 await compileAhead(folder);
 await makeProducer(join(folder, 'producer'));

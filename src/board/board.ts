@@ -1,18 +1,20 @@
-import { createBullBoard } from '@bull-board/api';
-import { FastifyAdapter } from '@bull-board/fastify';
 import { Queue } from 'bullmq';
-import { type FastifyInstance, fastify } from 'fastify';
+import { type FastifyReply, type FastifyRequest, fastify } from 'fastify';
 import { MetricsPage } from '../metrics/metrics-page.ts';
 import { addQueueMetrics } from '../metrics/queue-metrics.ts';
 import { impatientConnection, type QueueSettings } from '../queue/connection.ts';
+import { JobNotFoundError, QueueUnavailableError } from '../queue/errors.ts';
 import type { Logger } from '../queue/log.ts';
 import { Outages } from '../queue/outages.ts';
+import { UnpackQueue } from '../queue/producer.ts';
 import { diagnoseRedisError } from '../queue/redis-diagnosis.ts';
 import { displayRedisUrl } from '../redis-address.ts';
 import { type AccessSettings, accessRule, OPEN_PATHS } from './access.ts';
+import { serveAssets } from './assets.ts';
+import { addBullBoard } from './bull-board.ts';
 import { addHealthRoutes, addMetricsRoute } from './health.ts';
 import { listen } from './listen.ts';
-import { UnpackQueueAdapter } from './queue-adapter.ts';
+import { addPages, errorPage, sendPage } from './routes.ts';
 
 export type BoardSettings = AccessSettings & QueueSettings;
 
@@ -23,10 +25,12 @@ export interface Board {
 
 /** Time limit in milliseconds for the answer of Redis to a page. */
 const REDIS_TIMEOUT = 5000;
+/** Maximum number of characters of a job's ID in an address. */
+const MAX_ID = 2000;
 
 /**
- * Serves the queue to people (Bull Board: inspect, retry, promote, clean), to supervisors (`/healthz`, `/readyz`) and to
- * Prometheus (`/metrics`). It starts without Redis, too; its pages then show why Redis is not available.
+ * Serves the queue to people (the pages of `routes.ts`, and Bull Board as the raw view), to supervisors (`/healthz`, `/readyz`)
+ * and to Prometheus (`/metrics`). It starts without Redis, too; its pages then show why Redis is not available.
  * @throws ConfigError if the address is open to other machines without a password; ListenError if it cannot listen there
  */
 export async function startBoard(settings: BoardSettings, log: Logger): Promise<Board> {
@@ -51,7 +55,30 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
   outages.markWorking();
   queue.on('error', outages.record);
 
-  const app = fastify({ logger: false, forceCloseConnections: true });
+  const producer = new UnpackQueue(settings, REDIS_TIMEOUT);
+  const app = fastify({
+    logger: false,
+    forceCloseConnections: true,
+    routerOptions: { maxParamLength: MAX_ID },
+  });
+  // forms of the pages
+  app.addContentTypeParser(
+    'application/x-www-form-urlencoded',
+    { parseAs: 'string', bodyLimit: 4096 },
+    async (_request: FastifyRequest, body: string) => new URLSearchParams(body),
+  );
+  const assets = serveAssets(app);
+  /** One sentence: a page for a browser, text for a program. */
+  const sendProblem = (
+    request: FastifyRequest,
+    reply: FastifyReply,
+    status: number,
+    title: string,
+    sentence: string,
+  ) =>
+    /\btext\/html\b/.test(request.headers.accept ?? '')
+      ? sendPage(reply, { ...errorPage(title, sentence), refresh: 3000 }, queue.name, assets, status)
+      : reply.status(status).type('text/plain').send(`${sentence}\n`);
   app.addHook('onRequest', async (request, reply) => {
     if (OPEN_PATHS.has(request.url)) return;
     const refused = refusal(request.method, request.headers);
@@ -59,16 +86,16 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
       if (refused.status === 401) reply.header('www-authenticate', 'Basic realm="unpackd", charset="UTF-8"');
       return reply.status(refused.status).type('text/plain').send(`${refused.sentence}\n`);
     }
-    // its page says which parts are missing
-    if (request.url === '/metrics') return;
-    if (redis.status !== 'ready') {
-      return reply
-        .status(503)
-        .type('text/plain')
-        .send(`${where} ${outages.diagnosis ?? 'does not answer'}.\n`);
-    }
     // browsers must not show the board in a frame of another page (clickjacking)
-    reply.header('x-frame-options', 'DENY');
+    reply
+      .header('x-frame-options', 'DENY')
+      .header('x-content-type-options', 'nosniff')
+      .header('referrer-policy', 'no-referrer');
+    // without Redis, `/metrics` says which parts are missing
+    if (redis.status !== 'ready' && request.url !== '/metrics' && !request.url.startsWith('/assets/')) {
+      const sentence = `${where} ${outages.diagnosis ?? 'does not answer'}.`;
+      return sendProblem(request, reply, 503, 'Redis is away', sentence);
+    }
   });
   addHealthRoutes(app, (timeout) => outages.whyNotReady(timeout));
   const metrics = new MetricsPage('board');
@@ -80,18 +107,21 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
     outages.record(error);
     return Object.assign(new Error(`${where} ${diagnosis.sentence}.`), { statusCode: 503 });
   };
-  app.setErrorHandler((error, _request, reply) => {
-    const plain = explained(error);
-    if (plain === error) throw error;
-    return reply
-      .status(503)
-      .type('text/plain')
-      .send(`${plain instanceof Error ? plain.message : ''}\n`);
+  app.setErrorHandler((error, request, reply) => {
+    if (error instanceof JobNotFoundError) return sendProblem(request, reply, 404, 'No such job', sentenceOf(error));
+    const plain = error instanceof QueueUnavailableError ? error : explained(error);
+    if (plain === error && !(error instanceof QueueUnavailableError)) throw error;
+    return sendProblem(request, reply, 503, 'Redis is away', sentenceOf(plain));
   });
+  app.setNotFoundHandler((request, reply) =>
+    sendProblem(request, reply, 404, 'No such page', 'This board has no page at this address.'),
+  );
+  addPages(app, { redis, queue, producer, assets });
   await addBullBoard(app, queue, explained);
 
   const end = async () => {
     await app.close();
+    await producer.close();
     outages.close();
     redis.disconnect();
   };
@@ -115,29 +145,8 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
   };
 }
 
-/** Bull Board's adapter, with errors of Redis explained. */
-class ExplainingAdapter extends FastifyAdapter {
-  readonly #explained: (error: unknown) => unknown;
-
-  constructor(explained: (error: unknown) => unknown) {
-    super();
-    this.#explained = explained;
-  }
-
-  override setErrorHandler(handler: Parameters<FastifyAdapter['setErrorHandler']>[0]): this {
-    return super.setErrorHandler((error) => handler(this.#explained(error) as typeof error)); // the result is an Error, too
-  }
-}
-
-async function addBullBoard(app: FastifyInstance, queue: Queue, explained: (error: unknown) => unknown): Promise<void> {
-  const server = new ExplainingAdapter(explained);
-  createBullBoard({
-    queues: [new UnpackQueueAdapter(queue)],
-    serverAdapter: server,
-    options: {
-      uiConfig: { boardTitle: 'unpackd', hideDocsLink: true, pollingInterval: { showSetting: true } },
-    },
-  });
-  server.setBasePath('');
-  await app.register(server.registerPlugin());
+/** The message of an error as a sentence. */
+function sentenceOf(error: unknown): string {
+  const message = error instanceof Error ? error.message : String(error);
+  return `${message.charAt(0).toUpperCase()}${message.slice(1)}${message.endsWith('.') ? '' : '.'}`;
 }

@@ -39,7 +39,7 @@ test('a failed job shows its code and sentence, and Retry gives it all its attem
   const job = await queue.add(payload('one'), { attempts: 2 });
   await assert.rejects(queue.wait(job));
   const { url } = await board(settings);
-  const shown = JSON.parse((await get(`${url}/api/queues/${settings.UNPACK_QUEUE}/${job.id}`)).text);
+  const shown = JSON.parse((await get(`${url}/bull/api/queues/${settings.UNPACK_QUEUE}/${job.id}`)).text);
   assert.equal(shown.job.name, 'registry.example/one:1');
   assert.equal(shown.job.failedReason, '[BLOB_NOT_FOUND] layer 2 of 3: no such blob');
   const [newest] = shown.job.stacktrace;
@@ -50,7 +50,7 @@ test('a failed job shows its code and sentence, and Retry gives it all its attem
   assert.equal(shown.job.progress.failure.code, 'BLOB_NOT_FOUND');
 
   mended = true;
-  const retried = await get(`${url}/api/queues/${settings.UNPACK_QUEUE}/${job.id}/retry`, { method: 'PUT' });
+  const retried = await get(`${url}/bull/api/queues/${settings.UNPACK_QUEUE}/${job.id}/retry`, { method: 'PUT' });
   assert.equal(retried.status, 204);
   assert.equal((await queue.wait(job)).attempts, 1);
 });
@@ -63,7 +63,7 @@ test('a job whose image existed is shown as completed, with a line in its log', 
   const job = await queue.add(payload('one'));
   await queue.wait(job);
   const { url } = await board(settings);
-  const path = `${url}/api/queues/${settings.UNPACK_QUEUE}/${job.id}`;
+  const path = `${url}/bull/api/queues/${settings.UNPACK_QUEUE}/${job.id}`;
   const { progress } = JSON.parse((await get(path)).text).job;
   assert.deepEqual([progress.progress, progress.phase, progress.layersDone], [100, 'completed', 2]);
   const logs: string[] = JSON.parse((await get(`${path}/logs`)).text);
@@ -75,10 +75,16 @@ test('the page, the queue and the metrics are served', async () => {
   const settings = fixture.settings(open);
   await fixture.producer(settings).add(payload('one'));
   const { url } = await board(settings);
-  assert.match((await get(url)).text, /<title>unpackd<\/title>/);
-  const script = /src="([^"]+\.js)"/.exec((await get(url)).text)?.[1] ?? '';
-  assert.equal((await get(new URL(script, `${url}/`).href)).status, 200);
-  const queues = JSON.parse((await get(`${url}/api/queues`)).text);
+  assert.match((await get(url)).text, /<title>1 problem · unpackd<\/title>/, 'no worker is connected');
+  for (const [, path = ''] of (await get(url)).text.matchAll(/(?:src|href)="(\/assets\/[^"]+)"/g)) {
+    assert.equal((await get(`${url}${path}`)).status, 200, path);
+  }
+  const raw = (await get(`${url}/bull`)).text;
+  assert.match(raw, /<title>unpackd<\/title>/);
+  assert.doesNotMatch(raw, /(?:href|src)="(?:https?:)?\/\//);
+  const script = /src="([^"]+\.js)"/.exec(raw)?.[1] ?? '';
+  assert.equal((await get(new URL(script, `${url}/bull/`).href)).status, 200);
+  const queues = JSON.parse((await get(`${url}/bull/api/queues`)).text);
   assert.equal(queues.queues[0].counts.waiting, 1);
   const metrics = await get(`${url}/metrics`);
   assert.match(metrics.text, /^unpackd_queue_jobs\{state="waiting"\} 1$/m);
@@ -87,13 +93,24 @@ test('the page, the queue and the metrics are served', async () => {
 test('with a user, everything except the probes needs the password', async () => {
   const settings = fixture.settings({ ...open, UNPACK_BOARD_USER: 'ann', UNPACK_BOARD_PASSWORD: 'secret' });
   const { url } = await board(settings);
-  for (const path of ['/', '/metrics', '/api/queues', '/static/', '/healthz/../', '/healthz?x', '/nothing']) {
+  for (const path of [
+    '/',
+    '/metrics',
+    '/jobs',
+    '/jobs/1',
+    '/assets/',
+    '/bull/api/queues',
+    '/bull/static/',
+    '/healthz/../',
+    '/healthz?x',
+    '/nothing',
+  ]) {
     assert.equal((await get(`${url}${path}`)).status, 401, path);
   }
   assert.equal((await get(`${url}/healthz`)).status, 200);
   assert.equal((await get(`${url}/readyz`)).status, 200);
   const authorization = `Basic ${btoa('ann:secret')}`;
-  assert.equal((await get(`${url}/api/queues`, { headers: { authorization } })).status, 200);
+  assert.equal((await get(`${url}/bull/api/queues`, { headers: { authorization } })).status, 200);
 });
 
 test('if the board or the probes cannot listen, one sentence names the setting to change', async () => {

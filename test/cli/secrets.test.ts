@@ -124,8 +124,9 @@ test('no log line of a worker at trace level and no page of the board contains a
       await eventually('the board knows its Redis', file === 'password' ? isReady : isRefused);
       const authorization = `Basic ${btoa(`ann:${PASSWORD}`)}`;
       for (const path of [
-        ...['', 'readyz', 'metrics', 'api/queues?activeQueue=board&status=failed', 'api/redis/stats', 'nothing'],
-        ...[`api/queues/board/${id}`, `api/queues/board/${id}/logs`],
+        ...['', 'readyz', 'metrics', 'nothing', 'jobs?state=failed', `jobs/${id}`, `jobs/${id}/raw/data`, 'workers'],
+        ...['bull/api/queues?activeQueue=board&status=failed', 'bull/api/redis/stats'],
+        ...[`bull/api/queues/board/${id}`, `bull/api/queues/board/${id}/logs`],
       ]) {
         pages.push(await (await fetch(`${board.url}/${path}`, { headers: { authorization } })).text());
         pages.push(await (await fetch(`${board.url}/${path}`)).text());

@@ -305,7 +305,7 @@ function states(state: State): void {
       createLog(await settings(), { write: () => {} }),
     );
     opened.push(() => board.close());
-    const answer = await fetch(`${board.url}/api/queues`);
+    const answer = await fetch(`${board.url}/bull/api/queues`);
     const text = await answer.text();
     if (answer.status !== 200) {
       assert.equal(answer.status, 503);

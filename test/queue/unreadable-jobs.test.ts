@@ -107,7 +107,7 @@ test('fields that are not JSON give one sentence on the command line, and hide n
   const board = await startBoard(settings, createLog(settings, { write: () => {} }));
   fixture.onEnd(() => board.close());
   await eventually('Redis is connected', async () => (await fetch(`${board.url}/readyz`)).status === 200);
-  const path = `${board.url}/api/queues?activeQueue=${settings.UNPACK_QUEUE}&status=waiting`;
+  const path = `${board.url}/bull/api/queues?activeQueue=${settings.UNPACK_QUEUE}&status=waiting`;
   const answer = await fetch(path);
   const text = await answer.text();
   assert.equal(answer.status, 200, text);

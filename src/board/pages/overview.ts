@@ -1,0 +1,51 @@
+import type { JobState } from '../../queue/job-status.ts';
+import { age, jobLink } from '../elements.ts';
+import { type Html, html, type Part } from '../html.ts';
+import type { ListedJob } from '../job-list.ts';
+import type { Problem } from '../problems.ts';
+import { type Counts, jobTable, tiles } from './jobs.ts';
+
+/** `/`: whether anything is wrong, what runs, what waits, what failed and why. */
+
+export interface Overview {
+  readonly problems: readonly Problem[];
+  readonly counts: Counts;
+  readonly oldest: ListedJob | undefined;
+  readonly active: readonly ListedJob[];
+  readonly failed: readonly ListedJob[];
+  /** The next that workers take. */
+  readonly next: readonly ListedJob[];
+  /** A sentence about the workers. */
+  readonly workers: Part;
+}
+
+export function overviewPage(overview: Overview, now: number): Html {
+  const { problems, counts, oldest, active, failed, next, workers } = overview;
+  return html`<h1>Overview</h1>
+<div role="status">${problems.length === 0 ? NOTHING_WRONG : problems.map(problemPart)}</div>
+${tiles(counts)}
+<section class="panel"><p>${workers}</p>
+<p>${oldest === undefined ? 'No job waits.' : html`The oldest waiting job was added ${age(oldest.added, now)} ago: ${jobLink(oldest)}.`}</p></section>
+${part('active', 'Active', 'Nothing runs.', active, counts, now)}
+${part('failed', 'Failed', 'No job has failed.', failed, counts, now)}
+${part('waiting', 'Next', 'No job waits without a priority.', next, counts, now)}`;
+}
+
+const NOTHING_WRONG = html`<section class="panel good"><p><strong>Nothing is wrong.</strong></p></section>`;
+
+function problemPart({ level, finding, todo }: Problem): Html {
+  return html`<section class="panel ${level}" data-key="${finding}"><p><strong><bdi>${finding}</bdi></strong></p><p>${todo}</p></section>`;
+}
+
+function part(
+  state: JobState,
+  title: string,
+  none: string,
+  jobs: readonly ListedJob[],
+  counts: Counts,
+  now: number,
+): Html {
+  const more = counts[state] > jobs.length;
+  return html`<h2>${title}${more && html` <small><a href="/jobs?state=${state}">all ${counts[state].toLocaleString('en-US')}</a></small>`}</h2>
+${jobs.length === 0 ? html`<p class="panel empty">${none}</p>` : jobTable(state, jobs, now)}`;
+}

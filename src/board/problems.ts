@@ -1,0 +1,75 @@
+import { durationText } from '../units.ts';
+
+/** What is wrong with the queue, in sentences for somebody who is woken at night: the first thing that `/` shows. */
+
+export interface Problem {
+  readonly level: 'bad' | 'warn';
+  readonly finding: string;
+  /** What to do. */
+  readonly todo: string;
+}
+
+export interface Situation {
+  readonly paused: boolean;
+  /** Waiting and prioritized jobs. */
+  readonly waiting: number;
+  readonly active: number;
+  /** The number of connected workers; `undefined` if the server does not tell. */
+  readonly workers: number | undefined;
+  /** Milliseconds since the oldest waiting job could have been taken. */
+  readonly oldestWait: number | undefined;
+  /** Names of workers that do not report any more although they did not say goodbye. */
+  readonly silent: readonly string[];
+  /** Sentences of workers that take no jobs, such as a store that cannot be written. */
+  readonly unready: readonly string[];
+  /** Failed jobs of the last hour. */
+  readonly failures: readonly { readonly code: string; readonly count: number }[];
+}
+
+/** A job that waits for longer than this number of milliseconds is a problem. */
+const LONG_WAIT = 10 * 60_000;
+/** Codes by which somebody has ended a job on purpose. */
+const ON_PURPOSE: readonly string[] = ['CANCELLED'];
+
+export function problemsOf(situation: Situation): Problem[] {
+  const { paused, waiting, active, workers, oldestWait, silent, unready, failures } = situation;
+  const problems: Problem[] = [];
+  const bad = (finding: string, todo: string) => problems.push({ level: 'bad', finding, todo });
+  const warn = (finding: string, todo: string) => problems.push({ level: 'warn', finding, todo });
+  if (paused)
+    bad(
+      'The queue is paused, so workers take no jobs.',
+      'Resume it in the raw view, or with queue.resume() of BullMQ.',
+    );
+  if (workers === 0 && waiting + active > 0) {
+    bad(
+      'No worker is connected, so jobs wait.',
+      'Start one (unpackd worker). If one runs, run unpackd doctor there: it needs the same REDIS_URL, UNPACK_QUEUE and UNPACK_REDIS_PREFIX.',
+    );
+  }
+  for (const name of silent) {
+    bad(
+      `Worker ${name} is silent.`,
+      'It was killed, is frozen, or has no connection to Redis. Look at its log and at dmesg of its machine. Its jobs go to other workers.',
+    );
+  }
+  for (const sentence of unready) bad(sentence, 'Run unpackd doctor on that machine.');
+  if (!paused && workers !== 0 && oldestWait !== undefined && oldestWait > LONG_WAIT) {
+    warn(
+      `The oldest job has waited for ${durationText(oldestWait)}.`,
+      active === 0
+        ? 'Nothing runs although jobs wait: run unpackd doctor on a worker.'
+        : 'The workers have more jobs than they can do: start more workers, or look at a slow job below.',
+    );
+  }
+  const meant = failures.filter(({ code }) => !ON_PURPOSE.includes(code));
+  const failed = meant.reduce((sum, { count }) => sum + count, 0);
+  if (failed > 0) {
+    const codes = meant.map(({ code, count }) => `${count} × ${code}`).join(', ');
+    warn(
+      `${failed === 1 ? 'One job has' : `${failed} jobs have`} failed in the last hour: ${codes}.`,
+      'Each failed job says what to do: open it below.',
+    );
+  }
+  return problems;
+}

@@ -1,0 +1,158 @@
+import type { Queue } from 'bullmq';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { Redis } from 'ioredis';
+import { JobNotFoundError } from '../queue/errors.ts';
+import { JOB_STATES } from '../queue/job-status.ts';
+import type { UnpackQueue } from '../queue/producer.ts';
+import type { Assets } from './assets.ts';
+import { jobUrl } from './elements.ts';
+import { formField, isOwnForm } from './form-guard.ts';
+import { html } from './html.ts';
+import { readJob } from './job-details.ts';
+import { JobLists } from './job-list.ts';
+import { searchImages } from './job-search.ts';
+import { layout, type Page } from './layout.ts';
+import { jobPage, rawPage } from './pages/job.ts';
+import { jobsPage, PAGE_SIZE } from './pages/jobs.ts';
+import { overviewPage } from './pages/overview.ts';
+import { searchPage } from './pages/search.ts';
+import { readOverview } from './read-overview.ts';
+
+/** Which path shows which page, and the two forms. Every page is made anew from Redis. */
+
+export interface PageSources {
+  readonly redis: Redis;
+  readonly queue: Queue;
+  readonly producer: UnpackQueue;
+  readonly assets: Assets;
+}
+
+/** Milliseconds between two refreshes of a page that hardly changes. */
+const SLOW = 10_000;
+/** What a person has done, by the query of the page that is shown then. */
+const NOTICES: Readonly<Record<string, string>> = {
+  retry: 'The job waits again, with all its attempts.',
+  cancel: 'The cancel request is set. The next worker that sees it ends the job.',
+};
+
+type Query = Readonly<Record<string, unknown>>;
+
+export function addPages(app: FastifyInstance, { redis, queue, producer, assets }: PageSources): void {
+  const lists = new JobLists(redis, queue);
+  const send = (reply: FastifyReply, page: Page, status = 200) => sendPage(reply, page, queue.name, assets, status);
+
+  app.get('/', async (_request, reply) => {
+    const now = Date.now();
+    const overview = await readOverview(queue, producer, lists, now);
+    const { length } = overview.problems;
+    const title = length === 0 ? 'Overview' : `${length} ${length === 1 ? 'problem' : 'problems'}`;
+    return send(reply, { title, section: '/', content: overviewPage(overview, now) });
+  });
+
+  app.get('/jobs', async (request, reply) => {
+    const query = request.query as Query;
+    const state = JOB_STATES.find((one) => one === query.state) ?? 'active';
+    const start = { after: text(query.after), from: place(query.from) };
+    const [page, counts] = await Promise.all([lists.page(state, start, PAGE_SIZE), producer.counts()]);
+    const content = jobsPage(state, page, counts, Date.now());
+    return send(reply, { title: `Jobs: ${state}`, section: '/jobs', content });
+  });
+
+  app.get('/search', async (request, reply) => {
+    const query = request.query as Query;
+    const wanted = (text(query.q) ?? '').trim();
+    if (wanted === '') return reply.redirect('/jobs', 303);
+    if ((await redis.exists(queue.toKey(wanted))) === 1 && (await queue.getJobState(wanted)) !== 'unknown')
+      return reply.redirect(jobUrl(wanted), 303);
+    const state = JOB_STATES.find((one) => one === query.in);
+    const found = await searchImages(lists, wanted, state && { state, from: place(query.from) });
+    const content = searchPage(wanted, found, Date.now());
+    return send(reply, { title: `Search: ${wanted}`, section: '/jobs', content, query: wanted, refresh: 0 });
+  });
+
+  app.get('/jobs/:id', async (request, reply) => {
+    const id = idOf(request);
+    const details = await readJob(id, producer, queue, redis);
+    const { status } = details;
+    const field = formField(request, reply);
+    const notice = NOTICES[text((request.query as Query).done) ?? ''];
+    const content = jobPage(id, details, { now: Date.now(), notice, formField: field });
+    const ended = typeof status === 'string' || status.finished !== undefined;
+    const title = typeof status === 'string' ? id : `${status.state}: ${status.image ?? id}`;
+    return send(reply, { title, section: '/jobs', content, refresh: ended ? SLOW : 2000 });
+  });
+
+  app.get('/jobs/:id/raw/:field', async (request, reply) => {
+    const id = idOf(request);
+    const field = text((request.params as Query).field) ?? '';
+    const content = rawPage(id, field, await redis.hgetall(queue.toKey(id)));
+    if (content === undefined) throw new JobNotFoundError(id);
+    return send(reply, { title: field, section: '/jobs', content, refresh: 0 });
+  });
+
+  const act = (name: 'retry' | 'cancel', change: (id: string) => Promise<string | undefined>) =>
+    app.post(`/jobs/:id/${name}`, async (request, reply) => {
+      const id = idOf(request);
+      if (!isOwnForm(request)) {
+        const refused =
+          'The form is not from this board, or it is too old. Go back, load the page again, and press the button there.';
+        return send(reply, errorPage('Refused', refused, id), 403);
+      }
+      const whyNot = await change(id);
+      if (whyNot !== undefined) return send(reply, errorPage('Not done', whyNot, id), 409);
+      return reply.redirect(`${jobUrl(id)}?done=${name}`, 303);
+    });
+  act('cancel', async (id) => ((await producer.cancel(id)) ? undefined : 'The job has already completed or failed.'));
+  act('retry', async (id) => {
+    const job = await queue.getJob(id);
+    if (job === undefined) throw new JobNotFoundError(id);
+    if (!(await job.isFailed())) return 'The job is not failed any more, so there is nothing to retry.';
+    await job.retry('failed', { resetAttemptsMade: true });
+    return undefined;
+  });
+}
+
+/** A page that says in one sentence what went wrong. */
+export function errorPage(title: string, sentence: string, jobId?: string): Page {
+  const back =
+    jobId === undefined ? html`<a href="/">Overview</a>` : html`<a href="${jobUrl(jobId)}">Back to the job</a>`;
+  const content = html`<h1>${title}</h1><section class="panel bad"><p><strong><bdi>${sentence}</bdi></strong></p><p>${back}</p></section>`;
+  return { title, content, refresh: 0 };
+}
+
+/** What the pages may load and do: nothing from other hosts, no inline script or style, no frame of another page. */
+const POLICY = [
+  "default-src 'none'",
+  "script-src 'self'",
+  "style-src 'self'",
+  "img-src 'self'",
+  "connect-src 'self'",
+  "form-action 'self'",
+  "base-uri 'none'",
+  "frame-ancestors 'none'",
+].join('; ');
+
+export function sendPage(reply: FastifyReply, page: Page, queue: string, assets: Assets, status = 200): FastifyReply {
+  return reply
+    .status(status)
+    .type('text/html; charset=utf-8')
+    .header('content-security-policy', POLICY)
+    .header('cache-control', 'no-store')
+    .send(layout(page, queue, assets).toString());
+}
+
+function idOf(request: FastifyRequest): string {
+  return text((request.params as Query).id) ?? ''; // the route has this parameter
+}
+
+/** A parameter that is given twice is a list: the first is taken. */
+function text(value: unknown): string | undefined {
+  const one: unknown = Array.isArray(value) ? value[0] : value;
+  return typeof one === 'string' && one !== '' ? one : undefined;
+}
+
+/** A place in a list, counted from 0. */
+function place(value: unknown): number {
+  const number = Number(text(value) ?? 0);
+  return Number.isSafeInteger(number) && number > 0 ? number : 0;
+}
