@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import { formatPlatform, hostPlatform } from '../../src/oci/platform.ts';
 import { isResult } from '../../src/queue/result-schema.ts';
 import { type Finished, runCli } from '../cli/run-cli.ts';
 import { imageOf, writeLayout } from '../support/layout.ts';
@@ -11,6 +12,7 @@ import { Cri } from './cri.ts';
 import { Daemon, isSince, PROGRAMS, skipWithoutContainers } from './daemon.ts';
 import { appImage, dataOf, LIST_DATA } from './images.ts';
 
+const PLATFORM = formatPlatform(hostPlatform());
 const NAME = 'registry.example.com/team/app:1';
 const [image, other] = [appImage(), appImage('other')];
 
@@ -22,7 +24,7 @@ for (const program of PROGRAMS) {
     let settings: string[];
 
     before(async () => {
-      await writeLayout(layout, { app: image, other, empty: imageOf([]) });
+      await writeLayout(layout, { app: image, other, empty: imageOf([], hostPlatform()) });
       daemon = await Daemon.start(program, { containers: { pauseImage: 'example.com/pause:1' } });
       await new Cri(daemon).ready();
       const root = join(folder.path, 'store');
@@ -82,7 +84,7 @@ for (const program of PROGRAMS) {
       await daemon.ctr('k8s.io', 'run', '--detach', '--snapshotter', 'overlayfs', NAME, 'c2');
       const { stdout, stderr } = await run('images', 'ls');
       assert.equal(stderr, '');
-      assert.match(stdout, new RegExp(`^${NAME} +linux/amd64 +${image.manifestDigest} .* in use$`, 'm'));
+      assert.match(stdout, new RegExp(`^${NAME} +${PLATFORM} +${image.manifestDigest} .* in use$`, 'm'));
       const { images } = await json('images', 'inspect', 'registry.example.com/team/app');
       assert.deepEqual([images[0].reference, images[0].usedBy], [NAME, ['c2']]);
       assert.equal(images[0].layers.length, image.layers.length);
@@ -155,7 +157,7 @@ for (const program of PROGRAMS) {
     test('images rm lets containerd collect what no other image has', async () => {
       await json('apply', `${layout}:other`, '--image', 'registry.example.com/other');
       const { removed } = await json('images', 'rm', NAME);
-      assert.deepEqual(removed, [{ reference: NAME, platform: 'linux/amd64', manifestDigest: image.manifestDigest }]);
+      assert.deepEqual(removed, [{ reference: NAME, platform: PLATFORM, manifestDigest: image.manifestDigest }]);
       const { snapshots } = await json('snapshots', 'ls');
       assert.equal(snapshots.length, other.layers.length);
       assert.match((await run('images', 'rm', 'registry.example.com/other')).stdout, /^removed image /);

@@ -12,6 +12,7 @@ import { Daemon, isSince, PROGRAMS, skipWithoutContainers } from './daemon.ts';
 import {
   documentsOf,
   HOST,
+  HOST_NAME,
   ImageStage,
   newImage,
   RECORD,
@@ -77,7 +78,7 @@ for (const program of PROGRAMS) {
         () => stage.client.images.Delete({ name: image.configDigest }),
         () => stage.client.content.Delete({ digest: image.configDigest }),
         () => stage.client.content.Delete({ digest: image.manifestDigest }),
-        () => stage.daemon.ctr('k8s.io', 'images', 'label', 'example.com/look:1', `unpackd.dev/image/linux/amd64=`),
+        () => stage.daemon.ctr('k8s.io', 'images', 'label', 'example.com/look:1', `unpackd.dev/image/${HOST_NAME}=`),
         async () => {
           const digest = image.configDigest;
           const label = `containerd.io/gc.ref.snapshot.${snapshotter}`;
@@ -109,13 +110,13 @@ for (const program of PROGRAMS) {
       await stage.record('example.com/both:1', own, { indexDigest }, documents);
       await stage.record('example.com/both:1', foreign, { indexDigest, platform: 'linux/s390x' }, documents);
       await stage.daemon.collect();
-      assert.deepEqual(await stage.listed(), ['example.com/both:1 linux/amd64', 'example.com/both:1 linux/s390x']);
+      assert.deepEqual(await stage.listed(), [`example.com/both:1 ${HOST_NAME}`, 'example.com/both:1 linux/s390x']);
       assert.equal(await stage.target('example.com/both:1'), indexDigest);
       assert.equal(await stage.target(`example.com/both@${indexDigest}`), indexDigest);
       assert.equal(await stage.target(foreign.configDigest), foreign.manifestDigest);
       assert.ok((await stage.hasSnapshot(own.chainId)) && (await stage.hasSnapshot(foreign.chainId)));
       for (const [image, platform] of [
-        [own, 'linux/amd64'],
+        [own, HOST_NAME],
         [foreign, 'linux/s390x'],
       ] as const) {
         assert.ok(
@@ -141,7 +142,7 @@ for (const program of PROGRAMS) {
       await stage.record('example.com/app:1', foreign, { isFurther: true, platform: 'linux/s390x' });
       await stage.daemon.collect();
       assert.deepEqual(await stage.listed(), [
-        'example.com/app:1 linux/amd64',
+        `example.com/app:1 ${HOST_NAME}`,
         `example.com/app@${foreign.manifestDigest} linux/s390x`,
       ]);
       assert.equal(await stage.target('example.com/app:1'), own.manifestDigest);
@@ -154,7 +155,7 @@ for (const program of PROGRAMS) {
       const key = { ...newImage('example.com/empty:1', image, {}, false), chainId: undefined };
       await stage.images.recordImage(key, documentsOf(image));
       await stage.daemon.collect();
-      assert.deepEqual(await stage.listed(), ['example.com/empty:1 linux/amd64']);
+      assert.deepEqual(await stage.listed(), [`example.com/empty:1 ${HOST_NAME}`]);
       assert.ok((await stage.images.lookUpImage(key))?.used);
       const { images: shown } = await new Cri(stage.daemon).images.ListImages({});
       assert.ok(shown.some(({ id }) => id === image.configDigest));
@@ -250,12 +251,12 @@ for (const program of PROGRAMS) {
       const image = smallImage('digest');
       const reference = `example.com/app:1@${image.manifestDigest}`;
       await stage.record(reference, image);
-      assert.deepEqual(await stage.listed(), [`example.com/app@${image.manifestDigest} linux/amd64`]);
+      assert.deepEqual(await stage.listed(), [`example.com/app@${image.manifestDigest} ${HOST_NAME}`]);
       assert.equal(await stage.target('example.com/app:1'), undefined);
       // a tag beside it does not take the record with it
       await stage.record('example.com/app:1', image);
       await stage.images.removeImage('example.com/app:1');
-      assert.deepEqual(await stage.listed(), [`example.com/app@${image.manifestDigest} linux/amd64`]);
+      assert.deepEqual(await stage.listed(), [`example.com/app@${image.manifestDigest} ${HOST_NAME}`]);
       await stage.removeAll();
       const other = newImage(`example.com/app@${digestOf(Buffer.from('other'))}`, image);
       await assert.rejects(

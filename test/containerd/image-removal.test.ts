@@ -5,7 +5,7 @@ import type { NewImage } from '../../src/snapshots/images.ts';
 import { isSnapshotError } from '../../src/snapshots/snapshotter.ts';
 import { imageOf, type TestImage } from '../support/layout.ts';
 import { Daemon, PROGRAMS, skipWithoutContainerd } from './daemon.ts';
-import { HOST, ImageStage, newImage, RECORD, smallImage } from './image-stage.ts';
+import { HOST, HOST_NAME, ImageStage, newImage, RECORD, smallImage } from './image-stage.ts';
 
 /** What moves, pins and removes images, and what then stays. */
 for (const program of PROGRAMS) {
@@ -49,7 +49,7 @@ for (const program of PROGRAMS) {
       );
       await stage.record('example.com/pin:1', image);
       assert.equal((await stage.images.images())[0]?.pinned, true);
-      await stage.images.pinImage('example.com/pin:1', 'linux/amd64', false);
+      await stage.images.pinImage('example.com/pin:1', HOST_NAME, false);
       assert.equal((await stage.images.images())[0]?.pinned, false);
       await assert.rejects(stage.images.pinImage('example.com/none', undefined, true), (error) =>
         isSnapshotError(error, 'NotFound'),
@@ -130,8 +130,8 @@ for (const program of PROGRAMS) {
       const moved = { name: 'example.com/tag:1', target: theirs.manifest };
       await stage.client.images.Update({ image: moved, updateMask: { paths: ['target'] } });
       assert.deepEqual(await stage.listed(), [
-        `example.com/tag@${ours.manifestDigest} linux/amd64`,
-        'example.com/theirs:1 linux/amd64',
+        `example.com/tag@${ours.manifestDigest} ${HOST_NAME}`,
+        `example.com/theirs:1 ${HOST_NAME}`,
       ]);
       await assert.rejects(stage.images.removeImage('example.com/tag:1'), (error) =>
         isSnapshotError(error, 'NotFound'),

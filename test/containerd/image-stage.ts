@@ -5,7 +5,7 @@ import type { ContainerdClient } from '../../src/grpc/client.ts';
 import { isGrpcError } from '../../src/grpc/errors.ts';
 import type { Labels } from '../../src/grpc/services.ts';
 import { chainIds } from '../../src/oci/digest.ts';
-import { hostPlatform } from '../../src/oci/platform.ts';
+import { formatPlatform, hostPlatform } from '../../src/oci/platform.ts';
 import { ContainerdImages } from '../../src/snapshots/containerd/images.ts';
 import type { NewImage } from '../../src/snapshots/images.ts';
 import { isSnapshotError, SnapshotError } from '../../src/snapshots/snapshotter.ts';
@@ -18,6 +18,8 @@ import type { Daemon } from './daemon.ts';
 
 export const SNAPSHOTTER = 'overlayfs';
 export const HOST = hostPlatform();
+/** As records name it. */
+export const HOST_NAME = formatPlatform(HOST);
 export const RECORD = { source: 's3://bucket/prefix', job: '7' };
 /** Begins the keys of the snapshots that the stage itself makes. */
 const EXTRACTION = 'unpackd-test-';
@@ -166,5 +168,5 @@ export function newImage(
 ): NewImage {
   const { manifestDigest, configDigest } = image;
   const chain = hasLayers ? { chainId: image.chainId } : {};
-  return { ...RECORD, reference, platform: 'linux/amd64', manifestDigest, configDigest, ...chain, ...more };
+  return { ...RECORD, reference, platform: HOST_NAME, manifestDigest, configDigest, ...chain, ...more };
 }

@@ -1,9 +1,10 @@
 import { readFileSync } from 'node:fs';
 import { findProgram } from '../../dev/local-programs.ts';
+import { hostPlatform } from '../../src/oci/platform.ts';
 import { imageOf, layerOf, type TestCompression, type TestImage } from '../support/layout.ts';
 import { directory, file, hardlink, type Member, opaque, symlink, tar, whiteout } from '../support/tar.ts';
 
-/** Images whose only program is a static busybox. */
+/** Images for this machine whose only program is its static busybox. */
 
 /** What the lowest layer has. @throws Error without busybox */
 function busybox(): Member[] {
@@ -16,7 +17,7 @@ function busybox(): Member[] {
 const RUNTIME = { config: { Entrypoint: ['/bin/busybox', 'sleep', 'infinity'] } };
 
 /** The image of a pod's own container, which does nothing. */
-export const pauseImage = (): TestImage => imageOf([layerOf(tar(...busybox()))], undefined, {}, RUNTIME);
+export const pauseImage = (): TestImage => imageOf([layerOf(tar(...busybox()))], hostPlatform(), {}, RUNTIME);
 
 /** An image of five layers that change each other's files. Images with different words share no layer. */
 export function appImage(word = 'app'): TestImage {
@@ -40,7 +41,7 @@ export function appImage(word = 'app'): TestImage {
     layer([file('data/first', 'two names'), hardlink('data/second', 'data/first')]),
     layer([symlink('data/link', 'kept/file'), directory('data/kept', { mode: 0o700 })], 'none'),
   ];
-  return imageOf(layers, undefined, {}, RUNTIME);
+  return imageOf(layers, hostPlatform(), {}, RUNTIME);
 }
 
 /** A command that prints what is in /data of a container of `appImage`. */

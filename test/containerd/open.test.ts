@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { existsSync, readdirSync } from 'node:fs';
+import { createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import '../support/needs-root.ts';
@@ -7,6 +9,7 @@ import { loadConfig, storePlace } from '../../src/config.ts';
 import { ConfigError, toUnpackError } from '../../src/errors.ts';
 import { connectContainerd } from '../../src/grpc/client.ts';
 import { openContainerdStore } from '../../src/snapshots/containerd/open.ts';
+import { findSnapshotter } from '../../src/snapshots/containerd/plugin.ts';
 import { openStoreToRead } from '../../src/snapshots/open-store.ts';
 import { runChild } from '../support/child.ts';
 import { imageOf, layerOf, writeLayout } from '../support/layout.ts';
@@ -88,6 +91,21 @@ for (const program of PROGRAMS) {
       const opening = () => openContainerdStore({ ...freshOptions(daemon, place.path), socket });
       await assert.rejects(opening, code('STORE_FAILED'));
       await assert.rejects(opening, /nobody\.sock does not answer .*: start it, or set UNPACK_CONTAINERD_SOCKET/);
+    });
+
+    test('a socket that never answers is STORE_FAILED after some seconds', async () => {
+      using place = scratch();
+      const socket = join(place.path, 'silent.sock');
+      const connections: Socket[] = [];
+      const server = createServer((connection) => connections.push(connection)).listen(socket);
+      await once(server, 'listening');
+      const client = connectContainerd({ socket, namespace: 'default' });
+      const finding = findSnapshotter(client, { socket, snapshotter: 'overlayfs' }, 300);
+      await assert.rejects(finding, code('STORE_FAILED'));
+      await assert.rejects(finding, /silent\.sock has not answered .* in time: look whether it is containerd's socket/);
+      client.close();
+      server.close();
+      for (const connection of connections) connection.destroy();
     });
 
     test('a snapshotter that containerd does not have is STORE_FAILED with those that it has', async () => {

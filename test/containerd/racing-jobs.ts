@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { chainIds } from '../../src/oci/digest.ts';
+import { hostPlatform } from '../../src/oci/platform.ts';
 import type { Random } from '../fuzz/random.ts';
 import { imageOf, layerOf, type TestImage, writeLayout } from '../support/layout.ts';
 import { referenceTrees, treesOf } from '../support/store-trees.ts';
@@ -152,5 +153,5 @@ export class RacingJobs implements AsyncDisposable {
 /** Four layers: the first is in all images, the second in every second, the third in the other image of that number. */
 function imageIn(number: number, kind: string): TestImage {
   const layer = (name: string) => layerOf(tar(directory('d'), file(`d/${name}`, name), file('d/top', name)));
-  return imageOf(['all', `half-${number % 2}`, `pair-${number}`, `${kind}-${number}`].map(layer));
+  return imageOf(['all', `half-${number % 2}`, `pair-${number}`, `${kind}-${number}`].map(layer), hostPlatform());
 }

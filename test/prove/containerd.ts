@@ -7,6 +7,9 @@ import type { Proof } from './proof.ts';
 /** More than the calls of four jobs at once, so that some kills come after the last. */
 const CALLS = 220;
 
+/** Jobs of a race. */
+const JOBS = 100;
+
 /** Jobs that unpack into containerd, while containerd or unpackd is killed, or `ctr` pulls and removes images. */
 export const proof: Proof = {
   name: 'containerd',
@@ -20,7 +23,7 @@ export const proof: Proof = {
         const program = random.pick(PROGRAMS);
         if (random.oneIn(3)) {
           await using jobs = await RacingJobs.start(program);
-          await jobs.run(20 + random.below(20), random);
+          await jobs.run(JOBS, random);
           await jobs.check();
           run.count(`races with ctr, ${program.version}`);
           return;

@@ -35,7 +35,9 @@ export function storeError(thrown: unknown, socket: string): unknown {
     return failed(`containerd at ${socket} does not answer (${details}): start it, or set UNPACK_CONTAINERD_SOCKET`);
   }
   if (code === 'DEADLINE_EXCEEDED') {
-    return failed(`containerd at ${socket} has not answered ${method} in time: look at its log, and at its disk`);
+    return failed(
+      `containerd at ${socket} has not answered ${method} in time: look whether it is containerd's socket, at its log, and at its disk`,
+    );
   }
   return failed(`containerd at ${socket} refused ${method} (${code}: ${details}): look at its log`);
 

@@ -21,13 +21,22 @@ export interface FoundSnapshotter {
 }
 
 const TYPE = 'io.containerd.snapshotter.v1';
+/** Milliseconds for the first answer. containerd needs neither its database nor its disk for it. */
+const PATIENCE = 20_000;
 
-/** @throws UnpackError STORE_FAILED if containerd does not answer, or has no such snapshotter that runs */
+/**
+ * @param patience milliseconds to wait for the first answer: another program's socket possibly accepts a connection and never
+ *   answers
+ * @throws UnpackError STORE_FAILED if containerd does not answer, or has no such snapshotter that runs
+ */
 export async function findSnapshotter(
   client: ContainerdClient,
   { socket, snapshotter }: Pick<ContainerdAddress, 'socket' | 'snapshotter'>,
+  patience = PATIENCE,
 ): Promise<FoundSnapshotter> {
-  const { plugins } = await converted(socket, () => client.introspection.Plugins({ filters: [`type==${TYPE}`] }));
+  const { plugins } = await converted(socket, () =>
+    client.introspection.Plugins({ filters: [`type==${TYPE}`] }, { deadline: patience }),
+  );
   const found = plugins.find(({ id }) => id === snapshotter);
   const refused = (why: string, advice: string) =>
     new UnpackError('STORE_FAILED', `containerd at ${socket} can't be used as the snapshot store: ${why}: ${advice}`);
