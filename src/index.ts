@@ -9,5 +9,8 @@ export { JobNotFoundError, QueueUnavailableError, UnreadableJobError, WaitTimeou
 export type { Failure, Payload, Progress, UnpackResult } from './queue/formats.ts';
 export type { JobState, JobStatus } from './queue/job-status.ts';
 export type { WaitOptions } from './queue/job-waiter.ts';
+export type { FailureCount, JobCounts, QueueOverview, WaitingJob } from './queue/overview.ts';
 export { type AddOptions, type JobHandle, UnpackQueue } from './queue/producer.ts';
 export { queueSettings } from './queue/queue-settings.ts';
+export type { RetryOutcome, RetryRefusal } from './queue/retry-jobs.ts';
+export type { WorkerView } from './queue/worker-presence.ts';

@@ -42,6 +42,17 @@ const COMMANDS: readonly Entry[] = [
     load: async () => (await import('./cancel.ts')).cancelCommand,
   },
   {
+    name: 'queue',
+    summary: 'show what waits, what runs, the workers, and recent failures',
+    load: async () => (await import('./queue.ts')).queueCommand,
+  },
+  {
+    name: 'retry',
+    arguments: 'JOB…',
+    summary: 'retry failed jobs, by ID or by failure code',
+    load: async () => (await import('./retry.ts')).retryCommand,
+  },
+  {
     name: 'apply',
     arguments: 'IMAGE',
     summary: 'unpack an image on this machine, without a queue',

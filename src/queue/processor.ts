@@ -24,7 +24,7 @@ import {
 } from './parked-attempt.ts';
 import { LayerLocked, type ParkedJobs, type ParkOptions } from './parked-jobs.ts';
 import { imageOf, type ParsedJob, payloadParser, type SourcePolicy } from './parse-payload.ts';
-import { appliedBefore } from './progress.ts';
+import { appliedBefore, progressBefore } from './progress.ts';
 import { readProgress } from './progress-schema.ts';
 import { JobReporter } from './reporter.ts';
 import { resultOf, type WorkerFacts } from './result.ts';
@@ -141,8 +141,8 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
   function startAttempt(job: Job, token: string | undefined, lookup: PendingLookup | undefined): Attempt {
     const id = job.id ?? '';
     job.opts.keepLogs ??= LOG_LINES_KEPT;
-    const earlier = readProgress(job.progress);
     const number = job.attemptsMade + 1;
+    const earlier = progressBefore(readProgress(job.progress), number);
     // a retry by hand adds an attempt
     const attempts = Math.max(job.opts.attempts ?? 0, number);
     const waited = waitedBefore(earlier, number);

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Job, type JobsOptions, Queue } from 'bullmq';
 import type { Redis } from 'ioredis';
+import type { FailureCode } from '../errors.ts';
 import { CANCEL_FLAG_LIFE, cancelChannel, cancelKey, DEFAULT_CANCEL_REASON } from './cancellation.ts';
 import { checkPayload } from './check-payload.ts';
 import { impatientConnection, type QueueSettings } from './connection.ts';
@@ -11,9 +12,10 @@ import type { Payload, UnpackResult } from './formats.ts';
 import { type JobStatus, statusOf } from './job-status.ts';
 import { JobWaiter, type WaitOptions } from './job-waiter.ts';
 import { unavailable } from './outages.ts';
-import { type JobCounts, jobCounts, type QueueOverview, queueOverview } from './overview.ts';
+import { failedJobs, type JobCounts, jobCounts, type QueueOverview, queueOverview } from './overview.ts';
 import { diagnoseRedisError, whyNotReady } from './redis-diagnosis.ts';
 import { probeRedis } from './redis-probe.ts';
+import { type RetryOutcome, retryJobs } from './retry-jobs.ts';
 
 export interface AddOptions {
   /** From 1 (first) to 2,097,151 (last). Jobs without a priority come before all jobs with one. */
@@ -37,6 +39,8 @@ export interface JobHandle {
 
 /** Time limit in milliseconds for the answer of Redis to a call. */
 const DEFAULT_TIMEOUT = 5000;
+/** Number of jobs that are retried at the same time. */
+const RETRIED_AT_ONCE = 100;
 
 /**
  * The API for producers: adds jobs, waits for them, cancels them. If Redis is not available, every call fails with a
@@ -136,6 +140,35 @@ export class UnpackQueue {
       if (state === 'delayed') await job.promote().catch(ignoreUnlessRedisFailed);
       if (state !== 'active') await job.changePriority({ priority: 0, lifo: true }).catch(ignoreUnlessRedisFailed);
       return true;
+    });
+  }
+
+  /**
+   * Retries failed jobs, each with all its attempts again. Jobs that cannot be retried are refused, and do not change: jobs
+   * that are not failed or not there, and jobs whose image was added again meanwhile.
+   * @returns an outcome for each job, in the order of the IDs
+   * @throws QueueUnavailableError. In this case some of the jobs can be retried
+   */
+  async retry(jobIds: readonly string[]): Promise<RetryOutcome[]> {
+    const outcomes: RetryOutcome[] = [];
+    const claimed = new Map<string, string>();
+    for (let from = 0; from < jobIds.length; from += RETRIED_AT_ONCE) {
+      const some = jobIds.slice(from, from + RETRIED_AT_ONCE);
+      outcomes.push(...(await this.#call(() => retryJobs(this.#queue, this.#redis, some, claimed))));
+    }
+    return outcomes;
+  }
+
+  /**
+   * The IDs of the failed jobs that are kept (UNPACK_KEEP_FAILED), oldest first.
+   * @param since milliseconds since 1970: when they failed, at the earliest @throws QueueUnavailableError
+   */
+  async failed(code: FailureCode, since = 0): Promise<string[]> {
+    return this.#call(async () => {
+      const found: string[] = [];
+      for await (const jobs of failedJobs(this.#queue, this.#redis, since, Date.now()))
+        found.push(...jobs.filter((job) => job.code === code).map(({ id }) => id));
+      return found;
     });
   }
 

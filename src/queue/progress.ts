@@ -20,6 +20,17 @@ export function isSameAttempt(earlier: Progress | undefined, number: number): ea
   return earlier !== undefined && earlier.attempt === number && earlier.phase !== 'failed';
 }
 
+/**
+ * The progress that an earlier run wrote, for attempt `number`. After a retry by hand the attempts are counted anew, and so are
+ * the returns because of a faulty store.
+ */
+export function progressBefore(earlier: Progress | undefined, number: number): Progress | undefined {
+  const isRetriedByHand = earlier?.phase === 'failed' && earlier.attempt >= number;
+  if (!isRetriedByHand) return earlier;
+  const { storeFaults: _, ...rest } = earlier;
+  return rest;
+}
+
 /** The applied layers of earlier runs and of this run. A layer that was applied twice is in the list once. */
 export function withApplied(before: readonly AppliedLayer[], states: readonly ImageState[]): AppliedLayer[] {
   const applied = new Map(before.map((layer) => [layer.chainId, layer]));

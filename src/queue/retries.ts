@@ -80,16 +80,30 @@ export interface Decision {
   readonly isLast: boolean;
 }
 
-/** @param earlier the failures of the earlier attempts */
+/** @param earlier the failures of the earlier attempts, also of those before a retry by hand */
 export function decideRetry(
   error: UnpackError,
   { number, attempts }: { readonly number: number; readonly attempts: number },
   earlier: readonly Failure[],
 ): Decision {
   // STALLED is retried only by hand
-  const retryable = error.code !== 'STALLED' && isRetryable(error.code, earlier);
+  const retryable = error.code !== 'STALLED' && isRetryable(error.code, failuresBefore(earlier, number));
   const failure = failureOf(error, { attempt: number, attempts }, retryable);
   return { failure, isLast: !retryable || number >= attempts };
+}
+
+/**
+ * The failures of the attempts before `number` since the job was added or was last retried by hand, which counts its attempts
+ * anew.
+ */
+export function failuresBefore(failures: readonly Failure[], number: number): readonly Failure[] {
+  let first = failures.length;
+  for (let later = number; first > 0; first -= 1) {
+    const { attempt } = failures[first - 1] ?? { attempt: later };
+    if (attempt >= later) break;
+    later = attempt;
+  }
+  return failures.slice(first);
 }
 
 /** Whether another attempt can succeed. All codes with the rule `once` (damaged downloads) share one retry. */

@@ -13,6 +13,8 @@ const COMMANDS = [
   'enqueue',
   'status',
   'cancel',
+  'queue',
+  'retry',
   'apply',
   'push',
   'snapshots',
