@@ -178,6 +178,7 @@ function pings(port: number): Promise<boolean> {
     };
     socket.setTimeout(1000, () => done(false));
     socket.once('error', () => done(false));
-    socket.once('data', (reply) => done(reply.toString().startsWith('+PONG')));
+    // a server with a password answers, too
+    socket.once('data', (reply) => done(/^(\+PONG|-NOAUTH)/.test(reply.toString())));
   });
 }

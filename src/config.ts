@@ -4,7 +4,8 @@ import type { LayerLimits } from './archive/tar-reader.ts';
 import { isLess, type Marks, notLessText } from './collector/free-space.ts';
 import { ConfigError } from './errors.ts';
 import type { UnpackSettings } from './image/unpacker.ts';
-import { maskedRedisUrl, readRedisUrl } from './redis-address.ts';
+import { maskedRedisUrl } from './redis-address.ts';
+import { redisContradictions } from './redis-settings.ts';
 import { addSecret, maskSecrets } from './secrets.ts';
 import {
   bytes,
@@ -49,11 +50,24 @@ const optional = <T extends z.ZodType>(help: string, schema: T): Setting<z.ZodOp
  */
 export const SETTINGS = {
   REDIS_URL: setting(
-    'Redis or Valkey: redis://[user:password@]host:port[/db], rediss:// with TLS',
+    'Redis or Valkey: redis://[user:password@]host:port[/db]; redis+sentinel://host:port,host:port/name; redis+cluster://host:port,host:port; rediss for TLS in each',
     redisUrl,
     'redis://127.0.0.1:6379',
   ),
   REDIS_PASSWORD_FILE: optional('file with the password of Redis, if REDIS_URL has none', path),
+  REDIS_SENTINEL_USERNAME: optional('user name at the sentinels; unset: default', line),
+  REDIS_SENTINEL_PASSWORD_FILE: optional('file with the password of the sentinels, if they need one', path),
+  REDIS_TLS_CA: optional(
+    'file with certificates (PEM) of the CAs to trust for Redis, and no others; unset: those that Node knows',
+    path,
+  ),
+  REDIS_TLS_CERT: optional('file with the client certificate (PEM) for Redis, if it asks for one', path),
+  REDIS_TLS_KEY: optional('file with the key (PEM) of the client certificate', path),
+  REDIS_TLS_KEY_PASSWORD_FILE: optional('file with the password of that key, if it is encrypted', path),
+  REDIS_TLS_SERVER_NAME: optional(
+    "name that the servers' certificates must have, if it is not the host that is connected to",
+    line,
+  ),
   UNPACK_QUEUE: setting('name of the queue', queueName, 'image-unpack'),
   UNPACK_JOB: setting('name of the jobs', line, 'unpack'),
   UNPACK_REDIS_PREFIX: setting('prefix of every Redis key', line, 'bull'),
@@ -223,6 +237,13 @@ export function loadConfig(flags: SettingTexts = {}, env: Environment = process.
 export const QUEUE_SETTINGS = [
   'REDIS_URL',
   'REDIS_PASSWORD_FILE',
+  'REDIS_SENTINEL_USERNAME',
+  'REDIS_SENTINEL_PASSWORD_FILE',
+  'REDIS_TLS_CA',
+  'REDIS_TLS_CERT',
+  'REDIS_TLS_KEY',
+  'REDIS_TLS_KEY_PASSWORD_FILE',
+  'REDIS_TLS_SERVER_NAME',
   'UNPACK_QUEUE',
   'UNPACK_JOB',
   'UNPACK_REDIS_PREFIX',
@@ -289,22 +310,6 @@ function markContradictions({ UNPACK_GC_LOW: low, UNPACK_GC_HIGH: high }: Config
   // per cent and bytes are compared when the size of the disk is known
   if (isLess(low, high) !== false) return [];
   return [`${notLessText({ low, high })}: images are removed below UNPACK_GC_LOW, until UNPACK_GC_HIGH is free`];
-}
-
-function redisContradictions({
-  REDIS_URL: url,
-  REDIS_PASSWORD_FILE: file,
-}: Pick<Config, 'REDIS_URL' | 'REDIS_PASSWORD_FILE'>): string[] {
-  const address = readRedisUrl(url);
-  if (typeof address === 'string') return [];
-  addSecret(address.password);
-  if (file === undefined && address.username !== undefined && address.password === undefined) {
-    return [
-      'REDIS_URL has a user but no password: write redis://user:password@host (redis://:password@host if there is only a password), or write the password to a file and name it in REDIS_PASSWORD_FILE',
-    ];
-  }
-  if (file === undefined || address.password === undefined) return [];
-  return [`REDIS_URL has a password, and REDIS_PASSWORD_FILE=${file} is set, too: remove one of them`];
 }
 
 /**

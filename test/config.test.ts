@@ -115,6 +115,48 @@ test('a queue name with a colon is refused as a setting', () => {
   assert.match(problemOf('UNPACK_QUEUE', 'a:b') ?? '', /^UNPACK_QUEUE="a:b": write a name without a colon$/);
 });
 
+test('settings of Redis that contradict each other are refused, with what to write', () => {
+  const cases: readonly (readonly [env: Record<string, string>, sentence: RegExp])[] = [
+    [
+      { REDIS_URL: 'redis+cluster://host' },
+      /^UNPACK_REDIS_PREFIX=bull has no hash tag, .*set UNPACK_REDIS_PREFIX=\{bull\} for every worker, producer and board$/,
+    ],
+    [{ REDIS_URL: 'redis+cluster://host', UNPACK_REDIS_PREFIX: '{}x' }, /set UNPACK_REDIS_PREFIX=\{x\} /],
+    [{ REDIS_URL: 'redis+cluster://host', UNPACK_REDIS_PREFIX: 'a}{' }, /set UNPACK_REDIS_PREFIX=\{a\} /],
+    [
+      { REDIS_TLS_CA: '/ca.pem', REDIS_URL: 'redis://:s3cr3t@host' },
+      /^REDIS_TLS_CA is set, .*write rediss:\/\/host:6379, or unset REDIS_TLS_CA$/,
+    ],
+    [
+      { REDIS_TLS_SERVER_NAME: 'x', REDIS_URL: 'redis+sentinel://a,b/n' },
+      /write rediss\+sentinel:\/\/a:26379,b:26379\/n,/,
+    ],
+    [
+      { REDIS_TLS_CERT: '/c', REDIS_URL: 'rediss://host' },
+      /^REDIS_TLS_CERT is set and REDIS_TLS_KEY is not: set both, or none$/,
+    ],
+    [{ REDIS_TLS_KEY_PASSWORD_FILE: '/c', REDIS_URL: 'rediss://host' }, /without REDIS_TLS_KEY: set both, or none/],
+    [{ REDIS_SENTINEL_PASSWORD_FILE: '/p' }, /REDIS_URL names no sentinels: write redis\+sentinel:/],
+    [
+      { REDIS_SENTINEL_USERNAME: 'u', REDIS_URL: 'redis+sentinel://host/name' },
+      /REDIS_SENTINEL_USERNAME is set without a password/,
+    ],
+  ];
+  for (const [env, sentence] of cases) {
+    assert.throws(
+      () => loadConfig({}, env),
+      (error: Error) => {
+        assert.match(error.message, sentence);
+        assert.doesNotMatch(error.message, /s3cr3t/);
+        return true;
+      },
+    );
+  }
+  for (const prefix of ['{bull}', 'a{b}c', '{a}}']) {
+    loadConfig({}, { REDIS_URL: 'redis+cluster://host', UNPACK_REDIS_PREFIX: prefix });
+  }
+});
+
 test('two passwords of Redis, and a user without a password, are refused', () => {
   const both = { REDIS_URL: 'redis://:s3cr3t@host', REDIS_PASSWORD_FILE: '/run/secrets/redis' };
   assert.throws(() => loadConfig({}, both), /REDIS_URL has a password, and REDIS_PASSWORD_FILE=.*remove one of them/);
@@ -158,9 +200,9 @@ test('free space is a share of the disk or bytes, both marks are set or none, an
 
 test('a producer reads only the settings of the queue, so that a wrong setting of the store does not stop it', () => {
   const env = { REDIS_URL: 'redis://queue.example:6380/2', UNPACK_QUEUE: 'images', UNPACK_GC_LOW: '1 banana' };
-  assert.deepEqual(queueSettings(env), {
+  const set = Object.entries(queueSettings(env)).filter(([, value]) => value !== undefined);
+  assert.deepEqual(Object.fromEntries(set), {
     REDIS_URL: 'redis://queue.example:6380/2',
-    REDIS_PASSWORD_FILE: undefined,
     UNPACK_QUEUE: 'images',
     UNPACK_JOB: 'unpack',
     UNPACK_REDIS_PREFIX: 'bull',

@@ -7,7 +7,7 @@ import { JobNotFoundError, QueueUnavailableError } from '../queue/errors.ts';
 import type { Logger } from '../queue/log.ts';
 import { Outages } from '../queue/outages.ts';
 import { UnpackQueue } from '../queue/producer.ts';
-import { diagnoseRedisError } from '../queue/redis-diagnosis.ts';
+import { diagnoseRedisError, errorSource } from '../queue/redis-diagnosis.ts';
 import { displayRedisUrl } from '../redis-address.ts';
 import { type AccessSettings, accessRule, OPEN_PATHS } from './access.ts';
 import { serveAssets } from './assets.ts';
@@ -102,7 +102,7 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
   addQueueMetrics(metrics, redis, queue);
   addMetricsRoute(app, metrics);
   const explained = (error: unknown): unknown => {
-    const diagnosis = diagnoseRedisError(error);
+    const diagnosis = diagnoseRedisError(error, errorSource(settings));
     if (diagnosis === undefined) return error;
     outages.record(error);
     return Object.assign(new Error(`${where} ${diagnosis.sentence}.`), { statusCode: 503 });

@@ -1,5 +1,5 @@
 import { Command } from 'commander';
-import { type Config, collectorMarks, s3Connection } from '../config.ts';
+import { type Config, collectorMarks, QUEUE_SETTINGS, s3Connection } from '../config.ts';
 import type { Check } from '../doctor/check.ts';
 import { EXIT_FAILED } from './explain-error.ts';
 import type { Cli, Output } from './output.ts';
@@ -37,10 +37,7 @@ export function doctorCommand({ out }: Cli): Command {
       if (failed) process.exitCode = EXIT_FAILED;
     });
   takesSettings(command, [
-    'REDIS_URL',
-    'REDIS_PASSWORD_FILE',
-    'UNPACK_QUEUE',
-    'UNPACK_REDIS_PREFIX',
+    ...QUEUE_SETTINGS.filter((name) => name !== 'UNPACK_JOB'),
     ...STORE_SETTINGS,
     ...COLLECTOR_SETTINGS,
     'UNPACK_SNAPSHOTTER_SOCKET',

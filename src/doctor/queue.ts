@@ -1,5 +1,6 @@
 import { Queue } from 'bullmq';
-import { impatientConnection, type QueueSettings, type RedisSettings } from '../queue/connection.ts';
+import { impatientConnection, type QueueSettings } from '../queue/connection.ts';
+import type { RedisSettings } from '../redis-settings.ts';
 import { durationText } from '../units.ts';
 import { type Check, fail, ok, reason, warn } from './check.ts';
 

@@ -1,8 +1,9 @@
 import type { Redis } from 'ioredis';
-import { type QueueSettings, type RedisSettings, singleConnection } from '../queue/connection.ts';
-import { diagnoseRedisError, type RedisDiagnosis, whyNotReady } from '../queue/redis-diagnosis.ts';
+import { type QueueSettings, singleConnection } from '../queue/connection.ts';
+import { diagnoseRedisError, errorSource, type RedisDiagnosis, whyNotReady } from '../queue/redis-diagnosis.ts';
 import { probeRedis } from '../queue/redis-probe.ts';
 import { displayRedisUrl } from '../redis-address.ts';
+import type { RedisSettings } from '../redis-settings.ts';
 import { type Check, fail, ok, reason, warn } from './check.ts';
 
 const TIMEOUT = 3000;
@@ -45,9 +46,8 @@ export async function checkRedis(
     await redis.eval(TRY_WRITES, keys.length, ...keys);
     return [version(info, where), policy(info), persistence(info)];
   } catch (error) {
-    const diagnosis = unready ?? diagnoseRedisError(failure ?? error);
-    const found =
-      diagnosis !== undefined && diagnosis.kind !== 'unreachable' ? undefined : await probeRedis(settings.REDIS_URL);
+    const diagnosis = unready ?? diagnoseRedisError(failure ?? error, errorSource(settings));
+    const found = diagnosis !== undefined && diagnosis.kind !== 'unreachable' ? undefined : await probeRedis(settings);
     const sentence = (found ?? diagnosis)?.sentence ?? `does not answer: ${reason(failure ?? error)}`;
     const advice = found === undefined && diagnosis?.kind === 'unreachable' ? START : undefined;
     const colon = sentence.indexOf(': ');

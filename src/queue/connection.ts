@@ -1,19 +1,22 @@
-import { readFileSync, statSync } from 'node:fs';
-import { createConnection } from 'node:net';
-import { connect as connectTls } from 'node:tls';
-import { AbstractConnector, Redis } from 'ioredis';
-import { errnoOf } from '../errno.ts';
+import { Redis, type RedisOptions } from 'ioredis';
 import { ConfigError } from '../errors.ts';
 import { type RedisAddress, readRedisUrl } from '../redis-address.ts';
+import { type RedisSettings, redisContradictions } from '../redis-settings.ts';
 import { addSecret } from '../secrets.ts';
+import { connectorTo } from './redis-connector.ts';
+import { readPassword, readTls } from './redis-files.ts';
+import { primaryFinder } from './redis-primary.ts';
 
-/** Connections to Redis, with the address in REDIS_URL and the password in REDIS_PASSWORD_FILE. */
-
-/** The settings to connect to Redis. Their meaning is in docs/operations.md. */
-export interface RedisSettings {
-  readonly REDIS_URL: string;
-  readonly REDIS_PASSWORD_FILE?: string | undefined;
-}
+/**
+ * Connections to Redis: to the server in REDIS_URL, to the primary that its sentinels name, or to the node of a cluster that has
+ * the queue. Nothing else makes connections.
+ *
+ * In each case a connection goes to one server, because a queue is in one slot of a cluster. So the client is always the same
+ * (`Redis` of ioredis), and only its connector differs: it looks for the primary before each attempt to connect. The clients of
+ * ioredis for sentinels and clusters are not used, because their errors do not name the cause, and BullMQ handles a cluster's
+ * client as a special case.
+ */
+export type RedisConnection = Redis;
 
 /** The settings to find the queue. */
 export interface QueueSettings extends RedisSettings {
@@ -29,15 +32,28 @@ export interface QueueSettings extends RedisSettings {
 const MAX_RECONNECT_DELAY = 2000;
 /** Time limit in milliseconds for one attempt to connect. */
 const CONNECT_TIMEOUT = 5000;
+/**
+ * Milliseconds without an answer after which a patient connection connects again. Otherwise it would wait a quarter of an hour
+ * for a primary whose machine was lost without closing connections. BullMQ's commands block for ten seconds at most.
+ */
+const SILENCE = 15_000;
 
 /**
  * A connection that waits for Redis: during an outage commands are queued, and sent when Redis is back. Workers and `wait` use
  * it. (BullMQ requires `maxRetriesPerRequest: null` for blocking connections.)
  * @throws ConfigError
  */
-export function patientConnection(settings: RedisSettings): Redis {
+export function patientConnection(settings: RedisSettings): RedisConnection {
+  const address = addressOf(settings);
   return rightDatabase(
-    new Redis({ ...addressOptions(settings), ...shared, connectTimeout: CONNECT_TIMEOUT, maxRetriesPerRequest: null }),
+    new Redis({
+      ...serverOptions(settings, address),
+      ...reconnecting,
+      reconnectOnError: address.kind === 'single' ? reconnecting.reconnectOnError : sendAgain,
+      connectTimeout: CONNECT_TIMEOUT,
+      socketTimeout: SILENCE,
+      maxRetriesPerRequest: null,
+    }),
   );
 }
 
@@ -46,15 +62,16 @@ export function patientConnection(settings: RedisSettings): Redis {
  * @param timeout time limit in milliseconds for one command
  * @throws ConfigError
  */
-export function impatientConnection(settings: RedisSettings, timeout: number): Redis {
+export function impatientConnection(settings: RedisSettings, timeout: number): RedisConnection {
   return rightDatabase(
     new Redis({
-      ...addressOptions(settings),
-      ...shared,
+      ...serverOptions(settings, addressOf(settings)),
+      ...reconnecting,
       maxRetriesPerRequest: 0,
       enableOfflineQueue: false,
       commandTimeout: timeout,
       connectTimeout: timeout,
+      socketTimeout: timeout,
     }),
   );
 }
@@ -72,9 +89,9 @@ function rightDatabase(redis: Redis): Redis {
  * @param timeout time limit in milliseconds for connecting, and for each command
  * @throws ConfigError
  */
-export function singleConnection(settings: RedisSettings, timeout: number): Redis {
+export function singleConnection(settings: RedisSettings, timeout: number): RedisConnection {
   return new Redis({
-    ...addressOptions(settings),
+    ...serverOptions(settings, addressOf(settings)),
     lazyConnect: true,
     connectTimeout: timeout,
     commandTimeout: timeout,
@@ -83,106 +100,54 @@ export function singleConnection(settings: RedisSettings, timeout: number): Redi
   });
 }
 
-const shared = {
-  retryStrategy: (times: number) => Math.min(times * 100, MAX_RECONNECT_DELAY),
-  // a former primary answers READONLY: reconnect to find the new primary
-  reconnectOnError: (error: Error) => error.message.startsWith('READONLY'),
-};
+/** Errors of a server that is not, or not any more, the primary with the queue. Such a command has had no effect. */
+const NOT_PRIMARY = /^(READONLY|MOVED|CLUSTERDOWN|MASTERDOWN) /;
 
-/** Maximum size of a password file in bytes. A larger file is the wrong file. */
-const MAX_PASSWORD_FILE = 4096;
+const reconnecting = {
+  retryStrategy: (times: number) => Math.min(times * 100, MAX_RECONNECT_DELAY),
+  // a former primary answers like this: reconnect to find the new one
+  reconnectOnError: (error: Error): boolean | 2 => NOT_PRIMARY.test(error.message),
+} satisfies RedisOptions;
+
+/** Sends the command again (2) to the new primary. The connector reports an outage if there is none. */
+const sendAgain = (error: Error): boolean | 2 => (NOT_PRIMARY.test(error.message) ? 2 : false);
+
+/** @throws ConfigError for a malformed URL, or for settings that contradict each other */
+function addressOf(settings: RedisSettings): RedisAddress {
+  const address = readRedisUrl(settings.REDIS_URL);
+  if (typeof address === 'string') throw new ConfigError(`REDIS_URL: ${address}`);
+  const [problem] = redisContradictions(settings);
+  if (problem !== undefined) throw new ConfigError(problem);
+  return address;
+}
 
 /**
  * Address and credentials for ioredis. REDIS_URL is not passed to ioredis, because it would read any option from the URL.
- * @throws ConfigError for a malformed URL or an unusable password file
+ * @throws ConfigError for a file that cannot be used
  */
-function addressOptions({ REDIS_URL, REDIS_PASSWORD_FILE: file }: RedisSettings) {
-  const address = readRedisUrl(REDIS_URL);
-  if (typeof address === 'string') throw new ConfigError(`REDIS_URL: ${address}`);
-  const { host, port, tls, db, family, username } = address;
-  const password = file === undefined ? address.password : readPassword(file);
+function serverOptions(settings: RedisSettings, address: RedisAddress) {
+  const { db, family, username } = address;
+  const password = readPassword(settings, 'REDIS_PASSWORD_FILE', 'Redis') ?? address.password;
   addSecret(password);
+  const tls = () => readTls(settings);
+  const login = { ...(username === undefined ? {} : { username }), ...(password === undefined ? {} : { password }) };
   return {
-    host,
-    port,
     db,
     family,
-    ...(tls ? { tls: {} } : {}),
-    ...(username === undefined ? {} : { username }),
-    ...(password === undefined ? {} : { password }),
-    Connector: MultiErrorConnector,
+    // the connector reads the files again; ioredis needs to know only whether TLS is used
+    ...(tls() === undefined ? {} : { tls: {} }),
+    ...login,
+    Connector: connectorTo({ kind: address.kind, family, tls, primary: primaryFinder(settings, address, login) }),
   };
-}
-
-/** Time limit in milliseconds for closing a connection; the same value as in ioredis. */
-const DISCONNECT_TIMEOUT = 2000;
-
-type SocketOptions = Pick<RedisAddress, 'host' | 'port' | 'family'> & { readonly tls?: object };
-
-/**
- * Connects like the connector of ioredis, but handles every error of a stream. The connector of ioredis handles only the first
- * one, so a second error would crash the process. A TLS stream emits two errors if the client refuses the certificate and the
- * server answers with an alert.
- */
-class MultiErrorConnector extends AbstractConnector {
-  readonly #options: SocketOptions;
-
-  constructor(options: unknown) {
-    super(DISCONNECT_TIMEOUT);
-    this.#options = options as SocketOptions; // ioredis passes the options of addressOptions
-  }
-
-  override async connect(): Promise<AbstractConnector['stream']> {
-    const { host, port, family, tls } = this.#options;
-    this.connecting = true;
-    const address = { host, port, family };
-    this.stream = tls === undefined ? createConnection(address) : connectTls({ ...address, ...tls });
-    this.stream.on('error', (error: Error) => {
-      this.firstError = error;
-    });
-    return this.stream;
-  }
 }
 
 /**
  * Sends the commands of this turn of the event loop with one write, so that their answers arrive together, too. Call it only
  * before commands that come at the same time.
  */
-export function gatherWrites(redis: Redis): void {
+export function gatherWrites(redis: RedisConnection): void {
   const stream: Redis['stream'] | undefined = redis.stream; // absent before the first connection
   if (stream === undefined || stream.writableCorked > 0) return;
   stream.cork();
   process.nextTick(() => stream.uncork());
-}
-
-/** Reads the password in REDIS_PASSWORD_FILE, without the line break at its end. @throws ConfigError */
-function readPassword(file: string): string {
-  const wrong = (why: string) => new ConfigError(`REDIS_PASSWORD_FILE=${JSON.stringify(file)}: ${why}`);
-  let text: string;
-  try {
-    const { size } = statOfFile(file);
-    if (size > MAX_PASSWORD_FILE)
-      throw wrong(`it has ${size} bytes, which is too long for a password: set the path of the file with the password`);
-    text = readFileSync(file, 'utf8');
-  } catch (error) {
-    if (error instanceof ConfigError) throw error;
-    const code = errnoOf(error);
-    if (code === 'ENOENT') throw wrong('the file does not exist: create it, or correct the path');
-    if (code === 'EACCES') throw wrong('this user has no permission to read the file: change its permissions');
-    throw wrong(`the file cannot be read: ${error instanceof Error ? error.message : String(error)}`);
-  }
-  const password = text.replace(/\r?\n$/, '');
-  if (password === '') throw wrong('the file is empty: write the password of Redis into it');
-  if (/[\r\n]/.test(password)) throw wrong('the file has more than one line: write only the password of Redis into it');
-  return password;
-}
-
-/** Refuses pipes, which can be read only once, and folders. */
-function statOfFile(file: string) {
-  const stats = statSync(file);
-  if (stats.isFile()) return stats;
-  const kind = stats.isDirectory() ? 'a folder' : 'not a regular file';
-  throw new ConfigError(
-    `REDIS_PASSWORD_FILE=${JSON.stringify(file)}: it is ${kind}: set the path of a file with the password`,
-  );
 }

@@ -1,10 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Redis } from 'ioredis';
 import { displayRedisUrl } from '../redis-address.ts';
-import type { RedisSettings } from './connection.ts';
+import type { RedisSettings } from '../redis-settings.ts';
 import { QueueUnavailableError } from './errors.ts';
 import type { Logger } from './log.ts';
-import { diagnoseRedisError, type RedisDiagnosis, whyNotReady } from './redis-diagnosis.ts';
+import { diagnoseRedisError, errorSource, type RedisDiagnosis, whyNotReady } from './redis-diagnosis.ts';
 import { probeRedis } from './redis-probe.ts';
 
 const NO_ANSWER = 'Redis does not answer';
@@ -107,7 +107,7 @@ export class Outages {
   /** Records an error of any connection or call. Errors that are not about Redis are logged, each once. */
   readonly record = (error: unknown): void => {
     if (this.#closed) return;
-    const diagnosis = diagnoseRedisError(error);
+    const diagnosis = diagnoseRedisError(error, errorSource(this.#options.settings));
     if (diagnosis === undefined) {
       this.#log(error);
       return;
@@ -152,7 +152,7 @@ export class Outages {
   /** Checks for TLS on one side only: in this case the server closes the connection without an error. */
   async #probe(): Promise<void> {
     const { settings } = this.#options;
-    const found = await probeRedis(settings.REDIS_URL).catch(() => undefined);
+    const found = await probeRedis(settings).catch(() => undefined);
     if (found !== undefined && this.#down !== undefined) this.#begin(found);
   }
 

@@ -13,7 +13,7 @@ import { type JobStatus, statusOf } from './job-status.ts';
 import { JobWaiter, type WaitOptions } from './job-waiter.ts';
 import { unavailable } from './outages.ts';
 import { failedJobs, type JobCounts, jobCounts, type QueueOverview, queueOverview } from './overview.ts';
-import { diagnoseRedisError, whyNotReady } from './redis-diagnosis.ts';
+import { diagnoseRedisError, errorSource, whyNotReady } from './redis-diagnosis.ts';
 import { probeRedis } from './redis-probe.ts';
 import { type RetryOutcome, retryJobs } from './retry-jobs.ts';
 
@@ -235,7 +235,7 @@ export class UnpackQueue {
 
   /** Converts an error of Redis to a QueueUnavailableError; other errors stay. */
   #explained(error: unknown): unknown {
-    const diagnosis = diagnoseRedisError(error);
+    const diagnosis = diagnoseRedisError(error, errorSource(this.#settings));
     return diagnosis === undefined ? error : unavailable(this.#settings, diagnosis.sentence, error);
   }
 
@@ -255,9 +255,7 @@ export class UnpackQueue {
     const asked = this.#redis.status === 'connect' ? await whyNotReady(this.#redis) : undefined;
     const diagnosis = asked ?? diagnoseRedisError(this.#last);
     const found =
-      diagnosis !== undefined && diagnosis.kind !== 'unreachable'
-        ? undefined
-        : await probeRedis(this.#settings.REDIS_URL);
+      diagnosis !== undefined && diagnosis.kind !== 'unreachable' ? undefined : await probeRedis(this.#settings);
     return unavailable(
       this.#settings,
       (found ?? diagnosis)?.sentence ?? 'is not available: it cannot be reached',

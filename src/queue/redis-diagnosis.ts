@@ -1,6 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Redis } from 'ioredis';
 import { errnoOf } from '../errno.ts';
+import { ConfigError } from '../errors.ts';
+import { readRedisUrl } from '../redis-address.ts';
+import type { RedisSettings } from '../redis-settings.ts';
 
 /**
  * The cause of an error of Redis and what to do, for a person. Producer, worker, board and doctor convert their errors with
@@ -16,10 +19,36 @@ export interface RedisDiagnosis {
   readonly kind: 'unreachable' | 'refusing' | 'misconfigured';
 }
 
+/** An error of a connection whose cause is known where it is thrown. */
+export class DiagnosedError extends Error {
+  override readonly name = 'DiagnosedError';
+  readonly diagnosis: RedisDiagnosis;
+
+  constructor(diagnosis: RedisDiagnosis) {
+    super(diagnosis.sentence);
+    this.diagnosis = diagnosis;
+  }
+}
+
+/** What an error came from: a server that REDIS_URL names, a sentinel, or a node of a cluster. */
+export type ErrorSource = 'server' | 'sentinel' | 'node';
+
+/** What the errors of the server with the queue come from. */
+export function errorSource({ REDIS_URL }: Pick<RedisSettings, 'REDIS_URL'>): ErrorSource {
+  const address = readRedisUrl(REDIS_URL);
+  return typeof address === 'object' && address.kind === 'cluster' ? 'node' : 'server';
+}
+
 const CREDENTIALS =
   'in REDIS_URL (redis://user:password@host:port, percent-encoded) or in the file that REDIS_PASSWORD_FILE names';
-const NO_CLUSTER =
-  'use a server with cluster-enabled no; on a cluster of one node, UNPACK_REDIS_PREFIX={bull} keeps the queue in one slot';
+const SENTINEL_CREDENTIALS = 'in the file that REDIS_SENTINEL_PASSWORD_FILE names';
+const USE_CLUSTER =
+  'write redis+cluster://host:port in REDIS_URL, and set UNPACK_REDIS_PREFIX={bull}, which keeps the queue in one slot';
+
+export const CLUSTER_DOWN = refusing(
+  'is a cluster that is down (CLUSTERDOWN): start its nodes, and assign all slots (redis-cli --cluster check)',
+);
+const RESHARDING = refusing('moves the queue to another node of the cluster: wait until its slot has been moved');
 
 /** Errors of Redis by their first word (redis.io, "Redis serialization protocol", simple errors). */
 const ANSWERS: Readonly<Record<string, RedisDiagnosis>> = {
@@ -33,13 +62,14 @@ const ANSWERS: Readonly<Record<string, RedisDiagnosis>> = {
   DENIED: misconfigured(
     'is in protected mode and serves only its own machine: set a password there (requirepass), and write it into REDIS_URL or REDIS_PASSWORD_FILE',
   ),
-  CROSSSLOT: misconfigured(`is a cluster, and a queue cannot use several slots: ${NO_CLUSTER}`),
-  MOVED: misconfigured(`is one node of a cluster, and the queue belongs to another node: ${NO_CLUSTER}`),
-  ASK: misconfigured(`is one node of a cluster, and the queue belongs to another node: ${NO_CLUSTER}`),
+  CROSSSLOT: misconfigured(`is a cluster, and a queue cannot use several slots: ${USE_CLUSTER}`),
+  MOVED: misconfigured(`is one node of a cluster, and the queue belongs to another node: ${USE_CLUSTER}`),
+  ASK: misconfigured(`is one node of a cluster, and the queue belongs to another node: ${USE_CLUSTER}`),
+  TRYAGAIN: RESHARDING,
   WRONGTYPE: misconfigured(
     'has other data under the keys of this queue: choose another UNPACK_QUEUE or UNPACK_REDIS_PREFIX',
   ),
-  CLUSTERDOWN: refusing(`is a cluster that is down (CLUSTERDOWN): assign all its slots, or ${NO_CLUSTER}`),
+  CLUSTERDOWN: CLUSTER_DOWN,
   LOADING: refusing('is still loading its data from disk: wait until it has finished'),
   READONLY: refusing(
     'accepts no writes, because it is a replica: set REDIS_URL to the primary, or wait until a failover is complete',
@@ -62,8 +92,37 @@ const ANSWERS: Readonly<Record<string, RedisDiagnosis>> = {
   ),
 };
 
+/** The same for what differs at a sentinel and at a node of a cluster. */
+const ANSWERS_OF: Readonly<Record<ErrorSource, Readonly<Record<string, RedisDiagnosis>>>> = {
+  server: {},
+  sentinel: {
+    NOAUTH: misconfigured(`needs a password: write it ${SENTINEL_CREDENTIALS}`),
+    WRONGPASS: misconfigured(
+      `refuses this user and password: correct REDIS_SENTINEL_USERNAME, and the password ${SENTINEL_CREDENTIALS}`,
+    ),
+    NOPERM: misconfigured(
+      'does not permit this user to ask for the primary: permit it with ACL SETUSER NAME +sentinel|get-master-addr-by-name',
+    ),
+    DENIED: misconfigured(
+      `is in protected mode and serves only its own machine: set a password there (requirepass), and write it ${SENTINEL_CREDENTIALS}; or set protected-mode no`,
+    ),
+  },
+  node: { MOVED: RESHARDING, ASK: RESHARDING },
+};
+
 /** Errors that begin with ERR, by the text that follows. */
 const ERR: readonly (readonly [pattern: RegExp, diagnosis: RedisDiagnosis])[] = [
+  [
+    /unknown command '?sentinel/i,
+    misconfigured(
+      'is not a sentinel: correct host and port (26379 is usual), or write redis://host:port to use one server',
+    ),
+  ],
+  [
+    /cluster support disabled/i,
+    misconfigured('is not in a cluster: write redis://host:port, or redis+sentinel://host:port/name, in REDIS_URL'),
+  ],
+  [/non local key in a cluster/i, RESHARDING],
   [
     /unknown command/i,
     misconfigured(
@@ -82,7 +141,7 @@ const ERR: readonly (readonly [pattern: RegExp, diagnosis: RedisDiagnosis])[] = 
   ],
   [
     /SELECT is not allowed in cluster mode/i,
-    misconfigured(`is a cluster, which has no numbered databases: ${NO_CLUSTER}`),
+    misconfigured(`is a cluster, which has no numbered databases: ${USE_CLUSTER}`),
   ],
   [
     /invalid password|without any password configured|wrong number of arguments for 'auth'/i,
@@ -93,9 +152,13 @@ const ERR: readonly (readonly [pattern: RegExp, diagnosis: RedisDiagnosis])[] = 
 const TLS: Readonly<Record<string, string>> = {
   CERT_HAS_EXPIRED: 'has a certificate that has expired: renew it',
   CERT_NOT_YET_VALID: 'has a certificate that is not valid yet: check the clocks of both machines',
-  ERR_TLS_CERT_ALTNAME_INVALID: 'has a certificate for another name: use a host name of the certificate in REDIS_URL',
+  ERR_TLS_CERT_ALTNAME_INVALID:
+    'has a certificate for another name: use a host name of the certificate in REDIS_URL, or set REDIS_TLS_SERVER_NAME to one',
   EPROTO: 'does not use TLS in a supported version: if it does not use TLS, write redis://',
 };
+export const CLIENT_CERTIFICATE = misconfigured(
+  'requires a client certificate: set REDIS_TLS_CERT and REDIS_TLS_KEY, or tls-auth-clients no in Redis',
+);
 const UNTRUSTED = /^(DEPTH_ZERO_SELF_SIGNED_CERT|SELF_SIGNED_CERT_IN_CHAIN|UNABLE_TO_(VERIFY|GET)_\w+)$/;
 
 const AWAY_CODES = new Set([
@@ -116,28 +179,39 @@ const AWAY_CODES = new Set([
 ]);
 /** Errors of ioredis and BullMQ without a code. */
 const AWAY =
-  /^(Connection is closed|Command timed out|Stream isn't writeable|Command aborted due to connection close|connect |read E|write E)/;
+  /^(Connection is closed|Command timed out|Stream isn't writeable|Command aborted due to connection close|Socket timeout|connect |read E|write E)/;
 
 /** The diagnosis of an error; `undefined` if the error is not about Redis. */
-export function diagnoseRedisError(error: unknown): RedisDiagnosis | undefined {
+export function diagnoseRedisError(error: unknown, source: ErrorSource = 'server'): RedisDiagnosis | undefined {
   if (!(error instanceof Error)) return undefined;
+  if (error instanceof DiagnosedError) return error.diagnosis;
+  // a file that was right at the start, and is read again for each connection
+  if (error instanceof ConfigError) return refusing(`cannot be reached with these settings: ${error.message}`);
   const { message } = error;
   const code = errnoOf(error) ?? '';
   if (code in TLS) return misconfigured(TLS[code] ?? '');
   if (UNTRUSTED.test(code)) {
     return misconfigured(
-      `has a certificate that this machine does not trust (${code}): set NODE_EXTRA_CA_CERTS to the file with the certificate of its CA`,
+      `has a certificate that this machine does not trust (${code}): set REDIS_TLS_CA to the file with the certificate of its CA`,
     );
   }
-  if (/CERTIFICATE_REQUIRED|HANDSHAKE_FAILURE/.test(code)) {
+  if (/CERTIFICATE_REQUIRED|HANDSHAKE_FAILURE/.test(code)) return CLIENT_CERTIFICATE;
+  const alert =
+    /^ERR_SSL_\w*ALERT_(UNKNOWN_CA|BAD_CERTIFICATE|CERTIFICATE_(?:EXPIRED|REVOKED|UNKNOWN)|UNSUPPORTED_CERTIFICATE)$/.exec(
+      code,
+    );
+  if (alert !== null) {
+    const why = alert[1]?.toLowerCase().replaceAll('_', ' ');
     return misconfigured(
-      'requires client certificates, which unpackd does not support: set tls-auth-clients no in Redis',
+      `refuses the client certificate (${why}): correct REDIS_TLS_CERT and REDIS_TLS_KEY, or renew them`,
     );
   }
   if (code.startsWith('ERR_SSL_')) return misconfigured(TLS.EPROTO ?? '');
   if (error instanceof AggregateError && error.errors.length > 0) {
     // the host has several addresses, with one error for each
-    const [first] = error.errors.map(diagnoseRedisError).filter((diagnosis) => diagnosis !== undefined);
+    const [first] = error.errors
+      .map((one) => diagnoseRedisError(one, source))
+      .filter((diagnosis) => diagnosis !== undefined);
     return first;
   }
   if (AWAY_CODES.has(code) || AWAY.test(message) || error.name === 'MaxRetriesPerRequestError') {
@@ -148,7 +222,7 @@ export function diagnoseRedisError(error: unknown): RedisDiagnosis | undefined {
   }
   if (/^Redis version needs to be/.test(message))
     return misconfigured('is too old: upgrade it to Redis 5 or newer, or to Valkey');
-  return error.name === 'ReplyError' ? replyDiagnosis(error) : undefined;
+  return error.name === 'ReplyError' ? replyDiagnosis(error, source) : undefined;
 }
 
 /** Time limit in milliseconds for Redis to answer why it is not ready. */
@@ -170,21 +244,21 @@ export async function whyNotReady(redis: Redis): Promise<RedisDiagnosis> {
   return diagnosis ?? silent;
 }
 
-function replyDiagnosis(error: Error): RedisDiagnosis {
+function replyDiagnosis(error: Error, source: ErrorSource): RedisDiagnosis {
   const { message } = error;
   // the error of a transaction has no cause, only that one of its commands failed
   const earlier =
     'previousErrors' in error && Array.isArray(error.previousErrors) ? error.previousErrors[0] : undefined;
   return message.startsWith('EXECABORT') && earlier instanceof Error
-    ? replyDiagnosis(earlier)
-    : diagnoseAnswer(message);
+    ? replyDiagnosis(earlier, source)
+    : diagnoseAnswer(message, source);
 }
 
 /** The diagnosis of an error reply, without its minus sign. */
-export function diagnoseAnswer(message: string): RedisDiagnosis {
+export function diagnoseAnswer(message: string, source: ErrorSource = 'server'): RedisDiagnosis {
   // Redis 6 and older write the error of a command in a script at the end of a sentence about the script
   const words = message.matchAll(/(?:^|: -?)([A-Z]{3,})(?= )/g);
-  const [known] = [...words].flatMap(([, name = '']) => ANSWERS[name] ?? []);
+  const [known] = [...words].flatMap(([, name = '']) => ANSWERS_OF[source][name] ?? ANSWERS[name] ?? []);
   if (known !== undefined) return known;
   const err = ERR.find(([pattern]) => pattern.test(message));
   return err?.[1] ?? refusing(`refuses a command: ${message}`);

@@ -1,34 +1,48 @@
 import { connect as connectPlain, type Socket } from 'node:net';
 import { connect as connectTls } from 'node:tls';
-import { readRedisUrl } from '../redis-address.ts';
-import { diagnoseAnswer, type RedisDiagnosis } from './redis-diagnosis.ts';
+import { displayRedisUrl, type RedisServer, readRedisUrl } from '../redis-address.ts';
+import type { RedisSettings } from '../redis-settings.ts';
+import { CLIENT_CERTIFICATE, diagnoseAnswer, type ErrorSource, type RedisDiagnosis } from './redis-diagnosis.ts';
+import { aboutServer } from './redis-primary.ts';
 
-const NO_CERTIFICATE =
-  'closes the TLS connection without an answer: if it requires client certificates, set tls-auth-clients no in Redis, because unpackd does not support them';
 /** Maximum milliseconds of each of the two connections. */
 const LIMIT = 1500;
 
 /**
  * Finds out whether only one side uses TLS: sends a plain `PING`, and then tries a TLS handshake. A normal client would see only
- * that no answer comes, or that the connection is closed.
+ * that no answer comes, or that the connection is closed. Sentinels and nodes of a cluster are all tried.
  * @returns the diagnosis; `undefined` if TLS is not the cause
  */
-export async function probeRedis(url: string): Promise<RedisDiagnosis | undefined> {
-  const address = readRedisUrl(url);
+export async function probeRedis(settings: RedisSettings): Promise<RedisDiagnosis | undefined> {
+  const address = readRedisUrl(settings.REDIS_URL);
   if (typeof address === 'string') return undefined;
-  const { host, port, tls } = address;
+  const { kind, servers, tls } = address;
+  const url = displayRedisUrl(settings.REDIS_URL);
+  const right = `write ${tls ? url.replace(/^rediss/, 'redis') : url.replace(/^redis/, 'rediss')} in REDIS_URL`;
+  const hasCertificate = settings.REDIS_TLS_CERT !== undefined;
+  const found = await Promise.all(
+    servers.map(async (server) => {
+      const source: ErrorSource = kind === 'single' ? 'server' : kind === 'sentinel' ? 'sentinel' : 'node';
+      const diagnosis = await probeServer(server, tls, hasCertificate, right);
+      return diagnosis === undefined || source === 'server' ? diagnosis : aboutServer(source, server, diagnosis);
+    }),
+  );
+  return found.find((diagnosis) => diagnosis !== undefined);
+}
+
+async function probeServer({ host, port }: RedisServer, tls: boolean, hasCertificate: boolean, right: string) {
   const answer = await ask(connectPlain({ host, port }), 'connect');
   if (/^[+-]/.test(answer ?? '')) {
     const refused = answer?.startsWith('-') ? diagnoseAnswer(answer.slice(1).trim()) : undefined;
     // Redis sends these errors only on a plain connection
     if (refused?.sentence.includes('maxclients') || answer?.startsWith('-DENIED')) return refused;
-    return tls ? wrong('does not use TLS: write redis://, not rediss://') : undefined;
+    return tls ? wrong(`does not use TLS: ${right}`) : undefined;
   }
   if (answer === undefined) return undefined;
   // the certificate is not checked, because only PING is sent
   const encrypted = await ask(connectTls({ host, port, rejectUnauthorized: false }), 'secureConnect');
-  if (!tls) return encrypted === undefined ? undefined : wrong('uses TLS: write rediss://, not redis://');
-  return encrypted === '' ? wrong(NO_CERTIFICATE) : undefined;
+  if (!tls) return encrypted === undefined ? undefined : wrong(`uses TLS: ${right}`);
+  return encrypted === '' && !hasCertificate ? CLIENT_CERTIFICATE : undefined;
 }
 
 function wrong(sentence: string): RedisDiagnosis {

@@ -207,7 +207,7 @@ describe('states of Redis', { concurrency: 4 }, () => {
     opened.push(() => server.stop());
     for (const [scheme, says] of [
       ['redis', /uses TLS: write rediss:\/\//],
-      ['rediss', /has a certificate that this machine does not trust .*NODE_EXTRA_CA_CERTS/],
+      ['rediss', /has a certificate that this machine does not trust .*REDIS_TLS_CA/],
     ] as const) {
       const settings = testSettings(`${scheme}://127.0.0.1:${port}`);
       const queue = new UnpackQueue(settings);

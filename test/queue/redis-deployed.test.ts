@@ -1,0 +1,86 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { checkQueue } from '../../src/doctor/queue.ts';
+import { checkRedis } from '../../src/doctor/redis.ts';
+import { type Deployment, startCluster, startSentinels } from '../support/redis-deployments.ts';
+import { eventually, payload, queueFixture, testSettings } from './queue-fixture.ts';
+import { image } from './scripted-unpacker.ts';
+
+/** What a queue needs, behind sentinels and in a cluster: jobs, waiting, cancelling, and a failover in the middle. */
+const KINDS: readonly (readonly [title: string, start: () => Promise<Deployment>])[] = [
+  ['behind sentinels', () => startSentinels({ password: 's3cr3t-data' })],
+  ['in a cluster', () => startCluster({ password: 's3cr3t-data' })],
+];
+
+for (const [title, start] of KINDS) {
+  describe(`a queue ${title}`, () => {
+    let deployment: Deployment;
+    const fixture = queueFixture();
+    before(async () => {
+      deployment = await start();
+    });
+    after(() => deployment[Symbol.asyncDispose]());
+    const settings = () =>
+      testSettings(deployment.url.replace('://', '://:s3cr3t-data@'), {
+        UNPACK_REDIS_PREFIX: '{bull}',
+        UNPACK_LOCK: '5s',
+      });
+
+    test('runs jobs, reports them to those who wait, and cancels them', async () => {
+      const own = settings();
+      const { promise: begun, resolve: begin } = Promise.withResolvers<void>();
+      await fixture.worker(own, async ({ bucket, signal }) => {
+        if (bucket !== 'slow') return [image('applied')];
+        begin();
+        return new Promise((_, reject) => signal?.addEventListener('abort', () => reject(signal.reason)));
+      });
+      const queue = fixture.producer(own);
+      const job = await queue.add(payload('one'));
+      assert.equal((await queue.wait(job)).version, 1);
+      const slow = await queue.add(payload('slow'));
+      await begun;
+      assert.equal(await queue.cancel(slow.id, 'enough'), true);
+      await assert.rejects(queue.wait(slow), /the job was cancelled: enough/);
+      const checks = [...(await checkRedis(own)), ...(await checkQueue(own))];
+      assert.deepEqual(
+        checks.filter(({ status }) => status === 'fail'),
+        [],
+      );
+      assert.match(checks.find(({ name }) => name === 'Workers')?.finding ?? '', /^1 connected: worker-1/);
+    });
+
+    test('finishes its jobs when the primary is killed while they run', async () => {
+      const own = settings();
+      const release = Promise.withResolvers<void>();
+      let runs = 0;
+      const worker = await fixture.worker(own, async () => {
+        runs++;
+        await release.promise;
+        return [image('applied')];
+      });
+      const queue = fixture.producer(own);
+      const jobs = await queue.addBulk(['one', 'two', 'three'].map((bucket) => ({ payload: payload(bucket) })));
+      const results = Promise.all(jobs.map((job) => queue.wait(job)));
+      await eventually('all run', () => runs >= 3);
+      const primary = await deployment.primary();
+      // what was written last would be lost with the primary otherwise
+      await deployment.admin(primary).call('WAIT', '1', '5000');
+      await primary.kill();
+      await eventually(
+        'there is another primary',
+        async () => (await deployment.primary().catch(() => primary)) !== primary,
+      );
+      release.resolve();
+      assert.equal((await results).length, 3);
+      const { id } = await queue.add(payload('later'));
+      await queue.wait(id);
+      await eventually('the outage has ended', () => worker.log.some(({ msg }) => msg === 'Redis is back'));
+      const lines = worker.log.filter(({ level }) => Number(level) >= 40).map(({ msg }) => String(msg));
+      assert.ok(
+        lines.every((line) => /^Redis /.test(line)),
+        lines.join('\n'),
+      );
+      assert.doesNotMatch(JSON.stringify(worker.log), /s3cr3t/);
+    });
+  });
+}

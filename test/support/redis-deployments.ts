@@ -1,0 +1,217 @@
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { Redis } from 'ioredis';
+import { freePort } from '../../dev/local-programs.ts';
+import { findRedis, type LocalRedis, startRedis } from '../../dev/redis-server.ts';
+import { endChild, startChild } from './child.ts';
+import { eventually } from './eventually.ts';
+import { scratch } from './scratch.ts';
+
+/** Redis as people deploy it: a primary with replicas and sentinels, or a cluster. Each server is a process of its own. */
+export interface Deployment extends AsyncDisposable {
+  /** For REDIS_URL. */
+  readonly url: string;
+  readonly servers: readonly LocalRedis[];
+  /** The server that has the keys of the prefix `{bull}` now. */
+  primary(): Promise<LocalRedis>;
+  /** A client without a queue in the way, for what an administrator does. */
+  admin(server: LocalRedis): Redis;
+}
+
+export interface SentinelDeployment extends Deployment {
+  readonly sentinels: readonly Sentinel[];
+}
+
+interface Sentinel {
+  readonly port: number;
+  readonly pid: number;
+  kill(): Promise<void>;
+}
+
+/** Credentials of all data servers, and how a connection is encrypted. */
+export interface DeploymentOptions {
+  readonly flags?: readonly string[];
+  readonly replicas?: number;
+  readonly sentinelLines?: readonly string[];
+  readonly password?: string;
+  /** Flags for TLS on a second port of each server, and the options of a client for it. */
+  readonly tls?: { readonly flags: readonly string[] };
+}
+
+export const PRIMARY_NAME = 'my-primary';
+/** Milliseconds after which a server counts as lost. */
+const LOST = 1000;
+
+/** A primary, its replicas, and three sentinels. */
+export async function startSentinels(options: DeploymentOptions = {}): Promise<SentinelDeployment> {
+  const { flags = [], replicas = 2, sentinelLines = [], password, tls } = options;
+  await using opened = new AsyncDisposableStack();
+  const folder = scratch();
+  opened.defer(() => folder[Symbol.dispose]());
+  const auth = password === undefined ? [] : ['--requirepass', password, '--masterauth', password];
+  const start = async (more: readonly string[]) => {
+    const tlsPort = tls === undefined ? [] : ['--tls-port', String(await freePort()), ...tls.flags];
+    const server = await startRedis({
+      flags: [...auth, ...tlsPort, ...flags, '--repl-diskless-sync-delay', '0', ...more],
+    });
+    opened.defer(() => server.stop());
+    return server;
+  };
+  const first = await start([]);
+  const servers = [first];
+  for (let i = 0; i < replicas; i++) servers.push(await start(['--replicaof', '127.0.0.1', String(first.port)]));
+  const admin = admins(opened, password);
+  await eventually('the replicas are connected', async () => {
+    const info = await admin(first).info('replication');
+    return info.match(/state=online/g)?.length === replicas || replicas === 0;
+  });
+  const sentinels: Sentinel[] = [];
+  for (let i = 0; i < 3; i++) {
+    const port = await freePort();
+    const file = join(folder.path, `sentinel-${i}.conf`);
+    const lines = [
+      `port ${port}`,
+      'bind 127.0.0.1',
+      `dir ${folder.path}`,
+      `sentinel monitor ${PRIMARY_NAME} 127.0.0.1 ${first.port} 2`,
+      `sentinel down-after-milliseconds ${PRIMARY_NAME} ${LOST}`,
+      `sentinel failover-timeout ${PRIMARY_NAME} 5000`,
+      ...(password === undefined ? [] : [`sentinel auth-pass ${PRIMARY_NAME} ${password}`]),
+      ...sentinelLines,
+    ];
+    writeFileSync(file, `${lines.join('\n')}\n`);
+    const child = startChild(findRedis() ?? 'redis-server', [file, '--sentinel'], { stdio: 'ignore' });
+    opened.defer(() => endChild(child));
+    sentinels.push({ port, pid: child.pid ?? -1, kill: () => endChild(child) });
+  }
+  const plain = sentinelLines.some((line) => line.startsWith('requirepass')) ? undefined : sentinels;
+  for (const { port } of plain ?? []) {
+    const sentinel = new Redis({ port, enableReadyCheck: false });
+    sentinel.on('error', () => {});
+    await eventually('the sentinel knows the others', async () => {
+      const fields = await sentinel.call('SENTINEL', 'MASTER', PRIMARY_NAME).catch(() => []);
+      const list = Array.isArray(fields) ? fields : Object.entries(fields as object).flat();
+      const field = (name: string) => Number(list[list.indexOf(name) + 1]);
+      return field('num-other-sentinels') === 2 && field('num-slaves') === replicas;
+    });
+    sentinel.disconnect();
+  }
+  const closing = opened.move();
+  return {
+    url: `redis+sentinel://${sentinels.map(({ port }) => `127.0.0.1:${port}`).join(',')}/${PRIMARY_NAME}`,
+    servers,
+    sentinels,
+    admin,
+    primary: () => primaryOf(servers, password),
+    [Symbol.asyncDispose]: () => closing.disposeAsync(),
+  };
+}
+
+/** Three primaries, each with a replica. The prefix `{bull}` belongs to one of them. */
+export async function startCluster({ flags = [], password }: DeploymentOptions = {}): Promise<Deployment> {
+  await using opened = new AsyncDisposableStack();
+  const auth = password === undefined ? [] : ['--requirepass', password, '--masterauth', password];
+  const cluster = [
+    '--cluster-enabled',
+    'yes',
+    '--cluster-node-timeout',
+    String(LOST),
+    '--repl-diskless-sync-delay',
+    '0',
+  ];
+  const servers: LocalRedis[] = [];
+  for (let i = 0; i < 6; i++) {
+    // the bus has a port of its own: by default the server's plus 10000, which need not exist
+    const bus = ['--cluster-port', String(await freePort())];
+    const server = await startRedis({ flags: [...auth, ...cluster, ...bus, ...flags] });
+    opened.defer(() => server.stop());
+    servers.push(server);
+  }
+  const admin = admins(opened, password);
+  const [first, ...others] = servers.map(admin);
+  if (first === undefined) throw new Error('no server was started');
+  for (const [index, server] of servers.entries()) {
+    if (index > 0) {
+      const bus = await busPort(admin(server));
+      await first.call('CLUSTER', 'MEET', '127.0.0.1', String(server.port), bus);
+    }
+  }
+  const known = async (redis: Redis) => (await redis.cluster('INFO')).includes('cluster_known_nodes:6');
+  await eventually('the nodes know each other', async () =>
+    (await Promise.all([first, ...others].map(known))).every(Boolean),
+  );
+  const share = Math.ceil(16384 / 3);
+  const clients = [first, ...others];
+  for (let i = 0; i < 3; i++) {
+    await clients[i]?.call('CLUSTER', 'ADDSLOTSRANGE', String(i * share), String(Math.min(16383, (i + 1) * share - 1)));
+  }
+  for (let i = 0; i < 3; i++) {
+    const id = await clients[i]?.call('CLUSTER', 'MYID');
+    await eventually('the node is known to its replica', async () =>
+      clients[i + 3]?.call('CLUSTER', 'REPLICATE', String(id)).then(
+        () => true,
+        () => false,
+      ),
+    );
+  }
+  const up = async (redis: Redis) => (await redis.cluster('INFO')).includes('cluster_state:ok');
+  await eventually('the cluster serves', async () => (await Promise.all(clients.map(up))).every(Boolean));
+  await eventually('the replicas are connected', async () => {
+    const infos = await Promise.all(clients.slice(0, 3).map((redis) => redis.info('replication')));
+    return infos.every((info) => info.includes('state=online'));
+  });
+  const closing = opened.move();
+  return {
+    url: `redis+cluster://${servers.map(({ port }) => `127.0.0.1:${port}`).join(',')}`,
+    servers,
+    admin,
+    primary: () => primaryOf(servers, password),
+    [Symbol.asyncDispose]: () => closing.disposeAsync(),
+  };
+}
+
+async function busPort(redis: Redis): Promise<string> {
+  const nodes = String(await redis.call('CLUSTER', 'NODES'));
+  return /@(\d+)/.exec(nodes)?.[1] ?? '0';
+}
+
+function admins(opened: AsyncDisposableStack, password: string | undefined) {
+  const clients = new Map<number, Redis>();
+  return ({ port }: LocalRedis): Redis => {
+    let client = clients.get(port);
+    if (client === undefined) {
+      // without waiting for a server that was killed
+      client = new Redis({
+        port,
+        ...(password === undefined ? {} : { password }),
+        maxRetriesPerRequest: 1,
+        commandTimeout: 5000,
+      });
+      client.on('error', () => {});
+      const made = client;
+      opened.defer(() => made.disconnect());
+      clients.set(port, client);
+    }
+    return client;
+  };
+}
+
+/** The server that is a primary and serves the key `{bull}`; a server that is down is passed over. */
+async function primaryOf(servers: readonly LocalRedis[], password: string | undefined): Promise<LocalRedis> {
+  for (const server of servers) {
+    const redis = new Redis({
+      port: server.port,
+      ...(password === undefined ? {} : { password }),
+      retryStrategy: () => null,
+      commandTimeout: LOST,
+    });
+    redis.on('error', () => {});
+    const info = await Promise.all([redis.info('replication'), redis.get('{bull}')]).then(
+      ([text]) => text,
+      () => '',
+    );
+    redis.disconnect();
+    if (/^role:master/m.test(info)) return server;
+  }
+  throw new Error('no server is a primary with the keys of {bull}');
+}
