@@ -6,6 +6,7 @@ import { impatientConnection, type QueueSettings } from '../queue/connection.ts'
 import { JobNotFoundError, QueueUnavailableError } from '../queue/errors.ts';
 import type { Logger } from '../queue/log.ts';
 import { Outages } from '../queue/outages.ts';
+import { jobCounts } from '../queue/overview.ts';
 import { UnpackQueue } from '../queue/producer.ts';
 import { diagnoseRedisError, errorSource } from '../queue/redis-diagnosis.ts';
 import { displayRedisUrl } from '../redis-address.ts';
@@ -14,6 +15,7 @@ import { serveAssets } from './assets.ts';
 import { addBullBoard } from './bull-board.ts';
 import { addHealthRoutes, addMetricsRoute } from './health.ts';
 import { listen } from './listen.ts';
+import { QueueHistory } from './queue-history.ts';
 import { addPages, errorPage, sendPage } from './routes.ts';
 
 export type BoardSettings = AccessSettings & QueueSettings;
@@ -116,11 +118,13 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
   app.setNotFoundHandler((request, reply) =>
     sendProblem(request, reply, 404, 'No such page', 'This board has no page at this address.'),
   );
-  addPages(app, { redis, queue, producer, assets });
+  const history = new QueueHistory(() => jobCounts(queue));
+  addPages(app, { redis, queue, producer, history, assets });
   await addBullBoard(app, queue, explained);
 
   const end = async () => {
     await app.close();
+    history.close();
     await producer.close();
     outages.close();
     redis.disconnect();

@@ -84,7 +84,7 @@ export function table(
   kind: 'dense' | '' = '',
 ): Html {
   const of = ({ kind }: Column): string => kind ?? '';
-  return html`<div class="scroll" tabindex="0" role="region" aria-label="${caption}"><table role="table" class="${kind}">
+  return html`<div class="scroll${kind === 'dense' && ' tall'}" tabindex="0" role="region" aria-label="${caption}"><table role="table" class="${kind}">
 <caption>${caption}</caption>
 <thead role="rowgroup"><tr role="row">${columns.map((column) => html`<th role="columnheader" scope="col" class="${of(column)}">${column.title}</th>`)}</tr></thead>
 <tbody role="rowgroup">${rows.map(

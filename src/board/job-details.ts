@@ -4,6 +4,7 @@ import { derivedLog } from '../queue/derived-progress.ts';
 import { UnreadableJobError } from '../queue/errors.ts';
 import type { JobStatus } from '../queue/job-status.ts';
 import type { UnpackQueue } from '../queue/producer.ts';
+import { readWorkers } from '../queue/worker-presence.ts';
 
 /** Everything that is known about one job, for its page. */
 export interface JobDetails {
@@ -16,6 +17,8 @@ export interface JobDetails {
   readonly logTotal: number;
   /** How many waiting jobs come before it; `undefined` if it does not wait. */
   readonly ahead: number | undefined;
+  /** Since when the worker that has the job does not report any more. */
+  readonly silentSince: Date | undefined;
 }
 
 /** Maximum number of log lines on the page. */
@@ -41,7 +44,15 @@ export async function readJob(id: string, producer: UnpackQueue, queue: Queue, r
     log: derived ? derivedLog(status.result, status.finished) : logs,
     logTotal: count,
     ahead: typeof status === 'string' ? undefined : await jobsAhead(status, queue, redis),
+    silentSince: typeof status === 'string' ? undefined : await silentSince(status, queue, redis),
   };
+}
+
+async function silentSince({ id, state }: JobStatus, queue: Queue, redis: Redis): Promise<Date | undefined> {
+  if (state !== 'active') return undefined;
+  const holders = (await readWorkers(redis, queue)).filter(({ jobs }) => jobs.some((job) => job.id === id));
+  // the job may have gone from a silent worker to another
+  return holders.every(({ silent }) => silent) ? holders[0]?.seen : undefined;
 }
 
 async function jobsAhead({ id, state }: JobStatus, queue: Queue, redis: Redis): Promise<number | undefined> {

@@ -17,6 +17,8 @@ export interface Page {
 const SECTIONS = [
   ['/', 'Overview'],
   ['/jobs', 'Jobs'],
+  ['/workers', 'Workers'],
+  ['/queue', 'Over time'],
   ['/bull', 'Raw'],
 ] as const;
 

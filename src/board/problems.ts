@@ -18,8 +18,8 @@ export interface Situation {
   readonly workers: number | undefined;
   /** Milliseconds since the oldest waiting job could have been taken. */
   readonly oldestWait: number | undefined;
-  /** Names of workers that do not report any more although they did not say goodbye. */
-  readonly silent: readonly string[];
+  /** Workers that do not report any more although they did not stop, and for how many milliseconds. */
+  readonly silent: readonly { readonly name: string; readonly since: number }[];
   /** Sentences of workers that take no jobs, such as a store that cannot be written. */
   readonly unready: readonly string[];
   /** Failed jobs of the last hour. */
@@ -47,9 +47,9 @@ export function problemsOf(situation: Situation): Problem[] {
       'Start one (unpackd worker). If one runs, run unpackd doctor there: it needs the same REDIS_URL, UNPACK_QUEUE and UNPACK_REDIS_PREFIX.',
     );
   }
-  for (const name of silent) {
+  for (const { name, since } of silent) {
     bad(
-      `Worker ${name} is silent.`,
+      `Worker ${name} has been silent for ${durationText(since)}.`,
       'It was killed, is frozen, or has no connection to Redis. Look at its log and at dmesg of its machine. Its jobs go to other workers.',
     );
   }

@@ -4,8 +4,10 @@ import type { Redis } from 'ioredis';
 import { JobNotFoundError } from '../queue/errors.ts';
 import { JOB_STATES } from '../queue/job-status.ts';
 import type { UnpackQueue } from '../queue/producer.ts';
+import { readWorkers } from '../queue/worker-presence.ts';
 import type { Assets } from './assets.ts';
 import { jobUrl } from './elements.ts';
+import { finishedCounts } from './finished-per-minute.ts';
 import { formField, isOwnForm } from './form-guard.ts';
 import { html } from './html.ts';
 import { readJob } from './job-details.ts';
@@ -14,9 +16,12 @@ import { searchImages } from './job-search.ts';
 import { layout, type Page } from './layout.ts';
 import { jobPage, rawPage } from './pages/job.ts';
 import { jobsPage, PAGE_SIZE } from './pages/jobs.ts';
+import { overTimePage, RANGES } from './pages/over-time.ts';
 import { overviewPage } from './pages/overview.ts';
 import { searchPage } from './pages/search.ts';
-import { readOverview } from './read-overview.ts';
+import { workersPage } from './pages/workers.ts';
+import type { QueueHistory } from './queue-history.ts';
+import { connectedWorkers, readOverview } from './read-overview.ts';
 
 /** Which path shows which page, and the two forms. Every page is made anew from Redis. */
 
@@ -24,6 +29,7 @@ export interface PageSources {
   readonly redis: Redis;
   readonly queue: Queue;
   readonly producer: UnpackQueue;
+  readonly history: QueueHistory;
   readonly assets: Assets;
 }
 
@@ -37,13 +43,13 @@ const NOTICES: Readonly<Record<string, string>> = {
 
 type Query = Readonly<Record<string, unknown>>;
 
-export function addPages(app: FastifyInstance, { redis, queue, producer, assets }: PageSources): void {
+export function addPages(app: FastifyInstance, { redis, queue, producer, history, assets }: PageSources): void {
   const lists = new JobLists(redis, queue);
   const send = (reply: FastifyReply, page: Page, status = 200) => sendPage(reply, page, queue.name, assets, status);
 
   app.get('/', async (_request, reply) => {
     const now = Date.now();
-    const overview = await readOverview(queue, producer, lists, now);
+    const overview = await readOverview(queue, redis, lists, now);
     const { length } = overview.problems;
     const title = length === 0 ? 'Overview' : `${length} ${length === 1 ? 'problem' : 'problems'}`;
     return send(reply, { title, section: '/', content: overviewPage(overview, now) });
@@ -88,6 +94,26 @@ export function addPages(app: FastifyInstance, { redis, queue, producer, assets 
     const content = rawPage(id, field, await redis.hgetall(queue.toKey(id)));
     if (content === undefined) throw new JobNotFoundError(id);
     return send(reply, { title: field, section: '/jobs', content, refresh: 0 });
+  });
+
+  app.get('/workers', async (_request, reply) => {
+    const [workers, connected] = await Promise.all([readWorkers(redis, queue), connectedWorkers(queue)]);
+    return send(reply, { title: 'Workers', section: '/workers', content: workersPage(workers, connected, Date.now()) });
+  });
+
+  app.get('/queue', async (request, reply) => {
+    const range = RANGES.find(({ name }) => name === (request.query as Query).range) ?? RANGES[0];
+    const { minutes, bins } = range;
+    const now = Date.now();
+    const [completed, failed] = await Promise.all([
+      finishedCounts(queue, 'completed', minutes, bins, now),
+      finishedCounts(queue, 'failed', minutes, bins, now),
+      history.sample(now),
+    ]);
+    const largest = (name: 'waiting' | 'delayed' | 'active') => history.largest(name, minutes, bins, now);
+    const measured = { waiting: largest('waiting'), delayed: largest('delayed'), active: largest('active') };
+    const content = overTimePage({ range, completed, failed, ...measured });
+    return send(reply, { title: 'Over time', section: '/queue', content, refresh: SLOW });
   });
 
   const act = (name: 'retry' | 'cancel', change: (id: string) => Promise<string | undefined>) =>

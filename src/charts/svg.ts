@@ -45,6 +45,17 @@ export function document(width: number, height: number, parts: readonly string[]
   return `${element('svg', attributes, `\n${[rect(0, 0, width, height, PAPER), ...parts].join('\n')}\n`)}\n`;
 }
 
+/** A picture inside a page, as wide as its place. @param name what it shows, for a screen reader */
+export function chart(width: number, height: number, name: string, parts: readonly string[]): string {
+  const attributes = {
+    viewBox: `0 0 ${valueText(width)} ${valueText(height)}`,
+    role: 'img',
+    'aria-label': name,
+    'font-family': 'inherit',
+  };
+  return element('svg', attributes, parts.join('\n'));
+}
+
 /** Round numbers from 0 to `most`, about `count` of them. */
 export function ticks(most: number, count: number): number[] {
   if (!(most > 0)) return [0];

@@ -34,6 +34,7 @@ ${rawPart(id, fields)}`;
 ${options.notice !== undefined && html`<p class="panel good" role="status">${options.notice}</p>`}
 ${failurePart(status)}
 ${status.resultProblem !== undefined && html`<section class="panel bad"><p><strong>There is no result.</strong></p><p>${status.resultProblem}</p></section>`}
+${silentPart(details, options.now)}
 ${waitingPart(status)}
 ${factsPart(details, status, options.now)}
 ${buttons(status, options.formField)}
@@ -78,6 +79,12 @@ function adviceOf(code: FailureCode): Html {
 /** A sentence of ours with `code` in back quotes. */
 export function marked(sentence: string): Part {
   return sentence.split('`').map((part, index) => (index % 2 === 1 ? html`<code>${part}</code>` : part));
+}
+
+function silentPart({ silentSince }: JobDetails, now: number): Part {
+  if (silentSince === undefined) return undefined;
+  return html`<section class="panel bad"><p><strong>Its worker has been silent for ${age(silentSince, now)}.</strong></p>
+<p>The worker was killed, is frozen, or cannot reach Redis. Another worker takes the job over when its lock has expired (UNPACK_LOCK).</p></section>`;
 }
 
 function waitingPart({ state, progress }: JobStatus): Part {
@@ -159,7 +166,7 @@ function timelinePart({ result }: JobStatus): Part {
   const has = result?.images.some(({ layers }) => layers.some(({ timeline }) => timeline !== undefined));
   if (result === undefined || has !== true) return undefined;
   return html`<h2 id="timeline">Where the time went</h2>
-<div class="scroll chart" tabindex="0" role="region" aria-labelledby="timeline">${trusted(timelineSvg(result))}</div>
+<div class="scroll tall chart" tabindex="0" role="region" aria-labelledby="timeline">${trusted(timelineSvg(result))}</div>
 <p class="empty">The table above has the same times. From a shell: <code>unpackd status JOB --timeline FILE.svg</code></p>`;
 }
 

@@ -1,5 +1,6 @@
 import type { Progress } from '../../queue/formats.ts';
 import { JOB_STATES, type JobState } from '../../queue/job-status.ts';
+import type { JobCounts } from '../../queue/overview.ts';
 import { waitingSentence } from '../../queue/parked-attempt.ts';
 import { bytesText, durationText } from '../../units.ts';
 import { age, badge, type Column, cut, jobLink, type Row, reason, table, time } from '../elements.ts';
@@ -8,12 +9,10 @@ import type { JobPage, ListedJob } from '../job-list.ts';
 
 /** `/jobs`: the jobs of one state, page by page; and the tables of jobs that other pages show. */
 
-export type Counts = Readonly<Record<JobState, number>>;
-
 /** The number of jobs of a page. */
 export const PAGE_SIZE = 50;
 
-export function jobsPage(state: JobState, page: JobPage, counts: Counts, now: number): Html {
+export function jobsPage(state: JobState, page: JobPage, counts: JobCounts, now: number): Html {
   const { jobs, from, total } = page;
   const place = jobs.length === 0 ? 'none' : `${number(from + 1)} to ${number(from + jobs.length)} of ${number(total)}`;
   return html`<h1>Jobs: ${state} <small>${place}</small></h1>
@@ -24,7 +23,7 @@ ${pageLinks(state, page)}`;
 }
 
 /** How many jobs are in each state, as links to their lists. */
-export function tiles(counts: Counts, current?: JobState): Html {
+export function tiles(counts: JobCounts, current?: JobState): Html {
   return html`<ul class="tiles">${JOB_STATES.map(
     (state) => html`
 <li><a href="/jobs?state=${state}" class="${state === 'failed' && counts.failed > 0 && 'bad'}"${state === current && html` aria-current="page"`}><b>${number(counts[state])}</b> ${state}</a></li>`,

@@ -1,16 +1,17 @@
 import type { JobState } from '../../queue/job-status.ts';
+import type { JobCounts, WaitingJob } from '../../queue/overview.ts';
 import { age, jobLink } from '../elements.ts';
 import { type Html, html, type Part } from '../html.ts';
 import type { ListedJob } from '../job-list.ts';
 import type { Problem } from '../problems.ts';
-import { type Counts, jobTable, tiles } from './jobs.ts';
+import { jobTable, tiles } from './jobs.ts';
 
 /** `/`: whether anything is wrong, what runs, what waits, what failed and why. */
 
 export interface Overview {
   readonly problems: readonly Problem[];
-  readonly counts: Counts;
-  readonly oldest: ListedJob | undefined;
+  readonly counts: JobCounts;
+  readonly oldest: WaitingJob | undefined;
   readonly active: readonly ListedJob[];
   readonly failed: readonly ListedJob[];
   /** The next that workers take. */
@@ -25,7 +26,7 @@ export function overviewPage(overview: Overview, now: number): Html {
 <div role="status">${problems.length === 0 ? NOTHING_WRONG : problems.map(problemPart)}</div>
 ${tiles(counts)}
 <section class="panel"><p>${workers}</p>
-<p>${oldest === undefined ? 'No job waits.' : html`The oldest waiting job was added ${age(oldest.added, now)} ago: ${jobLink(oldest)}.`}</p></section>
+<p>${oldest === undefined ? 'No job waits.' : html`The oldest waiting job was added ${age(oldest.added, now)} ago: ${jobLink({ ...oldest, readable: true })}.`}</p></section>
 ${part('active', 'Active', 'Nothing runs.', active, counts, now)}
 ${part('failed', 'Failed', 'No job has failed.', failed, counts, now)}
 ${part('waiting', 'Next', 'No job waits without a priority.', next, counts, now)}`;
@@ -34,7 +35,7 @@ ${part('waiting', 'Next', 'No job waits without a priority.', next, counts, now)
 const NOTHING_WRONG = html`<section class="panel good"><p><strong>Nothing is wrong.</strong></p></section>`;
 
 function problemPart({ level, finding, todo }: Problem): Html {
-  return html`<section class="panel ${level}" data-key="${finding}"><p><strong><bdi>${finding}</bdi></strong></p><p>${todo}</p></section>`;
+  return html`<section class="panel ${level}"><p><strong><bdi>${finding}</bdi></strong></p><p>${todo}</p></section>`;
 }
 
 function part(
@@ -42,7 +43,7 @@ function part(
   title: string,
   none: string,
   jobs: readonly ListedJob[],
-  counts: Counts,
+  counts: JobCounts,
   now: number,
 ): Html {
   const more = counts[state] > jobs.length;
