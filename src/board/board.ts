@@ -92,7 +92,8 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
     reply
       .header('x-frame-options', 'DENY')
       .header('x-content-type-options', 'nosniff')
-      .header('referrer-policy', 'no-referrer');
+      // with `no-referrer` a browser sends the forms with the origin `null`
+      .header('referrer-policy', 'same-origin');
     // without Redis, `/metrics` says which parts are missing
     if (redis.status !== 'ready' && request.url !== '/metrics' && !request.url.startsWith('/assets/')) {
       const sentence = `${where} ${outages.diagnosis ?? 'does not answer'}.`;
@@ -120,7 +121,7 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
   );
   const history = new QueueHistory(() => jobCounts(queue));
   addPages(app, { redis, queue, producer, history, assets });
-  await addBullBoard(app, queue, explained);
+  await addBullBoard(app, queue, redis, explained);
 
   const end = async () => {
     await app.close();

@@ -2,6 +2,7 @@ import { createBullBoard } from '@bull-board/api';
 import { FastifyAdapter } from '@bull-board/fastify';
 import type { Queue } from 'bullmq';
 import type { FastifyInstance } from 'fastify';
+import type { Redis } from 'ioredis';
 import { UnpackQueueAdapter } from './queue-adapter.ts';
 
 /** The path of Bull Board: the raw view of the queue. */
@@ -47,11 +48,12 @@ class ExplainingAdapter extends FastifyAdapter {
 export async function addBullBoard(
   app: FastifyInstance,
   queue: Queue,
+  redis: Redis,
   explained: (error: unknown) => unknown,
 ): Promise<void> {
   const server = new ExplainingAdapter(explained);
   createBullBoard({
-    queues: [new UnpackQueueAdapter(queue)],
+    queues: [new UnpackQueueAdapter(queue, redis)],
     serverAdapter: server,
     options: {
       uiConfig: {

@@ -1,10 +1,12 @@
 import { BullMQAdapter } from '@bull-board/api/bullMQAdapter';
 import { Job, type Queue } from 'bullmq';
+import type { Redis } from 'ioredis';
 import { derivedLog, derivedProgress } from '../queue/derived-progress.ts';
 import { unreadableJob } from '../queue/errors.ts';
 import type { Progress } from '../queue/formats.ts';
 import { imageOf } from '../queue/parse-payload.ts';
 import { readProgress } from '../queue/progress-schema.ts';
+import { retryJobs } from '../queue/retry-jobs.ts';
 import { schemaFiles } from '../queue/schemas.ts';
 
 /**
@@ -13,13 +15,15 @@ import { schemaFiles } from '../queue/schemas.ts';
  */
 export class UnpackQueueAdapter extends BullMQAdapter {
   readonly #queue: Queue;
+  readonly #redis: Redis;
 
-  constructor(queue: Queue) {
+  constructor(queue: Queue, redis: Redis) {
     super(queue, {
       description: 'Container images to unpack',
       jobDataSchema: schemaFiles()['payload.schema.json'] ?? {},
     });
     this.#queue = queue;
+    this.#redis = redis;
     this.setFormatter('name', (job: { data?: unknown; name?: string }) => imageOf(job.data) ?? job.name ?? '');
     // Bull Board draws a ring for a number named `progress`
     this.setFormatter('progress', (progress: unknown) => {
@@ -30,7 +34,7 @@ export class UnpackQueueAdapter extends BullMQAdapter {
 
   override async getJob(id: string): Promise<Job | undefined> {
     const job = await this.#readable(id, super.getJob(id));
-    return job === undefined ? undefined : shown(job);
+    return job === undefined ? undefined : this.#shown(job);
   }
 
   override async getJobs(...args: Parameters<BullMQAdapter['getJobs']>): Promise<Job[]> {
@@ -47,7 +51,7 @@ export class UnpackQueueAdapter extends BullMQAdapter {
       const each = await Promise.all(ids.map((id) => this.#readable(id, super.getJob(id))));
       return each.filter((job) => job !== undefined);
     });
-    return jobs.map(shown);
+    return jobs.map((job) => this.#shown(job));
   }
 
   /** Replaces a job whose fields are not JSON by a job that shows this error. */
@@ -58,6 +62,17 @@ export class UnpackQueueAdapter extends BullMQAdapter {
       placeholder.failedReason = unreadableJob(id);
       return placeholder;
     });
+  }
+
+  #shown(job: Job): Job {
+    const retry = job.retry.bind(job);
+    job.retry = async (state, options) => {
+      if (state === 'completed' || job.id === undefined) return retry(state, { resetAttemptsMade: true, ...options });
+      const [outcome] = await retryJobs(this.#queue, this.#redis, [job.id]);
+      if (outcome?.retried === false) throw new Error(outcome.message);
+    };
+    if (readProgress(job.progress) === undefined) job.progress = derivedProgress(job.returnvalue) ?? job.progress;
+    return job;
   }
 
   /** The log of a job. A job whose image existed has written no lines, so its lines are derived from its result. */
@@ -75,11 +90,4 @@ function percentOf({ phase, bytesFetched, bytesTotal, layersDone, layersTotal }:
   // an image can have no layers
   if (total === 0) return phase === 'completed' ? 100 : 0;
   return Math.floor((100 * done) / total);
-}
-
-function shown(job: Job): Job {
-  const retry = job.retry.bind(job);
-  job.retry = (state, options) => retry(state, { resetAttemptsMade: true, ...options });
-  if (readProgress(job.progress) === undefined) job.progress = derivedProgress(job.returnvalue) ?? job.progress;
-  return job;
 }

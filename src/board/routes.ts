@@ -4,6 +4,7 @@ import type { Redis } from 'ioredis';
 import { JobNotFoundError } from '../queue/errors.ts';
 import { JOB_STATES } from '../queue/job-status.ts';
 import type { UnpackQueue } from '../queue/producer.ts';
+import { retryJobs } from '../queue/retry-jobs.ts';
 import { readWorkers } from '../queue/worker-presence.ts';
 import type { Assets } from './assets.ts';
 import { jobUrl } from './elements.ts';
@@ -130,11 +131,8 @@ export function addPages(app: FastifyInstance, { redis, queue, producer, history
     });
   act('cancel', async (id) => ((await producer.cancel(id)) ? undefined : 'The job has already completed or failed.'));
   act('retry', async (id) => {
-    const job = await queue.getJob(id);
-    if (job === undefined) throw new JobNotFoundError(id);
-    if (!(await job.isFailed())) return 'The job is not failed any more, so there is nothing to retry.';
-    await job.retry('failed', { resetAttemptsMade: true });
-    return undefined;
+    const [outcome] = await retryJobs(queue, redis, [id]);
+    return outcome?.retried === false ? outcome.message : undefined;
   });
 }
 

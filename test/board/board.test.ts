@@ -90,6 +90,33 @@ test('the page, the queue and the metrics are served', async () => {
   assert.match(metrics.text, /^unpackd_queue_jobs\{state="waiting"\} 1$/m);
 });
 
+test('a form is accepted only with the cookie of the board, even without an origin', async () => {
+  const settings = fixture.settings(open);
+  const queue = fixture.producer(settings);
+  const { id } = await queue.add(payload('one'));
+  const { url } = await board(settings);
+  const page = await fetch(`${url}/jobs/${id}`);
+  const cookie = page.headers.get('set-cookie')?.split(';')[0] ?? '';
+  assert.match(page.headers.get('set-cookie') ?? '', /; HttpOnly; SameSite=Strict$/);
+  const value = /name="unpackd-form" value="([^"]+)"/.exec(await page.text())?.[1] ?? '';
+  const post = (headers: Record<string, string>, form: Record<string, string>) =>
+    fetch(`${url}/jobs/${id}/cancel`, { method: 'POST', headers, body: new URLSearchParams(form), redirect: 'manual' });
+  const field = { 'unpackd-form': value };
+  for (const [headers, form] of [
+    [{}, {}],
+    [{}, field],
+    [{ cookie }, {}],
+    [{ cookie }, { 'unpackd-form': `${value.slice(1)}x` }],
+    [{ cookie, origin: 'http://attacker.example' }, field],
+  ] as const) {
+    assert.equal((await post(headers, form)).status, 403, JSON.stringify([headers, form]));
+  }
+  assert.equal((await queue.status(id)).cancelRequested, false);
+  const answer = await post({ cookie, origin: url }, field);
+  assert.deepEqual([answer.status, answer.headers.get('location')], [303, `/jobs/${id}?done=cancel`]);
+  assert.equal((await queue.status(id)).cancelRequested, true);
+});
+
 test('with a user, everything except the probes needs the password', async () => {
   const settings = fixture.settings({ ...open, UNPACK_BOARD_USER: 'ann', UNPACK_BOARD_PASSWORD: 'secret' });
   const { url } = await board(settings);
