@@ -76,6 +76,12 @@ export function impatientConnection(settings: RedisSettings, timeout: number): R
   );
 }
 
+/** Whether another server can become the primary. */
+export function hasFailover({ REDIS_URL }: RedisSettings): boolean {
+  const address = readRedisUrl(REDIS_URL);
+  return typeof address === 'object' && address.kind !== 'single';
+}
+
 /** If the database does not exist, ioredis would continue in database 0: disconnects instead. */
 function rightDatabase(redis: Redis): Redis {
   redis.on('error', (error: Error) => {

@@ -5,7 +5,7 @@ import type { Redis } from 'ioredis';
 import type { FailureCode } from '../errors.ts';
 import { CANCEL_FLAG_LIFE, cancelChannel, cancelKey, DEFAULT_CANCEL_REASON } from './cancellation.ts';
 import { checkPayload } from './check-payload.ts';
-import { impatientConnection, type QueueSettings } from './connection.ts';
+import { hasFailover, impatientConnection, type QueueSettings } from './connection.ts';
 import { deduplicationId } from './deduplication.ts';
 import { JobNotFoundError, QueueUnavailableError, UnreadableJobError, unreadableJob } from './errors.ts';
 import type { Payload, UnpackResult } from './formats.ts';
@@ -14,7 +14,7 @@ import { type JobStatus, statusOf } from './job-status.ts';
 import { JobWaiter, type WaitOptions } from './job-waiter.ts';
 import { unavailable } from './outages.ts';
 import { failedJobs, type JobCounts, jobCounts, type QueueOverview, queueOverview } from './overview.ts';
-import { diagnoseRedisError, errorSource, whyNotReady } from './redis-diagnosis.ts';
+import { diagnoseRedisError, errorSource, isRefusedInFailover, whyNotReady } from './redis-diagnosis.ts';
 import { probeRedis } from './redis-probe.ts';
 import { type RetryOutcome, retryJobs } from './retry-jobs.ts';
 
@@ -38,6 +38,8 @@ export interface JobHandle {
   readonly deduplicated: boolean;
 }
 
+/** Milliseconds between two attempts of a call that a failover refuses. */
+const REFUSED_PAUSE = 100;
 /** Time limit in milliseconds for the answer of Redis to a call. */
 const DEFAULT_TIMEOUT = 5000;
 /** Number of jobs that are retried at the same time. */
@@ -227,11 +229,25 @@ export class UnpackQueue {
       () => new Promise<never>(() => {}),
     );
     try {
-      return await Promise.race([work(), late]);
+      return await Promise.race([this.#accepted(work, deadline), late]);
     } catch (error) {
       throw this.#explained(error);
     } finally {
       timer.abort();
+    }
+  }
+
+  /** Repeats a call that a failover refuses, within its time limit. A refused command has had no effect. */
+  async #accepted<T>(work: () => Promise<T>, deadline: number): Promise<T> {
+    while (true) {
+      try {
+        return await work();
+      } catch (error) {
+        const late = Date.now() + REFUSED_PAUSE >= deadline;
+        if (late || !hasFailover(this.#settings) || !isRefusedInFailover(error)) throw error;
+      }
+      await sleep(REFUSED_PAUSE);
+      await this.#connected(deadline);
     }
   }
 

@@ -201,10 +201,7 @@ export function diagnoseRedisError(error: unknown, source: ErrorSource = 'server
       code,
     );
   if (alert !== null) {
-    const why = alert[1]?.toLowerCase().replaceAll('_', ' ');
-    return misconfigured(
-      `refuses the client certificate (${why}): correct REDIS_TLS_CERT and REDIS_TLS_KEY, or renew them`,
-    );
+    return refusedCertificate(alert[1]?.toLowerCase().replaceAll('_', ' ') ?? '');
   }
   if (code.startsWith('ERR_SSL_')) return misconfigured(TLS.EPROTO ?? '');
   if (error instanceof AggregateError && error.errors.length > 0) {
@@ -262,6 +259,23 @@ export function diagnoseAnswer(message: string, source: ErrorSource = 'server'):
   if (known !== undefined) return known;
   const err = ERR.find(([pattern]) => pattern.test(message));
   return err?.[1] ?? refusing(`refuses a command: ${message}`);
+}
+
+export function refusedCertificate(why: string): RedisDiagnosis {
+  return misconfigured(
+    `refuses the client certificate (${why}): correct REDIS_TLS_CERT and REDIS_TLS_KEY, or renew them`,
+  );
+}
+
+const ELSEWHERE = /^(READONLY|MOVED|ASK|TRYAGAIN|CLUSTERDOWN|MASTERDOWN|UNBLOCKED|LOADING) /;
+
+/** Whether a command had no effect, because its server is not the primary now. After a failover it can be sent again. */
+export function isRefusedInFailover(error: unknown): boolean {
+  if (!(error instanceof Error)) return false;
+  if (ELSEWHERE.test(error.message)) return true;
+  // a transaction has no effect if one of its commands was refused
+  const earlier: unknown = 'previousErrors' in error ? error.previousErrors : undefined;
+  return error.message.startsWith('EXECABORT') && Array.isArray(earlier) && earlier.some(isRefusedInFailover);
 }
 
 function misconfigured(sentence: string): RedisDiagnosis {

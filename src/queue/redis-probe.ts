@@ -1,8 +1,15 @@
 import { connect as connectPlain, type Socket } from 'node:net';
-import { connect as connectTls } from 'node:tls';
+import { connect as connectTls, type SecureContextOptions } from 'node:tls';
 import { displayRedisUrl, type RedisServer, readRedisUrl } from '../redis-address.ts';
 import type { RedisSettings } from '../redis-settings.ts';
-import { CLIENT_CERTIFICATE, diagnoseAnswer, type ErrorSource, type RedisDiagnosis } from './redis-diagnosis.ts';
+import {
+  CLIENT_CERTIFICATE,
+  diagnoseAnswer,
+  type ErrorSource,
+  type RedisDiagnosis,
+  refusedCertificate,
+} from './redis-diagnosis.ts';
+import { readTls } from './redis-files.ts';
 import { aboutServer } from './redis-primary.ts';
 
 /** Maximum milliseconds of each of the two connections. */
@@ -19,18 +26,27 @@ export async function probeRedis(settings: RedisSettings): Promise<RedisDiagnosi
   const { kind, servers, tls } = address;
   const url = displayRedisUrl(settings.REDIS_URL);
   const right = `write ${tls ? url.replace(/^rediss/, 'redis') : url.replace(/^redis/, 'rediss')} in REDIS_URL`;
-  const hasCertificate = settings.REDIS_TLS_CERT !== undefined;
+  const { cert, key, passphrase } = readTls(settings) ?? {};
+  const client =
+    cert === undefined || key === undefined
+      ? undefined
+      : { cert, key, ...(passphrase === undefined ? {} : { passphrase }) };
   const found = await Promise.all(
     servers.map(async (server) => {
       const source: ErrorSource = kind === 'single' ? 'server' : kind === 'sentinel' ? 'sentinel' : 'node';
-      const diagnosis = await probeServer(server, tls, hasCertificate, right);
+      const diagnosis = await probeServer(server, tls, client, right);
       return diagnosis === undefined || source === 'server' ? diagnosis : aboutServer(source, server, diagnosis);
     }),
   );
   return found.find((diagnosis) => diagnosis !== undefined);
 }
 
-async function probeServer({ host, port }: RedisServer, tls: boolean, hasCertificate: boolean, right: string) {
+async function probeServer(
+  { host, port }: RedisServer,
+  tls: boolean,
+  client: SecureContextOptions | undefined,
+  right: string,
+) {
   const answer = await ask(connectPlain({ host, port }), 'connect');
   if (/^[+-]/.test(answer ?? '')) {
     const refused = answer?.startsWith('-') ? diagnoseAnswer(answer.slice(1).trim()) : undefined;
@@ -40,9 +56,10 @@ async function probeServer({ host, port }: RedisServer, tls: boolean, hasCertifi
   }
   if (answer === undefined) return undefined;
   // the certificate is not checked, because only PING is sent
-  const encrypted = await ask(connectTls({ host, port, rejectUnauthorized: false }), 'secureConnect');
+  const encrypted = await ask(connectTls({ host, port, rejectUnauthorized: false, ...client }), 'secureConnect');
   if (!tls) return encrypted === undefined ? undefined : wrong(`uses TLS: ${right}`);
-  return encrypted === '' && !hasCertificate ? CLIENT_CERTIFICATE : undefined;
+  if (encrypted !== '') return undefined;
+  return client === undefined ? CLIENT_CERTIFICATE : refusedCertificate('without a reason');
 }
 
 function wrong(sentence: string): RedisDiagnosis {
