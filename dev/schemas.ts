@@ -6,6 +6,7 @@ import { payloadSchema } from '../src/queue/payload-schema.ts';
 import { appliedLayerSchema, progressSchema, waitingSchema } from '../src/queue/progress-schema.ts';
 import { resultSchema } from '../src/queue/result-schema.ts';
 import { schemaFiles } from '../src/queue/schemas.ts';
+import { recordSchema } from '../src/queue/worker-record.ts';
 import { formatTypes } from './format-types.ts';
 
 /**
@@ -33,6 +34,7 @@ function generatedFiles(): Record<string, string> {
     type('Failure', 'The failure of an attempt, version 1. The progress of the job contains it.', failureSchema),
     type('WaitingFor', 'What a parked job waits for.', waitingSchema),
     type('AppliedLayer', 'A layer that an attempt applied before its job was given back.', appliedLayerSchema),
+    type('WorkerRecord', 'What a running worker tells about itself, version 1.', recordSchema),
     type(
       'Progress',
       'The progress of a job, version 1. Workers write it while the job runs, and when it ends.',

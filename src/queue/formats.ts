@@ -298,6 +298,58 @@ export interface AppliedLayer {
   } | undefined;
 }
 
+/** What a running worker tells about itself, version 1. */
+export interface WorkerRecord {
+  readonly version: 1;
+  /** UNPACK_WORKER_NAME. */
+  readonly name: string;
+  readonly host: string;
+  readonly pid: number;
+  /** The version of unpackd. */
+  readonly program?: string | undefined;
+  /** When the worker started, in milliseconds since 1970. */
+  readonly started: number;
+  /** `faulty`: the store cannot be written, so the worker takes no jobs. `closing`: it shuts down. */
+  readonly state: 'ready' | 'faulty' | 'closing';
+  /** Why the store cannot be written, in one sentence. */
+  readonly problem?: string | undefined;
+  readonly store: {
+    /** Workers with the same identity share one store. Absent if it is not known. */
+    readonly identity?: string | undefined;
+    /** The folder of the store. */
+    readonly root: string;
+    /** How its snapshots are kept: `overlay` or `native`. */
+    readonly snapshotter: string;
+    readonly containerd?: {
+      readonly namespace: string;
+      readonly snapshotter: string;
+    } | undefined;
+    /** The number of images in the store, as of the last listing. */
+    readonly images?: number | undefined;
+  };
+  /** Space of the disk with the store. Inodes are absent on file systems without a fixed number of them. */
+  readonly disk?: {
+    readonly bytes: number;
+    readonly totalBytes: number;
+    readonly inodes?: number | undefined;
+    readonly totalInodes?: number | undefined;
+  } | undefined;
+  /** UNPACK_JOBS. */
+  readonly slots: number;
+  /** UNPACK_LOCK in milliseconds. */
+  readonly lock: number;
+  /** The number of running jobs. */
+  readonly running: number;
+  /** The running jobs that started first, at most 32. */
+  readonly jobs: readonly {
+    readonly id: string;
+    readonly image?: string | undefined;
+    readonly phase: 'resolving' | 'unpacking';
+    /** When this worker took the job, in milliseconds since 1970. */
+    readonly since: number;
+  }[];
+}
+
 /** The progress of a job, version 1. Workers write it while the job runs, and when it ends. */
 export interface Progress {
   readonly version: 1;
@@ -309,8 +361,6 @@ export interface Progress {
   readonly attempts: number;
   /** The name of the worker (UNPACK_WORKER_NAME). */
   readonly worker: string;
-  /** For how many milliseconds the worker locks the job (UNPACK_LOCK). It renews the lock after half this time. */
-  readonly lock?: number | undefined;
   /** The number of layers that are in the store. */
   readonly layersDone: number;
   readonly layersTotal: number;
@@ -331,11 +381,6 @@ export interface Progress {
       /** The name of the snapshot that the layer becomes. */
       readonly chainId: string;
       readonly phase: 'queued' | 'waiting' | 'applying' | 'committing' | 'applied' | 'existed';
-      /**
-       * What is done for a layer that is `queued` or `applying`. `fetching`: bytes of the blob arrive and are
-       * written. `writing`: all bytes have arrived. `below`: the layer waits for the layer below.
-       */
-      readonly step?: 'fetching' | 'writing' | 'below' | undefined;
       /** The size of the blob in bytes. */
       readonly size: number;
       /** The number of bytes of the blob that were fetched. */

@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Redis, Result } from 'ioredis';
-import { HEARTBEAT, type Keys, RECORD_LIFE, type WorkerRecord, workerKey, workersKey } from './worker-presence.ts';
+import type { WorkerRecord } from './formats.ts';
+import { HEARTBEAT, type Keys, RECORD_LIFE, workerKey, workersKey } from './worker-presence.ts';
 
 declare module 'ioredis' {
   interface RedisCommander<Context> {

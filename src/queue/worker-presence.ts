@@ -1,5 +1,6 @@
 import type { Redis } from 'ioredis';
-import * as z from 'zod';
+import type { WorkerRecord } from './formats.ts';
+import { recordSchema } from './worker-record.ts';
 
 /**
  * What running workers tell about themselves: each writes a record into Redis every ten seconds (`heartbeat.ts`), and this file
@@ -36,58 +37,6 @@ export function workerKey(queue: Keys, id: string): string {
 export function workersKey(queue: Keys): string {
   return queue.toKey('workers');
 }
-
-const count = z.number().min(0);
-
-/** Version 1 of the record. Within a version fields are only added. */
-const recordSchema = z.object({
-  version: z.literal(1),
-  /** UNPACK_WORKER_NAME. */
-  name: z.string(),
-  host: z.string(),
-  pid: z.number(),
-  /** The version of unpackd. */
-  program: z.string().optional(),
-  /** When the worker started, in milliseconds since 1970. */
-  started: z.number().min(0).max(8.64e15),
-  /** `faulty`: the store cannot be written, so the worker takes no jobs. `closing`: it shuts down. */
-  state: z.enum(['ready', 'faulty', 'closing']),
-  /** Why the store cannot be written, in one sentence. */
-  problem: z.string().optional(),
-  store: z.object({
-    /** Workers with the same identity share one store. Absent if it is not known. */
-    identity: z.string().optional(),
-    /** The folder of the store. */
-    root: z.string(),
-    /** How its snapshots are kept: `overlay` or `native`. */
-    snapshotter: z.string(),
-    containerd: z.object({ namespace: z.string(), snapshotter: z.string() }).optional(),
-    /** The number of images in the store, as of the last listing. */
-    images: count.optional(),
-  }),
-  /** Space of the disk with the store. Inodes are absent on file systems without a fixed number of them. */
-  disk: z
-    .object({ bytes: count, totalBytes: count, inodes: count.optional(), totalInodes: count.optional() })
-    .optional(),
-  /** UNPACK_JOBS. */
-  slots: count,
-  /** UNPACK_LOCK in milliseconds. */
-  lock: count,
-  /** The number of running jobs. */
-  running: count,
-  /** The running jobs that started first, at most JOBS_SHOWN. */
-  jobs: z.array(
-    z.object({
-      id: z.string(),
-      image: z.string().optional(),
-      phase: z.enum(['resolving', 'unpacking']),
-      /** When this worker took the job, in milliseconds since 1970. */
-      since: z.number().min(0).max(8.64e15),
-    }),
-  ),
-});
-
-export type WorkerRecord = z.output<typeof recordSchema>;
 
 /** A worker as readers see it. */
 export interface WorkerView extends WorkerRecord {

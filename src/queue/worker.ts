@@ -10,6 +10,7 @@ import { durationText } from '../units.ts';
 import { CancelFlags } from './cancel-flags.ts';
 import { cancelChannel, cancelledError, cancelReasons } from './cancellation.ts';
 import { gatherWrites, patientConnection } from './connection.ts';
+import type { WorkerRecord } from './formats.ts';
 import { Heartbeat, unlessSlow } from './heartbeat.ts';
 import { BullWorker, RunningJobs } from './job-runs.ts';
 import type { Logger } from './log.ts';
@@ -23,7 +24,7 @@ import { StoreGuard } from './store-guard.ts';
 import { after } from './time-limit.ts';
 import type { WorkerObserver } from './worker-observer.ts';
 import { type BullSettings, bullQueueOptions, bullWorkerOptions } from './worker-options.ts';
-import { JOBS_SHOWN, type WorkerRecord } from './worker-presence.ts';
+import { JOBS_SHOWN } from './worker-presence.ts';
 
 export type WorkerSettings = BullSettings & ProcessorSettings & Pick<Config, 'UNPACK_GRACE'>;
 

@@ -46,9 +46,7 @@ export interface ApplyLayersOptions {
 
 /** Receives the progress of each layer. `index` is the layer's position, bottom-most 0. */
 export interface LayerObserver {
-  phase(index: number, phase: 'queued' | 'waiting' | 'applying' | 'committing' | 'applied' | 'existed'): void;
-  /** The layer begins or ends to wait for the layer below. */
-  waitsBelow(index: number, yes: boolean): void;
+  phase(index: number, phase: 'waiting' | 'applying' | 'committing' | 'applied' | 'existed'): void;
   progress(index: number, progress: ApplyProgress): void;
   done(index: number, diff: AppliedDiff): void;
 }
@@ -145,6 +143,7 @@ class Chain {
     const { chainId } = this.layer(index);
     try {
       if (!wasMissing && (await this.snapshotter.has(chainId))) return this.existed(index);
+      this.options.observer?.phase(index, 'waiting');
       using _lock = await this.lock(index, signal);
       await using below = this.isMissing(index - 1) ? this.makeBelow(index, signal) : undefined;
       for (let tries = 0; tries < MAX_TRIES; tries++) {
@@ -176,10 +175,7 @@ class Chain {
     const lock = await locks.tryAcquire(chainId, this.waits);
     if (lock !== undefined) return lock;
     this.order.leave(index);
-    this.options.observer?.phase(index, 'waiting');
-    const waited = await locks.acquire(chainId, signal, this.waits);
-    this.options.observer?.phase(index, 'queued');
-    return waited;
+    return await locks.acquire(chainId, signal, this.waits);
   }
 
   /** Begins to make the layers below. */
@@ -251,11 +247,7 @@ class Chain {
         }
         if (!isSnapshotError(error, 'NotFound') || base === '') throw error;
         if (snapshotter.rebase) base = '';
-        else {
-          options.observer?.waitsBelow(index, true);
-          await this.ensure(index - 1, signal);
-          options.observer?.waitsBelow(index, false);
-        }
+        else await this.ensure(index - 1, signal);
       }
     }
     throw new UnpackError('STORE_FAILED', `${MAX_KEYS} random extraction keys were all taken in ${snapshotter.root}`);
@@ -277,13 +269,8 @@ class Chain {
     const { below, key, mounts } = extraction;
     if (below === 'later') {
       const layersBelow = making ?? this.makeBelow(index, signal);
-      const write = async (stop: AbortSignal) => {
-        const written = await this.apply(index, mounts, { ...options, below, key, signal: stop });
-        this.options.observer?.waitsBelow(index, true);
-        return written;
-      };
+      const write = (stop: AbortSignal) => this.apply(index, mounts, { ...options, below, key, signal: stop });
       const diff = await layersBelow.beside(write, signal);
-      this.options.observer?.waitsBelow(index, false);
       const needsSecondPass = await this.waits.writing(() =>
         this.copyParentAttributes(index, extraction, diff, signal),
       );

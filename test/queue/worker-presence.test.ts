@@ -2,15 +2,9 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Redis } from 'ioredis';
 import { patientConnection } from '../../src/queue/connection.ts';
+import type { WorkerRecord } from '../../src/queue/formats.ts';
 import { Heartbeat, unlessSlow } from '../../src/queue/heartbeat.ts';
-import {
-  RECORD_LIFE,
-  readWorkers,
-  SILENT_AFTER,
-  type WorkerRecord,
-  type WorkerView,
-  workerKey,
-} from '../../src/queue/worker-presence.ts';
+import { RECORD_LIFE, readWorkers, SILENT_AFTER, type WorkerView, workerKey } from '../../src/queue/worker-presence.ts';
 import { eventually, payload, queueFixture } from './queue-fixture.ts';
 import { image } from './scripted-unpacker.ts';
 import { startWorkerProcess } from './start-worker-process.ts';
