@@ -1,20 +1,22 @@
 import { shortDigest } from '../oci/digest.ts';
 import type { Progress, UnpackResult, WaitingFor } from '../queue/formats.ts';
+import type { JobStatus } from '../queue/job-status.ts';
 import { waitingSentence } from '../queue/parked-attempt.ts';
-import { bytesText, durationText } from '../units.ts';
+import { bytesText, count, durationText } from '../units.ts';
+import type { Speed } from './pace.ts';
 import { type Cell, type Column, table } from './table.ts';
 
 /** Formats progress and result of a job for a terminal. `apply`, `enqueue`, `status` and the demo use it. */
 
 const BAR = 24;
 
-/** The progress of a job as lines for a terminal: totals, then a line for each layer, bottom-most first. */
-export function progressLines(progress: Progress): string[] {
+/** The progress of a job as lines for a terminal: totals, then a line for each layer, bottom-most first. @param speed if known */
+export function progressLines(progress: Progress, speed?: Speed): string[] {
   const { attempt, attempts, layersDone, layersTotal, bytesFetched, bytesTotal } = progress;
   if (progress.waiting !== undefined) return [waitingText(progress.waiting)];
   const tries = attempt > 1 ? `, attempt ${attempt} of ${attempts}` : '';
   if (progress.phase === 'resolving') return [`resolving the image${tries}`];
-  const sum = `${layersDone} of ${layersTotal} layers, ${bytesText(bytesFetched)} of ${bytesText(bytesTotal)}${tries}`;
+  const sum = `${layersDone} of ${layersTotal} layers, ${bytesText(bytesFetched)} of ${bytesText(bytesTotal)}${speedText(speed)}${tries}`;
   return [
     sum,
     ...progress.images.flatMap((image) => [
@@ -25,7 +27,7 @@ export function progressLines(progress: Progress): string[] {
         const fetched = layer.phase === 'existed' ? layer.size : layer.fetched;
         const number = String(index + 1).padStart(String(image.layers.length).length);
         const size = bytesText(layer.size).padStart(10);
-        return `  ${number}  ${bar(fetched, layer.size)} ${size}  ${layer.phase.padEnd(10)}  ${shortDigest(layer.chainId)}`;
+        return `  ${number}  ${bar(fetched, layer.size)} ${size}  ${stepText(layer).padEnd(STEP)}  ${shortDigest(layer.chainId)}`;
       }),
     ]),
   ];
@@ -37,7 +39,41 @@ function waitingText(waiting: WaitingFor): string {
   return `${waitingSentence(waiting)}; the job has waited since ${since}, and is tried again at ${until} or when the layer is free`;
 }
 
-function bar(done: number, of: number): string {
+type LayerProgress = Progress['images'][number]['layers'][number];
+
+/** What is done for a layer now. */
+function stepText({ phase, step }: LayerProgress): string {
+  if (step === 'below') return 'waits for the layer below';
+  if (phase === 'applying') return step ?? phase;
+  return phase === 'queued' ? 'waits for a thread' : phase === 'waiting' ? 'waits for another job' : phase;
+}
+
+/** The width of the longest text of a step. */
+const STEP = 'waits for the layer below'.length;
+
+/** `, 12.3 MiB/s, 14 s left`. */
+function speedText(speed: Speed | undefined): string {
+  if (speed === undefined) return '';
+  const left = speed.left === undefined ? '' : `, ${durationText(Math.ceil(speed.left / 1000) * 1000)} left`;
+  return `, ${bytesText(Math.round(speed.bytesPerSecond))}/s${left}`;
+}
+
+/** Where a job is that waits, or that its worker is silent. Empty if there is nothing to tell. @param now milliseconds since 1970 */
+export function placeLines({ state, ahead, due, silentSince, progress }: JobStatus, now = Date.now()): string[] {
+  if (state === 'waiting' || state === 'prioritized') {
+    const place = ahead === undefined ? '' : ahead === 0 ? ', next in the queue' : `, ${count(ahead, 'job')} before it`;
+    return [`waits for a worker${place}`];
+  }
+  if (state === 'delayed' && due !== undefined && progress?.waiting === undefined) {
+    return [`delayed until ${due.toISOString()} (${durationText(Math.max(0, due.getTime() - now))})`];
+  }
+  if (silentSince === undefined) return [];
+  const who = progress === undefined ? 'its worker' : `worker ${progress.worker}`;
+  const since = `${silentSince.toISOString()} (${durationText(Math.max(0, now - silentSince.getTime()))})`;
+  return [`${who} silent since ${since}; another worker takes the job when its lock has expired`];
+}
+
+export function bar(done: number, of: number): string {
   const filled = of === 0 ? BAR : Math.min(BAR, Math.floor((done / of) * BAR));
   return `[${'#'.repeat(filled)}${'.'.repeat(BAR - filled)}]`;
 }

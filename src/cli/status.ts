@@ -4,7 +4,7 @@ import { UnreadableJobError } from '../queue/errors.ts';
 import type { UnpackResult } from '../queue/formats.ts';
 import type { JobStatus } from '../queue/job-status.ts';
 import { CliError } from './explain-error.ts';
-import { progressLines, resultLines } from './job-view.ts';
+import { placeLines, progressLines, resultLines } from './job-view.ts';
 import type { Cli } from './output.ts';
 import { configOf, takesSettings } from './settings.ts';
 import { checkTimelineName, type TimelineOption, takesTimeline, writeTimeline } from './timeline.ts';
@@ -57,17 +57,8 @@ function resultOf({ id, state, result, resultProblem }: JobStatus): UnpackResult
   throw new CliError('USAGE', `job ${id} is ${state}, and only a completed job has a timeline`);
 }
 
-function lines({
-  id,
-  state,
-  image,
-  cancelRequested,
-  added,
-  progress,
-  result,
-  resultProblem,
-  failedReason,
-}: JobStatus): string[] {
+function lines(status: JobStatus): string[] {
+  const { id, state, image, cancelRequested, added, progress, result, resultProblem, failedReason } = status;
   const head = [
     `job    ${id}`,
     `image  ${image ?? '(none)'}`,
@@ -84,5 +75,5 @@ function lines({
   // while a job waits for a worker, its progress is that of an earlier run
   const shows = state === 'active' || (state === 'delayed' && progress?.waiting !== undefined);
   const running = shows && progress !== undefined ? progressLines(progress) : [];
-  return [...head, ...running, ...failures, ...last];
+  return [...head, ...placeLines(status), ...running, ...failures, ...last];
 }

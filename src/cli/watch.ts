@@ -1,8 +1,10 @@
-import type { UnpackResult } from '../queue/formats.ts';
+import type { Progress, UnpackResult } from '../queue/formats.ts';
+import type { JobStatus } from '../queue/job-status.ts';
 import type { UnpackQueue } from '../queue/producer.ts';
 import { EXIT_FAILED, explain } from './explain-error.ts';
-import { progressLines, resultLines } from './job-view.ts';
+import { placeLines, progressLines, resultLines } from './job-view.ts';
 import { type Cli, LiveRegion } from './output.ts';
+import { Pace } from './pace.ts';
 
 /**
  * Waits until a job completes or fails, for `enqueue --watch` and `status --watch`. A terminal shows the progress. Then
@@ -11,12 +13,33 @@ import { type Cli, LiveRegion } from './output.ts';
  */
 export async function watchJob(queue: UnpackQueue, id: string, about: object, { out, signal }: Cli): Promise<void> {
   const region = new LiveRegion(out.live);
-  region.draw([`job ${id}`, 'waiting for a worker']);
+  const pace = new Pace();
+  let status: JobStatus | undefined;
+  let progress: Progress | undefined;
+  const draw = () => {
+    const place = status === undefined ? ['waits for a worker'] : placeLines(status);
+    // while the job waits, its progress is that of an earlier run
+    const isRunning = status?.state === 'active' || progress?.waiting !== undefined;
+    const running = progress !== undefined && isRunning ? progressLines(progress, pace.speed(progress.bytesTotal)) : [];
+    region.draw([`job ${id}`, ...place, ...running]);
+  };
+  draw();
   let result: UnpackResult;
   try {
     result = await queue.wait(id, {
       signal,
-      onProgress: (progress) => region.draw([`job ${id}`, ...progressLines(progress)]),
+      onProgress: (next) => {
+        progress = next;
+        pace.add(next.bytesFetched);
+        // a job that writes progress runs
+        if (status?.state === 'waiting' || status?.state === 'prioritized') status = { ...status, state: 'active' };
+        draw();
+      },
+      onStatus: (next) => {
+        status = next;
+        pace.add(next.progress?.bytesFetched ?? 0);
+        draw();
+      },
     });
   } catch (error) {
     region.clear();

@@ -9,8 +9,17 @@ import { type LayerTimeline, TimelineRecorder } from './timeline.ts';
  * and the command line show it.
  */
 
-/** The phase of a layer. `existed` and `applied` are final; `waiting` means that another job applies the layer. */
+/**
+ * The phase of a layer. `queued` waits for a thread, `waiting` for another job that applies the layer; `existed` and `applied` are
+ * final.
+ */
 export type LayerPhase = 'queued' | 'waiting' | 'applying' | 'committing' | 'applied' | 'existed';
+
+/**
+ * What is done for a layer that is `queued` or `applying`. `fetching`: bytes of its blob arrive and are written. `writing`: all bytes
+ * have arrived. `below`: it can only continue when the layer below is in the store.
+ */
+export type LayerStep = 'fetching' | 'writing' | 'below';
 
 /** The state of one layer. */
 export interface LayerState {
@@ -18,6 +27,7 @@ export interface LayerState {
   readonly chainId: string;
   readonly blobDigest: string;
   phase: LayerPhase;
+  step?: LayerStep | undefined;
   /** Size of the blob in bytes, from its descriptor. */
   readonly size: number;
   fetched: number;
@@ -99,6 +109,7 @@ export function observe({ state, warnings, now, log, watcher }: ObserveOptions):
       const layer = at(index);
       if (layer.phase === phase || layer.phase === 'applied') return;
       layer.phase = phase;
+      layer.step = undefined;
       if (phase === 'existed') log?.('info', `${name(index)} exists already`, { chainId: layer.chainId });
       if (phase === 'committing') recorders[index]?.committing();
       if (phase === 'applied') {
@@ -111,10 +122,16 @@ export function observe({ state, warnings, now, log, watcher }: ObserveOptions):
       }
       if (phase === 'existed' || phase === 'applied') watcher?.settled(layer);
     },
+    waitsBelow(index, yes) {
+      const layer = at(index);
+      layer.step = yes ? 'below' : layer.phase === 'applying' ? 'writing' : undefined;
+    },
     progress(index, progress) {
       recorders[index]?.progress(progress);
       const { fetched, unpacked, entries } = progress;
-      advance(at(index), fetched, unpacked, entries);
+      const layer = at(index);
+      layer.step = fetched < layer.size ? 'fetching' : 'writing';
+      advance(layer, fetched, unpacked, entries);
     },
     done(index, diff) {
       recorders[index]?.done(diff);

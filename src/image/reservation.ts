@@ -66,6 +66,7 @@ export class Reservation {
         if ((phase === 'applied' || phase === 'existed') && this.#open.delete(chainId(index))) this.#update();
         next.phase(index, phase);
       },
+      waitsBelow: (index, yes) => next.waitsBelow(index, yes),
       progress: (index, progress) => {
         const open = this.#open.get(chainId(index));
         if (open !== undefined) open.written = { bytes: progress.unpacked, inodes: progress.entries };

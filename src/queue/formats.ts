@@ -361,6 +361,8 @@ export interface Progress {
   readonly attempts: number;
   /** The name of the worker (UNPACK_WORKER_NAME). */
   readonly worker: string;
+  /** For how many milliseconds the worker locks the job (UNPACK_LOCK). It renews the lock after half this time. */
+  readonly lock?: number | undefined;
   /** The number of layers that are in the store. */
   readonly layersDone: number;
   readonly layersTotal: number;
@@ -381,6 +383,11 @@ export interface Progress {
       /** The name of the snapshot that the layer becomes. */
       readonly chainId: string;
       readonly phase: 'queued' | 'waiting' | 'applying' | 'committing' | 'applied' | 'existed';
+      /**
+       * What is done for a layer that is `queued` or `applying`. `fetching`: bytes of the blob arrive and are
+       * written. `writing`: all bytes have arrived. `below`: the layer waits for the layer below.
+       */
+      readonly step?: 'fetching' | 'writing' | 'below' | undefined;
       /** The size of the blob in bytes. */
       readonly size: number;
       /** The number of bytes of the blob that were fetched. */

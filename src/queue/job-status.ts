@@ -3,6 +3,7 @@ import type { UnpackError } from '../errors.ts';
 import { derivedProgress } from './derived-progress.ts';
 import { errorFromReason, errorOf } from './failure.ts';
 import type { Failure, Progress, UnpackResult } from './formats.ts';
+import type { JobPlace } from './job-place.ts';
 import { imageOf } from './parse-payload.ts';
 import { readProgress } from './progress-schema.ts';
 import { readResult } from './result-schema.ts';
@@ -28,10 +29,16 @@ export interface JobStatus {
   readonly failedReason: string | undefined;
   readonly added: Date;
   readonly finished: Date | undefined;
+  /** How many jobs workers take before this one, if no others are put before it; for a job that waits, with a priority or without. */
+  readonly ahead: number | undefined;
+  /** When a delayed job waits for a worker again. */
+  readonly due: Date | undefined;
+  /** For a running job: since when its worker has not renewed its lock, although it should have. */
+  readonly silentSince: Date | undefined;
 }
 
 /** Converts BullMQ's job. */
-export function statusOf(job: Job, bullState: string, cancelFlag: boolean): JobStatus {
+export function statusOf(job: Job, bullState: string, cancelFlag: boolean, place: JobPlace = {}): JobStatus {
   // BullMQ reports `unknown` while it moves a job between two lists; the job then waits
   const state = JOB_STATES.find((one) => one === bullState) ?? 'waiting';
   const ended = state === 'completed' || state === 'failed';
@@ -50,7 +57,23 @@ export function statusOf(job: Job, bullState: string, cancelFlag: boolean): JobS
     failedReason: job.failedReason || undefined,
     added: dateOf(job.timestamp),
     finished: ended && job.finishedOn ? dateOf(job.finishedOn) : undefined,
+    ahead: place.ahead,
+    due: place.due,
+    silentSince: silentSince(state, progress?.lock, place.lockLeft),
   };
+}
+
+/** A worker renews its lock after half of its time. This share of it may pass in addition before the worker counts as silent. */
+const LATE = 0.2;
+
+/**
+ * @param lock how long the worker locks the job, @param left how long it is still locked: milliseconds; a negative number if the
+ *   lock has expired
+ */
+function silentSince(state: JobState, lock: number | undefined, left: number | undefined): Date | undefined {
+  if (state !== 'active' || lock === undefined || left === undefined) return undefined;
+  const age = lock - Math.max(0, left);
+  return age > lock * (0.5 + LATE) ? new Date(Date.now() - age) : undefined;
 }
 
 /** Returns 1970 for an invalid time, because some clients of BullMQ write no time. */

@@ -16,6 +16,8 @@ export interface WaitOptions {
   readonly signal?: AbortSignal | undefined;
   /** Called when the progress changes, at most four times a second. */
   readonly onProgress?: ((progress: Progress) => void) | undefined;
+  /** Called with every read of the job: at first, and every two seconds while it waits or runs. */
+  readonly onStatus?: ((status: JobStatus) => void) | undefined;
 }
 
 /** Milliseconds between two reads of a job, because events are lost if the connection breaks. */
@@ -45,7 +47,7 @@ export class JobWaiter {
   }
 
   /** @throws as UnpackQueue.wait */
-  async wait(jobId: string, { timeout, signal, onProgress }: WaitOptions): Promise<UnpackResult> {
+  async wait(jobId: string, { timeout, signal, onProgress, onStatus }: WaitOptions): Promise<UnpackResult> {
     signal?.throwIfAborted();
     const { promise, resolve, reject } = Promise.withResolvers<UnpackResult>();
     const timers = new Set<NodeJS.Timeout>();
@@ -72,6 +74,7 @@ export class JobWaiter {
         const status = await this.#status(jobId);
         existed = true;
         if (reason === undefined) show(status);
+        if (!ended) onStatus?.(status);
         if (status.result !== undefined) resolve(status.result);
         else if (status.resultProblem !== undefined) reject(new UnreadableJobError(status.resultProblem));
         else if (status.state === 'failed') reject(jobError(status));

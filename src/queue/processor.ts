@@ -41,7 +41,7 @@ import type { StoreGuard } from './store-guard.ts';
 import { after, endOrAbandon } from './time-limit.ts';
 import type { RunEnd, WorkerObserver } from './worker-observer.ts';
 
-export type ProcessorSettings = RetrySettings & Pick<Config, 'UNPACK_JOB' | 'UNPACK_JOB_TIMEOUT'>;
+export type ProcessorSettings = RetrySettings & Pick<Config, 'UNPACK_JOB' | 'UNPACK_JOB_TIMEOUT' | 'UNPACK_LOCK'>;
 
 export interface ProcessorOptions {
   readonly unpacker: Unpacker;
@@ -156,7 +156,16 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
       job,
       token,
       run: running.add(id, token, image),
-      reporter: new JobReporter(job, { attempt: number, attempts, worker, opening, earlier, applied, log }),
+      reporter: new JobReporter(job, {
+        attempt: number,
+        attempts,
+        worker,
+        lock: settings.UNPACK_LOCK,
+        opening,
+        earlier,
+        applied,
+        log,
+      }),
       earlier,
       number,
       attempts,

@@ -9,6 +9,7 @@ import { hasFailover, impatientConnection, type QueueSettings } from './connecti
 import { deduplicationId } from './deduplication.ts';
 import { JobNotFoundError, QueueUnavailableError, UnreadableJobError, unreadableJob } from './errors.ts';
 import type { Payload, UnpackResult } from './formats.ts';
+import { jobPlace } from './job-place.ts';
 import { type JobStatus, statusOf } from './job-status.ts';
 import { JobWaiter, type WaitOptions } from './job-waiter.ts';
 import { unavailable } from './outages.ts';
@@ -182,7 +183,8 @@ export class UnpackQueue {
       const state = await this.#queue.getJobState(jobId);
       const job = await this.#job(jobId);
       const flag = await this.#redis.exists(cancelKey(this.#queue, jobId));
-      return statusOf(job, state, flag === 1);
+      const place = await jobPlace(this.#queue, this.#redis, jobId, state);
+      return statusOf(job, state, flag === 1, place);
     });
   }
 

@@ -46,6 +46,10 @@ export const appliedLayerSchema = z.object({
 const layerProgressSchema = z.object({
   chainId: z.string().meta({ description: 'The name of the snapshot that the layer becomes.' }),
   phase: z.enum(['queued', 'waiting', 'applying', 'committing', 'applied', 'existed']),
+  step: z.enum(['fetching', 'writing', 'below']).optional().meta({
+    description:
+      'What is done for a layer that is `queued` or `applying`. `fetching`: bytes of the blob arrive and are written. `writing`: all bytes have arrived. `below`: the layer waits for the layer below.',
+  }),
   size: count.meta({ description: 'The size of the blob in bytes.' }),
   fetched: count.meta({ description: 'The number of bytes of the blob that were fetched.' }),
   unpacked: count.meta({ description: 'The number of bytes of the tar that were unpacked.' }),
@@ -64,6 +68,10 @@ export const progressSchema = z
     attempt: count.meta({ description: 'The attempt that wrote this, counted from 1.' }),
     attempts: count.meta({ description: 'The attempts that the job has.' }),
     worker: z.string().meta({ description: 'The name of the worker (UNPACK_WORKER_NAME).' }),
+    lock: count.optional().meta({
+      description:
+        'For how many milliseconds the worker locks the job (UNPACK_LOCK). It renews the lock after half this time.',
+    }),
     layersDone: count.meta({ description: 'The number of layers that are in the store.' }),
     layersTotal: count,
     bytesFetched: count.meta({ description: 'The number of bytes of blobs that this attempt has fetched.' }),

@@ -58,9 +58,10 @@ export function measure(
       ...(state.platform === undefined ? {} : { platform: state.platform }),
       ...(state.manifestDigest === undefined ? {} : { manifestDigest: state.manifestDigest }),
       ...(state.chainId === undefined ? {} : { chainId: state.chainId }),
-      layers: state.layers.map(({ chainId, phase, size, fetched, unpacked }) => ({
+      layers: state.layers.map(({ chainId, phase, step, size, fetched, unpacked }) => ({
         chainId,
         phase,
+        ...(step === undefined ? {} : { step }),
         size,
         fetched,
         unpacked,

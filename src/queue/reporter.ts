@@ -15,6 +15,8 @@ export interface ReporterOptions {
   readonly attempt: number;
   readonly attempts: number;
   readonly worker: string;
+  /** UNPACK_LOCK of the worker in milliseconds. */
+  readonly lock: number;
   /** Added to the first log line of the attempt, for example that it continues after a wait. */
   readonly opening?: string | undefined;
   readonly earlier: Progress | undefined;
@@ -164,13 +166,14 @@ export class JobReporter {
   }
 
   #progress(): Progress {
-    const { attempt, attempts, worker } = this.#options;
+    const { attempt, attempts, worker, lock } = this.#options;
     return {
       version: 1,
       phase: this.#phase,
       attempt,
       attempts,
       worker,
+      lock,
       ...measure(this.#states),
       ...(this.#failure === undefined ? {} : { failure: this.#failure }),
       failures: [...this.#failures],

@@ -46,7 +46,9 @@ export interface ApplyLayersOptions {
 
 /** Receives the progress of each layer. `index` is the layer's position, bottom-most 0. */
 export interface LayerObserver {
-  phase(index: number, phase: 'waiting' | 'applying' | 'committing' | 'applied' | 'existed'): void;
+  phase(index: number, phase: 'queued' | 'waiting' | 'applying' | 'committing' | 'applied' | 'existed'): void;
+  /** The layer begins or ends to wait for the layer below. */
+  waitsBelow(index: number, yes: boolean): void;
   progress(index: number, progress: ApplyProgress): void;
   done(index: number, diff: AppliedDiff): void;
 }
@@ -143,7 +145,6 @@ class Chain {
     const { chainId } = this.layer(index);
     try {
       if (!wasMissing && (await this.snapshotter.has(chainId))) return this.existed(index);
-      this.options.observer?.phase(index, 'waiting');
       using _lock = await this.lock(index, signal);
       await using below = this.isMissing(index - 1) ? this.makeBelow(index, signal) : undefined;
       for (let tries = 0; tries < MAX_TRIES; tries++) {
@@ -175,7 +176,10 @@ class Chain {
     const lock = await locks.tryAcquire(chainId, this.waits);
     if (lock !== undefined) return lock;
     this.order.leave(index);
-    return await locks.acquire(chainId, signal, this.waits);
+    this.options.observer?.phase(index, 'waiting');
+    const waited = await locks.acquire(chainId, signal, this.waits);
+    this.options.observer?.phase(index, 'queued');
+    return waited;
   }
 
   /** Begins to make the layers below. */
@@ -247,7 +251,11 @@ class Chain {
         }
         if (!isSnapshotError(error, 'NotFound') || base === '') throw error;
         if (snapshotter.rebase) base = '';
-        else await this.ensure(index - 1, signal);
+        else {
+          options.observer?.waitsBelow(index, true);
+          await this.ensure(index - 1, signal);
+          options.observer?.waitsBelow(index, false);
+        }
       }
     }
     throw new UnpackError('STORE_FAILED', `${MAX_KEYS} random extraction keys were all taken in ${snapshotter.root}`);
@@ -269,8 +277,13 @@ class Chain {
     const { below, key, mounts } = extraction;
     if (below === 'later') {
       const layersBelow = making ?? this.makeBelow(index, signal);
-      const write = (stop: AbortSignal) => this.apply(index, mounts, { ...options, below, key, signal: stop });
+      const write = async (stop: AbortSignal) => {
+        const written = await this.apply(index, mounts, { ...options, below, key, signal: stop });
+        this.options.observer?.waitsBelow(index, true);
+        return written;
+      };
       const diff = await layersBelow.beside(write, signal);
+      this.options.observer?.waitsBelow(index, false);
       const needsSecondPass = await this.waits.writing(() =>
         this.copyParentAttributes(index, extraction, diff, signal),
       );

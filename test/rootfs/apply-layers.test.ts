@@ -269,6 +269,41 @@ for (const type of ['overlay', 'native'] as const) {
   });
 }
 
+describe('a layer that waits for the layer below', () => {
+  for (const rebase of [true, false]) {
+    it(`is reported, ${rebase ? 'when it is written' : 'before it is written'}`, async () => {
+      const layers = [layerOf(tar(file('a', 'x'))), layerOf(tar(file('b', 'y')))];
+      await using b = await bench(layers);
+      const waits = Promise.withResolvers<void>();
+      const told: unknown[] = [];
+      const observer: LayerObserver = {
+        phase: (index, phase) => void told.push(`${index} ${phase}`),
+        waitsBelow(index, yes) {
+          told.push(`${index} ${yes ? 'waits' : 'continues'}`);
+          waits.resolve();
+        },
+        progress() {},
+        done: (index) => void told.push(`${index} done`),
+      };
+      const applier: Applier = {
+        async apply(blob, mounts, options) {
+          // the lower layer is written when the upper one waits for it
+          if (blob.digest === layers[0]?.blob.digest) await waits.promise;
+          return b.applier.apply(blob, mounts, options);
+        },
+      };
+      await applyLayers(layers, altered(b.snapshotter, { rebase }), applier, { ...b.options, observer });
+      const order = told.filter((event) => /done|waits|continues|applied/.test(String(event)));
+      assert.deepEqual(
+        order,
+        rebase
+          ? ['1 done', '1 waits', '0 done', '0 applied', '1 continues', '1 applied']
+          : ['1 waits', '0 done', '0 applied', '1 continues', '1 done', '1 applied'],
+      );
+    });
+  }
+});
+
 describe('a layer that needs a second pass', () => {
   const late = (): TestLayer[] => [
     layerOf(tar(directory('d', { mode: 0o700, uid: 5, mtime: 1000 }), file('d/old'))),
@@ -279,7 +314,7 @@ describe('a layer that needs a second pass', () => {
     const layers = late();
     await using b = await bench(layers, 'native');
     const done: number[] = [];
-    const observer: LayerObserver = { phase() {}, progress() {}, done: (index) => done.push(index) };
+    const observer: LayerObserver = { phase() {}, waitsBelow() {}, progress() {}, done: (index) => done.push(index) };
     const top = await applyLayers(layers, b.snapshotter, b.applier, { ...b.options, observer });
     const digests = layers.map(({ blob }) => blob.digest);
     assert.deepEqual(b.applied, [...digests, digests[1]]);
