@@ -1,4 +1,5 @@
 import { shortDigest } from '../oci/digest.ts';
+import type { PushProgress } from '../push/push.ts';
 import type { Progress, UnpackResult, WaitingFor } from '../queue/formats.ts';
 import type { JobStatus } from '../queue/job-status.ts';
 import { waitingSentence } from '../queue/parked-attempt.ts';
@@ -6,7 +7,7 @@ import { bytesText, count, durationText } from '../units.ts';
 import type { Speed } from './pace.ts';
 import { type Cell, type Column, table } from './table.ts';
 
-/** Formats progress and result of a job for a terminal. `apply`, `enqueue`, `status` and the demo use it. */
+/** Formats progress and result of a job, and of a push, for a terminal. The commands and the demo use it. */
 
 const BAR = 24;
 
@@ -30,6 +31,18 @@ export function progressLines(progress: Progress, speed?: Speed): string[] {
         return `  ${number}  ${bar(fetched, layer.size)} ${size}  ${stepText(layer).padEnd(STEP)}  ${shortDigest(layer.chainId)}`;
       }),
     ]),
+  ];
+}
+
+/** The progress of a push as lines for a terminal: totals, then a line for each layer. @param speed if known */
+export function pushLines({ sent, skipped, total, layers }: PushProgress, speed?: Speed): string[] {
+  return [
+    `${bytesText(sent + skipped)} of ${bytesText(total)}${speedText(speed)}`,
+    ...layers.map(({ digest, size, sent, state }, index) => {
+      const number = String(index + 1).padStart(String(layers.length).length);
+      const done = state === 'existed' ? size : sent;
+      return `  ${number}  ${bar(done, size)} ${bytesText(size).padStart(10)}  ${state.padEnd(7)}  ${shortDigest(digest)}`;
+    }),
   ];
 }
 
@@ -73,7 +86,7 @@ export function placeLines({ state, ahead, due, silentSince, progress }: JobStat
   return [`${who} silent since ${since}; another worker takes the job when its lock has expired`];
 }
 
-export function bar(done: number, of: number): string {
+function bar(done: number, of: number): string {
   const filled = of === 0 ? BAR : Math.min(BAR, Math.floor((done / of) * BAR));
   return `[${'#'.repeat(filled)}${'.'.repeat(BAR - filled)}]`;
 }

@@ -8,8 +8,10 @@ import type { BucketLayout } from '../source/source-spec.ts';
 import { bytesText, durationText } from '../units.ts';
 import { CliError } from './explain-error.ts';
 import { layoutOption, parseImageArgument, platformsOf } from './image-argument.ts';
+import { pushLines } from './job-view.ts';
 import { registryAdvice } from './local-image.ts';
 import { type Cli, LiveRegion } from './output.ts';
+import { Pace } from './pace.ts';
 import { configOf, S3_SETTINGS, takesSettings } from './settings.ts';
 
 const EXAMPLES = `
@@ -59,6 +61,7 @@ export function pushCommand({ out, signal }: Cli): Command {
     const { pushImage } = await import('../push/push.ts');
     const started = performance.now();
     const region = new LiveRegion(out.live);
+    const pace = new Pace();
     const pushed = await pushImage({
       path,
       image: flags.image ?? name,
@@ -69,7 +72,10 @@ export function pushCommand({ out, signal }: Cli): Command {
       platforms: platformsFor(flags.platform),
       connection: s3Connection(config),
       signal,
-      onProgress: ({ sent, skipped, total }) => region.draw([`${bytesText(sent + skipped)} of ${bytesText(total)}`]),
+      onProgress: (progress) => {
+        pace.add(progress.sent);
+        region.draw(pushLines(progress, pace.speed(progress.total - progress.skipped)));
+      },
     }).finally(() => region.clear());
     const { tag, digest, uploaded, skipped, leftOut } = pushed;
     const address = `s3://${place.bucket}${place.prefix === '' ? '' : `/${place.prefix}`}`;

@@ -3,7 +3,7 @@ import { type Descriptor, descriptorJson } from '../oci/descriptor.ts';
 import { type BlobDigest, shortDigest } from '../oci/digest.ts';
 import { REF_NAME, readLayoutIndex } from '../oci/image-index.ts';
 import { DOCUMENT_LIMIT } from '../oci/manifest.ts';
-import { OCI_INDEX } from '../oci/media-type.ts';
+import { isConfigType, OCI_INDEX } from '../oci/media-type.ts';
 import type { Platform } from '../oci/platform.ts';
 import { type BucketKeys, bucketKeys, checkedBucket, checkedTag } from '../source/bucket-layout.ts';
 import type { BucketLayout, S3Connection } from '../source/source-spec.ts';
@@ -41,6 +41,16 @@ export interface PushProgress {
   readonly total: number;
   readonly sent: number;
   readonly skipped: number;
+  /** The layers, and the blobs of artifacts, in the order in which they are sent. */
+  readonly layers: readonly PushedLayer[];
+}
+
+/** `waiting` → `sending` → `sent`, or `waiting` → `existed`. */
+export interface PushedLayer {
+  readonly digest: BlobDigest;
+  readonly size: number;
+  readonly sent: number;
+  readonly state: 'waiting' | 'sending' | 'sent' | 'existed';
 }
 
 export interface PushedImage {
@@ -79,12 +89,24 @@ export async function pushImage(options: PushOptions): Promise<PushedImage> {
     const total = all.reduce((sum, { size }) => sum + size, 0);
     let sent = 0;
     let skippedBytes = 0;
-    const report = () => onProgress?.({ total, sent, skipped: skippedBytes });
+    const isLayer = ({ digest, mediaType }: Descriptor) => !contents.documents.has(digest) && !isConfigType(mediaType);
+    const layers = new Map(
+      all
+        .filter(isLayer)
+        .map(({ digest, size }): [BlobDigest, PushedLayer] => [digest, { digest, size, sent: 0, state: 'waiting' }]),
+    );
+    let current: BlobDigest | undefined;
+    const report = () => onProgress?.({ total, sent, skipped: skippedBytes, layers: [...layers.values()] });
+    const change = (digest: BlobDigest | undefined, more: (layer: PushedLayer) => Partial<PushedLayer>) => {
+      const layer = digest && layers.get(digest);
+      if (layer !== undefined) layers.set(layer.digest, { ...layer, ...more(layer) });
+      report();
+    };
     const uploader = openUploader(options.connection, bucket, {
       signal,
       onBytes(count) {
         sent += count;
-        report();
+        change(current, (layer) => ({ sent: layer.sent + count }));
       },
     });
     try {
@@ -94,9 +116,12 @@ export async function pushImage(options: PushOptions): Promise<PushedImage> {
         if (await uploader.has(key, descriptor.size)) {
           skippedCount += 1;
           skippedBytes += descriptor.size;
-          report();
+          change(descriptor.digest, () => ({ state: 'existed' }));
         } else {
+          current = descriptor.digest;
+          change(current, () => ({ state: 'sending' }));
           await uploader.putBlob(key, descriptor, await need(find, contents, descriptor, archive.path));
+          change(current, () => ({ state: 'sent' }));
         }
       }
       await writeTag(uploader, keys, contents, image, tag);

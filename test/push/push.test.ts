@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 import { create } from 'tar';
+import { pushLines } from '../../src/cli/job-view.ts';
 import { UnpackError } from '../../src/errors.ts';
 import { resolveImages } from '../../src/image/resolve.ts';
 import type { Descriptor } from '../../src/oci/descriptor.ts';
@@ -108,6 +109,29 @@ describe('pushImage', () => {
     assert.equal(last?.sent, pushed.uploaded.bytes);
     assert.equal(last?.total, pushed.uploaded.bytes);
     assert.ok(progress.length >= 5, 'parts are reported one by one');
+  });
+
+  test('reports each layer: it waits, is sent, or existed', async () => {
+    const layers = [randomBytes(20 * MiB), randomBytes(100)];
+    await layout({ v1: await buildImage(put, { layers }) });
+    const progress: PushProgress[] = [];
+    await push({ onProgress: (now) => progress.push(now) });
+    const states = (index: number) => [...new Set(progress.map(({ layers }) => layers[index]?.state))];
+    assert.deepEqual(states(0), ['waiting', 'sending', 'sent']);
+    assert.deepEqual(states(1), ['waiting', 'sending', 'sent']);
+    assert.ok(
+      progress.some(({ layers: [first] }) => first?.state === 'sending' && first.sent > 0 && first.sent < first.size),
+    );
+    const again: PushProgress[] = [];
+    await push({ onProgress: (now) => again.push(now) });
+    assert.deepEqual(
+      again.at(-1)?.layers,
+      layers.map((bytes) => ({ digest: digestOf(bytes), size: bytes.length, sent: 0, state: 'existed' })),
+    );
+    assert.match(
+      pushLines(again.at(-1) ?? progress[0] ?? assert.fail(), undefined)[1] ?? '',
+      /^ {2}1 {2}\[#{24}\] +20\.0 MiB {2}existed {2}sha256:/,
+    );
   });
 
   test('does not send a blob that the bucket has with the right size', async () => {
