@@ -1,5 +1,5 @@
 import { UnpackError } from '../errors.ts';
-import { fullNameOf } from '../oci/image-name.ts';
+import { findImageName, formatImageName, fullNameOf } from '../oci/image-name.ts';
 import { printable } from '../printable.ts';
 import type { ImageRecord } from '../snapshots/images.ts';
 import { CliError } from './explain-error.ts';
@@ -20,7 +20,8 @@ const MOST_NAMED = 3;
 /**
  * Finds images by a reference or a digest, or the beginning of one. A whole reference goes before any beginning, and a digest
  * before the beginning of a reference. A whole reference may lack the parts that a full name adds (`alpine`). The digest is
- * that of the manifest, the config or the index, or the chain ID.
+ * that of the manifest, the config or the index, or the chain ID. A name with a digest, as Docker prints it
+ * (`app@sha256:…`, `app:1.0@sha256:…`), means the images of that repository with this manifest or index.
  * @param platform `undefined`: all platforms
  * @param root of the store, for messages
  * @throws UnpackError IMAGE_NOT_FOUND; CliError USAGE if several references fit, or too few characters are given
@@ -47,8 +48,43 @@ export function findImages<Image extends ImageRecord>(
   return { reference: first.reference, images: [first, ...others] };
 }
 
+/** A name with a digest, as Docker prints it. */
+export interface NameWithDigest {
+  /** With the host. */
+  readonly repository: string;
+  readonly digest: string;
+  /** The full name with the tag, if there is one: `app:1.0@sha256:…`. */
+  readonly tagged: string | undefined;
+}
+
+/** `undefined` for a text that is no name, or a name without a digest. */
+export function nameWithDigest(text: string): NameWithDigest | undefined {
+  const name = findImageName(text);
+  if (name === undefined || !('digest' in name.version)) return undefined;
+  const { host, repository, version } = name;
+  const tagged = findImageName(text.slice(0, text.indexOf('@')));
+  const hasTag = /:[^/@]+@/.test(text);
+  return {
+    repository: `${host}/${repository}`,
+    digest: version.digest,
+    tagged: hasTag && tagged !== undefined ? formatImageName(tagged) : undefined,
+  };
+}
+
+/** Whether the reference of an image is of this repository. */
+export function isOfRepository({ reference }: ImageRecord, repository: string): boolean {
+  const name = findImageName(reference);
+  return name !== undefined && `${name.host}/${name.repository}` === repository;
+}
+
+/** Whether the manifest or the index of an image has this digest. */
+export function isImageWith({ manifestDigest, indexDigest }: ImageRecord, digest: string): boolean {
+  return manifestDigest === digest || indexDigest === digest;
+}
+
 function candidates<Image extends ImageRecord>(all: readonly Image[], wanted: string): readonly Image[] {
   const fullName = fullNameOf(wanted);
+  const named = nameWithDigest(wanted);
   const looks = [
     (image: Image) => image.reference === wanted,
     // a store in containerd has full names, and people write short ones
@@ -56,12 +92,19 @@ function candidates<Image extends ImageRecord>(all: readonly Image[], wanted: st
     ({ manifestDigest, configDigest, indexDigest, chainId }: Image) =>
       [manifestDigest, configDigest, indexDigest, chainId].some((digest) => digestBegins(digest ?? '', wanted)),
     (image: Image) => image.reference.startsWith(wanted),
+    ...(named === undefined ? [] : looksByName(named)),
   ];
   for (const fits of looks) {
     const found = all.filter(fits);
     if (found.length > 0) return found;
   }
   return [];
+}
+
+/** The tag only chooses between images with the same digest, because it may have moved since. */
+function looksByName({ repository, digest, tagged }: NameWithDigest): ((image: ImageRecord) => boolean)[] {
+  const isMeant = (image: ImageRecord) => isImageWith(image, digest) && isOfRepository(image, repository);
+  return [(image) => isMeant(image) && fullNameOf(image.reference) === tagged, isMeant];
 }
 
 function notFound(

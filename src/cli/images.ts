@@ -17,7 +17,8 @@ import { withReader, withStore } from './store-access.ts';
 
 const EXAMPLES = `
 IMAGE is a reference as in the list, or the beginning of one; or the beginning of the digest of its manifest, config or
-index, or of its chain ID. A reference can have several platforms: --platform chooses one of them.
+index, or of its chain ID; or a name with a digest, as Docker prints it (app@sha256:…). A reference can have several
+platforms: --platform chooses one of them.
 
 Examples:
   unpackd images ls

@@ -213,6 +213,39 @@ describe('images inspect', () => {
     await changing((store) => store.removeImage('docker.io/library/short:latest'));
   });
 
+  test('takes a name with a digest, as Docker prints it', async () => {
+    const index = name('9');
+    const record = (reference: string, manifestDigest: string) => {
+      const documents = [manifestDigest, index].map((digest) => [digest, Buffer.from('{}')] as const);
+      const image = { reference, platform: 'linux/amd64', manifestDigest, indexDigest: index, source: '' };
+      return changing((store) => store.recordImage(image, new Map(documents)));
+    };
+    await record('docker.io/library/named:1', name('8'));
+    await record('docker.io/library/named:2', name('8'));
+    const found = async (wanted: string) => {
+      const { images: all, error } = JSON.parse((await images('inspect', wanted, '--json')).stdout);
+      return error === undefined ? all[0].reference : `[${error.code}] ${error.message}`;
+    };
+    const repository = 'registry.example.com/team/left';
+    for (const wanted of [
+      `${repository}@${MANIFEST}`,
+      `${repository}:1.0@${MANIFEST}`,
+      `${repository}:old@${MANIFEST}`,
+    ]) {
+      assert.equal(await found(wanted), REFERENCE, wanted);
+    }
+    for (const digest of [name('8'), index]) {
+      assert.equal(await found(`named:2@${digest}`), 'docker.io/library/named:2');
+      assert.match(await found(`named@${digest}`), /\[USAGE\] 2 images fit .*"docker.io\/library\/named:1"/);
+    }
+    for (const wanted of [`registry.example.com/other@${MANIFEST}`, `${repository}@${name('8')}`]) {
+      assert.match(await found(wanted), /^\[IMAGE_NOT_FOUND\] /, wanted);
+    }
+    await changing(async (store) => {
+      for (const tag of ['1', '2']) await store.removeImage(`docker.io/library/named:${tag}`);
+    });
+  });
+
   test('--document prints the bytes of one document', async () => {
     assert.match((await images('inspect', REFERENCE, '--document', 'config')).stdout, /^\{"created":.*\}$/);
     const { stderr, status } = await images('inspect', REFERENCE, '--document', 'index');

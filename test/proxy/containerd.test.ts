@@ -27,6 +27,7 @@ const IMAGES: Readonly<Record<string, TestImage>> = {
   local: appImage('local'),
   cri: appImage('cri'),
   removed: appImage('removed'),
+  digest: appImage('digest'),
 };
 /** One that nobody has unpacked ahead. */
 const FOREIGN = appImage('foreign');
@@ -53,9 +54,9 @@ function uses(program: ContainerdProgram): void {
   const pull = (repository: string, ...options: readonly string[]) =>
     ctr('images', 'pull', '--plain-http', '--snapshotter', 'unpackd', ...options, nameOf(repository));
 
-  async function register(repository: string, namespace: string): Promise<void> {
+  async function register(image: string, namespace: string): Promise<void> {
     const { status, stderr } = await runCli([
-      ...['images', 'register', nameOf(repository), '--root', root],
+      ...['images', 'register', image, '--root', root],
       ...['--containerd-socket', daemon.socket, '--containerd-namespace', namespace],
     ]);
     assert.equal(status, 0, stderr);
@@ -116,9 +117,25 @@ function uses(program: ContainerdProgram): void {
   });
 
   it('a registered image starts without a pull', async () => {
-    await register('app', 'default');
+    await register(nameOf('app'), 'default');
     assert.equal(await run('registered', nameOf('app')), dataOf('app'));
     assert.equal(registry.takeLayerBytes('app'), 0);
+    assert.deepEqual(extracted(await infos()), []);
+  });
+
+  it('an image is registered by a name with a digest, as Docker prints it', async () => {
+    const { manifestDigest } = imageOf('digest');
+    const byDigest = nameOf('digest').replace(':v1', `@${manifestDigest}`);
+    // the reference leads to the digest, so it is the name
+    await register(byDigest, 'default');
+    assert.equal(await run('by-digest', byDigest), dataOf('digest'));
+    assert.equal(await run('by-tag', nameOf('digest')), dataOf('digest'));
+    // this repository is not recorded
+    const elsewhere = 'registry.example.com/team/digest';
+    await register(`${elsewhere}:v2@${manifestDigest}`, 'default');
+    assert.equal(await run('elsewhere', `${elsewhere}@${manifestDigest}`), dataOf('digest'));
+    const names = await ctr('images', 'ls', '--quiet');
+    assert.doesNotMatch(names, /digest:v2/);
     assert.deepEqual(extracted(await infos()), []);
   });
 
@@ -163,7 +180,7 @@ function uses(program: ContainerdProgram): void {
   }
 
   it('ctr images pull of a registered image extracts no layer', async () => {
-    await register('local', 'default');
+    await register(nameOf('local'), 'default');
     await pull('local', ...(isSince(program.version, '2.0') ? ['--local'] : []));
     assert.deepEqual(extracted(await infos()), []);
     assert.equal(await run('local', nameOf('local')), dataOf('local'));
@@ -201,7 +218,7 @@ function uses(program: ContainerdProgram): void {
   });
 
   it('after ctr images rm the claim ends, the layers stay, and unpackd may remove them', async () => {
-    await register('removed', 'default');
+    await register(nameOf('removed'), 'default');
     assert.equal(claimOf(await infos(), 'removed'), 'adopted');
     await ctr('images', 'rm', nameOf('removed'));
     for (const name of (await ctr('images', 'ls', '-q')).split('\n')) {
@@ -216,7 +233,7 @@ function uses(program: ContainerdProgram): void {
   });
 
   it('CRI starts a pod from registered images, and pulls no layer', async () => {
-    for (const repository of ['pause', 'app']) await register(repository, 'k8s.io');
+    for (const repository of ['pause', 'app']) await register(nameOf(repository), 'k8s.io');
     pod = await cri.startPod(nameOf('app'), []);
     assert.equal(await pod.exec(...LIST_DATA), dataOf('app'));
     assert.equal(
@@ -251,7 +268,7 @@ function uses(program: ContainerdProgram): void {
       await cri.ready();
       server = await server.again();
       await connected();
-      for (const repository of ['pause', 'app']) await register(repository, 'k8s.io');
+      for (const repository of ['pause', 'app']) await register(nameOf(repository), 'k8s.io');
       await eventually('CRI knows the image', async () => {
         const { images } = await cri.images.ListImages({});
         return images.some(({ repoTags }) => repoTags.includes(nameOf('app')));
@@ -291,7 +308,7 @@ function uses(program: ContainerdProgram): void {
     await unpack(['app', 'foreign']);
     await connected();
     // containerd knew this one by its chain ID
-    await register('app', 'default');
+    await register(nameOf('app'), 'default');
     assert.equal(claimOf(await infos(), 'app'), 'adopted');
     assert.equal(await run('again-made', nameOf('app')), dataOf('app'));
     // and this one by the name of the snapshot that it had made
@@ -303,7 +320,7 @@ function uses(program: ContainerdProgram): void {
       /^unpackd: \[STORE_FAILED\] containerd at .* has lost it: remove the images with this layer in/,
     );
     await ctr('images', 'rm', '--sync', nameOf('foreign'));
-    await register('foreign', 'default');
+    await register(nameOf('foreign'), 'default');
     assert.equal(await run('registered-again', nameOf('foreign')), dataOf('foreign'));
   });
 }
