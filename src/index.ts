@@ -10,7 +10,13 @@ export type { Failure, Payload, Progress, UnpackResult } from './queue/formats.t
 export type { JobState, JobStatus } from './queue/job-status.ts';
 export type { WaitOptions } from './queue/job-waiter.ts';
 export type { FailureCount, JobCounts, QueueOverview, WaitingJob } from './queue/overview.ts';
-export { type AddOptions, type JobHandle, UnpackQueue } from './queue/producer.ts';
+export {
+  type AddOptions,
+  type JobHandle,
+  type QueueOptions,
+  type TraceContext,
+  UnpackQueue,
+} from './queue/producer.ts';
 export { queueSettings } from './queue/queue-settings.ts';
 export type { RetryOutcome, RetryRefusal } from './queue/retry-jobs.ts';
 export type { WorkerView } from './queue/worker-presence.ts';

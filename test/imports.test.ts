@@ -12,7 +12,7 @@ const LAYERS: readonly (readonly string[])[] = [
   ['src/cli'],
   ['workers', 'src/doctor'],
   ['src/index.ts', 'src/board'],
-  ['src/charts', 'src/metrics'],
+  ['src/charts', 'src/metrics', 'src/tracing'],
   ['src/queue'],
   ['src/image'],
   ['src/collector', 'src/proxy'],

@@ -24,12 +24,15 @@ import { version } from '../src/package.ts';
 import type { ServedSnapshotter } from '../src/proxy/snapshotter.ts';
 import { consoleToLog, createLog, type Logger, sentenceLog } from '../src/queue/log.ts';
 import { stopSignal, UnpackWorker } from '../src/queue/worker.ts';
+import { joined } from '../src/queue/worker-observer.ts';
 import { displayRedisUrl } from '../src/redis-address.ts';
 import { removeLeftovers } from '../src/rootfs/leftovers.ts';
 import { loadStore, openStore, storeFacts, storeIdentity } from '../src/snapshots/open-store.ts';
 import { isOwnStore, type Store } from '../src/snapshots/store.ts';
 import { openStoreThread } from '../src/snapshots/store-thread.ts';
 import { diskOf } from '../src/system/space.ts';
+import { traceSettings } from '../src/tracing/otel-variables.ts';
+import type { WorkerTraces } from '../src/tracing/worker-traces.ts';
 
 /** Time limit in milliseconds for the apply threads to exit after the last job. */
 const THREADS_LIMIT = 2000;
@@ -64,6 +67,7 @@ const MAY_BE_REPAIRED = new Set([
 export async function runWorker(config: Config, stop: AbortSignal, log: Logger = createLog(config)): Promise<void> {
   const restoreConsole = consoleToLog(log);
   let whyNotReady: WhyNotReady = async () => 'the worker is starting';
+  const traces = await tracesOf(config, log);
   const metrics = await metricsOf(config);
   const health = await startHealthServer(config, (timeout) => whyNotReady(timeout), metrics?.page);
   if (health !== undefined) log.info({ url: health.url }, `health at ${health.url}`);
@@ -74,7 +78,7 @@ export async function runWorker(config: Config, stop: AbortSignal, log: Logger =
     });
     if (snapshotter === undefined) return;
     try {
-      await workOn({ snapshotter, config, stop, log, metrics }, (worker) => {
+      await workOn({ snapshotter, config, stop, log, metrics, traces }, (worker) => {
         whyNotReady = (timeout) => worker.whyNotReady(timeout);
       });
     } finally {
@@ -82,9 +86,24 @@ export async function runWorker(config: Config, stop: AbortSignal, log: Logger =
     }
   } finally {
     await health?.close();
+    await traces?.close();
     restoreConsole();
   }
   log.info('stopped');
+}
+
+/** Spans are made only if a collector is set. Otherwise nothing of OpenTelemetry is loaded. @throws ConfigError */
+async function tracesOf(config: Config, log: Logger): Promise<WorkerTraces | undefined> {
+  const settings = traceSettings(process.env);
+  if (settings === undefined) return undefined;
+  const { startWorkerTraces } = await import('../src/tracing/worker-traces.ts');
+  log.info({ endpoint: settings.endpoint }, `traces go to ${settings.endpoint}`);
+  return startWorkerTraces({
+    settings,
+    worker: config.UNPACK_WORKER_NAME,
+    queue: config.UNPACK_QUEUE,
+    log: sentenceLog(log),
+  });
 }
 
 /** Metrics are counted only if they are served. Otherwise their code is not loaded. */
@@ -100,10 +119,11 @@ interface Work {
   readonly stop: AbortSignal;
   readonly log: Logger;
   readonly metrics: WorkerMetrics | undefined;
+  readonly traces: WorkerTraces | undefined;
 }
 
 async function workOn(
-  { snapshotter, config, stop, log, metrics }: Work,
+  { snapshotter, config, stop, log, metrics, traces }: Work,
   onMade: (worker: UnpackWorker) => void,
 ): Promise<void> {
   const marks = collectorMarks(config);
@@ -128,7 +148,7 @@ async function workOn(
     policy,
     store,
     presence,
-    observer: metrics?.jobs,
+    observer: joined([metrics?.jobs, traces?.jobs].filter((one) => one !== undefined)),
     log,
   });
   metrics?.watch({ worker, threads: unpacker.threads, collector: unpacker.collector, store: snapshotter });

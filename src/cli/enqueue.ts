@@ -4,6 +4,7 @@ import { text } from 'node:stream/consumers';
 import { Command, InvalidArgumentError } from 'commander';
 import { QUEUE_SETTINGS } from '../config.ts';
 import type { Payload } from '../queue/formats.ts';
+import type { AddOptions } from '../queue/producer.ts';
 import { CliError } from './explain-error.ts';
 import { type ImageOptions, payloadOf, takesImageOptions } from './image-argument.ts';
 import type { Cli } from './output.ts';
@@ -62,6 +63,7 @@ export function enqueueCommand(cli: Cli): Command {
         ...(priority === undefined ? {} : { priority }),
         ...(attempts === undefined ? {} : { attempts }),
         ...(delay === undefined ? {} : { delay: delay * 1000 }),
+        ...traceOf(process.env),
       });
       if (options.watch) {
         const { watchJob } = await import('./watch.ts');
@@ -73,6 +75,12 @@ export function enqueueCommand(cli: Cli): Command {
       await queue.close();
     }
   });
+}
+
+/** The span of the program that has started this one, by the variables that OpenTelemetry has for it. */
+function traceOf({ TRACEPARENT: traceparent, TRACESTATE: tracestate }: NodeJS.ProcessEnv): Pick<AddOptions, 'trace'> {
+  if (traceparent === undefined || !/^[\da-f]{2}-[\da-f]{32}-[\da-f]{16}-[\da-f]{2}/.test(traceparent)) return {};
+  return { trace: { traceparent, ...(tracestate === undefined ? {} : { tracestate }) } };
 }
 
 async function readPayload(

@@ -7,7 +7,7 @@ import type { RunningJobs } from './job-runs.ts';
 import type { Logger } from './log.ts';
 import { imageOf, type ParsedJob } from './parse-payload.ts';
 import { imageResults, type WorkerFacts, warningsOf } from './result.ts';
-import type { WorkerObserver } from './worker-observer.ts';
+import { observedJob, type WorkerObserver } from './worker-observer.ts';
 
 /** Time limit in milliseconds for the fast path: the interval between two writes of a job's progress. */
 export const FAST_PATH_LIMIT = 250;
@@ -78,12 +78,14 @@ export function fastPath(options: FastPathOptions): (job: Job) => Promise<FastPa
       warnings: shared.warnings,
     };
     observer?.runEnds?.({
+      job: observedJob(job),
       end: { kind: 'existed' },
       started,
       ready: job.timestamp + (job.opts.delay ?? 0),
       runStarted: started,
       attempt: 1,
       resolveMs: isTag ? result.durationMs : undefined,
+      lookedUp: started,
       images: existing,
     });
     if (log.isLevelEnabled('info')) {

@@ -39,7 +39,7 @@ import {
 } from './retries.ts';
 import type { StoreGuard } from './store-guard.ts';
 import { after, endOrAbandon } from './time-limit.ts';
-import type { RunEnd, WorkerObserver } from './worker-observer.ts';
+import { observedJob, type RunEnd, type WorkerObserver } from './worker-observer.ts';
 
 export type ProcessorSettings = RetrySettings & Pick<Config, 'UNPACK_JOB' | 'UNPACK_JOB_TIMEOUT' | 'UNPACK_LOCK'>;
 
@@ -95,6 +95,8 @@ interface RunFacts {
   /** Milliseconds since 1970. */
   readonly began: number;
   resolveMs: number | undefined;
+  /** Milliseconds since 1970. */
+  lookedUp: number | undefined;
   images: readonly ImageState[];
 }
 
@@ -175,18 +177,20 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
       place: waited?.place ?? parked.nextPlace(),
       timers: [],
       log,
-      observed: { began: lookup?.since ?? Date.now(), resolveMs: undefined, images: [] },
+      observed: { began: lookup?.since ?? Date.now(), resolveMs: undefined, lookedUp: undefined, images: [] },
     };
   }
 
   function ends({ job, started, number, observed }: Attempt, end: RunEnd): void {
     observer?.runEnds?.({
+      job: observedJob(job),
       end,
       started,
       ready: job.timestamp + (job.opts.delay ?? 0),
       runStarted: observed.began,
       attempt: number,
       resolveMs: observed.resolveMs,
+      lookedUp: observed.lookedUp ?? observed.began,
       images: observed.images,
     });
   }
@@ -216,6 +220,7 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
 
     const found = await (lookup?.found ?? unpacker.lookUp(parsed, { signal, job: run.id }));
     attempt.observed.resolveMs = performance.now() - found.began;
+    attempt.observed.lookedUp = Date.now() - attempt.observed.resolveMs;
     await cancelChecked;
     throwIfAborted(signal);
     if (found.existing !== undefined && reporter.canStaySilent) {
@@ -297,7 +302,12 @@ export function createProcessor(options: ProcessorOptions): (job: Job, token?: s
       if (fault !== undefined && times <= MAX_STORE_FAULTS) return giveBackForStore(attempt, error, fault, times);
     }
     const { failure, isLast } = decideRetry(error, attempt, earlier?.failures ?? []);
-    ends(attempt, { kind: isLast ? 'failed' : 'retried', code: failure.code, layerIndex: failure.layerIndex });
+    ends(attempt, {
+      kind: isLast ? 'failed' : 'retried',
+      code: failure.code,
+      message: failure.message,
+      layerIndex: failure.layerIndex,
+    });
     await reporter.failed(failure, isLast, error, error.code === 'STALLED' ? job.stalledCounter : undefined);
     if (isLast) await cancelFlags.clear(run.id);
     throw errorForBullMQ(failure, error);

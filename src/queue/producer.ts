@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Job, type JobsOptions, Queue } from 'bullmq';
+import { type Job, type JobsOptions, Queue, type Telemetry } from 'bullmq';
 import type { Redis } from 'ioredis';
 import type { FailureCode } from '../errors.ts';
 import { CANCEL_FLAG_LIFE, cancelChannel, cancelKey, DEFAULT_CANCEL_REASON } from './cancellation.ts';
@@ -27,6 +27,21 @@ export interface AddOptions {
   readonly delay?: number;
   /** Whether `add` adds no job if a job for the same work waits or runs; default: true. */
   readonly deduplicate?: boolean;
+  /** The span that the worker's spans are children of (W3C Trace Context). Not needed with `QueueOptions.telemetry`. */
+  readonly trace?: TraceContext;
+}
+
+/** The headers of W3C Trace Context. */
+export interface TraceContext {
+  readonly traceparent: string;
+  readonly tracestate?: string;
+}
+
+export interface QueueOptions {
+  /** Time limit in milliseconds for the answer of Redis to a call; default: five seconds. */
+  readonly timeout?: number;
+  /** Makes a span for each call that adds jobs, for example `new BullMQOtel({ tracerName })` of the package bullmq-otel. */
+  readonly telemetry?: Telemetry;
 }
 
 export interface JobHandle {
@@ -60,10 +75,11 @@ export class UnpackQueue {
   #closed = false;
 
   /**
-   * @param timeout time limit in milliseconds for the answer of Redis to a call
+   * @param options or only the time limit in milliseconds for the answer of Redis to a call
    * @throws ConfigError for a REDIS_URL or REDIS_PASSWORD_FILE that cannot be used
    */
-  constructor(settings: QueueSettings, timeout: number = DEFAULT_TIMEOUT) {
+  constructor(settings: QueueSettings, options: number | QueueOptions = {}) {
+    const { timeout = DEFAULT_TIMEOUT, telemetry } = typeof options === 'number' ? { timeout: options } : options;
     this.#settings = settings;
     this.#timeout = timeout;
     this.#redis = impatientConnection(settings, timeout);
@@ -81,6 +97,7 @@ export class UnpackQueue {
       skipMetasUpdate: true,
       // the check prints its warnings to the console
       skipVersionCheck: true,
+      ...(telemetry === undefined ? {} : { telemetry }),
     });
     this.#queue.on('error', () => {});
   }
@@ -284,7 +301,7 @@ export class UnpackQueue {
 
 function jobOptions(
   payload: Payload,
-  { priority, attempts, delay, deduplicate = true }: AddOptions,
+  { priority, attempts, delay, deduplicate = true, trace }: AddOptions,
 ): JobsOptions & { jobId: string } {
   return {
     // the ID is made here: if BullMQ returns another ID, a job for the same work existed
@@ -292,6 +309,8 @@ function jobOptions(
     ...(priority === undefined ? {} : { priority }),
     ...(attempts === undefined ? {} : { attempts }),
     ...(delay === undefined ? {} : { delay }),
+    // as BullMQ's clients write it for OpenTelemetry
+    ...(trace === undefined ? {} : { telemetry: { metadata: JSON.stringify(trace) } }),
     ...(deduplicate ? { deduplication: { id: deduplicationId(payload) } } : {}),
   };
 }

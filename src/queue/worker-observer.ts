@@ -1,5 +1,7 @@
+import type { Job } from 'bullmq';
 import type { FailureCode } from '../errors.ts';
 import type { ImageState, LayerWatcher } from '../image/progress.ts';
+import { imageOf } from './parse-payload.ts';
 
 /**
  * What a worker reports while it works, for metrics and traces. The processor calls it. A worker without observers makes none
@@ -16,6 +18,7 @@ export interface WorkerObserver {
 
 /** A run of a job that ends now. */
 export interface EndedRun {
+  readonly job: ObservedJob;
   readonly end: RunEnd;
   /** When the attempt began, in milliseconds since 1970. The time in which its job was parked is included. */
   readonly started: number;
@@ -27,15 +30,35 @@ export interface EndedRun {
   readonly attempt: number;
   /** How long finding the image took, in milliseconds. `undefined` if it was not found, or was in the cache. */
   readonly resolveMs: number | undefined;
+  /** When the image was requested; the timelines of its layers count from there. In milliseconds since 1970. */
+  readonly lookedUp: number;
   /** What is known of the images. Empty if the image was not found. */
   readonly images: readonly ImageState[];
+}
+
+export interface ObservedJob {
+  readonly id: string;
+  /** As its producer calls it. */
+  readonly image: string | undefined;
+  /** The trace of its producer, as BullMQ's clients write it: JSON of the headers `traceparent` and `tracestate`. */
+  readonly traceContext: string | undefined;
+}
+
+export function observedJob({ id = '', data, opts }: Job): ObservedJob {
+  const metadata: unknown = opts.telemetry?.metadata;
+  return { id, image: imageOf(data), traceContext: typeof metadata === 'string' ? metadata : undefined };
 }
 
 export type RunEnd =
   /** `existed`: all layers were in the store before. */
   | { readonly kind: 'completed' | 'existed' }
   /** The attempt failed. `retried`: there will be another attempt. */
-  | { readonly kind: 'failed' | 'retried'; readonly code: FailureCode; readonly layerIndex: number | undefined }
+  | {
+      readonly kind: 'failed' | 'retried';
+      readonly code: FailureCode;
+      readonly message: string;
+      readonly layerIndex: number | undefined;
+    }
   /** The job went back to the queue, and the attempt does not count. */
   | { readonly kind: 'given back'; readonly why: GivenBackReason };
 
