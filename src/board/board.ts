@@ -27,6 +27,9 @@ export interface Board {
 
 /** Time limit in milliseconds for the answer of Redis to a page. */
 const REDIS_TIMEOUT = 5000;
+/** What a person should know while Redis is away. */
+const MEANWHILE =
+  'Workers wait for Redis and continue by themselves. This page comes back by itself, too. unpackd doctor says more.';
 /** Maximum number of characters of a job's ID in an address. */
 const MAX_ID = 2000;
 
@@ -79,7 +82,13 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
     sentence: string,
   ) =>
     /\btext\/html\b/.test(request.headers.accept ?? '')
-      ? sendPage(reply, { ...errorPage(title, sentence), refresh: 3000 }, queue.name, assets, status)
+      ? sendPage(
+          reply,
+          { ...errorPage(title, sentence, status === 503 ? MEANWHILE : undefined), refresh: 3000 },
+          queue.name,
+          assets,
+          status,
+        )
       : reply.status(status).type('text/plain').send(`${sentence}\n`);
   app.addHook('onRequest', async (request, reply) => {
     if (OPEN_PATHS.has(request.url)) return;

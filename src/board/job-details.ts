@@ -4,7 +4,6 @@ import { derivedLog } from '../queue/derived-progress.ts';
 import { UnreadableJobError } from '../queue/errors.ts';
 import type { JobStatus } from '../queue/job-status.ts';
 import type { UnpackQueue } from '../queue/producer.ts';
-import { readWorkers } from '../queue/worker-presence.ts';
 
 /** Everything that is known about one job, for its page. */
 export interface JobDetails {
@@ -15,10 +14,6 @@ export interface JobDetails {
   /** The newest lines of its log. */
   readonly log: readonly string[];
   readonly logTotal: number;
-  /** How many waiting jobs come before it; `undefined` if it does not wait. */
-  readonly ahead: number | undefined;
-  /** Since when the worker that has the job does not report any more. */
-  readonly silentSince: Date | undefined;
 }
 
 /** Maximum number of log lines on the page. */
@@ -43,30 +38,5 @@ export async function readJob(id: string, producer: UnpackQueue, queue: Queue, r
     fields,
     log: derived ? derivedLog(status.result, status.finished) : logs,
     logTotal: count,
-    ahead: typeof status === 'string' ? undefined : await jobsAhead(status, queue, redis),
-    silentSince: typeof status === 'string' ? undefined : await silentSince(status, queue, redis),
   };
-}
-
-async function silentSince({ id, state }: JobStatus, queue: Queue, redis: Redis): Promise<Date | undefined> {
-  if (state !== 'active') return undefined;
-  const holders = (await readWorkers(redis, queue)).filter(({ jobs }) => jobs.some((job) => job.id === id));
-  // the job may have gone from a silent worker to another
-  return holders.every(({ silent }) => silent) ? holders[0]?.seen : undefined;
-}
-
-async function jobsAhead({ id, state }: JobStatus, queue: Queue, redis: Redis): Promise<number | undefined> {
-  if (state === 'waiting') {
-    // BullMQ takes jobs from the right side
-    const [index, length] = await Promise.all([redis.lpos(queue.toKey('wait'), id), redis.llen(queue.toKey('wait'))]);
-    return index === null ? undefined : Math.max(0, length - 1 - index);
-  }
-  if (state === 'prioritized') {
-    const [rank, length] = await Promise.all([
-      redis.zrank(queue.toKey('prioritized'), id),
-      redis.llen(queue.toKey('wait')),
-    ]);
-    return rank === null ? undefined : rank + length;
-  }
-  return undefined;
 }

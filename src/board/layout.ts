@@ -17,6 +17,7 @@ export interface Page {
 const SECTIONS = [
   ['/', 'Overview'],
   ['/jobs', 'Jobs'],
+  ['/images', 'Images'],
   ['/workers', 'Workers'],
   ['/queue', 'Over time'],
   ['/bull', 'Raw'],

@@ -1,6 +1,7 @@
 import { BullMQAdapter } from '@bull-board/api/bullMQAdapter';
 import { Job, type Queue } from 'bullmq';
 import type { Redis } from 'ioredis';
+import { printable } from '../printable.ts';
 import { derivedLog, derivedProgress } from '../queue/derived-progress.ts';
 import { unreadableJob } from '../queue/errors.ts';
 import type { Progress } from '../queue/formats.ts';
@@ -24,7 +25,9 @@ export class UnpackQueueAdapter extends BullMQAdapter {
     });
     this.#queue = queue;
     this.#redis = redis;
-    this.setFormatter('name', (job: { data?: unknown; name?: string }) => imageOf(job.data) ?? job.name ?? '');
+    this.setFormatter('name', (job: { data?: unknown; name?: string }) =>
+      printable(imageOf(job.data) ?? job.name ?? ''),
+    );
     // Bull Board draws a ring for a number named `progress`
     this.setFormatter('progress', (progress: unknown) => {
       const known = readProgress(progress);

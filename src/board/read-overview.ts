@@ -1,6 +1,6 @@
 import type { Queue } from 'bullmq';
 import type { Redis } from 'ioredis';
-import { type QueueOverview, queueOverview, type WaitingJob } from '../queue/overview.ts';
+import { type QueueOverview, queueOverview } from '../queue/overview.ts';
 import { count } from '../units.ts';
 import { html, type Part } from './html.ts';
 import type { JobLists } from './job-list.ts';
@@ -22,6 +22,8 @@ export async function readOverview(queue: Queue, redis: Redis, lists: JobLists, 
   ]);
   const { counts, oldestWaiting, workers } = seen;
   const present = workers.filter(({ silent }) => !silent);
+  // a delayed job waits on purpose
+  const isDelayed = oldestWaiting !== undefined && (await queue.getJobState(oldestWaiting.id)) === 'delayed';
   return {
     problems: problemsOf({
       paused: seen.paused,
@@ -29,7 +31,7 @@ export async function readOverview(queue: Queue, redis: Redis, lists: JobLists, 
       active: counts.active,
       // workers of earlier versions do not report
       workers: connected === undefined && present.length === 0 ? undefined : Math.max(present.length, connected ?? 0),
-      oldestWait: await waitOf(oldestWaiting, queue, now),
+      oldestWait: isDelayed ? waitOf(next[0]?.added, now) : waitOf(oldestWaiting?.ready, now),
       silent: workers
         .filter(({ silent }) => silent)
         .map(({ name, seen }) => ({ name, since: Math.max(0, now - seen.getTime()) })),
@@ -39,7 +41,7 @@ export async function readOverview(queue: Queue, redis: Redis, lists: JobLists, 
       failures: seen.failuresOfLastHour,
     }),
     counts,
-    oldest: oldestWaiting,
+    oldest: oldestWaiting && { ...oldestWaiting, isDelayed },
     active,
     failed,
     next,
@@ -54,10 +56,9 @@ export async function connectedWorkers(queue: Queue): Promise<number | undefined
   return clients?.some(({ name }) => name?.includes('does not support')) ? undefined : clients?.length;
 }
 
-/** For how long a job could have been taken, in milliseconds. A delayed job waits on purpose. */
-async function waitOf(oldest: WaitingJob | undefined, queue: Queue, now: number): Promise<number | undefined> {
-  if (oldest === undefined || (await queue.getJobState(oldest.id)) === 'delayed') return undefined;
-  return now - oldest.ready.getTime();
+/** For how long a job could have been taken, in milliseconds. */
+function waitOf(since: Date | undefined, now: number): number | undefined {
+  return since === undefined ? undefined : Math.max(0, now - since.getTime());
 }
 
 function workersSentence({ workers }: QueueOverview, connected: number | undefined): Part {

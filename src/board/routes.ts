@@ -10,11 +10,12 @@ import type { Assets } from './assets.ts';
 import { jobUrl } from './elements.ts';
 import { finishedCounts } from './finished-per-minute.ts';
 import { formField, isOwnForm } from './form-guard.ts';
-import { html } from './html.ts';
+import { type Html, html, type Part } from './html.ts';
 import { readJob } from './job-details.ts';
 import { JobLists } from './job-list.ts';
 import { searchImages } from './job-search.ts';
 import { layout, type Page } from './layout.ts';
+import { imagesPage } from './pages/images.ts';
 import { jobPage, rawPage } from './pages/job.ts';
 import { jobsPage, PAGE_SIZE } from './pages/jobs.ts';
 import { overTimePage, RANGES } from './pages/over-time.ts';
@@ -23,6 +24,7 @@ import { searchPage } from './pages/search.ts';
 import { workersPage } from './pages/workers.ts';
 import type { QueueHistory } from './queue-history.ts';
 import { connectedWorkers, readOverview } from './read-overview.ts';
+import { readUnpackedImages } from './unpacked-images.ts';
 
 /** Which path shows which page, and the two forms. Every page is made anew from Redis. */
 
@@ -97,6 +99,12 @@ export function addPages(app: FastifyInstance, { redis, queue, producer, history
     return send(reply, { title: field, section: '/jobs', content, refresh: 0 });
   });
 
+  app.get('/images', async (_request, reply) => {
+    const [workers, images] = await Promise.all([readWorkers(redis, queue), readUnpackedImages(lists)]);
+    const content = imagesPage(workers, images, Date.now());
+    return send(reply, { title: 'Images', section: '/images', content, refresh: SLOW });
+  });
+
   app.get('/workers', async (_request, reply) => {
     const [workers, connected] = await Promise.all([readWorkers(redis, queue), connectedWorkers(queue)]);
     return send(reply, { title: 'Workers', section: '/workers', content: workersPage(workers, connected, Date.now()) });
@@ -123,10 +131,10 @@ export function addPages(app: FastifyInstance, { redis, queue, producer, history
       if (!isOwnForm(request)) {
         const refused =
           'The form is not from this board, or it is too old. Go back, load the page again, and press the button there.';
-        return send(reply, errorPage('Refused', refused, id), 403);
+        return send(reply, errorPage('Refused', refused, backTo(id)), 403);
       }
       const whyNot = await change(id);
-      if (whyNot !== undefined) return send(reply, errorPage('Not done', whyNot, id), 409);
+      if (whyNot !== undefined) return send(reply, errorPage('Not done', whyNot, backTo(id)), 409);
       return reply.redirect(`${jobUrl(id)}?done=${name}`, 303);
     });
   act('cancel', async (id) => ((await producer.cancel(id)) ? undefined : 'The job has already completed or failed.'));
@@ -136,11 +144,12 @@ export function addPages(app: FastifyInstance, { redis, queue, producer, history
   });
 }
 
-/** A page that says in one sentence what went wrong. */
-export function errorPage(title: string, sentence: string, jobId?: string): Page {
-  const back =
-    jobId === undefined ? html`<a href="/">Overview</a>` : html`<a href="${jobUrl(jobId)}">Back to the job</a>`;
-  const content = html`<h1>${title}</h1><section class="panel bad"><p><strong><bdi>${sentence}</bdi></strong></p><p>${back}</p></section>`;
+const OVERVIEW = html`<a href="/">Overview</a>`;
+const backTo = (id: string): Html => html`<a href="${jobUrl(id)}">Back to the job</a>`;
+
+/** A page that says in one sentence what went wrong. @param more what else a person should know */
+export function errorPage(title: string, sentence: string, more: Part = OVERVIEW): Page {
+  const content = html`<h1>${title}</h1><section class="panel bad"><p><strong><bdi>${sentence}</bdi></strong></p><p>${more}</p></section>`;
   return { title, content, refresh: 0 };
 }
 

@@ -1,8 +1,9 @@
 import { Command } from 'commander';
 import { QUEUE_SETTINGS } from '../config.ts';
 import { UnreadableJobError } from '../queue/errors.ts';
+import { FAILURE_ADVICE } from '../queue/failure-advice.ts';
 import type { UnpackResult } from '../queue/formats.ts';
-import type { JobStatus } from '../queue/job-status.ts';
+import { type JobStatus, jobError } from '../queue/job-status.ts';
 import { CliError } from './explain-error.ts';
 import { placeLines, progressLines, resultLines } from './job-view.ts';
 import type { Cli } from './output.ts';
@@ -75,5 +76,13 @@ function lines(status: JobStatus): string[] {
   // while a job waits for a worker, its progress is that of an earlier run
   const shows = state === 'active' || (state === 'delayed' && progress?.waiting !== undefined);
   const running = shows && progress !== undefined ? progressLines(progress) : [];
-  return [...head, ...placeLines(status), ...running, ...failures, ...last];
+  const todo = state === 'failed' ? todoLines(status) : [];
+  return [...head, ...placeLines(status), ...running, ...failures, ...last, ...todo];
+}
+
+/** What to do about the failure, as the board says it. A code of another program or a newer version is not known. */
+function todoLines(status: JobStatus): string[] {
+  const { code } = jobError(status);
+  const isKnown = status.failure !== undefined || status.failedReason?.startsWith(`[${code}] `);
+  return isKnown === true ? [`to do  ${FAILURE_ADVICE[code].todo}`] : [];
 }

@@ -61,6 +61,7 @@ describe('in Chromium', { skip: chromium === undefined && 'Chromium is not insta
     `/jobs/${encodeURIComponent('odd <b>job</b>')}`,
     `/jobs/${jobs.many}/raw/returnvalue`,
     '/search?q=registry',
+    '/images',
     '/workers',
     '/queue',
     '/bull',

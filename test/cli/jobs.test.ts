@@ -166,8 +166,10 @@ describe('jobs', () => {
         env,
       });
       assert.equal(missing.status, 1);
-      const { error, failure } = JSON.parse(missing.stdout);
+      const { id, error, failure } = JSON.parse(missing.stdout);
       assert.equal(error.code, 'IMAGE_NOT_FOUND');
+      const { stdout } = await run('status', id, '--queue', 'together');
+      assert.match(stdout, /\nto do {2}Check in the bucket that the mirror has finished/);
       assert.equal(failure.attempts, 1);
       assert.match(missing.stderr, /^unpackd: \[IMAGE_NOT_FOUND\] [^\n]+\n$/);
     } finally {

@@ -81,7 +81,7 @@ async function refresh() {
     const page = new DOMParser().parseFromString(await answer.text(), 'text/html');
     // the page of a job that was removed is an answer, too
     if (!answer.ok && answer.status !== 404)
-      throw new Error(page.querySelector('main')?.textContent.trim().split('\n')[0] ?? '');
+      throw new Error(page.querySelector('main strong')?.textContent ?? `The board answered with ${answer.status}.`);
     const next = page.querySelector('main');
     localTimes(next);
     morph(main, next);
@@ -99,7 +99,7 @@ function shows(problem) {
   document.documentElement.classList.toggle('stale', problem !== '');
   outage.hidden = problem === '';
   if (outage.textContent !== problem) outage.textContent = problem;
-  live.firstChild.data = paused ? 'paused' : `live, ${clock.format(lastAnswer)}`;
+  live.firstChild.data = paused ? 'paused' : problem !== '' ? 'not live' : `live, ${clock.format(lastAnswer)}`;
 }
 
 function addPause() {

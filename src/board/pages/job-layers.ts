@@ -79,6 +79,7 @@ function imageFacts(image: ResultImage): Html {
   ])}`;
 }
 
+const STEPS = { fetching: 'fetching', writing: 'writing', below: 'waits for the layer below' } as const;
 const PROGRESS_COLUMNS: readonly Column[] = [
   number('Layer'),
   { title: 'State' },
@@ -92,7 +93,7 @@ const PROGRESS_COLUMNS: readonly Column[] = [
 function progressPart(image: ProgressImage, images: number, runs: boolean, failed: number | undefined): Html {
   const { layers } = image;
   const done = layers.filter(({ phase }) => phase === 'applied' || phase === 'existed').length;
-  const rows = layers.map(({ phase, size, fetched, unpacked, chainId }, index): Row => {
+  const rows = layers.map(({ phase, step, size, fetched, unpacked, chainId }, index): Row => {
     const isDone = phase === 'existed' || phase === 'applied';
     const got = isDone ? size : Math.min(fetched, size);
     const words = `layer ${index + 1}: ${bytesText(got)} of ${bytesText(size)} fetched`;
@@ -101,7 +102,11 @@ function progressPart(image: ProgressImage, images: number, runs: boolean, faile
       kind: index === failed ? 'failing' : '',
       cells: [
         index + 1,
-        index === failed ? badge('failed') : runs || isDone ? badge(phase) : badge('unfinished'),
+        index === failed
+          ? badge('failed')
+          : runs || isDone
+            ? html`${badge(phase)}${runs && step && ` ${STEPS[step]}`}`
+            : badge('unfinished'),
         html`<progress max="${Math.max(1, size)}" value="${size === 0 ? 1 : got}" aria-label="${words}"></progress>`,
         bytes(size),
         unpacked === 0 ? '' : bytes(unpacked),

@@ -34,7 +34,7 @@ ${rawPart(id, fields)}`;
 ${options.notice !== undefined && html`<p class="panel good" role="status">${options.notice}</p>`}
 ${failurePart(status)}
 ${status.resultProblem !== undefined && html`<section class="panel bad"><p><strong>There is no result.</strong></p><p>${status.resultProblem}</p></section>`}
-${silentPart(details, options.now)}
+${silentPart(status, options.now)}
 ${waitingPart(status)}
 ${factsPart(details, status, options.now)}
 ${buttons(status, options.formField)}
@@ -81,7 +81,7 @@ export function marked(sentence: string): Part {
   return sentence.split('`').map((part, index) => (index % 2 === 1 ? html`<code>${part}</code>` : part));
 }
 
-function silentPart({ silentSince }: JobDetails, now: number): Part {
+function silentPart({ silentSince }: JobStatus, now: number): Part {
   if (silentSince === undefined) return undefined;
   return html`<section class="panel bad"><p><strong>Its worker has been silent for ${age(silentSince, now)}.</strong></p>
 <p>The worker was killed, is frozen, or cannot reach Redis. Another worker takes the job over when its lock has expired (UNPACK_LOCK).</p></section>`;
@@ -94,8 +94,8 @@ function waitingPart({ state, progress }: JobStatus): Part {
 <p>It has waited since ${time(new Date(waiting.since))}. It is tried again when the layer is free, or at ${time(new Date(waiting.until))}.</p></section>`;
 }
 
-function factsPart({ fields, ahead }: JobDetails, status: JobStatus, now: number): Html {
-  const { id, state, added, finished, attemptsMade, cancelRequested, result, progress } = status;
+function factsPart({ fields }: JobDetails, status: JobStatus, now: number): Html {
+  const { id, state, added, finished, attemptsMade, cancelRequested, result, progress, ahead, due } = status;
   const started = dateOf(fields.processedOn);
   const ended = state === 'completed' || state === 'failed';
   const worker = result?.worker ?? { name: fields.pb ?? progress?.worker ?? '', host: undefined };
@@ -110,6 +110,7 @@ function factsPart({ fields, ahead }: JobDetails, status: JobStatus, now: number
           ? 'it is next'
           : `${ahead.toLocaleString('en-US')} jobs are before it`,
     ],
+    ['Due', time(due)],
     ['Priority', fields.priority === '0' ? undefined : fields.priority],
     ['Started', state === 'waiting' || state === 'prioritized' ? undefined : time(started)],
     ['Waited', started && ended ? durationText(Math.max(0, started.getTime() - added.getTime())) : undefined],

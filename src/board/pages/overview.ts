@@ -11,7 +11,7 @@ import { jobTable, tiles } from './jobs.ts';
 export interface Overview {
   readonly problems: readonly Problem[];
   readonly counts: JobCounts;
-  readonly oldest: WaitingJob | undefined;
+  readonly oldest: (WaitingJob & { readonly isDelayed: boolean }) | undefined;
   readonly active: readonly ListedJob[];
   readonly failed: readonly ListedJob[];
   /** The next that workers take. */
@@ -26,7 +26,7 @@ export function overviewPage(overview: Overview, now: number): Html {
 <div role="status">${problems.length === 0 ? NOTHING_WRONG : problems.map(problemPart)}</div>
 ${tiles(counts)}
 <section class="panel"><p>${workers}</p>
-<p>${oldest === undefined ? 'No job waits.' : html`The oldest waiting job was added ${age(oldest.added, now)} ago: ${jobLink({ ...oldest, readable: true })}.`}</p></section>
+<p>${oldest === undefined ? 'No job waits.' : html`The job that waits for the longest time was added ${age(oldest.added, now)} ago: ${jobLink({ ...oldest, readable: true })}${oldest.isDelayed && ', which is delayed'}.`}</p></section>
 ${part('active', 'Active', 'Nothing runs.', active, counts, now)}
 ${part('failed', 'Failed', 'No job has failed.', failed, counts, now)}
 ${part('waiting', 'Next', 'No job waits without a priority.', next, counts, now)}`;

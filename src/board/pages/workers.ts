@@ -12,7 +12,7 @@ const COLUMNS: readonly Column[] = [
   { title: 'Store' },
   { title: 'Free' },
   { title: 'Images', kind: 'number' },
-  { title: 'Since' },
+  { title: 'Up for' },
   { title: 'Version' },
 ];
 
@@ -58,7 +58,7 @@ function row(worker: WorkerView, now: number): Row {
 }
 
 function state({ silent, seen, state, problem }: WorkerView, now: number): Part {
-  if (silent) return html`${badge('bad', 'silent')} since ${age(seen, now)}`;
+  if (silent) return html`${badge('bad', 'silent')} for ${age(seen, now)}`;
   if (state === 'faulty') return html`${badge('bad', 'takes no jobs')} <bdi>${cut(problem ?? '', 500)}</bdi>`;
   return state === 'closing' ? badge('warn', 'shuts down') : badge('good', 'ready');
 }
