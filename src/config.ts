@@ -24,7 +24,6 @@ import {
 } from './setting-kinds.ts';
 import type { StoreOptions } from './snapshots/open.ts';
 import type { StorePlace } from './snapshots/open-store.ts';
-import type { S3Connection } from './source/source-spec.ts';
 
 interface Setting<T extends z.ZodType> {
   readonly schema: T;
@@ -310,40 +309,6 @@ function markContradictions({ UNPACK_GC_LOW: low, UNPACK_GC_HIGH: high }: Config
   // per cent and bytes are compared when the size of the disk is known
   if (isLess(low, high) !== false) return [];
   return [`${notLessText({ low, high })}: images are removed below UNPACK_GC_LOW, until UNPACK_GC_HIGH is free`];
-}
-
-/**
- * The S3 settings of this process, for a source.
- * @param env the environment; S3 connections ignore its proxy settings, and errors then mention this
- */
-export function s3Connection(
-  config: Config,
-  env: Readonly<Record<string, string | undefined>> = process.env,
-): S3Connection {
-  const unusedProxy = proxyVariable(config.S3_ENDPOINT ?? 'https://s3.amazonaws.com', env);
-  return {
-    ...(config.S3_ENDPOINT === undefined ? {} : { endpoint: config.S3_ENDPOINT }),
-    region: config.AWS_REGION ?? config.AWS_DEFAULT_REGION ?? 'us-east-1',
-    forcePathStyle: config.S3_FORCE_PATH_STYLE ?? config.S3_ENDPOINT !== undefined,
-    connectTimeout: config.UNPACK_S3_CONNECT_TIMEOUT,
-    idleTimeout: config.UNPACK_S3_IDLE_TIMEOUT,
-    maxResumes: config.UNPACK_S3_RESUMES,
-    minimumSpeed: { bytesPerSecond: config.UNPACK_S3_MIN_SPEED, over: config.UNPACK_S3_MIN_SPEED_TIME },
-    ...(config.AWS_CA_BUNDLE === undefined ? {} : { caBundle: config.AWS_CA_BUNDLE }),
-    ...(unusedProxy === undefined ? {} : { unusedProxy }),
-  };
-}
-
-/**
- * The name of the variable with the proxy for `url`, by the rules of curl. The value is not returned, because it can
- * contain a password.
- */
-function proxyVariable(url: string, env: Readonly<Record<string, string | undefined>>): string | undefined {
-  const { protocol, hostname } = new URL(url);
-  const except = (env.NO_PROXY ?? env.no_proxy ?? '').split(',').map((one) => one.trim().replace(/^\*?\./, ''));
-  if (except.some((one) => one === '*' || (one !== '' && `.${hostname}`.endsWith(`.${one}`)))) return undefined;
-  const names = protocol === 'https:' ? ['HTTPS_PROXY', 'https_proxy'] : ['HTTP_PROXY', 'http_proxy'];
-  return [...names, 'ALL_PROXY', 'all_proxy'].find((name) => (env[name] ?? '') !== '');
 }
 
 /** The store that the settings name. */

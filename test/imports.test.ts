@@ -30,7 +30,13 @@ const LAYERS: readonly (readonly string[])[] = [
   ['src/errno.ts', 'src/lru-cache.ts', 'src/package.ts', 'src/printable.ts', 'src/secrets.ts', 'src/units.ts'],
 ];
 /** The settings are read at the edge only, and take their types from what they configure. */
-const EDGE = ['src/config.ts', 'src/setting-kinds.ts', 'src/redis-address.ts', 'src/redis-settings.ts'];
+const EDGE = [
+  'src/config.ts',
+  'src/setting-kinds.ts',
+  'src/redis-address.ts',
+  'src/redis-settings.ts',
+  'src/s3-settings.ts',
+];
 
 const root = join(import.meta.dirname, '..');
 const files = globSync(['src/**/*.ts', 'workers/**/*.ts', 'dev/**/*.ts'], { cwd: root }).sort();

@@ -3,20 +3,13 @@ import { nativeStatus, nativeWarnings } from '../src/archive/native-status.ts';
 import { startHealthServer, type WhyNotReady } from '../src/board/health.ts';
 import { marksProblem } from '../src/collector/free-space.ts';
 import { SpaceWatch } from '../src/collector/space-watch.ts';
-import {
-  type Config,
-  collectorMarks,
-  loadConfig,
-  s3Connection,
-  storePlace,
-  storeToWrite,
-  unpackSettings,
-} from '../src/config.ts';
+import { type Config, collectorMarks, loadConfig, storePlace, storeToWrite, unpackSettings } from '../src/config.ts';
 import { errnoOf } from '../src/errno.ts';
 import { ConfigError, toUnpackError } from '../src/errors.ts';
 import { isGrpcError } from '../src/grpc/errors.ts';
 import { createUnpacker } from '../src/image/unpacker.ts';
 import type { WorkerMetrics } from '../src/metrics/worker-metrics.ts';
+import { s3Connection } from '../src/s3-settings.ts';
 // The SDK is loaded before any job: if a module cannot be read later, for lack of descriptors or memory, Node keeps that
 // failure, and the process could never read a bucket again.
 import '../src/source/s3-client.ts';

@@ -1,6 +1,6 @@
 import { hostname } from 'node:os';
 import { Command } from 'commander';
-import { type Config, s3Connection, storePlace, storeToWrite, unpackSettings } from '../config.ts';
+import { type Config, storePlace, storeToWrite, unpackSettings } from '../config.ts';
 import type { ImageState } from '../image/progress.ts';
 import type { ImageTarget } from '../image/request.ts';
 import type { WantedImage } from '../image/unpack.ts';
@@ -8,6 +8,7 @@ import { parseImageName } from '../oci/image-name.ts';
 import { measure } from '../queue/progress.ts';
 import { resultOf } from '../queue/result.ts';
 import type { ApplyThread } from '../rootfs/apply-thread.ts';
+import { s3Connection } from '../s3-settings.ts';
 import { CliError } from './explain-error.ts';
 import { type ImageOptions, parseImageArgument, payloadOf, requestOf, takesImageOptions } from './image-argument.ts';
 import { progressLines, resultLines } from './job-view.ts';

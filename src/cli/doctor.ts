@@ -1,6 +1,7 @@
 import { Command } from 'commander';
-import { type Config, collectorMarks, QUEUE_SETTINGS, s3Connection } from '../config.ts';
+import { type Config, collectorMarks, QUEUE_SETTINGS } from '../config.ts';
 import type { Check } from '../doctor/check.ts';
+import { s3Connection } from '../s3-settings.ts';
 import { EXIT_FAILED } from './explain-error.ts';
 import type { Cli, Output } from './output.ts';
 import { COLLECTOR_SETTINGS, configOf, S3_SETTINGS, STORE_SETTINGS, takesSettings } from './settings.ts';

@@ -1,9 +1,9 @@
 import { existsSync } from 'node:fs';
 import { Command } from 'commander';
-import { s3Connection } from '../config.ts';
 import { shortDigest } from '../oci/digest.ts';
 import { type Platform, parsePlatform } from '../oci/platform.ts';
 import { listed } from '../oci/similar-names.ts';
+import { s3Connection } from '../s3-settings.ts';
 import type { BucketLayout } from '../source/source-spec.ts';
 import { bytesText, durationText } from '../units.ts';
 import { CliError } from './explain-error.ts';

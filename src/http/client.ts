@@ -49,8 +49,9 @@ export class HttpClient {
   }
 
   #connect({ origin, connectTimeout }: HttpRequest, pool: HttpConnection[]): HttpConnection {
-    const { secure, caBundle } = origin;
-    const secureContext = secure && caBundle !== undefined ? this.#tlsContexts.get(caBundle) : undefined;
+    const { secure, caBundle, proxy } = origin;
+    const usesTls = secure || proxy?.secure === true;
+    const secureContext = usesTls && caBundle !== undefined ? this.#tlsContexts.get(caBundle) : undefined;
     const onClose = () => {
       const at = pool.indexOf(connection);
       if (at >= 0) pool.splice(at, 1);
@@ -68,8 +69,8 @@ export class HttpClient {
     pool.push(connection);
   }
 
-  #poolOf({ secure, host, port, caBundle }: Origin): HttpConnection[] {
-    const key = `${secure} ${host} ${port} ${caBundle}`;
+  #poolOf({ secure, host, port, caBundle, proxy }: Origin): HttpConnection[] {
+    const key = `${secure} ${host} ${port} ${caBundle} ${proxy === undefined ? '' : JSON.stringify(proxy)}`;
     const pool = this.#idle.get(key) ?? [];
     this.#idle.set(key, pool);
     return pool;

@@ -1,9 +1,11 @@
-import { connect, isIP, type Socket } from 'node:net';
+import { connect, type Socket } from 'node:net';
 import type { SecureContext } from 'node:tls';
 import { ChunkedDecoder } from './chunked.ts';
+import type { HttpProxy, Server } from './proxy.ts';
 import { MalformedResponseError, parseResponseHead, type ResponseHead } from './response-head.ts';
 import { idleTimer } from './timeouts.ts';
 import { nodeTls } from './trusted-cas.ts';
+import { connectToProxy, openTunnel, overdueProxy, tlsOptions, unreached } from './tunnel.ts';
 
 /**
  * Maximum size in bytes of the status line and headers of a response, including the informational responses (1xx)
@@ -39,17 +41,19 @@ export interface BodyHandler {
   fail(cause: Error): void;
 }
 
-/** A server. */
-export interface Origin {
-  readonly secure: boolean;
-  readonly host: string;
-  readonly port: number;
+/** A server, and how to connect to it. */
+export interface Origin extends Server {
   /** A PEM file with certificates of CAs to trust besides Node's. */
   readonly caBundle?: string | undefined;
+  /**
+   * The proxy for this server. With TLS it makes a tunnel; without TLS it answers requests with the URL of the server (RFC 9112,
+   * 3.2.2).
+   */
+  readonly proxy?: HttpProxy | undefined;
 }
 
 export interface ConnectionOptions {
-  /** Time limit in milliseconds for opening the connection, including TLS. */
+  /** Time limit in milliseconds for opening the connection, including the proxy and TLS. */
   readonly connectTimeout: number;
   /** The CAs to trust instead of Node's. */
   readonly secureContext: SecureContext | undefined;
@@ -67,7 +71,10 @@ export interface ConnectionOptions {
  * A new connection is idle while it connects. If bytes arrive on an idle connection, the connection is closed.
  */
 export class HttpConnection {
-  readonly #socket: Socket;
+  /** The connection to the server. While a proxy opens a tunnel: the connection to the proxy. */
+  #socket: Socket;
+  /** The request that waits until the tunnel is open; `''`: none. */
+  #unsent: string | undefined;
   /** Memory for data that is not read into buffers of the user: heads, and bodies in chunks. */
   readonly #own = Buffer.allocUnsafeSlow(HEAD_LIMIT);
   readonly #onClose: () => void;
@@ -85,32 +92,33 @@ export class HttpConnection {
   /** Whether bytes have arrived since the last request. */
   #answered = false;
 
-  constructor({ secure, host, port }: Origin, { connectTimeout, secureContext, onClose }: ConnectionOptions) {
+  constructor(origin: Origin, { connectTimeout, secureContext, onClose }: ConnectionOptions) {
     this.#onClose = onClose;
-    const options = {
-      host,
-      port,
-      noDelay: true,
-      keepAlive: true,
-      onread: { buffer: () => this.#buffer(), callback: (count: number) => this.#read(count) },
-    };
-    const tls = () => ({
-      ALPNProtocols: ['http/1.1'],
-      ...(isIP(host) === 0 ? { servername: host } : {}),
-      ...(secureContext === undefined ? {} : { secureContext }),
-    });
-    this.#socket = secure ? nodeTls().connect({ ...options, ...tls() }) : connect(options);
+    const { proxy, secure } = origin;
     const connecting = idleTimer(connectTimeout, () => {
-      this.#close(timeoutError(`no connection was opened within ${connectTimeout / 1000} s`));
+      const overdue =
+        proxy === undefined
+          ? timeoutError(`no connection was opened within ${connectTimeout / 1000} s`)
+          : overdueProxy(proxy, connectTimeout);
+      this.#close(overdue);
     });
     connecting.start();
-    this.#socket.once(secure ? 'secureConnect' : 'connect', () => connecting.stop());
-    // stays for the whole life of the socket, because an unhandled error would crash the process
-    this.#socket.on('error', (cause) => this.#close(cause));
-    this.#socket.once('close', () => {
-      connecting.stop();
-      this.#onEnd();
-    });
+    const ready = () => connecting.stop();
+    if (proxy === undefined || !secure) {
+      const { host, port } = proxy ?? origin;
+      const onread = { buffer: () => this.#buffer(), callback: (count: number) => this.#read(count) };
+      const options = { host, port, noDelay: true, keepAlive: true, onread };
+      const isSecure = proxy?.secure ?? secure;
+      this.#socket = isSecure
+        ? nodeTls().connect({ ...options, ...tlsOptions(host, { secureContext }) })
+        : connect(options);
+      this.#watch(this.#socket, proxy, isSecure ? 'secureConnect' : 'connect', ready);
+    } else {
+      this.#unsent = '';
+      this.#socket = connectToProxy(proxy, { secureContext });
+      this.#openTunnel(origin, proxy, secureContext, ready);
+    }
+    this.#socket.once('close', ready);
   }
 
   get idle(): boolean {
@@ -133,7 +141,8 @@ export class HttpConnection {
     this.#headLength = 0;
     this.#answered = false;
     this.#requests += 1;
-    this.#socket.write(request, 'latin1');
+    if (this.#unsent === undefined) this.#socket.write(request, 'latin1');
+    else this.#unsent = request;
   }
 
   /** Continues a body that was paused by `filled`. */
@@ -150,6 +159,55 @@ export class HttpConnection {
   /** Closes the connection. No handler is called any more. */
   destroy(): void {
     this.#close(undefined);
+  }
+
+  #openTunnel(origin: Origin, proxy: HttpProxy, secureContext: SecureContext | undefined, ready: () => void): void {
+    const { host } = origin;
+    const outer = this.#socket;
+    const opened = () => {
+      if (this.#isClosed()) return;
+      const socket = nodeTls().connect({ socket: outer, ...tlsOptions(host, { secureContext }) });
+      this.#socket = socket;
+      this.#watch(socket, undefined, 'secureConnect', ready);
+      socket.once('close', ready);
+      // Node reads into memory of the user only from its own sockets, not from one inside another
+      socket.on('data', (bytes: Buffer) => this.#copyFrom(bytes));
+      const request = this.#unsent;
+      this.#unsent = undefined;
+      if (request !== undefined && request !== '') socket.write(request, 'latin1');
+    };
+    openTunnel(outer, proxy, origin).then(opened, (cause: Error) => {
+      this.#close(cause);
+      this.#onClose();
+    });
+  }
+
+  /** @param proxy that the socket connects to; its errors are then those of the proxy */
+  #watch(
+    socket: Socket,
+    proxy: HttpProxy | undefined,
+    connected: 'connect' | 'secureConnect',
+    ready: () => void,
+  ): void {
+    let reached = false;
+    socket.once(connected, () => {
+      reached = true;
+      ready();
+    });
+    // stays for the whole life of the socket, because an unhandled error would crash the process
+    socket.on('error', (cause) => this.#close(proxy === undefined || reached ? cause : unreached(proxy, cause)));
+    socket.once('close', () => this.#onEnd());
+  }
+
+  /** Reads bytes that Node has read into its own memory. */
+  #copyFrom(bytes: Buffer): void {
+    let goesOn = true;
+    for (let at = 0; at < bytes.length && !this.#isClosed(); ) {
+      const count = bytes.copy(this.#buffer(), 0, at);
+      at += count;
+      goesOn = this.#read(count);
+    }
+    if (!goesOn) this.#socket.pause();
   }
 
   #buffer(): Buffer {

@@ -1,6 +1,8 @@
 import { HttpClient, type HttpRequest } from '../http/client.ts';
 import { WINDOW } from '../http/connection-plan.ts';
+import { serverOf } from '../http/proxy.ts';
 import { SEGMENT_BUFFER } from '../http/segment.ts';
+import { authorizationOf } from '../http/tunnel.ts';
 import { SpareBuffers } from '../system/spare-buffers.ts';
 import type { BlobStream, OpenOptions } from './blob-source.ts';
 import { type ObjectRequest, type ObjectTransport, type RenewUrl, SignedObject } from './signed-object.ts';
@@ -69,20 +71,19 @@ export class ObjectDownloader {
 function httpRequest(signed: SignedUrl, range: string | undefined, etag: string | undefined): HttpRequest {
   const url = new URL(signed.url);
   const secure = url.protocol === 'https:';
+  const { proxy } = signed;
+  // a proxy without a tunnel gets the whole URL
+  const proxied = proxy !== undefined && !secure;
   const lines = [
-    `GET ${url.pathname}${url.search} HTTP/1.1`,
+    `GET ${proxied ? url.origin : ''}${url.pathname}${url.search} HTTP/1.1`,
     `Host: ${url.host}`,
     'Connection: keep-alive',
+    ...(proxied ? authorizationOf(proxy) : []),
     ...(range === undefined ? [] : [`Range: bytes=${range}`]),
     ...(etag === undefined ? [] : [`If-Match: ${etag}`]),
   ];
   return {
-    origin: {
-      secure,
-      host: url.hostname.replace(/^\[(.*)\]$/, '$1'),
-      port: url.port === '' ? (secure ? 443 : 80) : Number(url.port),
-      caBundle: signed.caBundle,
-    },
+    origin: { ...serverOf(url), caBundle: signed.caBundle, proxy },
     head: `${lines.join('\r\n')}\r\n\r\n`,
     connectTimeout: signed.connectTimeout,
   };

@@ -1,4 +1,5 @@
 import { abortError, throwIfAborted, UnpackError } from '../errors.ts';
+import { proxyFor, serverOf } from '../http/proxy.ts';
 import { idleTimer } from '../http/timeouts.ts';
 import type { BlobDigest } from '../oci/digest.ts';
 import { type S3Clients, sdk } from './s3-clients.ts';
@@ -44,19 +45,19 @@ export class ObjectSigner {
    *   credentials do not arrive within the idle timeout; the reason of the signal
    */
   async sign(key: string, options: SigningOptions): Promise<SignedUrl> {
-    const { endpoint, connectTimeout, idleTimeout, minimumSpeed, caBundle, unusedProxy } = this.#connection;
+    const { endpoint, connectTimeout, idleTimeout, minimumSpeed, caBundle, proxies } = this.#connection;
     const { missing, digest, signal, refused } = options;
     const request: S3Request = {
       bucket: this.#bucket,
       key,
       endpoint,
       missing,
-      unusedProxy,
       ...(digest === undefined ? {} : { digest }),
     };
     const location = refused?.why === 'moved' ? this.#follow(refused, request) : undefined;
     const url = await this.#withTimeout(this.#url(key, options, location), request, signal);
-    return { url, request, connectTimeout, idleTimeout, minimumSpeed, caBundle };
+    const proxy = proxyFor(proxies, serverOf(new URL(url)));
+    return { url, request: { ...request, proxy }, connectTimeout, idleTimeout, minimumSpeed, caBundle, proxy };
   }
 
   async #url(key: string, { seconds, refused }: SigningOptions, location: URL | undefined): Promise<string> {

@@ -1,7 +1,10 @@
 import { GetObjectCommand, S3Client } from '@aws-sdk/client-s3';
 import { getSignedUrl, S3RequestPresigner } from '@aws-sdk/s3-request-presigner';
-import { NodeHttpHandler } from '@smithy/node-http-handler';
+import { NodeHttpHandler, type NodeHttpHandlerOptions } from '@smithy/node-http-handler';
+import { authority, type Proxies, proxyFor } from '../http/proxy.ts';
+import { tunnelAgent } from '../http/proxy-agent.ts';
 import { trustedCas } from '../http/trusted-cas.ts';
+import { refusedBy, unreached } from '../http/tunnel.ts';
 import type { S3Connection } from './source-spec.ts';
 
 /**
@@ -20,10 +23,11 @@ export function s3Client(
   connection: S3Connection,
   { maxAttempts = 1, socketTimeout = 0 }: { readonly maxAttempts?: number; readonly socketTimeout?: number } = {},
 ): S3Client {
-  const { caBundle } = connection;
+  const { caBundle, proxies, connectTimeout } = connection;
   const agent = { keepAlive: true, ...(caBundle === undefined ? {} : { ca: trustedCas(caBundle) }) };
   const { Agent: HttpAgent } = nodeHttp();
   const { Agent: HttpsAgent } = nodeHttps();
+  const httpsAgent = proxies === undefined ? new HttpsAgent(agent) : tunnelAgent(agent, proxies, connectTimeout);
   return new S3Client({
     region: connection.region,
     forcePathStyle: connection.forcePathStyle,
@@ -35,14 +39,48 @@ export function s3Client(
     // the digest proves the bytes; the SDK's CRC would read every byte again, and not all servers support its trailers
     requestChecksumCalculation: 'WHEN_REQUIRED',
     responseChecksumValidation: 'WHEN_REQUIRED',
-    requestHandler: new NodeHttpHandler({
-      connectionTimeout: connection.connectTimeout,
+    // the clients for credentials (STS, SSO) use it, too; those of metadata services (IMDS, ECS) do not, so they use no proxy
+    requestHandler: new ProxiedHandler(proxies, {
+      connectionTimeout: connectTimeout,
       // the SDK's timeout includes the time in which the reader of a body is busy
       socketTimeout,
       httpAgent: new HttpAgent(agent),
-      httpsAgent: new HttpsAgent(agent),
+      httpsAgent,
     }),
   });
+}
+
+/** Sends requests without TLS to their proxy, which gets the whole URL. Requests with TLS go through `tunnelAgent`. */
+class ProxiedHandler extends NodeHttpHandler {
+  readonly #proxies: Proxies | undefined;
+
+  constructor(proxies: Proxies | undefined, options: NodeHttpHandlerOptions) {
+    super(options);
+    this.#proxies = proxies;
+  }
+
+  override handle(...[request, options]: Parameters<NodeHttpHandler['handle']>): ReturnType<NodeHttpHandler['handle']> {
+    const { protocol, hostname, port } = request;
+    const server = { secure: protocol === 'https:', host: hostname, port: port ?? 80 };
+    const proxy = server.secure ? undefined : proxyFor(this.#proxies, server);
+    if (proxy === undefined) return super.handle(request, options);
+    const { authorization } = proxy;
+    const toProxy: typeof request = Object.assign(Object.create(Object.getPrototypeOf(request)), request, {
+      protocol: proxy.secure ? 'https:' : 'http:',
+      hostname: proxy.host,
+      port: proxy.port,
+      path: `http://${authority(server.host, server.port)}${request.path}`,
+      headers: { ...request.headers, ...(authorization === undefined ? {} : { 'proxy-authorization': authorization }) },
+    });
+    const refusable = super.handle(toProxy, options).then((answer) => {
+      const { statusCode: status, reason = '' } = answer.response;
+      if (status === 407) throw refusedBy(proxy, authority(server.host, server.port), { status, reason });
+      return answer;
+    });
+    return refusable.catch((cause: unknown) => {
+      throw cause instanceof Error && 'code' in cause ? unreached(proxy, cause) : cause;
+    });
+  }
 }
 
 export interface UrlOptions {

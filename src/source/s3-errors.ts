@@ -1,4 +1,6 @@
 import { type FailureCode, type FailureDetails, UnpackError } from '../errors.ts';
+import { authority, type HttpProxy, proxyName, serverOf } from '../http/proxy.ts';
+import { ProxyError, refusedBy, UNTRUSTED_CODES } from '../http/tunnel.ts';
 
 /** The object or bucket of a failed request, for messages. */
 export interface S3Request {
@@ -9,8 +11,8 @@ export interface S3Request {
   /** The code for a missing key: of a blob, or of a file with the digests of images (a tag's link, an index). */
   readonly missing: 'BLOB_NOT_FOUND' | 'IMAGE_NOT_FOUND';
   readonly digest?: string;
-  /** The environment variable with a proxy, which unpackd does not use. */
-  readonly unusedProxy?: string | undefined;
+  /** The proxy that the request goes through. */
+  readonly proxy?: HttpProxy | undefined;
 }
 
 /** The refusal of a signed URL by the server, if a new URL can help. */
@@ -63,15 +65,6 @@ const NETWORK: Readonly<Record<string, string>> = {
 };
 const UNTRUSTED =
   'its certificate is signed by an unknown CA; set NODE_EXTRA_CA_CERTS or AWS_CA_BUNDLE to a PEM file with the certificate of the CA, and restart';
-/** OpenSSL's errors for a certificate that no known CA has signed, by Node's names. */
-const UNTRUSTED_CODES = new Set([
-  'DEPTH_ZERO_SELF_SIGNED_CERT',
-  'SELF_SIGNED_CERT_IN_CHAIN',
-  'UNABLE_TO_GET_ISSUER_CERT',
-  'UNABLE_TO_GET_ISSUER_CERT_LOCALLY',
-  'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
-]);
-
 /** The object of a request, for messages: `s3://bucket/key`, with the endpoint unless it is Amazon's. */
 export function s3Location(request: Pick<S3Request, 'bucket' | 'key' | 'endpoint'>): string {
   const path = request.key === undefined ? '' : `/${request.key}`;
@@ -90,6 +83,10 @@ export function s3Error(thrown: unknown, request: S3Request): UnpackError {
   const details: FailureDetails = request.digest === undefined ? {} : { digest: request.digest };
   const failure = (code: FailureCode, sentence: string) => new UnpackError(code, sentence, { cause: thrown, details });
 
+  const proxyError = causeOf(thrown, ProxyError);
+  if (proxyError !== undefined) {
+    return failure(proxyError.final ? 'SOURCE_DENIED' : 'SOURCE_UNAVAILABLE', `${where}: ${proxyError.message}`);
+  }
   if (name === 'NoSuchBucket') {
     const bucket = s3Location({ bucket: request.bucket, endpoint: request.endpoint });
     return failure('IMAGE_NOT_FOUND', `there is no bucket ${bucket}; check the job's bucket and the worker's endpoint`);
@@ -125,10 +122,8 @@ export function s3Error(thrown: unknown, request: S3Request): UnpackError {
     );
   }
   const why = UNTRUSTED_CODES.has(errno ?? '') ? UNTRUSTED : (NETWORK[errno ?? ''] ?? message);
-  const { unusedProxy } = request;
-  const proxy =
-    unusedProxy === undefined ? '' : `; ${unusedProxy} is set, but unpackd uses no proxy: it connects directly`;
-  return failure('SOURCE_UNAVAILABLE', `${where}: S3 can't be reached: ${why}${proxy}`);
+  const through = request.proxy === undefined ? '' : ` through ${proxyName(request.proxy)}`;
+  return failure('SOURCE_UNAVAILABLE', `${where}: S3 can't be reached${through}: ${why}`);
 }
 
 /** The failure for a redirection that is not followed, with advice on how to avoid it. */
@@ -163,12 +158,30 @@ export function s3Refusal(refused: Refused, request: S3Request): UnpackError {
   const { status, reason, text } = refused;
   const moved = refusalOf(refused, false);
   if (moved?.why === 'moved') return movedError(request, moved);
+  if (isAnswerOfProxy(refused, request)) {
+    return s3Error(refusedBy(request.proxy, authorityOf(request.endpoint), refused), request);
+  }
   const message = tagIn(text, 'Message') ?? (reason === '' ? 'no reason given' : reason);
   const thrown = Object.assign(new Error(message), {
     name: tagIn(text, 'Code') ?? '',
     $metadata: { httpStatusCode: status },
   });
   return s3Error(thrown, request);
+}
+
+/** Statuses with which a proxy answers itself. */
+const STATUSES_OF_PROXIES = new Set([403, 405, 407, 500, 502, 503, 504]);
+
+/** Whether a proxy without a tunnel has answered instead of the server: S3's own refusals have a code. */
+function isAnswerOfProxy({ status, text }: Refused, request: S3Request): request is S3Request & { proxy: HttpProxy } {
+  if (request.proxy === undefined || request.endpoint?.startsWith('http://') !== true) return false;
+  return status === 407 || (STATUSES_OF_PROXIES.has(status) && text !== '' && tagIn(text, 'Code') === undefined);
+}
+
+function authorityOf(endpoint: string | undefined): string {
+  if (endpoint === undefined) return 'S3';
+  const { host, port } = serverOf(new URL(endpoint));
+  return authority(host, port);
 }
 
 /** S3's error codes for a signature for another region. */
@@ -209,6 +222,12 @@ export function refusalOf({ status, text, headers }: Refused, read: boolean): Si
   if (!ENDED.has(code) && !expired && !(read && status !== 400)) return undefined;
   const date = code === 'RequestTimeTooSkewed' ? Date.parse(headers.get('date') ?? '') : Number.NaN;
   return { why: 'denied', answer, ...(Number.isNaN(date) ? {} : { date }) };
+}
+
+/** The first error of this class among an error and its causes. */
+function causeOf<T extends Error>(thrown: unknown, kind: new (...args: never[]) => T): T | undefined {
+  for (let error = thrown; error instanceof Error; error = error.cause) if (error instanceof kind) return error;
+  return undefined;
 }
 
 function tagIn(text: string, name: string): string | undefined {

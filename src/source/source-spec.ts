@@ -1,3 +1,4 @@
+import type { HttpProxy, Proxies } from '../http/proxy.ts';
 import type { MinimumSpeed } from '../http/timeouts.ts';
 import type { S3Request } from './s3-errors.ts';
 
@@ -26,6 +27,7 @@ export interface SignedUrl {
   readonly minimumSpeed?: MinimumSpeed | undefined;
   /** A PEM file with certificates of CAs to trust besides Node's. */
   readonly caBundle?: string | undefined;
+  readonly proxy?: HttpProxy | undefined;
 }
 
 /** A blob in a bucket, with a URL that is valid for some hours. */
@@ -75,8 +77,8 @@ export interface S3Connection {
   readonly minimumSpeed?: MinimumSpeed | undefined;
   /** A PEM file with certificates of CAs to trust besides Node's. */
   readonly caBundle?: string | undefined;
-  /** For messages: the environment variable with a proxy, which unpackd does not use. */
-  readonly unusedProxy?: string | undefined;
+  /** Default: every connection is direct. */
+  readonly proxies?: Proxies | undefined;
 }
 
 /** A local folder with an OCI image layout (OCI image spec, image-layout.md). */

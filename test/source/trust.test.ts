@@ -5,8 +5,9 @@ import { createServer } from 'node:https';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { listen } from '../../dev/local-programs.ts';
-import { loadConfig, s3Connection } from '../../src/config.ts';
+import { loadConfig } from '../../src/config.ts';
 import { digestOf } from '../../src/oci/digest.ts';
+import { s3Connection } from '../../src/s3-settings.ts';
 import { GrantedBlobs } from '../../src/source/granted-blobs.ts';
 import { openSource } from '../../src/source/open-sources.ts';
 import { readBlob } from '../../src/source/read-blob.ts';
@@ -67,30 +68,5 @@ describe('an endpoint with a certificate of a private CA', { timeout: 120_000, s
   test('is refused with the name of a file that cannot be read', async () => {
     const missing = join(place.path, 'missing.pem');
     assert.match((await fails('SOURCE_DENIED', read({ AWS_CA_BUNDLE: missing }))).message, /missing\.pem/);
-  });
-});
-
-describe('a proxy in the environment, which unpackd does not use,', { timeout: 60_000 }, () => {
-  const failing = async (env: Record<string, string>) => {
-    const config = loadConfig({}, { S3_ENDPOINT: 'http://127.0.0.1:1', UNPACK_S3_RESUMES: '0' });
-    const credentials = { accessKeyId: 'key', secretAccessKey: 'secret' };
-    const connection = { ...s3Connection(config, env), credentials };
-    const source = openSource({ kind: 's3', bucket: 'images', prefix: '', layout: { kind: 'oci' }, connection });
-    return (await fails('SOURCE_UNAVAILABLE', source.resolveTag('v1'))).message;
-  };
-
-  test('is named by its variable, without its URL, if S3 cannot be reached', async () => {
-    for (const name of ['HTTP_PROXY', 'http_proxy', 'ALL_PROXY']) {
-      const message = await failing({ [name]: 'http://user:secret@proxy.example:3128' });
-      assert.match(message, new RegExp(`${name} is set, but unpackd uses no proxy`));
-      assert.doesNotMatch(message, /secret/);
-    }
-  });
-
-  test('is not named if it is not for this endpoint', async () => {
-    const proxy = 'http://proxy.example:3128';
-    for (const env of [{}, { HTTPS_PROXY: proxy }, { HTTP_PROXY: proxy, NO_PROXY: 'example.org, 127.0.0.1' }]) {
-      assert.doesNotMatch(await failing(env), /proxy/i);
-    }
   });
 });
