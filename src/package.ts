@@ -1,13 +1,20 @@
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 
 /** Where the package is on disk, and its version. */
 
 /** Whether this code runs from `dist` (`npm run build`) and not from the source. */
 export const built: boolean = !import.meta.filename.endsWith('.ts');
 
-/** The folder that contains package.json. It is one level above `src`, and two levels above `dist/src`. */
-export const packageRoot: string = join(import.meta.dirname, built ? '../..' : '..');
+/**
+ * The folder that contains package.json: the first one above this file that has it. Code is in `src`, in `dist/src`, or, bundled
+ * into a program, in `dist/src/cli` or `dist/workers`.
+ */
+export const packageRoot: string = (() => {
+  let folder = import.meta.dirname;
+  while (!existsSync(join(folder, 'package.json')) && dirname(folder) !== folder) folder = dirname(folder);
+  return folder;
+})();
 
 /** The version in package.json. */
 export const version: string = (() => {
