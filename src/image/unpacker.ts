@@ -14,7 +14,7 @@ import { StoreProbe } from '../rootfs/store-probe.ts';
 import { snapshotsDirectory } from '../snapshots/directories.ts';
 import type { KnownImage } from '../snapshots/images.ts';
 import { NOTHING_TO_MOUNT } from '../snapshots/layout.ts';
-import { isSnapshotError } from '../snapshots/snapshotter.ts';
+import { isSnapshotError, SnapshotError } from '../snapshots/snapshotter.ts';
 import type { Store } from '../snapshots/store.ts';
 import type { BlobSource } from '../source/blob-source.ts';
 import { OpenSources } from '../source/open-sources.ts';
@@ -99,7 +99,7 @@ export function createUnpacker(
       for (const index of images.keys()) await recorder.record(images, index, origin, { known: known[index] });
     } catch (error) {
       if (isSnapshotError(error, 'NotFound')) return undefined; // it was removed just now
-      throw error;
+      throw storeFailure(error, snapshotter.root);
     }
     return ifExisting(images, origin.reference, known);
   }
@@ -153,7 +153,8 @@ export function createUnpacker(
     try {
       if (leftovers) await tidyUp(call.log);
       return await unpackImages(found, call);
-    } catch (error) {
+    } catch (thrown) {
+      const error = storeFailure(thrown, snapshotter.root);
       if (LEAVES_LEFTOVERS.has(toUnpackError(error).code)) leftovers = true;
       throw error;
     }
@@ -271,6 +272,14 @@ function unsyncedText({ collectedBy, durable }: Store): string {
     return 'may be lost in a power cut, because others have unpacked them, and containerd does not sync; a worker with UNPACK_DURABLE=true syncs them';
   }
   return 'may be incomplete, because others unpacked them before this machine started, and containerd does not sync; if the machine had lost its power, remove the image and unpack it again';
+}
+
+/** @returns STORE_FAILED for a call that the store refuses at a time when no job should see that; any other error unchanged */
+function storeFailure(error: unknown, root: string): unknown {
+  if (!(error instanceof SnapshotError)) return error;
+  return new UnpackError('STORE_FAILED', `the store ${root} refuses a call of the job: ${error.message}`, {
+    cause: error,
+  });
 }
 
 /** A lease keeps the layers of a running job. A program that knows no leases, or a person, can still remove them. */

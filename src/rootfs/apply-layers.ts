@@ -17,7 +17,7 @@ import {
 import type { AppliedDiff, Applier, ApplyOptions, ApplyProgress, Log } from './applier.ts';
 import { ApplyOrder } from './apply-order.ts';
 import type { ChainLocks } from './chain-locks.ts';
-import { MAX_TRIES, onSnapshot, readBelow, vanishing } from './changing-store.ts';
+import { explainRemoval, MAX_TRIES, onSnapshot, readBelow, vanishing } from './changing-store.ts';
 import { LayersBelow } from './layers-below.ts';
 import { extractionKey, removeLeftoversOf, viewKey } from './leftovers.ts';
 import { LockWaits } from './lock-waits.ts';
@@ -206,13 +206,14 @@ class Chain {
       await using extraction = await this.prepare(index, signal);
       if (extraction === undefined) return this.existed(index);
       const sync = mustSync ? this.options.watch?.() : undefined;
-      const diff = await this.extract(index, extraction, { findings, signal }, below);
+      const explained = async (error: unknown) => Promise.reject(await explainRemoval(error, extraction));
+      const diff = await this.extract(index, extraction, { findings, signal }, below).catch(explained);
       if (diff === undefined) {
         this.log(index, 'is written again, because the layers below it were replaced meanwhile', extraction);
         continue;
       }
       if (!diff.needsSecondPass) {
-        return await this.waits.writing(() => this.commit(index, extraction, diff, sync, signal));
+        return await this.waits.writing(() => this.commit(index, extraction, diff, sync, signal).catch(explained));
       }
       ({ findings } = diff);
       pass++;

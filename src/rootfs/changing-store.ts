@@ -1,5 +1,5 @@
 import type { DiffTarget } from '../diff/target.ts';
-import { throwIfAborted, UnpackError } from '../errors.ts';
+import { type FailureCode, throwIfAborted, toUnpackError, UnpackError } from '../errors.ts';
 import { failureAt } from '../snapshots/directories.ts';
 import { isSnapshotError, type Mount } from '../snapshots/snapshotter.ts';
 import type { TemporarySnapshot } from './temporary-snapshot.ts';
@@ -13,8 +13,20 @@ import type { TemporarySnapshot } from './temporary-snapshot.ts';
 export const MAX_TRIES = 8;
 
 /** @param what a sentence about the layers that do not stay in the store */
-export function vanishing(what: string): UnpackError {
-  return new UnpackError('STORE_FAILED', `${what}: find the process that removes them while they are unpacked`);
+export function vanishing(what: string, cause?: unknown): UnpackError {
+  const message = `${what}: find the process that removes snapshots while they are used`;
+  return new UnpackError('STORE_FAILED', message, { cause });
+}
+
+/** Failures that the removal of a layer's snapshot can have, while the layer is written or committed. */
+const OF_REMOVAL = new Set<FailureCode>(['STORE_FAILED', 'INTERNAL']);
+
+/** @returns the failure if somebody has removed the snapshot that a layer is written into; else `error` unchanged */
+export async function explainRemoval(error: unknown, layer: TemporarySnapshot): Promise<unknown> {
+  const { code, details } = toUnpackError(error);
+  // a failure that has a layer already is that of a layer below
+  if (!OF_REMOVAL.has(code) || details.layerIndex !== undefined || !(await layer.isRemoved())) return error;
+  return vanishing(`its unfinished snapshot ${layer.key} was removed`, error);
 }
 
 /**

@@ -40,6 +40,16 @@ export class TemporarySnapshot implements AsyncDisposable {
     return JSON.stringify(now) !== JSON.stringify(this.mounts);
   }
 
+  /** Whether somebody else has removed it. `false` if the store cannot be asked. */
+  async isRemoved(): Promise<boolean> {
+    try {
+      await this.#snapshotter.mounts(this.key);
+      return false;
+    } catch (error) {
+      return isSnapshotError(error, 'NotFound');
+    }
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.isCommitted) return;
     const { key } = this;

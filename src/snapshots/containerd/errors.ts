@@ -15,6 +15,9 @@ const KINDS: Partial<Record<GrpcCode, SnapshotErrorKind>> = {
 /** What Go's errors of a full disk say. containerd has no code for them: it reports UNKNOWN. */
 const FULL = /no space left on device|disk quota exceeded/;
 
+/** containerd's answers to a call that names a lease which is not there (core/metadata, leases.go). */
+const NO_LEASE = /^lease (?:does not exist|"[^"]*"): /;
+
 /** @returns a SnapshotError or an UnpackError for an error of a call; any other error unchanged */
 export function storeError(thrown: unknown, socket: string): unknown {
   if (!(thrown instanceof GrpcError)) return thrown;
@@ -27,6 +30,11 @@ export function storeError(thrown: unknown, socket: string): unknown {
       {
         cause: thrown,
       },
+    );
+  }
+  if (code === 'NOT_FOUND' && NO_LEASE.test(details)) {
+    return failed(
+      `the lease of this job in containerd at ${socket} was removed: look for a program that removes leases there`,
     );
   }
   const kind = KINDS[code];
