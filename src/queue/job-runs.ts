@@ -1,4 +1,4 @@
-import { type Job, Worker } from 'bullmq';
+import { type Job, type JobsOptions, Worker } from 'bullmq';
 import type { UnpackError } from '../errors.ts';
 import type { LayerLocked } from './parked-jobs.ts';
 
@@ -89,6 +89,16 @@ export class RunningJobs {
 }
 
 /**
+ * Lets the settings of the worker decide how many finished jobs are kept. BullMQ would let a job keep itself and all others without
+ * a limit (`removeOnComplete: false`), or remove those of other producers. A job may only ask to be removed itself.
+ */
+function ownKeepSettings(options: JobsOptions): void {
+  for (const name of ['removeOnComplete', 'removeOnFail'] as const) {
+    if (options[name] !== true && options[name] !== 0) delete options[name];
+  }
+}
+
+/**
  * BullMQ's worker, extended for two runs of one job at the same time. BullMQ identifies a lock by the ID of the job. This class
  * corrects two faults that follow from it:
  *
@@ -109,7 +119,8 @@ export class BullWorker extends Worker {
   }
 
   override async processJob(...parameters: Parameters<Worker['processJob']>): ReturnType<Worker['processJob']> {
-    const [{ id, processedOn }, token] = parameters as [Job, string];
+    const [{ id, processedOn, opts }, token] = parameters as [Job, string];
+    ownKeepSettings(opts);
     if (id === undefined) return super.processJob(...parameters);
     const run = { token, taken: processedOn };
     this.#newest.set(id, run);
