@@ -5,6 +5,7 @@ import { probeRedis } from '../queue/redis-probe.ts';
 import { displayRedisUrl } from '../redis-address.ts';
 import type { RedisSettings } from '../redis-settings.ts';
 import { type Check, fail, ok, reason, warn } from './check.ts';
+import { checkDeployment, linesOf } from './redis-deployment.ts';
 
 const TIMEOUT = 3000;
 /** Versions of Redis that BullMQ requires and recommends (docs.bullmq.io, "Compatibility"). */
@@ -40,11 +41,11 @@ export async function checkRedis(
   try {
     await redis.connect();
     if (failure !== undefined) throw failure;
-    const info = fieldsOf(await redis.info());
+    const info = linesOf(await redis.info());
     const { UNPACK_REDIS_PREFIX: prefix, UNPACK_QUEUE: queue } = settings;
     const keys = [1, 2].map((number) => `${prefix}:${queue}:unpackd-probe-${number}`);
     await redis.eval(TRY_WRITES, keys.length, ...keys);
-    return [version(info, where), policy(info), persistence(info)];
+    return [version(info, where), policy(info), persistence(info), ...(await checkDeployment(settings, redis, info))];
   } catch (error) {
     const diagnosis = unready ?? diagnoseRedisError(failure ?? error, errorSource(settings));
     const found = diagnosis !== undefined && diagnosis.kind !== 'unreachable' ? undefined : await probeRedis(settings);
@@ -94,9 +95,3 @@ function persistence(info: Info): Check {
 }
 
 type Info = ReadonlyMap<string, string>;
-
-/** The answer of INFO: `field:value` lines. */
-function fieldsOf(text: string): Info {
-  const lines = text.split('\r\n').filter((line) => line.includes(':'));
-  return new Map(lines.map((line) => [line.slice(0, line.indexOf(':')), line.slice(line.indexOf(':') + 1)]));
-}

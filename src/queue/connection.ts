@@ -2,10 +2,9 @@ import { Redis, type RedisOptions } from 'ioredis';
 import { ConfigError } from '../errors.ts';
 import { type RedisAddress, readRedisUrl } from '../redis-address.ts';
 import { type RedisSettings, redisContradictions } from '../redis-settings.ts';
-import { addSecret } from '../secrets.ts';
 import { connectorTo } from './redis-connector.ts';
-import { readPassword, readTls } from './redis-files.ts';
-import { primaryFinder } from './redis-primary.ts';
+import { readTls } from './redis-files.ts';
+import { primaryFinder, serverLogin } from './redis-primary.ts';
 
 /**
  * Connections to Redis: to the server in REDIS_URL, to the primary that its sentinels name, or to the node of a cluster that has
@@ -132,11 +131,9 @@ function addressOf(settings: RedisSettings): RedisAddress {
  * @throws ConfigError for a file that cannot be used
  */
 function serverOptions(settings: RedisSettings, address: RedisAddress) {
-  const { db, family, username } = address;
-  const password = readPassword(settings, 'REDIS_PASSWORD_FILE', 'Redis') ?? address.password;
-  addSecret(password);
+  const { db, family } = address;
+  const login = serverLogin(settings, address);
   const tls = () => readTls(settings);
-  const login = { ...(username === undefined ? {} : { username }), ...(password === undefined ? {} : { password }) };
   return {
     db,
     family,

@@ -1,6 +1,7 @@
 import { Redis } from 'ioredis';
-import { displayServer, type RedisAddress, type RedisServer } from '../redis-address.ts';
+import { displayServer, type RedisAddress, type RedisServer, readRedisUrl } from '../redis-address.ts';
 import type { RedisSettings } from '../redis-settings.ts';
+import { addSecret } from '../secrets.ts';
 import { connectorTo } from './redis-connector.ts';
 import {
   CLUSTER_DOWN,
@@ -84,7 +85,7 @@ function sentinelLogin(settings: RedisSettings): Login {
 async function firstAnswer(asked: Asked, servers: readonly RedisServer[]): Promise<Answer> {
   const failed: RedisDiagnosis[] = [];
   const answers = servers.map((server) =>
-    askServer(asked, server).catch((error: unknown) => {
+    askServer(asked, server, (redis) => asked.ask(redis, server)).catch((error: unknown) => {
       failed.push(diagnosisOf(asked.source, server, error));
       throw error;
     }),
@@ -118,7 +119,40 @@ export function aboutServer(
   return { kind, sentence: `has a ${source}, ${displayServer(server)}, that ${sentence}` };
 }
 
-async function askServer({ settings, address, ask, username, password }: Asked, server: RedisServer): Promise<Answer> {
+export interface ServerAnswer<T> {
+  readonly server: RedisServer;
+  /** `undefined` if the server does not answer. */
+  readonly answer: T | undefined;
+}
+
+/** Asks each sentinel or node that REDIS_URL names, for `unpackd doctor`. @throws ConfigError */
+export async function askEach<T>(
+  settings: RedisSettings,
+  ask: (redis: Redis) => Promise<T>,
+): Promise<ServerAnswer<T>[]> {
+  const address = readRedisUrl(settings.REDIS_URL);
+  if (typeof address === 'string') return [];
+  const login = address.kind === 'sentinel' ? sentinelLogin(settings) : serverLogin(settings, address);
+  return Promise.all(
+    address.servers.map(async (server) => ({
+      server,
+      answer: await askServer({ ...login, settings, address }, server, ask).catch(() => undefined),
+    })),
+  );
+}
+
+/** User and password of the servers with data. @throws ConfigError */
+export function serverLogin(settings: RedisSettings, { username, password: inUrl }: RedisAddress): Login {
+  const password = readPassword(settings, 'REDIS_PASSWORD_FILE', 'Redis') ?? inUrl;
+  addSecret(password);
+  return { ...(username === undefined ? {} : { username }), ...(password === undefined ? {} : { password }) };
+}
+
+async function askServer<T>(
+  { settings, address, username, password }: Login & Pick<Asked, 'settings' | 'address'>,
+  server: RedisServer,
+  ask: (redis: Redis) => Promise<T>,
+): Promise<T> {
   const tls = () => readTls(settings);
   const redis = new Redis({
     ...(username === undefined ? {} : { username }),
@@ -139,7 +173,7 @@ async function askServer({ settings, address, ask, username, password }: Asked, 
   });
   try {
     await redis.connect();
-    return await ask(redis, server);
+    return await ask(redis);
   } catch (error) {
     throw failure ?? error;
   } finally {

@@ -17,7 +17,7 @@ for (const [title, options] of [
     let ended = 0;
     await fixture.worker(settings, async ({ bucket }) => {
       ended++;
-      if (bucket === 'bad') throw new UnpackError('SOURCE_NOT_FOUND', 'there is nothing');
+      if (bucket === 'bad') throw new UnpackError('IMAGE_NOT_FOUND', 'there is nothing');
       return [image('applied')];
     });
     const jobs = Array.from({ length: 20 }, (_, i) => ({

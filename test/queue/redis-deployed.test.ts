@@ -12,6 +12,11 @@ const KINDS: readonly (readonly [title: string, start: () => Promise<Deployment>
   ['in a cluster', () => startCluster({ password: 's3cr3t-data' })],
 ];
 
+const DOCTOR: Readonly<Record<string, RegExp>> = {
+  'behind sentinels': /^3 of 3 answer; quorum 2, down-after 1000 ms, failover-timeout 5000 ms$/,
+  'in a cluster': /^6 of 6 nodes in REDIS_URL answer: 3 primaries, 3 replicas; 16384 slots assigned; version \d[\d.]+$/,
+};
+
 for (const [title, start] of KINDS) {
   describe(`a queue ${title}`, () => {
     let deployment: Deployment;
@@ -46,6 +51,9 @@ for (const [title, start] of KINDS) {
         checks.filter(({ status }) => status === 'fail'),
         [],
       );
+      const finding = (name: string) => checks.find((check) => check.name === name)?.finding ?? '';
+      assert.match(finding('Redis replicas'), /^a primary with [12] connected replicas?; min-replicas-to-write 0: /);
+      assert.match(title === 'in a cluster' ? finding('Redis cluster') : finding('Sentinels'), DOCTOR[title] ?? /$^/);
       assert.match(checks.find(({ name }) => name === 'Workers')?.finding ?? '', /^1 connected: worker-1/);
     });
 
