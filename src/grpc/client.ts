@@ -1,5 +1,13 @@
+import type { Socket } from 'node:net';
 import { resolve } from 'node:path';
-import { Client as Channel, type ClientReadableStream, credentials, Metadata, type ServiceError } from '@grpc/grpc-js';
+import {
+  Client as Channel,
+  type ChannelCredentials,
+  type ClientReadableStream,
+  credentials,
+  Metadata,
+  type ServiceError,
+} from '@grpc/grpc-js';
 import type { ServiceDefinition } from '@grpc/proto-loader';
 import { loadService } from './definitions.ts';
 import { codeOf, GrpcError } from './errors.ts';
@@ -61,7 +69,8 @@ const RECONNECTION = { 'grpc.initial_reconnect_backoff_ms': 100, 'grpc.max_recon
 /** Does no I/O but reading the .proto files: a socket without containerd is an error of the first call, UNAVAILABLE. */
 export function connectContainerd({ socket, namespace }: Address): ContainerdClient {
   // containerd and Node's HTTP/2 servers accept `localhost`, but not the path of a socket
-  const channel = new Channel(`unix:${resolve(socket)}`, credentials.createInsecure(), {
+  const sockets = new Set<Socket>();
+  const channel = new Channel(`unix:${resolve(socket)}`, insecure(sockets), {
     'grpc.default_authority': 'localhost',
     'grpc.enable_http_proxy': 0,
     'grpc.use_local_subchannel_pool': 1,
@@ -87,8 +96,26 @@ export function connectContainerd({ socket, namespace }: Address): ContainerdCli
     close: () => {
       channel.close();
       for (const call of running) call.cancel();
+      // the channel ends a connection that works, but waits for ever for the first bytes of a server that hangs
+      for (const each of sockets) if (each.bytesRead === 0) each.destroy();
     },
   };
+}
+
+/** Credentials for a Unix socket. @param sockets gets the sockets of the connections that are open */
+function insecure(sockets: Set<Socket>): ChannelCredentials {
+  const made = credentials.createInsecure();
+  const create = made._createSecureConnector.bind(made);
+  made._createSecureConnector = (...args) => {
+    const connector = create(...args);
+    const connect = (socket: Socket) => {
+      sockets.add(socket);
+      socket.once('close', () => sockets.delete(socket));
+      return connector.connect(socket);
+    };
+    return { ...connector, connect };
+  };
+  return made;
 }
 
 type Method = ServiceDefinition[string];

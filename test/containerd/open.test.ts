@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { existsSync, readdirSync } from 'node:fs';
-import { createServer, type Socket } from 'node:net';
+import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import '../support/needs-root.ts';
@@ -93,19 +93,20 @@ for (const program of PROGRAMS) {
       await assert.rejects(opening, /nobody\.sock does not answer .*: start it, or set UNPACK_CONTAINERD_SOCKET/);
     });
 
-    test('a socket that never answers is STORE_FAILED after some seconds', async () => {
+    test('a socket that never answers is STORE_FAILED after some seconds, and its connection ends', {
+      timeout: 60_000,
+    }, async () => {
       using place = scratch();
       const socket = join(place.path, 'silent.sock');
-      const connections: Socket[] = [];
-      const server = createServer((connection) => connections.push(connection)).listen(socket);
+      const server = createServer((connection) => connection.resume()).listen(socket);
       await once(server, 'listening');
       const client = connectContainerd({ socket, namespace: 'default' });
       const finding = findSnapshotter(client, { socket, snapshotter: 'overlayfs' }, 300);
       await assert.rejects(finding, code('STORE_FAILED'));
       await assert.rejects(finding, /silent\.sock has not answered .* in time: look whether it is containerd's socket/);
       client.close();
-      server.close();
-      for (const connection of connections) connection.destroy();
+      // when the last connection has ended
+      await once(server.close(), 'close');
     });
 
     test('a snapshotter that containerd does not have is STORE_FAILED with those that it has', async () => {
