@@ -140,7 +140,8 @@ export function createUnpacker(
   /** Adds whether all layers are on disk, and a warning if this process cannot know whether they will be. */
   async function withDurability(image: Omit<UnpackedImage, 'durable'>): Promise<UnpackedImage> {
     if (findsSyncedOnly || image.chainId === undefined) return { ...image, durable: true };
-    const { own, others } = await snapshotter.unsynced(image.chainId);
+    const below = image.layers.slice(0, -1).map(({ chainId }) => chainId);
+    const { own, others } = await snapshotter.unsynced(image.chainId, below);
     if (others === 0) return { ...image, durable: own === 0 };
     const warning = `${others} of ${image.layers.length} layers ${unsyncedText(snapshotter)}`;
     return { ...image, warnings: [...image.warnings, warning], durable: false };

@@ -91,9 +91,10 @@ export interface Snapshotter {
   walk(filter?: SnapshotFilter): Promise<SnapshotInfo[]>;
   /**
    * How many layers of a committed snapshot, itself and those below, are not known to be on disk.
+   * @param below the names of the layers below, if they are known. containerd is asked for all of them at once then
    * @throws NotFound
    */
-  unsynced(name: string): Promise<Unsynced>;
+  unsynced(name: string, below?: readonly string[]): Promise<Unsynced>;
   /**
    * Syncs what this process has committed without a sync, and records it. If the kernel reports a loss, all snapshots that are
    * not synced become suspect.

@@ -44,12 +44,34 @@ test('layers of others from before the start of the machine stay unknown, later 
   const client = connectContainerd({ socket: join(place.path, 'nobody.sock'), namespace: 'default' });
   const { counted, stat } = answers();
   const durability = new Durability(client, 'overlayfs', place.path);
-  assert.deepEqual(await durability.unsynced('2', stat, false), { own: 0, others: 2 });
+  assert.deepEqual(await durability.unsynced({ name: '2' }, stat, false), { own: 0, others: 2 });
   assert.equal(counted.calls, 3);
-  assert.deepEqual(await durability.unsynced('2', stat, true), { own: 0, others: 1 });
-  assert.deepEqual(await durability.unsynced('2', stat, false), { own: 0, others: 1 });
+  assert.deepEqual(await durability.unsynced({ name: '2' }, stat, true), { own: 0, others: 1 });
+  assert.deepEqual(await durability.unsynced({ name: '2' }, stat, false), { own: 0, others: 1 });
   assert.equal(counted.calls, 5, 'each further look asks for the top only');
-  assert.deepEqual(await durability.unsynced('1', stat, true), { own: 0, others: 1 });
+  assert.deepEqual(await durability.unsynced({ name: '1' }, stat, true), { own: 0, others: 1 });
   await durability.close();
+  client.close();
+});
+
+test('the layers below that are known are read at once, and wrong names do no harm', async () => {
+  using place = scratch();
+  const client = connectContainerd({ socket: join(place.path, 'nobody.sock'), namespace: 'default' });
+  const { counted, stat } = answers();
+  const { promise: all, resolve: onAll } = Promise.withResolvers<void>();
+  const atOnce = async (name: string) => {
+    const answer = stat(name);
+    if (counted.calls === CHAIN.length) onAll();
+    if (name !== '2') await all;
+    return answer;
+  };
+  const durability = new Durability(client, 'overlayfs', place.path);
+  assert.deepEqual(await durability.unsynced({ name: '2', below: ['0', '1'] }, atOnce, false), { own: 0, others: 2 });
+  assert.equal(counted.calls, CHAIN.length);
+  const again = new Durability(client, 'overlayfs', place.path);
+  const wrong = { name: '2', below: ['nothing', '0'] };
+  assert.deepEqual(await again.unsynced(wrong, stat, false), { own: 0, others: 2 });
+  await durability.close();
+  await again.close();
   client.close();
 });

@@ -77,13 +77,18 @@ export class Durability {
 
   /**
    * Counts the layers that are not known to be on disk.
+   * @param image its top snapshot, and those below as far as the caller knows them: they are read at once
    * @param stat reads a snapshot
    * @param demanded whether to sync the layers of others that can be synced now
    * @throws system errors of the sync; as `stat`
    */
-  async unsynced(name: string, stat: (name: string) => Promise<WireSnapshot>, demanded: boolean): Promise<Unsynced> {
+  async unsynced(
+    { name, below = [] }: { readonly name: string; readonly below?: readonly string[] },
+    stat: (name: string) => Promise<WireSnapshot>,
+    demanded: boolean,
+  ): Promise<Unsynced> {
     const top = await stat(name);
-    const unlabelled = this.#unlabelled.get(versionOf(top)) ?? (await this.#look(top, stat));
+    const unlabelled = this.#unlabelled.get(versionOf(top)) ?? (await this.#look(top, below, stat));
     const left = unlabelled.filter(({ version }) => this.#synced.get(version) === undefined);
     const others = left.filter((layer) => !this.#isPending(layer.name));
     const young = others.filter(({ isOld }) => !isOld);
@@ -105,10 +110,17 @@ export class Durability {
   }
 
   /** A layer cannot be replaced while one stands on it, so the answer is right as long as the top snapshot exists. */
-  async #look(top: WireSnapshot, stat: (name: string) => Promise<WireSnapshot>): Promise<readonly UnlabelledLayer[]> {
+  async #look(
+    top: WireSnapshot,
+    below: readonly string[],
+    stat: (name: string) => Promise<WireSnapshot>,
+  ): Promise<readonly UnlabelledLayer[]> {
     const booted = bootTime() ?? Number.POSITIVE_INFINITY;
     const layers: UnlabelledLayer[] = [];
-    for (let layer = top; ; layer = await stat(layer.parent)) {
+    const read = await Promise.all(below.map(async (name) => [name, await stat(name).catch(() => undefined)] as const));
+    const known = new Map(read);
+    // what is missing there is read once more, which reports why
+    for (let layer = top; ; layer = known.get(layer.parent) ?? (await stat(layer.parent))) {
       const isOld = dateOf(layer.createdAt).getTime() < booted;
       if (!(LABEL_SYNCED in layer.labels)) layers.push({ name: layer.name, version: versionOf(layer), isOld });
       if (layer.parent === '') break;

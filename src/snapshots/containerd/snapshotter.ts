@@ -163,8 +163,9 @@ export class ContainerdSnapshotter implements Snapshotter {
     });
   }
 
-  unsynced(name: string): Promise<Unsynced> {
-    return this.run(() => this.opened.durability.unsynced(name, (each) => this.#calls.stat(each), this.durable));
+  unsynced(name: string, below: readonly string[] = []): Promise<Unsynced> {
+    const stat = (each: string) => this.#calls.stat(each);
+    return this.run(() => this.opened.durability.unsynced({ name, below }, stat, this.durable));
   }
 
   sync(): Promise<void> {
