@@ -2,9 +2,11 @@ import { randomUUID } from 'node:crypto';
 import { createConnection } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isMissing } from '../errno.ts';
+import { UnpackError } from '../errors.ts';
 import { type Address, type CallOptions, type ContainerdClient, connectContainerd } from '../grpc/client.ts';
 import { GrpcError } from '../grpc/errors.ts';
 import type { Plugin } from '../grpc/services.ts';
+import { storeError } from '../snapshots/containerd/errors.ts';
 import { expiring } from '../snapshots/containerd/leases.ts';
 import { type Check, fail, reason } from './check.ts';
 
@@ -103,7 +105,8 @@ async function ask(client: ContainerdClient): Promise<Omit<RunningContainerd, 'a
   }
 }
 
-function noContainerd(socket: string, { code, details }: GrpcError): Check {
+function noContainerd(socket: string, error: GrpcError): Check {
+  const { code, details, method } = error;
   if (code === 'DEADLINE_EXCEEDED') {
     return fail(
       'containerd',
@@ -111,11 +114,21 @@ function noContainerd(socket: string, { code, details }: GrpcError): Check {
       'see the log of containerd and restart it; running containers go on',
     );
   }
+  // it has answered the first call, so it is a containerd, with a fault that a job sees too
+  if (!method.endsWith('/Version')) return refusal('containerd', storeError(error, socket));
   return fail(
     'containerd',
     `${socket} does not answer as containerd does: ${code}: ${details}`,
     'set UNPACK_CONTAINERD_SOCKET to the socket of containerd itself, not to that of Docker or another runtime',
   );
+}
+
+/** A failed check of an error whose message ends with the advice. */
+export function refusal(name: string, error: unknown): Check {
+  const text = reason(error);
+  const end = error instanceof UnpackError && error.code === 'STORE_FULL' ? text.indexOf('; ') : text.lastIndexOf(': ');
+  if (!(error instanceof UnpackError) || end === -1) return fail(name, text, 'see the log of containerd');
+  return fail(name, text.slice(0, end), text.slice(end + 2));
 }
 
 interface Problem {

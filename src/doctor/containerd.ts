@@ -3,15 +3,15 @@ import { constants } from 'node:fs';
 import { access } from 'node:fs/promises';
 import type { Marks } from '../collector/free-space.ts';
 import { isMissing, makeRoomIn } from '../errno.ts';
-import { UnpackError } from '../errors.ts';
 import type { Address } from '../grpc/client.ts';
 import { loadService } from '../grpc/definitions.ts';
 import { GrpcError } from '../grpc/errors.ts';
+import { storeError } from '../snapshots/containerd/errors.ts';
 import { type FoundSnapshotter, findSnapshotter } from '../snapshots/containerd/plugin.ts';
 import { probeSnapshotter } from '../snapshots/containerd/probe.ts';
 import { diskOf } from '../system/space.ts';
 import { type Check, fail, ok, reason, warn } from './check.ts';
-import { type KnownSocket, type RunningContainerd, tryOut, withContainerd } from './containerd-daemon.ts';
+import { type KnownSocket, type RunningContainerd, refusal, tryOut, withContainerd } from './containerd-daemon.ts';
 import { nearestFolder, space } from './store.ts';
 
 /** Checks of a store that is a client of containerd (UNPACK_SNAPSHOTTER=containerd), for `unpackd doctor`. */
@@ -50,16 +50,6 @@ export function checkContainerd(
   return withContainerd(address, check, known);
 }
 
-/** A failed check of an error whose message ends with the advice, after the last colon. */
-function refusal(name: string, error: unknown): Check {
-  if (error instanceof GrpcError)
-    return fail(name, `containerd refuses: ${error.details}`, 'see the log of containerd');
-  const text = reason(error);
-  const colon = text.lastIndexOf(': ');
-  if (!(error instanceof UnpackError) || colon === -1) return fail(name, text, 'see the log of containerd');
-  return fail(name, text.slice(0, colon), text.slice(colon + 2));
-}
-
 function snapshotterCheck(name: string, capabilities: readonly string[]): Check {
   const parents = capabilities.includes('rebase')
     ? 'with the capability rebase, so a layer gets its parent when it is committed'
@@ -93,7 +83,7 @@ async function directory(
     const what = tried === undefined ? 'is here' : 'is the same directory here as for containerd';
     return [ok(name, `${root} ${what}`), space(disk, disk.totalBytes, makeRoomIn('containerd'))];
   } catch (error) {
-    if (!isMissing(error)) return [refusal(name, error)];
+    if (!isMissing(error)) return [refusal(name, storeError(error, daemon.address.socket))];
     return [fail(name, `${root} of containerd is not here`, 'mount it at the same path, from the same file system')];
   }
 }

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { renameSync, writeFileSync } from 'node:fs';
 import { createServer as createHttpServer } from 'node:http';
+import { createServer as createHttp2Server, type IncomingHttpHeaders, type ServerHttp2Stream } from 'node:http2';
 import { createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
@@ -48,6 +49,30 @@ describe('the doctor looks at a socket', () => {
     server.close();
     assert.match(check?.finding ?? '', /does not answer as containerd does: /);
     assert.match(check?.advice ?? '', /not to that of Docker/);
+  });
+
+  test('of a containerd whose disk has become read-only', async () => {
+    using folder = scratch();
+    const socket = join(folder.path, 'containerd.sock');
+    const server = createHttp2Server();
+    server.on('stream', (stream: ServerHttp2Stream, { ':path': path = '' }: IncomingHttpHeaders) => {
+      const fault = path.endsWith('/List') ? "database isn't correctly mapped" : undefined;
+      stream.respond({ 'content-type': 'application/grpc' }, { waitForTrailers: true });
+      stream.once('wantTrailers', () => {
+        stream.sendTrailers(
+          fault === undefined ? { 'grpc-status': '0' } : { 'grpc-status': '2', 'grpc-message': fault },
+        );
+      });
+      stream.end(Buffer.alloc(5)); // an empty message
+    });
+    await new Promise<void>((resolve) => server.listen(socket, resolve));
+    const check = await look(socket);
+    server.close();
+    assert.match(check?.finding ?? '', /can't write to the disk of its root \(database isn't correctly mapped\)$/);
+    assert.match(
+      check?.advice ?? '',
+      /^see the kernel log \(dmesg\), run fsck, mount it read-write and restart containerd$/,
+    );
   });
 
   test('of a program that hangs', async () => {

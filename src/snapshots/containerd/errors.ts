@@ -15,6 +15,9 @@ const KINDS: Partial<Record<GrpcCode, SnapshotErrorKind>> = {
 /** What Go's errors of a full disk say. containerd has no code for them: it reports UNKNOWN. */
 const FULL = /no space left on device|disk quota exceeded/;
 
+/** What Go's errors of a disk with an error say, and containerd's database after one. */
+const READ_ONLY = /read-only file system|database isn't correctly mapped|input\/output error/;
+
 /** containerd's answers to a call that names a lease which is not there (core/metadata, leases.go). */
 const NO_LEASE = /^lease (?:does not exist|"[^"]*"): /;
 
@@ -30,6 +33,11 @@ export function storeError(thrown: unknown, socket: string): unknown {
       {
         cause: thrown,
       },
+    );
+  }
+  if (READ_ONLY.test(details)) {
+    return failed(
+      `containerd at ${socket} can't write to the disk of its root (${details}): see the kernel log (dmesg), run fsck, mount it read-write and restart containerd`,
     );
   }
   if (code === 'NOT_FOUND' && NO_LEASE.test(details)) {
