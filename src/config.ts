@@ -154,6 +154,11 @@ export const SETTINGS = {
     'put the bucket into the path, not into the host name; default: true if S3_ENDPOINT is set',
     flag,
   ),
+  UNPACK_S3_ENDPOINTS: optional(
+    'JSON file with other endpoints, regions and profiles for some buckets; read when a program starts',
+    path,
+  ),
+  UNPACK_S3_REQUESTER_PAYS: setting('agree to pay for requests to buckets whose requester pays', flag, 'false'),
   AWS_CA_BUNDLE: optional('file with certificates (PEM) of CAs to trust in addition to the known ones', path),
   AWS_REGION: optional('region of S3', line),
   AWS_DEFAULT_REGION: optional('region of S3 if AWS_REGION is unset', line),

@@ -35,6 +35,8 @@ const EDGE = [
   'src/setting-kinds.ts',
   'src/redis-address.ts',
   'src/redis-settings.ts',
+  'src/s3-endpoints.ts',
+  'src/s3-profile.ts',
   'src/s3-settings.ts',
 ];
 

@@ -9,7 +9,7 @@ import { ConfigError, toUnpackError } from '../src/errors.ts';
 import { isGrpcError } from '../src/grpc/errors.ts';
 import { createUnpacker } from '../src/image/unpacker.ts';
 import type { WorkerMetrics } from '../src/metrics/worker-metrics.ts';
-import { s3Connection } from '../src/s3-settings.ts';
+import { s3Connections } from '../src/s3-settings.ts';
 // The SDK is loaded before any job: if a module cannot be read later, for lack of descriptors or memory, Node keeps that
 // failure, and the process could never read a bucket again.
 import '../src/source/s3-client.ts';
@@ -128,7 +128,7 @@ async function workOn(
   const served = await serveToContainerd(snapshotter, config, log);
   const unpacker = createUnpacker(snapshotter, unpackSettings(config), { resident: true });
   const store = storeFacts(snapshotter, storePlace(config));
-  const policy = { connection: s3Connection(config), buckets: config.UNPACK_BUCKETS };
+  const policy = { ...s3Connections(config), buckets: config.UNPACK_BUCKETS };
   const presence = {
     program: version,
     storeIdentity: storeIdentity(snapshotter),

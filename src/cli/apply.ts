@@ -8,7 +8,7 @@ import { parseImageName } from '../oci/image-name.ts';
 import { measure } from '../queue/progress.ts';
 import { resultOf } from '../queue/result.ts';
 import type { ApplyThread } from '../rootfs/apply-thread.ts';
-import { s3Connection } from '../s3-settings.ts';
+import { s3Connections } from '../s3-settings.ts';
 import { CliError } from './explain-error.ts';
 import { type ImageOptions, parseImageArgument, payloadOf, requestOf, takesImageOptions } from './image-argument.ts';
 import { progressLines, resultLines } from './job-view.ts';
@@ -145,7 +145,7 @@ async function jobOf(argument: string, options: ImageOptions, config: Config): P
     const { parsePayload } = await import('../queue/parse-payload.ts');
     // the argument is parsed as a job's payload, so that an address has the same meaning; UNPACK_BUCKETS limits jobs, not this
     // command
-    return parsePayload(payloadOf(argument, options), { connection: s3Connection(config), buckets: [] });
+    return parsePayload(payloadOf(argument, options), { ...s3Connections(config), buckets: [] });
   }
   requireLayout(place.path, argument);
   return {

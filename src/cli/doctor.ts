@@ -1,7 +1,7 @@
 import { Command } from 'commander';
 import { type Config, collectorMarks, QUEUE_SETTINGS } from '../config.ts';
 import type { Check } from '../doctor/check.ts';
-import { s3Connection } from '../s3-settings.ts';
+import { s3Connections } from '../s3-settings.ts';
 import { EXIT_FAILED } from './explain-error.ts';
 import type { Cli, Output } from './output.ts';
 import { COLLECTOR_SETTINGS, configOf, S3_SETTINGS, STORE_SETTINGS, takesSettings } from './settings.ts';
@@ -29,7 +29,7 @@ export function doctorCommand({ out }: Cli): Command {
             ? checks
             : [...checks, ...(await checkQueue(config))],
         ),
-        checkS3(s3Connection(config), options.bucket ?? config.UNPACK_BUCKETS),
+        checkS3(s3Connections(config), options.bucket ?? config.UNPACK_BUCKETS),
         storeChecks(config),
       ]);
       const checks = parts.flat();

@@ -3,7 +3,8 @@ import { Command } from 'commander';
 import { shortDigest } from '../oci/digest.ts';
 import { type Platform, parsePlatform } from '../oci/platform.ts';
 import { listed } from '../oci/similar-names.ts';
-import { s3Connection } from '../s3-settings.ts';
+import { s3Connections } from '../s3-settings.ts';
+import { connectionFor } from '../source/bucket-endpoints.ts';
 import type { BucketLayout } from '../source/source-spec.ts';
 import { bytesText, durationText } from '../units.ts';
 import { CliError } from './explain-error.ts';
@@ -70,7 +71,7 @@ export function pushCommand({ out, signal }: Cli): Command {
       layout: layoutOf(flags),
       tag: named?.tag,
       platforms: platformsFor(flags.platform),
-      connection: s3Connection(config),
+      connection: connectionFor(s3Connections(config), place.bucket),
       signal,
       onProgress: (progress) => {
         pace.add(progress.sent);

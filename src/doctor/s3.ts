@@ -1,4 +1,5 @@
 import { GetObjectCommand, type S3Client, S3ServiceException } from '@aws-sdk/client-s3';
+import { connectionFor, type S3Connections } from '../source/bucket-endpoints.ts';
 import { s3Client } from '../source/s3-client.ts';
 import type { S3Connection } from '../source/source-spec.ts';
 import { type Check, fail, ok, reason, warn } from './check.ts';
@@ -9,7 +10,24 @@ import { type Check, fail, ok, reason, warn } from './check.ts';
 const PROBE = 'unpackd-doctor-asks-for-what-is-not-there';
 
 /** Checks that each bucket can be read with the worker's credentials. Without buckets it checks only that there are credentials. */
-export async function checkS3(connection: S3Connection, buckets: readonly string[]): Promise<Check[]> {
+export async function checkS3(connections: S3Connections, buckets: readonly string[]): Promise<Check[]> {
+  const { connection, endpoints = [] } = connections;
+  const general = buckets.filter((bucket) => connectionFor(connections, bucket) === connection);
+  const checks = [];
+  // without a bucket of its own, the general connection is checked only if there are no others
+  if (general.length > 0 || endpoints.length === 0) checks.push(checkConnection(connection, general));
+  for (const entry of endpoints) {
+    const matching = buckets.filter((bucket) => connectionFor(connections, bucket) === entry.connection);
+    const isName = !entry.pattern.includes('*');
+    const checked = checkConnection(entry.connection, matching.length > 0 || !isName ? matching : [entry.pattern]);
+    checks.push(
+      checked.then((found) => found.map((check) => ({ ...check, name: `${check.name} (${entry.pattern})` }))),
+    );
+  }
+  return (await Promise.all(checks)).flat();
+}
+
+async function checkConnection(connection: S3Connection, buckets: readonly string[]): Promise<Check[]> {
   const client = s3Client(connection);
   const where = connection.endpoint ?? `AWS ${connection.region}`;
   try {

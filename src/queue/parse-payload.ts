@@ -6,7 +6,8 @@ import type { Layer } from '../oci/descriptor.ts';
 import { blobDigest, diffId } from '../oci/digest.ts';
 import { parsePlatform } from '../oci/platform.ts';
 import { repositoryOf } from '../oci/reference.ts';
-import type { BucketLayout, S3Connection } from '../source/source-spec.ts';
+import { connectionFor, type S3Connections } from '../source/bucket-endpoints.ts';
+import type { BucketLayout } from '../source/source-spec.ts';
 import { checkPayload } from './check-payload.ts';
 import type { Payload } from './formats.ts';
 
@@ -16,8 +17,7 @@ export interface ParsedJob extends WantedImage {
 }
 
 /** The settings of the worker that apply to every job. */
-export interface SourcePolicy {
-  readonly connection: S3Connection;
+export interface SourcePolicy extends S3Connections {
   /** Buckets that jobs are allowed to read; empty: all. */
   readonly buckets: readonly string[];
 }
@@ -42,7 +42,7 @@ export function parsePayload(data: unknown, policy: SourcePolicy): ParsedJob {
       bucket,
       prefix: trimSlashes(payload.source.prefix ?? ''),
       layout: layoutOf(payload),
-      connection: policy.connection,
+      connection: connectionFor(policy, bucket),
     },
     request: {
       target: targetOf(payload),

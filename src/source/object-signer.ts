@@ -16,6 +16,9 @@ export interface SigningOptions {
   readonly refused?: SignatureRefusal | undefined;
 }
 
+/** A smaller difference of clocks in milliseconds is normal. S3 accepts 15 minutes. */
+const CLOCK_TOLERANCE = 60_000;
+
 /**
  * Signs URLs for the objects of a bucket, for an S3 source. If a server refuses a URL because of the wrong region or
  * time, all later URLs are signed with the right region and time.
@@ -65,8 +68,21 @@ export class ObjectSigner {
     const region = this.#region ?? this.#connection.region;
     const client = await this.#clients.get({ ...this.#connection, region });
     if (refused?.why === 'denied') await refreshCredentials(client);
-    if (refused?.date !== undefined) this.#clockOffset = refused.date - Date.now();
-    return signedUrl(client, this.#bucket, key, { seconds, clockOffset: this.#clockOffset, location });
+    if (refused?.date !== undefined) this.#correctClock(refused.date);
+    const { requesterPays } = this.#connection;
+    return signedUrl(client, this.#bucket, key, { seconds, clockOffset: this.#clockOffset, location, requesterPays });
+  }
+
+  /** Signs with the server's time from now on, and warns once. */
+  #correctClock(date: number): void {
+    const offset = date - Date.now();
+    if (Math.abs(offset) > CLOCK_TOLERANCE && Math.abs(this.#clockOffset) <= CLOCK_TOLERANCE) {
+      const difference = `${Math.round(Math.abs(offset) / 1000)} s ${offset > 0 ? 'behind' : 'ahead of'}`;
+      process.emitWarning(
+        `the clock of this machine is ${difference} the clock of S3 (s3://${this.#bucket}); requests are signed with the time of S3, but correct the clock`,
+      );
+    }
+    this.#clockOffset = offset;
   }
 
   /**

@@ -28,10 +28,11 @@ export function s3Client(
   const { Agent: HttpAgent } = nodeHttp();
   const { Agent: HttpsAgent } = nodeHttps();
   const httpsAgent = proxies === undefined ? new HttpsAgent(agent) : tunnelAgent(agent, proxies, connectTimeout);
-  return new S3Client({
+  const client = new S3Client({
     region: connection.region,
     forcePathStyle: connection.forcePathStyle,
     ...(connection.endpoint === undefined ? {} : { endpoint: connection.endpoint }),
+    ...(connection.profile === undefined ? {} : { profile: connection.profile }),
     // a copy, because the SDK writes into it
     ...(connection.credentials === undefined ? {} : { credentials: { ...connection.credentials } }),
     // the SDK would repeat a download from the first byte
@@ -48,7 +49,24 @@ export function s3Client(
       httpsAgent,
     }),
   });
+  if (connection.requesterPays === true) payRequests(client);
+  return client;
 }
+
+/** Adds the header for buckets whose requester pays to every request. In a signed URL it is a parameter. */
+function payRequests(client: S3Client): void {
+  client.middlewareStack.add(
+    (next) => (args) => {
+      // `as`: the type of a request is unknown here; before its signature it has headers
+      const { headers } = args.request as { headers: Record<string, string> };
+      headers[REQUEST_PAYER] = 'requester';
+      return next(args);
+    },
+    { step: 'build', name: 'requesterPays' },
+  );
+}
+
+const REQUEST_PAYER = 'x-amz-request-payer';
 
 /** Sends requests without TLS to their proxy, which gets the whole URL. Requests with TLS go through `tunnelAgent`. */
 class ProxiedHandler extends NodeHttpHandler {
@@ -90,20 +108,24 @@ export interface UrlOptions {
   readonly clockOffset?: number;
   /** The target of a redirection, which is signed instead of the object's own URL. */
   readonly location?: URL | undefined;
+  readonly requesterPays?: boolean | undefined;
 }
 
 /** Signs a URL that allows its holder to read one object. Sends no request. */
 export function signedUrl(client: S3Client, bucket: string, key: string, options: UrlOptions): Promise<string> {
-  const { seconds, clockOffset = 0, location } = options;
+  const { seconds, clockOffset = 0, location, requesterPays = false } = options;
   const signing = { expiresIn: seconds, signingDate: new Date(Date.now() + clockOffset) };
   if (location === undefined) return getSignedUrl(client, new GetObjectCommand({ Bucket: bucket, Key: key }), signing);
-  return signedLocation(client, location, signing);
+  return signedLocation(client, location, { ...signing, query: requesterPays ? { [REQUEST_PAYER]: 'requester' } : {} });
 }
 
 async function signedLocation(
   client: S3Client,
   location: URL,
-  options: { readonly expiresIn: number; readonly signingDate: Date },
+  {
+    query: parameters,
+    ...options
+  }: { readonly expiresIn: number; readonly signingDate: Date; readonly query: Record<string, string> },
 ): Promise<string> {
   const { protocol, hostname, port, pathname, host } = location;
   const { query = {} } = await new S3RequestPresigner({ ...client.config }).presign(
@@ -113,7 +135,7 @@ async function signedLocation(
       hostname,
       ...(port === '' ? {} : { port: Number(port) }),
       path: pathname,
-      query: {},
+      query: parameters,
       headers: { host },
     },
     options,

@@ -217,10 +217,14 @@ export function refusalOf({ status, text, headers }: Refused, read: boolean): Si
   if ((redirects && (location ?? region) !== undefined) || (ELSEWHERE.has(code) && region !== undefined)) {
     return { why: 'moved', answer, location, region };
   }
-  const expired = /expired/i.test(tagIn(text, 'Message') ?? '');
+  // S3 refuses a signed URL of a wrong clock with AccessDenied and one of these messages
+  const expired = /expired|not (yet )?valid/i.test(tagIn(text, 'Message') ?? '');
   if (status !== 400 && status !== 401 && status !== 403) return undefined;
   if (!ENDED.has(code) && !expired && !(read && status !== 400)) return undefined;
-  const date = code === 'RequestTimeTooSkewed' ? Date.parse(headers.get('date') ?? '') : Number.NaN;
+  const date =
+    code === 'RequestTimeTooSkewed' || code === 'RequestExpired' || (code === 'AccessDenied' && expired)
+      ? Date.parse(headers.get('date') ?? '')
+      : Number.NaN;
   return { why: 'denied', answer, ...(Number.isNaN(date) ? {} : { date }) };
 }
 

@@ -77,6 +77,10 @@ export interface S3Connection {
   readonly minimumSpeed?: MinimumSpeed | undefined;
   /** A PEM file with certificates of CAs to trust besides Node's. */
   readonly caBundle?: string | undefined;
+  /** The profile of the shared config files with the credentials. Default: AWS_PROFILE, or what the chain finds. */
+  readonly profile?: string | undefined;
+  /** Whether requests agree to be paid for by the requester. */
+  readonly requesterPays?: boolean | undefined;
   /** Default: every connection is direct. */
   readonly proxies?: Proxies | undefined;
 }

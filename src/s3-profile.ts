@@ -1,0 +1,69 @@
+import { readFileSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { join } from 'node:path';
+import { errnoOf } from './errno.ts';
+import { ConfigError } from './errors.ts';
+
+/**
+ * What a profile of AWS's shared config file (`~/.aws/config`) says about S3. `src/s3-settings.ts` reads it; the AWS SDK reads the
+ * credentials of the profile itself.
+ */
+export interface S3Profile {
+  readonly region?: string | undefined;
+  readonly endpoint?: string | undefined;
+  readonly caBundle?: string | undefined;
+}
+
+type Environment = Readonly<Record<string, string | undefined>>;
+type Section = ReadonlyMap<string, string>;
+
+/**
+ * Reads a profile from the file of AWS_CONFIG_FILE, or from `~/.aws/config`. A missing file or profile gives no values.
+ * @param name default: AWS_PROFILE, or AWS_DEFAULT_PROFILE, or `default`
+ * @throws ConfigError if the file is there and cannot be read
+ */
+export function readProfile(env: Environment, name?: string): S3Profile {
+  const path = env.AWS_CONFIG_FILE || join(env.HOME || homedir(), '.aws', 'config');
+  const sections = sectionsOf(textOf(path));
+  const profile = name ?? (env.AWS_PROFILE || env.AWS_DEFAULT_PROFILE || 'default');
+  const values = sections.get(`profile ${profile}`) ?? (profile === 'default' ? sections.get('default') : undefined);
+  const services = sections.get(`services ${values?.get('services') ?? ''}`);
+  const ignores = env.AWS_IGNORE_CONFIGURED_ENDPOINT_URLS ?? values?.get('ignore_configured_endpoint_urls');
+  return {
+    region: values?.get('region'),
+    endpoint: ignores === 'true' ? undefined : (services?.get('s3.endpoint_url') ?? values?.get('endpoint_url')),
+    caBundle: values?.get('ca_bundle'),
+  };
+}
+
+function textOf(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    const errno = errnoOf(error);
+    if (errno === 'ENOENT' || errno === 'ENOTDIR') return '';
+    throw new ConfigError(`AWS_CONFIG_FILE=${path} can't be read (${errno ?? String(error)}): allow it, or unset it`);
+  }
+}
+
+/** The sections of the file. A nested key (`endpoint_url` indented below `s3 =`) is `s3.endpoint_url`. */
+function sectionsOf(text: string): Map<string, Section> {
+  const sections = new Map<string, Map<string, string>>();
+  let section: Map<string, string> | undefined;
+  let outer = '';
+  for (const line of text.split(/\r?\n/)) {
+    if (/^\s*([#;]|$)/.test(line)) continue;
+    const header = /^\[\s*(\S+)(?:\s+["']?(.*?)["']?)?\s*\]/.exec(line);
+    if (header !== null) {
+      const name = header[2] === undefined ? String(header[1]) : `${header[1]} ${header[2]}`;
+      section = sections.get(name) ?? new Map();
+      sections.set(name, section);
+      continue;
+    }
+    const [, indent = '', key = '', value = ''] = /^(\s*)([^=]+?)\s*=\s*(.*?)(?:\s+[#;].*)?\s*$/.exec(line) ?? [];
+    if (key === '') continue;
+    if (indent === '') outer = key;
+    section?.set(indent === '' ? key : `${outer}.${key}`, value);
+  }
+  return sections;
+}
