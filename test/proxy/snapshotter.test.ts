@@ -65,6 +65,17 @@ async function serving(
   }
 }
 
+/** A store that nobody serves. @param body gets a folder for sockets too */
+async function unserved(body: (store: OwnStore, place: string) => Promise<void>): Promise<void> {
+  using place = scratch();
+  const store = await openSnapshotter({ root: join(place.path, 'store'), type: 'overlay' });
+  try {
+    await body(store, place.path);
+  } finally {
+    await store.close();
+  }
+}
+
 const small = () => tmpfs('size=8m');
 
 /** Writes a file until the disk is full. */
@@ -323,20 +334,21 @@ describe('the socket of the proxy snapshotter', () => {
   });
 
   test('replaces a socket on which nobody listens, and nothing else', async () => {
-    await serving(async ({ store, root }) => {
-      const dead = join(root, '../dead.sock');
+    await unserved(async (store, place) => {
+      const dead = join(place, 'dead.sock');
       const server = createServer();
+      server.unref(); // a failure of this test must end the file
       await new Promise<void>((resolve) => server.listen(dead, resolve));
       await assert.rejects(serveSnapshotter(store, dead, log), { message: /^another process listens on .*dead\.sock/ });
       // a killed process leaves the name of its socket
-      const left = join(root, '../left.sock');
+      const left = join(place, 'left.sock');
 
       renameSync(dead, left);
       await new Promise((resolve) => server.close(resolve));
       const served = await serveSnapshotter(store, left, log);
       await served.close();
 
-      const file = join(root, '../file');
+      const file = join(place, 'file');
       writeFileSync(file, 'text');
       await assert.rejects(serveSnapshotter(store, file, log), { message: /file is there already and is no socket/ });
       assert.ok(statSync(file).isFile());
@@ -344,8 +356,8 @@ describe('the socket of the proxy snapshotter', () => {
   });
 
   test('a path that is too long for a socket is refused', async () => {
-    await serving(async ({ store, root }) => {
-      const long = join(root, '../', 'x'.repeat(100));
+    await unserved(async (store, place) => {
+      const long = join(place, 'x'.repeat(100));
       await assert.rejects(serveSnapshotter(store, long, log), { message: /can't be so long: choose a shorter one/ });
     });
   });
