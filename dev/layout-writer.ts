@@ -34,6 +34,8 @@ export interface LayerContents {
   readonly paths?: readonly string[];
   /** A path for which this is true is left out, with everything below it. */
   readonly leaveOut?: (path: string) => boolean;
+  /** Whether each of several links to a file becomes a file of its own. Default: they stay hard links. */
+  readonly copyLinks?: boolean;
   /** A prefix for every name. */
   readonly prefix?: string;
   readonly compression: LayerCompression;
@@ -55,8 +57,8 @@ export class LayoutWriter {
         cwd: contents.folder,
         ...(contents.prefix === undefined ? {} : { prefix: contents.prefix }),
         filter: (path, stat) => {
-          // each link becomes a file of its own: node-tar 7.5 has waited for ever among the linked files of /usr/bin
-          if ('isFile' in stat && stat.isFile()) stat.nlink = 1;
+          // node-tar takes a file with one link for a file of its own
+          if (contents.copyLinks === true && 'isFile' in stat && stat.isFile()) stat.nlink = 1;
           return !(contents.leaveOut?.(path) ?? false);
         },
         onWriteEntry: (entry) => {

@@ -38,6 +38,8 @@ export async function imageOfThisMachine(
           title,
           folder,
           paths: [start, ...(more === undefined ? [] : [more])],
+          // node-tar 7.5 has waited for ever among the linked files of /usr/bin
+          copyLinks: true,
           leaveOut: (path) => !taken.has(path.replace(/^\.\//, '').replace(/\/$/, '')),
           ...(prefix === undefined ? {} : { prefix }),
           compression,
