@@ -24,6 +24,12 @@ export async function build(packageRoot: string, onTypeErrors: (text: string) =>
     if (!existsSync(cli)) throw error;
     onTypeErrors(error.message);
   });
+  // the package has no script for each source, which the resident processes import
+  const scripts = ['--emitDeclarationOnly', 'false', '--declaration', 'false', '--outDir', folder];
+  const compiler = join(packageRoot, 'node_modules/typescript/bin/tsc');
+  await run(process.execPath, [compiler, '-p', join(packageRoot, 'tsconfig.build.json'), ...scripts]).catch(
+    (error: Error) => onTypeErrors(error.message),
+  );
   return {
     node: process.execPath,
     cli,
