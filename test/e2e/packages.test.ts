@@ -52,10 +52,10 @@ function pack(folder: string): void {
 function install(project: string, name: string): string[] {
   const target = join(project, 'node_modules', name);
   mkdirSync(target, { recursive: true });
-  const version: string = read(join(root, 'package.json')).version;
+  const { version } = read(join(root, 'package.json'));
   execFileSync('tar', ['-xzf', join(tarballs, `${name}-${version}.tgz`), '-C', target, '--strip-components=1']);
   const copied = new Set<string>();
-  const pending = Object.keys(read(join(target, 'package.json')).dependencies);
+  const pending = Object.keys(read(join(target, 'package.json')).dependencies ?? {});
   for (const dependency of pending) {
     if (copied.has(dependency) || !existsSync(installed(dependency))) continue; // optional ones can be absent
     copied.add(dependency);
@@ -68,8 +68,14 @@ function install(project: string, name: string): string[] {
   );
 }
 
-// biome-ignore lint/suspicious/noExplicitAny: package.json of any package
-function read(path: string): any {
+/** The fields of a package.json that are used here. */
+interface Description {
+  readonly version: string;
+  readonly dependencies?: Readonly<Record<string, string>>;
+  readonly optionalDependencies?: Readonly<Record<string, string>>;
+}
+
+function read(path: string): Description {
   return JSON.parse(readFileSync(path, 'utf8'));
 }
 
