@@ -3,7 +3,6 @@ import { ConfigError } from './errors.ts';
 import { type Proxies, ProxySettingError, proxiesOf } from './http/proxy.ts';
 import { type EndpointEntry, readEndpoints } from './s3-endpoints.ts';
 import { readProfile } from './s3-profile.ts';
-import { addSecret } from './secrets.ts';
 import type { BucketEndpoint, S3Connections } from './source/bucket-endpoints.ts';
 import type { S3Connection } from './source/source-spec.ts';
 
@@ -72,19 +71,7 @@ function bucketEndpoint(entry: EndpointEntry, general: S3Connection, env: Enviro
 
 function checkedProxies(env: Environment): Proxies | undefined {
   try {
-    const proxies = proxiesOf(env);
-    for (const { authorization } of [proxies?.https, proxies?.http].filter((proxy) => proxy !== undefined)) {
-      const encoded = authorization?.replace(/^Basic /, '');
-      addSecret(encoded);
-      addSecret(
-        encoded === undefined
-          ? undefined
-          : Buffer.from(encoded, 'base64')
-              .toString()
-              .replace(/^[^:]*:/, ''),
-      );
-    }
-    return proxies;
+    return proxiesOf(env);
   } catch (error) {
     throw error instanceof ProxySettingError ? new ConfigError(error.message) : error;
   }

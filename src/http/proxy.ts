@@ -1,4 +1,5 @@
 import { BlockList, isIP } from 'node:net';
+import { addSecret } from '../secrets.ts';
 
 /**
  * Which connections go through an HTTP proxy: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY. `src/s3-settings.ts` reads the
@@ -113,7 +114,10 @@ function proxyOf(env: Environment, names: readonly string[]): HttpProxy | undefi
 }
 
 function basic({ username, password }: URL): string {
-  return `Basic ${Buffer.from(`${decoded(username)}:${decoded(password)}`).toString('base64')}`;
+  const encoded = Buffer.from(`${decoded(username)}:${decoded(password)}`).toString('base64');
+  addSecret(decoded(password));
+  addSecret(encoded);
+  return `Basic ${encoded}`;
 }
 
 function decoded(text: string): string {
