@@ -1,7 +1,7 @@
 import { GetObjectCommand, S3Client } from '@aws-sdk/client-s3';
 import { getSignedUrl, S3RequestPresigner } from '@aws-sdk/s3-request-presigner';
 import { NodeHttpHandler, type NodeHttpHandlerOptions } from '@smithy/node-http-handler';
-import { authority, type Proxies, proxyFor } from '../http/proxy.ts';
+import { authority, type Proxies, proxyFor, serverOf } from '../http/proxy.ts';
 import { tunnelAgent } from '../http/proxy-agent.ts';
 import { trustedCas } from '../http/trusted-cas.ts';
 import { refusedBy, unreached } from '../http/tunnel.ts';
@@ -79,7 +79,8 @@ class ProxiedHandler extends NodeHttpHandler {
 
   override handle(...[request, options]: Parameters<NodeHttpHandler['handle']>): ReturnType<NodeHttpHandler['handle']> {
     const { protocol, hostname, port } = request;
-    const server = { secure: protocol === 'https:', host: hostname, port: port ?? 80 };
+    const url = new URL(`${protocol}//${hostname}${port === undefined ? '' : `:${port}`}`);
+    const server = serverOf(url);
     const proxy = server.secure ? undefined : proxyFor(this.#proxies, server);
     if (proxy === undefined) return super.handle(request, options);
     const { authorization } = proxy;
@@ -87,7 +88,8 @@ class ProxiedHandler extends NodeHttpHandler {
       protocol: proxy.secure ? 'https:' : 'http:',
       hostname: proxy.host,
       port: proxy.port,
-      path: `http://${authority(server.host, server.port)}${request.path}`,
+      // the origin has no default port: a proxy makes the header Host from it, and the signature covers that
+      path: `${url.origin}${request.path}`,
       headers: { ...request.headers, ...(authorization === undefined ? {} : { 'proxy-authorization': authorization }) },
     });
     const refusable = super.handle(toProxy, options).then((answer) => {

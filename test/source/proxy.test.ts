@@ -134,6 +134,12 @@ describe('connections to S3 through a proxy', { timeout: 120_000, skip: skipWith
     withProxy({}, async (address, seen) => {
       await use(http.url, { HTTP_PROXY: address, NO_PROXY: '127.0.0.0/8' });
       await use(https.url, { HTTPS_PROXY: address, NO_PROXY: '127.0.0.1', AWS_CA_BUNDLE: certificate });
+      // nothing listens there, and not every machine has IPv6: the proxy must not be asked
+      const env = { HTTP_PROXY: address, NO_PROXY: '::1' };
+      await fails('SOURCE_UNAVAILABLE', use(`http://[::1]:${await freePort()}`, env));
+      const uploader = openUploader(connection(`http://[::1]:${await freePort()}`, env), 'images', {});
+      await fails('SOURCE_UNAVAILABLE', uploader.putFile('a', Buffer.from('a'), 'text/plain'));
+      uploader.close();
       assert.deepEqual(seen, []);
     }));
 

@@ -16,11 +16,13 @@ export interface ProxyRules {
   readonly password?: string;
   /** A status with which every request is answered; `silent`: no answer. */
   readonly refuse?: string | 'silent';
+  /** A server that gets every request without a tunnel, whatever its host name. */
+  readonly target?: string;
   /** For a proxy that is reached with TLS. */
   readonly tls?: { readonly key: Buffer; readonly cert: Buffer };
 }
 
-export async function startProxy({ password, refuse, tls }: ProxyRules = {}): Promise<TestProxy> {
+export async function startProxy({ password, refuse, target: only, tls }: ProxyRules = {}): Promise<TestProxy> {
   const seen: string[] = [];
   const open = new Set<Socket>();
   const refusal = (authorization: string | undefined): string | undefined => {
@@ -35,10 +37,14 @@ export async function startProxy({ password, refuse, tls }: ProxyRules = {}): Pr
     if (refused !== undefined) return void answer.writeHead(Number(status), reason.join(' ')).end('<html>no</html>');
     const { method = 'GET', headers } = incoming;
     const { 'proxy-authorization': _, ...rest } = headers;
-    const outgoing = send(String(incoming.url), { method, headers: rest }, (response) => {
+    const { origin, pathname, search } = new URL(String(incoming.url));
+    const outgoing = send(`${only ?? origin}${pathname}${search}`, { method, headers: rest }, (response) => {
       response.pipe(answer.writeHead(response.statusCode ?? 502, response.headers));
     });
-    outgoing.on('error', () => answer.writeHead(502, 'Bad Gateway').end('<html>no</html>'));
+    outgoing.on('error', () => {
+      // a server can break the rules of HTTP after its answer
+      if (!answer.headersSent) answer.writeHead(502, 'Bad Gateway').end('<html>no</html>');
+    });
     incoming.pipe(outgoing);
   };
   const server = tls === undefined ? createServer(forward) : createTlsServer(tls, forward);
