@@ -32,6 +32,10 @@ export interface LocalRedisOptions {
   readonly persistent?: boolean | 'every-second';
   /** More flags of the server. They replace the ones that are set here. */
   readonly flags?: readonly string[];
+  /** A configuration file that exists. Flags replace its settings, and `CONFIG REWRITE` writes into it. */
+  readonly configuration?: string;
+  /** The path of the server's program. Default: the first one that is on the PATH. */
+  readonly program?: string;
 }
 
 const SERVERS = ['redis-server', 'valkey-server'];
@@ -49,7 +53,7 @@ const STOP_TIMEOUT = 10_000;
  * @throws Error with a sentence for the user if no server is on the PATH, or it does not answer within a minute
  */
 export async function startRedis(options: LocalRedisOptions = {}): Promise<LocalRedis> {
-  const program = findRedis();
+  const program = options.program ?? findRedis();
   if (program === undefined) {
     throw new Error(`neither ${SERVERS.join(' nor ')} is on the PATH: install one (apt-get install redis-server)`);
   }
@@ -59,7 +63,8 @@ export async function startRedis(options: LocalRedisOptions = {}): Promise<Local
   const persistence = options.persistent
     ? ['--appendonly', 'yes', '--appendfsync', options.persistent === true ? 'always' : 'everysec']
     : ['--appendonly', 'no', '--save', ''];
-  const flags = ['--port', String(port), '--bind', '127.0.0.1', '--dir', directory, '--daemonize', 'no'];
+  const file = options.configuration === undefined ? [] : [options.configuration];
+  const flags = [...file, '--port', String(port), '--bind', '127.0.0.1', '--dir', directory, '--daemonize', 'no'];
 
   let child: ChildProcess;
   let guard: ChildProcess | undefined;

@@ -70,6 +70,11 @@ export const SETTINGS = {
   UNPACK_QUEUE: setting('name of the queue', queueName, 'image-unpack'),
   UNPACK_JOB: setting('name of the jobs', line, 'unpack'),
   UNPACK_REDIS_PREFIX: setting('prefix of every Redis key', line, 'bull'),
+  UNPACK_REDIS_REPLICAS: setting(
+    'number of replicas that must have a job before it counts as added, cancelled or retried; 0: the primary is enough',
+    count(0, 10),
+    '0',
+  ),
   UNPACK_JOBS: setting('maximum number of jobs that a worker runs at the same time', count(1, 256), '4'),
   UNPACK_THREADS: setting(
     'number of apply threads of a worker, which is the maximum number of layers that it writes at the same time',
@@ -251,6 +256,7 @@ export const QUEUE_SETTINGS = [
   'UNPACK_QUEUE',
   'UNPACK_JOB',
   'UNPACK_REDIS_PREFIX',
+  'UNPACK_REDIS_REPLICAS',
 ] as const satisfies readonly SettingName[];
 
 /** Reads only the settings of the queue from the environment. @throws ConfigError as `loadConfig` */

@@ -206,6 +206,7 @@ test('a producer reads only the settings of the queue, so that a wrong setting o
     UNPACK_QUEUE: 'images',
     UNPACK_JOB: 'unpack',
     UNPACK_REDIS_PREFIX: 'bull',
+    UNPACK_REDIS_REPLICAS: 0,
   });
   assert.throws(() => queueSettings({ UNPACK_QUEUE: 'a:b' }), /UNPACK_QUEUE="a:b": write a name without a colon/);
   assert.throws(() => queueSettings({ REDIS_URL: 'redis://user@host' }), /REDIS_URL has a user but no password/);

@@ -25,6 +25,8 @@ export interface QueueSettings extends RedisSettings {
   readonly UNPACK_JOB: string;
   /** The prefix of every key of the queue in Redis. */
   readonly UNPACK_REDIS_PREFIX: string;
+  /** How many replicas must have what a producer writes, before its call returns; default: 0. */
+  readonly UNPACK_REDIS_REPLICAS?: number | undefined;
 }
 
 /** Maximum pause between two attempts to connect, in milliseconds. */
@@ -62,10 +64,12 @@ export function patientConnection(settings: RedisSettings): RedisConnection {
  * @throws ConfigError
  */
 export function impatientConnection(settings: RedisSettings, timeout: number): RedisConnection {
+  const address = addressOf(settings);
   return rightDatabase(
     new Redis({
-      ...serverOptions(settings, addressOf(settings)),
+      ...serverOptions(settings, address),
       ...reconnecting,
+      reconnectOnError: address.kind === 'single' ? reconnecting.reconnectOnError : leavePrimary,
       maxRetriesPerRequest: 0,
       enableOfflineQueue: false,
       commandTimeout: timeout,
@@ -107,6 +111,8 @@ export function singleConnection(settings: RedisSettings, timeout: number): Redi
 
 /** Errors of a server that is not, or not any more, the primary with the queue. Such a command has had no effect. */
 const NOT_PRIMARY = /^(READONLY|MOVED|CLUSTERDOWN|MASTERDOWN) /;
+/** The error of a primary that has lost its replicas (min-replicas-to-write), possibly because it is cut off. */
+const NO_REPLICAS = /^NOREPLICAS /;
 
 const reconnecting = {
   retryStrategy: (times: number) => Math.min(times * 100, MAX_RECONNECT_DELAY),
@@ -114,8 +120,14 @@ const reconnecting = {
   reconnectOnError: (error: Error): boolean | 2 => NOT_PRIMARY.test(error.message),
 } satisfies RedisOptions;
 
-/** Sends the command again (2) to the new primary. The connector reports an outage if there is none. */
-const sendAgain = (error: Error): boolean | 2 => (NOT_PRIMARY.test(error.message) ? 2 : false);
+/**
+ * For a deployment with failovers. A command that was not for this server is sent again (2) to the new primary; the connector
+ * reports an outage if there is none. A primary without replicas is left without that, so that the error is reported: if it was
+ * cut off, there is another primary, and otherwise the connection goes to the same one again.
+ */
+const sendAgain = (error: Error): boolean | 2 =>
+  NOT_PRIMARY.test(error.message) ? 2 : NO_REPLICAS.test(error.message);
+const leavePrimary = (error: Error): boolean => NOT_PRIMARY.test(error.message) || NO_REPLICAS.test(error.message);
 
 /** @throws ConfigError for a malformed URL, or for settings that contradict each other */
 function addressOf(settings: RedisSettings): RedisAddress {

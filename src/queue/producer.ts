@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type Job, type JobsOptions, Queue, type Telemetry } from 'bullmq';
 import type { Redis } from 'ioredis';
 import type { FailureCode } from '../errors.ts';
+import { durationText } from '../units.ts';
 import { CANCEL_FLAG_LIFE, cancelChannel, cancelKey, DEFAULT_CANCEL_REASON } from './cancellation.ts';
 import { checkPayload } from './check-payload.ts';
 import { hasFailover, impatientConnection, type QueueSettings } from './connection.ts';
@@ -53,10 +54,22 @@ export interface JobHandle {
   readonly deduplicated: boolean;
 }
 
-/** Milliseconds between two attempts of a call that a failover refuses. */
-const REFUSED_PAUSE = 100;
+/** Milliseconds between two attempts of a call that a failover refuses, or whose connection was lost. */
+const REPEAT_PAUSE = 100;
+/** An error of a lost connection, as ioredis has it. */
+const LOST = 'Connection is closed.';
+/**
+ * What it means if a call has had an effect, and is made again because its answer was lost. `misleading`: the second answer would
+ * be about the first effect.
+ */
+type Twice = 'harmless' | 'misleading';
 /** Time limit in milliseconds for the answer of Redis to a call. */
 const DEFAULT_TIMEOUT = 5000;
+/**
+ * Time limit in milliseconds for replicas to confirm a write (UNPACK_REDIS_REPLICAS). A replica that is well needs a few
+ * milliseconds. Other calls on the same connection wait meanwhile.
+ */
+const REPLICATION_LIMIT = 2000;
 /** Number of jobs that are retried at the same time. */
 const RETRIED_AT_ONCE = 100;
 
@@ -119,7 +132,8 @@ export class UnpackQueue {
       const data = checkPayload(payload);
       return { name: this.#settings.UNPACK_JOB, data, opts: jobOptions(data, options) };
     });
-    const added = await this.#call(() => this.#queue.addBulk(entries));
+    // twice, because the IDs of the jobs are made here, and BullMQ adds an ID once
+    const added = await this.#write(() => this.#queue.addBulk(entries), 'harmless');
     return added.map((job, index) => ({ id: job.id ?? '', deduplicated: job.id !== entries[index]?.opts.jobId }));
   }
 
@@ -146,7 +160,7 @@ export class UnpackQueue {
    * @throws JobNotFoundError, UnreadableJobError, QueueUnavailableError
    */
   async cancel(jobId: string, reason: string = DEFAULT_CANCEL_REASON): Promise<boolean> {
-    return this.#call(async () => {
+    return this.#write(async () => {
       const job = await this.#job(jobId);
       const state = await job.getState();
       if (state === 'completed' || state === 'failed') return false;
@@ -160,7 +174,7 @@ export class UnpackQueue {
       if (state === 'delayed') await job.promote().catch(ignoreUnlessRedisFailed);
       if (state !== 'active') await job.changePriority({ priority: 0, lifo: true }).catch(ignoreUnlessRedisFailed);
       return true;
-    });
+    }, 'misleading');
   }
 
   /**
@@ -174,7 +188,7 @@ export class UnpackQueue {
     const claimed = new Map<string, string>();
     for (let from = 0; from < jobIds.length; from += RETRIED_AT_ONCE) {
       const some = jobIds.slice(from, from + RETRIED_AT_ONCE);
-      outcomes.push(...(await this.#call(() => retryJobs(this.#queue, this.#redis, some, claimed))));
+      outcomes.push(...(await this.#write(() => retryJobs(this.#queue, this.#redis, some, claimed), 'misleading')));
     }
     return outcomes;
   }
@@ -233,8 +247,37 @@ export class UnpackQueue {
     return job;
   }
 
+  /** As `#call`, for work that writes: it succeeds when enough replicas have what was written (UNPACK_REDIS_REPLICAS). */
+  async #write<T>(work: () => Promise<T>, twice: Twice): Promise<T> {
+    const { UNPACK_REDIS_REPLICAS: wanted = 0 } = this.#settings;
+    if (wanted === 0) return this.#call(work, twice);
+    return this.#call(async () => {
+      const { stream } = this.#redis;
+      const value = await work();
+      await this.#replicated(wanted, stream);
+      return value;
+    }, twice);
+  }
+
+  /**
+   * Waits until `wanted` replicas have all that this connection has written (redis.io, WAIT).
+   * @param stream the connection that has written; another one knows nothing of these writes
+   * @throws QueueUnavailableError; the connection then looks for the primary again, because this one may be cut off
+   */
+  async #replicated(wanted: number, stream: Redis['stream']): Promise<void> {
+    const limit = Math.min(REPLICATION_LIMIT, this.#timeout / 2);
+    const confirmed = await this.#redis.wait(wanted, limit);
+    if (this.#redis.stream !== stream) throw new Error(LOST);
+    if (confirmed >= wanted) return;
+    this.#redis.disconnect(true);
+    throw unavailable(
+      this.#settings,
+      `has not confirmed the change: ${confirmed} of ${wanted} replicas (UNPACK_REDIS_REPLICAS) have it after ${durationText(limit)}; start the missing replicas, and call again`,
+    );
+  }
+
   /** Runs `work` when Redis is connected, with the queue's time limit. */
-  async #call<T>(work: () => Promise<T>): Promise<T> {
+  async #call<T>(work: () => Promise<T>, twice: Twice = 'harmless'): Promise<T> {
     if (this.#closed) throw new QueueUnavailableError('the queue has been closed');
     const deadline = Date.now() + this.#timeout;
     await this.#connected(deadline);
@@ -246,7 +289,7 @@ export class UnpackQueue {
       () => new Promise<never>(() => {}),
     );
     try {
-      return await Promise.race([this.#accepted(work, deadline), late]);
+      return await Promise.race([this.#accepted(work, deadline, twice), late]);
     } catch (error) {
       throw this.#explained(error);
     } finally {
@@ -254,16 +297,24 @@ export class UnpackQueue {
     }
   }
 
-  /** Repeats a call that a failover refuses, within its time limit. A refused command has had no effect. */
-  async #accepted<T>(work: () => Promise<T>, deadline: number): Promise<T> {
+  /**
+   * Repeats a call within its time limit if a failover refuses it, because a refused command has had no effect. If the connection
+   * is lost, or replicas do not confirm, it repeats only a call that can have an effect twice without harm.
+   */
+  async #accepted<T>(work: () => Promise<T>, deadline: number, twice: Twice): Promise<T> {
     while (true) {
       try {
         return await work();
       } catch (error) {
-        const late = Date.now() + REFUSED_PAUSE >= deadline;
-        if (late || !hasFailover(this.#settings) || !isRefusedInFailover(error)) throw error;
+        const refused = hasFailover(this.#settings) && isRefusedInFailover(error);
+        // `#replicated` throws the first one, after it has left the primary
+        const unconfirmed = error instanceof QueueUnavailableError;
+        const lost = unconfirmed || diagnoseRedisError(error)?.kind === 'unreachable';
+        const again = refused || (lost && twice === 'harmless');
+        const needed = REPEAT_PAUSE + (unconfirmed ? REPLICATION_LIMIT : 0);
+        if (Date.now() + needed >= deadline || !again) throw error;
       }
-      await sleep(REFUSED_PAUSE);
+      await sleep(REPEAT_PAUSE);
       await this.#connected(deadline);
     }
   }

@@ -31,6 +31,8 @@ export function connectorTo({ kind, family, tls, primary }: ConnectorTarget): No
   return class PrimaryConnector extends AbstractConnector {
     #server = '';
     #emit: Emit = () => {};
+    /** The stream that is being closed. */
+    #closing: AbstractConnector['stream'] | undefined;
 
     constructor() {
       super(DISCONNECT_TIMEOUT);
@@ -38,6 +40,7 @@ export function connectorTo({ kind, family, tls, primary }: ConnectorTarget): No
 
     override async connect(emit: Emit): Promise<AbstractConnector['stream']> {
       this.connecting = true;
+      this.#closing = undefined;
       this.#emit = emit;
       this.stream = await this.#open().catch((error: Error) => {
         this.firstError = error;
@@ -58,6 +61,14 @@ export function connectorTo({ kind, family, tls, primary }: ConnectorTarget): No
         this.firstError = error;
       });
       return stream;
+    }
+
+    /** ioredis calls it for each answer that `reconnectOnError` names, and each call would add a listener to the stream. */
+    override disconnect(): void {
+      const stream: AbstractConnector['stream'] | undefined = this.stream; // absent before the first connection
+      if (stream !== undefined && stream === this.#closing) return;
+      this.#closing = stream;
+      super.disconnect();
     }
 
     /** ioredis calls it with the answer of INFO when the connection is open. If it returns false, ioredis connects again. */

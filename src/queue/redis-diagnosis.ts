@@ -267,7 +267,8 @@ export function refusedCertificate(why: string): RedisDiagnosis {
   );
 }
 
-const ELSEWHERE = /^(READONLY|MOVED|ASK|TRYAGAIN|CLUSTERDOWN|MASTERDOWN|UNBLOCKED|LOADING) /;
+const ELSEWHERE =
+  /^(?:(?:READONLY|MOVED|ASK|TRYAGAIN|CLUSTERDOWN|MASTERDOWN|NOREPLICAS|UNBLOCKED|LOADING) |ERR WAIT cannot be used with replica)/;
 
 /** Whether a command had no effect, because its server is not the primary now. After a failover it can be sent again. */
 export function isRefusedInFailover(error: unknown): boolean {

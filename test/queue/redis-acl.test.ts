@@ -47,6 +47,7 @@ test('the documented users have the rights that workers, producers, board and do
     REDIS_SENTINEL_USERNAME: 'unpackd',
     REDIS_SENTINEL_PASSWORD_FILE: password,
     UNPACK_BOARD_PORT: '0',
+    UNPACK_REDIS_REPLICAS: '1',
   });
   const queue = fixture.producer(settings);
   const cancelled = await queue.add(payload('cancelled'));

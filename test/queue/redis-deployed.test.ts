@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { checkQueue } from '../../src/doctor/queue.ts';
 import { checkRedis } from '../../src/doctor/redis.ts';
+import { impatientConnection } from '../../src/queue/connection.ts';
 import { type Deployment, startCluster, startSentinels } from '../support/redis-deployments.ts';
 import { eventually, payload, queueFixture, testSettings } from './queue-fixture.ts';
 import { image } from './scripted-unpacker.ts';
@@ -55,6 +56,52 @@ for (const [title, start] of KINDS) {
       assert.match(finding('Redis replicas'), /^a primary with [12] connected replicas?; min-replicas-to-write 0: /);
       assert.match(title === 'in a cluster' ? finding('Redis cluster') : finding('Sentinels'), DOCTOR[title] ?? /$^/);
       assert.match(checks.find(({ name }) => name === 'Workers')?.finding ?? '', /^1 connected: worker-1/);
+    });
+
+    test('an added job has been confirmed by a replica, or the call fails and names the replicas', async (t) => {
+      const own = { ...settings(), UNPACK_REDIS_REPLICAS: 1 };
+      const queue = fixture.producer(own, 5000);
+      const admin = deployment.admin(await deployment.primary());
+      const { id } = await queue.add(payload('one'));
+      const [, , replicas] = (await admin.call('ROLE')) as [string, number, string[][]]; // of a primary
+      const copies = deployment.servers.filter(({ port }) =>
+        replicas.some(([, replicaPort]) => Number(replicaPort) === port),
+      );
+      assert.ok(copies.length > 0);
+      for (const { pid } of copies) {
+        process.kill(pid, 'SIGSTOP');
+        t.after(() => process.kill(pid, 'SIGCONT'));
+      }
+      await assert.rejects(queue.add(payload('two')), (error: Error) => {
+        assert.equal(error.name, 'QueueUnavailableError');
+        assert.match(
+          error.message,
+          /has not confirmed the change: 0 of 1 replicas \(UNPACK_REDIS_REPLICAS\) have it after 2(\.0)? s; start the missing/,
+        );
+        return true;
+      });
+      for (const { pid } of copies) process.kill(pid, 'SIGCONT');
+      const again = await eventually('a replica confirms', () => queue.add(payload('two')).catch(() => undefined));
+      assert.deepEqual([again.deduplicated, (await queue.counts()).waiting], [true, 2]);
+      assert.equal(await queue.cancel(id), true);
+    });
+
+    test('many refused answers at the same time print no warning of Node', async (t) => {
+      const admin = deployment.admin(await deployment.primary());
+      await admin.config('SET', 'min-replicas-to-write', '5');
+      t.after(() => admin.config('SET', 'min-replicas-to-write', '0'));
+      const warnings: string[] = [];
+      const listen = ({ message }: Error) => void warnings.push(message);
+      process.on('warning', listen);
+      t.after(() => process.off('warning', listen));
+      const connection = impatientConnection(settings(), 5000);
+      t.after(() => connection.disconnect());
+      connection.on('error', () => {});
+      await eventually('it is connected', () => connection.status === 'ready');
+      const answers = await Promise.allSettled(Array.from({ length: 50 }, () => connection.set('{bull}', '')));
+      assert.ok(answers.every(({ status }) => status === 'rejected'));
+      await eventually('it connects again', () => connection.status === 'ready');
+      assert.deepEqual(warnings, []);
     });
 
     test('finishes its jobs when the primary is killed while they run', async () => {

@@ -12,7 +12,7 @@ export interface Deployment extends AsyncDisposable {
   /** For REDIS_URL. */
   readonly url: string;
   readonly servers: readonly LocalRedis[];
-  /** The server that has the keys of the prefix `{bull}` now. */
+  /** The server that has the keys of the prefix `{bull}` now. Servers that do not answer are passed over. */
   primary(): Promise<LocalRedis>;
   /** A client without a queue in the way, for what an administrator does. */
   admin(server: LocalRedis): Redis;
@@ -24,42 +24,53 @@ export interface SentinelDeployment extends Deployment {
 
 interface Sentinel {
   readonly port: number;
-  readonly pid: number;
   kill(): Promise<void>;
 }
 
-/** Credentials of all data servers, and how a connection is encrypted. */
 export interface DeploymentOptions {
   readonly flags?: readonly string[];
   readonly replicas?: number;
   readonly sentinelLines?: readonly string[];
   readonly password?: string;
-  /** Flags for TLS on a second port of each server, and the options of a client for it. */
-  readonly tls?: { readonly flags: readonly string[] };
+  /** The path of the servers' program. Default: the first one that is on the PATH. */
+  readonly program?: string;
 }
 
 export const PRIMARY_NAME = 'my-primary';
+/** The user of replicas and sentinels. */
+export const PEER = 'peer';
 /** Milliseconds after which a server counts as lost. */
 const LOST = 1000;
 
-/** A primary, its replicas, and three sentinels. */
+/**
+ * A primary, its replicas, and three sentinels. Each server has a configuration file, into which sentinels write what it becomes,
+ * so that a server that starts again is what it was. With a password, replicas and sentinels have a user of their own.
+ */
 export async function startSentinels(options: DeploymentOptions = {}): Promise<SentinelDeployment> {
-  const { flags = [], replicas = 2, sentinelLines = [], password, tls } = options;
+  const { flags = [], replicas = 2, sentinelLines = [], password, program = findRedis() } = options;
   await using opened = new AsyncDisposableStack();
   const folder = scratch();
   opened.defer(() => folder[Symbol.dispose]());
-  const auth = password === undefined ? [] : ['--requirepass', password, '--masterauth', password];
-  const start = async (more: readonly string[]) => {
-    const tlsPort = tls === undefined ? [] : ['--tls-port', String(await freePort()), ...tls.flags];
-    const server = await startRedis({
-      flags: [...auth, ...tlsPort, ...flags, '--repl-diskless-sync-delay', '0', ...more],
-    });
+  const auth =
+    password === undefined
+      ? []
+      : [
+          `requirepass ${password}`,
+          `user ${PEER} on >${password} ~* &* +@all`,
+          `masteruser ${PEER}`,
+          `masterauth ${password}`,
+        ];
+  const servers: LocalRedis[] = [];
+  const start = async (role: readonly string[]) => {
+    const configuration = join(folder.path, `server-${servers.length}.conf`);
+    writeFileSync(configuration, `${[...auth, 'repl-diskless-sync-delay 0', ...role].join('\n')}\n`);
+    const server = await startRedis({ flags, configuration, ...(program === undefined ? {} : { program }) });
     opened.defer(() => server.stop());
+    servers.push(server);
     return server;
   };
   const first = await start([]);
-  const servers = [first];
-  for (let i = 0; i < replicas; i++) servers.push(await start(['--replicaof', '127.0.0.1', String(first.port)]));
+  for (let i = 0; i < replicas; i++) await start([`replicaof 127.0.0.1 ${first.port}`]);
   const admin = admins(opened, password);
   await eventually('the replicas are connected', async () => {
     const info = await admin(first).info('replication');
@@ -76,13 +87,15 @@ export async function startSentinels(options: DeploymentOptions = {}): Promise<S
       `sentinel monitor ${PRIMARY_NAME} 127.0.0.1 ${first.port} 2`,
       `sentinel down-after-milliseconds ${PRIMARY_NAME} ${LOST}`,
       `sentinel failover-timeout ${PRIMARY_NAME} 5000`,
-      ...(password === undefined ? [] : [`sentinel auth-pass ${PRIMARY_NAME} ${password}`]),
+      ...(password === undefined
+        ? []
+        : [`sentinel auth-user ${PRIMARY_NAME} ${PEER}`, `sentinel auth-pass ${PRIMARY_NAME} ${password}`]),
       ...sentinelLines,
     ];
     writeFileSync(file, `${lines.join('\n')}\n`);
-    const child = startChild(findRedis() ?? 'redis-server', [file, '--sentinel'], { stdio: 'ignore' });
+    const child = startChild(program ?? 'redis-server', [file, '--sentinel'], { stdio: 'ignore' });
     opened.defer(() => endChild(child));
-    sentinels.push({ port, pid: child.pid ?? -1, kill: () => endChild(child) });
+    sentinels.push({ port, kill: () => endChild(child) });
   }
   const plain = sentinelLines.some((line) => line.startsWith('requirepass')) ? undefined : sentinels;
   for (const { port } of plain ?? []) {
@@ -108,7 +121,7 @@ export async function startSentinels(options: DeploymentOptions = {}): Promise<S
 }
 
 /** Three primaries, each with a replica. The prefix `{bull}` belongs to one of them. */
-export async function startCluster({ flags = [], password }: DeploymentOptions = {}): Promise<Deployment> {
+export async function startCluster({ flags = [], password, program }: DeploymentOptions = {}): Promise<Deployment> {
   await using opened = new AsyncDisposableStack();
   const auth = password === undefined ? [] : ['--requirepass', password, '--masterauth', password];
   const cluster = [
@@ -123,7 +136,10 @@ export async function startCluster({ flags = [], password }: DeploymentOptions =
   for (let i = 0; i < 6; i++) {
     // the bus has a port of its own: by default the server's plus 10000, which need not exist
     const bus = ['--cluster-port', String(await freePort())];
-    const server = await startRedis({ flags: [...auth, ...cluster, ...bus, ...flags] });
+    const server = await startRedis({
+      flags: [...auth, ...cluster, ...bus, ...flags],
+      ...(program === undefined ? {} : { program }),
+    });
     opened.defer(() => server.stop());
     servers.push(server);
   }
@@ -177,6 +193,9 @@ async function busPort(redis: Redis): Promise<string> {
 
 function admins(opened: AsyncDisposableStack, password: string | undefined) {
   const clients = new Map<number, Redis>();
+  opened.defer(() => {
+    for (const client of clients.values()) client.disconnect();
+  });
   return ({ port }: LocalRedis): Redis => {
     let client = clients.get(port);
     if (client === undefined) {
@@ -188,8 +207,6 @@ function admins(opened: AsyncDisposableStack, password: string | undefined) {
         commandTimeout: 5000,
       });
       client.on('error', () => {});
-      const made = client;
-      opened.defer(() => made.disconnect());
       clients.set(port, client);
     }
     return client;
