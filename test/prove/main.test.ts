@@ -22,6 +22,7 @@ describe('npm run prove', () => {
       'containerd',
       'collection',
       'soak',
+      'failover',
     ]) {
       assert.match(stdout, new RegExp(`^${name} +\\w.+`, 'm'));
     }

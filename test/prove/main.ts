@@ -1,4 +1,4 @@
-import { parseArgs } from 'node:util';
+import { inspect, parseArgs } from 'node:util';
 import type { Proof, Run, Trials } from './proof.ts';
 
 /**
@@ -22,6 +22,7 @@ const NAMES = [
   'containerd',
   'collection',
   'soak',
+  'failover',
 ] as const;
 type Name = (typeof NAMES)[number];
 
@@ -152,7 +153,7 @@ async function prove(proof: Proof, { seed, length, cases, save }: Options): Prom
 }
 
 async function tell(proof: Proof, trials: Trials, seed: number, error: unknown): Promise<void> {
-  const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
+  const text = inspect(error);
   console.log(`FOUND by ${proof.name}, case ${seed}:\n${text}`);
   if (trials.explain !== undefined) {
     const more = await limited(trials.explain(seed), 'no smaller case was found in time').catch(String);
