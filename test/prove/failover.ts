@@ -136,7 +136,8 @@ async function round({ deployment, accident, confirmed }: Round, random: Random,
   const odd = workers.flatMap(({ warnings }) => warnings).filter((line) => !EXPECTED.test(line));
   assert.deepEqual(odd, [], 'unexpected lines in the logs of the workers');
   run.count('jobs that ended right', ids.length);
-  if (losses.count > 0) run.count('jobs that no replica confirmed, that a failover lost, and that were added again', losses.count);
+  if (losses.count > 0)
+    run.count('jobs that no replica confirmed, that a failover lost, and that were added again', losses.count);
 }
 
 /**
