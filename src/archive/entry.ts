@@ -37,8 +37,11 @@ export interface TarEntry {
 export interface EntrySink {
   /** The next entry. For a file, `data` and `end` follow. */
   entry(entry: TarEntry): void;
-  /** Content of the file at `position`, in ascending order. The bytes are valid only during the call. */
-  data(bytes: Buffer, position: number): void;
+  /**
+   * Content of the file at `position`, in ascending order. The bytes are valid only during the call.
+   * @param offset where these bytes lie, in bytes from the start of the tar
+   */
+  data(bytes: Buffer, position: number, offset: number): void;
   /** The file's content is complete. */
   end(): void;
 }

@@ -358,7 +358,7 @@ export class TarReader {
     let step = available;
     const extent = this.extents?.[this.extent];
     if (extent !== undefined) step = Math.min(step, extent.offset + extent.length - this.position);
-    this.sink.data(chunk.subarray(at, at + step), this.position);
+    this.sink.data(chunk.subarray(at, at + step), this.position, this.bytes + at);
     this.position += step;
     this.remaining -= step;
     if (extent !== undefined && this.position === extent.offset + extent.length) {

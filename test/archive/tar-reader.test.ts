@@ -45,7 +45,8 @@ function readInPieces(archive: Buffer, cut: number, limits: Partial<typeof LIMIT
     entry: (entry) => {
       all.push({ entry, name: entry.name.toString('latin1'), content: Buffer.alloc(entry.size), ended: false });
     },
-    data: (bytes, position) => {
+    data: (bytes, position, offset) => {
+      assert.ok(bytes.equals(archive.subarray(offset, offset + bytes.length)), `not the bytes at ${offset} of the tar`);
       bytes.copy(last().content, position);
     },
     end: () => {
