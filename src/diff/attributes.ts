@@ -1,26 +1,15 @@
 import { showName, type TarEntry } from '../archive/entry.ts';
 import { errnoOf } from '../errno.ts';
 import { UnpackError } from '../errors.ts';
-import {
-  chmodAt,
-  chmodFd,
-  chownAt,
-  chownFd,
-  cString,
-  setXattrAt,
-  setXattrFd,
-  utimensAt,
-  utimensFd,
-} from '../system/files.ts';
-import { hasRoom } from '../system/space.ts';
+import { cString } from '../system/files.ts';
+import type { LayerTree } from './layer-tree.ts';
 import type { LeftOut } from './left-out.ts';
 import { isForRoot, type Squash } from './ownership.ts';
 import type { DiffTarget } from './target.ts';
 
 /** How the attributes of a layer's entries are applied. */
 export interface AttributeRules {
-  /** A path on the file system of the layer, to check its free space. */
-  readonly place: string;
+  readonly tree: LayerTree;
   /** Prefixes of extended attributes that control overlayfs. An archive must not set them. */
   readonly forbidden: readonly string[];
   /** Set if owners are not kept. */
@@ -33,9 +22,14 @@ export interface AttributeRules {
   readonly leftOut: LeftOut;
 }
 
-export function attributeRules(target: DiffTarget, squash: Squash | undefined, leftOut: LeftOut): AttributeRules {
+export function attributeRules(
+  target: DiffTarget,
+  tree: LayerTree,
+  squash: Squash | undefined,
+  leftOut: LeftOut,
+): AttributeRules {
   return {
-    place: target.root,
+    tree,
     forbidden: target.opaqueXattr.startsWith('user.') ? ['trusted.', 'user.overlay.'] : ['trusted.'],
     squash,
     copied: target.copied,
@@ -56,14 +50,14 @@ export const HAS_NOTHING: Has = { owner: false, mode: false };
  * setuid bits and file capabilities.
  */
 export function setFileAttributes(fd: number, entry: TarEntry, rules: AttributeRules, has: Has): void {
-  const { squash } = rules;
+  const { tree, squash } = rules;
   if (squash !== undefined) squash.owner(entry);
-  else if (!has.owner) chownFd(fd, entry.uid, entry.gid);
+  else if (!has.owner) tree.chownFd(fd, entry.uid, entry.gid);
   if (entry.xattrs !== undefined) {
-    setXattrs(entry, rules, true, (key, value) => setXattrFd(fd, key, value));
+    setXattrs(entry, rules, true, (key, value) => tree.setXattrFd(fd, key, value));
   }
-  if (!has.mode) chmodFd(fd, squash === undefined ? entry.mode : squash.mode(entry, 'file'));
-  utimensFd(fd, entry.atime, entry.mtime);
+  if (!has.mode) tree.chmodFd(fd, squash === undefined ? entry.mode : squash.mode(entry, 'file'));
+  tree.utimensFd(fd, entry.atime, entry.mtime);
 }
 
 /**
@@ -79,20 +73,24 @@ export function setNodeAttributes(
   rules: AttributeRules,
   has: Has,
 ): void {
-  const { squash } = rules;
+  const { tree, squash } = rules;
   if (squash !== undefined) squash.owner(entry);
-  else if (!has.owner) chownAt(parent, name, entry.uid, entry.gid);
+  else if (!has.owner) tree.chownAt(parent, name, entry.uid, entry.gid);
   if (entry.xattrs !== undefined) {
     const carriesUser = kind === 'file' || kind === 'directory';
     // to set attributes, a user needs write permission, and the mode of a hard link's target can deny it
-    if (squash !== undefined && kind === 'file') chmodAt(parent, name, entry.mode | 0o600);
-    setXattrs(entry, rules, carriesUser, (key, value) => setXattrAt(parent, name, key, value));
+    if (squash !== undefined && kind === 'file') tree.chmodAt(parent, name, entry.mode | 0o600);
+    setXattrs(entry, rules, carriesUser, (key, value) => tree.setXattrAt(parent, name, key, value));
   }
   if (kind !== 'link' && !has.mode) {
     const mode = squash === undefined ? entry.mode : squash.mode(entry, kind);
-    chmodAt(parent, name, squash !== undefined && kind === 'directory' ? squash.directory(parent, name, mode) : mode);
+    tree.chmodAt(
+      parent,
+      name,
+      squash !== undefined && kind === 'directory' ? squash.directory(parent, name, mode) : mode,
+    );
   }
-  if (kind !== 'directory') utimensAt(parent, name, entry.atime, entry.mtime);
+  if (kind !== 'directory') tree.utimensAt(parent, name, entry.atime, entry.mtime);
 }
 
 /** Errors for a name or a value that the kernel does not accept. */
@@ -115,7 +113,7 @@ function setXattrs(
     }
     if (key === '') throw new UnpackError('LAYER_CORRUPT', 'an extended attribute has an empty name');
     try {
-      setFitting(rules.place, key, value, () => set(cString(Buffer.from(key, 'latin1')), value));
+      setFitting(rules.tree, key, value, () => set(cString(Buffer.from(key, 'latin1')), value));
     } catch (error) {
       const code = errnoOf(error);
       const notTaken = error instanceof UnpackError || (code !== undefined && NOT_TAKEN.has(code));
@@ -134,11 +132,10 @@ function setXattrs(
  * Sets an extended attribute, and distinguishes a full disk from an attribute that is too large. ext4 keeps all
  * extended attributes of a file in one block and fails with ENOSPC when the block is full. If the disk has free space,
  * the call is repeated once; a second ENOSPC means that the attribute does not fit.
- * @param place a path on the same file system
  * @param key bytes as latin1
  * @throws UnpackError LIMIT_EXCEEDED; system errors
  */
-export function setFitting(place: string, key: string, value: Buffer, set: () => void): void {
+export function setFitting(tree: LayerTree, key: string, value: Buffer, set: () => void): void {
   for (let again = false; ; again = true) {
     try {
       set();
@@ -146,7 +143,7 @@ export function setFitting(place: string, key: string, value: Buffer, set: () =>
     } catch (error) {
       const code = errnoOf(error);
       const full = code === 'ENOSPC';
-      if (code !== 'E2BIG' && !(full && hasRoom(place))) throw error;
+      if (code !== 'E2BIG' && !(full && tree.hasRoom())) throw error;
       if (full && !again) continue;
       const why = full
         ? 'can store beside the others of the file, though it has free space (ext4 has one block for all of them); XFS stores 64 KiB of each'

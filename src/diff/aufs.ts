@@ -39,7 +39,8 @@ export class AufsDirectories {
 
   /** @param onRemoved called with the inode of every removed directory */
   removeAll(onRemoved: (inode: bigint) => void): void {
-    for (const name of this.names) this.root.removeAll(this.root.fd, cString(Buffer.from(name, 'latin1')), onRemoved);
+    for (const name of this.names)
+      this.root.removeAll(this.root.tree.root, cString(Buffer.from(name, 'latin1')), onRemoved);
     this.names.clear();
   }
 }

@@ -1,6 +1,6 @@
 import { showName } from '../archive/entry.ts';
 import { toUnpackError } from '../errors.ts';
-import { type FileStatus, S_IFDIR, S_IFMT, statFd, type Timespec, utimensAt } from '../system/files.ts';
+import { type FileStatus, S_IFDIR, S_IFMT, type Timespec } from '../system/files.ts';
 import type { Checkpoint, MemoryBudget } from './layer-budget.ts';
 import { isMissingPath, type Place, type Root } from './root.ts';
 
@@ -34,9 +34,11 @@ export class DirectoryTimes {
   private numbers = new Float64Array(NUMBERS * 64);
   private inodes = new BigUint64Array(64);
   private hasKept = false;
+  private readonly root: Root;
   private readonly budget: MemoryBudget;
 
-  constructor(budget: MemoryBudget) {
+  constructor(root: Root, budget: MemoryBudget) {
+    this.root = root;
     this.budget = budget;
   }
 
@@ -76,7 +78,7 @@ export class DirectoryTimes {
    */
   keep(fd: number, path: string): void {
     if (path === '' || this.rows.has(path) || this.realNames.has(path)) return;
-    const { atime, mtime, inode } = statFd(fd);
+    const { atime, mtime, inode } = this.root.tree.statFd(fd);
     this.set(path, atime, mtime, inode);
     this.hasKept = true;
   }
@@ -86,11 +88,11 @@ export class DirectoryTimes {
    * @param named called with the inode of each directory that has an entry
    * @throws UnpackError
    */
-  apply(root: Root, checkpoint: Checkpoint, named: (inode: bigint) => void): void {
+  apply(checkpoint: Checkpoint, named: (inode: bigint) => void): void {
     for (const time of this.inOrder()) {
       checkpoint();
       try {
-        setTimes(root, time, named);
+        setTimes(this.root, time, named);
       } catch (error) {
         const which = showName(Buffer.from(time.path, 'latin1'));
         throw toUnpackError(error).with({}, `the times of the directory ${which}: `);
@@ -134,7 +136,7 @@ function setTimes(root: Root, { path, atime, mtime, inode }: DirectoryTime, name
   // If a later entry has replaced the directory, the new file gets the directory's times. containerd does the same,
   // because it only checks that the path exists. Symbolic links are followed.
   if (place === undefined || (inode !== undefined && !isDirectory(place.status, inode))) return;
-  utimensAt(place.parent, place.name, atime, mtime);
+  root.tree.utimensAt(place.parent, place.name, atime, mtime);
   if (inode === undefined) named(place.status.inode);
 }
 

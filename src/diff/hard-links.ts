@@ -1,7 +1,7 @@
 import { showName } from '../archive/entry.ts';
 import { errnoOf } from '../errno.ts';
 import { UnpackError } from '../errors.ts';
-import { cString, linkAt, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, statAt } from '../system/files.ts';
+import { cString, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from '../system/files.ts';
 import { SLASH, splitPath } from './paths.ts';
 import type { Place, Root } from './root.ts';
 
@@ -30,14 +30,14 @@ export function hardLinkTarget(root: Root, linkName: Buffer): Pick<Place, 'paren
 export function makeHardLink(root: Root, linkName: Buffer, parent: number, name: Buffer): 'link' | 'file' | 'special' {
   try {
     const target = hardLinkTarget(root, linkName);
-    linkAt(target.parent, target.name, parent, name);
+    root.tree.linkAt(target.parent, target.name, parent, name);
   } catch (error) {
     const code = errnoOf(error);
     if (code !== 'ENOENT' && code !== 'EPERM' && code !== 'ENOTDIR') throw error;
     const why = code === 'EPERM' ? 'which cannot be linked to' : 'which this layer does not hold';
     throw new UnpackError('LAYER_CORRUPT', `it is a hard link to ${showName(linkName)}, ${why}`);
   }
-  const type = (statAt(parent, name)?.mode ?? S_IFREG) & S_IFMT;
+  const type = (root.tree.statAt(parent, name)?.mode ?? S_IFREG) & S_IFMT;
   return type === S_IFLNK ? 'link' : type === S_IFREG ? 'file' : 'special';
 }
 

@@ -1,7 +1,8 @@
-import { chmodPathFd, close, cString, type FileStatus, O, openAt, statFd } from '../system/files.ts';
+import { cString, type FileStatus } from '../system/files.ts';
 import type { AddedFiles } from './added-files.ts';
 import type { DirectoryTimes } from './directory-times.ts';
 import type { Checkpoint, MemoryBudget } from './layer-budget.ts';
+import type { LayerTree } from './layer-tree.ts';
 import type { Squash } from './ownership.ts';
 import { copyAttributes, type ImpliedDirectory, LowerDirectories } from './parent-attributes.ts';
 import { splitPath } from './paths.ts';
@@ -38,7 +39,7 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
   private readonly added: AddedFiles;
   /** Set in a full copy, because its parent directories can be from the layers below. */
   private readonly times: DirectoryTimes | undefined;
-  private readonly place: string;
+  private readonly tree: LayerTree;
   /** Set in a second pass. */
   private readonly lowers: LowerDirectories | undefined;
 
@@ -61,7 +62,7 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
     this.budget = parts.budget;
     this.added = parts.added;
     this.times = fullCopy ? parts.times : undefined;
-    this.place = target.root;
+    this.tree = parts.root.tree;
     const isSecondPass = findings !== undefined && target.lowers.length > 0;
     this.lowers = isSecondPass ? new LowerDirectories(target, parts.root) : undefined;
     this.deletedLater = new Set(findings?.lateDeletions);
@@ -167,19 +168,14 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
   }
 
   private add(path: string, parent: number, name: Buffer): void {
-    const fd = openAt(parent, name, O.PATH | O.DIRECTORY | O.NOFOLLOW);
-    let status: FileStatus;
-    try {
-      chmodPathFd(fd, 0o755); // needed, because the umask or a default ACL of the parent directory can change the mode
-      status = statFd(fd);
-    } finally {
-      close(fd);
-    }
-    const { inode } = status;
+    // needed, because the umask or a default ACL of the parent directory can change the mode
+    this.tree.chmodAt(parent, name, 0o755);
+    const inode = this.tree.statAt(parent, name)?.inode;
+    if (inode === undefined) return; // another process has removed it
     this.added.directory();
     this.squash?.madeImplied(inode);
     if (this.deletedPaths.has(path)) this.whiteouts.deletedDirectory(parent, name);
-    const above = this.byInode.get(statFd(parent).inode);
+    const above = this.byInode.get(this.tree.statFd(parent).inode);
     const inUnnamed = above !== undefined && above.given === undefined;
     this.budget.charge(path, IMPLIED_BYTES);
     this.byInode.set(inode, { path, inode, given: undefined, inUnnamed, timed: false, deleted: false });
@@ -189,8 +185,8 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
   private copyLower(lowers: LowerDirectories, path: string, parent: number, name: Buffer): void {
     const lower = this.isDeletedBelow(path) ? undefined : lowers.find(Buffer.from(path, 'latin1'));
     if (lower === undefined) return;
-    const rules = { place: this.place, except: [], squash: this.squash !== undefined };
-    copyAttributes(lower, parent, name, statFd(lower), rules);
+    const rules = { except: [], squash: this.squash !== undefined };
+    copyAttributes(lower, this.tree, parent, name, lower.status, rules);
   }
 
   /** Whether the layer deletes `path` of the layers below, or a directory above `path`. */

@@ -1,6 +1,7 @@
 import type { TarEntry } from '../archive/entry.ts';
-import { cString, hasXattrOfPathFd, statFd } from '../system/files.ts';
+import { cString } from '../system/files.ts';
 import { HAS_NOTHING, type Has } from './attributes.ts';
+import type { Creator, LayerTree } from './layer-tree.ts';
 import type { Root } from './root.ts';
 
 const S_ISGID = 0o2000;
@@ -18,9 +19,8 @@ const DEFAULT_ACL = cString('system.posix_acl_default');
  */
 export class InitialAttributes {
   private readonly root: Root;
-  private readonly uid = process.geteuid?.() ?? -1;
-  private readonly gid = process.getegid?.() ?? -1;
-  private readonly umask = process.umask();
+  private readonly tree: LayerTree;
+  private readonly creator: Creator;
 
   /**
    * A new file belongs to the user that creates it, like the root directory. Some file systems use another owner (NFS
@@ -37,7 +37,9 @@ export class InitialAttributes {
 
   constructor(root: Root) {
     this.root = root;
-    this.keepsCreator = statFd(root.fd).uid === this.uid;
+    this.tree = root.tree;
+    this.creator = root.tree.creator;
+    this.keepsCreator = this.tree.statFd(this.tree.root).uid === this.creator.uid;
   }
 
   /** Call it after a possible change of the owner, mode or attributes of a directory. */
@@ -50,9 +52,10 @@ export class InitialAttributes {
     parent: number,
     { type, uid, gid, mode, xattrs }: Pick<TarEntry, 'type' | 'uid' | 'gid' | 'mode' | 'xattrs'>,
   ): Has {
-    const owner = this.keepsCreator && uid === this.uid && gid === this.gid;
+    const { creator } = this;
+    const owner = this.keepsCreator && uid === creator.uid && gid === creator.gid;
     // an ACL among the extended attributes changes the mode
-    const plain = (mode & (this.umask | ~0o777)) === 0 && xattrs === undefined;
+    const plain = (mode & (creator.umask | ~0o777)) === 0 && xattrs === undefined;
     if (!owner && !plain) return HAS_NOTHING;
     this.look(parent);
     const inherits = this.defaultAcl || (this.setgid && type === 'directory');
@@ -61,10 +64,10 @@ export class InitialAttributes {
 
   private look(parent: number): void {
     if (parent === this.parent && this.evictions === this.root.evictions) return;
-    const { gid, mode } = statFd(parent);
-    this.sameGroup = gid === this.gid;
+    const { gid, mode } = this.tree.statFd(parent);
+    this.sameGroup = gid === this.creator.gid;
     this.setgid = (mode & S_ISGID) !== 0;
-    this.defaultAcl = hasXattrOfPathFd(parent, DEFAULT_ACL);
+    this.defaultAcl = this.tree.hasXattr(parent, DEFAULT_ACL);
     this.parent = parent;
     this.evictions = this.root.evictions;
   }

@@ -1,24 +1,7 @@
-import { ftruncateSync, writeSync } from 'node:fs';
 import type { EntrySink, TarEntry } from '../archive/entry.ts';
 import { errnoOf } from '../errno.ts';
 import { UnpackError } from '../errors.ts';
-import {
-  close,
-  cString,
-  makeDevice,
-  mkdirAt,
-  mknodAt,
-  O,
-  openAt,
-  S_IFBLK,
-  S_IFCHR,
-  S_IFDIR,
-  S_IFIFO,
-  S_IFMT,
-  statAt,
-  symlinkAt,
-  utimensAt,
-} from '../system/files.ts';
+import { cString, makeDevice, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFMT } from '../system/files.ts';
 import { AddedFiles, type AddedUsage } from './added-files.ts';
 import {
   type AttributeRules,
@@ -35,6 +18,7 @@ import { hardLinkTarget, makeHardLink } from './hard-links.ts';
 import { ImpliedDirectories } from './implied-directories.ts';
 import { InitialAttributes } from './initial-attributes.ts';
 import { type Checkpoint, MemoryBudget, NO_CHECKPOINT } from './layer-budget.ts';
+import type { LayerTree } from './layer-tree.ts';
 import { LeftOut } from './left-out.ts';
 import { type DirectoryMode, OWNER_RIGHTS, Squash } from './ownership.ts';
 import { copyParentAttributes, type ImpliedDirectory } from './parent-attributes.ts';
@@ -45,8 +29,6 @@ import { type DiffTarget, isFullCopy, openTarget } from './target.ts';
 import { parseWhiteout, type WhiteoutName, type Whiteouts, whiteouts } from './whiteouts.ts';
 
 const MAX_UINT32 = 0xffffffff;
-
-const NEW_FILE = O.WRONLY | O.CREAT | O.EXCL | O.NOFOLLOW;
 
 export interface LayerWriterOptions extends RootOptions {
   /** Memory limit in bytes for data that is kept until the last entry (`LayerLimits`); default: none. */
@@ -93,6 +75,7 @@ export class LayerWriter implements EntrySink, Disposable {
   private state: 'writing' | 'finished' | 'completed' | 'disposed' = 'writing';
   private readonly target: DiffTarget;
   private readonly root: Root;
+  private readonly tree: LayerTree;
   private readonly whiteouts: Whiteouts;
   private readonly rules: AttributeRules;
   private readonly fullCopy: boolean;
@@ -115,7 +98,7 @@ export class LayerWriter implements EntrySink, Disposable {
   private current: TarEntry | undefined;
   /** In a full copy: the real path of the current entry's directory. Otherwise empty. */
   private realParent = '';
-  /** The descriptors of the file that is being written and of its directory. -1: the data of the entry are ignored. */
+  /** The handles of the file that is being written and of its directory. -1: the data of the entry are ignored. */
   private file = -1;
   private fileParent = -1;
   /** Bytes of data that the file has so far. */
@@ -127,8 +110,9 @@ export class LayerWriter implements EntrySink, Disposable {
     this.checkpoint = checkpoint;
     this.isFirstPass = findings === undefined;
     this.root = openTarget(target, options);
+    this.tree = this.root.tree;
     const budget = new MemoryBudget(options.memoryBytes ?? Number.POSITIVE_INFINITY);
-    const times = new DirectoryTimes(budget);
+    const times = new DirectoryTimes(this.root, budget);
     this.directoryTimes = times;
     this.aufs = new AufsDirectories(this.root, budget);
     this.late = new LateDeletions(budget, findings);
@@ -139,7 +123,7 @@ export class LayerWriter implements EntrySink, Disposable {
     this.squash =
       target.ownership === 'squash' ? new Squash(this.root, this.leftOut, target.copied, budget) : undefined;
     this.ownRights = this.squash === undefined ? 0 : OWNER_RIGHTS;
-    this.rules = attributeRules(target, this.squash, this.leftOut);
+    this.rules = attributeRules(target, this.tree, this.squash, this.leftOut);
     this.initial = new InitialAttributes(this.root);
     const parts = { root: this.root, whiteouts: this.whiteouts, squash: this.squash, budget, times, added: this.added };
     this.implied = new ImpliedDirectories(target, parts, findings);
@@ -158,13 +142,11 @@ export class LayerWriter implements EntrySink, Disposable {
     this.guard(() => this.place(entry));
   }
 
-  data(bytes: Buffer, position: number): void {
+  data(bytes: Buffer, position: number, offset: number): void {
     if (this.file < 0) return;
     this.guard(() => {
       this.fileData += bytes.length;
-      for (let done = 0; done < bytes.length; ) {
-        done += writeSync(this.file, bytes, done, bytes.length - done, position + done);
-      }
+      this.tree.write(this.file, bytes, position, offset);
     });
   }
 
@@ -174,7 +156,7 @@ export class LayerWriter implements EntrySink, Disposable {
     this.added.file(this.fileData);
     this.guard(() => {
       try {
-        if (current.sparse) ftruncateSync(file, current.size);
+        if (current.sparse) this.tree.truncate(file, current.size);
         setFileAttributes(file, current, this.rules, this.has(this.fileParent, current));
       } finally {
         this.closeFile();
@@ -190,7 +172,7 @@ export class LayerWriter implements EntrySink, Disposable {
     this.require('writing');
     this.state = 'finished';
     this.aufs.removeAll(this.implied.removed);
-    this.directoryTimes.apply(this.root, this.checkpoint, (inode) => this.implied.timed(inode));
+    this.directoryTimes.apply(this.checkpoint, (inode) => this.implied.timed(inode));
   }
 
   /**
@@ -204,7 +186,7 @@ export class LayerWriter implements EntrySink, Disposable {
     const impliedDirectories = this.implied.list(this.checkpoint);
     const directoryModes = this.squash?.directoryModes();
     const findings = this.late.findings(this.root);
-    const inherits = copyParentAttributes(this.target, impliedDirectories, directoryModes, this.checkpoint);
+    const inherits = copyParentAttributes(this.root, this.target, impliedDirectories, directoryModes, this.checkpoint);
     const wroteIntoDeleted = this.fullCopy && this.late.hasNew(findings);
     return {
       impliedDirectories,
@@ -230,7 +212,7 @@ export class LayerWriter implements EntrySink, Disposable {
   }
 
   private closeFile(): void {
-    if (this.file >= 0) close(this.file);
+    if (this.file >= 0) this.tree.close(this.file);
     this.file = -1;
   }
 
@@ -255,7 +237,7 @@ export class LayerWriter implements EntrySink, Disposable {
     switch (entry.type) {
       case 'file':
         this.file = this.create(parent, cName, () =>
-          openAt(parent, cName, NEW_FILE, (entry.mode & 0o777) | (this.ownRights & 0o600)),
+          this.tree.createFile(parent, cName, (entry.mode & 0o777) | (this.ownRights & 0o600)),
         );
         this.fileParent = parent;
         this.fileData = 0;
@@ -267,7 +249,7 @@ export class LayerWriter implements EntrySink, Disposable {
         return;
       case 'symlink':
         this.hasLinks = true;
-        this.create(parent, cName, () => symlinkAt(cString(entry.linkName), parent, cName));
+        this.create(parent, cName, () => this.tree.symlinkAt(cString(entry.linkName), parent, cName));
         this.added.node();
         setNodeAttributes(parent, cName, entry, 'link', this.rules, this.has(parent, entry));
         return;
@@ -315,7 +297,7 @@ export class LayerWriter implements EntrySink, Disposable {
 
   private directory(parent: number, name: Buffer, entry: TarEntry): void {
     const make = (): void => {
-      mkdirAt(parent, name, (entry.mode & 0o777) | this.ownRights);
+      this.tree.mkdirAt(parent, name, (entry.mode & 0o777) | this.ownRights);
       this.added.directory();
       if (this.fullCopy) this.whiteouts.made(this.realPathOf(name));
       if (this.implied.deletes(this.root, parent, name)) this.whiteouts.deletedDirectory(parent, name);
@@ -325,7 +307,7 @@ export class LayerWriter implements EntrySink, Disposable {
       make();
     } catch (error) {
       if (errnoOf(error) !== 'EEXIST') throw error;
-      const status = statAt(parent, name);
+      const status = this.tree.statAt(parent, name);
       if (status !== undefined && (status.mode & S_IFMT) === S_IFDIR) {
         // the directory keeps its content and gets the attributes of the entry
         this.implied.named(status.inode, entry.xattrs);
@@ -349,7 +331,7 @@ export class LayerWriter implements EntrySink, Disposable {
       if (realPath === path) return;
       this.directoryTimes.named(realPath);
     }
-    utimensAt(parent, name, atime, mtime);
+    this.tree.utimensAt(parent, name, atime, mtime);
   }
 
   private hardLink(parent: number, name: Buffer, entry: TarEntry): void {
@@ -378,11 +360,11 @@ export class LayerWriter implements EntrySink, Disposable {
       this.leaveOutDevice(parent, name, entry);
       return;
     }
-    this.create(parent, name, () => mknodAt(parent, name, type | entry.mode, device));
+    this.create(parent, name, () => this.tree.mknodAt(parent, name, type | entry.mode, device));
     this.added.node();
     setNodeAttributes(parent, name, entry, 'special', this.rules, HAS_NOTHING);
     if (type !== S_IFCHR || device !== 0) return;
-    const status = statAt(parent, name);
+    const status = this.tree.statAt(parent, name);
     if (status !== undefined) this.implied.ownDevice(this.root.realPathOf(parent, name), status.inode);
   }
 
@@ -400,7 +382,7 @@ export class LayerWriter implements EntrySink, Disposable {
 
   /** Removes `name`, with all its content, because an entry of this name follows. */
   private replace(parent: number, name: Buffer): void {
-    const status = statAt(parent, name);
+    const status = this.tree.statAt(parent, name);
     if (status !== undefined && (status.mode & S_IFMT) !== S_IFDIR) this.added.replaced(status);
     this.root.removeAll(parent, name, this.implied.removed);
   }

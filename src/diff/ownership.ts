@@ -1,6 +1,6 @@
 import type { TarEntry } from '../archive/entry.ts';
 import { errnoOf } from '../errno.ts';
-import { chmodAt, cString, S_IFDIR, S_IFMT, statAt } from '../system/files.ts';
+import { cString, S_IFDIR, S_IFMT } from '../system/files.ts';
 import type { MemoryBudget } from './layer-budget.ts';
 import type { LeftOut } from './left-out.ts';
 import { splitPath } from './paths.ts';
@@ -77,7 +77,7 @@ export class Squash {
   directory(parent: number, name: Buffer, mode: number): number {
     const denied = deniesOwner(mode);
     if (!denied && this.directories.size === 0) return mode;
-    const inode = statAt(parent, name)?.inode;
+    const inode = this.root.tree.statAt(parent, name)?.inode;
     if (inode === undefined) return mode;
     if (denied) {
       const path = this.budget.charge(this.root.realPathOf(parent, name));
@@ -102,7 +102,7 @@ export class Squash {
   /** Whether a device was left out at `name`. A hard link to a left-out device must be left out, too. */
   isDevice(parent: number, name: Buffer): boolean {
     if (this.devices.size === 0 || !this.devices.has(this.root.realPathOf(parent, name))) return false;
-    const status = statAt(parent, name);
+    const status = this.root.tree.statAt(parent, name);
     return status === undefined || isOverlayWhiteout(status);
   }
 
@@ -149,7 +149,7 @@ function setMode(root: Root, { path, inode, mode }: DirectoryMode, more: number)
     throw error;
   }
   const cName = cString(name);
-  const status = statAt(directory, cName);
+  const status = root.tree.statAt(directory, cName);
   if (status?.inode !== inode || (status.mode & S_IFMT) !== S_IFDIR) return;
-  chmodAt(directory, cName, mode | more);
+  root.tree.chmodAt(directory, cName, mode | more);
 }

@@ -2,19 +2,11 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { errnoOf } from '../errno.ts';
 import { throwIfAborted } from '../errors.ts';
 import { requireSameOwner } from '../snapshots/records.ts';
-import {
-  chmodAt,
-  chownAt,
-  cString,
-  type FileStatus,
-  setXattrAt,
-  statAt,
-  statFd,
-  utimensAt,
-  xattrsOfPathFd,
-} from '../system/files.ts';
+import { cString, type FileStatus } from '../system/files.ts';
 import { setFitting } from './attributes.ts';
+import { KernelTree } from './kernel-tree.ts';
 import { type Checkpoint, NO_CHECKPOINT } from './layer-budget.ts';
+import type { LayerTree } from './layer-tree.ts';
 import { closeDirectories, type DirectoryMode, deniesOwner, OWNER_RIGHTS, openDirectories } from './ownership.ts';
 import { splitPath } from './paths.ts';
 import { isMissingPath, Root } from './root.ts';
@@ -31,8 +23,8 @@ const NOT_COPIED = ['trusted.', 'user.overlay.'];
 /** Milliseconds of work between two turns of the event loop. */
 const TURN = 20;
 
-/** The directory of a layer, and those of the layers below it, nearest first. */
-type Place = Pick<DiffTarget, 'root' | 'key' | 'lowers'>;
+/** The directories of the layers below a layer, nearest first, and the key of the layer's snapshot. */
+type LayersBelow = Pick<DiffTarget, 'key' | 'lowers'>;
 
 /** A directory that was made because it contains an entry, before a possible entry for the directory itself. */
 export interface ImpliedDirectory {
@@ -65,17 +57,19 @@ export interface ImpliedDirectory {
  * This is always the last step of a pass, even if the layers below existed before the pass, so that the result does not
  * depend on the order in which layers are applied. Files that are already in the directory do not inherit a default ACL
  * that is copied now. In this case the layer needs a second pass (second-pass.ts).
+ * @param root the layer
  * @param modes set if owners are not kept: directories whose modes deny access to their owner
  * @param checkpoint called once per directory
  * @returns whether a default ACL was copied
  */
 export function copyParentAttributes(
-  target: Place,
+  root: Root,
+  below: LayersBelow,
   implied: readonly ImpliedDirectory[],
   modes?: readonly DirectoryMode[],
   checkpoint: Checkpoint = NO_CHECKPOINT,
 ): boolean {
-  const steps = copying(target, implied, modes);
+  const steps = copying(root, below, implied, modes);
   for (;;) {
     const { done, value } = steps.next();
     if (done === true) return value;
@@ -84,15 +78,17 @@ export function copyParentAttributes(
 }
 
 /**
- * The same on the main thread: it yields to the event loop, because a layer can have millions of implied directories.
+ * The same on the main thread, which opens the layer again: it yields to the event loop, because a layer can have millions
+ * of implied directories.
  */
 export async function copyParentAttributesInTurns(
-  target: Place,
+  target: Pick<DiffTarget, 'root'> & LayersBelow,
   implied: readonly ImpliedDirectory[],
   modes: readonly DirectoryMode[] | undefined,
   signal: AbortSignal | undefined,
 ): Promise<boolean> {
-  const steps = copying(target, implied, modes);
+  using root = openTarget(target);
+  const steps = copying(root, target, implied, modes);
   try {
     for (let began = performance.now(); ; ) {
       const { done, value } = steps.next();
@@ -108,22 +104,20 @@ export async function copyParentAttributesInTurns(
 }
 
 function* copying(
-  target: Place,
+  root: Root,
+  layersBelow: LayersBelow,
   implied: readonly ImpliedDirectory[],
   modes: readonly DirectoryMode[] | undefined,
 ): Generator<void, boolean> {
-  const nothing = implied.length === 0 || target.lowers.length === 0;
-  if (nothing && (modes === undefined || modes.length === 0)) return false;
-  using stack = new DisposableStack();
-  const root = stack.use(openTarget(target));
-  if (nothing) {
+  if (implied.length === 0 || layersBelow.lowers.length === 0) {
     yield* closeDirectories(root, modes ?? []);
     return false;
   }
   // if the layers below did not exist, the apply thread has already closed the directories
   if (modes !== undefined) yield* openDirectories(root, modes);
   const closing = modes === undefined ? undefined : [...modes];
-  const below = stack.use(new LowerDirectories(target, root));
+  using below = new LowerDirectories(layersBelow, root);
+  const { tree } = root;
   let inherits = false;
   /** Groups of set-group-ID directories by path: implied directories in them inherit the group. */
   const groups = new Map<string, number>();
@@ -133,24 +127,31 @@ function* copying(
     const { parent, name } = splitPath(bytes);
     const cName = cString(name);
     const lower = deleted ? undefined : below.find(bytes);
-    const lowerStatus = lower === undefined ? undefined : statFd(lower);
-    if (lowerStatus !== undefined && (lowerStatus.mode & S_ISGID) !== 0) groups.set(path, lowerStatus.gid);
+    if (lower !== undefined && (lower.status.mode & S_ISGID) !== 0) groups.set(path, lower.status.gid);
     const directory = root.directory(parent);
-    const status = statAt(directory, cName);
+    const status = tree.statAt(directory, cName);
     if (status?.inode !== inode) continue;
     const group = inUnnamed ? groups.get(parent.toString('latin1')) : undefined;
-    if (lower !== undefined && lowerStatus !== undefined) {
-      const { atime, mtime } = timed ? status : lowerStatus;
-      const from = given === undefined ? { ...lowerStatus, atime, mtime } : status;
-      const rules = { place: target.root, except: given ?? [], squash: closing !== undefined };
-      if (copyAttributes(lower, directory, cName, from, rules)) inherits = true;
+    if (lower !== undefined) {
+      const { atime, mtime } = timed ? status : lower.status;
+      const from = given === undefined ? { ...lower.status, atime, mtime } : status;
+      const rules = { except: given ?? [], squash: closing !== undefined };
+      if (copyAttributes(lower, tree, directory, cName, from, rules)) inherits = true;
       if (given === undefined && deniesOwner(from.mode)) closing?.push({ path, inode, mode: from.mode & 0o7777 });
     } else if (given === undefined && closing === undefined && group !== undefined) {
-      chownAt(directory, cName, status.uid, group);
+      tree.chownAt(directory, cName, status.uid, group);
     }
   }
   if (closing !== undefined) yield* closeDirectories(root, closing);
   return inherits;
+}
+
+/** A directory of a layer below. */
+export interface LowerDirectory {
+  readonly tree: LayerTree;
+  /** Open until about a hundred more directories are requested. */
+  readonly handle: number;
+  readonly status: FileStatus;
 }
 
 /** The directories of the layers below a layer, in which implied directories find their attributes. */
@@ -159,13 +160,13 @@ export class LowerDirectories implements Disposable {
   private readonly stack = new DisposableStack();
 
   /**
-   * @param root the open directory of the target
+   * @param root the layer. If `key` is given, it is a directory of a store.
    * @throws UnpackError STORE_FAILED if a directory is not of the same store; system errors
    */
-  constructor({ lowers, key }: Place, root: Root) {
+  constructor({ lowers, key }: LayersBelow, root: Root) {
     try {
-      this.layers = lowers.map((path) => this.stack.use(new Root(path)));
-      if (key !== undefined) for (const { fd } of this.layers) requireSameOwner(fd, root.fd);
+      this.layers = lowers.map((path) => this.stack.use(new Root(new KernelTree(path))));
+      if (key !== undefined) for (const { tree } of this.layers) requireSameOwner(tree.root, root.tree.root);
     } catch (error) {
       this.stack.dispose();
       throw error;
@@ -179,13 +180,14 @@ export class LowerDirectories implements Disposable {
   /**
    * The directory at a real path in the nearest layer that has anything there. For a user who is not root, directories
    * without access for this user count as missing.
-   * @returns a path-only descriptor, valid until about a hundred more descriptors are requested; `undefined`: there is
-   * no directory
+   * @returns `undefined` if there is no directory
    */
-  find(path: Buffer): number | undefined {
+  find(path: Buffer): LowerDirectory | undefined {
     for (const layer of this.layers) {
       try {
-        return layer.directory(path);
+        const { tree } = layer;
+        const handle = layer.directory(path);
+        return { tree, handle, status: tree.statFd(handle) };
       } catch (error) {
         const errno = errnoOf(error);
         if (errno === 'ENOENT') continue;
@@ -198,8 +200,6 @@ export class LowerDirectories implements Disposable {
 }
 
 export interface CopyRules {
-  /** A path on the file system of the layer. */
-  readonly place: string;
   /** Extended attributes that are not copied. */
   readonly except: readonly string[];
   /** Whether the owner is not copied. If so, this user keeps access to the directory until `closeDirectories`. */
@@ -208,32 +208,33 @@ export interface CopyRules {
 
 /**
  * Gives the directory `name` in `parent` the owner, mode and times of `status` and the extended attributes of `lower`.
- * @param lower a path-only descriptor
+ * @param tree the tree of the layer
  * @returns whether `lower` has a default ACL
  */
 export function copyAttributes(
-  lower: number,
+  lower: LowerDirectory,
+  tree: LayerTree,
   parent: number,
   name: Buffer,
   { uid, gid, mode, atime, mtime }: FileStatus,
-  { place, except, squash }: CopyRules,
+  { except, squash }: CopyRules,
 ): boolean {
-  if (!squash) chownAt(parent, name, uid, gid);
-  const xattrs = squash ? readableXattrs(lower) : xattrsOfPathFd(lower);
+  if (!squash) tree.chownAt(parent, name, uid, gid);
+  const xattrs = squash ? readableXattrs(lower) : lower.tree.xattrs(lower.handle);
   for (const [key, value] of xattrs) {
     if (except.includes(key) || NOT_COPIED.some((prefix) => key.startsWith(prefix))) continue;
-    setFitting(place, key, value, () => setXattrAt(parent, name, cString(Buffer.from(key, 'latin1')), value));
+    setFitting(tree, key, value, () => tree.setXattrAt(parent, name, cString(Buffer.from(key, 'latin1')), value));
   }
   // after the extended attributes, because an ACL changes the mode
-  chmodAt(parent, name, (mode & 0o7777) | (squash ? OWNER_RIGHTS : 0));
-  utimensAt(parent, name, atime, mtime);
+  tree.chmodAt(parent, name, (mode & 0o7777) | (squash ? OWNER_RIGHTS : 0));
+  tree.utimensAt(parent, name, atime, mtime);
   return xattrs.has(DEFAULT_ACL);
 }
 
 /** Empty for a directory whose mode keeps an ordinary user from reading its attributes. */
-function readableXattrs(fd: number): Map<string, Buffer> {
+function readableXattrs({ tree, handle }: LowerDirectory): Map<string, Buffer> {
   try {
-    return xattrsOfPathFd(fd);
+    return tree.xattrs(handle);
   } catch (error) {
     if (errnoOf(error) === 'EACCES') return new Map();
     throw error;

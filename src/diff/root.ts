@@ -1,26 +1,7 @@
 import { errnoOf } from '../errno.ts';
-import { namesIn } from '../system/directory-calls.ts';
-import {
-  AT_FDCWD,
-  close,
-  cString,
-  descriptorPath,
-  type FileStatus,
-  mkdirAt,
-  O,
-  openAt,
-  openDirectoryInRoot,
-  readlinkAt,
-  S_IFCHR,
-  S_IFDIR,
-  S_IFLNK,
-  S_IFMT,
-  statAt,
-  statFd,
-  unlinkAt,
-} from '../system/files.ts';
-import { removeDirectoryAt } from '../system/remove-tree.ts';
+import { cString, type FileStatus, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT } from '../system/files.ts';
 import { type Checkpoint, NO_CHECKPOINT } from './layer-budget.ts';
+import type { LayerTree } from './layer-tree.ts';
 import { components, DOT_DOT, joinPath, SLASH } from './paths.ts';
 
 /** Maximum symbolic links on one path: the same as containerd. */
@@ -56,7 +37,7 @@ export interface MissingDirectories {
 }
 
 export interface RootOptions {
-  /** Default: true if the kernel has openat2(2). */
+  /** Whether `openDirectoryInRoot` of the tree is used before a path is walked. Default: true. */
   readonly useOpenat2?: boolean;
   readonly checkpoint?: Checkpoint | undefined;
 }
@@ -70,7 +51,7 @@ export interface Place {
 }
 
 /**
- * Resolves paths inside a directory as if it were `/`, including absolute links and `..` (as RESOLVE_IN_ROOT of openat2(2)
+ * Resolves paths inside a tree as if its root were `/`, including absolute links and `..` (as RESOLVE_IN_ROOT of openat2(2)
  * does). No path leads out of it, whatever the archive or another process puts on the way. Callers get an open directory
  * and a last name, and must use calls that do not follow the last name.
  *
@@ -80,7 +61,7 @@ export interface Place {
  * others were evicted after it: the caller can still use it, and another thread could get the same descriptor number.
  */
 export class Root {
-  readonly fd: number;
+  readonly tree: LayerTree;
   private readonly cache = new Map<string, number>();
   /** The result of the last call: archives are ordered by directory. */
   private lastPath: Buffer | undefined;
@@ -89,21 +70,20 @@ export class Root {
   private readonly evicted: number[] = [];
   private readonly useOpenat2: boolean;
   private readonly checkpoint: Checkpoint;
-  private real: string | undefined;
   /** Number of evictions. As long as it does not change, the descriptor of a path stays the same. */
   evictions = 0;
 
-  /** @param path an absolute path; symbolic links in this path are followed */
-  constructor(path: string, options: RootOptions = {}) {
-    this.fd = openAt(AT_FDCWD, cString(path), O.RDONLY | O.DIRECTORY);
+  /** @param tree disposed together with this object */
+  constructor(tree: LayerTree, options: RootOptions = {}) {
+    this.tree = tree;
     this.useOpenat2 = options.useOpenat2 ?? true;
     this.checkpoint = options.checkpoint ?? NO_CHECKPOINT;
   }
 
   [Symbol.dispose](): void {
     this.evict();
-    for (const fd of this.evicted) close(fd);
-    close(this.fd);
+    for (const fd of this.evicted) this.tree.close(fd);
+    this.tree[Symbol.dispose]();
   }
 
   /** Evicts all descriptors from the cache. */
@@ -112,14 +92,12 @@ export class Root {
     this.lastPath = undefined;
     this.evicted.push(...this.cache.values());
     this.cache.clear();
-    for (const fd of this.evicted.splice(0, this.evicted.length - MAX_EVICTED)) close(fd);
+    for (const fd of this.evicted.splice(0, this.evicted.length - MAX_EVICTED)) this.tree.close(fd);
   }
 
   /** The path of an open directory below the root, without links; bytes as latin1. */
   realPath(fd: number): string {
-    if (fd === this.fd) return '';
-    const path = readlinkAt(AT_FDCWD, descriptorPath(fd)).toString('latin1');
-    return path.slice(this.ownPath.length + 1);
+    return fd === this.tree.root ? '' : this.tree.realPath(fd);
   }
 
   /** The real path of a name in an open directory. The name does not need to exist. @param name a C string */
@@ -129,14 +107,9 @@ export class Root {
     return above === '' ? last : `${above}/${last}`;
   }
 
-  private get ownPath(): string {
-    this.real ??= readlinkAt(AT_FDCWD, descriptorPath(this.fd)).toString('latin1');
-    return this.real;
-  }
-
   /** Whether the whole path is short enough for a system call. @param length the length of the path below the root */
   private isReachable(length: number): boolean {
-    return this.ownPath.length + 1 + length <= MAX_PATH;
+    return this.tree.pathLength + 1 + length <= MAX_PATH;
   }
 
   /**
@@ -152,7 +125,7 @@ export class Root {
 
   /** As `directory`, but `undefined` if `missing` answers `nothing`. */
   neededDirectory(path: Buffer, missing: MissingDirectories | undefined): number | undefined {
-    if (path.length === 0) return this.fd;
+    if (path.length === 0) return this.tree.root;
     if (this.lastPath?.equals(path)) return this.lastFd;
     const key = path.toString('latin1');
     let fd = this.cache.get(key);
@@ -179,14 +152,14 @@ export class Root {
       const name = parts.pop();
       if (name === undefined || name.equals(DOT_DOT)) {
         const parent = this.directory(rest);
-        return { parent, name: cString('.'), status: statFd(parent) };
+        return { parent, name: cString('.'), status: this.tree.statFd(parent) };
       }
       const parent = this.directory(joinPath(parts));
       const cName = cString(name);
-      const status = statAt(parent, cName);
+      const status = this.tree.statAt(parent, cName);
       if (status === undefined) return undefined;
       if ((status.mode & S_IFMT) !== S_IFLNK) return { parent, name: cName, status };
-      const target = readlinkAt(parent, cName);
+      const target = this.tree.readlinkAt(parent, cName);
       rest =
         target[0] === SLASH ? target : Buffer.from(`${this.realPath(parent)}/${target.toString('latin1')}`, 'latin1');
     }
@@ -207,7 +180,7 @@ export class Root {
   private open(path: Buffer, missing: MissingDirectories | undefined): number | undefined {
     if (this.useOpenat2 && this.isReachable(path.length)) {
       try {
-        const fd = openDirectoryInRoot(this.fd, cString(path));
+        const fd = this.tree.openDirectoryInRoot(path);
         if (fd !== undefined) return fd;
       } catch (error) {
         const code = errnoOf(error);
@@ -223,6 +196,7 @@ export class Root {
    * name, as in containerd; the kernel returns an error instead. Targets of links can contain such paths.
    */
   private walk(path: Buffer, missing: MissingDirectories | undefined): number | undefined {
+    const { tree } = this;
     const open: number[] = [];
     const names: string[] = [];
     /** The names after `names`. The first of them is missing or not a directory, so the others are missing, too. */
@@ -241,11 +215,11 @@ export class Root {
         if (name.equals(DOT_DOT)) {
           const absentName = absent.pop()?.name;
           const left = absentName === undefined ? open.pop() : undefined;
-          if (left !== undefined) close(left);
+          if (left !== undefined) tree.close(left);
           length -= ((absentName ?? names.pop())?.length ?? -1) + 1;
           continue;
         }
-        const parent = open.at(-1) ?? this.fd;
+        const parent = open.at(-1) ?? tree.root;
         const cName = cString(name);
         const [first] = absent;
         if (
@@ -254,13 +228,13 @@ export class Root {
         ) {
           throw systemFailure('ENOTDIR', 'a file is in the way of a directory', path);
         }
-        const status = first === undefined ? statAt(parent, cName) : undefined;
+        const status = first === undefined ? tree.statAt(parent, cName) : undefined;
         if (status !== undefined && (status.mode & S_IFMT) === S_IFLNK) {
           links++;
           if (links > MAX_LINKS) throw systemFailure('ELOOP', 'too many symbolic links on the path', path);
-          const target = readlinkAt(parent, cName);
+          const target = tree.readlinkAt(parent, cName);
           if (target[0] === SLASH) {
-            for (const fd of open.splice(0)) close(fd);
+            for (const fd of open.splice(0)) tree.close(fd);
             names.length = 0;
             length = 0;
           }
@@ -273,23 +247,23 @@ export class Root {
           absent.push({ name: name.toString('latin1'), status });
           continue;
         }
-        open.push(openAt(parent, cName, O.PATH | O.DIRECTORY | O.NOFOLLOW));
+        open.push(tree.openDirectory(parent, cName));
         names.push(name.toString('latin1'));
       }
       for (const { name, status } of absent) {
         if (missing === undefined) {
           throw systemFailure(status === undefined ? 'ENOENT' : 'ENOTDIR', 'not a directory', path);
         }
-        const parent = open.at(-1) ?? this.fd;
+        const parent = open.at(-1) ?? tree.root;
         const cName = cString(Buffer.from(name, 'latin1'));
         if (!this.make(parent, cName, status, names, missing)) return undefined;
-        open.push(openAt(parent, cName, O.PATH | O.DIRECTORY | O.NOFOLLOW));
+        open.push(tree.openDirectory(parent, cName));
         names.push(name);
       }
       // returns a second descriptor of the root, because the cache closes its descriptors
-      return open.pop() ?? openAt(this.fd, cString('.'), O.PATH | O.DIRECTORY);
+      return open.pop() ?? tree.openDirectory(tree.root, cString('.'));
     } finally {
-      for (const fd of open) close(fd);
+      for (const fd of open) tree.close(fd);
     }
   }
 
@@ -311,8 +285,8 @@ export class Root {
       throw systemFailure('ENOTDIR', 'a file is in the way of a directory', Buffer.from(real, 'latin1'));
     }
     missing.making(above.join('/'), parent);
-    if (status !== undefined) unlinkAt(parent, name);
-    mkdirAt(parent, name, 0o755);
+    if (status !== undefined) this.tree.unlinkAt(parent, name);
+    this.tree.mkdirAt(parent, name, 0o755);
     missing.made(real, parent, name);
     return true;
   }
@@ -323,11 +297,11 @@ export class Root {
    * @returns whether the removed name was a directory or a link, so that other paths can lead to another place now
    */
   removeAll(parent: number, name: Buffer, onRemoved?: (inode: bigint) => void): boolean {
-    const status = statAt(parent, name);
+    const status = this.tree.statAt(parent, name);
     if (status === undefined) return false;
     const type = status.mode & S_IFMT;
-    if (type === S_IFDIR) removeDirectoryAt(parent, name, this.checkpoint, onRemoved);
-    else unlinkAt(parent, name);
+    if (type === S_IFDIR) this.tree.removeDirectory(parent, name, this.checkpoint, onRemoved);
+    else this.tree.unlinkAt(parent, name);
     if (type !== S_IFDIR && type !== S_IFLNK) return false;
     this.evict();
     return true;
@@ -335,7 +309,7 @@ export class Root {
 
   /** All names in an open directory, as C strings. */
   list(fd: number): Buffer[] {
-    return namesIn(fd, this.checkpoint).map(({ name }) => name);
+    return this.tree.list(fd, this.checkpoint);
   }
 }
 

@@ -1,6 +1,7 @@
 import { UnpackError } from '../errors.ts';
 import { requireTreeOf } from '../snapshots/records.ts';
 import type { Mount, OverlayXattrs, Ownership, Snapshotter } from '../snapshots/snapshotter.ts';
+import { KernelTree } from './kernel-tree.ts';
 import { Root, type RootOptions } from './root.ts';
 
 /**
@@ -84,12 +85,12 @@ export function diffTarget(
  * @throws UnpackError STORE_FAILED if it is not the directory of the snapshot; system errors
  */
 export function openTarget({ root, key }: Pick<DiffTarget, 'root' | 'key'>, options: RootOptions = {}): Root {
-  const opened = new Root(root, options);
+  const tree = new KernelTree(root);
   try {
-    if (key !== undefined) requireTreeOf(key, opened.fd);
-    return opened;
+    if (key !== undefined) requireTreeOf(key, tree.root);
+    return new Root(tree, options);
   } catch (error) {
-    opened[Symbol.dispose]();
+    tree[Symbol.dispose]();
     throw error;
   }
 }

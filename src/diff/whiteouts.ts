@@ -1,24 +1,13 @@
 import { showName, type TarEntry } from '../archive/entry.ts';
 import { errnoOf } from '../errno.ts';
 import { UnpackError } from '../errors.ts';
-import {
-  chownAt,
-  close,
-  cString,
-  mknodAt,
-  O,
-  openAt,
-  S_IFCHR,
-  S_IFDIR,
-  S_IFMT,
-  setXattrAt,
-  statAt,
-} from '../system/files.ts';
+import { cString, S_IFCHR, S_IFDIR, S_IFMT } from '../system/files.ts';
 import type { AddedFiles } from './added-files.ts';
 import { setFitting } from './attributes.ts';
 import { AUFS_PREFIX } from './aufs.ts';
 import type { DirectoryTimes } from './directory-times.ts';
 import type { Checkpoint, MemoryBudget } from './layer-budget.ts';
+import type { LayerTree } from './layer-tree.ts';
 import { isOverlayWhiteout, type Root } from './root.ts';
 import { type DiffTarget, isFullCopy } from './target.ts';
 
@@ -91,7 +80,7 @@ export interface WriterParts {
 
 export function whiteouts(target: DiffTarget, root: Root, parts: WriterParts): Whiteouts {
   if (target.below === 'nothing') return NOTHING_BELOW;
-  return isFullCopy(target) ? new Removals(root, parts) : new OverlayWhiteouts(target, parts.added);
+  return isFullCopy(target) ? new Removals(root, parts) : new OverlayWhiteouts(target, root.tree, parts.added);
 }
 
 const join = (path: string, name: Buffer): string =>
@@ -100,27 +89,29 @@ const join = (path: string, name: Buffer): string =>
 /** Upper directory of an overlay: device 0:0 for a deleted name, an attribute for an opaque directory (Linux, overlayfs.rst). */
 class OverlayWhiteouts implements Whiteouts {
   private readonly target: DiffTarget;
+  private readonly tree: LayerTree;
   private readonly added: AddedFiles;
 
-  constructor(target: DiffTarget, added: AddedFiles) {
+  constructor(target: DiffTarget, tree: LayerTree, added: AddedFiles) {
     this.target = target;
+    this.tree = tree;
     this.added = added;
   }
 
   delete(parent: number, _path: string, name: Buffer, entry: TarEntry): Deletion {
     const cName = cString(name);
     try {
-      mknodAt(parent, cName, S_IFCHR, 0);
+      this.tree.mknodAt(parent, cName, S_IFCHR, 0);
       this.added.node();
     } catch (error) {
       if (errnoOf(error) !== 'EEXIST') throw error;
-      const status = statAt(parent, cName);
+      const status = this.tree.statAt(parent, cName);
       // an existing file is from this layer and hides the layers below; an existing directory hides them only if it is
       // opaque
       if (status !== undefined && (status.mode & S_IFMT) === S_IFDIR) this.makeOpaque(parent, cName);
       return status !== undefined && !isOverlayWhiteout(status) ? 'late' : 'nothing';
     }
-    if (this.target.ownership === 'keep') chownAt(parent, cName, entry.uid, entry.gid);
+    if (this.target.ownership === 'keep') this.tree.chownAt(parent, cName, entry.uid, entry.gid);
     return 'nothing';
   }
 
@@ -139,8 +130,8 @@ class OverlayWhiteouts implements Whiteouts {
   made(): void {}
 
   private makeOpaque(parent: number, name: Buffer): void {
-    const { root, opaqueXattr } = this.target;
-    setFitting(root, opaqueXattr, YES, () => setXattrAt(parent, name, cString(opaqueXattr), YES));
+    const { opaqueXattr } = this.target;
+    setFitting(this.tree, opaqueXattr, YES, () => this.tree.setXattrAt(parent, name, cString(opaqueXattr), YES));
   }
 }
 
@@ -177,12 +168,12 @@ class Removals implements Whiteouts {
   }
 
   opaque(parent: number, path: string): void {
-    const fd = openAt(parent, SELF, O.RDONLY | O.DIRECTORY);
+    const fd = this.root.tree.openDirectory(parent, SELF);
     try {
       // the marker hides the content of the layers below, but directories with other whiteouts are kept
       this.removeOldInside(fd, path, MARK.written | MARK.needed);
     } finally {
-      close(fd);
+      this.root.tree.close(fd);
     }
   }
 
@@ -219,13 +210,13 @@ class Removals implements Whiteouts {
   /** Removes `name` unless it has a mark of `kept`. */
   private removeOld(parent: number, name: Buffer, path: string, kept: number): Deletion {
     if (!this.has(path, kept)) return this.root.removeAll(parent, name) ? 'removed' : 'nothing';
-    const status = statAt(parent, name);
+    const status = this.root.tree.statAt(parent, name);
     if (status === undefined || (status.mode & S_IFMT) !== S_IFDIR) return 'nothing';
-    const fd = openAt(parent, name, O.RDONLY | O.DIRECTORY | O.NOFOLLOW);
+    const fd = this.root.tree.openDirectory(parent, name);
     try {
       this.removeOldInside(fd, path, kept);
     } finally {
-      close(fd);
+      this.root.tree.close(fd);
     }
     return 'late';
   }

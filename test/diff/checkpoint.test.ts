@@ -6,7 +6,7 @@ import '../support/needs-root.ts';
 import { TarReader } from '../../src/archive/tar-reader.ts';
 import { LayerWriter } from '../../src/diff/layer-writer.ts';
 import { copyParentAttributes, copyParentAttributesInTurns } from '../../src/diff/parent-attributes.ts';
-import type { DiffTarget } from '../../src/diff/target.ts';
+import { type DiffTarget, openTarget } from '../../src/diff/target.ts';
 import { UnpackError } from '../../src/errors.ts';
 import { LIMITS } from '../support/apply.ts';
 import { scratch } from '../support/scratch.ts';
@@ -113,8 +113,9 @@ describe('implied directories', () => {
 
   it('call the checkpoint once each when they get the attributes of the parent', () => {
     using dir = scratch();
+    using root = openTarget({ root: dir.path });
     let asked = 0;
-    copyParentAttributes({ root: dir.path, lowers: [dir.path] }, implied, undefined, () => asked++);
+    copyParentAttributes(root, { lowers: [dir.path] }, implied, undefined, () => asked++);
     assert.ok(asked >= NEEDED);
   });
 

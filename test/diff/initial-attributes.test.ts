@@ -3,6 +3,7 @@ import { chownSync } from 'node:fs';
 import { describe, it } from 'node:test';
 import '../support/needs-root.ts';
 import { InitialAttributes } from '../../src/diff/initial-attributes.ts';
+import { KernelTree } from '../../src/diff/kernel-tree.ts';
 import { Root } from '../../src/diff/root.ts';
 import { applyTar } from '../support/apply.ts';
 import { scratch } from '../support/scratch.ts';
@@ -81,9 +82,9 @@ describe('a new file has the owner and mode of its entry, not those that the ker
 
 describe('the owner of a new file', () => {
   const owner = (root: string): boolean => {
-    using open = new Root(root);
+    using open = new Root(new KernelTree(root));
     const of = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0, mode: 0o644 };
-    return new InitialAttributes(open).has(open.fd, { type: 'file', ...of, xattrs: undefined }).owner;
+    return new InitialAttributes(open).has(open.tree.root, { type: 'file', ...of, xattrs: undefined }).owner;
   };
 
   it('is set by chown, unless this user owns the files that it creates', () => {
