@@ -96,6 +96,11 @@ export const SETTINGS = {
   ),
   UNPACK_KEEP_COMPLETED: setting('number of completed jobs to keep (for one day at most)', count(0, 1_000_000), '1000'),
   UNPACK_KEEP_FAILED: setting('number of failed jobs to keep (for two weeks at most)', count(0, 1_000_000), '5000'),
+  UNPACK_LISTED_IMAGES: setting(
+    'number of images of its store that a worker lists in Redis for the board, those that were used last; 0: none',
+    count(0, 100_000),
+    '2000',
+  ),
   UNPACK_ROOT: setting('folder of the snapshot store', path, '/var/lib/unpackd'),
   UNPACK_SNAPSHOTTER: setting(
     'overlay, or native (full copies) if overlayfs cannot be used; containerd: the snapshots and images of a containerd on this machine',

@@ -133,6 +133,7 @@ async function workOn(
     program: version,
     storeIdentity: storeIdentity(snapshotter),
     disk: () => diskOf(snapshotter.root),
+    images: () => snapshotter.images(),
   };
   const worker = new UnpackWorker({
     settings: config,

@@ -5,16 +5,19 @@ import { JobNotFoundError } from '../queue/errors.ts';
 import { JOB_STATES } from '../queue/job-status.ts';
 import type { UnpackQueue } from '../queue/producer.ts';
 import { retryJobs } from '../queue/retry-jobs.ts';
+import { StoreLists } from '../queue/store-images.ts';
 import { readWorkers } from '../queue/worker-presence.ts';
 import type { Assets } from './assets.ts';
 import { jobUrl } from './elements.ts';
 import { finishedCounts } from './finished-per-minute.ts';
 import { formField, isOwnForm } from './form-guard.ts';
 import { type Html, html, type Part } from './html.ts';
+import { type FoundImage, findImages, IMAGE_ORDERS } from './image-list.ts';
 import { readJob } from './job-details.ts';
 import { JobLists } from './job-list.ts';
 import { searchImages } from './job-search.ts';
 import { layout, type Page } from './layout.ts';
+import { imagePage } from './pages/image.ts';
 import { imagesPage } from './pages/images.ts';
 import { jobPage, rawPage } from './pages/job.ts';
 import { jobsPage, PAGE_SIZE } from './pages/jobs.ts';
@@ -24,7 +27,6 @@ import { searchPage } from './pages/search.ts';
 import { workersPage } from './pages/workers.ts';
 import type { QueueHistory } from './queue-history.ts';
 import { connectedWorkers, readOverview } from './read-overview.ts';
-import { readUnpackedImages } from './unpacked-images.ts';
 
 /** Which path shows which page, and the two forms. Every page is made anew from Redis. */
 
@@ -44,10 +46,14 @@ const NOTICES: Readonly<Record<string, string>> = {
   cancel: 'The cancel request is set. The next worker that sees it ends the job.',
 };
 
+/** Maximum number of characters of a search. */
+const LONGEST = 500;
+
 type Query = Readonly<Record<string, unknown>>;
 
 export function addPages(app: FastifyInstance, { redis, queue, producer, history, assets }: PageSources): void {
   const lists = new JobLists(redis, queue);
+  const storeLists = new StoreLists(redis, queue);
   const send = (reply: FastifyReply, page: Page, status = 200) => sendPage(reply, page, queue.name, assets, status);
 
   app.get('/', async (_request, reply) => {
@@ -99,10 +105,29 @@ export function addPages(app: FastifyInstance, { redis, queue, producer, history
     return send(reply, { title: field, section: '/jobs', content, refresh: 0 });
   });
 
-  app.get('/images', async (_request, reply) => {
-    const [workers, images] = await Promise.all([readWorkers(redis, queue), readUnpackedImages(lists)]);
-    const content = imagesPage(workers, images, Date.now());
+  app.get('/images', async (request, reply) => {
+    const asked = request.query as Query;
+    const order = IMAGE_ORDERS.find((one) => one === asked.order) ?? 'used';
+    const query = { text: (text(asked.q) ?? '').trim().slice(0, LONGEST), store: text(asked.store), order };
+    const [workers, stores] = await Promise.all([readWorkers(redis, queue), storeLists.read()]);
+    const found = findImages(stores, query);
+    const content = imagesPage({ stores, workers, found, query, from: place(asked.from), now: Date.now() });
     return send(reply, { title: 'Images', section: '/images', content, refresh: SLOW });
+  });
+
+  app.get('/image', async (request, reply) => {
+    const { reference, platform, manifest, chain } = request.query as Query;
+    const stores = await storeLists.read();
+    const wanted = [text(reference), text(platform) ?? '', text(manifest), text(chain)];
+    const isWanted = (one: FoundImage) =>
+      [one.reference, one.platform, one.manifest, one.chainId].every((part, index) => part === wanted[index]);
+    const found = findImages(stores, { text: text(reference) ?? '', store: undefined, order: 'used' }).find(isWanted);
+    if (found === undefined) {
+      const sentence = 'No store lists this image: it was removed, or its reference leads to another image now.';
+      return send(reply, errorPage('No such image', sentence, html`<a href="/images">All images</a>`), 404);
+    }
+    const content = imagePage(found, stores.length, Date.now());
+    return send(reply, { title: found.reference, section: '/images', content, refresh: SLOW });
   });
 
   app.get('/workers', async (_request, reply) => {

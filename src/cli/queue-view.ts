@@ -50,7 +50,7 @@ function workerLines(workers: readonly WorkerView[], width: number | undefined, 
     worker.name,
     stateText(worker, now),
     `${worker.running} of ${worker.slots}`,
-    worker.store.images === undefined ? '' : amount(worker.store.images),
+    worker.images === undefined ? '' : amount(worker.images),
     worker.disk === undefined ? '' : bytesText(worker.disk.bytes),
     worker.store.root,
   ]);

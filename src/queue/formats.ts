@@ -324,8 +324,6 @@ export interface WorkerRecord {
       readonly namespace: string;
       readonly snapshotter: string;
     } | undefined;
-    /** The number of images in the store, as of the last listing. */
-    readonly images?: number | undefined;
   };
   /** Space of the disk with the store. Inodes are absent on file systems without a fixed number of them. */
   readonly disk?: {

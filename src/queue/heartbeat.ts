@@ -2,7 +2,8 @@ import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Redis, Result } from 'ioredis';
 import type { WorkerRecord } from './formats.ts';
-import { HEARTBEAT, type Keys, RECORD_LIFE, workerKey, workersKey } from './worker-presence.ts';
+import type { Keys } from './store-images.ts';
+import { HEARTBEAT, RECORD_LIFE, workerKey, workersKey } from './worker-presence.ts';
 
 declare module 'ioredis' {
   interface RedisCommander<Context> {

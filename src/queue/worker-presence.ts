@@ -1,5 +1,6 @@
 import type { Redis } from 'ioredis';
 import type { WorkerRecord } from './formats.ts';
+import { imageCounts, type Keys } from './store-images.ts';
 import { recordSchema } from './worker-record.ts';
 
 /**
@@ -25,11 +26,6 @@ export const JOBS_SHOWN = 32;
 /** Number of records that one call of Redis reads. */
 const PAGE = 500;
 
-/** The part of BullMQ's Queue that makes keys. */
-export interface Keys {
-  toKey(name: string): string;
-}
-
 export function workerKey(queue: Keys, id: string): string {
   return queue.toKey(`worker:${id}`);
 }
@@ -40,6 +36,8 @@ export function workersKey(queue: Keys): string {
 
 /** A worker as readers see it. */
 export interface WorkerView extends WorkerRecord {
+  /** The number of images in its store; absent if no worker of that store lists them. */
+  readonly images?: number;
   /** The ID of its record. */
   readonly id: string;
   /** Its last heartbeat, by the clock of the reader. */
@@ -88,7 +86,13 @@ export async function readWorkers(redis: Redis, queue: Keys): Promise<WorkerView
     }
     if (ids < PAGE) break;
   }
-  return workers.sort((one, other) => compare(one.name, other.name) || one.started - other.started);
+  const ids = new Set(workers.flatMap(({ store }) => store.identity ?? []));
+  const counts = await imageCounts(redis, queue, ids);
+  const withImages = workers.map((worker): WorkerView => {
+    const images = counts.get(worker.store.identity ?? '');
+    return images === undefined ? worker : { ...worker, images };
+  });
+  return withImages.sort((one, other) => compare(one.name, other.name) || one.started - other.started);
 }
 
 /** @param left milliseconds until the record expires */

@@ -22,7 +22,6 @@ export const recordSchema = z.object({
     root: z.string().meta({ description: 'The folder of the store.' }),
     snapshotter: z.string().meta({ description: 'How its snapshots are kept: `overlay` or `native`.' }),
     containerd: z.object({ namespace: z.string(), snapshotter: z.string() }).optional(),
-    images: count.optional().meta({ description: 'The number of images in the store, as of the last listing.' }),
   }),
   disk: z
     .object({ bytes: count, totalBytes: count, inodes: count.optional(), totalInodes: count.optional() })

@@ -5,6 +5,7 @@ import type { Redis } from 'ioredis';
 import type { Config } from '../config.ts';
 import { UnpackError } from '../errors.ts';
 import type { StoreKeeper, Unpacker } from '../image/unpack.ts';
+import type { ImageListing } from '../snapshots/images.ts';
 import type { Disk } from '../system/space.ts';
 import { durationText } from '../units.ts';
 import { CancelFlags } from './cancel-flags.ts';
@@ -12,6 +13,7 @@ import { cancelChannel, cancelledError, cancelReasons } from './cancellation.ts'
 import { gatherWrites, patientConnection } from './connection.ts';
 import type { WorkerRecord } from './formats.ts';
 import { Heartbeat, unlessSlow } from './heartbeat.ts';
+import { ImagePublisher } from './image-publisher.ts';
 import { BullWorker, RunningJobs } from './job-runs.ts';
 import type { Logger } from './log.ts';
 import { Outages, unavailable } from './outages.ts';
@@ -26,7 +28,7 @@ import type { WorkerObserver } from './worker-observer.ts';
 import { type BullSettings, bullQueueOptions, bullWorkerOptions } from './worker-options.ts';
 import { JOBS_SHOWN } from './worker-presence.ts';
 
-export type WorkerSettings = BullSettings & ProcessorSettings & Pick<Config, 'UNPACK_GRACE'>;
+export type WorkerSettings = BullSettings & ProcessorSettings & Pick<Config, 'UNPACK_GRACE' | 'UNPACK_LISTED_IMAGES'>;
 
 export interface WorkerParts {
   readonly settings: WorkerSettings;
@@ -48,6 +50,8 @@ export interface PresenceFacts {
   readonly storeIdentity: string | undefined;
   /** The space of the disk with the store. */
   readonly disk: () => Promise<Disk>;
+  /** All images of the store, to list them for the board. */
+  readonly images: () => Promise<readonly ImageListing[]>;
 }
 
 export interface WorkerState {
@@ -91,6 +95,7 @@ export class UnpackWorker {
   readonly #outages: Outages;
   readonly #cancelFlags: CancelFlags;
   readonly #heartbeat: Heartbeat;
+  readonly #publisher: ImagePublisher | undefined;
   readonly #facts: WorkerFacts;
   readonly #program: string | undefined;
   readonly #storeIdentity: string | undefined;
@@ -123,6 +128,7 @@ export class UnpackWorker {
     this.#disk = presence === undefined ? async () => undefined : unlessSlow(presence.disk, DISK_LIMIT);
     const record = () => this.#record();
     this.#heartbeat = new Heartbeat({ redis: this.#redis, queue: this.#queue, record, onError: this.#outages.record });
+    this.#publisher = this.#publisherOf(presence);
     const processor = createProcessor({
       unpacker,
       keeper,
@@ -165,6 +171,7 @@ export class UnpackWorker {
     if (this.#closing !== undefined) return;
     this.#parked.start();
     this.#heartbeat.start();
+    this.#publisher?.start();
     // a paused worker does nothing until it is resumed
     this.#worker.run().catch((error: unknown) => this.#failed(error));
   }
@@ -254,10 +261,27 @@ export class UnpackWorker {
       void this.#worker.disconnect().catch(() => {});
     }
     // closing waits for Redis, and Redis possibly does not answer
-    const ended = this.#heartbeat.stop().then(() => this.#queue.close());
+    const stopped = Promise.all([this.#heartbeat.stop(), this.#publisher?.stop()]);
+    const ended = stopped.then(() => this.#queue.close());
     await Promise.race([ended.catch(() => {}), sleep(500, undefined, { ref: false })]);
     this.#cancelRequests.disconnect();
     this.#redis.disconnect();
+  }
+
+  /** `undefined` if the images are not to be listed, or it is not known which workers share the store. */
+  #publisherOf(presence: PresenceFacts | undefined): ImagePublisher | undefined {
+    const most = this.#settings.UNPACK_LISTED_IMAGES;
+    if (presence?.storeIdentity === undefined || most === 0) return undefined;
+    const { worker, store } = this.#facts;
+    return new ImagePublisher({
+      redis: this.#redis,
+      queue: this.#queue,
+      store: presence.storeIdentity,
+      record: { host: worker.host, ...store },
+      images: presence.images,
+      most,
+      onError: this.#outages.record,
+    });
   }
 
   /** What this worker does now, for the readers of the queue. */

@@ -58,6 +58,7 @@ export function queueFixture(options: LocalRedisOptions = {}): QueueFixture {
         keeper: store?.keeper && scriptedKeeper(store.keeper),
         policy: { connection: CONNECTION, buckets: settings.UNPACK_BUCKETS },
         store: { root: '/store', snapshotter: 'overlay' },
+        presence: store?.presence,
         observer,
         log: createLog(settings, { write: (line) => log.push(JSON.parse(line)) }),
       });

@@ -9,8 +9,8 @@ import { checkRedis } from '../../src/doctor/redis.ts';
 import { createLog } from '../../src/queue/log.ts';
 import { type SentinelDeployment, startSentinels } from '../support/redis-deployments.ts';
 import { scratch } from '../support/scratch.ts';
-import { payload, queueFixture, testSettings } from './queue-fixture.ts';
-import { image } from './scripted-unpacker.ts';
+import { eventually, payload, queueFixture, testSettings } from './queue-fixture.ts';
+import { image, listing, presenceOf } from './scripted-unpacker.ts';
 
 const fixture = queueFixture();
 const folder = scratch();
@@ -52,14 +52,26 @@ test('the documented users have the rights that workers, producers, board and do
   const queue = fixture.producer(settings);
   const cancelled = await queue.add(payload('cancelled'));
   assert.equal(await queue.cancel(cancelled.id), true);
-  await fixture.worker(settings, async () => [image('applied')]);
+  const presence = presenceOf('a'.repeat(32), async () => [listing(1)]);
+  await fixture.worker(settings, async () => [image('applied')], { presence });
   const job = await queue.add(payload('one'), { priority: 2 });
   await queue.wait(job);
   await assert.rejects(queue.wait(cancelled), /cancelled/);
   await queue.counts();
+  await eventually('images are listed', async () => (await queue.overview()).workers[0]?.images === 1);
   const board = await startBoard(settings, createLog(settings, { write: () => {} }));
   t.after(() => board.close());
-  for (const path of ['/', `/jobs/${job.id}`, '/bull', '/bull/api/queues', '/metrics', '/readyz']) {
+  for (const path of [
+    '/',
+    `/jobs/${job.id}`,
+    '/images',
+    '/workers',
+    '/queue',
+    '/bull',
+    '/bull/api/queues',
+    '/metrics',
+    '/readyz',
+  ]) {
     const answer = await fetch(`${board.url}${path}`);
     assert.doesNotMatch(await answer.text(), /does not permit/, path);
   }

@@ -5,7 +5,7 @@ import { checkRedis } from '../../src/doctor/redis.ts';
 import { impatientConnection } from '../../src/queue/connection.ts';
 import { type Deployment, startCluster, startSentinels } from '../support/redis-deployments.ts';
 import { eventually, payload, queueFixture, testSettings } from './queue-fixture.ts';
-import { image } from './scripted-unpacker.ts';
+import { image, listing, presenceOf, type Script } from './scripted-unpacker.ts';
 
 /** What a queue needs, behind sentinels and in a cluster: jobs, waiting, cancelling, and a failover in the middle. */
 const KINDS: readonly (readonly [title: string, start: () => Promise<Deployment>])[] = [
@@ -35,11 +35,12 @@ for (const [title, start] of KINDS) {
     test('runs jobs, reports them to those who wait, and cancels them', async () => {
       const own = settings();
       const { promise: begun, resolve: begin } = Promise.withResolvers<void>();
-      await fixture.worker(own, async ({ bucket, signal }) => {
+      const script: Script = async ({ bucket, signal }) => {
         if (bucket !== 'slow') return [image('applied')];
         begin();
         return new Promise((_, reject) => signal?.addEventListener('abort', () => reject(signal.reason)));
-      });
+      };
+      await fixture.worker(own, script, { presence: presenceOf('a'.repeat(32), async () => [listing(1)]) });
       const queue = fixture.producer(own);
       const job = await queue.add(payload('one'));
       assert.equal((await queue.wait(job)).version, 1);
@@ -47,6 +48,7 @@ for (const [title, start] of KINDS) {
       await begun;
       assert.equal(await queue.cancel(slow.id, 'enough'), true);
       await assert.rejects(queue.wait(slow), /the job was cancelled: enough/);
+      await eventually('images are listed', async () => (await queue.overview()).workers[0]?.images === 1);
       const checks = [...(await checkRedis(own)), ...(await checkQueue(own))];
       assert.deepEqual(
         checks.filter(({ status }) => status === 'fail'),

@@ -1,6 +1,8 @@
 import { abortError } from '../../src/errors.ts';
 import type { ImageState, LayerPhase, LayerState } from '../../src/image/progress.ts';
 import type { StoreKeeper, UnpackedImage, Unpacker, UnpackOptions } from '../../src/image/unpack.ts';
+import type { PresenceFacts } from '../../src/queue/worker.ts';
+import type { ImageListing } from '../../src/snapshots/images.ts';
 
 /** One call of the unpacker. */
 export interface Call extends UnpackOptions {
@@ -17,6 +19,8 @@ export interface ScriptedStore {
   readonly recall?: Unpacker['lookUpCached'];
   /** What the worker asks about its store; default: nothing. */
   readonly keeper?: Partial<StoreKeeper>;
+  /** What the worker tells about its store; default: nothing. */
+  readonly presence?: PresenceFacts;
   readonly look?: (signal: AbortSignal | undefined) => Promise<readonly UnpackedImage[] | undefined>;
 }
 
@@ -92,4 +96,31 @@ export function untilAborted(
 /** A keeper of a sound store without locks, except what a test sets. */
 export function scriptedKeeper(keeper: Partial<StoreKeeper>): StoreKeeper {
   return { tidy: async () => {}, check: async () => {}, heldElsewhere: () => undefined, ...keeper };
+}
+
+/** An image in a store. */
+export function listing(number: number, more: Partial<ImageListing> = {}): ImageListing {
+  return {
+    reference: `registry.example/app:${number}`,
+    platform: 'linux/amd64',
+    manifestDigest: digest(10_000 + number),
+    configDigest: digest(20_000 + number),
+    chainId: digest(30_000 + number),
+    source: 's3://images',
+    job: `job-${number}`,
+    unpacked: new Date(1_700_000_000_000 + number),
+    used: new Date(1_700_000_100_000 + number),
+    pinned: false,
+    own: { bytes: 1000 + number, inodes: 1 },
+    shared: { bytes: 0, inodes: 0 },
+    unmeasured: 0,
+    usedBy: [],
+    ...more,
+  };
+}
+
+/** What a worker tells about a store with these images. */
+export function presenceOf(storeIdentity: string | undefined, images: PresenceFacts['images']): PresenceFacts {
+  const disk = async () => ({ bytes: 2 ** 30, totalBytes: 2 ** 32, inodes: 1000, totalInodes: 5000 });
+  return { storeIdentity, disk, images };
 }

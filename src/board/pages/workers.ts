@@ -2,6 +2,7 @@ import type { WorkerView } from '../../queue/worker-presence.ts';
 import { bytesText } from '../../units.ts';
 import { age, badge, bytes, type Column, cut, jobLink, type Row, table } from '../elements.ts';
 import { type Html, html, type Part } from '../html.ts';
+import { imagesUrl } from './images.ts';
 
 /** `/workers`: who takes jobs, what each does, and how its store is. */
 
@@ -36,7 +37,7 @@ ${old > 0 && html`<p class="empty">${old} more connected, which do not report: t
 }
 
 function row(worker: WorkerView, now: number): Row {
-  const { id, name, host, store, disk, started, program } = worker;
+  const { id, name, host, store, images, disk, started, program } = worker;
   const kind =
     store.containerd === undefined
       ? store.snapshotter
@@ -50,11 +51,16 @@ function row(worker: WorkerView, now: number): Row {
       jobs(worker, now),
       html`<bdi>${cut(store.root, 100)}</bdi><br><span class="empty">${kind}</span>`,
       disk && free(disk),
-      store.images?.toLocaleString('en-US'),
+      imagesPart(store.identity, images),
       age(new Date(started), now),
       program === undefined ? '' : cut(program, 40),
     ],
   };
+}
+
+function imagesPart(store: string | undefined, images: number | undefined): Part {
+  if (store === undefined || images === undefined) return undefined;
+  return html`<a href="${imagesUrl({ text: '', store, order: 'used' })}">${images.toLocaleString('en-US')}</a>`;
 }
 
 function state({ silent, seen, state, problem }: WorkerView, now: number): Part {
