@@ -91,11 +91,9 @@ export const HOST_ERRNO: Readonly<Record<string, { readonly full: boolean; reado
   ),
   EUCLEAN: failed('the file system is damaged: see the kernel log (dmesg), unmount it and run fsck'),
   EBADMSG: failed('the file system is damaged: see the kernel log (dmesg), unmount it and run fsck'),
-  ENODEV: failed('the disk is gone: see the kernel log (dmesg), mount it again and restart the worker'),
-  ENXIO: failed('the disk is gone: see the kernel log (dmesg), mount it again and restart the worker'),
-  ESTALE: failed(
-    'the file handle is stale, because the file system was replaced: mount it again and restart the worker',
-  ),
+  ENODEV: failed('the disk is gone: see the kernel log (dmesg), mount it again and restart unpackd'),
+  ENXIO: failed('the disk is gone: see the kernel log (dmesg), mount it again and restart unpackd'),
+  ESTALE: failed('the file handle is stale, because the file system was replaced: mount it again and restart unpackd'),
   EMFILE: failed(
     'this process has too many files open: raise its limit (ulimit -n, LimitNOFILE), or lower UNPACK_JOBS and UNPACK_THREADS',
   ),

@@ -1,6 +1,7 @@
+import { readFileSync } from 'node:fs';
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { makeRoomIn } from '../errno.ts';
+import { isMissing, makeRoomIn } from '../errno.ts';
 import { UnpackError } from '../errors.ts';
 import { spaceOf } from '../system/space.ts';
 import { openReadOnly } from './read-only.ts';
@@ -246,7 +247,7 @@ const SENTENCES: Readonly<Record<number, string>> = {
   [SQLITE.PERM]: 'this user may not use it',
   [SQLITE.NOMEM]: 'no memory is left to use it: give the machine or the container more',
   [SQLITE.IOERR]:
-    'its disk cannot be read or written, or a quota is used up: see what the kernel logs (dmesg), and restart the worker when it is mended',
+    'its disk cannot be read or written, or a quota is used up: see what the kernel logs (dmesg), and restart unpackd when it is mended',
   [SQLITE.CORRUPT]: `it is damaged: check the file system (fsck), then ${REBUILD}`,
   [SQLITE.READONLY]: 'it can only be read: check the owner and whether the file system is mounted read-only',
   [SQLITE.CANTOPEN]: 'it cannot be opened: check that its directory exists and that this user may write there',
@@ -261,7 +262,19 @@ function databaseError(path: string, error: unknown): unknown {
   if (code === SQLITE.FULL || (code === SQLITE.IOERR && isFull(path))) {
     return new UnpackError('STORE_FULL', `no space left to write ${path}; ${makeRoomIn('unpackd')}`, { cause: error });
   }
-  return new UnpackError('STORE_FAILED', `${path}: ${SENTENCES[code] ?? error.message}`, { cause: error });
+  // if the disk cannot be read, SQLite reports CORRUPT in place of IOERR, and a rebuild would not help
+  const sentence = SENTENCES[code === SQLITE.CORRUPT && !canBeRead(path) ? SQLITE.IOERR : code];
+  return new UnpackError('STORE_FAILED', `${path}: ${sentence ?? error.message}`, { cause: error });
+}
+
+/** Whether the disk gives all bytes of the database, whatever they are. */
+function canBeRead(path: string): boolean {
+  try {
+    for (const file of [path, `${path}-wal`]) readFileSync(file);
+    return true;
+  } catch (error) {
+    return isMissing(error); // there is not always a log
+  }
 }
 
 function isFull(path: string): boolean {

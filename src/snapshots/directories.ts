@@ -305,7 +305,7 @@ export async function makeBesideSnapshots(root: string, name: string): Promise<v
 export function storeGone(path: string, cause: unknown): UnpackError {
   return new UnpackError(
     'STORE_FAILED',
-    `${path} is not there any more; is its disk not mounted? Mount it, or restore the store, and restart the worker`,
+    `${path} is not there any more; is its disk not mounted? Mount it, or restore the store, and restart unpackd`,
     { cause },
   );
 }

@@ -222,6 +222,6 @@ export class OpenedStore {
 function replaced(path: string): UnpackError {
   return new UnpackError(
     'STORE_FAILED',
-    `${path} is not the one that this process opened: a disk was mounted there, or somebody replaced it; put the first one back, or restart the worker to use the new one`,
+    `${path} is not the one that this process opened: a disk was mounted there, or somebody replaced it; put the first one back, or restart unpackd to use the new one`,
   );
 }

@@ -152,7 +152,7 @@ function inDirectoryOf<T>(tree: number, look: (directory: string) => T): T {
 function replacedTree(): UnpackError {
   return new UnpackError(
     'STORE_FAILED',
-    'it is not the directory that was prepared: a disk was mounted over the store, or somebody replaced it; put the first one back, or restart the worker to use the new one',
+    'it is not the directory that was prepared: a disk was mounted over the store, or somebody replaced it; put the first one back, or restart unpackd to use the new one',
   );
 }
 

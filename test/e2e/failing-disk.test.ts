@@ -90,7 +90,7 @@ describe('a disk that is mounted over the store of a running worker', { skip: un
     try {
       const job = await s.queue.add(s.payload('other'));
       await early.logged(
-        /takes no more jobs until the store can be written: .* is not the one that this process opened: .*restart the worker/,
+        /takes no more jobs until the store can be written: .* is not the one that this process opened: .*restart unpackd/,
       );
       await until(async () => (await s.queue.status(job.id)).state === 'waiting', LIMIT);
       assert.deepEqual(await s.stored(), trees, 'the layers on the disk are as they were');

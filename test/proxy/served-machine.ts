@@ -31,6 +31,9 @@ export interface ServedMachineOptions extends Pick<DaemonOptions, 'below' | 'con
   readonly serving?: readonly string[];
 }
 
+const layoutIn = (place: string): string => join(place, 'layout');
+const socketIn = (place: string): string => join(place, 's.sock');
+
 /** The namespace of ctr. */
 const NAMESPACE = 'default';
 const REPOSITORY = 'served';
@@ -39,19 +42,21 @@ const REPOSITORY = 'served';
 export class ServedMachine implements AsyncDisposable {
   readonly root: string;
   readonly layout: string;
+  /** Of the snapshotter. */
+  readonly socket: string;
   readonly daemon: Daemon;
   readonly registry: LayoutRegistry;
   server: SnapshotterProcess;
 
   private constructor(
-    { root }: ServedMachineOptions,
-    layout: string,
+    { root, place }: ServedMachineOptions,
     daemon: Daemon,
     registry: LayoutRegistry,
     server: SnapshotterProcess,
   ) {
     this.root = root;
-    this.layout = layout;
+    this.layout = layoutIn(place);
+    this.socket = socketIn(place);
     this.daemon = daemon;
     this.registry = registry;
     this.server = server;
@@ -59,8 +64,7 @@ export class ServedMachine implements AsyncDisposable {
 
   static async start(program: ContainerdProgram, options: ServedMachineOptions): Promise<ServedMachine> {
     const { root, place, images, serving = [], below, containers } = options;
-    const layout = join(place, 'layout');
-    const socket = join(place, 's.sock');
+    const [layout, socket] = [layoutIn(place), socketIn(place)];
     await writeLayout(layout, images);
     await using stack = new AsyncDisposableStack();
     const registry = stack.use(await LayoutRegistry.start({ [REPOSITORY]: layout }));
@@ -74,7 +78,7 @@ export class ServedMachine implements AsyncDisposable {
       }),
     );
     stack.move();
-    return new ServedMachine(options, layout, daemon, registry, server);
+    return new ServedMachine(options, daemon, registry, server);
   }
 
   nameOf(tag: string): string {

@@ -95,7 +95,7 @@ for (const type of ['overlay', 'native'] as const) {
         );
         await assert.rejects(applied, {
           code: 'STORE_FAILED',
-          message: /snapshots\/\d+\/fs: it is not the directory that was prepared: .*restart the worker/,
+          message: /snapshots\/\d+\/fs: it is not the directory that was prepared: .*restart unpackd/,
         });
       });
     });

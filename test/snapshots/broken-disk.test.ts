@@ -4,7 +4,7 @@ import { closeSync, openSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { openSnapshotter } from '../../src/snapshots/open.ts';
-import { brittleExt4, tmpfs, unavailable, writeTooMuch } from '../support/file-system.ts';
+import { brittleExt4, ext4, shutdown, tmpfs, unavailable, writeTooMuch } from '../support/file-system.ts';
 import { scratch } from '../support/scratch.ts';
 
 describe('a store whose disk fails while the store is open', { skip: unavailable(() => brittleExt4()) }, () => {
@@ -35,6 +35,21 @@ describe('a store whose disk fails while the store is open', { skip: unavailable
       await store.close();
     }
   });
+});
+
+test('a disk that is gone is not called a damaged database', { skip: unavailable(() => ext4()) }, async () => {
+  using disk = ext4();
+  const options = { root: join(disk.path, 'root'), type: 'overlay' } as const;
+  const [store, other] = [await openSnapshotter(options), await openSnapshotter(options)];
+  try {
+    await store.walk();
+    await other.prepare('key', ''); // what the first one has in memory is old now
+    shutdown(disk.path);
+    const message = /metadata\.db: its disk cannot be read or written, .*dmesg/;
+    await assert.rejects(store.walk(), { code: 'STORE_FAILED', message });
+  } finally {
+    for (const open of [store, other]) await open.close();
+  }
 });
 
 test('a damaged database gives an error with the remedy', async () => {

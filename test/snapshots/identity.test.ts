@@ -38,7 +38,7 @@ interface Fault {
 }
 
 const RECOVER = /unpackd snapshots recover/;
-const REPLACED = /is not the one that this process opened: .*restart the worker/;
+const REPLACED = /is not the one that this process opened: .*restart unpackd/;
 const GONE = /is not there any more; is its disk not mounted\?/;
 
 const FAULTS: readonly Fault[] = [

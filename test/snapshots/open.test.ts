@@ -18,7 +18,7 @@ test('a store that disappears while it is open gives an error that names it', ()
       await rename(root, join(parent, 'elsewhere'));
       await assert.rejects(store.prepare('key', ''), {
         code: 'STORE_FAILED',
-        message: /snapshots is not there any more; .*restart the worker/,
+        message: /snapshots is not there any more; .*restart unpackd/,
       });
     } finally {
       await store.close();
