@@ -72,7 +72,7 @@ export async function startRedis(options: LocalRedisOptions = {}): Promise<Local
     child = spawn(program, [...flags, '--maxmemory-policy', 'noeviction', ...persistence, ...(options.flags ?? [])], {
       stdio: ['ignore', 'pipe', 'pipe'],
     });
-    guard?.kill('SIGKILL');
+    await endGuard();
     guard = guardOf(child);
     await answering(child, port, program);
     // the server must not keep this process alive
@@ -81,6 +81,7 @@ export async function startRedis(options: LocalRedisOptions = {}): Promise<Local
     unrefPipe(child.stderr);
   };
   const kill = (signal: NodeJS.Signals) => endProgram(child, signal, STOP_TIMEOUT);
+  const endGuard = async () => guard && endProgram(guard, 'SIGKILL', STOP_TIMEOUT);
   const onExit = () => {
     guard?.kill('SIGKILL');
     child.kill('SIGKILL');
@@ -106,7 +107,7 @@ export async function startRedis(options: LocalRedisOptions = {}): Promise<Local
         process.off('exit', onExit);
         // the data is removed, so it does not need to be saved
         await kill(temporary ? 'SIGKILL' : 'SIGTERM');
-        guard?.kill('SIGKILL');
+        await endGuard();
         if (temporary) await removeTree(directory);
       })();
       return stopped;

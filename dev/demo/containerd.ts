@@ -6,11 +6,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { connectContainerd } from '../../src/grpc/client.ts';
 import { isGrpcError } from '../../src/grpc/errors.ts';
-import { endProgram, findProgram, guardOf, unrefPipe } from '../local-programs.ts';
+import { endProgram, findProgram, unrefPipe } from '../local-programs.ts';
 
 /**
- * A containerd of its own for the demo's last step. It runs in a PID and a mount namespace: when the demo ends, the kernel
- * kills its containers and unmounts what they had. The containerd of the machine is neither used nor changed.
+ * A containerd of its own for the demo's last step. It runs in a PID and a mount namespace: when the demo ends in any way, the
+ * kernel kills its containers and unmounts what they had. The containerd of the machine is neither used nor changed.
  */
 export interface LocalContainerd {
   /** Such as `1.6.20`. */
@@ -32,11 +32,15 @@ const PATH = `${process.env.PATH ?? ''}:/usr/sbin:/sbin`;
 const NAMESPACES = ['--mount', '--pid', '--fork', '--kill-child', '--mount-proc'];
 /**
  * Sockets and states of containers are in /run/containerd, whatever the configuration is. A shell is the first process of the
- * PID namespace, because it takes the status of orphans, as the shims of containers are.
+ * PID namespace, because it takes the status of orphans, as the shims of containers are. It ends at the end of its input, which
+ * is a pipe from the demo. The kernel ends it only after all other processes of the namespace, and `unshare` after it.
  */
 const FIRST_PROCESS = `mkdir -p /run/containerd && mount -t tmpfs tmpfs /run/containerd || exit
-containerd --config "$1" &
-wait $!`;
+exec 3<&0
+containerd --config "$1" 3<&- &
+daemon=$!
+{ read -r _ <&3; kill -KILL $daemon; } &
+wait $daemon`;
 /** Milliseconds in which containerd must start, and a container must end. */
 const PATIENCE = 30_000;
 /** Plugins that serve Kubernetes, and snapshotters that need more than a directory. */
@@ -68,17 +72,12 @@ export async function startContainerd(folder: string): Promise<LocalContainerd> 
   const child = spawn('unshare', [...NAMESPACES, 'sh', '-c', FIRST_PROCESS, 'containerd', config], {
     // Ctrl-C in the terminal must reach the demo only, which then stops it
     detached: true,
-    stdio: ['ignore', 'ignore', 'pipe'],
+    stdio: ['pipe', 'ignore', 'pipe'],
     env: environment,
   });
-  const guard = guardOf(child);
   const group = basename(join(folder, '..'));
-  const killAtExit = () => child.kill('SIGKILL');
-  process.on('exit', killAtExit);
   const stop = async () => {
-    process.off('exit', killAtExit);
-    await endProgram(child, 'SIGKILL', PATIENCE); // the kernel kills everything in the namespaces with it
-    guard.kill('SIGKILL');
+    await endProgram(child, 'input', PATIENCE); // the kernel kills everything in the namespaces before it
     await removeGroups(group);
   };
   const inside = ['nsenter', `--mount=/proc/${child.pid}/ns/mnt`, `--pid=/proc/${child.pid}/ns/pid_for_children`, '--'];
@@ -126,6 +125,7 @@ async function answering(child: ChildProcess, socket: string): Promise<string> {
     log = (log + piece.toString()).slice(-2000);
   });
   child.unref();
+  unrefPipe(child.stdin);
   unrefPipe(child.stderr);
   const client = connectContainerd({ socket, namespace: NAMESPACE });
   const deadline = performance.now() + PATIENCE;

@@ -7,6 +7,7 @@ import { Redis } from 'ioredis';
 import { whyNoContainers } from '../../dev/demo/containerd.ts';
 import { startRedis } from '../../dev/redis-server.ts';
 import { finished, startCli } from '../cli/run-cli.ts';
+import { eventually } from '../support/eventually.ts';
 import { scratch } from '../support/scratch.ts';
 
 describe('the demo', () => {
@@ -95,7 +96,7 @@ describe('the demo', () => {
         if (url !== undefined) resolve(url);
       });
     });
-    assert.equal((await fetch(`${board}/readyz`)).status, 200);
+    await eventually('the board is ready', async () => (await fetch(`${board}/readyz`)).ok);
     child.kill('SIGINT');
     assert.equal((await end).status, 0);
     assertNothingLeft();
