@@ -89,6 +89,7 @@ async function setStage(options: BenchOptions): Promise<Stage> {
     folder,
     diskFolder: await makeDiskFolder(options.diskFolder),
     containerds: options.containerds,
+    otherCheckouts: options.otherCheckouts,
     note,
     raceOptions: (more = {}) => ({
       rounds: options.rounds,

@@ -10,6 +10,8 @@ export interface BenchOptions {
   readonly folder: string | undefined;
   readonly diskFolder: string | undefined;
   readonly containerds: readonly string[];
+  /** Checkouts of other commits, whose workers take part in the scenarios `observed-…`. */
+  readonly otherCheckouts: readonly string[];
   /** The folder for the results. */
   readonly results: string;
   /** Write the results into bench/results/published, docs/performance.md and README.md, too. */
@@ -25,6 +27,8 @@ export const USAGE = `npm run bench -- [options]
   --dir DIR          the working folder (default: a new tmpfs, or without root the temporary folder)
   --disk-dir DIR     a folder on a disk, for the disk scenarios (default: the temporary folder, or the project)
   --containerd DIR   a folder with another containerd and ctr, besides those on the PATH; may be repeated
+  --other-checkout DIR  a checkout of another commit, with its node_modules, whose worker takes part in observed-jobs
+                     and observed-image; may be repeated
   --results DIR      the folder for tables, figures and plots (default bench/results/latest)
   --publish          write the results into bench/results/published, docs/performance.md and README.md, too
   --list             the scenarios and how long they take`;
@@ -41,6 +45,7 @@ export function parseOptions(args: readonly string[], packageRoot: string): Benc
       dir: { type: 'string' },
       'disk-dir': { type: 'string' },
       containerd: { type: 'string', multiple: true, default: [] },
+      'other-checkout': { type: 'string', multiple: true, default: [] },
       results: { type: 'string', default: join(packageRoot, 'bench', 'results', 'latest') },
       publish: { type: 'boolean', default: false },
       list: { type: 'boolean', default: false },
@@ -60,6 +65,7 @@ export function parseOptions(args: readonly string[], packageRoot: string): Benc
     folder: values.dir,
     diskFolder: values['disk-dir'],
     containerds: values.containerd,
+    otherCheckouts: values['other-checkout'],
     results: values.results,
     publish: values.publish,
   };

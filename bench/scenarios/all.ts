@@ -6,6 +6,7 @@ import { imageListScenario } from './image-list.ts';
 import { knownImagesScenario } from './known-images.ts';
 import { localScenario } from './local.ts';
 import { memoryScenario } from './memory.ts';
+import { observedScenarios } from './observed.ts';
 import { pullScenario } from './pull.ts';
 import { s3Scenarios } from './s3-in-life.ts';
 import type { Scenario } from './scenario.ts';
@@ -21,6 +22,7 @@ export const SCENARIOS: readonly Scenario[] = [
   ...shapeScenarios,
   ...s3Scenarios,
   knownImagesScenario,
+  ...observedScenarios,
   imageListScenario,
   ...diskScenarios,
   memoryScenario,

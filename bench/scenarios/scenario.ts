@@ -24,6 +24,8 @@ export interface Stage {
   readonly diskFolder: string;
   /** Folders with other containerds, besides the one on the PATH. */
   readonly containerds: readonly string[];
+  /** Checkouts of other commits, whose workers take part in the scenarios `observed-…`. */
+  readonly otherCheckouts: readonly string[];
   readonly note: (sentence: string) => void;
   /** Race options that print the progress. */
   readonly raceOptions: (more?: Partial<RaceOptions>) => RaceOptions;
