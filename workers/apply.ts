@@ -55,7 +55,7 @@ function checkpoint(): void {
   throwIfAborted(running.signal);
 }
 
-async function apply({ source, layer, settings, writing }: ApplyTask): Promise<ApplyOutcome> {
+async function apply({ source, layer, settings, writing, resumes }: ApplyTask): Promise<ApplyOutcome> {
   running = new AbortController();
   let reported = 0;
   try {
@@ -70,6 +70,7 @@ async function apply({ source, layer, settings, writing }: ApplyTask): Promise<A
         reported = now;
         report({ progress });
       },
+      onResume: () => Atomics.add(resumes, 0, 1),
     });
     return { diff };
   } catch (error) {

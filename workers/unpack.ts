@@ -61,7 +61,7 @@ export async function runWorker(config: Config, stop: AbortSignal, log: Logger =
   const restoreConsole = consoleToLog(log);
   let whyNotReady: WhyNotReady = async () => 'the worker is starting';
   const traces = await tracesOf(config, log);
-  const metrics = await metricsOf(config);
+  const metrics = await metricsOf(config, (timeout) => whyNotReady(timeout));
   const health = await startHealthServer(config, (timeout) => whyNotReady(timeout), metrics?.page);
   if (health !== undefined) log.info({ url: health.url }, `health at ${health.url}`);
   for (const warning of nativeWarnings(nativeStatus(config.UNPACK_NATIVE_INFLATE))) log.warn(warning);
@@ -100,10 +100,13 @@ async function tracesOf(config: Config, log: Logger): Promise<WorkerTraces | und
 }
 
 /** Metrics are counted only if they are served. Otherwise their code is not loaded. */
-async function metricsOf({ UNPACK_HEALTH_PORT: port }: Config): Promise<WorkerMetrics | undefined> {
+async function metricsOf(
+  { UNPACK_HEALTH_PORT: port, UNPACK_QUEUE: queue }: Config,
+  whyNotReady: WhyNotReady,
+): Promise<WorkerMetrics | undefined> {
   if (port === undefined) return undefined;
   const { startWorkerMetrics } = await import('../src/metrics/worker-metrics.ts');
-  return startWorkerMetrics();
+  return startWorkerMetrics(queue, whyNotReady);
 }
 
 interface Work {
@@ -145,11 +148,10 @@ async function workOn(
     observer: joined([metrics?.jobs, traces?.jobs].filter((one) => one !== undefined)),
     log,
   });
-  metrics?.watch({ worker, threads: unpacker.threads, collector: unpacker.collector, store: snapshotter });
   onMade(worker);
-  const watch =
-    marks &&
-    new SpaceWatch({ collector: unpacker.collector, marks, isBusy: () => worker.isBusy, log: sentenceLog(log) });
+  const { threads, collector } = unpacker;
+  const spaceWatch = marks && new SpaceWatch({ collector, marks, isBusy: () => worker.isBusy, log: sentenceLog(log) });
+  metrics?.watch({ worker, threads, collector, spaceWatch, store: snapshotter });
   try {
     await until(stop, worker.start());
     if (!stop.aborted) {
@@ -159,7 +161,7 @@ async function workOn(
     await aborted(stop);
   } finally {
     await worker.close();
-    await watch?.[Symbol.asyncDispose]();
+    await spaceWatch?.[Symbol.asyncDispose]();
     await Promise.race([unpacker.close(), sleep(THREADS_LIMIT, undefined, { ref: false })]);
     // Only this process can prove later that its layers are on disk. It does nothing if every layer was synced.
     await Promise.race([syncLayers(snapshotter, log), sleep(SYNC_LIMIT, undefined, { ref: false })]);

@@ -110,7 +110,7 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
     }
   });
   addHealthRoutes(app, (timeout) => outages.whyNotReady(timeout));
-  const metrics = new MetricsPage('board');
+  const metrics = new MetricsPage('board', settings.UNPACK_QUEUE);
   addQueueMetrics(metrics, redis, queue);
   addMetricsRoute(app, metrics);
   const explained = (error: unknown): unknown => {

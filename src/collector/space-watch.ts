@@ -35,6 +35,11 @@ export class SpaceWatch implements AsyncDisposable {
     this.#running = this.#run();
   }
 
+  /** Why images that should be removed cannot be; `undefined` if enough is free, or was made free. */
+  get problem(): string | undefined {
+    return this.#told;
+  }
+
   /** Stops, after the image that is being removed. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closing.abort();
@@ -73,7 +78,11 @@ export class SpaceWatch implements AsyncDisposable {
     const low = freeSpaceText(marks.low);
     const options = { why: `less than ${low} was free (UNPACK_GC_LOW)`, log, signal };
     const collected = await collector.tryCollect((disk) => missingOf(disk, amountOn(disk, marks.high)), options);
-    if (collected === undefined || !isBelow(collected.disk, marks.low)) return false;
+    if (collected === undefined) return false;
+    if (!isBelow(collected.disk, marks.low)) {
+      this.#told = undefined;
+      return false;
+    }
     const stays = keptText(collected.plan?.kept ?? []);
     this.#tell(
       `only ${bytesText(collected.disk.bytes)} is free on the disk of ${root}, less than UNPACK_GC_LOW=${low}, and no image can be removed${stays === '' ? '' : ` (${stays})`}: unpin or unmount images, remove other files, or use a larger disk`,

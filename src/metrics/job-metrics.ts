@@ -1,4 +1,4 @@
-import { Counter, Histogram, type Registry } from 'prom-client';
+import { Counter, Gauge, Histogram, type Registry } from 'prom-client';
 import { FAILURE_CODES, type FailureCode } from '../errors.ts';
 import type { LayerState } from '../image/progress.ts';
 import type { EndedRun, GivenBackReason, WorkerObserver } from '../queue/worker-observer.ts';
@@ -6,6 +6,8 @@ import { JOB_BUCKETS, LAYER_BUCKETS, WAIT_BUCKETS } from './buckets.ts';
 
 const CODES = Object.keys(FAILURE_CODES) as FailureCode[]; // `as`: the type of keys has only strings
 const GIVEN_BACK: readonly GivenBackReason[] = ['layer_locked', 'shutting_down', 'store_faulty', 'lock_lost'];
+/** The codes of attempts that failed because of the bucket. */
+const SOURCE_CODES: readonly FailureCode[] = ['SOURCE_UNAVAILABLE', 'SOURCE_DENIED'];
 type Outcome = 'completed' | 'existed' | 'failed' | 'cancelled';
 const OUTCOMES: readonly Outcome[] = ['completed', 'existed', 'failed', 'cancelled'];
 
@@ -92,6 +94,11 @@ export function jobMetrics(registry: Registry): WorkerObserver {
     help: 'Bytes of tars that were read from layers.',
     registers,
   });
+  const sourceFails = new Gauge({
+    name: 'unpackd_source_failing',
+    help: 'Whether the last attempt that needed the bucket failed because of it: 1 or 0. 0 again when bytes of a layer arrive.',
+    registers,
+  });
   const written = new Counter({
     name: 'unpackd_written_bytes_total',
     help: 'Bytes that the files of applied layers take on disk.',
@@ -108,6 +115,8 @@ export function jobMetrics(registry: Registry): WorkerObserver {
   for (const state of ['applied', 'existed']) layers.inc({ state }, 0);
   for (const phase of PHASES) phaseSeconds.zero({ phase });
 
+  let isSourceFailing = false;
+
   function runEnds({ end, started, ready, attempt, resolveMs, images }: EndedRun): void {
     if (resolveMs !== undefined) resolveSeconds.observe(resolveMs / 1000);
     if (end.kind === 'given back') {
@@ -115,6 +124,10 @@ export function jobMetrics(registry: Registry): WorkerObserver {
       return;
     }
     if (attempt === 1) waitSeconds.observe(Math.max(0, started - ready) / 1000);
+    if ('code' in end && SOURCE_CODES.includes(end.code)) {
+      isSourceFailing = true;
+      sourceFails.set(1);
+    }
     const existed = countExisting(images);
     if (existed > 0) layers.inc({ state: 'existed' }, existed);
     if (end.kind === 'retried') {
@@ -149,6 +162,10 @@ export function jobMetrics(registry: Registry): WorkerObserver {
     layers: {
       progressed: (more, moreUnpacked) => {
         fetched.inc(more);
+        if (isSourceFailing && more > 0) {
+          isSourceFailing = false;
+          sourceFails.set(0);
+        }
         unpacked.inc(moreUnpacked);
       },
       settled,

@@ -3,13 +3,14 @@ import type { Redis } from 'ioredis';
 import { Counter, Gauge } from 'prom-client';
 import { JOB_STATES } from '../queue/job-status.ts';
 import { oldestWaiting } from '../queue/oldest-waiting.ts';
+import { readWorkers, type WorkerView } from '../queue/worker-presence.ts';
 import type { MetricsPage } from './metrics-page.ts';
 
 /** Adds the jobs and workers of a queue, as Redis has them at each scrape. The board serves them. */
 export function addQueueMetrics(page: MetricsPage, redis: Redis, queue: Queue): void {
   addJobs(page, queue);
   addOldest(page, redis, queue);
-  addWorkers(page, queue);
+  addWorkers(page, redis, queue);
 }
 
 function addJobs(page: MetricsPage, queue: Queue): void {
@@ -72,18 +73,40 @@ function addOldest(page: MetricsPage, redis: Redis, queue: Queue): void {
   });
 }
 
-function addWorkers(page: MetricsPage, queue: Queue): void {
+function addWorkers(page: MetricsPage, redis: Redis, queue: Queue): void {
+  const registers = [page.registry];
   const workers = new Gauge({
     name: 'unpackd_queue_workers',
-    help: 'Workers that are connected to the queue.',
-    registers: [page.registry],
+    help: 'Workers of the queue by state. faulty: the store cannot be written. silent: no heartbeat for half a minute, in the last hour.',
+    labelNames: ['state'],
+    registers,
   });
-  workers.remove();
+  const slots = new Gauge({
+    name: 'unpackd_queue_slots',
+    help: 'Maximum number of jobs that run at the same time in all workers that are ready.',
+    registers,
+  });
+  const clear = (): void => {
+    workers.reset();
+    slots.remove();
+  };
+  clear();
   page.add({
     name: 'workers',
     async read() {
-      workers.set(await queue.getWorkersCount());
+      const found = await readWorkers(redis, queue);
+      for (const state of WORKER_STATES) {
+        workers.set({ state }, found.filter((worker) => stateOf(worker) === state).length);
+      }
+      const ready = found.filter((worker) => stateOf(worker) === 'ready');
+      slots.set(ready.reduce((sum, worker) => sum + worker.slots, 0));
     },
-    clear: () => workers.remove(),
+    clear,
   });
+}
+
+const WORKER_STATES = ['ready', 'faulty', 'closing', 'silent'] as const;
+
+function stateOf({ silent, state }: WorkerView): (typeof WORKER_STATES)[number] {
+  return silent ? 'silent' : state;
 }

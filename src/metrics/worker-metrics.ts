@@ -13,9 +13,13 @@ export interface WorkerSources {
   readonly worker: { readonly state: WorkerState };
   readonly threads: { readonly use: ThreadUse };
   readonly collector: { readonly totals: CollectionTotals };
+  /** `undefined`: images are removed only if a person asks for it. */
+  readonly spaceWatch: { readonly problem: string | undefined } | undefined;
   readonly store: Pick<Store, 'root' | 'images'>;
 }
 
+/** Time limit in milliseconds for the check whether the worker is ready. It is below that of a part of the page. */
+const READY_LIMIT = 1500;
 /** Milliseconds for which a number of images is shown again, because a large store takes 40 ms to list them. */
 const IMAGES_LIFE = 30_000;
 
@@ -28,20 +32,44 @@ export interface WorkerMetrics {
   watch(sources: WorkerSources): void;
 }
 
-/** Makes the page of a worker. Until `watch` is called, it has the process and the jobs. */
-export function startWorkerMetrics(): WorkerMetrics {
-  const page = new MetricsPage('worker');
+/**
+ * Makes the page of a worker. Until `watch` is called, it has the process, the jobs, and whether the worker is ready.
+ * @param whyNotReady why the worker takes no jobs, within a time limit in milliseconds; `undefined` if it does
+ */
+export function startWorkerMetrics(
+  queue: string,
+  whyNotReady: (limit: number) => Promise<string | undefined>,
+): WorkerMetrics {
+  const page = new MetricsPage('worker', queue);
+  addReady(page, whyNotReady);
   return {
     page,
     jobs: jobMetrics(page.registry),
-    watch({ worker, threads, collector, store }) {
+    watch({ worker, threads, collector, spaceWatch, store }) {
       addSlots(page.registry, worker, threads);
       addOutages(page.registry, worker);
-      addCollections(page.registry, collector);
+      addDownloads(page.registry, threads);
+      addCollections(page.registry, collector, spaceWatch);
       addDisk(page, store.root);
       addImages(page, store);
     },
   };
+}
+
+function addReady(page: MetricsPage, whyNotReady: Parameters<typeof startWorkerMetrics>[1]): void {
+  const ready = new Gauge({
+    name: 'unpackd_worker_ready',
+    help: 'Whether this worker takes jobs: 1 or 0. With 0, the reason is at /readyz.',
+    registers: [page.registry],
+  });
+  ready.set(0);
+  page.add({
+    name: 'ready',
+    async read() {
+      ready.set((await whyNotReady(READY_LIMIT)) === undefined ? 1 : 0);
+    },
+    clear: () => ready.set(0),
+  });
 }
 
 function addSlots(registry: Registry, worker: WorkerSources['worker'], threads: WorkerSources['threads']): void {
@@ -79,7 +107,32 @@ function addOutages(registry: Registry, worker: WorkerSources['worker']): void {
   });
 }
 
-function addCollections(registry: Registry, collector: WorkerSources['collector']): void {
+function addDownloads(registry: Registry, threads: WorkerSources['threads']): void {
+  counter(
+    registry,
+    'unpackd_download_retries_total',
+    'Requests for layers that failed or ended too early, so that another request had to continue.',
+    () => threads.use.resumes,
+  );
+}
+
+function addCollections(
+  registry: Registry,
+  collector: WorkerSources['collector'],
+  spaceWatch: WorkerSources['spaceWatch'],
+): void {
+  gauge(
+    registry,
+    'unpackd_collector_on',
+    'Whether images are removed when space is low (UNPACK_GC_LOW): 1 or 0.',
+    () => (spaceWatch === undefined ? 0 : 1),
+  );
+  gauge(
+    registry,
+    'unpackd_collector_problem',
+    'Whether images should be removed because space is low, but cannot be, or not enough of them: 1 or 0. The log has the reason.',
+    () => (spaceWatch?.problem === undefined ? 0 : 1),
+  );
   new Counter({
     name: 'unpackd_collections_total',
     help: 'Collections that removed images. short: less could be freed than was wanted.',

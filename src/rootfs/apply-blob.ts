@@ -34,6 +34,8 @@ export interface ApplyingThread {
   /** Called during long synchronous work. It throws after `signal` has been aborted. */
   readonly checkpoint: Checkpoint;
   readonly onProgress: (progress: ApplyProgress) => void;
+  /** Called when a request for the blob continues or repeats a failed one. */
+  readonly onResume?: (() => void) | undefined;
 }
 
 /** Failures of the archive that can also be caused by a damaged download. */
@@ -49,7 +51,7 @@ export async function applyBlob(
   source: BlobSource,
   { blob, diffId, target, findings }: LayerTask,
   { limits, native }: ApplySettings,
-  { busy, signal, checkpoint, onProgress }: ApplyingThread,
+  { busy, signal, checkpoint, onProgress, onResume }: ApplyingThread,
 ): Promise<AppliedDiff> {
   const started = performance.now();
   const statistics = new FetchStatistics();
@@ -57,7 +59,7 @@ export async function applyBlob(
   using digest = streamHash(algorithm, 'beside');
   using writer = openWriter(target, { memoryBytes: limits.memoryBytes, findings, checkpoint });
   const reader = new TarReader(writer, limits);
-  const download = new Download(fetchBlob(source, blob, { signal, statistics, busy }));
+  const download = new Download(fetchBlob(source, blob, { signal, statistics, busy, onResume }));
   const declared = layerCompression(blob.mediaType);
   let actual: Compression = declared;
   /** Milliseconds without a piece to write: waiting for bytes of the blob, and waiting for the decompressor. */

@@ -16,6 +16,8 @@ export interface ApplyTask {
   readonly settings: ApplySettings;
   /** The number of layers that this process is writing, in memory that all threads share. */
   readonly writing: Int32Array<SharedArrayBuffer>;
+  /** The number of requests for layers that continued or repeated a failed one, in memory that all threads share. */
+  readonly resumes: Int32Array<SharedArrayBuffer>;
 }
 
 /** Messages to an apply thread: start a task, read on with a new URL or signature, abort the task, exit. */

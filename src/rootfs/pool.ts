@@ -21,6 +21,8 @@ export interface ThreadUse {
   readonly threads: number;
   readonly writing: number;
   readonly waiting: number;
+  /** Requests for layers that continued or repeated a failed one, since the pool was made. */
+  readonly resumes: number;
 }
 
 /** The pool of apply threads, which the layers of all images of this process share. */
@@ -33,6 +35,7 @@ export class ApplyPool {
   readonly #idle: { readonly thread: ApplyThread; readonly end: NodeJS.Timeout | undefined }[] = [];
   /** Number of layers that are being written; the threads read it to know whether a core is free. */
   readonly #writing = new Int32Array(new SharedArrayBuffer(4));
+  readonly #resumes = new Int32Array(new SharedArrayBuffer(4));
   /** Number of appliers made so far. It is the place of the next applier in the queue. */
   #appliers = 0;
   #closed = false;
@@ -48,7 +51,7 @@ export class ApplyPool {
 
   /** How many threads there can be, how many write a layer, and how many layers wait for one. */
   get use(): ThreadUse {
-    return this.#slots.use;
+    return { ...this.#slots.use, resumes: Atomics.load(this.#resumes, 0) >>> 0 };
   }
 
   /**
@@ -89,6 +92,7 @@ export class ApplyPool {
         layer: { blob, diffId, target, findings },
         settings: this.#settings,
         writing: this.#writing,
+        resumes: this.#resumes,
       };
       return await thread.run(task, { signal, onProgress, renew: (refused) => source.grant(blob, refused) });
     } catch (error) {
@@ -154,7 +158,7 @@ export class Slots {
     this.free = count;
   }
 
-  get use(): ThreadUse {
+  get use(): Omit<ThreadUse, 'resumes'> {
     return { threads: this.count, writing: this.count - this.free, waiting: this.waiting.length };
   }
 

@@ -57,6 +57,8 @@ export interface FetchOptions {
   /** Called with the length of each chunk before it is yielded. */
   readonly onBytes?: ((count: number) => void) | undefined;
   readonly statistics?: FetchStatistics | undefined;
+  /** Called when a request continues or repeats a failed one. */
+  readonly onResume?: (() => void) | undefined;
   /** Whether all cores are busy. If not, chunks are hashed on another thread while the consumer works. Default: busy. */
   readonly busy?: (() => boolean) | undefined;
   /** Called with the size that the source reports, before the first chunk. It can throw to refuse the size. */
@@ -277,7 +279,7 @@ class Download {
     this.#size ??= this.#answer?.size;
     if (this.#size === undefined || this.#received >= this.#size) return true;
     if (this.#received - this.#openedAt >= GOOD_PROGRESS) {
-      this.#statistics.resumes += 1;
+      this.#countResume();
       return false;
     }
     throw this.#unavailable(`${this.#what} ended after ${this.#received} of ${this.#size} bytes`);
@@ -297,8 +299,13 @@ class Download {
     const maxResumes = this.#options.maxResumes ?? this.#source.maxResumes;
     if (this.#resumes >= maxResumes) throw gaveUp(error.with({ digest: this.#digest }), this.#resumes);
     this.#resumes += 1;
-    this.#statistics.resumes += 1;
+    this.#countResume();
     await backOff(this.#resumes, this.#options.firstDelay, this.#options.signal);
+  }
+
+  #countResume(): void {
+    this.#statistics.resumes += 1;
+    this.#options.onResume?.();
   }
 
   #verify(): void {

@@ -46,7 +46,7 @@ function unpackOne({ onResolved, watcher }: Call) {
 }
 
 test('jobs are counted by outcome and code, retries by code, layers by state, bytes and durations by phase', async () => {
-  const page = new MetricsPage('worker');
+  const page = new MetricsPage('worker', 'queue');
   const settings = fixture.settings();
   const queue = fixture.producer(settings);
   const fails = async (call: Call) => {
@@ -98,7 +98,7 @@ test('jobs are counted by outcome and code, retries by code, layers by state, by
 });
 
 test('a job whose image is in the store counts as existed, with all its layers', async () => {
-  const page = new MetricsPage('worker');
+  const page = new MetricsPage('worker', 'queue');
   const settings = fixture.settings();
   const queue = fixture.producer(settings);
   const known = [image('existed', 'existed', 'existed')];
@@ -113,7 +113,7 @@ test('a job whose image is in the store counts as existed, with all its layers',
 });
 
 test('a job that goes back to the queue at shutdown is counted as given back', async () => {
-  const page = new MetricsPage('worker');
+  const page = new MetricsPage('worker', 'queue');
   const settings = fixture.settings({ UNPACK_GRACE: '0s' });
   const queue = fixture.producer(settings);
   const worker = await fixture.worker(settings, (call) => untilAborted(call), {}, jobMetrics(page.registry));

@@ -6,20 +6,29 @@ import { version } from '../../src/package.ts';
 import { metricValue } from './metric-values.ts';
 
 test('the page has the version, the process and the lag of the event loop', async () => {
-  const text = await new MetricsPage('worker').text();
+  const text = await new MetricsPage('worker', 'queue').text();
   assert.equal(metricValue(text, 'unpackd_build_info', { version, node: process.version, process: 'worker' }), 1);
   assert.ok((metricValue(text, 'process_resident_memory_bytes') ?? 0) > 1e6);
   assert.ok(metricValue(text, 'nodejs_eventloop_lag_p99_seconds') !== undefined);
 });
 
+test('every series has the name of the queue', async () => {
+  const text = await new MetricsPage('worker', 'images').text();
+  const series = text.split('\n').filter((line) => line !== '' && !line.startsWith('#'));
+  assert.deepEqual(
+    series.filter((line) => !line.includes('queue="images"')),
+    [],
+  );
+});
+
 test('two pages in one process do not share metrics', async () => {
-  const one = new MetricsPage('worker');
+  const one = new MetricsPage('worker', 'queue');
   new Gauge({ name: 'only_here', help: 'x', registers: [one.registry] });
-  assert.doesNotMatch(await new MetricsPage('worker').text(), /only_here/);
+  assert.doesNotMatch(await new MetricsPage('worker', 'queue').text(), /only_here/);
 });
 
 test('a part that hangs or fails is left out, the others come, and the page says so', async () => {
-  const page = new MetricsPage('board', 50);
+  const page = new MetricsPage('board', 'queue', 50);
   const gauge = new Gauge({ name: 'value', help: 'x', labelNames: ['part'], registers: [page.registry] });
   const held = Promise.withResolvers<void>();
   const calls = { sound: 0, hangs: 0, fails: 0 };

@@ -147,9 +147,9 @@ async function query(expr: string): Promise<number[]> {
   return answer.data.result.map(({ value: [, number] }) => Number(number));
 }
 
-/** The expression as Grafana sends it, with all jobs and instances. */
+/** The expression as Grafana sends it, with all queues, jobs and instances. */
 function withVariables(expr: string): string {
-  return expr.replaceAll('$__rate_interval', '1m').replaceAll(/\$(job|instance)\b/g, '.*');
+  return expr.replaceAll('$__rate_interval', '1m').replaceAll(/\$(queue|job|instance)\b/g, '.*');
 }
 
 /** Comparisons drop series that do not match; with `bool` they give 0 instead. The text in quotes and braces stays. */

@@ -29,7 +29,18 @@ test('every alert fires in a test of promtool', () => {
   assert.deepEqual([...new Set([...tested].map(([, name = '']) => name))].sort(), [...alerts].sort());
 });
 
-test('docs/operations.md says what to do about every alert, and about no other', () => {
-  const rows = read('docs/operations.md').matchAll(/^\| `(Unpackd\w+)` \|.*\|.*\|$/gm);
-  assert.deepEqual([...rows].map(([, name = '']) => name).sort(), [...alerts].sort());
+test('docs/metrics.md has a section for every alert, and for no other', () => {
+  const headings = read('docs/metrics.md').matchAll(/^### (Unpackd\w+)\n\n(?:\S.*\n)+\n\*\*What to do\.\*\* \S/gm);
+  assert.deepEqual([...headings].map(([, name = '']) => name).sort(), [...alerts].sort());
+});
+
+test('every alert has a summary, and says in one or two sentences what to do', () => {
+  const rules = read('deploy/prometheus/unpackd.rules.yml').split('- alert: ').slice(1);
+  for (const rule of rules) {
+    assert.match(
+      rule,
+      /^\w+\n[\s\S]*severity: (?:warning|critical) \}\n[\s\S]* summary: .{10,}\n\s+description: ".{30,200}[.?]"\n/,
+      rule,
+    );
+  }
 });
