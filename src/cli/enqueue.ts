@@ -1,10 +1,13 @@
 import { readFile, stat } from 'node:fs/promises';
+import { hostname } from 'node:os';
 import { addAbortSignal } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { Command, InvalidArgumentError } from 'commander';
-import { QUEUE_SETTINGS } from '../config.ts';
+import { type Config, QUEUE_SETTINGS } from '../config.ts';
 import type { Payload } from '../queue/formats.ts';
-import type { AddOptions } from '../queue/producer.ts';
+import type { TraceContext } from '../queue/producer.ts';
+import { traceSettings } from '../tracing/otel-variables.ts';
+import type { ProducerTraces } from '../tracing/producer-traces.ts';
 import { CliError } from './explain-error.ts';
 import { type ImageOptions, payloadOf, takesImageOptions } from './image-argument.ts';
 import type { Cli } from './output.ts';
@@ -56,15 +59,19 @@ export function enqueueCommand(cli: Cli): Command {
     const payload = await readPayload(argument, options, cli.signal);
     const { priority, attempts, delay, deduplicate } = options;
     const { UnpackQueue } = await import('../queue/producer.ts');
+    const traces = await tracesOf(config, cli);
     const queue = new UnpackQueue(config);
     try {
-      const job = await queue.add(payload, {
-        deduplicate,
-        ...(priority === undefined ? {} : { priority }),
-        ...(attempts === undefined ? {} : { attempts }),
-        ...(delay === undefined ? {} : { delay: delay * 1000 }),
-        ...traceOf(process.env),
-      });
+      const add = (trace: TraceContext | undefined) =>
+        queue.add(payload, {
+          deduplicate,
+          ...(priority === undefined ? {} : { priority }),
+          ...(attempts === undefined ? {} : { attempts }),
+          ...(delay === undefined ? {} : { delay: delay * 1000 }),
+          ...(trace === undefined ? {} : { trace }),
+        });
+      const parent = parentOf(process.env);
+      const job = await (traces === undefined ? add(parent) : traces.send(parent, add));
       if (options.watch) {
         const { watchJob } = await import('./watch.ts');
         return await watchJob(queue, job.id, { deduplicated: job.deduplicated }, cli);
@@ -73,14 +80,28 @@ export function enqueueCommand(cli: Cli): Command {
       cli.out.result(job, () => [`job ${job.id}${found}`]);
     } finally {
       await queue.close();
+      await traces?.close();
     }
   });
 }
 
 /** The span of the program that has started this one, by the variables that OpenTelemetry has for it. */
-function traceOf({ TRACEPARENT: traceparent, TRACESTATE: tracestate }: NodeJS.ProcessEnv): Pick<AddOptions, 'trace'> {
-  if (traceparent === undefined || !/^[\da-f]{2}-[\da-f]{32}-[\da-f]{16}-[\da-f]{2}/.test(traceparent)) return {};
-  return { trace: { traceparent, ...(tracestate === undefined ? {} : { tracestate }) } };
+function parentOf({ TRACEPARENT: traceparent, TRACESTATE: tracestate }: NodeJS.ProcessEnv): TraceContext | undefined {
+  if (traceparent === undefined || !/^[\da-f]{2}-[\da-f]{32}-[\da-f]{16}-[\da-f]{2}/.test(traceparent))
+    return undefined;
+  return { traceparent, ...(tracestate === undefined ? {} : { tracestate }) };
+}
+
+/** A span is made only if a collector is set. Otherwise nothing of OpenTelemetry is loaded. @throws ConfigError */
+async function tracesOf({ UNPACK_QUEUE: queue }: Config, { out }: Cli): Promise<ProducerTraces | undefined> {
+  const settings = traceSettings(process.env);
+  if (settings === undefined) return undefined;
+  const { startProducerTraces } = await import('../tracing/producer-traces.ts');
+  const instance = `${hostname()}:${process.pid}`;
+  const log = (level: 'info' | 'warn', sentence: string) => {
+    if (level === 'warn') out.note(sentence);
+  };
+  return startProducerTraces({ settings, queue, instance, log });
 }
 
 async function readPayload(

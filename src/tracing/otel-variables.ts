@@ -1,9 +1,11 @@
+import { readFileSync } from 'node:fs';
 import { ConfigError } from '../errors.ts';
+import { type Proxies, ProxySettingError, proxiesOf } from '../http/proxy.ts';
 import { addSecret } from '../secrets.ts';
 
 /**
  * The standard variables of OpenTelemetry that decide whether and what is traced (opentelemetry.io, "Environment Variable
- * Specification"). The exporter reads the others of OTEL_EXPORTER_OTLP_… itself. This file loads nothing of OpenTelemetry, so a
+ * Specification"). The exporter reads URL, headers, time limit and compression of OTEL_EXPORTER_OTLP_… itself. This file loads nothing of OpenTelemetry, so a
  * process without traces does not either.
  */
 export interface TraceSettings {
@@ -11,6 +13,8 @@ export interface TraceSettings {
   readonly endpoint: string;
   readonly serviceName: string | undefined;
   readonly sampler: { readonly kind: 'always_on' | 'always_off' | 'traceidratio'; readonly isParentBased: boolean };
+  /** How the collector is reached with TLS. Absent for an `http:` URL. */
+  readonly tls?: TraceTls | undefined;
   /** The share of traces of `traceidratio`, 0 to 1. */
   readonly ratio: number;
   readonly batch: {
@@ -21,6 +25,14 @@ export interface TraceSettings {
     /** Time limit in milliseconds for one export. */
     readonly exportTimeoutMillis: number;
   };
+}
+
+/** Contents of PEM files, and the proxies of the environment. */
+export interface TraceTls {
+  readonly ca?: Buffer | undefined;
+  readonly cert?: Buffer | undefined;
+  readonly key?: Buffer | undefined;
+  readonly proxies: Proxies | undefined;
 }
 
 type Environment = Readonly<Record<string, string | undefined>>;
@@ -44,6 +56,7 @@ export function traceSettings(env: Environment): TraceSettings | undefined {
   const maxQueueSize = number('OTEL_BSP_MAX_QUEUE_SIZE', 8192, 1);
   return {
     endpoint: displayUrl(name, endpoint),
+    ...(URL.parse(endpoint)?.protocol === 'https:' ? { tls: tlsOf(env, text) } : {}),
     serviceName: text('OTEL_SERVICE_NAME'),
     sampler: { kind, isParentBased },
     ratio: Math.min(1, number('OTEL_TRACES_SAMPLER_ARG', 1, 0)),
@@ -54,6 +67,34 @@ export function traceSettings(env: Environment): TraceSettings | undefined {
       exportTimeoutMillis: number('OTEL_BSP_EXPORT_TIMEOUT', 30_000, 1),
     },
   };
+}
+
+/** The exporter itself would ignore a file that cannot be read. @throws ConfigError */
+function tlsOf(env: Environment, text: (name: string) => string | undefined): TraceTls {
+  const file = (kind: string): Buffer | undefined => {
+    for (const name of [`OTEL_EXPORTER_OTLP_TRACES_${kind}`, `OTEL_EXPORTER_OTLP_${kind}`]) {
+      const path = text(name);
+      if (path === undefined) continue;
+      try {
+        return readFileSync(path);
+      } catch (error) {
+        throw new ConfigError(
+          `${name}=${path} can't be read: ${error instanceof Error ? error.message : error}; name a PEM file`,
+        );
+      }
+    }
+    return undefined;
+  };
+  try {
+    return {
+      ca: file('CERTIFICATE'),
+      cert: file('CLIENT_CERTIFICATE'),
+      key: file('CLIENT_KEY'),
+      proxies: proxiesOf(env),
+    };
+  } catch (error) {
+    throw error instanceof ProxySettingError ? new ConfigError(error.message) : error;
+  }
 }
 
 function requireProtocol(protocol: string | undefined): void {

@@ -15,6 +15,7 @@ import {
   TracerProvider,
 } from '@opentelemetry/sdk-trace';
 import { errnoOf } from '../errno.ts';
+import { tunnelAgent } from '../http/proxy-agent.ts';
 import { version } from '../package.ts';
 import { maskSecrets } from '../secrets.ts';
 import type { TraceSettings } from './otel-variables.ts';
@@ -36,6 +37,8 @@ export interface TracingOptions {
   readonly log: (level: 'info' | 'warn', sentence: string) => void;
 }
 
+/** Time limit in milliseconds for a tunnel through a proxy. */
+const CONNECT_LIMIT = 10_000;
 /** Time limit in milliseconds for sending the last spans. Supervisors wait longer before they kill a process. */
 const CLOSE_LIMIT = 2000;
 
@@ -45,7 +48,7 @@ const CLOSE_LIMIT = 2000;
  * No caller ever waits for the collector.
  */
 export function startTracing({ settings, service, instance, log }: TracingOptions): Tracing {
-  const exporter = new ReportingExporter(new OTLPTraceExporter(), settings.endpoint, log);
+  const exporter = new ReportingExporter(otlpExporter(settings), settings.endpoint, log);
   const ours = resourceFromAttributes({
     'service.name': service,
     'service.version': version,
@@ -67,6 +70,13 @@ export function startTracing({ settings, service, instance, log }: TracingOption
       timer.abort();
     },
   };
+}
+
+function otlpExporter({ tls }: TraceSettings): OTLPTraceExporter {
+  if (tls === undefined) return new OTLPTraceExporter();
+  const { ca, cert, key, proxies = { except: [] } } = tls;
+  const agent = tunnelAgent({ keepAlive: true, ca, cert, key }, proxies, CONNECT_LIMIT);
+  return new OTLPTraceExporter({ httpAgentOptions: () => agent });
 }
 
 function samplerOf({ sampler: { kind, isParentBased }, ratio }: TraceSettings): Sampler {
@@ -113,7 +123,7 @@ class ReportingExporter implements SpanExporter {
     if (error === undefined) this.#log('info', `traces are sent again to ${this.#endpoint}`);
     else {
       const why = maskSecrets(errnoOf(error) ?? error.message);
-      this.#log('warn', `traces cannot be sent to ${this.#endpoint}: ${why}; jobs go on without them`);
+      this.#log('warn', `traces cannot be sent to ${this.#endpoint}: ${why}; jobs are not affected`);
     }
   }
 }

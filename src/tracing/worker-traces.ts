@@ -7,12 +7,12 @@ import {
   type Tracer,
   trace,
 } from '@opentelemetry/api';
-import { W3CTraceContextPropagator } from '@opentelemetry/core';
 import type { ImageState, LayerState } from '../image/progress.ts';
 import type { EndedRun, WorkerObserver } from '../queue/worker-observer.ts';
 import type { Log } from '../rootfs/applier.ts';
 import { maskSecrets } from '../secrets.ts';
 import type { TraceSettings } from './otel-variables.ts';
+import { contextOf } from './trace-context.ts';
 import { startTracing } from './tracing.ts';
 
 /** The traces of a worker process. Loading this file loads OpenTelemetry. */
@@ -81,22 +81,11 @@ export function jobSpans({ tracer, queue }: JobSpanOptions): WorkerObserver {
   };
 }
 
-/**
- * The span of the producer. BullMQ's clients put it into the job as JSON of HTTP headers: `{"traceparent": "00-…"}`.
- * Anything else is ignored, because a job must not fail for its trace.
- */
+/** The span of the producer. BullMQ's clients put it into the job as JSON of HTTP headers: `{"traceparent": "00-…"}`. */
 function parentOf(metadata: string | undefined): Context {
   if (metadata === undefined) return ROOT_CONTEXT;
   try {
-    const headers: unknown = JSON.parse(metadata);
-    if (typeof headers !== 'object' || headers === null) return ROOT_CONTEXT;
-    return new W3CTraceContextPropagator().extract(ROOT_CONTEXT, headers, {
-      keys: Object.keys,
-      get: (carrier, key) => {
-        const value: unknown = Reflect.get(carrier, key);
-        return typeof value === 'string' ? value : undefined;
-      },
-    });
+    return contextOf(JSON.parse(metadata));
   } catch {
     return ROOT_CONTEXT;
   }
@@ -107,6 +96,7 @@ function runAttributes({ job, end, attempt, images, started, ready }: EndedRun, 
   const layers = images.flatMap((image) => image.layers);
   return {
     'messaging.system': 'bullmq',
+    'messaging.operation.name': 'process',
     'messaging.operation.type': 'process',
     'messaging.destination.name': queue,
     'messaging.message.id': job.id,

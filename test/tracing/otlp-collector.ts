@@ -1,4 +1,5 @@
-import { createServer } from 'node:http';
+import { createServer, type RequestListener } from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
 import { buffer } from 'node:stream/consumers';
 import { listen } from '../../dev/local-programs.ts';
 
@@ -29,10 +30,11 @@ export interface CollectedSpan {
   readonly resource: Readonly<Record<string, unknown>>;
 }
 
-export async function startCollector(): Promise<Collector> {
+/** @param tls for a collector that is reached with TLS, as `localhost` */
+export async function startCollector(tls?: { readonly cert: Buffer; readonly key: Buffer }): Promise<Collector> {
   const spans: CollectedSpan[] = [];
   const bodies: Buffer[] = [];
-  const server = createServer((request, response) => {
+  const receive: RequestListener = (request, response) => {
     void buffer(request).then((body) => {
       if (request.url !== '/v1/traces' || request.headers['content-type'] !== 'application/x-protobuf') {
         response.writeHead(404).end();
@@ -42,10 +44,11 @@ export async function startCollector(): Promise<Collector> {
       spans.push(...spansOf(body));
       response.writeHead(200, { 'content-type': 'application/x-protobuf' }).end();
     });
-  });
+  };
+  const server = tls === undefined ? createServer(receive) : createTlsServer(tls, receive);
   const port = await listen(server);
   return {
-    endpoint: `http://127.0.0.1:${port}`,
+    endpoint: tls === undefined ? `http://127.0.0.1:${port}` : `https://localhost:${port}`,
     spans,
     bodies,
     close: () =>
