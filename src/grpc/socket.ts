@@ -1,5 +1,6 @@
 import {
   closeSync,
+  fstatSync,
   lstatSync,
   openSync,
   readdirSync,
@@ -21,7 +22,7 @@ import { makeDirectories } from '../system/make-directories.ts';
 /** A socket cannot be listened on. `message` has the reason, and what to do. */
 export class SocketError extends Error {
   override readonly name = 'SocketError';
-  /** Another process listens there. */
+  /** Another process of unpackd listens there. */
   readonly isTaken: boolean;
 
   constructor(message: string, { isTaken = false, ...options }: ErrorOptions & { readonly isTaken?: boolean } = {}) {
@@ -41,11 +42,11 @@ export interface ListeningSocket {
 const PATH_LIMIT = 108;
 
 /**
- * Listens on `path` with mode 0600. A socket on which nobody listens is replaced, and anything else there is refused.
+ * Listens on `path` with mode 0600. A socket that a dead process has made here is replaced, and anything else there is refused.
  *
  * The socket is bound in a new directory with mode 0700 and renamed, so that no other user can connect before it has its
  * mode, without a change of the process's umask, which its other threads share. A lock on PATH.lock keeps a second process
- * from the same steps. The lock ends with the process.
+ * from the same steps. The lock ends with the process. The file stays, and its content shows that a dead socket is ours.
  *
  * @param bind listens on the path that it gets
  * @throws SocketError
@@ -71,9 +72,9 @@ async function listenLocked(path: string, bind: (path: string) => Promise<void>)
   const lock = openSync(lockFile, 'a+', 0o600);
   try {
     if (!tryLock(lock)) throw taken(path, readFileSync(lockFile, 'utf8').trim());
-    await refuseLiving(path);
-    const inode = await bindAndRename(path, bind);
+    await refuseForeign(path, fstatSync(lock).size > 0);
     writeFileSync(lockFile, `${process.pid}\n`);
+    const inode = await bindAndRename(path, bind);
     return {
       path,
       release: () => {
@@ -88,8 +89,11 @@ async function listenLocked(path: string, bind: (path: string) => Promise<void>)
   }
 }
 
-/** @throws SocketError if a process listens there, or it is no socket */
-async function refuseLiving(path: string): Promise<void> {
+/**
+ * @param wasOurs whether a process has listened there by `listenOn`
+ * @throws SocketError if a process listens there, if it is no socket, or if another program has made it
+ */
+async function refuseForeign(path: string, wasOurs: boolean): Promise<void> {
   const status = lstatSync(path, { throwIfNoEntry: false });
   if (status === undefined) return;
   if (!status.isSocket()) throw new SocketError(`${path} is there already and is no socket: choose another path`);
@@ -100,8 +104,13 @@ async function refuseLiving(path: string): Promise<void> {
     });
     socket.once('error', (error) => resolve(errnoOf(error) ?? 'UNKNOWN'));
   });
-  if (errno === 'ECONNREFUSED' || errno === 'ENOENT') return;
-  throw taken(path, '');
+  if (errno === 'ENOENT' || (errno === 'ECONNREFUSED' && wasOurs)) return;
+  if (errno === 'ECONNREFUSED') {
+    throw new SocketError(
+      `${path} is a socket of another program, which does not listen now: choose another path, or remove it`,
+    );
+  }
+  throw new SocketError(`another program listens on ${path} already: stop it, or choose another path`);
 }
 
 /** @returns the inode of the socket */
@@ -139,7 +148,7 @@ function removeLeft(made: string): void {
 const newPath = (path: string): string => join(`${path}.new`, 's');
 
 function taken(path: string, pid: string): SocketError {
-  const who = pid === '' ? 'another process' : `process ${pid}`;
+  const who = pid === '' ? 'another process' : `process ${pid}`; // it has just taken the lock
   const message = `${who} listens on ${path} already: stop it, or choose another path`;
   return new SocketError(message, { isTaken: true });
 }

@@ -55,12 +55,15 @@ export class SnapshotsService implements Handlers<Snapshots> {
     return { mounts: mounts.map(wireMount) };
   };
 
-  Mounts: Handlers<Snapshots>['Mounts'] = async ({ key }) => ({
-    mounts: (await this.#store.mounts(key)).map(wireMount),
-  });
+  Mounts: Handlers<Snapshots>['Mounts'] = async ({ key }) => {
+    const { kind } = await this.#store.stat(key);
+    if (kind === 'committed') throw refused(key, 'is committed and has no mounts');
+    return { mounts: (await this.#store.mounts(key)).map(wireMount) };
+  };
 
   Commit: Handlers<Snapshots>['Commit'] = async ({ name, key, parent, labels }) => {
-    const { parent: own } = await this.#store.stat(key);
+    const { kind, parent: own } = await this.#store.stat(key);
+    if (kind !== 'active') throw refused(key, 'is not active, and only an active one is committed');
     if (parent !== '' && parent !== own) {
       throw new SnapshotError('InvalidArgument', `snapshot ${key} can't get the parent ${parent} at its commit`);
     }
@@ -123,6 +126,10 @@ export class SnapshotsService implements Handlers<Snapshots> {
     }
   }
 }
+
+/** containerd's own snapshotters answer FAILED_PRECONDITION for a snapshot of the wrong kind. */
+const refused = (key: string, why: string): SnapshotError =>
+  new SnapshotError('FailedPrecondition', `snapshot ${key} ${why}`);
 
 const KINDS: Readonly<Record<SnapshotKind, WireKind>> = { active: 'ACTIVE', view: 'VIEW', committed: 'COMMITTED' };
 

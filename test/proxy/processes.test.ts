@@ -85,6 +85,29 @@ describe('processes that serve a store to containerd', () => {
     assert.equal(existsSync(socket), false);
   });
 
+  test('a worker and unpackd snapshotter on one socket: one serves, and a worker takes over after SIGKILL', async () => {
+    using place = scratch();
+    const [root, socket] = [join(place.path, 'store'), join(place.path, 's.sock')];
+    const args = ['--root', root, '--snapshotter-socket', socket, '--redis-url', 'redis://127.0.0.1:1'];
+    const first = await SnapshotterProcess.start('worker', ...args);
+    const refused = await runCli(['snapshotter', '--root', root, '--address', socket]);
+    assert.equal(
+      refused.stderr,
+      `unpackd: [ADDRESS_UNAVAILABLE] process ${first.pid} listens on ${socket} already: stop it, or choose another path\n`,
+    );
+    const second = await first.again(); // it logs `another process serves containerd on …`
+    assert.match(second.log, /another process serves containerd on /);
+    assert.deepEqual(await use(socket, 'default/1/a'), ['bind']);
+    await first.kill();
+    await second.logged(`serves ${root} to containerd`);
+    assert.deepEqual(await use(socket, 'default/2/a'), ['bind']);
+    assert.equal(await second.stop(), 0, second.log);
+    assert.equal(existsSync(socket), false);
+    const alone = await SnapshotterProcess.start('snapshotter', '--root', root, '--address', socket);
+    assert.deepEqual(await use(socket, 'default/3/a'), ['bind']);
+    assert.equal(await alone.stop(), 0);
+  });
+
   test("containerd's own store cannot be served, nor one without owners", async () => {
     const wrong = (env: Readonly<Record<string, string>>, message: RegExp) =>
       assert.throws(

@@ -26,15 +26,20 @@ export class SnapshotterProcess {
 
   static async #start(args: readonly string[]): Promise<SnapshotterProcess> {
     const started = new SnapshotterProcess(args);
-    while (!started.#log.includes('serves')) {
-      const child = started.#child;
+    await started.logged('serves');
+    return started;
+  }
+
+  /** Waits until it has printed this. @throws Error with what it has printed, if it ends before */
+  async logged(text: string): Promise<void> {
+    while (!this.#log.includes(text)) {
+      const child = this.#child;
       const [what] = await Promise.race([
         once(child, 'close').then(() => ['close']),
         once(child.stdout ?? child, 'data'),
       ]);
-      if (what === 'close') throw new Error(`unpackd ${args[0]} has ended: ${started.#log}`);
+      if (what === 'close') throw new Error(`unpackd ${this.#args[0]} has ended: ${this.#log}`);
     }
-    return started;
   }
 
   /** What it has printed. */

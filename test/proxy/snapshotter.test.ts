@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { appendFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { appendFileSync, mkdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
@@ -206,6 +206,17 @@ describe('the proxy snapshotter', () => {
     await served.snapshots.Commit(commit);
   });
 
+  behaviour('a snapshot of the wrong kind is FAILED_PRECONDITION, as in containerd', async (served) => {
+    await served.snapshots.Prepare({ snapshotter, key: 'default/1/box', parent: TOP });
+    await served.snapshots.View({ snapshotter, key: 'default/2/look', parent: TOP });
+    await fails(served.snapshots.Mounts({ snapshotter, key: TOP }), 'FAILED_PRECONDITION');
+    for (const key of [TOP, 'default/2/look']) {
+      await fails(served.snapshots.Commit({ snapshotter, key, name: 'default/3/name' }), 'FAILED_PRECONDITION');
+    }
+    await fails(served.snapshots.Mounts({ snapshotter, key: 'nothing' }), 'NOT_FOUND');
+    await fails(served.snapshots.Commit({ snapshotter, key: 'nothing', name: 'default/3/name' }), 'NOT_FOUND');
+  });
+
   behaviour('Usage is exact for what containerd has made, and takes no time after the commit', async (served) => {
     const { mounts } = await served.snapshots.Prepare({ snapshotter, key: 'default/1/box' });
     writeFileSync(join(mounts[0]?.source ?? '', 'file'), Buffer.alloc(10_000));
@@ -333,25 +344,33 @@ describe('the socket of the proxy snapshotter', () => {
     }
   });
 
-  test('replaces a socket on which nobody listens, and nothing else', async () => {
+  test('replaces a socket that a dead process of unpackd has left, and nothing else', async () => {
     await unserved(async (store, place) => {
       const dead = join(place, 'dead.sock');
       const server = createServer();
       server.unref(); // a failure of this test must end the file
       await new Promise<void>((resolve) => server.listen(dead, resolve));
-      await assert.rejects(serveSnapshotter(store, dead, log), { message: /^another process listens on .*dead\.sock/ });
+      const living = { isTaken: false, message: /^another program listens on .*dead\.sock already: stop it/ };
+      await assert.rejects(serveSnapshotter(store, dead, log), living);
       // a killed process leaves the name of its socket
       const left = join(place, 'left.sock');
-
       renameSync(dead, left);
       await new Promise((resolve) => server.close(resolve));
+      const foreign = /left\.sock is a socket of another program, which does not listen now: choose another path/;
+      // also at the second attempt, which finds what the first one has made
+      for (const _ of [1, 2]) await assert.rejects(serveSnapshotter(store, left, log), { message: foreign });
+      assert.ok(statSync(left).isSocket());
+      writeFileSync(`${left}.lock`, '1\n');
       const served = await serveSnapshotter(store, left, log);
       await served.close();
 
-      const file = join(place, 'file');
+      const [file, folder] = [join(place, 'file'), join(place, 'folder')];
       writeFileSync(file, 'text');
-      await assert.rejects(serveSnapshotter(store, file, log), { message: /file is there already and is no socket/ });
-      assert.ok(statSync(file).isFile());
+      mkdirSync(folder);
+      for (const path of [file, folder]) {
+        await assert.rejects(serveSnapshotter(store, path, log), { message: /is there already and is no socket/ });
+      }
+      assert.ok(statSync(file).isFile() && statSync(folder).isDirectory());
     });
   });
 
