@@ -14,9 +14,10 @@ import { type AccessSettings, accessRule, OPEN_PATHS } from './access.ts';
 import { serveAssets } from './assets.ts';
 import { addBullBoard } from './bull-board.ts';
 import { addHealthRoutes, addMetricsRoute } from './health.ts';
+import { errorPage } from './layout.ts';
 import { listen } from './listen.ts';
 import { QueueHistory } from './queue-history.ts';
-import { addPages, errorPage, sendPage } from './routes.ts';
+import { addPages, sendPage } from './routes.ts';
 
 export type BoardSettings = AccessSettings & QueueSettings;
 
@@ -130,7 +131,7 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
   );
   const history = new QueueHistory(() => jobCounts(queue));
   addPages(app, { redis, queue, producer, history, assets });
-  await addBullBoard(app, queue, redis, explained);
+  await addBullBoard(app, queue, explained);
 
   const end = async () => {
     await app.close();

@@ -2,10 +2,13 @@ import { createBullBoard } from '@bull-board/api';
 import { FastifyAdapter } from '@bull-board/fastify';
 import type { Queue } from 'bullmq';
 import type { FastifyInstance } from 'fastify';
-import type { Redis } from 'ioredis';
 import { UnpackQueueAdapter } from './queue-adapter.ts';
 
-/** The path of Bull Board: the raw view of the queue. */
+/**
+ * The path of Bull Board: the raw view of the queue. It changes nothing, because its actions do not know what unpackd keeps beside
+ * the jobs: its "promote" loses the place of a parked job, its "edit" and "add" check no payload and no deduplication, and its "clean"
+ * and "empty" leave cancel requests behind.
+ */
 export const BULL_PATH = '/bull';
 
 /**
@@ -23,6 +26,9 @@ const POLICY = [
   "base-uri 'self'",
   "frame-ancestors 'none'",
 ].join('; ');
+
+const READ_ONLY =
+  'The raw view changes nothing: retry, cancel and pause on the pages of the board, or with the commands of unpackd.';
 
 /** An element of a page that loads something from another host. */
 const FOREIGN = /<(?:link|script|img)\b[^>]*\b(?:href|src)="(?:https?:)?\/\/[^>]*>(?:<\/script>)?/gi;
@@ -48,12 +54,11 @@ class ExplainingAdapter extends FastifyAdapter {
 export async function addBullBoard(
   app: FastifyInstance,
   queue: Queue,
-  redis: Redis,
   explained: (error: unknown) => unknown,
 ): Promise<void> {
   const server = new ExplainingAdapter(explained);
   createBullBoard({
-    queues: [new UnpackQueueAdapter(queue, redis)],
+    queues: [new UnpackQueueAdapter(queue)],
     serverAdapter: server,
     options: {
       uiConfig: {
@@ -67,6 +72,11 @@ export async function addBullBoard(
   server.setBasePath(BULL_PATH);
   await app.register(
     async (scope) => {
+      // Bull Board refuses most of them by itself, because the queue is read-only there
+      scope.addHook('onRequest', async ({ method }, reply) => {
+        if (method !== 'GET' && method !== 'HEAD')
+          return reply.status(405).header('allow', 'GET, HEAD').type('text/plain').send(`${READ_ONLY}\n`);
+      });
       scope.addHook('onSend', async (_request, reply, payload) => {
         if (!String(reply.getHeader('content-type')).startsWith('text/html')) return payload;
         reply.header('content-security-policy', POLICY);

@@ -21,11 +21,16 @@ export function formField(request: FastifyRequest, reply: FastifyReply): Html {
   return html`<input type="hidden" name="${COOKIE}" value="${value}">`;
 }
 
+/** A field of a form. */
+export function formValue({ body }: FastifyRequest, name: string): string | undefined {
+  return body instanceof URLSearchParams ? (body.get(name) ?? undefined) : undefined;
+}
+
 /** Whether the form of a request comes from a page of this board. */
 export function isOwnForm(request: FastifyRequest): boolean {
-  const sent = request.body instanceof URLSearchParams ? request.body.get(COOKIE) : null;
+  const sent = formValue(request, COOKIE);
   const own = cookieOf(request);
-  if (sent === null || own === undefined) return false;
+  if (sent === undefined || own === undefined) return false;
   const [a, b] = [Buffer.from(sent), Buffer.from(own)];
   return a.length === b.length && timingSafeEqual(a, b);
 }
@@ -34,4 +39,16 @@ function cookieOf(request: FastifyRequest): string | undefined {
   const pairs = (request.headers.cookie ?? '').split(';').map((pair) => pair.trim());
   const value = pairs.find((pair) => pair.startsWith(`${COOKIE}=`))?.slice(COOKIE.length + 1);
   return value !== undefined && VALUE.test(value) ? value : undefined;
+}
+
+/** A form with one button. @param field the hidden field of `formField` */
+export function actionForm(
+  path: string,
+  label: string,
+  meaning: string,
+  field: Html,
+  more: { readonly kind?: 'bad'; readonly values?: Readonly<Record<string, string>> } = {},
+): Html {
+  const values = Object.entries(more.values ?? {});
+  return html`<form method="post" action="${path}">${field}${values.map(([name, value]) => html`<input type="hidden" name="${name}" value="${value}">`)}<button class="${more.kind}">${label}</button></form> <span class="empty">${meaning}</span>`;
 }

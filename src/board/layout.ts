@@ -60,3 +60,20 @@ ${content}
 </html>
 `;
 }
+
+const OVERVIEW = html`<a href="/">Overview</a>`;
+
+/** A page that says in one sentence what went wrong. @param more what else a person should know */
+export function errorPage(title: string, sentence: string, more: Part = OVERVIEW): Page {
+  return sentencePage('bad', title, sentence, more);
+}
+
+/** A page that says in one sentence what was done. */
+export function donePage(title: string, sentence: string, more: Part): Page {
+  return sentencePage('good', title, sentence, more);
+}
+
+function sentencePage(level: 'bad' | 'good', title: string, sentence: string, more: Part): Page {
+  const content = html`<h1>${title}</h1><section class="panel ${level}"><p><strong><bdi>${sentence}</bdi></strong></p><p>${more}</p></section>`;
+  return { title, content, refresh: 0 };
+}

@@ -39,7 +39,7 @@ export function problemsOf(situation: Situation): Problem[] {
   if (paused)
     bad(
       'The queue is paused, so workers take no jobs.',
-      'Resume it in the raw view, or with queue.resume() of BullMQ.',
+      'If nobody needs the pause any more, press Resume at the end of this page.',
     );
   if (workers === 0 && waiting + active > 0) {
     bad(

@@ -1,30 +1,26 @@
 import { BullMQAdapter } from '@bull-board/api/bullMQAdapter';
 import { Job, type Queue } from 'bullmq';
-import type { Redis } from 'ioredis';
 import { printable } from '../printable.ts';
 import { derivedLog, derivedProgress } from '../queue/derived-progress.ts';
 import { unreadableJob } from '../queue/errors.ts';
 import type { Progress } from '../queue/formats.ts';
 import { imageOf } from '../queue/parse-payload.ts';
 import { readProgress } from '../queue/progress-schema.ts';
-import { retryJobs } from '../queue/retry-jobs.ts';
 import { schemaFiles } from '../queue/schemas.ts';
 
 /**
- * The queue for Bull Board. A job is shown with the name of its image. Retry gives a job all its attempts again; Bull Board's
- * own retry continues the count, so the job would have only one.
+ * The queue for Bull Board, which only shows it. A job is shown with the name of its image.
  */
 export class UnpackQueueAdapter extends BullMQAdapter {
   readonly #queue: Queue;
-  readonly #redis: Redis;
 
-  constructor(queue: Queue, redis: Redis) {
+  constructor(queue: Queue) {
     super(queue, {
       description: 'Container images to unpack',
+      readOnlyMode: true,
       jobDataSchema: schemaFiles()['payload.schema.json'] ?? {},
     });
     this.#queue = queue;
-    this.#redis = redis;
     this.setFormatter('name', (job: { data?: unknown; name?: string }) =>
       printable(imageOf(job.data) ?? job.name ?? ''),
     );
@@ -68,12 +64,6 @@ export class UnpackQueueAdapter extends BullMQAdapter {
   }
 
   #shown(job: Job): Job {
-    const retry = job.retry.bind(job);
-    job.retry = async (state, options) => {
-      if (state === 'completed' || job.id === undefined) return retry(state, { resetAttemptsMade: true, ...options });
-      const [outcome] = await retryJobs(this.#queue, this.#redis, [job.id]);
-      if (outcome?.retried === false) throw new Error(outcome.message);
-    };
     if (readProgress(job.progress) === undefined) job.progress = derivedProgress(job.returnvalue) ?? job.progress;
     return job;
   }

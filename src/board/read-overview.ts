@@ -25,6 +25,7 @@ export async function readOverview(queue: Queue, redis: Redis, lists: JobLists, 
   // a delayed job waits on purpose
   const isDelayed = oldestWaiting !== undefined && (await queue.getJobState(oldestWaiting.id)) === 'delayed';
   return {
+    paused: seen.paused,
     problems: problemsOf({
       paused: seen.paused,
       waiting: counts.waiting + counts.prioritized,

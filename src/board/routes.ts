@@ -3,20 +3,21 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Redis } from 'ioredis';
 import { JobNotFoundError } from '../queue/errors.ts';
 import { JOB_STATES } from '../queue/job-status.ts';
+import { failuresSince } from '../queue/overview.ts';
 import type { UnpackQueue } from '../queue/producer.ts';
-import { retryJobs } from '../queue/retry-jobs.ts';
 import { StoreLists } from '../queue/store-images.ts';
 import { readWorkers } from '../queue/worker-presence.ts';
+import { addActions, NOTICES, RETRIED_SINCE } from './actions.ts';
 import type { Assets } from './assets.ts';
 import { jobUrl } from './elements.ts';
 import { finishedCounts } from './finished-per-minute.ts';
-import { formField, isOwnForm } from './form-guard.ts';
-import { type Html, html, type Part } from './html.ts';
+import { formField } from './form-guard.ts';
+import { html } from './html.ts';
 import { type FoundImage, findImages, IMAGE_ORDERS } from './image-list.ts';
 import { readJob } from './job-details.ts';
 import { JobLists } from './job-list.ts';
 import { searchImages } from './job-search.ts';
-import { layout, type Page } from './layout.ts';
+import { errorPage, layout, type Page } from './layout.ts';
 import { imagePage } from './pages/image.ts';
 import { imagesPage } from './pages/images.ts';
 import { jobPage, rawPage } from './pages/job.ts';
@@ -28,7 +29,7 @@ import { workersPage } from './pages/workers.ts';
 import type { QueueHistory } from './queue-history.ts';
 import { connectedWorkers, readOverview } from './read-overview.ts';
 
-/** Which path shows which page, and the two forms. Every page is made anew from Redis. */
+/** Which path shows which page. Every page is made anew from Redis. */
 
 export interface PageSources {
   readonly redis: Redis;
@@ -40,12 +41,6 @@ export interface PageSources {
 
 /** Milliseconds between two refreshes of a page that hardly changes. */
 const SLOW = 10_000;
-/** What a person has done, by the query of the page that is shown then. */
-const NOTICES: Readonly<Record<string, string>> = {
-  retry: 'The job waits again, with all its attempts.',
-  cancel: 'The cancel request is set. The next worker that sees it ends the job.',
-};
-
 /** Maximum number of characters of a search. */
 const LONGEST = 500;
 
@@ -56,20 +51,29 @@ export function addPages(app: FastifyInstance, { redis, queue, producer, history
   const storeLists = new StoreLists(redis, queue);
   const send = (reply: FastifyReply, page: Page, status = 200) => sendPage(reply, page, queue.name, assets, status);
 
-  app.get('/', async (_request, reply) => {
+  const noticeOf = ({ query }: FastifyRequest) => NOTICES[text((query as Query).done) ?? ''];
+
+  app.get('/', async (request, reply) => {
     const now = Date.now();
     const overview = await readOverview(queue, redis, lists, now);
     const { length } = overview.problems;
+    const options = { now, notice: noticeOf(request), formField: formField(request, reply) };
     const title = length === 0 ? 'Overview' : `${length} ${length === 1 ? 'problem' : 'problems'}`;
-    return send(reply, { title, section: '/', content: overviewPage(overview, now) });
+    return send(reply, { title, section: '/', content: overviewPage(overview, options) });
   });
 
   app.get('/jobs', async (request, reply) => {
     const query = request.query as Query;
     const state = JOB_STATES.find((one) => one === query.state) ?? 'active';
     const start = { after: text(query.after), from: place(query.from) };
-    const [page, counts] = await Promise.all([lists.page(state, start, PAGE_SIZE), producer.counts()]);
-    const content = jobsPage(state, page, counts, Date.now());
+    const now = Date.now();
+    const [page, counts, failures] = await Promise.all([
+      lists.page(state, start, PAGE_SIZE),
+      producer.counts(),
+      state === 'failed' ? failuresSince(queue, redis, now - RETRIED_SINCE) : [],
+    ]);
+    const retried = { failures, formField: formField(request, reply) };
+    const content = jobsPage(state, page, counts, retried, now);
     return send(reply, { title: `Jobs: ${state}`, section: '/jobs', content });
   });
 
@@ -90,7 +94,7 @@ export function addPages(app: FastifyInstance, { redis, queue, producer, history
     const details = await readJob(id, producer, queue, redis);
     const { status } = details;
     const field = formField(request, reply);
-    const notice = NOTICES[text((request.query as Query).done) ?? ''];
+    const notice = noticeOf(request);
     const content = jobPage(id, details, { now: Date.now(), notice, formField: field });
     const ended = typeof status === 'string' || status.finished !== undefined;
     const title = typeof status === 'string' ? id : `${status.state}: ${status.image ?? id}`;
@@ -150,32 +154,7 @@ export function addPages(app: FastifyInstance, { redis, queue, producer, history
     return send(reply, { title: 'Over time', section: '/queue', content, refresh: SLOW });
   });
 
-  const act = (name: 'retry' | 'cancel', change: (id: string) => Promise<string | undefined>) =>
-    app.post(`/jobs/:id/${name}`, async (request, reply) => {
-      const id = idOf(request);
-      if (!isOwnForm(request)) {
-        const refused =
-          'The form is not from this board, or it is too old. Go back, load the page again, and press the button there.';
-        return send(reply, errorPage('Refused', refused, backTo(id)), 403);
-      }
-      const whyNot = await change(id);
-      if (whyNot !== undefined) return send(reply, errorPage('Not done', whyNot, backTo(id)), 409);
-      return reply.redirect(`${jobUrl(id)}?done=${name}`, 303);
-    });
-  act('cancel', async (id) => ((await producer.cancel(id)) ? undefined : 'The job has already completed or failed.'));
-  act('retry', async (id) => {
-    const [outcome] = await retryJobs(queue, redis, [id]);
-    return outcome?.retried === false ? outcome.message : undefined;
-  });
-}
-
-const OVERVIEW = html`<a href="/">Overview</a>`;
-const backTo = (id: string): Html => html`<a href="${jobUrl(id)}">Back to the job</a>`;
-
-/** A page that says in one sentence what went wrong. @param more what else a person should know */
-export function errorPage(title: string, sentence: string, more: Part = OVERVIEW): Page {
-  const content = html`<h1>${title}</h1><section class="panel bad"><p><strong><bdi>${sentence}</bdi></strong></p><p>${more}</p></section>`;
-  return { title, content, refresh: 0 };
+  addActions(app, { queue, producer, send });
 }
 
 /** What the pages may load and do: nothing from other hosts, no inline script or style, no frame of another page. */

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { Redis } from 'ioredis';
 import { startRedis } from '../../dev/redis-server.ts';
 import { type Board, startBoard } from '../../src/board/board.ts';
 import { startHealthServer } from '../../src/board/health.ts';
@@ -26,6 +27,20 @@ async function get(url: string, init: RequestInit = {}): Promise<{ status: numbe
   return { status: response.status, text: await response.text() };
 }
 
+/** Presses the button of a form, as a browser does. @param page with the form */
+async function press(page: string, action: string, more: Record<string, string> = {}): Promise<Response> {
+  const shown = await fetch(page);
+  const text = await shown.text();
+  assert.ok(text.includes(`action="${action}"`), `${page} has no form for ${action}`);
+  const value = /name="unpackd-form" value="([^"]+)"/.exec(text)?.[1] ?? '';
+  return fetch(new URL(action, page), {
+    method: 'POST',
+    headers: { cookie: shown.headers.get('set-cookie')?.split(';')[0] ?? '', origin: new URL(page).origin },
+    body: new URLSearchParams({ 'unpackd-form': value, ...more }),
+    redirect: 'manual',
+  });
+}
+
 const open = { UNPACK_BOARD_PORT: '0' };
 
 test('a failed job shows its code and sentence, and Retry gives it all its attempts again', async () => {
@@ -50,8 +65,8 @@ test('a failed job shows its code and sentence, and Retry gives it all its attem
   assert.equal(shown.job.progress.failure.code, 'BLOB_NOT_FOUND');
 
   mended = true;
-  const retried = await get(`${url}/bull/api/queues/${settings.UNPACK_QUEUE}/${job.id}/retry`, { method: 'PUT' });
-  assert.equal(retried.status, 204);
+  const retried = await press(`${url}/jobs/${job.id}`, `/jobs/${job.id}/retry`);
+  assert.deepEqual([retried.status, retried.headers.get('location')], [303, `/jobs/${job.id}?done=retry`]);
   assert.equal((await queue.wait(job)).attempts, 1);
 });
 
@@ -115,6 +130,88 @@ test('a form is accepted only with the cookie of the board, even without an orig
   const answer = await post({ cookie, origin: url }, field);
   assert.deepEqual([answer.status, answer.headers.get('location')], [303, `/jobs/${id}?done=cancel`]);
   assert.equal((await queue.status(id)).cancelRequested, true);
+});
+
+test('the raw view changes nothing', async () => {
+  const settings = fixture.settings(open);
+  const queue = fixture.producer(settings);
+  const failing = await fixture.worker(settings, () => {
+    throw new UnpackError('MANIFEST_INVALID', 'scripted');
+  });
+  const failed = await queue.add(payload('failed'));
+  await assert.rejects(queue.wait(failed));
+  await failing.close();
+  const waiting = await queue.add(payload('waiting'));
+  const bull = fixture.bull(settings);
+  const delayed = await bull.add('unpack', payload('delayed'), { delay: 3_600_000 });
+  const { url } = await board(settings);
+  const redis = new Redis(settings.REDIS_URL);
+  fixture.onEnd(() => redis.disconnect());
+  const dump = async () => {
+    const keys = (await redis.keys(`*${settings.UNPACK_QUEUE}*`))
+      .filter((key) => !/:(workers?|unpackd-probe)/.test(key))
+      .sort();
+    return Promise.all(keys.map(async (key) => [key, (await redis.dump(key))?.toString()]));
+  };
+  const before = await dump();
+  const api = `/bull/api/queues/${settings.UNPACK_QUEUE}`;
+  const actions: readonly (readonly [method: string, path: string])[] = [
+    ['PUT', `${api}/retry/failed`],
+    ['PUT', `${api}/promote`],
+    ['PUT', `${api}/pause`],
+    ['PUT', `${api}/empty`],
+    ['PUT', `${api}/obliterate`],
+    ['PUT', `${api}/clean/failed`],
+    ['POST', `${api}/add`],
+    ['PUT', `${api}/concurrency`],
+    ['PUT', '/bull/api/queues/pause'],
+    ...['retry/failed', 'retry/completed', 'clean', 'promote', 'update-data'].flatMap((action) =>
+      [failed.id, waiting.id, delayed.id ?? ''].map((id) => ['PUT', `${api}/${id}/${action}`] as const),
+    ),
+    ['DELETE', `${api}/${failed.id}`],
+    ['PATCH', `${api}/${failed.id}/update-data`],
+  ];
+  for (const [method, path] of actions) {
+    const answer = await fetch(`${url}${path}`, {
+      method,
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ jobData: {}, name: 'x', data: {}, options: {}, concurrency: 1 }),
+    });
+    assert.equal(answer.status, 405, `${method} ${path}`);
+    assert.match(await answer.text(), /^The raw view changes nothing: .*\n$/);
+  }
+  assert.deepEqual(await dump(), before);
+  const { queues } = JSON.parse((await get(`${url}/bull/api/queues`)).text);
+  assert.equal(queues[0].readOnlyMode, true, 'it shows no buttons');
+});
+
+test('buttons pause and resume the queue, and retry all jobs of the last hour with one code', async () => {
+  const settings = fixture.settings(open);
+  const queue = fixture.producer(settings);
+  const failing = await fixture.worker(settings, ({ bucket }) => {
+    throw new UnpackError(bucket === 'other' ? 'LAYER_CORRUPT' : 'MANIFEST_INVALID', 'scripted');
+  });
+  const jobs = await queue.addBulk(['one', 'two', 'other'].map((bucket) => ({ payload: payload(bucket) })));
+  await Promise.allSettled(jobs.map((job) => queue.wait(job)));
+  await failing.close();
+  const { url } = await board(settings);
+  const bull = fixture.bull(settings);
+  assert.equal((await press(`${url}/`, '/pause')).headers.get('location'), '/?done=pause');
+  assert.equal(await bull.isPaused(), true);
+  assert.match((await get(`${url}/?done=pause`)).text, /The queue is paused, so workers take no jobs/);
+  assert.equal((await press(`${url}/`, '/resume')).headers.get('location'), '/?done=resume');
+  assert.equal(await bull.isPaused(), false);
+
+  const failed = `${url}/jobs?state=failed`;
+  const none = await press(failed, '/retry', { code: 'NO_SUCH_CODE' });
+  assert.equal(none.status, 409);
+  const retried = await press(failed, '/retry', { code: 'MANIFEST_INVALID' });
+  assert.match(await retried.text(), /2 jobs that failed with MANIFEST_INVALID wait again, with all attempts/);
+  const { waiting, failed: left } = await queue.counts();
+  assert.deepEqual([waiting, left], [2, 1]);
+  for (const path of ['/pause', '/resume', '/retry']) {
+    assert.equal((await fetch(`${url}${path}`, { method: 'POST', body: new URLSearchParams({}) })).status, 403, path);
+  }
 });
 
 test('with a user, everything except the probes needs the password', async () => {

@@ -8,6 +8,7 @@ import { waitingSentence } from '../../queue/parked-attempt.ts';
 import { maskSecrets } from '../../secrets.ts';
 import { bytesText, durationText } from '../../units.ts';
 import { age, badge, type Column, digest, facts, jobUrl, type Row, table, time } from '../elements.ts';
+import { actionForm } from '../form-guard.ts';
 import { type Html, html, type Part, trusted } from '../html.ts';
 import type { JobDetails } from '../job-details.ts';
 import { imageParts } from './job-layers.ts';
@@ -144,12 +145,10 @@ function attemptsText({ progress }: JobStatus, made: number): Part {
 }
 
 function buttons({ id, state, cancelRequested }: JobStatus, formField: Html): Part {
-  const form = (action: string, label: string, kind: string, meaning: string) =>
-    html`<form method="post" action="${jobUrl(id)}/${action}">${formField}<button class="${kind}">${label}</button></form> <span class="empty">${meaning}</span>`;
   if (state === 'failed')
-    return html`<div class="buttons">${form('retry', 'Retry', '', 'It gets all its attempts again, and continues from the layers that are in the store.')}</div>`;
+    return html`<div class="buttons">${actionForm(`${jobUrl(id)}/retry`, 'Retry', 'It gets all its attempts again, and continues from the layers that are in the store.', formField)}</div>`;
   if (state === 'completed' || cancelRequested) return undefined;
-  return html`<div class="buttons">${form('cancel', 'Cancel', 'bad', 'It fails with CANCELLED. Layers that were committed stay in the store.')}</div>`;
+  return html`<div class="buttons">${actionForm(`${jobUrl(id)}/cancel`, 'Cancel', 'It fails with CANCELLED. Layers that were committed stay in the store.', formField, { kind: 'bad' })}</div>`;
 }
 
 function progressPart({ state, progress }: JobStatus): Part {

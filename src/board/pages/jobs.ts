@@ -1,9 +1,10 @@
 import type { Progress } from '../../queue/formats.ts';
 import { JOB_STATES, type JobState } from '../../queue/job-status.ts';
-import type { JobCounts } from '../../queue/overview.ts';
+import type { FailureCount, JobCounts } from '../../queue/overview.ts';
 import { waitingSentence } from '../../queue/parked-attempt.ts';
-import { bytesText, durationText } from '../../units.ts';
+import { bytesText, count, durationText } from '../../units.ts';
 import { age, badge, type Column, cut, jobLink, type Row, reason, table, time } from '../elements.ts';
+import { actionForm } from '../form-guard.ts';
 import { type Html, html, type Part } from '../html.ts';
 import type { JobPage, ListedJob } from '../job-list.ts';
 
@@ -12,14 +13,36 @@ import type { JobPage, ListedJob } from '../job-list.ts';
 /** The number of jobs of a page. */
 export const PAGE_SIZE = 50;
 
-export function jobsPage(state: JobState, page: JobPage, counts: JobCounts, now: number): Html {
+/** The failures of the last hour, whose jobs can be retried together. */
+export interface RetriedTogether {
+  readonly failures: readonly FailureCount[];
+  /** The hidden field of the forms. */
+  readonly formField: Html;
+}
+
+export function jobsPage(
+  state: JobState,
+  page: JobPage,
+  counts: JobCounts,
+  retried: RetriedTogether,
+  now: number,
+): Html {
   const { jobs, from, total } = page;
   const place = jobs.length === 0 ? 'none' : `${number(from + 1)} to ${number(from + jobs.length)} of ${number(total)}`;
   return html`<h1>Jobs: ${state} <small>${place}</small></h1>
 ${tiles(counts, state)}
 <p class="empty">${ORDER[state]}</p>
+${retryForms(retried)}
 ${jobs.length === 0 ? html`<p class="panel empty">${from > 0 ? 'There are no jobs on this page any more.' : `No job is ${state}.`}</p>` : jobTable(state, jobs, now)}
 ${pageLinks(state, page)}`;
+}
+
+function retryForms({ failures, formField }: RetriedTogether): Part {
+  if (failures.length === 0) return undefined;
+  return html`<details data-key="retry" class="panel"><summary>Retry all that failed in the last hour with one code</summary>${failures.map(
+    ({ code, count: jobs }) =>
+      html`<div class="buttons" data-key="${code}">${actionForm('/retry', `Retry ${count(jobs, 'job')}`, code, formField, { values: { code } })}</div>`,
+  )}</details>`;
 }
 
 /** How many jobs are in each state, as links to their lists. */
