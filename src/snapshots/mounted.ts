@@ -29,6 +29,8 @@ const NAME = '(?:([1-9]\\d*)|rm-([1-9]\\d*)-[0-9a-f]+)';
 const TREE = new RegExp(`(?:^|/)${NAME}/fs/*$`);
 /** A directory of a snapshot, or one inside it, relative to ROOT/snapshots. */
 const INSIDE = new RegExp(`^/${NAME}(?:/|$)`);
+/** Where containerd's overlayfs snapshotter has its snapshots, whatever its root is. Their directories are named as ours. */
+const CONTAINERDS = /\/io\.containerd\.snapshotter\.v1\.overlayfs\/snapshots$/;
 /** This process as a process of its own namespace. */
 const HERE = '/proc/self/root';
 
@@ -132,13 +134,15 @@ class StorePlace {
    * Whether a directory of an overlay's layers is ROOT/snapshots. The text was resolved by the process that mounted it, which
    * may have seen other directories. It is resolved again for this process and for one that sees the mount. If it is not there
    * for either, the answer is yes. If this process may not look there, only the same text is a yes: stores of other users
-   * have snapshots of the same numbers, and containerd's too.
+   * have snapshots of the same numbers, and containerd's too. The same holds for a directory of containerd that is not there: in a
+   * container, its own root is such an overlay.
    */
   #isParent(path: string, root: string): boolean {
     const looked = [HERE, root].map((view) => this.#look(`${view}${path}`));
     const found = looked.filter(isStatus);
     if (found.length > 0) return found.some((status) => this.#status !== undefined && isSame(status, this.#status));
-    return looked.every((each) => each === 'absent') || path === this.#directory || path === this.#realDirectory;
+    const isAbsent = looked.every((each) => each === 'absent') && !CONTAINERDS.test(path);
+    return isAbsent || path === this.#directory || path === this.#realDirectory;
   }
 
   /** The number of a tree whose path does not end like one, such as a symbolic link to it. */
