@@ -114,7 +114,7 @@ function whiteout(path: string): string {
 }
 
 /** The paths of the shared libraries that a program loads; none if ldd fails. */
-async function sharedLibraries(program: string): Promise<string[]> {
+export async function sharedLibraries(program: string): Promise<string[]> {
   const { stdout } = await promisify(execFile)('ldd', [program]).catch(() => ({ stdout: '' }));
   // "libm.so.6 => /lib/x86_64-linux-gnu/libm.so.6 (0x…)" and "/lib64/ld-linux-x86-64.so.2 (0x…)"
   return [...stdout.matchAll(/(?:=> |^\s*)(\/\S+) \(0x/gm)].map(([, path = '']) => path);

@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Client } from '../../src/grpc/client.ts';
 import { loadService } from '../../src/grpc/definitions.ts';
@@ -28,8 +29,27 @@ interface ImageService {
   RemoveImage(request: { readonly image: ImageSpec }): object;
 }
 
+/** What a container is started with, in the words of CRI. */
+export interface ContainerConfig {
+  readonly image: ImageSpec;
+  readonly command?: readonly string[];
+  readonly args?: readonly string[];
+  readonly envs?: readonly { readonly key: string; readonly value: string }[];
+  readonly mounts?: readonly CriMount[];
+  readonly resources?: { readonly memoryLimitInBytes?: number };
+  readonly securityContext?: object;
+}
+
+export interface CriMount {
+  readonly containerPath: string;
+  readonly hostPath: string;
+  readonly readonly: boolean;
+  readonly propagation: 'PROPAGATION_PRIVATE' | 'PROPAGATION_HOST_TO_CONTAINER' | 'PROPAGATION_BIDIRECTIONAL';
+}
+
 interface PodConfig {
   readonly metadata: object;
+  readonly logDirectory?: string;
   readonly linux: object;
 }
 
@@ -44,14 +64,22 @@ interface RuntimeService {
     readonly sandboxConfig: PodConfig;
   }): { readonly containerId: string };
   StartContainer(request: { readonly containerId: string }): object;
+  StopContainer(request: { readonly containerId: string; readonly timeout: number }): object;
   ContainerStatus(request: { readonly containerId: string }): {
-    readonly status: { readonly state: string; readonly imageRef: string } | null;
+    readonly status: ContainerStatus | null;
   };
   ExecSync(request: { readonly containerId: string; readonly cmd: readonly string[]; readonly timeout: number }): {
     readonly stdout: Buffer;
     readonly stderr: Buffer;
     readonly exitCode: number;
   };
+}
+
+interface ContainerStatus {
+  /** Such as `CONTAINER_RUNNING`. */
+  readonly state: string;
+  readonly exitCode: number;
+  readonly imageRef: string;
 }
 
 interface Condition {
@@ -66,6 +94,10 @@ export interface Pod {
   exec(...command: readonly string[]): Promise<string>;
   /** Such as `CONTAINER_RUNNING`. */
   state(): Promise<string | undefined>;
+  /** What the container has written to its outputs. */
+  log(): string;
+  /** Sends SIGTERM, and SIGKILL after that many seconds. @returns the exit status */
+  stop(seconds: number): Promise<number | undefined>;
   remove(): Promise<void>;
 }
 
@@ -100,28 +132,47 @@ export class Cri {
   }
 
   /** Starts a pod of an image that containerd has: as a kubelet with `imagePullPolicy: Never`. */
-  async startPod(image: string, command: readonly string[]): Promise<Pod> {
+  startPod(image: string, command: readonly string[]): Promise<Pod> {
+    return this.start({ image: { image }, command });
+  }
+
+  /** Starts a pod with one container. @param pid whose processes the container sees */
+  async start(container: ContainerConfig, pid: 'CONTAINER' | 'NODE' = 'CONTAINER'): Promise<Pod> {
     const name = `pod-${this.#pods++}`;
-    const namespaceOptions = { network: 'NODE', pid: 'CONTAINER', ipc: 'POD' };
+    const namespaceOptions = { network: 'NODE', pid, ipc: 'POD' };
+    const logDirectory = join(this.#daemon.directory, name);
     const config: PodConfig = {
       metadata: { name, uid: name, namespace: 'test' },
+      logDirectory,
       linux: { cgroupParent: this.#daemon.cgroup, securityContext: { namespaceOptions } },
     };
     const { podSandboxId } = await this.#runtime.RunPodSandbox({ config });
+    const { resources, securityContext, ...rest } = container;
     const { containerId } = await this.#runtime.CreateContainer({
       podSandboxId,
-      config: { metadata: { name }, image: { image }, command, linux: { securityContext: { namespaceOptions } } },
+      config: {
+        metadata: { name },
+        logPath: 'log',
+        ...rest,
+        linux: { resources, securityContext: { ...securityContext, namespaceOptions } },
+      },
       sandboxConfig: config,
     });
     await this.#runtime.StartContainer({ containerId });
+    const status = async () => (await this.#runtime.ContainerStatus({ containerId })).status;
     return {
       containerId,
       exec: async (...cmd) => {
         const { stdout, stderr, exitCode } = await this.#runtime.ExecSync({ containerId, cmd, timeout: EXEC_LIMIT });
-        if (exitCode !== 0) throw new Error(`${cmd.join(' ')} exited with ${exitCode}: ${stderr}`);
+        if (exitCode !== 0) throw new Error(`${cmd.join(' ')} exited with ${exitCode}: ${stdout}${stderr}`);
         return stdout.toString();
       },
-      state: async () => (await this.#runtime.ContainerStatus({ containerId })).status?.state,
+      state: async () => (await status())?.state,
+      log: () => readFileSync(join(logDirectory, 'log'), 'utf8'),
+      stop: async (timeout) => {
+        await this.#runtime.StopContainer({ containerId, timeout });
+        return (await status())?.exitCode;
+      },
       remove: async () => {
         await this.#runtime.StopPodSandbox({ podSandboxId });
         await this.#runtime.RemovePodSandbox({ podSandboxId });

@@ -13,9 +13,10 @@ export interface Machine {
 
 /**
  * The first process. The shims' sockets and runc's state are in /run/containerd, whatever the configuration of containerd.
- * The shell waits, so it takes the status of orphans too.
+ * The shell waits, so it takes the status of orphans too. Mounts propagate, as on a host that systemd has started.
  */
 const FIRST_PROCESS = `
+mount --make-rshared / || exit
 mkdir -p /run/containerd && mount -t tmpfs tmpfs /run/containerd || exit
 echo ready
 sleep infinity &

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { execFileSync, spawnSync } from 'node:child_process';
+import { spawnSync } from 'node:child_process';
 import { cpSync, globSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
@@ -80,29 +80,6 @@ describe('systemd', { skip: has('systemd-analyze') ? false : 'systemd-analyze is
       const rated = analyze('security', '--offline=yes');
       const rating = Number(/exposure level for \S+: ([\d.]+)/.exec(rated.stdout)?.[1]);
       assert.ok(rating <= exposure, rated.stdout);
-    });
-  }
-});
-
-describe('kustomize', { skip: has('kubectl') ? false : 'kubectl is not installed' }, () => {
-  for (const name of ['base', 'collection', 'containerd']) {
-    test(`deploy/kubernetes/${name} makes a worker for each node, a board and their policies`, () => {
-      using folder = scratch();
-      cpSync(join(root, 'deploy/kubernetes'), folder.path, { recursive: true });
-      cpSync(join(folder.path, 'base/unpackd.example.env'), join(folder.path, 'base/unpackd.env'));
-      const made = execFileSync('kubectl', ['kustomize', join(folder.path, name)], { encoding: 'utf8' });
-      const kinds = [...made.matchAll(/^kind: (\w+)$/gm)].map(([, kind]) => kind).sort();
-      assert.deepEqual(kinds, [
-        'DaemonSet',
-        'Deployment',
-        'Namespace',
-        'NetworkPolicy',
-        'NetworkPolicy',
-        'Secret',
-        'Service',
-      ]);
-      assert.equal(/hostPID: true/.test(made), name === 'collection');
-      assert.equal(/path: \/run\/containerd\n/.test(made), name === 'containerd');
     });
   }
 });
