@@ -70,13 +70,13 @@ export async function addBullBoard(
     },
   });
   server.setBasePath(BULL_PATH);
+  // Bull Board refuses most of them by itself, because the queue is read-only there
+  app.addHook('onRequest', async ({ method, url }, reply) => {
+    if (method === 'GET' || method === 'HEAD' || !/^\/bull(?![^/?])/.test(url)) return;
+    return reply.status(405).header('allow', 'GET, HEAD').type('text/plain').send(`${READ_ONLY}\n`);
+  });
   await app.register(
     async (scope) => {
-      // Bull Board refuses most of them by itself, because the queue is read-only there
-      scope.addHook('onRequest', async ({ method }, reply) => {
-        if (method !== 'GET' && method !== 'HEAD')
-          return reply.status(405).header('allow', 'GET, HEAD').type('text/plain').send(`${READ_ONLY}\n`);
-      });
       scope.addHook('onSend', async (_request, reply, payload) => {
         if (!String(reply.getHeader('content-type')).startsWith('text/html')) return payload;
         reply.header('content-security-policy', POLICY);
