@@ -27,7 +27,7 @@ export interface ContainerdProgram {
 const NEWER = process.env.CONFORMANCE_CONTAINERD ?? '';
 const UNREACHABLE = 'none';
 
-/** The machine's containerd, and the newer one that CONFORMANCE_CONTAINERD names (.ci/newer-containerd). */
+/** The machine's containerd, and the newer one that CONFORMANCE_CONTAINERD names (.ci/later-suite). */
 export const PROGRAMS: readonly ContainerdProgram[] = ['containerd', NEWER]
   .filter((path, index, all) => path !== '' && all.indexOf(path) === index)
   .flatMap((path) => {

@@ -17,7 +17,7 @@ export type Manifest = DaemonSet | Deployment | Namespace | NetworkPolicy | Secr
 /** The oldest kustomize that knows the field `labels`. Debian 12 has an older one in its kubectl. */
 const OLDEST_KUSTOMIZE = 4.1;
 
-/** KUBECTL names a newer one, as .ci/newer-containerd gets it. */
+/** KUBECTL names a newer one, as .ci/later-suite gets it. */
 const KUBECTL = process.env.KUBECTL ?? 'kubectl';
 
 /** The reason to skip a test that needs kustomize. @throws Error if KUBECTL names a program without it */

@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Redis } from 'ioredis';
@@ -41,6 +42,35 @@ export const PRIMARY_NAME = 'my-primary';
 export const PEER = 'peer';
 /** Milliseconds after which a server counts as lost. */
 const LOST = 1000;
+
+/**
+ * The valkey-server that CONFORMANCE_VALKEY names; `undefined` if it is unset, or `none` because .ci/run has found no later suite.
+ * @throws Error if it does not run
+ */
+export function valkeyProgram(): string | undefined {
+  const { CONFORMANCE_VALKEY: program = '' } = process.env;
+  if (program === '' || program === 'none') return undefined;
+  const { status } = spawnSync(program, ['--version'], { stdio: 'ignore' });
+  if (status !== 0) throw new Error(`CONFORMANCE_VALKEY=${program} does not run`);
+  return program;
+}
+
+/** One server. */
+export async function startServer({ flags = [], password, program }: DeploymentOptions = {}): Promise<Deployment> {
+  await using opened = new AsyncDisposableStack();
+  const auth = password === undefined ? [] : ['--requirepass', password];
+  const server = await startRedis({ flags: [...auth, ...flags], ...(program === undefined ? {} : { program }) });
+  opened.defer(() => server.stop());
+  const admin = admins(opened, password);
+  const closing = opened.move();
+  return {
+    url: server.url,
+    servers: [server],
+    admin,
+    primary: async () => server,
+    [Symbol.asyncDispose]: () => closing.disposeAsync(),
+  };
+}
 
 /**
  * A primary, its replicas, and three sentinels. Each server has a configuration file, into which sentinels write what it becomes,
