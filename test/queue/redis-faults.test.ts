@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { after, before, describe, type TestContext, test } from 'node:test';
 import { freePort } from '../../dev/local-programs.ts';
 import { type LocalRedis, startRedis } from '../../dev/redis-server.ts';
+import { startBoard } from '../../src/board/board.ts';
 import { checkRedis } from '../../src/doctor/redis.ts';
 import { QueueUnavailableError } from '../../src/queue/errors.ts';
 import { createLog } from '../../src/queue/log.ts';
@@ -21,7 +22,7 @@ import { scratch } from '../support/scratch.ts';
 import { CONNECTION, eventually, payload, testSettings } from './queue-fixture.ts';
 import { image, scriptedUnpacker } from './scripted-unpacker.ts';
 
-/** Faults of sentinels, clusters and TLS. Producer, worker and doctor must each name the cause in one sentence. */
+/** Faults of sentinels, clusters and TLS. Producer, worker, doctor and board must each name the cause in one sentence. */
 
 const folder = scratch();
 after(() => folder[Symbol.dispose]());
@@ -31,7 +32,7 @@ const file = (name: string, text: string) => {
   return path;
 };
 
-/** Asserts what producer, worker and doctor say. @param worker whether a worker waits, or ends its start */
+/** Asserts what producer, worker, doctor and board say. @param worker whether a worker waits, or ends its start */
 async function say(t: TestContext, env: Record<string, string>, says: RegExp, worker: 'waits' | 'ends'): Promise<void> {
   const { REDIS_URL: url = '', ...more } = env;
   const settings = testSettings(url, { UNPACK_REDIS_PREFIX: '{bull}', ...more });
@@ -67,6 +68,15 @@ async function say(t: TestContext, env: Record<string, string>, says: RegExp, wo
   const [check] = await checkRedis(settings);
   assert.equal(check?.status, 'fail');
   assert.match(`${check.finding}: ${check.advice}`, says);
+  const board = await startBoard({ ...settings, UNPACK_BOARD_PORT: 0 }, createLog(settings, { write: () => {} }));
+  t.after(() => board.close());
+  await eventually('the board shows it', async () => {
+    const answer = await fetch(board.url);
+    const text = await answer.text();
+    assert.equal(answer.status, 503);
+    assert.doesNotMatch(text, /s3cr3t|node_modules|undefined/);
+    return says.test(text);
+  });
   assert.doesNotMatch(JSON.stringify([lines, check]), /s3cr3t|\\n +at /);
 }
 
