@@ -1,4 +1,4 @@
-import type { RedisConnection } from '../queue/connection.ts';
+import type { QueueSettings, RedisConnection } from '../queue/connection.ts';
 import { askEach, type ServerAnswer } from '../queue/redis-primary.ts';
 import { displayServer, readRedisUrl } from '../redis-address.ts';
 import type { RedisSettings } from '../redis-settings.ts';
@@ -6,13 +6,14 @@ import { type Check, fail, ok, warn } from './check.ts';
 
 /** What stands behind the primary: sentinels or nodes, and replicas. `checkRedis` must have passed. */
 export async function checkDeployment(
-  settings: RedisSettings,
+  settings: RedisSettings & Pick<QueueSettings, 'UNPACK_REDIS_REPLICAS'>,
   redis: RedisConnection,
   info: ReadonlyMap<string, string>,
 ): Promise<Check[]> {
   const address = readRedisUrl(settings.REDIS_URL);
   if (typeof address === 'string') return [];
-  const checks = [await replicas(redis, info, address.kind !== 'single')];
+  const { UNPACK_REDIS_REPLICAS: confirming = 0 } = settings;
+  const checks = [await replicas(redis, info, address.kind !== 'single', confirming)];
   if (address.kind === 'sentinel')
     checks.push(sentinels(await askEach(settings, askSentinel(address.primaryName ?? ''))));
   if (address.kind === 'cluster') checks.push(...nodes(await askEach(settings, askNode)));
@@ -20,13 +21,25 @@ export async function checkDeployment(
 }
 
 /** Whether another server can take over, and whether writes that none has are refused. */
-async function replicas(redis: RedisConnection, info: ReadonlyMap<string, string>, failover: boolean): Promise<Check> {
+async function replicas(
+  redis: RedisConnection,
+  info: ReadonlyMap<string, string>,
+  failover: boolean,
+  confirming: number,
+): Promise<Check> {
   const name = 'Redis replicas';
   const role = info.get('role') === 'master' ? 'a primary' : `a ${info.get('role')}`;
   const online = [...info].filter(
     ([field, value]) => /^slave\d+$/.test(field) && value.includes('state=online'),
   ).length;
   const connected = `${role} with ${online} connected ${online === 1 ? 'replica' : 'replicas'}`;
+  if (online < confirming) {
+    return fail(
+      name,
+      `${connected}, but UNPACK_REDIS_REPLICAS=${confirming}: no job can be added`,
+      `start the missing replicas, or set UNPACK_REDIS_REPLICAS=${online}`,
+    );
+  }
   if (online === 0) {
     return failover
       ? warn(name, connected, 'start a replica, or waiting jobs are lost with the primary')
@@ -62,8 +75,13 @@ function sentinels(answers: readonly ServerAnswer<Awaited<ReturnType<ReturnType<
   const settings = `quorum ${text('quorum')}, down-after ${text('down-after-milliseconds')} ms, failover-timeout ${text('failover-timeout')} ms`;
   const finding = `${answers.length - down.length} of ${answers.length} answer; ${settings}`;
   const [lost] = noQuorum.filter((message) => message.startsWith('NOQUORUM'));
-  if (lost !== undefined) {
-    return fail(name, `${finding}; ${lost}`, 'start the sentinels that are down, or no failover is possible');
+  const start = 'start the sentinels that are down, or no failover is possible';
+  if (lost !== undefined) return fail(name, `${finding}; ${lost}`, start);
+  // a sentinel notices only after down-after that others are down
+  const all = Number(text('num-other-sentinels')) + 1;
+  const needed = Math.max(Number(text('quorum')), Math.floor(all / 2) + 1);
+  if (answers.length >= all && answers.length - down.length < needed) {
+    return fail(name, `${finding}; down: ${down.join(', ')}; ${needed} are needed for a failover`, start);
   }
   if (down.length > 0) return warn(name, `${finding}; down: ${down.join(', ')}`, 'start them, or correct REDIS_URL');
   if (answers.length < 3) return warn(name, finding, 'name all sentinels in REDIS_URL, and run at least three');

@@ -195,6 +195,40 @@ describe('states of Redis', { concurrency: 4 }, () => {
     assert.equal(lines.filter(({ msg }) => /^Redis /.test(String(msg))).length, 2);
   });
 
+  test('doctor tells how full the memory is, whether jobs can be evicted, and whether there is a copy on disk', async (t) => {
+    const opened = openedBy(t);
+    const server = await startRedis();
+    opened.push(() => server.stop());
+    const admin = new Redis(server.url);
+    opened.push(() => admin.disconnect());
+    const settings = testSettings(server.url);
+    const check = async (name: string, more: { UNPACK_REDIS_REPLICAS?: number } = {}) => {
+      const found = (await checkRedis({ ...settings, ...more })).find((one) => one.name === name);
+      return `${found?.status}: ${found?.finding}`;
+    };
+    assert.match(
+      await check('Redis memory'),
+      /^ok: maxmemory-policy noeviction; [\d.]+ [KM]iB in use, without a limit/,
+    );
+    assert.equal(await check('Redis persistence'), 'warn: no append-only file; no snapshot since the server started');
+    assert.equal(
+      await check('Redis replicas', { UNPACK_REDIS_REPLICAS: 1 }),
+      'fail: a primary with 0 connected replicas, but UNPACK_REDIS_REPLICAS=1: no job can be added',
+    );
+    await admin.save();
+    assert.match(await check('Redis persistence'), /^warn: no append-only file; last snapshot \d{4}-/);
+    await admin.config('SET', 'appendonly', 'yes', 'maxmemory', '100mb', 'maxmemory-policy', 'allkeys-lru');
+    assert.match(await check('Redis persistence'), /^ok: append-only file$/);
+    assert.match(
+      await check('Redis memory'),
+      /^fail: maxmemory-policy allkeys-lru; .* of 100 MiB \(maxmemory\) in use: /,
+    );
+    await admin.eval("redis.call('SET', 'large', string.rep('x', 50000000))", 0);
+    const used = Number(/^used_memory:(\d+)/m.exec(await admin.info('memory'))?.[1]);
+    await admin.config('SET', 'maxmemory-policy', 'noeviction', 'maxmemory', String(Math.ceil(used * 1.05)));
+    assert.match(await check('Redis memory'), /^warn: .* MiB \(maxmemory\) in use: jobs are refused when it is full$/);
+  });
+
   test('a server with TLS is distinguished from an unreachable one, and a wrong certificate is reported', async (t) => {
     const opened = openedBy(t);
     makeCertificate();
