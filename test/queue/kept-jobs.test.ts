@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { Redis } from 'ioredis';
 import { UnpackError } from '../../src/errors.ts';
 import { eventually, payload, queueFixture } from './queue-fixture.ts';
 import { image } from './scripted-unpacker.ts';
@@ -32,5 +33,11 @@ for (const [title, options] of [
     });
     const { completed, failed } = await queue.getJobCounts('completed', 'failed');
     assert.deepEqual({ completed, failed }, { completed: 5, failed: 3 });
+    // with a job go its log and its other keys
+    const client = new Redis(settings.REDIS_URL);
+    fixture.onEnd(() => client.disconnect());
+    const keys = await client.keys(queue.toKey('*'));
+    const ofJobs = keys.flatMap((key) => /:(\d+)(?::|$)/.exec(key.slice(queue.toKey('').length - 1))?.[1] ?? []);
+    assert.equal(new Set(ofJobs).size, 5 + 3, keys.join('\n'));
   });
 }
