@@ -49,6 +49,10 @@ const SCRIPT = `
 /**
  * The job that waits longest, of those that wait, have a priority or are delayed; `undefined` if none waits. It is found among
  * at most 90 jobs, so it costs the same with any number of jobs (measured: 0.4 ms of Redis with 100,000).
+ *
+ * It is exact while the lists are in the order in which jobs were added. A job that comes later than its age, because it was
+ * retried by hand or after a failure, is found when it is among the 30 next. It cannot be exact in every case at this cost: no
+ * list of BullMQ is sorted by the time of adding, and an index of our own would miss the jobs of producers in other languages.
  * @throws errors of Redis
  */
 export async function oldestWaiting(redis: Redis, queue: Pick<Queue, 'toKey'>): Promise<WaitingJob | undefined> {
