@@ -17,6 +17,11 @@ import { primaryFinder, serverLogin } from './redis-primary.ts';
  */
 export type RedisConnection = Redis;
 
+/** The part of BullMQ's Queue that makes keys. */
+export interface Keys {
+  toKey(name: string): string;
+}
+
 /** The settings to find the queue. */
 export interface QueueSettings extends RedisSettings {
   /** The name of the queue. */

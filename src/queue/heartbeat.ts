@@ -1,8 +1,8 @@
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Redis, Result } from 'ioredis';
+import type { Keys } from './connection.ts';
 import type { WorkerRecord } from './formats.ts';
-import type { Keys } from './store-images.ts';
 import { HEARTBEAT, RECORD_LIFE, workerKey, workersKey } from './worker-presence.ts';
 
 declare module 'ioredis' {

@@ -1,9 +1,9 @@
 import { randomBytes } from 'node:crypto';
 import type { Redis, Result } from 'ioredis';
 import type { ImageListing } from '../snapshots/images.ts';
+import type { Keys } from './connection.ts';
 import {
   type ImageName,
-  type Keys,
   LIST_LIFE,
   type ListAnswer,
   READ_LIST,

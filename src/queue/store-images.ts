@@ -1,5 +1,6 @@
 import type { Redis } from 'ioredis';
 import * as z from 'zod';
+import type { Keys } from './connection.ts';
 
 /**
  * The images of the stores as their workers list them in Redis (`image-publisher.ts`), for the board. One worker of each store
@@ -72,11 +73,6 @@ export interface ListedStore extends StoreRecord {
   /** When a worker confirmed the list, by the clock of the reader. */
   readonly seen: Date;
   readonly listed: readonly ListedImage[];
-}
-
-/** The part of BullMQ's Queue that makes keys. */
-export interface Keys {
-  toKey(name: string): string;
 }
 
 export interface StoreKeys {

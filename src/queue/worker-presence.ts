@@ -1,6 +1,7 @@
 import type { Redis } from 'ioredis';
+import type { Keys } from './connection.ts';
 import type { WorkerRecord } from './formats.ts';
-import { imageCounts, type Keys } from './store-images.ts';
+import { imageCounts } from './store-images.ts';
 import { recordSchema } from './worker-record.ts';
 
 /**
