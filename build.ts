@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { basename, dirname, join, relative, resolve } from 'node:path';
 import { build } from 'esbuild';
 import { LayoutWriter } from './dev/layout-writer.ts';
+import { noticesOf } from './dev/licences.ts';
 
 /**
  * `npm run build`: bundles each program into one file, and makes the package `unpackd-producer` in the folder `producer`.
@@ -38,7 +39,7 @@ const root = import.meta.dirname;
  * @throws Error of esbuild
  */
 async function makePrograms(folder: string): Promise<void> {
-  const { warnings } = await build({
+  const { warnings, metafile } = await build({
     absWorkingDir: root,
     entryPoints: PROGRAMS.map((name) => `${name}.ts`),
     outdir: folder,
@@ -57,9 +58,11 @@ async function makePrograms(folder: string): Promise<void> {
       'import.meta.main': 'false',
     },
     sourcemap: true,
+    metafile: true,
     logLevel: 'warning',
   });
   if (warnings.length > 0) throw new Error(`warnings of esbuild: ${warnings.map(({ text }) => text).join('; ')}`);
+  writeNotices(folder, metafile.inputs);
   for (const name of PROGRAMS) {
     const path = join(folder, name);
     const compiled = relative(dirname(path), join(folder, COMPILED));
@@ -74,6 +77,11 @@ async function makePrograms(folder: string): Promise<void> {
     ];
     writeFileSync(`${path}.cjs`, `#!/usr/bin/env node\n${start.join('\n')}\n`, { mode: 0o755 });
   }
+}
+
+/** The licences of the packages in INLINED ask to be beside their code. */
+function writeNotices(folder: string, inputs: object): void {
+  writeFileSync(join(folder, 'THIRD-PARTY-NOTICES'), noticesOf(root, Object.keys(inputs)));
 }
 
 /**
@@ -143,6 +151,7 @@ async function makeProducer(folder: string): Promise<void> {
     logLevel: 'warning',
   });
   const used = Object.values(metafile.outputs).flatMap(({ imports }) => imports.map(({ path }) => path));
+  writeNotices(folder, metafile.inputs);
   copyTypes(folder);
   const { name, version, license, repository, dependencies: versions }: Description = readDescription();
   const description: Description & Record<string, unknown> = {
@@ -152,6 +161,7 @@ async function makeProducer(folder: string): Promise<void> {
     license,
     ...(repository === undefined ? {} : { repository }),
     engines: { node: '>=20' },
+    type: 'commonjs',
     main: 'index.js',
     types: 'index.d.ts',
     exports: { '.': { types: './index.d.ts', default: './index.js' }, './schemas/*': './schemas/*' },

@@ -90,9 +90,12 @@ describe('unpackd', () => {
     assert.ok(files.length < 500, `${files.length} files`);
     const unexpected = files.filter(
       (path) =>
-        !/^(dist\/(src|workers|producer)\/|dist\/unpackd$|docs\/|schemas\/|package\.json$|README|LICENSE)/.test(path),
+        !/^(dist\/(src|workers|producer)\/|dist\/unpackd$|dist\/THIRD-PARTY-NOTICES$|docs\/|schemas\/|package\.json$|README|LICENSE)/.test(
+          path,
+        ),
     );
     assert.deepEqual(unexpected, []);
+    for (const folder of ['dist', 'dist/producer']) assert.ok(files.includes(`${folder}/THIRD-PARTY-NOTICES`));
     assert.deepEqual(
       files.filter((path) => /\.map$|(?<!\.d)\.ts$/.test(path)),
       [],
