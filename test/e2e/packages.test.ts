@@ -39,6 +39,8 @@ before(() => {
     if (name !== '' && existsSync(join(root, name))) cpSync(join(root, name), join(checkout, name));
   }
   symlinkSync(join(root, 'node_modules'), join(checkout, 'node_modules'));
+  // a checkout in use: settings with secrets
+  writeFileSync(join(checkout, 'deploy/kubernetes/base/unpackd.env'), 'AWS_SECRET_ACCESS_KEY=secret');
   pack(checkout);
   pack(join(checkout, 'dist/producer'));
 });
@@ -90,11 +92,13 @@ describe('unpackd', () => {
     assert.ok(files.length < 500, `${files.length} files`);
     const unexpected = files.filter(
       (path) =>
-        !/^(dist\/(src|workers|producer)\/|dist\/unpackd$|dist\/THIRD-PARTY-NOTICES$|docs\/|schemas\/|package\.json$|README|LICENSE)/.test(
+        !/^(dist\/(src|workers|producer)\/|dist\/unpackd$|dist\/THIRD-PARTY-NOTICES$|deploy\/|docs\/|schemas\/|package\.json$|README|LICENSE)/.test(
           path,
         ),
     );
     assert.deepEqual(unexpected, []);
+    assert.ok(files.includes('deploy/systemd/unpackd-worker.service'));
+    assert.ok(!files.some((path) => path.endsWith('/unpackd.env')));
     for (const folder of ['dist', 'dist/producer']) assert.ok(files.includes(`${folder}/THIRD-PARTY-NOTICES`));
     assert.deepEqual(
       files.filter((path) => /\.map$|(?<!\.d)\.ts$/.test(path)),
