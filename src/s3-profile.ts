@@ -23,8 +23,7 @@ type Section = ReadonlyMap<string, string>;
  * @throws ConfigError if the file is there and cannot be read
  */
 export function readProfile(env: Environment, name?: string): S3Profile {
-  const path = env.AWS_CONFIG_FILE || join(env.HOME || homedir(), '.aws', 'config');
-  const sections = sectionsOf(textOf(path));
+  const sections = sectionsOf(textOf(sharedFiles(env).config));
   const profile = name ?? (env.AWS_PROFILE || env.AWS_DEFAULT_PROFILE || 'default');
   const values = sections.get(`profile ${profile}`) ?? (profile === 'default' ? sections.get('default') : undefined);
   const services = sections.get(`services ${values?.get('services') ?? ''}`);
@@ -34,6 +33,15 @@ export function readProfile(env: Environment, name?: string): S3Profile {
     endpoint: ignores === 'true' ? undefined : (services?.get('s3.endpoint_url') ?? values?.get('endpoint_url')),
     caBundle: values?.get('ca_bundle'),
   };
+}
+
+/** The paths of AWS's shared files. */
+export function sharedFiles(env: Environment): { readonly config: string; readonly credentials: string } {
+  const at = (variable: string | undefined, name: string) => {
+    const home = env.HOME || homedir();
+    return variable ? variable.replace(/^~\//, `${home}/`) : join(home, '.aws', name);
+  };
+  return { config: at(env.AWS_CONFIG_FILE, 'config'), credentials: at(env.AWS_SHARED_CREDENTIALS_FILE, 'credentials') };
 }
 
 function textOf(path: string): string {

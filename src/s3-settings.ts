@@ -2,7 +2,7 @@ import type { Config } from './config.ts';
 import { ConfigError } from './errors.ts';
 import { type Proxies, ProxySettingError, proxiesOf } from './http/proxy.ts';
 import { type EndpointEntry, readEndpoints } from './s3-endpoints.ts';
-import { readProfile } from './s3-profile.ts';
+import { readProfile, sharedFiles } from './s3-profile.ts';
 import type { BucketEndpoint, S3Connections } from './source/bucket-endpoints.ts';
 import type { S3Connection } from './source/source-spec.ts';
 
@@ -28,6 +28,7 @@ export function s3Connection(config: Config, env: Environment = process.env): S3
     ...(endpoint === undefined ? {} : { endpoint }),
     region: config.AWS_REGION ?? config.AWS_DEFAULT_REGION ?? profile.region ?? DEFAULT_REGION,
     forcePathStyle: config.S3_FORCE_PATH_STYLE ?? endpoint !== undefined,
+    credentialFiles: Object.values(sharedFiles(env)),
     connectTimeout: config.UNPACK_S3_CONNECT_TIMEOUT,
     idleTimeout: config.UNPACK_S3_IDLE_TIMEOUT,
     maxResumes: config.UNPACK_S3_RESUMES,

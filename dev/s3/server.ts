@@ -39,16 +39,21 @@ const PARAMETERS = new Set([
  * Starts an S3 server on a free port of loopback. It keeps objects in memory and has the calls that unpackd and a
  * container registry make: objects with ranges and conditions, lists, multipart uploads, copies. It checks signatures.
  * It has no versions, no access rights and no virtual-hosted addresses. Every other call is answered 501.
+ * @param options.key the only accepted key at the time of a request. Default: always the same
  */
-export async function startS3Server(options: { readonly buckets: readonly string[] }): Promise<S3Server> {
+export async function startS3Server(options: {
+  readonly buckets: readonly string[];
+  readonly key?: () => AccessKey;
+}): Promise<S3Server> {
+  const { key = () => KEY } = options;
   const buckets = new Map(options.buckets.map((name) => [name, new Bucket()]));
   const server = createServer((request, response) => {
-    answer(request, response, buckets).catch((error: unknown) => sendError(request, response, error));
+    answer(request, response, buckets, key()).catch((error: unknown) => sendError(request, response, error));
   });
   const port = await listen(server);
   return {
     endpoint: `http://127.0.0.1:${port}`,
-    ...KEY,
+    ...key(),
     region: 'us-east-1',
     close: () =>
       new Promise<void>((resolve) => {
@@ -62,8 +67,9 @@ async function answer(
   request: IncomingMessage,
   response: ServerResponse,
   buckets: ReadonlyMap<string, Bucket>,
+  accepted: AccessKey,
 ): Promise<void> {
-  checkSignature(request, KEY);
+  checkSignature(request, accepted);
   const url = new URL(request.url ?? '/', 'http://localhost');
   const [, bucketName = '', path = ''] = /^\/([^/]*)\/?(.*)$/s.exec(url.pathname) ?? [];
   const bucket = bucketOf(buckets, bucketName);

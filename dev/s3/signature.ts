@@ -5,6 +5,8 @@ import { S3Error } from './wire.ts';
 export interface AccessKey {
   readonly accessKeyId: string;
   readonly secretAccessKey: string;
+  /** Of temporary credentials. Requests must have the same. */
+  readonly sessionToken?: string;
 }
 
 /** The fields of a signature, from the `Authorization` header or from the query. */
@@ -18,6 +20,7 @@ interface Claim {
   readonly date: string;
   /** The SHA-256 of the body, or a constant such as `UNSIGNED-PAYLOAD`. */
   readonly payload: string;
+  readonly sessionToken: string | undefined;
 }
 
 const ALGORITHM = 'AWS4-HMAC-SHA256';
@@ -25,7 +28,7 @@ const ALGORITHM = 'AWS4-HMAC-SHA256';
 /**
  * Checks the signature of a request, version 4, as S3 computes it. A request without one is accepted. The hash of the
  * body is not compared with the body.
- * @throws S3Error InvalidAccessKeyId, SignatureDoesNotMatch, AccessDenied (a presigned URL that has expired)
+ * @throws S3Error InvalidAccessKeyId, ExpiredToken, SignatureDoesNotMatch, AccessDenied (a presigned URL that has expired)
  */
 export function checkSignature(request: IncomingMessage, key: AccessKey): void {
   const [path = '', rawQuery = ''] = (request.url ?? '').split('?', 2);
@@ -36,6 +39,7 @@ export function checkSignature(request: IncomingMessage, key: AccessKey): void {
   if (accessKeyId !== key.accessKeyId) {
     throw new S3Error(403, 'InvalidAccessKeyId', 'no such access key ID');
   }
+  if (claim.sessionToken !== key.sessionToken) throw new S3Error(400, 'ExpiredToken', 'the token has expired');
   const canonicalHeaders = claim.signedHeaders.split(';').map((name) => {
     const value = String(request.headers[name] ?? '');
     return `${name}:${value.trim().replaceAll(/ +/g, ' ')}\n`;
@@ -67,6 +71,7 @@ function claimOf(request: IncomingMessage, query: URLSearchParams): Claim | unde
       signature: field('Signature'),
       date: String(request.headers['x-amz-date'] ?? ''),
       payload: String(request.headers['x-amz-content-sha256'] ?? ''),
+      sessionToken: request.headers['x-amz-security-token']?.toString(),
     };
   }
   const field = (name: string) => query.get(`X-Amz-${name}`) ?? '';
@@ -82,6 +87,7 @@ function claimOf(request: IncomingMessage, query: URLSearchParams): Claim | unde
     signature: field('Signature'),
     date: field('Date'),
     payload: String(request.headers['x-amz-content-sha256'] ?? 'UNSIGNED-PAYLOAD'),
+    sessionToken: query.get('X-Amz-Security-Token') ?? undefined,
   };
 }
 

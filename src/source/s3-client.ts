@@ -5,6 +5,7 @@ import { authority, type Proxies, proxyFor, serverOf } from '../http/proxy.ts';
 import { tunnelAgent } from '../http/proxy-agent.ts';
 import { trustedCas } from '../http/trusted-cas.ts';
 import { refusedBy, unreached } from '../http/tunnel.ts';
+import { credentialChain } from './credentials.ts';
 import type { S3Connection } from './source-spec.ts';
 
 /**
@@ -35,6 +36,7 @@ export function s3Client(
     ...(connection.profile === undefined ? {} : { profile: connection.profile }),
     // a copy, because the SDK writes into it
     ...(connection.credentials === undefined ? {} : { credentials: { ...connection.credentials } }),
+    credentialDefaultProvider: (options) => credentialChain(options, connection.credentialFiles ?? []),
     // the SDK would repeat a download from the first byte
     maxAttempts,
     // the digest proves the bytes; the SDK's CRC would read every byte again, and not all servers support its trailers

@@ -68,6 +68,8 @@ export interface S3Connection {
     readonly secretAccessKey: string;
     readonly sessionToken?: string;
   };
+  /** The shared files of AWS. The chain is asked again when one of them has changed. */
+  readonly credentialFiles?: readonly string[] | undefined;
   readonly connectTimeout: number;
   /** Time limit for a connection without bytes. */
   readonly idleTimeout: number;
