@@ -3,6 +3,7 @@ import * as z from 'zod';
 import { errnoOf } from './errno.ts';
 import { ConfigError } from './errors.ts';
 import { httpUrl, line } from './setting-kinds.ts';
+import { matchesBucket } from './source/bucket-endpoints.ts';
 
 /** The file of UNPACK_S3_ENDPOINTS: which endpoint, region and credentials are for which buckets. */
 
@@ -19,7 +20,20 @@ const entry = z.strictObject({
   pathStyle: z.boolean({ error: 'write true or false' }).optional(),
   requesterPays: z.boolean({ error: 'write true or false' }).optional(),
 });
-const format = z.strictObject({ endpoints: z.array(entry, { error: 'write a list of entries' }) });
+const format = z.strictObject({
+  endpoints: z.array(entry, { error: 'write a list of entries' }).superRefine((entries, context) => {
+    for (const [index, { bucket }] of entries.entries()) {
+      const before = entries.slice(0, index).findIndex((earlier) => matchesBucket(earlier.bucket, bucket));
+      const first = entries[before]?.bucket;
+      if (first === undefined) continue;
+      const message =
+        first === bucket
+          ? `${bucket} has entry ${before + 1} already: remove one of the two`
+          : `this entry is never used, because entry ${before + 1} (${first}) matches the same buckets: put this entry before it`;
+      context.addIssue({ code: 'custom', path: [index, 'bucket'], message });
+    }
+  }),
+});
 
 /** An entry: the settings of the buckets whose names match. */
 export type EndpointEntry = z.output<typeof entry>;

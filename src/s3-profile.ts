@@ -9,6 +9,9 @@ import { ConfigError } from './errors.ts';
  * credentials of the profile itself.
  */
 export interface S3Profile {
+  readonly name: string;
+  /** The path of the config file. */
+  readonly file: string;
   readonly region?: string | undefined;
   readonly endpoint?: string | undefined;
   readonly caBundle?: string | undefined;
@@ -23,12 +26,15 @@ type Section = ReadonlyMap<string, string>;
  * @throws ConfigError if the file is there and cannot be read
  */
 export function readProfile(env: Environment, name?: string): S3Profile {
-  const sections = sectionsOf(textOf(sharedFiles(env).config));
+  const file = sharedFiles(env).config;
+  const sections = sectionsOf(textOf(file));
   const profile = name ?? (env.AWS_PROFILE || env.AWS_DEFAULT_PROFILE || 'default');
   const values = sections.get(`profile ${profile}`) ?? (profile === 'default' ? sections.get('default') : undefined);
   const services = sections.get(`services ${values?.get('services') ?? ''}`);
   const ignores = env.AWS_IGNORE_CONFIGURED_ENDPOINT_URLS ?? values?.get('ignore_configured_endpoint_urls');
   return {
+    name: profile,
+    file,
     region: values?.get('region'),
     endpoint: ignores === 'true' ? undefined : (services?.get('s3.endpoint_url') ?? values?.get('endpoint_url')),
     caBundle: values?.get('ca_bundle'),

@@ -73,7 +73,7 @@ async function answer(
   const url = new URL(request.url ?? '/', 'http://localhost');
   const [, bucketName = '', path = ''] = /^\/([^/]*)\/?(.*)$/s.exec(url.pathname) ?? [];
   const bucket = bucketOf(buckets, bucketName);
-  const unknown = [...url.searchParams.keys()].find((name) => !PARAMETERS.has(name) && !name.startsWith('X-Amz-'));
+  const unknown = [...url.searchParams.keys()].find((name) => !PARAMETERS.has(name) && !/^x-amz-/i.test(name));
   if (unknown !== undefined) throw notImplemented();
   const key = decodeURIComponent(path);
   const call = { request, response, buckets, bucket, bucketName, key, query: url.searchParams };

@@ -1,6 +1,8 @@
 import { GetObjectCommand, type S3Client, S3ServiceException } from '@aws-sdk/client-s3';
 import { connectionFor, type S3Connections } from '../source/bucket-endpoints.ts';
 import { s3Client } from '../source/s3-client.ts';
+import { s3Error } from '../source/s3-errors.ts';
+import { USUAL_SETTINGS } from '../source/setting-names.ts';
 import type { S3Connection } from '../source/source-spec.ts';
 import { type Check, fail, ok, reason, warn } from './check.ts';
 
@@ -8,6 +10,10 @@ import { type Check, fail, ok, reason, warn } from './check.ts';
 
 /** A key that no image has. The error of the server shows whether endpoint, bucket or credentials are wrong. */
 const PROBE = 'unpackd-doctor-asks-for-what-is-not-there';
+/** A bucket that nobody has, if none is given. */
+const PROBE_BUCKET = 'unpackd-doctor-probe';
+/** Errors that only a server sends that has accepted the credentials. */
+const FROM_S3 = new Set(['NoSuchKey', 'NoSuchBucket', 'AccessDenied']);
 
 /** Checks that each bucket can be read with the worker's credentials. Without buckets it checks only that there are credentials. */
 export async function checkS3(connections: S3Connections, buckets: readonly string[]): Promise<Check[]> {
@@ -19,7 +25,11 @@ export async function checkS3(connections: S3Connections, buckets: readonly stri
   for (const entry of endpoints) {
     const matching = buckets.filter((bucket) => connectionFor(connections, bucket) === entry.connection);
     const isName = !entry.pattern.includes('*');
-    const checked = checkConnection(entry.connection, matching.length > 0 || !isName ? matching : [entry.pattern]);
+    const checked = checkConnection(
+      entry.connection,
+      matching.length > 0 || !isName ? matching : [entry.pattern],
+      entry.pattern,
+    );
     checks.push(
       checked.then((found) => found.map((check) => ({ ...check, name: `${check.name} (${entry.pattern})` }))),
     );
@@ -27,66 +37,93 @@ export async function checkS3(connections: S3Connections, buckets: readonly stri
   return (await Promise.all(checks)).flat();
 }
 
-async function checkConnection(connection: S3Connection, buckets: readonly string[]): Promise<Check[]> {
-  const client = s3Client(connection);
-  const where = connection.endpoint ?? `AWS ${connection.region}`;
+/** An endpoint that answers, but not as S3 does. */
+class NotS3Error extends Error {
+  override readonly name = 'NotS3Error';
+}
+
+async function checkConnection(connection: S3Connection, buckets: readonly string[], pattern = '*'): Promise<Check[]> {
+  const { caBundle, credentials } = connection.settings ?? USUAL_SETTINGS;
+  const where = placeOf(connection);
+  let client: S3Client;
   try {
-    await client.config.credentials();
+    // without a time limit, a server that never answers would stop all checks
+    client = s3Client(connection, { socketTimeout: connection.idleTimeout });
   } catch (error) {
-    client.destroy();
-    return [
-      fail(
-        'S3 credentials',
-        `none found: ${reason(error)}`,
-        'set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the machine a role',
-      ),
-    ];
+    return [fail('S3', reason(error), `correct ${caBundle}`)];
   }
   try {
-    if (buckets.length === 0) {
+    try {
+      await client.config.credentials();
+    } catch (error) {
       return [
-        warn('S3', `credentials found; no bucket to check at ${where}`, 'name one with --bucket or in UNPACK_BUCKETS'),
+        fail(
+          'S3 credentials',
+          `none found: ${reason(error)}`,
+          `set ${credentials}, or AWS_PROFILE, or give the machine a role`,
+        ),
       ];
     }
-    return await Promise.all(buckets.map((bucket) => checkBucket(client, bucket, where)));
+    if (buckets.length > 0) {
+      const check = async (bucket: string) => checkOf(await errorOf(client, bucket), connection, bucket);
+      return await Promise.all(buckets.map(check));
+    }
+    const advice = 'name one with --bucket or in UNPACK_BUCKETS';
+    // AWS itself is not asked about a bucket that can belong to anybody
+    if (connection.endpoint === undefined) {
+      return [warn('S3', `credentials found; no bucket to check at ${where}`, advice)];
+    }
+    const bucket = pattern.replaceAll('*', PROBE_BUCKET);
+    const error = await errorOf(client, bucket);
+    if (!FROM_S3.has(nameOf(error))) return [{ ...checkOf(error, connection, bucket), name: 'S3' }];
+    return [warn('S3', `${where} answers and accepts the credentials; no bucket to check`, advice)];
   } finally {
     client.destroy();
   }
 }
 
-async function checkBucket(client: S3Client, bucket: string, where: string): Promise<Check> {
-  const name = `S3 bucket ${bucket}`;
+const placeOf = ({ endpoint, region }: S3Connection): string => endpoint ?? `AWS ${region}`;
+
+/** The error of a read of an object that does not exist. */
+async function errorOf(client: S3Client, bucket: string): Promise<unknown> {
   try {
-    const answer = await client.send(new GetObjectCommand({ Bucket: bucket, Key: PROBE }));
-    answer.Body?.transformToByteArray().catch(() => {});
-    return ok(name, `readable at ${where}`);
+    const { Body, ContentType } = await client.send(new GetObjectCommand({ Bucket: bucket, Key: PROBE }));
+    Body?.transformToByteArray().catch(() => {});
+    return new NotS3Error(
+      `answers with a page (${ContentType ?? 'of an unknown type'}) for an object that does not exist`,
+    );
   } catch (error) {
-    if (!(error instanceof S3ServiceException)) {
-      return fail(name, `${where} does not answer: ${reason(error)}`, 'correct S3_ENDPOINT, or start the S3 server');
-    }
-    switch (error.name) {
-      case 'NoSuchKey':
-        return ok(name, `readable at ${where}`);
-      case 'NoSuchBucket':
-        return fail(name, `does not exist at ${where}`, 'create the bucket, or correct the name');
-      case 'AccessDenied':
-        return warn(
-          name,
-          'access denied for an object that does not exist',
-          'this is in order if the credentials are allowed to get objects but not to list the bucket; else allow s3:GetObject on the bucket',
-        );
-      case 'InvalidAccessKeyId':
-      case 'SignatureDoesNotMatch':
-        return fail(name, `${error.name} at ${where}`, 'correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY');
-      case 'PermanentRedirect':
-      case 'AuthorizationHeaderMalformed':
-        return fail(name, `${error.name}: ${reason(error)}`, 'set AWS_REGION to the region of the bucket');
-      default:
-        return fail(
-          name,
-          `${error.name} (${error.$metadata.httpStatusCode ?? 'no status'}): ${reason(error)}`,
-          'see the log of the S3 server',
-        );
+    return error;
+  }
+}
+
+const nameOf = (error: unknown): string => (error instanceof S3ServiceException ? error.name : '');
+
+function checkOf(error: unknown, connection: S3Connection, bucket: string): Check {
+  const name = `S3 bucket ${bucket}`;
+  const where = placeOf(connection);
+  const { endpoint } = connection.settings ?? USUAL_SETTINGS;
+  if (error instanceof NotS3Error) {
+    return fail(name, `${where} ${error.message}`, `correct ${endpoint}: it is possibly the address of a web console`);
+  }
+  switch (nameOf(error)) {
+    case 'NoSuchKey':
+      return ok(name, `readable at ${where}`);
+    case 'NoSuchBucket':
+      return fail(name, `does not exist at ${where}`, `create the bucket, or correct the name or ${endpoint}`);
+    case 'AccessDenied':
+      return warn(
+        name,
+        'access denied for an object that does not exist',
+        'this is in order if the credentials are allowed to get objects but not to list the bucket; else allow s3:GetObject on the bucket',
+      );
+    default: {
+      const request = { bucket, endpoint: connection.endpoint, settings: connection.settings } as const;
+      const { code, message } = s3Error(error, { ...request, missing: 'IMAGE_NOT_FOUND' });
+      // the last part of a message says what to do
+      const [, finding = message, advice] = /^(.*); ([^;]*)$/.exec(message) ?? [];
+      const other = code === 'SOURCE_UNAVAILABLE' ? 'start the S3 server' : 'see the log of the S3 server';
+      return fail(name, finding, advice ?? `correct ${endpoint}, or ${other}`);
     }
   }
 }

@@ -70,7 +70,7 @@ export class HttpClient {
   }
 
   #poolOf({ secure, host, port, caBundle, proxy }: Origin): HttpConnection[] {
-    const key = `${secure} ${host} ${port} ${caBundle} ${proxy === undefined ? '' : JSON.stringify(proxy)}`;
+    const key = `${secure} ${host} ${port} ${caBundle?.path} ${proxy === undefined ? '' : JSON.stringify(proxy)}`;
     const pool = this.#idle.get(key) ?? [];
     this.#idle.set(key, pool);
     return pool;

@@ -4,7 +4,7 @@ import { ChunkedDecoder } from './chunked.ts';
 import type { HttpProxy, Server } from './proxy.ts';
 import { MalformedResponseError, parseResponseHead, type ResponseHead } from './response-head.ts';
 import { idleTimer } from './timeouts.ts';
-import { nodeTls } from './trusted-cas.ts';
+import { type CaBundle, nodeTls } from './trusted-cas.ts';
 import { connectToProxy, openTunnel, overdueProxy, tlsOptions, unreached } from './tunnel.ts';
 
 /**
@@ -43,8 +43,7 @@ export interface BodyHandler {
 
 /** A server, and how to connect to it. */
 export interface Origin extends Server {
-  /** A PEM file with certificates of CAs to trust besides Node's. */
-  readonly caBundle?: string | undefined;
+  readonly caBundle?: CaBundle | undefined;
   /**
    * The proxy for this server. With TLS it makes a tunnel; without TLS it answers requests with the URL of the server (RFC 9112,
    * 3.2.2).

@@ -65,7 +65,8 @@ export function refusedBy(
 ): ProxyError {
   const name = proxyName(proxy);
   const answer = `${status} ${reason}`.trim();
-  if (status === 407) {
+  // tinyproxy answers 401 to a wrong password
+  if (status === 407 || status === 401) {
     const sentence =
       proxy.authorization === undefined
         ? `asks for a user and a password (${answer}): write http://user:password@host:port in ${proxy.variable}`

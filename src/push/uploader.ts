@@ -8,6 +8,7 @@ import {
   HeadObjectCommand,
   PutObjectCommand,
   type S3Client,
+  S3ServiceException,
   UploadPartCommand,
 } from '@aws-sdk/client-s3';
 import { abortError, throwIfAborted, UnpackError } from '../errors.ts';
@@ -74,7 +75,13 @@ export function openUploader(
     } catch (thrown) {
       if (thrown instanceof UnpackError) throw thrown;
       if (signal?.aborted) throw abortError(signal);
-      throw s3Error(thrown, { bucket, key, endpoint: connection.endpoint, missing: 'BLOB_NOT_FOUND' });
+      throw s3Error(thrown, {
+        bucket,
+        key,
+        endpoint: connection.endpoint,
+        settings: connection.settings,
+        missing: 'BLOB_NOT_FOUND',
+      });
     }
   };
   const ifThere = async <T>(promise: Promise<T>): Promise<T | undefined> => {
@@ -88,9 +95,18 @@ export function openUploader(
 
   return {
     async has(key, size) {
-      const command = new HeadObjectCommand({ Bucket: bucket, Key: key });
-      const found = await ifThere(request(key, () => client.send(command, sending)));
-      return found?.ContentLength === size;
+      const object = { Bucket: bucket, Key: key };
+      const head = async () => {
+        try {
+          return await client.send(new HeadObjectCommand(object), sending);
+        } catch (error) {
+          if (!isWithoutReason(error)) throw error;
+          const { Body } = await client.send(new GetObjectCommand({ ...object, Range: 'bytes=0-0' }), sending);
+          await Body?.transformToByteArray();
+          throw error;
+        }
+      };
+      return (await ifThere(request(key, head)))?.ContentLength === size;
     },
     putBlob: (key, descriptor, blob) =>
       request(key, () => (blob.size <= PART ? putWhole : putParts)(to, key, descriptor, blob)),
@@ -119,6 +135,12 @@ export function openUploader(
     },
     close: () => client.destroy(),
   };
+}
+
+/** Whether a HEAD was refused. Its answer has no document with the reason, so the same is asked with GET. */
+function isWithoutReason(error: unknown): boolean {
+  const status = error instanceof S3ServiceException ? error.$metadata.httpStatusCode : undefined;
+  return status !== undefined && status >= 400 && status < 500 && status !== 404;
 }
 
 interface Target {

@@ -14,10 +14,11 @@ export interface BucketEndpoint {
 
 /** The connection for a bucket: of the first pattern that matches, or the general one. */
 export function connectionFor({ connection, endpoints = [] }: S3Connections, bucket: string): S3Connection {
-  return endpoints.find(({ pattern }) => isMatch(pattern, bucket))?.connection ?? connection;
+  return endpoints.find(({ pattern }) => matchesBucket(pattern, bucket))?.connection ?? connection;
 }
 
-function isMatch(pattern: string, bucket: string): boolean {
+/** Whether a pattern is for a bucket. It is also for all buckets of a pattern that it matches. */
+export function matchesBucket(pattern: string, bucket: string): boolean {
   const expression = pattern.split('*').map((part) => part.replace(/[.\\+?^$()[\]{}|]/g, '\\$&'));
   return new RegExp(`^${expression.join('.*')}$`, 's').test(bucket);
 }

@@ -48,12 +48,13 @@ export class ObjectSigner {
    *   credentials do not arrive within the idle timeout; the reason of the signal
    */
   async sign(key: string, options: SigningOptions): Promise<SignedUrl> {
-    const { endpoint, connectTimeout, idleTimeout, minimumSpeed, caBundle, proxies } = this.#connection;
+    const { endpoint, settings, connectTimeout, idleTimeout, minimumSpeed, caBundle, proxies } = this.#connection;
     const { missing, digest, signal, refused } = options;
     const request: S3Request = {
       bucket: this.#bucket,
       key,
       endpoint,
+      settings,
       missing,
       ...(digest === undefined ? {} : { digest }),
     };

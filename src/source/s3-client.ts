@@ -37,6 +37,8 @@ export function s3Client(
     // a copy, because the SDK writes into it
     ...(connection.credentials === undefined ? {} : { credentials: { ...connection.credentials } }),
     credentialDefaultProvider: (options) => credentialChain(options, connection.credentialFiles ?? []),
+    // only for uploads and the doctor; ObjectSigner follows a server to another region itself
+    followRegionRedirects: true,
     // the SDK would repeat a download from the first byte
     maxAttempts,
     // the digest proves the bytes; the SDK's CRC would read every byte again, and not all servers support its trailers
@@ -96,7 +98,10 @@ class ProxiedHandler extends NodeHttpHandler {
     });
     const refusable = super.handle(toProxy, options).then((answer) => {
       const { statusCode: status, reason = '' } = answer.response;
-      if (status === 407) throw refusedBy(proxy, authority(server.host, server.port), { status, reason });
+      // S3 does not ask for a password with Basic, but tinyproxy does if the password is wrong
+      const asksForPassword = status === 401 && /^basic/i.test(answer.response.headers['www-authenticate'] ?? '');
+      if (status === 407 || asksForPassword)
+        throw refusedBy(proxy, authority(server.host, server.port), { status, reason });
       return answer;
     });
     return refusable.catch((cause: unknown) => {

@@ -1,6 +1,7 @@
 import { type FailureCode, type FailureDetails, UnpackError } from '../errors.ts';
 import { authority, type HttpProxy, proxyName, serverOf } from '../http/proxy.ts';
 import { ProxyError, refusedBy, UNTRUSTED_CODES } from '../http/tunnel.ts';
+import { type S3SettingNames, USUAL_SETTINGS } from './setting-names.ts';
 
 /** The object or bucket of a failed request, for messages. */
 export interface S3Request {
@@ -11,6 +12,8 @@ export interface S3Request {
   /** The code for a missing key: of a blob, or of a file with the digests of images (a tag's link, an index). */
   readonly missing: 'BLOB_NOT_FOUND' | 'IMAGE_NOT_FOUND';
   readonly digest?: string;
+  /** Where the values of the connection come from. Default: the usual settings. */
+  readonly settings?: S3SettingNames | undefined;
   /** The proxy that the request goes through. */
   readonly proxy?: HttpProxy | undefined;
 }
@@ -58,13 +61,25 @@ const NETWORK: Readonly<Record<string, string>> = {
   ENOTFOUND: 'its name does not resolve',
   EPIPE: 'the connection was closed',
   ETIMEDOUT: 'it did not answer in time',
-  EPROTO: 'it does not speak TLS; should S3_ENDPOINT begin with http:// instead of https://?',
-  ERR_TLS_CERT_ALTNAME_INVALID:
-    'its certificate is for another name; correct S3_ENDPOINT, or set S3_FORCE_PATH_STYLE=true if the certificate does not cover host names with the bucket',
   CERT_HAS_EXPIRED: 'its certificate has expired',
+  CERT_NOT_YET_VALID: 'its certificate is not valid yet; check the clock of this machine',
 };
-const UNTRUSTED =
-  'its certificate is signed by an unknown CA; set NODE_EXTRA_CA_CERTS or AWS_CA_BUNDLE to a PEM file with the certificate of the CA, and restart';
+/** OpenSSL's errors for a server that answers without TLS, by Node's names. */
+const NO_TLS = new Set(['EPROTO', 'ERR_SSL_WRONG_VERSION_NUMBER', 'ERR_SSL_PACKET_LENGTH_TOO_LONG']);
+
+/** Why a connection to S3 has failed, with what to correct. */
+function networkReason(code: string, message: string, names: S3SettingNames): string {
+  if (NO_TLS.has(code))
+    return `it does not speak TLS; should ${names.endpoint} begin with http:// instead of https://?`;
+  if (UNTRUSTED_CODES.has(code)) {
+    return `its certificate is signed by an unknown CA; set NODE_EXTRA_CA_CERTS or ${names.caBundle} to a PEM file with the certificate of the CA, and restart`;
+  }
+  if (code === 'ERR_TLS_CERT_ALTNAME_INVALID') {
+    return `its certificate is for another name; correct ${names.endpoint}, or set ${names.pathStyle} to true if the certificate does not cover host names with the bucket`;
+  }
+  return NETWORK[code] ?? message;
+}
+
 /** The object of a request, for messages: `s3://bucket/key`, with the endpoint unless it is Amazon's. */
 export function s3Location(request: Pick<S3Request, 'bucket' | 'key' | 'endpoint'>): string {
   const path = request.key === undefined ? '' : `/${request.key}`;
@@ -78,7 +93,8 @@ export function s3Location(request: Pick<S3Request, 'bucket' | 'key' | 'endpoint
  * expired token.
  */
 export function s3Error(thrown: unknown, request: S3Request): UnpackError {
-  const { name, status, errno, message } = facts(thrown);
+  const { name, status, errno, message, region } = facts(thrown);
+  const names = request.settings ?? USUAL_SETTINGS;
   const where = s3Location(request);
   const details: FailureDetails = request.digest === undefined ? {} : { digest: request.digest };
   const failure = (code: FailureCode, sentence: string) => new UnpackError(code, sentence, { cause: thrown, details });
@@ -89,10 +105,17 @@ export function s3Error(thrown: unknown, request: S3Request): UnpackError {
   }
   if (name === 'NoSuchBucket') {
     const bucket = s3Location({ bucket: request.bucket, endpoint: request.endpoint });
-    return failure('IMAGE_NOT_FOUND', `there is no bucket ${bucket}; check the job's bucket and the worker's endpoint`);
+    return failure('IMAGE_NOT_FOUND', `there is no bucket ${bucket}; check the job's bucket and ${names.endpoint}`);
   }
-  if (status === 404)
-    return failure(request.missing, `${where} does not exist; check that the upload of the image is complete`);
+  if (status === 404) {
+    // S3 has a code for it; without one, the SDK calls it NotFound
+    return name === '' || name === 'NotFound'
+      ? failure(
+          request.missing,
+          `${where} does not exist (404 without an error of S3); check ${names.endpoint} and the key`,
+        )
+      : failure(request.missing, `${where} does not exist; check that the upload of the image is complete`);
+  }
   if (status === 412) {
     return failure('BLOB_DIGEST_MISMATCH', `${where} was replaced while it was read`);
   }
@@ -100,20 +123,42 @@ export function s3Error(thrown: unknown, request: S3Request): UnpackError {
   if (TRANSIENT.has(name) || (status !== undefined && (status >= 500 || status === 429 || status === 409))) {
     return failure('SOURCE_UNAVAILABLE', `${where}: S3 answered ${status ?? 'an error'} ${name} (${message})`);
   }
+  if (status !== undefined && ((status >= 300 && status < 400 && status !== 304) || (ELSEWHERE.has(name) && region))) {
+    return movedError(request, { answer: `${status} ${name}`.trim(), region }, thrown);
+  }
+  if (name === 'RequestTimeTooSkewed') {
+    return failure(
+      'SOURCE_DENIED',
+      `${where}: S3 refused the time of the request (${status} ${name}: ${message}); correct the clock of this machine`,
+    );
+  }
+  if (OF_CREDENTIALS.has(name)) {
+    return failure(
+      'SOURCE_DENIED',
+      `${where}: S3 denied access (${status} ${name}: ${message}); correct ${names.credentials}`,
+    );
+  }
+  if (status === 400 && name === '' && request.endpoint?.startsWith('http://') === true) {
+    const sentence = `the server answered 400 without an error of S3 (${message})`;
+    return failure(
+      'SOURCE_DENIED',
+      `${where}: ${sentence}; should ${names.endpoint} begin with https:// instead of http://?`,
+    );
+  }
   if (status === 403 || status === 401) {
     return failure(
       'SOURCE_DENIED',
       `${where}: S3 denied access (${status} ${name}: ${message}); if the worker has no permission to list the bucket, S3 gives the same answer for a missing key`,
     );
   }
-  if (status !== undefined && status >= 300 && status < 400 && status !== 304) {
-    return movedError(request, { answer: `${status} ${name}`.trim() }, thrown);
-  }
   if (status !== undefined && status >= 400) {
     return failure('SOURCE_DENIED', `${where}: S3 refused the request (${status} ${name}: ${message})`);
   }
   if (name === 'CredentialsProviderError' || name === 'TokenProviderError') {
-    return failure('SOURCE_DENIED', `${where}: no credentials for S3 (${message}); set AWS_ACCESS_KEY_ID or a role`);
+    return failure(
+      'SOURCE_DENIED',
+      `${where}: no credentials for S3 (${message}); set ${names.credentials}, or give the machine a role`,
+    );
   }
   if (status !== undefined) {
     return failure(
@@ -121,7 +166,7 @@ export function s3Error(thrown: unknown, request: S3Request): UnpackError {
       `${where}: S3 answered ${status} ${name}, which is not a valid answer to a read (${message})`,
     );
   }
-  const why = UNTRUSTED_CODES.has(errno ?? '') ? UNTRUSTED : (NETWORK[errno ?? ''] ?? message);
+  const why = networkReason(errno ?? '', message, names);
   const through = request.proxy === undefined ? '' : ` through ${proxyName(request.proxy)}`;
   return failure('SOURCE_UNAVAILABLE', `${where}: S3 can't be reached${through}: ${why}`);
 }
@@ -133,23 +178,24 @@ export function movedError(
   cause?: unknown,
 ): UnpackError {
   const where = s3Location(request);
+  const names = request.settings ?? USUAL_SETTINGS;
   const details: FailureDetails = request.digest === undefined ? {} : { digest: request.digest };
   // a login page or a proxy can answer with 302 or 303 for a while; S3 itself redirects with 301, 307 and 308
   const code = /^30[23]/.test(answer) ? 'SOURCE_UNAVAILABLE' : 'SOURCE_DENIED';
   const fail = (sentence: string) => new UnpackError(code, `${where}: ${sentence}`, { cause, details });
   if (region !== undefined) {
-    return fail(`the bucket is in the region ${region} (${answer}); set AWS_REGION=${region}`);
+    return fail(`the bucket is in the region ${region} (${answer}); set ${names.region} to ${region}`);
   }
   if (location !== undefined) {
     const host = URL.canParse(location) ? new URL(location).host : location;
     return fail(
-      `S3 redirects to ${host} (${answer}), another host, and signed requests do not go there; if the bucket is there, set S3_ENDPOINT or AWS_REGION`,
+      `S3 redirects to ${host} (${answer}), another host, and signed requests do not go there; if the bucket is there, correct ${names.endpoint} or ${names.region}`,
     );
   }
   return fail(
     /^30[17]/.test(answer)
-      ? `the bucket is in another region (${answer}); set AWS_REGION`
-      : `S3 redirects without a target (${answer}); check S3_ENDPOINT and AWS_REGION`,
+      ? `the bucket is in another region (${answer}); correct ${names.region}`
+      : `S3 redirects without a target (${answer}); check ${names.endpoint} and ${names.region}`,
   );
 }
 
@@ -170,7 +216,7 @@ export function s3Refusal(refused: Refused, request: S3Request): UnpackError {
 }
 
 /** Statuses with which a proxy answers itself. */
-const STATUSES_OF_PROXIES = new Set([403, 405, 407, 500, 502, 503, 504]);
+const STATUSES_OF_PROXIES = new Set([401, 403, 405, 407, 500, 502, 503, 504]);
 
 /** Whether a proxy without a tunnel has answered instead of the server: S3's own refusals have a code. */
 function isAnswerOfProxy({ status, text }: Refused, request: S3Request): request is S3Request & { proxy: HttpProxy } {
@@ -190,19 +236,19 @@ const ELSEWHERE = new Set([
   'AuthorizationQueryParametersError',
   'IllegalLocationConstraintException',
 ]);
+/** S3's error codes for credentials that do not exist, or no longer. */
+export const OF_CREDENTIALS: ReadonlySet<string> = new Set([
+  'ExpiredToken',
+  'InvalidAccessKeyId',
+  'InvalidToken',
+  'SignatureDoesNotMatch',
+  'TokenRefreshRequired',
+]);
 /**
  * S3's error codes for three cases: the signature has expired, the credentials are no longer valid, the clock of this
  * machine is wrong.
  */
-const ENDED = new Set([
-  'ExpiredToken',
-  'InvalidAccessKeyId',
-  'InvalidToken',
-  'RequestExpired',
-  'RequestTimeTooSkewed',
-  'SignatureDoesNotMatch',
-  'TokenRefreshRequired',
-]);
+const ENDED = new Set([...OF_CREDENTIALS, 'RequestExpired', 'RequestTimeTooSkewed']);
 
 /**
  * Whether a new signature can help after an error response, and which one.
@@ -243,18 +289,25 @@ function facts(thrown: unknown): {
   status: number | undefined;
   errno: string | undefined;
   message: string;
+  region: string | undefined;
 } {
-  if (!(thrown instanceof Error)) return { name: '', status: undefined, errno: undefined, message: String(thrown) };
-  const { code, $metadata, $response } = thrown as Error & {
-    // the SDK adds these to its errors; if the body is not XML, it adds only the response
+  if (!(thrown instanceof Error)) {
+    return { name: '', status: undefined, errno: undefined, message: String(thrown), region: undefined };
+  }
+  const { code, $metadata, $response, Region } = thrown as Error & {
+    // the SDK adds these to its errors, with the fields of the error document; if the body is not XML, it adds only the response
     code?: unknown;
     $metadata?: { httpStatusCode?: number };
-    $response?: { statusCode?: number };
+    $response?: { statusCode?: number; headers?: Readonly<Record<string, string>> };
+    Region?: unknown;
   };
+  // an answer without an error document of S3: the SDK has its own words for it, or for the failure to read it as XML
+  const isUnknown = /^Unknown(Error)?$/.test(thrown.name) || ($response !== undefined && !('$fault' in thrown));
   return {
-    name: thrown.name,
+    region: $response?.headers?.['x-amz-bucket-region'] ?? (typeof Region === 'string' ? Region : undefined),
+    name: isUnknown ? '' : thrown.name,
     status: $metadata?.httpStatusCode ?? $response?.statusCode,
-    errno: typeof code === 'string' ? code : undefined,
-    message: thrown.message,
+    errno: thrown.name === 'TimeoutError' ? 'ETIMEDOUT' : typeof code === 'string' ? code : undefined,
+    message: isUnknown ? 'no reason given' : thrown.message,
   };
 }

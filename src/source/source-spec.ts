@@ -1,6 +1,8 @@
 import type { HttpProxy, Proxies } from '../http/proxy.ts';
 import type { MinimumSpeed } from '../http/timeouts.ts';
+import type { CaBundle } from '../http/trusted-cas.ts';
 import type { S3Request } from './s3-errors.ts';
+import type { S3SettingNames } from './setting-names.ts';
 
 export type { SignatureRefusal } from './s3-errors.ts';
 
@@ -25,8 +27,7 @@ export interface SignedUrl {
   readonly connectTimeout: number;
   readonly idleTimeout: number;
   readonly minimumSpeed?: MinimumSpeed | undefined;
-  /** A PEM file with certificates of CAs to trust besides Node's. */
-  readonly caBundle?: string | undefined;
+  readonly caBundle?: CaBundle | undefined;
   readonly proxy?: HttpProxy | undefined;
 }
 
@@ -68,6 +69,8 @@ export interface S3Connection {
     readonly secretAccessKey: string;
     readonly sessionToken?: string;
   };
+  /** Where the values of this connection come from, for messages. */
+  readonly settings?: S3SettingNames | undefined;
   /** The shared files of AWS. The chain is asked again when one of them has changed. */
   readonly credentialFiles?: readonly string[] | undefined;
   readonly connectTimeout: number;
@@ -77,8 +80,7 @@ export interface S3Connection {
   readonly maxResumes: number;
   /** A slower connection is treated as broken. */
   readonly minimumSpeed?: MinimumSpeed | undefined;
-  /** A PEM file with certificates of CAs to trust besides Node's. */
-  readonly caBundle?: string | undefined;
+  readonly caBundle?: CaBundle | undefined;
   /** The profile of the shared config files with the credentials. Default: AWS_PROFILE, or what the chain finds. */
   readonly profile?: string | undefined;
   /** Whether requests agree to be paid for by the requester. */

@@ -4,12 +4,19 @@ import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
 import { loadConfig } from '../../src/config.ts';
 import { ConfigError } from '../../src/errors.ts';
+import { digestOf, hexOf } from '../../src/oci/digest.ts';
+import { openUploader } from '../../src/push/uploader.ts';
 import { s3Connection, s3Connections } from '../../src/s3-settings.ts';
 import { connectionFor } from '../../src/source/bucket-endpoints.ts';
 import { openSource } from '../../src/source/open-sources.ts';
+import { readBlob } from '../../src/source/read-blob.ts';
+import { BUCKET, startTestBucket } from '../support/bucket.ts';
+import { fails } from '../support/fails.ts';
+import { type SeenRequest, startFaultyProxy } from '../support/faulty-s3.ts';
 import { refuse, startOddS3 } from '../support/odd-s3.ts';
 import { scratch } from '../support/scratch.ts';
 
+const MiB = 1024 * 1024;
 const place = scratch();
 after(() => place[Symbol.dispose]());
 const file = (name: string, text: string): string => {
@@ -36,7 +43,7 @@ s3 =
   );
   const of = (env: Record<string, string>) => {
     const connection = s3Connection(loadConfig({}, env), { HOME: place.path, AWS_CONFIG_FILE, ...env });
-    return [connection.region, connection.endpoint, connection.caBundle];
+    return [connection.region, connection.endpoint, connection.caBundle?.path];
   };
   const AWS_PROFILE = 'mirror';
   const cases: readonly [string, Record<string, string>, (string | undefined)[]][] = [
@@ -97,6 +104,16 @@ describe('UNPACK_S3_ENDPOINTS', () => {
       /entry 1, field "endpoint": write http/,
     ],
     [
+      'has a bucket twice',
+      '{"endpoints": [{"bucket": "a"}, {"bucket": "b"}, {"bucket": "a"}]}',
+      /entry 3, field "bucket": a has entry 1 already/,
+    ],
+    [
+      'has an entry that an earlier one hides',
+      '{"endpoints": [{"bucket": "mirror-*"}, {"bucket": "mirror-eu-*"}]}',
+      /entry 2, field "bucket": this entry is never used, because entry 1 \(mirror-\*\) matches the same buckets/,
+    ],
+    [
       'has an unknown field',
       '{"endpoints": [{"bucket": "a", "regoin": "a"}]}',
       /field "regoin": there is no such field/,
@@ -118,19 +135,64 @@ describe('UNPACK_S3_ENDPOINTS', () => {
   }
 });
 
+test('an endpoint of a variable or a profile that is not a URL is refused with its name', () => {
+  const AWS_CONFIG_FILE = file('bad-endpoint', '[default]\nendpoint_url = minio:9000\n');
+  for (const [env, name] of [
+    [{ AWS_ENDPOINT_URL_S3: 'minio:9000' }, 'AWS_ENDPOINT_URL_S3'],
+    [{ AWS_CONFIG_FILE }, `endpoint_url of the profile default in ${AWS_CONFIG_FILE}`],
+  ] as const) {
+    assert.throws(() => connections(env), new ConfigError(`${name}: write http://host:port or https://host`));
+  }
+});
+
 const layout = { kind: 'distribution', repository: 'app' } as const;
 const link = `sha256:${'a'.repeat(64)}`;
 const objects = new Map([['docker/registry/v2/repositories/app/_manifests/tags/v1/current/link', Buffer.from(link)]]);
 
-test('requests agree to pay if UNPACK_S3_REQUESTER_PAYS is set, and signatures are for it', async () => {
-  const server = await startOddS3(objects, () => {});
-  const env = { S3_ENDPOINT: server.endpoint, UNPACK_S3_REQUESTER_PAYS: 'true' };
-  const connection = { ...connections(env).connection, credentials: { accessKeyId: 'k', secretAccessKey: 's' } };
-  const source = openSource({ kind: 's3', bucket: 'images', prefix: '', layout, connection });
-  assert.equal((await source.resolveTag('v1')).digest, link);
-  assert.equal(server.seen[0]?.query.get('x-amz-request-payer'), 'requester');
-  source.close();
-  server.close();
+describe('a bucket whose requester pays', () => {
+  const agrees = ({ headers, query }: SeenRequest) =>
+    headers['x-amz-request-payer'] === 'requester' || query.get('x-amz-request-payer') === 'requester';
+  /** Pushes a blob in parts, looks at it, and reads it with a connection that is cut. */
+  const use = async (env: Record<string, string>) => {
+    const bucket = await startTestBucket();
+    const denied = { kind: 'status', status: 403, code: 'AccessDenied' } as const;
+    const proxy = await startFaultyProxy({
+      target: bucket.server.endpoint,
+      rules: [
+        { fault: denied, when: (request) => !agrees(request) },
+        { fault: { kind: 'drop', afterBytes: MiB }, when: ({ method }) => method === 'GET', times: 1 },
+      ],
+    });
+    const { accessKeyId, secretAccessKey } = bucket.server;
+    const settings = { S3_ENDPOINT: proxy.endpoint, ...env };
+    const connection = { ...connections(settings).connection, credentials: { accessKeyId, secretAccessKey } };
+    const uploader = openUploader(connection, BUCKET, {});
+    const source = openSource({ kind: 's3', bucket: BUCKET, prefix: '', layout: { kind: 'oci' }, connection });
+    try {
+      const content = Buffer.alloc(17 * MiB, 'blob ');
+      const blob = { mediaType: '', digest: digestOf(content), size: content.length };
+      const key = `blobs/sha256/${hexOf(blob.digest)}`;
+      const read = async (offset: number, length: number) => content.subarray(offset, offset + length);
+      await uploader.putBlob(key, blob, { size: blob.size, read });
+      assert.equal(await uploader.has(key, blob.size), true);
+      assert.ok((await readBlob(source, blob, { limit: 32 * MiB })).equals(content));
+      return new Set(proxy.seen.map(({ method, range }) => `${method}${range === undefined ? '' : ' range'}`));
+    } finally {
+      source.close();
+      uploader.close();
+      await proxy.close();
+      await bucket.close();
+    }
+  };
+
+  test('is read and written if UNPACK_S3_REQUESTER_PAYS is set', async () => {
+    const seen = await use({ UNPACK_S3_REQUESTER_PAYS: 'true' });
+    assert.deepEqual([...seen].sort(), ['GET', 'GET range', 'HEAD', 'POST', 'PUT']);
+  });
+
+  test('is refused without it', async () => {
+    await fails('SOURCE_DENIED', use({}));
+  });
 });
 
 test('a signed URL that is not valid yet or has expired is signed with the time of the server, with one warning', async () => {

@@ -48,6 +48,7 @@ export interface FaultRule {
 export interface SeenRequest {
   readonly method: string;
   readonly key: string;
+  readonly query: URLSearchParams;
   readonly range: string | undefined;
   readonly headers: IncomingHttpHeaders;
 }
@@ -82,9 +83,16 @@ export async function startFaultyProxy(options: {
   let rules = counted(options.rules ?? []);
 
   const server = createServer((request, response) => {
-    const path = decodeURIComponent((request.url ?? '').split('?')[0] ?? '');
+    const [encoded = '', query = ''] = (request.url ?? '').split('?');
+    const path = decodeURIComponent(encoded);
     const { range } = request.headers;
-    const one = { method: request.method ?? '', key: path.replace(/^\/[^/]*\//, ''), range, headers: request.headers };
+    const one = {
+      method: request.method ?? '',
+      key: path.replace(/^\/[^/]*\//, ''),
+      query: new URLSearchParams(query),
+      range,
+      headers: request.headers,
+    };
     seen.push(one);
     const found = rules.find(({ rule, left }) => left > 0 && (rule.when?.(one) ?? true));
     if (found !== undefined) found.left -= 1;
