@@ -15,7 +15,10 @@ const PROBE_BUCKET = 'unpackd-doctor-probe';
 /** Errors that only a server sends that has accepted the credentials. */
 const FROM_S3 = new Set(['NoSuchKey', 'NoSuchBucket', 'AccessDenied']);
 
-/** Checks that each bucket can be read with the worker's credentials. Without buckets it checks only that there are credentials. */
+/**
+ * Checks that each bucket can be read with the worker's credentials. For a connection without buckets it checks that there are
+ * credentials, and that its endpoint, unless it is Amazon's, answers and accepts them.
+ */
 export async function checkS3(connections: S3Connections, buckets: readonly string[]): Promise<Check[]> {
   const { connection, endpoints = [] } = connections;
   const general = buckets.filter((bucket) => connectionFor(connections, bucket) === connection);
