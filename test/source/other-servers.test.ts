@@ -200,6 +200,13 @@ describe('an S3 server that others wrote', { concurrency: true }, () => {
         }
       });
 
+      test('is read with another region, and tells uploads the right one', { skip: !kind.checksRegion }, async () => {
+        const elsewhere = to({ region: 'eu-central-1' });
+        await readImage('small', 'layouts', { kind: 'keys', template: 'objects/{algorithm}/{hex}' }, elsewhere);
+        const { message } = await fails('SOURCE_DENIED', push('small', 'elsewhere', oci, elsewhere));
+        assert.match(message, /the bucket is in the region us-east-1 \(400 .*; set AWS_REGION to us-east-1/);
+      });
+
       test('does not have a bucket, a key or a tag', async () => {
         const missing = digestOf(Buffer.from('nowhere'));
         const source = sourceOf(to(), 'download');

@@ -25,6 +25,7 @@ const PYTHON = '/usr/bin/python3';
 export const swift = {
   name: 'OpenStack Swift',
   bucketInHost: true,
+  checksRegion: true,
   skip: skipFor(
     spawnSync(PYTHON, ['-c', 'import swift.common.middleware.s3api'], { stdio: 'ignore' }).status !== 0 &&
       'python3-swift is not installed',
@@ -52,6 +53,7 @@ export const s3rver = {
   skip: false as const,
   /** It checks the signature of a path with the bucket, which is right only in version 2. */
   bucketInHost: false,
+  checksRegion: false,
   start: () =>
     start({ accessKeyId: 'S3RVER', secretAccessKey: 'S3RVER' }, (folder) => [
       process.execPath,
