@@ -185,9 +185,13 @@ export const SETTINGS = {
   UNPACK_BOARD_PORT: setting('port that the board listens on', count(0, 65_535), '3000'),
   UNPACK_BOARD_USER: optional('user name for the board', line),
   UNPACK_BOARD_PASSWORD: optional('password for the board; required on every address except loopback', line),
-  UNPACK_HEALTH_HOST: setting("address of a worker's /healthz, /readyz and /metrics", line, '127.0.0.1'),
+  UNPACK_HEALTH_HOST: setting(
+    'address of /healthz, /readyz and /metrics of a worker or of unpackd snapshotter',
+    line,
+    '127.0.0.1',
+  ),
   UNPACK_HEALTH_PORT: optional(
-    "port of a worker's /healthz, /readyz and /metrics; unset: they are not served",
+    'port of /healthz, /readyz and /metrics of a worker or of unpackd snapshotter; unset: they are not served',
     count(0, 65_535),
   ),
   UNPACK_LOG_LEVEL: setting(

@@ -7,6 +7,7 @@ import { type Config, collectorMarks, loadConfig, storePlace, storeToWrite, unpa
 import { errnoOf } from '../src/errno.ts';
 import { ConfigError, toUnpackError } from '../src/errors.ts';
 import { isGrpcError } from '../src/grpc/errors.ts';
+import type { CallObserver } from '../src/grpc/server.ts';
 import { createUnpacker } from '../src/image/unpacker.ts';
 import type { WorkerMetrics } from '../src/metrics/worker-metrics.ts';
 import { s3Connections } from '../src/s3-settings.ts';
@@ -101,12 +102,12 @@ async function tracesOf(config: Config, log: Logger): Promise<WorkerTraces | und
 
 /** Metrics are counted only if they are served. Otherwise their code is not loaded. */
 async function metricsOf(
-  { UNPACK_HEALTH_PORT: port, UNPACK_QUEUE: queue }: Config,
+  { UNPACK_HEALTH_PORT: port, UNPACK_QUEUE: queue, UNPACK_SNAPSHOTTER_SOCKET: socket }: Config,
   whyNotReady: WhyNotReady,
 ): Promise<WorkerMetrics | undefined> {
   if (port === undefined) return undefined;
   const { startWorkerMetrics } = await import('../src/metrics/worker-metrics.ts');
-  return startWorkerMetrics(queue, whyNotReady);
+  return startWorkerMetrics({ queue, servesStore: socket !== undefined }, whyNotReady);
 }
 
 interface Work {
@@ -128,7 +129,7 @@ async function workOn(
     if (problem !== undefined) throw new ConfigError(problem);
   }
   await cleanUp(snapshotter, log);
-  const served = await serveToContainerd(snapshotter, config, log);
+  const served = await serveToContainerd(snapshotter, config, log, metrics?.snapshotterCalls);
   const unpacker = createUnpacker(snapshotter, unpackSettings(config), { resident: true });
   const store = storeFacts(snapshotter, storePlace(config));
   const policy = { ...s3Connections(config), buckets: config.UNPACK_BUCKETS };
@@ -212,11 +213,16 @@ function mayBeRepaired(error: unknown): boolean {
  * same settings one serves, and another one takes over when it has ended.
  * @throws as `serveWhenFree`
  */
-async function serveToContainerd(store: Store, config: Config, log: Logger): Promise<ServedSnapshotter | undefined> {
+async function serveToContainerd(
+  store: Store,
+  config: Config,
+  log: Logger,
+  onCall: CallObserver | undefined,
+): Promise<ServedSnapshotter | undefined> {
   const socket = config.UNPACK_SNAPSHOTTER_SOCKET;
   if (socket === undefined || !isOwnStore(store)) return undefined;
   const { serveWhenFree } = await import('../src/proxy/snapshotter.ts');
-  return serveWhenFree(store, socket, sentenceLog(log));
+  return serveWhenFree(store, socket, sentenceLog(log), onCall);
 }
 
 /** Removes what dead workers left in the store. A failure is only logged, because leftovers only take space. */

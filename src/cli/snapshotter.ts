@@ -2,8 +2,9 @@ import { once } from 'node:events';
 import { resolve } from 'node:path';
 import { Command } from 'commander';
 import { type Config, ownStorePlace } from '../config.ts';
+import type { Store } from '../snapshots/store.ts';
 import type { Cli } from './output.ts';
-import { configOf, LOG_SETTINGS, STORE_SETTINGS, takesSettings } from './settings.ts';
+import { configOf, HEALTH_SETTINGS, LOG_SETTINGS, STORE_SETTINGS, takesSettings } from './settings.ts';
 
 const DEFAULT_SOCKET = '/run/unpackd/snapshotter.sock';
 
@@ -28,7 +29,13 @@ export function snapshotterCommand({ signal }: Cli): Command {
     .description('Serves the store of this machine to containerd, as a proxy snapshotter, until SIGTERM.')
     .option('--address <socket>', `the same as --snapshotter-socket; default ${DEFAULT_SOCKET}`)
     .addHelpText('after', EXAMPLES);
-  takesSettings(command, [...STORE_SETTINGS, 'UNPACK_SNAPSHOTTER_SOCKET', 'UNPACK_DURABLE', ...LOG_SETTINGS]);
+  takesSettings(command, [
+    ...STORE_SETTINGS,
+    'UNPACK_SNAPSHOTTER_SOCKET',
+    'UNPACK_DURABLE',
+    ...HEALTH_SETTINGS,
+    ...LOG_SETTINGS,
+  ]);
   return command.action(async ({ address }: { readonly address?: string }) => {
     const config = configOf(command);
     await run(config, resolve(address ?? config.UNPACK_SNAPSHOTTER_SOCKET ?? DEFAULT_SOCKET), signal);
@@ -45,11 +52,34 @@ async function run(config: Config, socket: string, signal: AbortSignal): Promise
   // full disk too.
   const store = await openStoreThread({ ...place, durable: config.UNPACK_DURABLE, mayUseReserve: true });
   try {
-    const served = await serveSnapshotter(store, socket, sentenceLog(log));
-    if (!signal.aborted) await once(signal, 'abort');
-    await served.close();
+    const metrics = await metricsOf(config, store);
+    const served = await serveSnapshotter(store, socket, sentenceLog(log), metrics?.calls);
+    try {
+      const health = metrics && (await metrics.serve());
+      if (health !== undefined) log.info({ url: health.url }, `health at ${health.url}`);
+      if (!signal.aborted) await once(signal, 'abort');
+      await health?.close();
+    } finally {
+      await served.close();
+    }
     log.info('stopped');
   } finally {
     await store.close();
   }
+}
+
+/** Health and metrics, if they are served. Otherwise their code is not loaded. */
+async function metricsOf(config: Config, store: Store) {
+  if (config.UNPACK_HEALTH_PORT === undefined) return undefined;
+  const { startHealthServer } = await import('../board/health.ts');
+  const { MetricsPage } = await import('../metrics/metrics-page.ts');
+  const { snapshotterMetrics } = await import('../metrics/snapshotter-metrics.ts');
+  const { addStoreMetrics } = await import('../metrics/store-metrics.ts');
+  const page = new MetricsPage('snapshotter', undefined);
+  addStoreMetrics(page, store);
+  return {
+    calls: snapshotterMetrics(page.registry),
+    /** It is called when containerd is served, so the process is ready. @throws ListenError */
+    serve: () => startHealthServer(config, async () => undefined, page),
+  };
 }

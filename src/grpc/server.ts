@@ -36,7 +36,11 @@ export interface ServeOptions<Service> {
   readonly handlers: Handlers<Service>;
   /** Explains what a handler has thrown. @param method such as `Prepare` */
   readonly failure: (thrown: unknown, method: string) => Failure;
+  readonly onCall?: CallObserver | undefined;
 }
+
+/** Gets the end of each call. @param method such as `Prepare` */
+export type CallObserver = (method: string, code: GrpcCode, milliseconds: number) => void;
 
 export interface RunningServer {
   readonly socket: string;
@@ -49,7 +53,7 @@ const MAX_MESSAGE = 16 << 20;
 
 /** Serves one service on a socket of mode 0600. @throws SocketError if nobody can listen there */
 export async function serve<Service>(options: ServeOptions<Service>): Promise<RunningServer> {
-  const { definition, failure } = options;
+  const { definition, failure, onCall } = options;
   const server = new Server({
     'grpc.max_receive_message_length': MAX_MESSAGE,
     'grpc.max_send_message_length': MAX_MESSAGE,
@@ -59,36 +63,54 @@ export async function serve<Service>(options: ServeOptions<Service>): Promise<Ru
   const implementation = Object.entries(definition).map(([name, { responseStream }]) => {
     const handler = handlers[name];
     if (handler === undefined) return [name, unimplemented];
-    return [name, responseStream ? stream(handler, name, failure) : unary(handler, name, failure)];
+    const end = (began: number, code: GrpcCode) => onCall?.(name, code, performance.now() - began);
+    return [name, responseStream ? stream(handler, name, failure, end) : unary(handler, name, failure, end)];
   });
   server.addService(definition, Object.fromEntries(implementation));
   const socket = await listenOn(options.socket, (path) => bind(server, path));
-  return { socket: options.socket, close: (limit) => end(server, socket, limit) };
+  return { socket: options.socket, close: (limit) => shutDown(server, socket, limit) };
 }
 
 type UnaryHandler = (request: object) => Promise<object>;
 type StreamHandler = (request: object) => AsyncIterable<object>;
 type Explain = ServeOptions<unknown>['failure'];
+/** Called when a call ends. @param began by `performance.now()` */
+type End = (began: number, code: GrpcCode) => void;
 
-function unary(handler: UnaryHandler, name: string, failure: Explain) {
+function unary(handler: UnaryHandler, name: string, failure: Explain, end: End) {
   return (call: ServerUnaryCall<object, object>, answer: sendUnaryData<object>): void => {
+    const began = performance.now();
     handler(call.request).then(
-      (response) => answer(null, response),
-      (error: unknown) => answer(statusObject(failure(error, name))),
+      (response) => {
+        answer(null, response);
+        end(began, 'OK');
+      },
+      (error: unknown) => {
+        const failed = failure(error, name);
+        answer(statusObject(failed));
+        end(began, failed.code);
+      },
     );
   };
 }
 
-function stream(handler: StreamHandler, name: string, failure: Explain) {
+function stream(handler: StreamHandler, name: string, failure: Explain, end: End) {
   return async (call: ServerWritableStream<object, object>): Promise<void> => {
+    const began = performance.now();
     try {
       for await (const response of handler(call.request)) {
-        if (call.cancelled) return;
+        if (call.cancelled) {
+          end(began, 'CANCELLED');
+          return;
+        }
         if (!call.write(response)) await drained(call);
       }
       call.end();
+      end(began, 'OK');
     } catch (error) {
-      call.emit('error', statusObject(failure(error, name)));
+      const failed = failure(error, name);
+      call.emit('error', statusObject(failed));
+      end(began, failed.code);
     }
   };
 }
@@ -118,7 +140,7 @@ function bind(server: Server, path: string): Promise<void> {
   });
 }
 
-async function end(server: Server, socket: ListeningSocket, limit: number): Promise<void> {
+async function shutDown(server: Server, socket: ListeningSocket, limit: number): Promise<void> {
   const { promise: ended, resolve } = Promise.withResolvers<void>();
   const timer = setTimeout(resolve, limit);
   server.tryShutdown(() => resolve());

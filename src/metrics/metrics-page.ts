@@ -16,8 +16,8 @@ export interface Part {
 }
 
 /**
- * The metrics of one process, as the page that Prometheus scrapes. Worker and board have one each. Every series has the name of
- * the queue as a label, because an installation can have several.
+ * The metrics of one process, as the page that Prometheus scrapes. Worker, board and snapshotter have one each. Every series of
+ * worker and board has the name of the queue as a label, because an installation can have several.
  *
  * The page comes in any case: a part that fails or takes longer than PART_LIMIT is left out, and
  * `unpackd_scrape_part_success` says so. A part that hangs is not read again before it has ended.
@@ -31,9 +31,9 @@ export class MetricsPage {
   readonly #limit: number;
 
   /** @param limit time limit in milliseconds for each part */
-  constructor(process: 'worker' | 'board', queue: string, limit: number = PART_LIMIT) {
+  constructor(process: 'worker' | 'board' | 'snapshotter', queue: string | undefined, limit: number = PART_LIMIT) {
     this.#limit = limit;
-    this.registry.setDefaultLabels({ queue });
+    if (queue !== undefined) this.registry.setDefaultLabels({ queue });
     const registers = [this.registry];
     collectDefaultMetrics({ register: this.registry });
     new Gauge({

@@ -1,12 +1,14 @@
 import { Counter, Gauge, type Registry } from 'prom-client';
 import type { CollectionTotals } from '../collector/collector.ts';
+import type { CallObserver } from '../grpc/server.ts';
 import type { WorkerState } from '../queue/worker.ts';
 import type { WorkerObserver } from '../queue/worker-observer.ts';
 import type { ThreadUse } from '../rootfs/pool.ts';
 import type { Store } from '../snapshots/store.ts';
-import { diskOf } from '../system/space.ts';
 import { jobMetrics } from './job-metrics.ts';
 import { MetricsPage } from './metrics-page.ts';
+import { snapshotterMetrics } from './snapshotter-metrics.ts';
+import { addStoreMetrics } from './store-metrics.ts';
 
 /** What the metrics of a worker are read from when Prometheus asks. */
 export interface WorkerSources {
@@ -20,14 +22,14 @@ export interface WorkerSources {
 
 /** Time limit in milliseconds for the check whether the worker is ready. It is below that of a part of the page. */
 const READY_LIMIT = 1500;
-/** Milliseconds for which a number of images is shown again, because a large store takes 40 ms to list them. */
-const IMAGES_LIFE = 30_000;
 
 /** The metrics of a worker process. */
 export interface WorkerMetrics {
   readonly page: MetricsPage;
   /** Counts jobs and layers. */
   readonly jobs: WorkerObserver;
+  /** Counts calls of containerd. `undefined` if the worker does not serve its store. */
+  readonly snapshotterCalls: CallObserver | undefined;
   /** Adds what the worker does, and the state of its store. Call it once, when the store is open. */
   watch(sources: WorkerSources): void;
 }
@@ -37,7 +39,7 @@ export interface WorkerMetrics {
  * @param whyNotReady why the worker takes no jobs, within a time limit in milliseconds; `undefined` if it does
  */
 export function startWorkerMetrics(
-  queue: string,
+  { queue, servesStore }: { readonly queue: string; readonly servesStore: boolean },
   whyNotReady: (limit: number) => Promise<string | undefined>,
 ): WorkerMetrics {
   const page = new MetricsPage('worker', queue);
@@ -45,13 +47,13 @@ export function startWorkerMetrics(
   return {
     page,
     jobs: jobMetrics(page.registry),
+    snapshotterCalls: servesStore ? snapshotterMetrics(page.registry) : undefined,
     watch({ worker, threads, collector, spaceWatch, store }) {
       addSlots(page.registry, worker, threads);
       addOutages(page.registry, worker);
       addDownloads(page.registry, threads);
       addCollections(page.registry, collector, spaceWatch);
-      addDisk(page, store.root);
-      addImages(page, store);
+      addStoreMetrics(page, store);
     },
   };
 }
@@ -150,52 +152,6 @@ function addCollections(
     return collector.totals.bytes;
   });
   counter(registry, 'unpackd_collection_seconds_total', 'Time that collections took.', () => collector.totals.seconds);
-}
-
-function addDisk(page: MetricsPage, root: string): void {
-  const registers = [page.registry];
-  const of = (name: string, help: string) => new Gauge({ name: `unpackd_store_${name}`, help, registers });
-  const freeBytes = of('free_bytes', 'Free space of the disk of the store, without what is reserved for root.');
-  const bytes = of('size_bytes', 'Size of the disk of the store, without what is reserved for root.');
-  const freeInodes = of('free_inodes', 'Free inodes of the disk of the store. Absent if it has no fixed number.');
-  const inodes = of('inodes', 'Inodes of the disk of the store. Absent if it has no fixed number.');
-  page.add({
-    name: 'disk',
-    async read() {
-      const disk = await diskOf(root);
-      freeBytes.set(disk.bytes);
-      bytes.set(disk.totalBytes);
-      if (disk.inodes === undefined || disk.totalInodes === undefined) return;
-      freeInodes.set(disk.inodes);
-      inodes.set(disk.totalInodes);
-    },
-    clear() {
-      for (const one of [freeBytes, bytes, freeInodes, inodes]) one.remove();
-    },
-  });
-  for (const one of [freeBytes, bytes, freeInodes, inodes]) one.remove();
-}
-
-function addImages(page: MetricsPage, store: Pick<Store, 'images'>): void {
-  const images = new Gauge({
-    name: 'unpackd_store_images',
-    help: 'Images in the store. Read at most every 30 seconds.',
-    registers: [page.registry],
-  });
-  let read = Number.NEGATIVE_INFINITY;
-  page.add({
-    name: 'images',
-    async read() {
-      if (performance.now() - read < IMAGES_LIFE) return;
-      images.set((await store.images()).length);
-      read = performance.now();
-    },
-    clear() {
-      images.remove();
-      read = Number.NEGATIVE_INFINITY;
-    },
-  });
-  images.remove();
 }
 
 /** A gauge whose value is read at each scrape. */

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { UnpackError } from '../errors.ts';
 import { loadService } from '../grpc/definitions.ts';
-import { type RunningServer, serve } from '../grpc/server.ts';
+import { type CallObserver, type RunningServer, serve } from '../grpc/server.ts';
 import type { Snapshots } from '../grpc/services.ts';
 import { SocketError } from '../grpc/socket.ts';
 import type { Log } from '../rootfs/applier.ts';
@@ -29,10 +29,16 @@ const LOGGED = ['RESOURCE_EXHAUSTED', 'UNAVAILABLE', 'INTERNAL'];
 
 /**
  * @param socket path of the Unix socket, which gets mode 0600
+ * @param onCall gets the end of each call of containerd
  * @throws SocketError if another process listens there or serves the store, or it cannot be made; UnpackError STORE_FAILED for a store whose files
  *   have lost their owners; system errors
  */
-export async function serveSnapshotter(store: OwnStore, socket: string, log: Log): Promise<ServedSnapshotter> {
+export async function serveSnapshotter(
+  store: OwnStore,
+  socket: string,
+  log: Log,
+  onCall?: CallObserver,
+): Promise<ServedSnapshotter> {
   if (store.ownership === 'squash') {
     throw new UnpackError(
       'STORE_FAILED',
@@ -53,6 +59,7 @@ export async function serveSnapshotter(store: OwnStore, socket: string, log: Log
         if (LOGGED.includes(code)) log('warn', `${method} of containerd failed: ${details}`, { method, code });
         return failure;
       },
+      onCall,
     });
   } catch (error) {
     sync[Symbol.dispose]();
@@ -75,15 +82,20 @@ export async function serveSnapshotter(store: OwnStore, socket: string, log: Log
  * ended: several workers of a machine can have the same settings.
  * @throws as `serveSnapshotter`, but not if another process listens
  */
-export async function serveWhenFree(store: OwnStore, socket: string, log: Log): Promise<ServedSnapshotter> {
+export async function serveWhenFree(
+  store: OwnStore,
+  socket: string,
+  log: Log,
+  onCall?: CallObserver,
+): Promise<ServedSnapshotter> {
   try {
-    return await serveSnapshotter(store, socket, log);
+    return await serveSnapshotter(store, socket, log, onCall);
   } catch (error) {
     if (!isTaken(error)) throw error;
     log('info', `another process serves containerd on ${socket}; this one does when that one has ended`, { socket });
   }
   const stop = new AbortController();
-  const serving = waitAndServe(store, socket, log, stop.signal);
+  const serving = waitAndServe(() => serveSnapshotter(store, socket, log, onCall), log, stop.signal);
   return {
     socket,
     close: async () => {
@@ -94,15 +106,14 @@ export async function serveWhenFree(store: OwnStore, socket: string, log: Log): 
 }
 
 async function waitAndServe(
-  store: OwnStore,
-  socket: string,
+  serveNow: () => Promise<ServedSnapshotter>,
   log: Log,
   stop: AbortSignal,
 ): Promise<ServedSnapshotter | undefined> {
   let logged = false;
   while (!stop.aborted) {
     try {
-      return await serveSnapshotter(store, socket, log);
+      return await serveNow();
     } catch (error) {
       if (!isTaken(error) && !logged) {
         log('warn', `containerd is not served: ${sentenceOf(error)}`);

@@ -88,7 +88,7 @@ test('a worker shows whether it removes images, and that it cannot remove enough
 
 test('a worker whose store cannot be opened yet is not ready', async () => {
   let reason: string | undefined = 'takes no jobs until the store can be opened';
-  const { page } = startWorkerMetrics('queue', async () => reason);
+  const { page } = startWorkerMetrics({ queue: 'queue', servesStore: false }, async () => reason);
   assert.equal(metricValue(await page.text(), 'unpackd_worker_ready'), 0);
   reason = undefined;
   assert.equal(metricValue(await page.text(), 'unpackd_worker_ready'), 1);
