@@ -25,6 +25,9 @@ function isExecutable(path: string): boolean {
   }
 }
 
+/** PATH, with the folders of `chroot` and `runc`, which only the PATH of a login of root has on Debian. */
+export const PATH_OF_ROOT = `${process.env.PATH ?? ''}:/usr/sbin:/sbin`;
+
 /** The lowest port that `freePort` returns. Below it are well-known ports, and the last one that `fetch` refuses (10080). */
 const LOWEST_PORT = 20_000;
 

@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { connectContainerd } from '../../src/grpc/client.ts';
 import { isGrpcError } from '../../src/grpc/errors.ts';
-import { endProgram, findProgram, unrefPipe } from '../local-programs.ts';
+import { endProgram, findProgram, PATH_OF_ROOT, unrefPipe } from '../local-programs.ts';
 
 /**
  * A containerd of its own for the demo's last step. It runs in a PID and a mount namespace: when the demo ends in any way, the
@@ -27,8 +27,6 @@ export interface LocalContainerd {
 export const NAMESPACE = 'default';
 
 const PROGRAMS = ['containerd', 'ctr', 'containerd-shim-runc-v2', 'runc'];
-/** On Debian, runc is in a folder that only the PATH of root has. */
-const PATH = `${process.env.PATH ?? ''}:/usr/sbin:/sbin`;
 const NAMESPACES = ['--mount', '--pid', '--fork', '--kill-child', '--mount-proc'];
 /**
  * Sockets and states of containers are in /run/containerd, whatever the configuration is. A shell is the first process of the
@@ -68,7 +66,7 @@ export async function startContainerd(folder: string): Promise<LocalContainerd> 
   const config = join(folder, 'config.toml');
   await mkdir(folder);
   await writeFile(config, configuration(folder, socket));
-  const environment = { ...process.env, PATH, TMPDIR: folder };
+  const environment = { ...process.env, PATH: PATH_OF_ROOT, TMPDIR: folder };
   const child = spawn('unshare', [...NAMESPACES, 'sh', '-c', FIRST_PROCESS, 'containerd', config], {
     // Ctrl-C in the terminal must reach the demo only, which then stops it
     detached: true,

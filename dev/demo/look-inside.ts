@@ -2,6 +2,7 @@ import { execFile } from 'node:child_process';
 import { lstat, readdir, readFile, readlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import { PATH_OF_ROOT } from '../local-programs.ts';
 import { EXPECTED } from './example-image.ts';
 
 /** The result of one check. */
@@ -56,7 +57,8 @@ const RUNS: readonly { readonly flags: readonly string[]; readonly expected: str
 
 function runInside(tree: string): Promise<Finding[]> {
   return runNode('chroot TREE', async (command) => {
-    const { stdout } = await promisify(execFile)('chroot', [tree, ...command], { timeout: 10_000 });
+    const env = { ...process.env, PATH: PATH_OF_ROOT };
+    const { stdout } = await promisify(execFile)('chroot', [tree, ...command], { env, timeout: 10_000 });
     return stdout.trim();
   });
 }

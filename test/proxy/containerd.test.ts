@@ -1,6 +1,6 @@
 import '../support/needs-root.ts';
 import assert from 'node:assert/strict';
-import { rmSync } from 'node:fs';
+import { chmodSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { loadConfig, unpackSettings } from '../../src/config.ts';
@@ -29,6 +29,46 @@ const IMAGES: Readonly<Record<string, TestImage>> = {
   removed: appImage('removed'),
   digest: appImage('digest'),
 };
+/** Verbs of `ctr snapshots`, one after the other, also those that must fail. */
+const VERBS: readonly (readonly string[])[] = [
+  ['prepare', 'first'],
+  ['prepare', 'first'],
+  ['mounts', '/mnt', 'first'],
+  ['usage', 'first'],
+  ['label', 'first', 'a=b'],
+  ['commit', 'base', 'first'],
+  ['commit', 'base', 'none'],
+  ['mounts', '/mnt', 'base'],
+  ['commit', 'other', 'base'],
+  ['label', 'base', 'c=d'],
+  ['info', 'base'],
+  ['info', 'none'],
+  ['view', 'look', 'base'],
+  ['view', 'look', 'none'],
+  ['mounts', '/mnt', 'look'],
+  ['prepare', '--target', '/mnt', 'second', 'base'],
+  ['prepare', 'third', 'second'],
+  ['usage', 'base', 'look'],
+  ['ls'],
+  ['tree'],
+  ['rm', 'base'],
+  ['rm', 'second', 'look'],
+  ['rm', 'base'],
+  ['rm', 'base'],
+  ['ls'],
+];
+/** containerd prints labels and mount options in any order. */
+const sorted = (text: string): string =>
+  text
+    .split('\n')
+    .map((line) =>
+      line
+        .split(/([ ,])/)
+        .filter((part) => !/^[ ,]?$/.test(part))
+        .sort()
+        .join(' '),
+    )
+    .join('\n');
 /** One that nobody has unpacked ahead. */
 const FOREIGN = appImage('foreign');
 
@@ -121,6 +161,40 @@ function uses(program: ContainerdProgram): void {
     assert.equal(await run('registered', nameOf('app')), dataOf('app'));
     assert.equal(registry.takeLayerBytes('app'), 0);
     assert.deepEqual(extracted(await infos()), []);
+  });
+
+  it('a container may be read-only, or have a user namespace, for which containerd makes a copy', async () => {
+    for (const path of [place.path, daemon.directory]) chmodSync(path, 0o711); // other users come through
+    const script = (id: string, text: string, ...options: readonly string[]) =>
+      ctr(
+        ...['run', '--rm', ...options, '--snapshotter', 'unpackd', '--cgroup', `${daemon.cgroup}/${id}`],
+        ...[nameOf('app'), id, '/bin/busybox', 'sh', '-c', text],
+      );
+    const write = 'echo x 2>/dev/null >/data/new && echo written || echo refused';
+    assert.equal(await script('read-only', write, '--read-only'), 'refused\n');
+    const look = 'busybox stat -c %u:%g /data /data/kept/file; busybox cat /data/word /proc/self/uid_map';
+    const mapped = ['--uidmap', '0:100000:65536', '--gidmap', '0:100000:65536'];
+    const seen = (await script('mapped', `${look}; ${write}`, ...mapped)).trim().split(/\s+/);
+    assert.deepEqual(seen, ['7:0', '1000:1000', 'app', '0', '100000', '65536', 'written']);
+    await daemon.collect();
+    assert.deepEqual(extracted(await infos()), [], 'the copy ends with its container');
+  });
+
+  it('the verbs of `ctr snapshots` answer as with the overlayfs of containerd', async () => {
+    const answers: string[] = [];
+    for (const snapshotter of ['unpackd', 'overlayfs']) {
+      const lines: string[] = [];
+      for (const verb of VERBS) {
+        const { status, stdout } = await daemon.tryCtr('verbs', 'snapshots', '--snapshotter', snapshotter, ...verb);
+        const plain = stdout
+          .replaceAll(/[^\s,:=]+\/snapshots\/\d+\//g, 'ROOT/')
+          .replaceAll(/\d{4}-\d\d-\d\dT[^",\s]+/g, 'TIME')
+          .replaceAll(/[ \t]+/g, ' ');
+        lines.push(`${verb.join(' ')}: ${status}\n${status === 0 ? sorted(plain) : ''}`);
+      }
+      answers.push(lines.join('\n'));
+    }
+    assert.equal(answers[0], answers[1]);
   });
 
   it('an image is registered by a name with a digest, as Docker prints it', async () => {
