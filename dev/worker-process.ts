@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { endProgram } from './local-programs.ts';
+import { endProgram, guardOf } from './local-programs.ts';
 
 /** A worker in a separate process, for the demo and the benchmark. */
 export interface WorkerProcess {
@@ -14,7 +14,10 @@ export interface WorkerProcess {
 const STOP_TIMEOUT = 3000;
 const LINES_KEPT = 20;
 
-/** Starts a worker program with these settings. The last lines of its log are in the error of `failed`. */
+/**
+ * Starts a worker program with these settings. The last lines of its log are in the error of `failed`. It ends with this process,
+ * also after SIGKILL.
+ */
 export function startWorker(program: string, environment: Readonly<Record<string, string>>): WorkerProcess {
   const child = spawn(process.execPath, [program], {
     // Ctrl-C in the terminal must reach this process only, which then stops the worker
@@ -22,6 +25,7 @@ export function startWorker(program: string, environment: Readonly<Record<string
     stdio: ['ignore', 'pipe', 'pipe'],
     env: { ...process.env, ...environment },
   });
+  const guard = guardOf(child);
   const log: string[] = [];
   for (const stream of [child.stdout, child.stderr]) {
     stream.setEncoding('utf8').on('data', (text: string) => {
@@ -33,6 +37,7 @@ export function startWorker(program: string, environment: Readonly<Record<string
     child.once('error', (error) => resolve(error.message));
     child.once('exit', (code, signal) => resolve(`it exited with ${signal ?? code}`));
   });
+  child.once('exit', () => guard.kill('SIGKILL')); // the ID of the process may be given to another one
   const killAtExit = () => child.kill('SIGKILL');
   process.on('exit', killAtExit);
   let stopping = false;
