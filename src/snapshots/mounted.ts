@@ -2,7 +2,15 @@ import { type BigIntStats, readdirSync, realpathSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { errnoOf } from '../errno.ts';
 import { allMounts } from '../system/mount-namespaces.ts';
-import { type MountEntry, mountEntry, mountTable, placeInFileSystem, plainText } from '../system/mount-table.ts';
+import {
+  type FileSystemPlace,
+  type MountEntry,
+  mountEntry,
+  mountTable,
+  placeByTable,
+  placeInFileSystem,
+  plainText,
+} from '../system/mount-table.ts';
 import { isSame, snapshotsDirectory } from './directories.ts';
 import { bootTime } from './later-sync.ts';
 import type { MountPlace } from './snapshotter.ts';
@@ -55,12 +63,14 @@ async function mountsOf(root: string): Promise<StoreMounts> {
   const places = new Map<number, MountPlace>();
   const { namespaces, unseen } = allMounts();
   for (const { text, root, process } of namespaces) {
-    for (const line of text.split('\n')) {
+    const lines = text.split('\n');
+    const viewer = new Viewer(root, () => lines.flatMap((line) => mountEntry(line) ?? []));
+    for (const line of lines) {
       // most lines are neither, and parsing takes longer than this look
       if (!line.includes(' - overlay ') && !line.includes(` ${store.device} `)) continue;
       const mount = mountEntry(line);
       if (mount === undefined) continue;
-      for (const id of store.snapshotsIn(mount, root))
+      for (const id of store.snapshotsIn(mount, viewer))
         if (!places.has(id)) places.set(id, { point: mount.point, process });
     }
   }
@@ -79,7 +89,26 @@ export function canBeMountedUnseen(path: string, { unseen }: StoreMounts): boole
 
 /** Whether a mount of this process shows snapshots of the store at `root`. @throws system errors */
 export async function isOfStore(root: string, mount: MountEntry): Promise<boolean> {
-  return (await StorePlace.of(root)).snapshotsIn(mount, HERE).length > 0;
+  return (await StorePlace.of(root)).snapshotsIn(mount, new Viewer(HERE, mountTable)).length > 0;
+}
+
+/** A process that sees a mount. */
+class Viewer {
+  /** The path to its root directory. */
+  readonly root: string;
+  readonly #read: () => MountEntry[];
+  #table: MountEntry[] | undefined;
+
+  constructor(root: string, read: () => MountEntry[]) {
+    this.root = root;
+    this.#read = read;
+  }
+
+  /** Where a path leads it, by the mounts that it sees. Symbolic links are not followed. */
+  place(path: string): FileSystemPlace | undefined {
+    this.#table ??= this.#read();
+    return placeByTable(path, this.#table);
+  }
 }
 
 /** Where ROOT/snapshots is, and what paths of other processes have to do with it. For one look only. */
@@ -98,7 +127,7 @@ class StorePlace {
   readonly #overlays = new Map<string, Overlay>();
   #byInode: ReadonlyMap<bigint, number> | undefined;
 
-  private constructor(directory: string, place: { readonly device: string; readonly path: string } | undefined) {
+  private constructor(directory: string, place: FileSystemPlace | undefined) {
     this.device = place?.device ?? '';
     this.#directory = directory;
     this.#inside = place === undefined || place.path === '/' ? '' : place.path;
@@ -112,37 +141,40 @@ class StorePlace {
     return new StorePlace(directory, await placeInFileSystem(directory, mountTable()));
   }
 
-  /** The numbers of the snapshots that a mount uses. @param root of a process that sees the mount */
-  snapshotsIn(mount: MountEntry, root: string): number[] {
-    if (mount.type === 'overlay') return this.#inOverlay(mount.options, root);
+  /** The numbers of the snapshots that a mount uses. */
+  snapshotsIn(mount: MountEntry, viewer: Viewer): number[] {
+    if (mount.type === 'overlay') return this.#inOverlay(mount.options, viewer);
     if (mount.device !== this.device || !mount.root.startsWith(this.#inside)) return [];
     const number = numberIn(INSIDE, mount.root.slice(this.#inside.length));
     return number === undefined ? [] : [number];
   }
 
-  #inOverlay(options: string, root: string): number[] {
+  #inOverlay(options: string, viewer: Viewer): number[] {
     let overlay = this.#overlays.get(options);
     if (overlay === undefined) {
       overlay = overlayOf(options, this.#directory);
       this.#overlays.set(options, overlay);
     }
-    const trees = overlay.trees.flatMap(({ parent, numbers }) => (this.#isParent(parent, root) ? numbers : []));
-    return [...overlay.unknown, ...trees, ...overlay.others.flatMap((path) => this.#byStatus(path, root) ?? [])];
+    const trees = overlay.trees.flatMap(({ parent, numbers }) => (this.#isParent(parent, viewer) ? numbers : []));
+    return [...overlay.unknown, ...trees, ...overlay.others.flatMap((path) => this.#byStatus(path, viewer.root) ?? [])];
   }
 
   /**
    * Whether a directory of an overlay's layers is ROOT/snapshots. The text was resolved by the process that mounted it, which
    * may have seen other directories. It is resolved again for this process and for one that sees the mount. If it is not there
-   * for either, the answer is yes. If this process may not look there, only the same text is a yes: stores of other users
-   * have snapshots of the same numbers, and containerd's too. The same holds for a directory of containerd that is not there: in a
-   * container, its own root is such an overlay.
+   * for either, the answer is yes. The same does not hold for a directory of containerd: in a container, its own root is such
+   * an overlay. If this process may not look there, as a worker in a container with few capabilities, the mounts that the other
+   * one sees tell whether it is the same directory: the path may be another one in the container.
    */
-  #isParent(path: string, root: string): boolean {
-    const looked = [HERE, root].map((view) => this.#look(`${view}${path}`));
+  #isParent(path: string, viewer: Viewer): boolean {
+    const looked = [HERE, viewer.root].map((view) => this.#look(`${view}${path}`));
     const found = looked.filter(isStatus);
-    if (found.length > 0) return found.some((status) => this.#status !== undefined && isSame(status, this.#status));
-    const isAbsent = looked.every((each) => each === 'absent') && !CONTAINERDS.test(path);
-    return isAbsent || path === this.#directory || path === this.#realDirectory;
+    if (found.some((status) => this.#status !== undefined && isSame(status, this.#status))) return true;
+    if (found.length > 0 && !looked.includes('denied')) return false;
+    if (path === this.#directory || path === this.#realDirectory) return true;
+    if (looked.every((each) => each === 'absent')) return !CONTAINERDS.test(path);
+    const place = viewer.place(path);
+    return place !== undefined && place.device === this.device && place.path === (this.#inside || '/');
   }
 
   /** The number of a tree whose path does not end like one, such as a symbolic link to it. */

@@ -41,7 +41,10 @@ export function plainText(text: string): string {
 
 /** The mount of an existing path. @throws system errors */
 export async function mountOf(path: string, table = mountTable()): Promise<MountEntry | undefined> {
-  const real = await realpath(path);
+  return mountAbove(await realpath(path), table);
+}
+
+function mountAbove(real: string, table: readonly MountEntry[]): MountEntry | undefined {
   let best: MountEntry | undefined;
   for (const entry of table) {
     const { point } = entry;
@@ -65,13 +68,23 @@ export function mountsAt(point: string, table = mountTable()): MountEntry[] {
   return stack;
 }
 
-/** The device of a path, and its path inside that file system, regardless of where that is mounted. @throws system errors */
-export async function placeInFileSystem(
-  path: string,
-  table = mountTable(),
-): Promise<{ readonly device: string; readonly path: string } | undefined> {
-  const mount = await mountOf(path, table);
+/** Where a file is, regardless of where its file system is mounted. */
+export interface FileSystemPlace {
+  /** `major:minor`. */
+  readonly device: string;
+  /** The path inside the file system. */
+  readonly path: string;
+}
+
+/** The place of an existing path. @throws system errors */
+export async function placeInFileSystem(path: string, table = mountTable()): Promise<FileSystemPlace | undefined> {
+  return placeByTable(await realpath(path), table);
+}
+
+/** The place of a path without symbolic links, for those who see these mounts. It need not exist. */
+export function placeByTable(real: string, table: readonly MountEntry[]): FileSystemPlace | undefined {
+  const mount = mountAbove(real, table);
   if (mount === undefined) return undefined;
-  const rest = (await realpath(path)).slice(mount.point === '/' ? 0 : mount.point.length);
+  const rest = real.slice(mount.point === '/' ? 0 : mount.point.length);
   return { device: mount.device, path: `${mount.root === '/' ? '' : mount.root}${rest === '/' ? '' : rest}` || '/' };
 }
