@@ -6,8 +6,8 @@ import { impatientConnection, type QueueSettings } from '../queue/connection.ts'
 import { JobNotFoundError, QueueUnavailableError } from '../queue/errors.ts';
 import type { Logger } from '../queue/log.ts';
 import { Outages } from '../queue/outages.ts';
-import { jobCounts } from '../queue/overview.ts';
 import { UnpackQueue } from '../queue/producer.ts';
+import { QueueHistory } from '../queue/queue-history.ts';
 import { diagnoseRedisError, errorSource } from '../queue/redis-diagnosis.ts';
 import { displayRedisUrl } from '../redis-address.ts';
 import { type AccessSettings, accessRule, OPEN_PATHS } from './access.ts';
@@ -16,7 +16,6 @@ import { addBullBoard } from './bull-board.ts';
 import { addHealthRoutes, addMetricsRoute } from './health.ts';
 import { errorPage } from './layout.ts';
 import { listen } from './listen.ts';
-import { QueueHistory } from './queue-history.ts';
 import { addPages, sendPage } from './routes.ts';
 
 export type BoardSettings = AccessSettings & QueueSettings;
@@ -129,13 +128,14 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
   app.setNotFoundHandler((request, reply) =>
     sendProblem(request, reply, 404, 'No such page', 'This board has no page at this address.'),
   );
-  const history = new QueueHistory(() => jobCounts(queue));
+  const history = new QueueHistory(redis, queue);
+  history.start();
   addPages(app, { redis, queue, producer, history, assets });
   await addBullBoard(app, queue, explained);
 
   const end = async () => {
     await app.close();
-    history.close();
+    history.stop();
     await producer.close();
     outages.close();
     redis.disconnect();

@@ -5,6 +5,7 @@ import { JobNotFoundError } from '../queue/errors.ts';
 import { JOB_STATES } from '../queue/job-status.ts';
 import { failuresSince } from '../queue/overview.ts';
 import type { UnpackQueue } from '../queue/producer.ts';
+import type { QueueHistory } from '../queue/queue-history.ts';
 import { StoreLists } from '../queue/store-images.ts';
 import { readWorkers } from '../queue/worker-presence.ts';
 import { addActions, NOTICES, RETRIED_SINCE } from './actions.ts';
@@ -26,7 +27,6 @@ import { overTimePage, RANGES } from './pages/over-time.ts';
 import { overviewPage } from './pages/overview.ts';
 import { searchPage } from './pages/search.ts';
 import { workersPage } from './pages/workers.ts';
-import type { QueueHistory } from './queue-history.ts';
 import { connectedWorkers, readOverview } from './read-overview.ts';
 
 /** Which path shows which page. Every page is made anew from Redis. */
@@ -148,9 +148,8 @@ export function addPages(app: FastifyInstance, { redis, queue, producer, history
       finishedCounts(queue, 'failed', minutes, bins, now),
       history.sample(now),
     ]);
-    const largest = (name: 'waiting' | 'delayed' | 'active') => history.largest(name, minutes, bins, now);
-    const measured = { waiting: largest('waiting'), delayed: largest('delayed'), active: largest('active') };
-    const content = overTimePage({ range, completed, failed, ...measured });
+    const measured = await history.largest(minutes, bins, now);
+    const content = overTimePage({ range, completed, failed, measured });
     return send(reply, { title: 'Over time', section: '/queue', content, refresh: SLOW });
   });
 

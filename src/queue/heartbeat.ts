@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Redis, Result } from 'ioredis';
 import type { Keys } from './connection.ts';
 import type { WorkerRecord } from './formats.ts';
+import { SAMPLE, sampleKeys } from './queue-history.ts';
 import { HEARTBEAT, RECORD_LIFE, workerKey, workersKey } from './worker-presence.ts';
 
 declare module 'ioredis' {
@@ -16,14 +17,16 @@ const JITTER = 0.1;
 /** Number of old IDs that a heartbeat checks for an expired record. */
 const CHECKED = 4;
 
-/** KEYS: the record, the IDs. ARGV: the ID, the record, its lifetime, the time, the prefix of the records' keys. */
+/** KEYS: the record, the IDs, those of a sample. ARGV: the ID, the record, its lifetime, the time, the prefix of the records' keys. */
 const BEAT = `
+  ${SAMPLE}
   redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
   redis.call('ZADD', KEYS[2], ARGV[4], ARGV[1])
   redis.call('PEXPIRE', KEYS[2], ARGV[3])
   for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, ${CHECKED - 1})) do
     if redis.call('EXISTS', ARGV[5] .. id) == 0 then redis.call('ZREM', KEYS[2], id) end
   end
+  sample({unpack(KEYS, 3)}, tonumber(ARGV[4]), true)
 `;
 
 export interface HeartbeatOptions {
@@ -35,7 +38,7 @@ export interface HeartbeatOptions {
 }
 
 /**
- * Writes the record of a worker every ten seconds, until `stop`. It never fails a job and keeps no process alive. Without a
+ * Writes the record of a worker every ten seconds, until `stop`, and how long the queue is once a minute (`queue-history.ts`). It never fails a job and keeps no process alive. Without a
  * connection it sends nothing, so that no heartbeats queue up during an outage; the first one after the outage follows at most
  * eleven seconds later.
  */
@@ -49,7 +52,7 @@ export class Heartbeat {
 
   constructor(options: HeartbeatOptions) {
     this.#options = options;
-    options.redis.defineCommand('unpackdHeartbeat', { numberOfKeys: 2, lua: BEAT });
+    options.redis.defineCommand('unpackdHeartbeat', { numberOfKeys: 8, lua: BEAT });
   }
 
   /** The ID of the record. */
@@ -107,6 +110,7 @@ export class Heartbeat {
     await redis.unpackdHeartbeat(
       `${prefix}${this.#id}`,
       workersKey(queue),
+      ...sampleKeys(queue),
       this.#id,
       text,
       RECORD_LIFE,
