@@ -28,6 +28,10 @@ export interface Situation {
 
 /** A job that waits for longer than this number of milliseconds is a problem. */
 const LONG_WAIT = 10 * 60_000;
+/** Maximum number of workers that are named. */
+const NAMED = 5;
+const SILENT_TODO =
+  'Such a worker was killed, is frozen, or has no connection to Redis. Look at its log and at dmesg of its machine. Its jobs go to other workers.';
 /** Codes by which somebody has ended a job on purpose. */
 const ON_PURPOSE: readonly string[] = ['CANCELLED'];
 
@@ -47,13 +51,14 @@ export function problemsOf(situation: Situation): Problem[] {
       'Start one (unpackd worker). If one runs, run unpackd doctor there: it needs the same REDIS_URL, UNPACK_QUEUE and UNPACK_REDIS_PREFIX.',
     );
   }
-  for (const { name, since } of silent) {
+  if (silent.length > 0) bad(silentFinding(silent), SILENT_TODO);
+  for (const sentence of unready.slice(0, NAMED)) bad(sentence, 'Run unpackd doctor on that machine.');
+  if (unready.length > NAMED) {
     bad(
-      `Worker ${name} has been silent for ${durationText(since)}.`,
-      'It was killed, is frozen, or has no connection to Redis. Look at its log and at dmesg of its machine. Its jobs go to other workers.',
+      `${unready.length - NAMED} more workers take no jobs.`,
+      'The page of the workers has all of them, with the reasons.',
     );
   }
-  for (const sentence of unready) bad(sentence, 'Run unpackd doctor on that machine.');
   if (!paused && workers !== 0 && oldestWait !== undefined && oldestWait > LONG_WAIT) {
     warn(
       `The oldest job has waited for ${durationText(oldestWait)}.`,
@@ -65,11 +70,21 @@ export function problemsOf(situation: Situation): Problem[] {
   const meant = failures.filter(({ code }) => !ON_PURPOSE.includes(code));
   const failed = meant.reduce((sum, { count }) => sum + count, 0);
   if (failed > 0) {
-    const codes = meant.map(({ code, count }) => `${count} × ${code}`).join(', ');
+    const codes = meant.map(({ code, count }) => `${code} (${count})`).join(', ');
     warn(
       `${failed === 1 ? 'One job has' : `${failed} jobs have`} failed in the last hour: ${codes}.`,
       'Each failed job says what to do: open it below.',
     );
   }
   return problems;
+}
+
+function silentFinding(silent: Situation['silent']): string {
+  const [first] = silent;
+  if (first !== undefined && silent.length === 1) {
+    return `Worker ${first.name} has been silent for ${durationText(first.since)}.`;
+  }
+  const named = silent.slice(0, NAMED).map(({ name, since }) => `${name} (for ${durationText(since)})`);
+  const rest = silent.length - named.length;
+  return `${silent.length} workers are silent: ${named.join(', ')}${rest > 0 ? ` and ${rest} more` : ''}.`;
 }

@@ -16,6 +16,14 @@ const clock = new Intl.DateTimeFormat(undefined, {
   second: '2-digit',
   hour12: false,
 });
+/** With the zone of the times on the page. */
+const zoned = new Intl.DateTimeFormat(undefined, {
+  hour: '2-digit',
+  minute: '2-digit',
+  second: '2-digit',
+  hour12: false,
+  timeZoneName: 'short',
+});
 const day = new Intl.DateTimeFormat(undefined, {
   day: 'numeric',
   month: 'short',
@@ -91,7 +99,7 @@ async function refresh() {
   } catch (error) {
     const why =
       error instanceof TypeError || error.name === 'TimeoutError' ? 'The board does not answer.' : error.message;
-    shows(`${why} What you see is from ${clock.format(lastAnswer)}.`);
+    shows(`${why} What you see is from ${zoned.format(lastAnswer)}.`);
   }
 }
 
@@ -99,7 +107,7 @@ function shows(problem) {
   document.documentElement.classList.toggle('stale', problem !== '');
   outage.hidden = problem === '';
   if (outage.textContent !== problem) outage.textContent = problem;
-  live.firstChild.data = paused ? 'paused' : problem !== '' ? 'not live' : `live, ${clock.format(lastAnswer)}`;
+  live.firstChild.data = paused ? 'paused' : problem !== '' ? 'not live' : `live, ${zoned.format(lastAnswer)}`;
 }
 
 function addPause() {

@@ -64,7 +64,7 @@ function imagesPart(store: string | undefined, images: number | undefined): Part
 }
 
 function state({ silent, seen, state, problem }: WorkerView, now: number): Part {
-  if (silent) return html`${badge('bad', 'silent')} for ${age(seen, now)}`;
+  if (silent) return html`<span class="together">${badge('bad', 'silent')} for ${age(seen, now)}</span>`;
   if (state === 'faulty') return html`${badge('bad', 'takes no jobs')} <bdi>${cut(problem ?? '', 500)}</bdi>`;
   return state === 'closing' ? badge('warn', 'shuts down') : badge('good', 'ready');
 }
@@ -86,6 +86,11 @@ const LITTLE = 0.1;
 function free({ bytes: left, totalBytes, inodes, totalInodes }: NonNullable<WorkerView['disk']>): Part {
   const isLittle =
     left < totalBytes * LITTLE || (inodes !== undefined && totalInodes !== undefined && inodes < totalInodes * LITTLE);
-  const percent = totalBytes > 0 ? ` (${Math.floor((100 * left) / totalBytes)}%)` : '';
+  const percent = totalBytes > 0 ? ` (${percentText(left / totalBytes)})` : '';
   return html`${isLittle ? badge('warn', `${bytesText(left)}${percent}`) : html`${bytes(left)}${percent}`}${inodes !== undefined && html`<br><span class="empty">${inodes.toLocaleString('en-US')} inodes</span>`}`;
+}
+
+/** `7%`, and `less than 1%` instead of `0%`. */
+function percentText(share: number): string {
+  return share > 0 && share < 0.01 ? 'less than 1%' : `${Math.floor(100 * share)}%`;
 }
