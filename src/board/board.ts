@@ -65,6 +65,12 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
     logger: false,
     forceCloseConnections: true,
     routerOptions: { maxParamLength: MAX_ID },
+    // addresses that cannot be read
+    frameworkErrors: (error, _request, reply) => {
+      reply.raw
+        .writeHead(error.statusCode ?? 400, { 'content-type': 'text/plain' })
+        .end('This board has no page at this address: it is too long, or wrongly encoded.\n');
+    },
   });
   // forms of the pages
   app.addContentTypeParser(
@@ -122,12 +128,21 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
   app.setErrorHandler((error, request, reply) => {
     if (error instanceof JobNotFoundError) return sendProblem(request, reply, 404, 'No such job', sentenceOf(error));
     const plain = error instanceof QueueUnavailableError ? error : explained(error);
-    if (plain === error && !(error instanceof QueueUnavailableError)) throw error;
+    if (plain === error && !(error instanceof QueueUnavailableError)) {
+      const status = statusOf(error);
+      if (status < 500) return sendProblem(request, reply, status, 'Refused', sentenceOf(error));
+      log.error({ err: error, url: request.url }, 'the board cannot answer a request');
+      return sendProblem(request, reply, 500, 'The board failed', `The board failed: ${sentenceOf(error)}`);
+    }
     return sendProblem(request, reply, 503, 'Redis is away', sentenceOf(plain));
   });
-  app.setNotFoundHandler((request, reply) =>
-    sendProblem(request, reply, 404, 'No such page', 'This board has no page at this address.'),
-  );
+  app.setNotFoundHandler((request, reply) => {
+    if (request.method === 'GET' || request.method === 'HEAD') {
+      return sendProblem(request, reply, 404, 'No such page', 'This board has no page at this address.');
+    }
+    const sentence = `Nothing is at this address for ${request.method}: the pages are for GET, and the buttons for POST.`;
+    return sendProblem(request, reply, 405, 'Refused', sentence);
+  });
   const history = new QueueHistory(redis, queue);
   history.start();
   addPages(app, { redis, queue, producer, history, assets });
@@ -164,4 +179,10 @@ export async function startBoard(settings: BoardSettings, log: Logger): Promise<
 function sentenceOf(error: unknown): string {
   const message = error instanceof Error ? error.message : String(error);
   return `${message.charAt(0).toUpperCase()}${message.slice(1)}${message.endsWith('.') ? '' : '.'}`;
+}
+
+/** The status that an error of the request asks for, as a body that is too large does; otherwise 500. */
+function statusOf(error: unknown): number {
+  const status = error instanceof Error && 'statusCode' in error ? error.statusCode : undefined;
+  return typeof status === 'number' && status >= 400 && status < 500 ? status : 500;
 }

@@ -1,7 +1,6 @@
 import type { Queue } from 'bullmq';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Redis } from 'ioredis';
-import { JobNotFoundError } from '../queue/errors.ts';
 import { JOB_STATES } from '../queue/job-status.ts';
 import { failuresSince } from '../queue/overview.ts';
 import type { UnpackQueue } from '../queue/producer.ts';
@@ -105,7 +104,10 @@ export function addPages(app: FastifyInstance, { redis, queue, producer, history
     const id = idOf(request);
     const field = text((request.params as Query).field) ?? '';
     const content = rawPage(id, field, await redis.hgetall(queue.toKey(id)));
-    if (content === undefined) throw new JobNotFoundError(id);
+    if (content === undefined) {
+      const back = html`<a href="${jobUrl(id)}">The job</a>`;
+      return send(reply, errorPage('No such field', `Job ${id} is not there, or does not have this field.`, back), 404);
+    }
     return send(reply, { title: field, section: '/jobs', content, refresh: 0 });
   });
 

@@ -241,9 +241,12 @@ export class UnpackQueue {
   async #job(jobId: string): Promise<Job> {
     const job = await this.#queue.getJob(jobId).catch((error: unknown) => {
       // BullMQ parses every field as JSON
-      throw error instanceof SyntaxError ? new UnreadableJobError(unreadableJob(jobId)) : error;
+      if (error instanceof SyntaxError) throw new UnreadableJobError(unreadableJob(jobId));
+      // BullMQ keeps its lists beside the jobs, so an ID such as `wait` leads to one
+      throw error instanceof Error && error.message.startsWith('WRONGTYPE') ? new JobNotFoundError(jobId) : error;
     });
-    if (job === undefined) throw new JobNotFoundError(jobId);
+    // a hash that is no job, such as `meta`, has no time
+    if (job === undefined || Number.isNaN(job.timestamp)) throw new JobNotFoundError(jobId);
     return job;
   }
 

@@ -132,6 +132,45 @@ test('a form is accepted only with the cookie of the board, even without an orig
   assert.equal((await queue.status(id)).cancelRequested, true);
 });
 
+test('odd requests get a sentence and the right status, and nothing hangs', async () => {
+  const settings = fixture.settings(open);
+  const queue = fixture.producer(settings);
+  const { id } = await queue.add(payload('one'));
+  const { url } = await board(settings);
+  const long = 'x'.repeat(3000);
+  const form = { 'content-type': 'application/x-www-form-urlencoded' };
+  const body = Buffer.alloc(10_000_000);
+  const requests: readonly (readonly [status: number, path: string, init?: RequestInit])[] = [
+    // keys of BullMQ and of unpackd beside those of the jobs
+    ...['wait', 'meta', 'events', 'failed', 'de:x', '*', '__proto__', '%00', 'a%2Fb', '..%2f..%2fetc'].map(
+      (odd) => [404, `/jobs/${odd}`] as const,
+    ),
+    [404, `/jobs/${id}/raw/__proto__`],
+    [400, '/jobs/%E0%A4%A'],
+    [414, `/jobs/${long}`],
+    [404, '/assets/..%2f..%2fpackage.json'],
+    [404, '/nothing'],
+    [200, `/jobs?state=nothing&state=failed&from=-1e99&after=%00`],
+    [200, `/images?order=__proto__&from=NaN&store=%00&q=${'%F0%9F%92%A9'.repeat(100)}`],
+    [200, '/queue?range=constructor'],
+    [200, '/search?q=%00&in=nothing&from=1e308'],
+    [200, '/', { method: 'HEAD' }],
+    ...['OPTIONS', 'PUT', 'DELETE', 'PATCH'].map((method) => [405, '/jobs', { method }] as const),
+    [405, '/jobs', { method: 'POST', headers: form, body: '' }],
+    [413, `/jobs/${id}/cancel`, { method: 'POST', headers: form, body }],
+    [415, '/pause', { method: 'POST', headers: { 'content-type': 'text/xml' }, body: '<a/>' }],
+    [405, '/bull/api/queues/pause', { method: 'PUT', headers: form, body }],
+  ];
+  for (const [status, path, init] of requests) {
+    const name = `${init?.method ?? 'GET'} ${path.slice(0, 80)}`;
+    const answer = await fetch(`${url}${path}`, init);
+    const text = await answer.text();
+    assert.equal(answer.status, status, `${name}: ${text}`);
+    if (status >= 400) assert.match(text, /^[A-Z][^\n]*\.\n$|<strong><bdi>[A-Z][^<]*\.<\/bdi>/, name);
+  }
+  assert.equal((await queue.status(id)).cancelRequested, false);
+});
+
 test('the raw view changes nothing', async () => {
   const settings = fixture.settings(open);
   const queue = fixture.producer(settings);
