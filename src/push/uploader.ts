@@ -97,13 +97,15 @@ export function openUploader(
     async has(key, size) {
       const object = { Bucket: bucket, Key: key };
       const head = async () => {
+        const ask = () => client.send(new HeadObjectCommand(object), sending);
         try {
-          return await client.send(new HeadObjectCommand(object), sending);
+          return await ask();
         } catch (error) {
           if (!isWithoutReason(error)) throw error;
+          // it can succeed with new credentials
           const { Body } = await client.send(new GetObjectCommand({ ...object, Range: 'bytes=0-0' }), sending);
           await Body?.transformToByteArray();
-          throw error;
+          return await ask();
         }
       };
       return (await ifThere(request(key, head)))?.ContentLength === size;

@@ -6,6 +6,7 @@ import { tunnelAgent } from '../http/proxy-agent.ts';
 import { trustedCas } from '../http/trusted-cas.ts';
 import { refusedBy, unreached } from '../http/tunnel.ts';
 import { credentialChain } from './credentials.ts';
+import { OF_CREDENTIALS } from './s3-errors.ts';
 import type { S3Connection } from './source-spec.ts';
 
 /**
@@ -54,7 +55,27 @@ export function s3Client(
     }),
   });
   if (connection.requesterPays === true) payRequests(client);
+  renewRefusedCredentials(client);
   return client;
+}
+
+/** Sends a request again with new credentials, if the server has refused the old ones and the chain has others now. */
+function renewRefusedCredentials(client: S3Client): void {
+  client.middlewareStack.add(
+    (next) => async (args) => {
+      const used = await client.config.credentials();
+      try {
+        return await next(args);
+      } catch (error) {
+        if (!(error instanceof Error) || !OF_CREDENTIALS.has(error.name)) throw error;
+        await refreshCredentials(client);
+        const now = await client.config.credentials();
+        if (now.accessKeyId === used.accessKeyId && now.sessionToken === used.sessionToken) throw error;
+        return await next(args);
+      }
+    },
+    { step: 'initialize', name: 'renewRefusedCredentials' },
+  );
 }
 
 /** Adds the header for buckets whose requester pays to every request. In a signed URL it is a parameter. */

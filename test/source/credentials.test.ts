@@ -248,7 +248,25 @@ describe('credentials that change while a worker runs', { timeout: 120_000 }, ()
       delete process.env[name];
   });
 
-  test('of a container come with the token that its file has now', async () => {
+  test('of a container come with the token that its file has now', () =>
+    withContainer(async (env, asked) => {
+      await download(env, rotateToken);
+      assert.deepEqual(asked, ['11', '12']);
+    }));
+
+  test('that are refused during uploads are replaced', () =>
+    withContainer(async (env, asked) => {
+      const uploader = openUploader(connection(env), BUCKET, {});
+      await uploader.putFile('b', Buffer.from('b'), 'text/plain');
+      await rotateToken();
+      assert.equal(await uploader.has('b', 1), true);
+      await uploader.putFile('b', Buffer.from('c'), 'text/plain');
+      uploader.close();
+      assert.deepEqual(asked, ['11', '12']);
+    }));
+
+  /** Runs `use` with the environment of a container whose agent gives the keys for the number in the token file. */
+  async function withContainer(use: (env: Record<string, string>, asked: readonly string[]) => Promise<void>) {
     const asked: string[] = [];
     const agent: RequestListener = (request, response) => {
       const token = request.headers.authorization ?? '';
@@ -268,8 +286,7 @@ describe('credentials that change while a worker runs', { timeout: 120_000 }, ()
         AWS_CONTAINER_CREDENTIALS_FULL_URI: `${url}/v1/credentials`,
         AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE: at('token'),
       };
-      await download(env, rotateToken);
-      assert.deepEqual(asked, ['11', '12']);
+      await use(env, asked);
     });
-  });
+  }
 });
