@@ -53,6 +53,7 @@ export function startWorker(program: string, environment: Readonly<Record<string
       stopping = true;
       process.off('exit', killAtExit);
       await endProgram(child, 'SIGTERM', STOP_TIMEOUT);
+      await endProgram(guard, 'SIGKILL', STOP_TIMEOUT);
     },
   };
 }
