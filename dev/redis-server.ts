@@ -64,15 +64,18 @@ export async function startRedis(options: LocalRedisOptions = {}): Promise<Local
     ? ['--appendonly', 'yes', '--appendfsync', options.persistent === true ? 'always' : 'everysec']
     : ['--appendonly', 'no', '--save', ''];
   const file = options.configuration === undefined ? [] : [options.configuration];
-  const flags = [...file, '--port', String(port), '--bind', '127.0.0.1', '--dir', directory, '--daemonize', 'no'];
+  // the bus of a cluster has a port of its own: by default the server's plus 10000, which can be in use
+  const bus = options.flags?.includes('--cluster-enabled') ? ['--cluster-port', String(await freePort())] : [];
+  const address = ['--port', String(port), ...bus, '--bind', '127.0.0.1'];
+  const flags = [...file, ...address, '--dir', directory, '--daemonize', 'no'];
 
   let child: ChildProcess;
   let guard: ChildProcess | undefined;
   const start = async () => {
+    await endGuard();
     child = spawn(program, [...flags, '--maxmemory-policy', 'noeviction', ...persistence, ...(options.flags ?? [])], {
       stdio: ['ignore', 'pipe', 'pipe'],
     });
-    await endGuard();
     guard = guardOf(child);
     await answering(child, port, program);
     // the server must not keep this process alive

@@ -164,10 +164,8 @@ export async function startCluster({ flags = [], password, program }: Deployment
   ];
   const servers: LocalRedis[] = [];
   for (let i = 0; i < 6; i++) {
-    // the bus has a port of its own: by default the server's plus 10000, which need not exist
-    const bus = ['--cluster-port', String(await freePort())];
     const server = await startRedis({
-      flags: [...auth, ...cluster, ...bus, ...flags],
+      flags: [...auth, ...cluster, ...flags],
       ...(program === undefined ? {} : { program }),
     });
     opened.defer(() => server.stop());
