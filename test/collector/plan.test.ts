@@ -134,14 +134,15 @@ describe('a plan', () => {
     assert.deepEqual(tops({ layers: [layer('a', '', 1)], images: [image('gone', 1)] }), ['a']);
   });
 
-  test('of 2,000 images with 20,000 layers takes less than a second', () => {
+  test('of 2,000 images with 20,000 layers takes a few seconds of a processor at most', () => {
     const layers = Array.from({ length: 20_000 }, (_, index) =>
       layer(`${index}`, index % 10 === 0 ? '' : `${index - 1}`, 1),
     );
     const images = Array.from({ length: 2000 }, (_, index) => image(`${index * 10 + 9}`, index % 77));
-    const began = performance.now();
+    const before = process.cpuUsage();
     assert.equal(planOf({ layers, images }, everything).removals.length, 2000);
-    assert.ok(performance.now() - began < 1000);
+    const { user } = process.cpuUsage(before);
+    assert.ok(user < 5_000_000, `${user} µs`); // a tenth of a second is usual
   });
 });
 

