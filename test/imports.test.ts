@@ -17,6 +17,7 @@ const LAYERS: readonly (readonly string[])[] = [
   ['src/image'],
   ['src/collector', 'src/proxy'],
   ['src/rootfs', 'src/inspect'],
+  ['src/erofs'],
   ['src/diff'],
   ['src/snapshots'],
   ['src/grpc'],

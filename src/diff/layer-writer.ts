@@ -23,7 +23,7 @@ import { LeftOut } from './left-out.ts';
 import { type DirectoryMode, OWNER_RIGHTS, Squash } from './ownership.ts';
 import { copyParentAttributes, type ImpliedDirectory } from './parent-attributes.ts';
 import { cleanPath, splitPath } from './paths.ts';
-import type { Root, RootOptions } from './root.ts';
+import { Root, type RootOptions } from './root.ts';
 import { LateDeletions, type PassFindings } from './second-pass.ts';
 import { type DiffTarget, isFullCopy, openTarget } from './target.ts';
 import { parseWhiteout, type WhiteoutName, type Whiteouts, whiteouts } from './whiteouts.ts';
@@ -33,6 +33,8 @@ const MAX_UINT32 = 0xffffffff;
 export interface LayerWriterOptions extends RootOptions {
   /** Memory limit in bytes for data that is kept until the last entry (`LayerLimits`); default: none. */
   readonly memoryBytes?: number;
+  /** The tree to write to, instead of the directory of the target. It is disposed with the writer. */
+  readonly tree?: LayerTree;
   /** The findings of the previous pass; `undefined` in the first pass. */
   readonly findings?: PassFindings | undefined;
   /** `entry`, `finish` and `copyParentAttributes` throw its errors, possibly as the cause of another error. */
@@ -109,7 +111,7 @@ export class LayerWriter implements EntrySink, Disposable {
     this.target = target;
     this.checkpoint = checkpoint;
     this.isFirstPass = findings === undefined;
-    this.root = openTarget(target, options);
+    this.root = options.tree === undefined ? openTarget(target, options) : new Root(options.tree, options);
     this.tree = this.root.tree;
     const budget = new MemoryBudget(options.memoryBytes ?? Number.POSITIVE_INFINITY);
     const times = new DirectoryTimes(this.root, budget);
