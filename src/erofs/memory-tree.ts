@@ -104,7 +104,7 @@ export class MemoryTree implements LayerTree {
     this.touch(file);
   }
 
-  close(): void {}
+  close(_handle: number): void {}
 
   mkdirAt(dir: number, name: Buffer, mode: number): void {
     this.requireFree(dir, name, 'mkdirat');

@@ -6,7 +6,6 @@ import '../support/needs-root.ts';
 import { KernelTree } from '../../src/diff/kernel-tree.ts';
 import type { LayerTree } from '../../src/diff/layer-tree.ts';
 import { MemoryTree } from '../../src/erofs/memory-tree.ts';
-import { UnpackError } from '../../src/errors.ts';
 import { cString, type FileStatus, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFMT } from '../../src/system/files.ts';
 import { Random } from '../fuzz/random.ts';
 import { acl } from '../support/acl.ts';
@@ -307,7 +306,7 @@ describe('a tree in memory', () => {
 
   it('behaves as a directory of the kernel: random calls give the same results, errors and trees', () => {
     using dir = scratch();
-    for (let seed = 1; seed <= 150; seed++) {
+    for (let seed = 1; seed <= 80; seed++) {
       const root = join(dir.path, String(seed));
       mkdirSync(root, { mode: 0o755 });
       const since = Date.now() / 1000;
@@ -319,19 +318,5 @@ describe('a tree in memory', () => {
         throw new Error(`seed ${seed}: ${(error as Error).message}\n${both.calls.join('\n')}`, { cause: error });
       }
     }
-  });
-
-  it('uses no more memory than it may', () => {
-    const tree = new MemoryTree(1_000_000);
-    const fill = (): void => {
-      for (let i = 0; i < 100_000; i++) tree.createFile(tree.root, cString(`file ${i}`), 0o644);
-    };
-    assert.throws(
-      fill,
-      (error) =>
-        error instanceof UnpackError &&
-        error.code === 'LIMIT_EXCEEDED' &&
-        /UNPACK_MAX_LAYER_MEMORY/.test(error.message),
-    );
   });
 });
