@@ -12,23 +12,18 @@ import {
   type Timespec,
 } from '../system/files.ts';
 import { DirectoryEntries } from './directory-entries.ts';
-import { ACCESS_ACL, DEFAULT_ACL, ExtendedAttributes, plainXattrError, xattrError } from './extended-attributes.ts';
+
 import { FileContents } from './file-contents.ts';
+import { InodeAttributes, requireXattr } from './inode-attributes.ts';
 import { InodeTable } from './inode-table.ts';
-import { type KernelErrorCode, kernelError } from './kernel-error.ts';
-import { type Acl, changedByMode, encodeAcl, inherited, isValidAcl, modeOf, parseAcl } from './posix-acl.ts';
+import { kernelError } from './kernel-error.ts';
 import { TreeContents } from './tree-contents.ts';
 
-const S_ISUID = 0o4000;
-const S_ISGID = 0o2000;
 const S_ISVTX = 0o1000;
-const S_IXGRP = 0o010;
 
 const MAX_NAME = 255;
 /** Maximum bytes of a symbolic link's target: PATH_MAX without the NUL. */
 const MAX_TARGET = 4095;
-/** chown(2): the owner stays the same. */
-const SAME = 0xffffffff;
 
 const EPOCH: Timespec = { seconds: 0, nanoseconds: 0 };
 const BLOCK = 4096;
@@ -42,7 +37,8 @@ const BLOCK = 4096;
  * What differs, because the same layer must give the same bytes on every host, and because of what EROFS can hold:
  *  - the time is always 1970, and there are no access times: `atime` is `mtime`;
  *  - contents stay in the tar, so only their places are kept, and `write` must go on where the file ends or later;
- *  - the limits of extended attributes are those of EROFS.
+ *  - the limits of extended attributes are those of EROFS;
+ *  - what was removed loses its attributes at once, even if it is open.
  *
  * A handle is the row of an inode, so nothing has to be closed, and the tree can be read after it was disposed.
  */
@@ -53,9 +49,7 @@ export class MemoryTree implements LayerTree {
   private readonly inodes: InodeTable;
   private readonly entries: DirectoryEntries;
   private readonly files: FileContents;
-  private readonly attributes: ExtendedAttributes;
-  /** Default access lists of directories, parsed. */
-  private readonly defaultAcls = new Map<number, Acl>();
+  private readonly attributes: InodeAttributes;
 
   /** @param memoryBytes the memory that the tree may use; more throws LIMIT_EXCEEDED */
   constructor(memoryBytes = Number.POSITIVE_INFINITY) {
@@ -71,7 +65,7 @@ export class MemoryTree implements LayerTree {
     this.inodes = new InodeTable(charge);
     this.entries = new DirectoryEntries(this.inodes, charge);
     this.files = new FileContents(this.inodes, charge);
-    this.attributes = new ExtendedAttributes(charge);
+    this.attributes = new InodeAttributes(this.inodes, this.creator, charge);
     this.root = this.inodes.add(S_IFDIR | 0o755, 0, 0);
     this.inodes.links[this.root] = 2;
     this.inodes.place[this.root] = -1;
@@ -81,12 +75,12 @@ export class MemoryTree implements LayerTree {
 
   /** What the tree holds now, for the writer of the index. */
   contents(): TreeContents {
-    return new TreeContents(this.root, this.inodes, this.entries, this.files, this.attributes);
+    return new TreeContents(this.root, this.inodes, this.entries, this.files, this.attributes.xattrs);
   }
 
   createFile(dir: number, name: Buffer, mode: number): number {
     this.requireFree(dir, name, 'openat');
-    const file = this.make(dir, S_IFREG | (mode & 0o7777));
+    const file = this.attributes.inherit(dir, S_IFREG | (mode & 0o7777));
     this.link(dir, name, file);
     return file;
   }
@@ -94,13 +88,13 @@ export class MemoryTree implements LayerTree {
   write(file: number, bytes: Buffer, position: number, offset: number): void {
     if (bytes.length === 0) return;
     this.files.write(file, position, offset, bytes.length);
-    this.attributes.dropCapability(file);
+    this.attributes.xattrs.dropCapability(file);
     this.touch(file);
   }
 
   truncate(file: number, size: number): void {
     this.files.truncate(file, size);
-    this.attributes.dropCapability(file);
+    this.attributes.xattrs.dropCapability(file);
     this.touch(file);
   }
 
@@ -108,7 +102,7 @@ export class MemoryTree implements LayerTree {
 
   mkdirAt(dir: number, name: Buffer, mode: number): void {
     this.requireFree(dir, name, 'mkdirat');
-    const made = this.make(dir, S_IFDIR | (mode & (0o777 | S_ISVTX)));
+    const made = this.attributes.inherit(dir, S_IFDIR | (mode & (0o777 | S_ISVTX)));
     this.inodes.links[made] = 1;
     this.inodes.place[made] = this.link(dir, name, made);
     this.inodes.links[dir] = (this.inodes.links[dir] ?? 0) + 1;
@@ -119,7 +113,7 @@ export class MemoryTree implements LayerTree {
     if (length === 0) throw kernelError('ENOENT', 'symlinkat', name);
     if (length > MAX_TARGET) throw kernelError('ENAMETOOLONG', 'symlinkat', name);
     this.requireFree(dir, name, 'symlinkat');
-    const made = this.make(dir, S_IFLNK | 0o777);
+    const made = this.attributes.inherit(dir, S_IFLNK | 0o777);
     this.inodes.place[made] = this.entries.store(target, length);
     this.inodes.size[made] = length;
     this.link(dir, name, made);
@@ -136,7 +130,7 @@ export class MemoryTree implements LayerTree {
     const type = mode & S_IFMT;
     if (type !== S_IFCHR && type !== S_IFBLK && type !== S_IFIFO) throw kernelError('EINVAL', 'mknodat', name);
     this.requireFree(dir, name, 'mknodat');
-    const made = this.make(dir, type | (mode & 0o7777));
+    const made = this.attributes.inherit(dir, type | (mode & 0o7777));
     if (type !== S_IFIFO) this.inodes.place[made] = device;
     this.link(dir, name, made);
   }
@@ -251,15 +245,7 @@ export class MemoryTree implements LayerTree {
   }
 
   chownFd(inode: number, uid: number, gid: number): void {
-    const { inodes } = this;
-    if (uid !== SAME) inodes.uid[inode] = uid;
-    if (gid !== SAME) inodes.gid[inode] = gid;
-    if (this.isDirectory(inode)) return;
-    let mode = (inodes.mode[inode] ?? 0) & ~S_ISUID;
-    // without the right of the group to run it, the bit does not mean setgid
-    if ((mode & S_IXGRP) !== 0) mode &= ~S_ISGID;
-    inodes.mode[inode] = mode;
-    this.attributes.dropCapability(inode);
+    this.attributes.chown(inode, uid, gid);
   }
 
   chmodAt(dir: number, name: Buffer, mode: number): void {
@@ -269,11 +255,7 @@ export class MemoryTree implements LayerTree {
   }
 
   chmodFd(inode: number, mode: number): void {
-    this.inodes.mode[inode] = this.typeOf(inode) | (mode & 0o7777);
-    const acl = this.attributes.get(inode, ACCESS_ACL);
-    if (acl === undefined) return;
-    const parsed = parseAcl(acl);
-    if (typeof parsed !== 'string') this.attributes.set(inode, ACCESS_ACL, encodeAcl(changedByMode(parsed, mode)));
+    this.attributes.chmod(inode, mode);
   }
 
   utimensAt(dir: number, name: Buffer, atime: Timespec, mtime: Timespec): void {
@@ -288,88 +270,26 @@ export class MemoryTree implements LayerTree {
   }
 
   setXattrAt(dir: number, name: Buffer, key: Buffer, value: Uint8Array): void {
-    requireXattr(key, value, 'lsetxattr');
-    this.setXattr(this.existing(dir, name, 'lsetxattr', key), key, value, 'lsetxattr');
+    requireXattr(key, value, 'lsetxattr'); // before the name is looked up, as the kernel does
+    this.attributes.set(this.existing(dir, name, 'lsetxattr', key), key, value, 'lsetxattr');
   }
 
   setXattrFd(file: number, key: Buffer, value: Uint8Array): void {
     requireXattr(key, value, 'fsetxattr');
-    this.setXattr(file, key, value, 'fsetxattr');
+    this.attributes.set(file, key, value, 'fsetxattr');
   }
 
   hasXattr(dir: number, key: Buffer): boolean {
-    return this.attributes.get(dir, bare(key)) !== undefined;
+    return this.attributes.xattrs.get(dir, key.toString('latin1', 0, key.length - 1)) !== undefined;
   }
 
   xattrs(dir: number): Map<string, Buffer> {
-    return new Map(this.attributes.of(dir));
+    return new Map(this.attributes.xattrs.of(dir));
   }
 
   /** Space does not matter before the index is written. */
   hasRoom(): boolean {
     return true;
-  }
-
-  private setXattr(inode: number, key: Buffer, value: Uint8Array, syscall: string): void {
-    const name = bare(key);
-    if (name === ACCESS_ACL || name === DEFAULT_ACL) {
-      this.setAcl(inode, name, value, (code) => kernelError(code, syscall, key));
-      return;
-    }
-    const type = this.typeOf(inode);
-    const error = plainXattrError(name, value, type === S_IFREG || type === S_IFDIR);
-    if (error !== undefined) throw kernelError(error, syscall, key);
-    if (!this.attributes.set(inode, name, Buffer.from(value))) throw kernelError('ENOSPC', syscall, key);
-  }
-
-  /** Sets or removes an access control list (`do_set_acl`, `set_posix_acl`, `posix_acl_update_mode`). */
-  private setAcl(
-    inode: number,
-    name: typeof ACCESS_ACL | typeof DEFAULT_ACL,
-    value: Uint8Array,
-    failure: (code: KernelErrorCode) => Error,
-  ): void {
-    const acl = parseAcl(value);
-    if (typeof acl === 'string') throw failure(acl);
-    const type = this.typeOf(inode);
-    if (type === S_IFLNK) throw failure('EOPNOTSUPP');
-    const removes = acl.length === 0;
-    if (name === DEFAULT_ACL && type !== S_IFDIR) {
-      if (removes) return;
-      throw failure('EACCES');
-    }
-    if (!removes && !isValidAcl(acl)) throw failure('EINVAL');
-    let keeps = !removes;
-    if (name === ACCESS_ACL && !removes) {
-      const { mode, minimal } = modeOf(acl, this.inodes.mode[inode] ?? 0);
-      this.inodes.mode[inode] = mode;
-      keeps = !minimal;
-    }
-    if (!keeps) this.attributes.delete(inode, name);
-    else if (!this.attributes.set(inode, name, encodeAcl(acl))) throw failure('ENOSPC');
-    if (name === ACCESS_ACL) return;
-    if (keeps) this.defaultAcls.set(inode, acl);
-    else this.defaultAcls.delete(inode);
-  }
-
-  /** Makes an inode with the owner, the mode and the access lists that a new file in `dir` gets. */
-  private make(dir: number, mode: number): number {
-    const { inodes, creator } = this;
-    const type = mode & S_IFMT;
-    const setsGroup = ((inodes.mode[dir] ?? 0) & S_ISGID) !== 0;
-    const gid = setsGroup ? (inodes.gid[dir] ?? 0) : creator.gid;
-    const bits = setsGroup && type === S_IFDIR ? mode | S_ISGID : mode;
-    const acl = type === S_IFLNK ? undefined : this.defaultAcls.get(dir);
-    if (acl === undefined) return inodes.add(bits, creator.uid, gid);
-    const own = inherited(acl, bits);
-    const made = inodes.add(own.mode, creator.uid, gid);
-    if (own.acl !== undefined) this.attributes.set(made, ACCESS_ACL, encodeAcl(own.acl));
-    if (type === S_IFDIR) {
-      const value = this.attributes.get(dir, DEFAULT_ACL);
-      if (value !== undefined) this.attributes.set(made, DEFAULT_ACL, value);
-      this.defaultAcls.set(made, acl);
-    }
-    return made;
   }
 
   /** Gives an inode a name. @returns the entry */
@@ -389,7 +309,6 @@ export class MemoryTree implements LayerTree {
     if (this.isDirectory(inode)) {
       links[inode] = 0;
       links[dir] = (links[dir] ?? 0) - 1;
-      this.defaultAcls.delete(inode);
     } else {
       links[inode] = (links[inode] ?? 0) - 1;
     }
@@ -461,18 +380,10 @@ function isDots(name: Buffer): boolean {
   return name[0] === 0x2e && (name.length === 2 || (name.length === 3 && name[1] === 0x2e));
 }
 
-/** A C string as text, a character a byte. */
-const bare = (key: Buffer): string => key.toString('latin1', 0, key.length - 1);
-
 /** A part of a path as a C string. */
 function terminated(path: Buffer, start: number, end: number): Buffer {
   const name = Buffer.allocUnsafe(end - start + 1);
   path.copy(name, 0, start, end);
   name[end - start] = 0;
   return name;
-}
-
-function requireXattr(key: Buffer, value: Uint8Array, syscall: string): void {
-  const error = xattrError(key.subarray(0, -1), value);
-  if (error !== undefined) throw kernelError(error, syscall, key);
 }
