@@ -1,0 +1,134 @@
+/**
+ * The parts of an EROFS image that have a fixed layout (Linux, fs/erofs/erofs_fs.h). All numbers are little endian. Blocks have
+ * 512 bytes, so that a file's content can stay where it lies in a tar (Linux 6.4).
+ */
+
+export const BLOCK_BITS = 9;
+export const BLOCK = 1 << BLOCK_BITS;
+/** Where the superblock lies, in bytes. */
+const SUPERBLOCK_OFFSET = 1024;
+/** Where the tar begins in a layer file, in bytes: after the page of the superblock. */
+export const DATA_START = 4096;
+/** Inodes are numbered in units of 32 bytes from the start of the index. */
+export const SLOT = 32;
+/** The number of the root directory. Numbers begin above 0, because programs take an entry with the inode number 0 for deleted. */
+export const ROOT_NID = 2;
+/** Size of an inode in its extended form, without extended attributes. */
+export const INODE = 64;
+/** Size of a directory entry, without its name. */
+export const DIRENT = 12;
+/** Number of blocks that addresses of 32 bits can name. The largest address stands for a hole. */
+export const MAX_BLOCKS = 0xffffffff;
+
+const MAGIC = 0xe0f5e1e2;
+const COMPAT_CHECKSUM = 1;
+const COMPAT_MTIME = 2;
+export const INCOMPAT_CHUNKED_FILE = 4;
+export const INCOMPAT_DEVICE_TABLE = 8;
+
+/** How the content of an inode is stored. */
+export const DATA_LAYOUT = { plain: 0, inline: 2, chunks: 4 } as const;
+
+const EXTENDED = 1;
+
+export interface InodeFields {
+  readonly layout: (typeof DATA_LAYOUT)[keyof typeof DATA_LAYOUT];
+  /** Size of the encoded extended attributes in bytes, a multiple of 4. */
+  readonly xattrBytes: number;
+  readonly mode: number;
+  readonly size: number;
+  /** Block address, device number or chunk format. */
+  readonly start: number;
+  /** Number for programs with 32-bit inode numbers. */
+  readonly number: number;
+  readonly uid: number;
+  readonly gid: number;
+  readonly seconds: number;
+  readonly nanoseconds: number;
+  readonly links: number;
+}
+
+/** Writes the 64 bytes of an inode. */
+export function writeInode(to: Buffer, at: number, fields: InodeFields): void {
+  const { xattrBytes, size, seconds } = fields;
+  to.writeUInt16LE(EXTENDED | (fields.layout << 1), at);
+  to.writeUInt16LE(xattrBytes === 0 ? 0 : 1 + (xattrBytes - XATTR_HEADER) / 4, at + 2);
+  to.writeUInt16LE(fields.mode, at + 4);
+  write64(to, at + 8, size);
+  to.writeUInt32LE(fields.start, at + 16);
+  to.writeUInt32LE(fields.number, at + 20);
+  to.writeUInt32LE(fields.uid, at + 24);
+  to.writeUInt32LE(fields.gid, at + 28);
+  write64(to, at + 32, seconds);
+  to.writeUInt32LE(fields.nanoseconds, at + 40);
+  to.writeUInt32LE(fields.links, at + 44);
+}
+
+/** Size of the header before the extended attributes of an inode. */
+export const XATTR_HEADER = 12;
+/** Maximum size of the encoded extended attributes of one inode: their size has 16 bits, in units of 4 bytes. */
+export const MAX_XATTR_BYTES = XATTR_HEADER + (0xffff - 1) * 4;
+
+/** A signed number of 64 bits. @param value an integer below 2^53 */
+function write64(to: Buffer, at: number, value: number): void {
+  const low = value >>> 0;
+  to.writeUInt32LE(low, at);
+  to.writeInt32LE((value - low) / 0x1_0000_0000, at + 4);
+}
+
+/** A device number, as `new_encode_dev` of Linux encodes it: 12 bits of the major number, 20 of the minor. */
+export function encodeDevice({ major, minor }: { readonly major: number; readonly minor: number }): number {
+  return ((minor & 0xff) | (major << 8) | ((minor & ~0xff) << 12)) >>> 0;
+}
+
+export interface Superblock {
+  /** Number of inodes. */
+  readonly inodes: number;
+  /** Size of the whole image in blocks. */
+  readonly blocks: number;
+  /** Where the index begins, in blocks. */
+  readonly indexBlock: number;
+  readonly uuid: Uint8Array;
+  /** Features that a reader must know (`INCOMPAT_…`). */
+  readonly incompat: number;
+}
+
+/** The first DATA_START bytes of an image. */
+export function superblockPage({ inodes, blocks, indexBlock, uuid, incompat }: Superblock): Buffer {
+  const page = Buffer.alloc(DATA_START);
+  const at = SUPERBLOCK_OFFSET;
+  page.writeUInt32LE(MAGIC, at);
+  page.writeUInt32LE(COMPAT_CHECKSUM | COMPAT_MTIME, at + 8);
+  page[at + 12] = BLOCK_BITS;
+  page.writeUInt16LE(ROOT_NID, at + 14);
+  write64(page, at + 16, inodes);
+  page.writeUInt32LE(blocks, at + 36);
+  page.writeUInt32LE(indexBlock, at + 40);
+  page.set(uuid.subarray(0, 16), at + 48);
+  page.writeUInt32LE(incompat, at + 80);
+  // over one block from the superblock on, with the field itself 0
+  page.writeUInt32LE(crc32c(page.subarray(at, at + BLOCK)), at + 4);
+  return page;
+}
+
+/** CRC-32C (RFC 3720), without the inversion at the end, as Linux uses it for superblocks. */
+function crc32c(bytes: Uint8Array): number {
+  let crc = 0xffffffff;
+  for (const byte of bytes) {
+    crc ^= byte;
+    for (let bit = 0; bit < 8; bit++) crc = (crc & 1) === 1 ? (crc >>> 1) ^ 0x82f63b78 : crc >>> 1;
+  }
+  return crc >>> 0;
+}
+
+/** The type of a directory entry, by the type bits of a mode. */
+export function entryType(mode: number): number {
+  const type = ENTRY_TYPES[(mode >> 12) & 0xf];
+  if (type === undefined || type === 0) throw new Error(`mode ${mode.toString(8)} has no type of a file`);
+  return type;
+}
+
+/** Index: the four type bits. FIFO 1 → 5, character device 2 → 3, directory 4 → 2, block device 6 → 4, file 8 → 1, link 10 → 7. */
+const ENTRY_TYPES = [0, 5, 3, 0, 2, 0, 4, 0, 1, 0, 7, 0, 6, 0, 0, 0];
+
+export const roundUp = (value: number, unit: number): number => Math.ceil(value / unit) * unit;

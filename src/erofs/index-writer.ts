@@ -1,0 +1,172 @@
+import { UnpackError } from '../errors.ts';
+import { S_IFBLK, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from '../system/files.ts';
+import { movedContent, writeChunkTable } from './content.ts';
+import { DirectoryBlocks } from './directory-blocks.ts';
+import {
+  BLOCK,
+  DATA_LAYOUT,
+  DATA_START,
+  encodeDevice,
+  INCOMPAT_CHUNKED_FILE,
+  INODE,
+  type InodeFields,
+  MAX_BLOCKS,
+  roundUp,
+  SLOT,
+  type Superblock,
+  writeInode,
+} from './format.ts';
+import { type IndexPlan, planIndex } from './index-plan.ts';
+import type { LayerInodes } from './layer-inodes.ts';
+import { Pieces } from './pieces.ts';
+import { writeXattrs, xattrBytes } from './xattrs.ts';
+
+/** Size of the pieces in which the index is written, in bytes. */
+const PIECE = 1024 * 1024;
+
+export interface IndexTarget {
+  /** Size of the tar in bytes. The tar begins at DATA_START. */
+  readonly tarBytes: number;
+  /** Writes the next bytes behind the tar. They are valid only during the call. */
+  write(bytes: Buffer): void;
+  /** Reads from the tar. @param offset in the tar */
+  read(offset: number, into: Buffer): void;
+  /** Called for every file and directory. It throws if the layer must be aborted. */
+  checkpoint(): void;
+}
+
+/**
+ * Writes what makes an EROFS image of a tar, behind the tar: chunks that the tar does not have as whole blocks, inodes,
+ * directories, long targets of symbolic links.
+ * @returns the fields of the superblock
+ * @throws UnpackError LIMIT_EXCEEDED; the errors of `target`
+ */
+export function writeIndex(inodes: LayerInodes, target: IndexTarget): Omit<Superblock, 'uuid'> {
+  const plan = planIndex(inodes, target.checkpoint);
+  const places = placesOf(plan, roundUp(DATA_START + target.tarBytes, BLOCK) / BLOCK);
+  const output = new Pieces(target.write, PIECE);
+  output.fillTo(roundUp(target.tarBytes, BLOCK) - target.tarBytes);
+  for (const chunks of plan.chunked.values()) {
+    for (const number of chunks.moved) output.append(movedContent(chunks, number, target.read));
+  }
+  writeInodes(inodes, plan, places, output, target.checkpoint);
+  writeDirectories(inodes, plan, output, target.checkpoint);
+  for (const link of plan.longLinks) {
+    const { buffer, at } = output.reserve(roundUp(inodes.size(link), BLOCK));
+    inodes.target(link).copy(buffer, at);
+  }
+  output.end();
+  return {
+    inodes: plan.order.length,
+    blocks: places.end,
+    indexBlock: places.index,
+    incompat: plan.chunked.size > 0 ? INCOMPAT_CHUNKED_FILE : 0,
+  };
+}
+
+/** Where the parts of the index lie, in blocks from the start of the file. */
+interface Places {
+  readonly moved: number;
+  readonly index: number;
+  readonly directories: number;
+  readonly end: number;
+}
+
+/** @throws UnpackError LIMIT_EXCEEDED */
+function placesOf({ movedBlocks, inodeBlocks, directoryBlocks }: IndexPlan, moved: number): Places {
+  const index = moved + movedBlocks;
+  const directories = index + inodeBlocks;
+  const end = directories + directoryBlocks;
+  if (end >= MAX_BLOCKS) {
+    throw new UnpackError(
+      'LIMIT_EXCEEDED',
+      `its file would have ${end * BLOCK} bytes, and an EROFS image can have 2 TiB; use the overlay store for this image`,
+    );
+  }
+  return { moved, index, directories, end };
+}
+
+function writeInodes(
+  inodes: LayerInodes,
+  plan: IndexPlan,
+  places: Places,
+  output: Pieces,
+  checkpoint: () => void,
+): void {
+  const start = output.position;
+  let moved = places.moved;
+  for (const [written, inode] of plan.order.entries()) {
+    checkpoint();
+    output.fillTo(start + (plan.nid[inode] ?? 0) * SLOT);
+    const xattrs = inodes.xattrs(inode);
+    const header = INODE + xattrBytes(xattrs);
+    const chunks = plan.chunked.get(inode);
+    const { fields, target } = contentFields(inodes, plan, places, inode, header);
+    const { buffer, at } = output.reserve(header + (target?.length ?? chunks?.tableBytes ?? 0));
+    writeInode(buffer, at, {
+      xattrBytes: header - INODE,
+      mode: inodes.mode(inode),
+      number: written + 1,
+      uid: inodes.uid(inode),
+      gid: inodes.gid(inode),
+      seconds: inodes.seconds(inode),
+      nanoseconds: inodes.nanoseconds(inode),
+      links: plan.links[inode] ?? 0,
+      ...fields,
+    });
+    if (xattrs !== undefined && header > INODE) writeXattrs(buffer, at + INODE, xattrs);
+    target?.copy(buffer, at + header);
+    if (chunks !== undefined) {
+      moved = writeChunkTable(buffer, at + header, chunks, blockInTar, moved);
+    }
+  }
+  output.fillTo(start + plan.inodeBlocks * BLOCK);
+}
+
+/** The fields of an inode that tell where its content is, and the target of a link that lies beside its inode. */
+function contentFields(
+  inodes: LayerInodes,
+  plan: IndexPlan,
+  places: Places,
+  inode: number,
+  header: number,
+): { readonly fields: Pick<InodeFields, 'layout' | 'size' | 'start'>; readonly target?: Buffer } {
+  const size = inodes.size(inode);
+  switch (inodes.mode(inode) & S_IFMT) {
+    case S_IFREG: {
+      const chunks = plan.chunked.get(inode);
+      if (chunks !== undefined) return { fields: { layout: DATA_LAYOUT.chunks, size, start: chunks.shift } };
+      const start = size === 0 ? 0 : blockInTar(inodes.contentOffset(inode));
+      return { fields: { layout: DATA_LAYOUT.plain, size, start } };
+    }
+    case S_IFDIR: {
+      const start = places.directories + (plan.blocks[inode] ?? 0);
+      return { fields: { layout: DATA_LAYOUT.plain, size: plan.directorySizes.get(inode) ?? 0, start } };
+    }
+    case S_IFLNK: {
+      if (header + size > BLOCK) {
+        const start = places.directories + (plan.blocks[inode] ?? 0);
+        return { fields: { layout: DATA_LAYOUT.plain, size, start } };
+      }
+      return { fields: { layout: DATA_LAYOUT.inline, size, start: 0 }, target: inodes.target(inode) };
+    }
+    case S_IFCHR:
+    case S_IFBLK:
+      return { fields: { layout: DATA_LAYOUT.plain, size: 0, start: encodeDevice(inodes.device(inode)) } };
+    default:
+      return { fields: { layout: DATA_LAYOUT.plain, size: 0, start: 0 } };
+  }
+}
+
+function writeDirectories(inodes: LayerInodes, plan: IndexPlan, output: Pieces, checkpoint: () => void): void {
+  const blocks = new DirectoryBlocks(inodes);
+  const nid = (inode: number): number => plan.nid[inode] ?? 0;
+  for (const directory of plan.directories) {
+    checkpoint();
+    const { buffer, at } = output.reserve(roundUp(plan.directorySizes.get(directory) ?? 0, BLOCK));
+    blocks.write(directory, buffer, at, nid);
+  }
+}
+
+/** The block of an offset in the tar. */
+const blockInTar = (offset: number): number => (DATA_START + offset) / BLOCK;
