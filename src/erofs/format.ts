@@ -64,6 +64,25 @@ export function writeInode(to: Buffer, at: number, fields: InodeFields): void {
   to.writeUInt32LE(fields.links, at + 44);
 }
 
+/** Reads what `writeInode` has written. */
+export function readInode(from: Buffer, at: number): InodeFields {
+  const units = from.readUInt16LE(at + 2);
+  return {
+    // `as`: a reader checks the layout where it uses it
+    layout: ((from.readUInt16LE(at) >> 1) & 7) as InodeFields['layout'],
+    xattrBytes: units === 0 ? 0 : XATTR_HEADER + (units - 1) * 4,
+    mode: from.readUInt16LE(at + 4),
+    size: read64(from, at + 8),
+    start: from.readUInt32LE(at + 16),
+    number: from.readUInt32LE(at + 20),
+    uid: from.readUInt32LE(at + 24),
+    gid: from.readUInt32LE(at + 28),
+    seconds: read64(from, at + 32),
+    nanoseconds: from.readUInt32LE(at + 40),
+    links: from.readUInt32LE(at + 44),
+  };
+}
+
 /** Size of the header before the extended attributes of an inode. */
 export const XATTR_HEADER = 12;
 /** Maximum size of the encoded extended attributes of one inode: their size has 16 bits, in units of 4 bytes. */
@@ -75,6 +94,8 @@ function write64(to: Buffer, at: number, value: number): void {
   to.writeUInt32LE(low, at);
   to.writeInt32LE((value - low) / 0x1_0000_0000, at + 4);
 }
+
+const read64 = (from: Buffer, at: number): number => from.readInt32LE(at + 4) * 0x1_0000_0000 + from.readUInt32LE(at);
 
 /** A device number, as `new_encode_dev` of Linux encodes it: 12 bits of the major number, 20 of the minor. */
 export function encodeDevice({ major, minor }: { readonly major: number; readonly minor: number }): number {
@@ -109,6 +130,26 @@ export function superblockPage({ inodes, blocks, indexBlock, uuid, incompat }: S
   // over one block from the superblock on, with the field itself 0
   page.writeUInt32LE(crc32c(page.subarray(at, at + BLOCK)), at + 4);
   return page;
+}
+
+/**
+ * Reads what `superblockPage` has written.
+ * @returns `undefined` if it is not a superblock of this format, or its checksum is wrong
+ */
+export function readSuperblock(page: Buffer): Superblock | undefined {
+  const at = SUPERBLOCK_OFFSET;
+  const block = Buffer.from(page.subarray(at, at + BLOCK));
+  const checksum = block.readUInt32LE(4);
+  block.writeUInt32LE(0, 4);
+  const isOurs = block.readUInt32LE(0) === MAGIC && block[12] === BLOCK_BITS && block.readUInt16LE(14) === ROOT_NID;
+  if (!isOurs || crc32c(block) !== checksum) return undefined;
+  return {
+    inodes: read64(block, 16),
+    blocks: block.readUInt32LE(36),
+    indexBlock: block.readUInt32LE(40),
+    uuid: block.subarray(48, 64),
+    incompat: block.readUInt32LE(80),
+  };
 }
 
 /** CRC-32C (RFC 3720), without the inversion at the end, as Linux uses it for superblocks. */

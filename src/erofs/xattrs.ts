@@ -60,6 +60,28 @@ export function writeXattrs(to: Buffer, at: number, xattrs: ReadonlyMap<string, 
   return end;
 }
 
+/** Reads what `writeXattrs` has written. */
+export function readXattrs(from: Buffer): Map<string, Buffer> {
+  const xattrs = new Map<string, Buffer>();
+  for (let at = XATTR_HEADER; at < from.length; ) {
+    const nameLength = from[at] ?? 0;
+    const valueLength = from.readUInt16LE(at + 2);
+    const name = at + ENTRY;
+    const value = name + nameLength;
+    const key = fullName(from[at + 1] ?? 0, from.toString('latin1', name, value));
+    xattrs.set(key, Buffer.from(from.subarray(value, value + valueLength)));
+    at += roundUp(ENTRY + nameLength + valueLength, 4);
+  }
+  return xattrs;
+}
+
+/** @throws Error for a number that has no prefix */
+function fullName(prefix: number, name: string): string {
+  for (const [acl, number] of [ACCESS_ACL, DEFAULT_ACL]) if (number === prefix) return acl;
+  for (const [text, number] of PREFIXES) if (number === prefix) return `${text}${name}`;
+  throw new Error(`${prefix} is not the prefix of an extended attribute`);
+}
+
 const entryBytes = (key: string, value: Buffer): number => roundUp(ENTRY + parts(key).name.length + value.length, 4);
 
 /** @throws Error for a name that Linux does not allow on a file system */

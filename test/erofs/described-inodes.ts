@@ -1,5 +1,5 @@
-import { S_IFDIR, S_IFLNK, S_IFREG } from '../../src/system/files.ts';
 import type { Extent, LayerInodes } from '../../src/erofs/layer-inodes.ts';
+import { S_IFDIR, S_IFLNK, S_IFREG } from '../../src/system/files.ts';
 
 /** A file or directory of a described tree. Names and attribute keys are bytes as latin1. */
 export interface Described {
