@@ -1,0 +1,77 @@
+import { closeSync, constants, fsyncSync, openSync, readSync, writeSync } from 'node:fs';
+import { DATA_START, superblockPage } from './format.ts';
+import { writeIndex } from './index-writer.ts';
+import type { LayerInodes } from './layer-inodes.ts';
+
+const NEW_FILE = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
+
+export interface LayerFileEnd {
+  readonly uuid: Uint8Array;
+  /** Whether the content must be on disk when `finish` returns. */
+  readonly sync: boolean;
+  /** Called for every file and directory. It throws if the layer must be aborted. */
+  readonly checkpoint: () => void;
+}
+
+/**
+ * A layer as one file: an EROFS image in which the tar lies as it is. The tar is written while it streams through, then what
+ * makes an image of it, and the superblock last, so that an incomplete file cannot be mounted.
+ *
+ *     open → open       by `write`, for each piece of the tar in order
+ *     open → finished   by `finish`
+ *     any → closed      by disposal. The caller deletes or renames the file
+ */
+export class LayerFile implements Disposable {
+  readonly #fd: number;
+  #tarBytes = 0;
+
+  /** @param path of a file that does not exist @throws system errors */
+  constructor(path: string) {
+    this.#fd = openSync(path, NEW_FILE, 0o600);
+  }
+
+  /** Writes the next bytes of the tar. @throws system errors */
+  write(bytes: Buffer): void {
+    this.#writeAt(bytes, DATA_START + this.#tarBytes);
+    this.#tarBytes += bytes.length;
+  }
+
+  /**
+   * Writes the index and the superblock.
+   * @returns the size of the file in bytes
+   * @throws UnpackError LIMIT_EXCEEDED; system errors; the errors of `checkpoint`
+   */
+  finish(inodes: LayerInodes, { uuid, sync, checkpoint }: LayerFileEnd): number {
+    let end = DATA_START + this.#tarBytes;
+    const superblock = writeIndex(inodes, {
+      tarBytes: this.#tarBytes,
+      checkpoint,
+      write: (bytes) => {
+        this.#writeAt(bytes, end);
+        end += bytes.length;
+      },
+      read: (offset, into) => this.#readTar(offset, into),
+    });
+    this.#writeAt(superblockPage({ ...superblock, uuid }), 0);
+    if (sync) fsyncSync(this.#fd);
+    return end;
+  }
+
+  [Symbol.dispose](): void {
+    closeSync(this.#fd);
+  }
+
+  #writeAt(bytes: Buffer, at: number): void {
+    for (let done = 0; done < bytes.length; ) {
+      done += writeSync(this.#fd, bytes, done, bytes.length - done, at + done);
+    }
+  }
+
+  #readTar(offset: number, into: Buffer): void {
+    for (let done = 0; done < into.length; ) {
+      const read = readSync(this.#fd, into, done, into.length - done, DATA_START + offset + done);
+      if (read === 0) throw new Error(`the tar of ${this.#tarBytes} bytes has no byte ${offset + done}`);
+      done += read;
+    }
+  }
+}
