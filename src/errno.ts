@@ -17,6 +17,7 @@ interface Errno {
  * -122`; 122 is EDQUOT.
  */
 const UNNAMED: readonly (readonly [number, string, string])[] = [
+  [15, 'ENOTBLK', 'block device required'],
   [constants.errno.EBADMSG, 'EBADMSG', 'bad message'],
   [constants.errno.EDQUOT, 'EDQUOT', 'disk quota exceeded'],
   [constants.errno.ENOLINK, 'ENOLINK', 'link has been severed'],

@@ -19,6 +19,7 @@ const LAYERS: readonly (readonly string[])[] = [
   ['src/rootfs', 'src/inspect'],
   ['src/erofs'],
   ['src/diff'],
+  ['src/erofs'],
   ['src/snapshots'],
   ['src/grpc'],
   ['src/push'],

@@ -3,7 +3,7 @@ import { type Chunks, chunksOf, movedBlocks } from './content.ts';
 import { DirectoryBlocks } from './directory-blocks.ts';
 import { BLOCK, INODE, ROOT_NID, roundUp, SLOT } from './format.ts';
 import type { LayerInodes } from './layer-inodes.ts';
-import { xattrBytes } from './xattrs.ts';
+import { checkXattrs, xattrBytes } from './xattrs.ts';
 
 /** What an index consists of, and where each part lies. `writeIndex` writes it in this order. */
 export interface IndexPlan {
@@ -89,7 +89,9 @@ class Planner {
   /** Gives an inode its place. @returns whether it is a directory */
   place(inode: number): boolean {
     const type = this.#inodes.mode(inode) & S_IFMT;
-    const bytes = INODE + xattrBytes(this.#inodes.xattrs(inode));
+    const xattrs = this.#inodes.xattrs(inode);
+    if (xattrs !== undefined) checkXattrs(xattrs);
+    const bytes = INODE + xattrBytes(xattrs);
     let after = 0;
     if (type === S_IFLNK) {
       const target = this.#inodes.size(inode);
