@@ -1,6 +1,6 @@
 import { UnpackError } from '../errors.ts';
+import type { Extent } from './file-contents.ts';
 import { BLOCK, roundUp } from './format.ts';
-import type { Extent } from './layer-inodes.ts';
 
 /** An address of this byte alone stands for a hole. */
 const HOLE_BYTE = 0xff;

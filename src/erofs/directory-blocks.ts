@@ -1,5 +1,5 @@
 import { BLOCK, DIRENT, entryType } from './format.ts';
-import type { LayerInodes } from './layer-inodes.ts';
+import type { TreeContents } from './tree-contents.ts';
 
 /** Stand for the entries `.` and `..` in a listing. */
 const SELF = -1;
@@ -11,12 +11,12 @@ const DOT = 0x2e;
  * `.` and `..` are entries as others, in their place of the order.
  */
 export class DirectoryBlocks {
-  readonly #inodes: LayerInodes;
+  readonly #tree: TreeContents;
   #listing = new Int32Array(1024);
   readonly #name = Buffer.alloc(256);
 
-  constructor(inodes: LayerInodes) {
-    this.#inodes = inodes;
+  constructor(tree: TreeContents) {
+    this.#tree = tree;
   }
 
   /** The size of a directory in bytes. Only the last block counts with what it uses. */
@@ -55,7 +55,7 @@ export class DirectoryBlocks {
         const slot = block + DIRENT * (each - first);
         to.writeUInt32LE(nid(inode), slot);
         to.writeUInt16LE(name, slot + 8);
-        to[slot + 10] = entryType(this.#inodes.mode(inode));
+        to[slot + 10] = entryType(this.#tree.modeOf(inode));
         name += this.#copyName(entry, to, block + name);
       }
     }
@@ -64,7 +64,7 @@ export class DirectoryBlocks {
 
   /** The entries of a directory in order, with `.` and `..`. Valid until the next call. */
   #list(directory: number): Int32Array {
-    const entries = this.#inodes.entries(directory);
+    const entries = this.#tree.entriesOf(directory);
     if (this.#listing.length < entries.length + 2) this.#listing = new Int32Array(2 * entries.length + 2);
     const listing = this.#listing;
     let count = 0;
@@ -79,8 +79,8 @@ export class DirectoryBlocks {
 
   /** Whether an entry comes before the name that is `dots` dots. */
   #isBefore(entry: number, dots: number): boolean {
-    const length = this.#inodes.nameLength(entry);
-    this.#inodes.copyName(entry, this.#name, 0);
+    const length = this.#tree.nameBytes(entry);
+    this.#tree.copyName(entry, this.#name, 0);
     for (let index = 0; index < dots; index++) {
       if (index >= length) return true;
       const byte = this.#name[index] ?? 0;
@@ -90,18 +90,18 @@ export class DirectoryBlocks {
   }
 
   #length(entry: number): number {
-    return entry < 0 ? -entry : this.#inodes.nameLength(entry);
+    return entry < 0 ? -entry : this.#tree.nameBytes(entry);
   }
 
   #target(directory: number, entry: number): number {
     if (entry === SELF) return directory;
-    return entry === ABOVE ? this.#inodes.parent(directory) : this.#inodes.inode(entry);
+    return entry === ABOVE ? this.#tree.parentOf(directory) : this.#tree.inodeOf(entry);
   }
 
   /** @returns the length of the name */
   #copyName(entry: number, to: Buffer, at: number): number {
     if (entry < 0) to.fill(DOT, at, at - entry);
-    else this.#inodes.copyName(entry, to, at);
+    else this.#tree.copyName(entry, to, at);
     return this.#length(entry);
   }
 }

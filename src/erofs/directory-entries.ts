@@ -93,6 +93,15 @@ export class DirectoryEntries {
     return this.names.subarray(at, at + (this.nameLength[entry] ?? 0));
   }
 
+  nameBytes(entry: number): number {
+    return this.nameLength[entry] ?? 0;
+  }
+
+  copyName(entry: number, to: Buffer, at: number): void {
+    const from = this.nameAt[entry] ?? 0;
+    this.names.copy(to, at, from, from + (this.nameLength[entry] ?? 0));
+  }
+
   /** Keeps bytes among the names. @returns their place */
   store(bytes: Uint8Array, length: number): number {
     const at = this.namesLength;

@@ -67,6 +67,11 @@ export class FileContents {
     return length === 0 ? [] : [{ position: 0, offset: this.inodes.place[file] ?? 0, length }];
   }
 
+  /** The offset in the tar of a file without holes, of 0 bytes too. @returns -1 if it has holes: `extents` tells where its data are */
+  start(file: number): number {
+    return this.lists.has(file) ? -1 : (this.inodes.place[file] ?? 0);
+  }
+
   /** Forgets a file that was removed. */
   remove(file: number): void {
     const list = this.lists.get(file);

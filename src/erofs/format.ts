@@ -85,8 +85,6 @@ export function readInode(from: Buffer, at: number): InodeFields {
 
 /** Size of the header before the extended attributes of an inode. */
 export const XATTR_HEADER = 12;
-/** Maximum size of the encoded extended attributes of one inode: their size has 16 bits, in units of 4 bytes. */
-export const MAX_XATTR_BYTES = XATTR_HEADER + (0xffff - 1) * 4;
 
 /** A signed number of 64 bits. @param value an integer below 2^53 */
 function write64(to: Buffer, at: number, value: number): void {
@@ -96,11 +94,6 @@ function write64(to: Buffer, at: number, value: number): void {
 }
 
 const read64 = (from: Buffer, at: number): number => from.readInt32LE(at + 4) * 0x1_0000_0000 + from.readUInt32LE(at);
-
-/** A device number, as `new_encode_dev` of Linux encodes it: 12 bits of the major number, 20 of the minor. */
-export function encodeDevice({ major, minor }: { readonly major: number; readonly minor: number }): number {
-  return ((minor & 0xff) | (major << 8) | ((minor & ~0xff) << 12)) >>> 0;
-}
 
 export interface Superblock {
   /** Number of inodes. */

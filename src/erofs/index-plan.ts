@@ -1,9 +1,9 @@
-import { S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from '../system/files.ts';
+import { S_IFDIR, S_IFLNK, S_IFREG } from '../system/files.ts';
 import { type Chunks, chunksOf, movedBlocks } from './content.ts';
 import { DirectoryBlocks } from './directory-blocks.ts';
 import { BLOCK, INODE, ROOT_NID, roundUp, SLOT } from './format.ts';
-import type { LayerInodes } from './layer-inodes.ts';
-import { checkXattrs, xattrBytes } from './xattrs.ts';
+import type { TreeContents } from './tree-contents.ts';
+import { xattrBytes } from './xattrs.ts';
 
 /** What an index consists of, and where each part lies. `writeIndex` writes it in this order. */
 export interface IndexPlan {
@@ -11,8 +11,6 @@ export interface IndexPlan {
   readonly order: Int32Array;
   /** By inode: its number in the image. 0: it is not written. */
   readonly nid: Uint32Array;
-  /** By inode: the number of its names; for a directory, 2 and one for each subdirectory. */
-  readonly links: Uint32Array;
   /** The directories in the order of their blocks. */
   readonly directories: Int32Array;
   /** By inode: the first block of a directory or of a long target, from the start of the directories on. */
@@ -35,31 +33,30 @@ export interface IndexPlan {
  * @param checkpoint called for every file and directory
  * @throws UnpackError LIMIT_EXCEEDED; the errors of `checkpoint`
  */
-export function planIndex(inodes: LayerInodes, checkpoint: () => void): IndexPlan {
-  const plan = new Planner(inodes);
-  const blocks = new DirectoryBlocks(inodes);
-  plan.place(0);
-  const open = [0];
+export function planIndex(tree: TreeContents, checkpoint: () => void): IndexPlan {
+  const plan = new Planner(tree);
+  const blocks = new DirectoryBlocks(tree);
+  plan.place(tree.root);
+  const open = [tree.root];
   for (let directory = open.pop(); directory !== undefined; directory = open.pop()) {
     checkpoint();
     const below: number[] = [];
-    for (const entry of inodes.entries(directory)) {
-      const inode = inodes.inode(entry);
-      if (plan.name(inode)) continue;
+    for (const entry of tree.entriesOf(directory)) {
+      const inode = tree.inodeOf(entry);
+      if (plan.has(inode)) continue;
       checkpoint();
       if (plan.place(inode)) below.push(inode);
     }
-    plan.directory(directory, blocks.size(directory), below.length);
+    plan.directory(directory, blocks.size(directory));
     open.push(...below.reverse());
   }
   return plan.finish();
 }
 
 class Planner {
-  readonly #inodes: LayerInodes;
+  readonly #tree: TreeContents;
   readonly #order: Int32Array;
   readonly #nid: Uint32Array;
-  readonly #links: Uint32Array;
   readonly #blocks: Uint32Array;
   readonly #directories: number[] = [];
   readonly #directorySizes = new Map<number, number>();
@@ -71,37 +68,33 @@ class Planner {
   #directoryBlocks = 0;
   #movedBlocks = 0;
 
-  constructor(inodes: LayerInodes) {
-    this.#inodes = inodes;
-    const { count } = inodes;
+  constructor(tree: TreeContents) {
+    this.#tree = tree;
+    const count = tree.inodeRows;
     this.#order = new Int32Array(count);
     this.#nid = new Uint32Array(count);
-    this.#links = new Uint32Array(count);
     this.#blocks = new Uint32Array(count);
   }
 
-  /** Counts a name of a file. @returns whether the file has its place already */
-  name(inode: number): boolean {
-    this.#links[inode] = (this.#links[inode] ?? 0) + 1;
+  /** Whether an inode has its place, because another name led to it before. */
+  has(inode: number): boolean {
     return this.#nid[inode] !== 0;
   }
 
   /** Gives an inode its place. @returns whether it is a directory */
   place(inode: number): boolean {
-    const type = this.#inodes.mode(inode) & S_IFMT;
-    const xattrs = this.#inodes.xattrs(inode);
-    if (xattrs !== undefined) checkXattrs(xattrs);
-    const bytes = INODE + xattrBytes(xattrs);
+    const type = this.#tree.typeOf(inode);
+    const bytes = INODE + xattrBytes(this.#tree.xattrsOf(inode));
     let after = 0;
     if (type === S_IFLNK) {
-      const target = this.#inodes.size(inode);
+      const target = this.#tree.sizeOf(inode);
       if (bytes + target > BLOCK) this.#longLinks.push(inode);
       else {
         // the target must be in the same block as the inode
         if ((this.#end % BLOCK) + bytes + target > BLOCK) this.#end = roundUp(this.#end, BLOCK);
         after = target;
       }
-    } else if (type === S_IFREG && this.#inodes.contentOffset(inode) < 0) {
+    } else if (type === S_IFREG && this.#tree.startOf(inode) < 0) {
       after = this.#placeChunks(inode);
     }
     this.#order[this.#count++] = inode;
@@ -112,16 +105,15 @@ class Planner {
 
   /** @returns the size of the table that follows the inode, in bytes */
   #placeChunks(inode: number): number {
-    const chunks = chunksOf(this.#inodes.extents(inode), this.#inodes.size(inode));
+    const chunks = chunksOf(this.#tree.extentsOf(inode), this.#tree.sizeOf(inode));
     this.#chunked.set(inode, chunks);
     for (const number of chunks.moved) this.#movedBlocks += movedBlocks(chunks, number);
     return chunks.tableBytes;
   }
 
-  directory(inode: number, size: number, subdirectories: number): void {
+  directory(inode: number, size: number): void {
     this.#directories.push(inode);
     this.#directorySizes.set(inode, size);
-    this.#links[inode] = 2 + subdirectories;
     this.#blocks[inode] = this.#directoryBlocks;
     this.#directoryBlocks += Math.ceil(size / BLOCK);
   }
@@ -130,12 +122,11 @@ class Planner {
     let block = this.#directoryBlocks;
     for (const link of this.#longLinks) {
       this.#blocks[link] = block;
-      block += Math.ceil(this.#inodes.size(link) / BLOCK);
+      block += Math.ceil(this.#tree.sizeOf(link) / BLOCK);
     }
     return {
       order: this.#order.subarray(0, this.#count),
       nid: this.#nid,
-      links: this.#links,
       directories: Int32Array.from(this.#directories),
       blocks: this.#blocks,
       directorySizes: this.#directorySizes,

@@ -1,12 +1,11 @@
 import { UnpackError } from '../errors.ts';
-import { S_IFBLK, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from '../system/files.ts';
+import { S_IFBLK, S_IFCHR, S_IFDIR, S_IFLNK, S_IFREG } from '../system/files.ts';
 import { movedContent, writeChunkTable } from './content.ts';
 import { DirectoryBlocks } from './directory-blocks.ts';
 import {
   BLOCK,
   DATA_LAYOUT,
   DATA_START,
-  encodeDevice,
   INCOMPAT_CHUNKED_FILE,
   INODE,
   type InodeFields,
@@ -17,8 +16,8 @@ import {
   writeInode,
 } from './format.ts';
 import { type IndexPlan, planIndex } from './index-plan.ts';
-import type { LayerInodes } from './layer-inodes.ts';
 import { Pieces } from './pieces.ts';
+import type { TreeContents } from './tree-contents.ts';
 import { writeXattrs, xattrBytes } from './xattrs.ts';
 
 /** Size of the pieces in which the index is written, in bytes. */
@@ -41,19 +40,19 @@ export interface IndexTarget {
  * @returns the fields of the superblock
  * @throws UnpackError LIMIT_EXCEEDED; the errors of `target`
  */
-export function writeIndex(inodes: LayerInodes, target: IndexTarget): Omit<Superblock, 'uuid'> {
-  const plan = planIndex(inodes, target.checkpoint);
+export function writeIndex(tree: TreeContents, target: IndexTarget): Omit<Superblock, 'uuid'> {
+  const plan = planIndex(tree, target.checkpoint);
   const places = placesOf(plan, roundUp(DATA_START + target.tarBytes, BLOCK) / BLOCK);
   const output = new Pieces(target.write, PIECE);
   output.fillTo(roundUp(target.tarBytes, BLOCK) - target.tarBytes);
   for (const chunks of plan.chunked.values()) {
     for (const number of chunks.moved) output.append(movedContent(chunks, number, target.read));
   }
-  writeInodes(inodes, plan, places, output, target.checkpoint);
-  writeDirectories(inodes, plan, output, target.checkpoint);
+  writeInodes(tree, plan, places, output, target.checkpoint);
+  writeDirectories(tree, plan, output, target.checkpoint);
   for (const link of plan.longLinks) {
-    const { buffer, at } = output.reserve(roundUp(inodes.size(link), BLOCK));
-    inodes.target(link).copy(buffer, at);
+    const { buffer, at } = output.reserve(roundUp(tree.sizeOf(link), BLOCK));
+    tree.targetOf(link).copy(buffer, at);
   }
   output.end();
   return {
@@ -87,7 +86,7 @@ function placesOf({ movedBlocks, inodeBlocks, directoryBlocks }: IndexPlan, move
 }
 
 function writeInodes(
-  inodes: LayerInodes,
+  tree: TreeContents,
   plan: IndexPlan,
   places: Places,
   output: Pieces,
@@ -98,23 +97,22 @@ function writeInodes(
   for (const [written, inode] of plan.order.entries()) {
     checkpoint();
     output.fillTo(start + (plan.nid[inode] ?? 0) * SLOT);
-    const xattrs = inodes.xattrs(inode);
+    const xattrs = tree.xattrsOf(inode);
     const header = INODE + xattrBytes(xattrs);
     const chunks = plan.chunked.get(inode);
-    const { fields, target } = contentFields(inodes, plan, places, inode, header);
+    const { fields, target } = contentFields(tree, plan, places, inode, header);
     const { buffer, at } = output.reserve(header + (target?.length ?? chunks?.tableBytes ?? 0));
     writeInode(buffer, at, {
       xattrBytes: header - INODE,
-      mode: inodes.mode(inode),
+      mode: tree.modeOf(inode),
       number: written + 1,
-      uid: inodes.uid(inode),
-      gid: inodes.gid(inode),
-      seconds: inodes.seconds(inode),
-      nanoseconds: inodes.nanoseconds(inode),
-      links: plan.links[inode] ?? 0,
+      uid: tree.uidOf(inode),
+      gid: tree.gidOf(inode),
+      ...tree.mtimeOf(inode),
+      links: tree.linksOf(inode),
       ...fields,
     });
-    if (xattrs !== undefined && header > INODE) writeXattrs(buffer, at + INODE, xattrs);
+    if (header > INODE) writeXattrs(buffer, at + INODE, xattrs);
     target?.copy(buffer, at + header);
     if (chunks !== undefined) {
       moved = writeChunkTable(buffer, at + header, chunks, blockInTar, moved);
@@ -125,18 +123,18 @@ function writeInodes(
 
 /** The fields of an inode that tell where its content is, and the target of a link that lies beside its inode. */
 function contentFields(
-  inodes: LayerInodes,
+  tree: TreeContents,
   plan: IndexPlan,
   places: Places,
   inode: number,
   header: number,
 ): { readonly fields: Pick<InodeFields, 'layout' | 'size' | 'start'>; readonly target?: Buffer } {
-  const size = inodes.size(inode);
-  switch (inodes.mode(inode) & S_IFMT) {
+  const size = tree.sizeOf(inode);
+  switch (tree.typeOf(inode)) {
     case S_IFREG: {
       const chunks = plan.chunked.get(inode);
       if (chunks !== undefined) return { fields: { layout: DATA_LAYOUT.chunks, size, start: chunks.shift } };
-      const start = size === 0 ? 0 : blockInTar(inodes.contentOffset(inode));
+      const start = size === 0 ? 0 : blockInTar(tree.startOf(inode));
       return { fields: { layout: DATA_LAYOUT.plain, size, start } };
     }
     case S_IFDIR: {
@@ -148,18 +146,18 @@ function contentFields(
         const start = places.directories + (plan.blocks[inode] ?? 0);
         return { fields: { layout: DATA_LAYOUT.plain, size, start } };
       }
-      return { fields: { layout: DATA_LAYOUT.inline, size, start: 0 }, target: inodes.target(inode) };
+      return { fields: { layout: DATA_LAYOUT.inline, size, start: 0 }, target: tree.targetOf(inode) };
     }
     case S_IFCHR:
     case S_IFBLK:
-      return { fields: { layout: DATA_LAYOUT.plain, size: 0, start: encodeDevice(inodes.device(inode)) } };
+      return { fields: { layout: DATA_LAYOUT.plain, size: 0, start: tree.deviceOf(inode) } };
     default:
       return { fields: { layout: DATA_LAYOUT.plain, size: 0, start: 0 } };
   }
 }
 
-function writeDirectories(inodes: LayerInodes, plan: IndexPlan, output: Pieces, checkpoint: () => void): void {
-  const blocks = new DirectoryBlocks(inodes);
+function writeDirectories(tree: TreeContents, plan: IndexPlan, output: Pieces, checkpoint: () => void): void {
+  const blocks = new DirectoryBlocks(tree);
   const nid = (inode: number): number => plan.nid[inode] ?? 0;
   for (const directory of plan.directories) {
     checkpoint();

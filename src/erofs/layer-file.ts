@@ -1,7 +1,7 @@
 import { closeSync, constants, fsyncSync, openSync, readSync, writeSync } from 'node:fs';
 import { DATA_START, superblockPage } from './format.ts';
 import { writeIndex } from './index-writer.ts';
-import type { LayerInodes } from './layer-inodes.ts';
+import type { TreeContents } from './tree-contents.ts';
 
 const NEW_FILE = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 
@@ -41,9 +41,9 @@ export class LayerFile implements Disposable {
    * @returns the size of the file in bytes
    * @throws UnpackError LIMIT_EXCEEDED; system errors; the errors of `checkpoint`
    */
-  finish(inodes: LayerInodes, { uuid, sync, checkpoint }: LayerFileEnd): number {
+  finish(tree: TreeContents, { uuid, sync, checkpoint }: LayerFileEnd): number {
     let end = DATA_START + this.#tarBytes;
-    const superblock = writeIndex(inodes, {
+    const superblock = writeIndex(tree, {
       tarBytes: this.#tarBytes,
       checkpoint,
       write: (bytes) => {

@@ -58,6 +58,15 @@ export class TreeContents {
     return this.entries.name(entry);
   }
 
+  /** The length of an entry's name in bytes. */
+  nameBytes(entry: number): number {
+    return this.entries.nameBytes(entry);
+  }
+
+  copyName(entry: number, to: Buffer, at: number): void {
+    this.entries.copyName(entry, to, at);
+  }
+
   inodeOf(entry: number): number {
     return this.entries.inode[entry] ?? 0;
   }
@@ -109,6 +118,11 @@ export class TreeContents {
   targetOf(inode: number): Buffer {
     if (this.typeOf(inode) !== S_IFLNK) throw new Error('the target of an inode that is no symbolic link');
     return this.entries.stored(this.inodes.place[inode] ?? 0, this.sizeOf(inode));
+  }
+
+  /** The offset in the tar of the content of a regular file. @returns -1 if it has holes: `extentsOf` tells where its data are */
+  startOf(inode: number): number {
+    return this.files.start(inode);
   }
 
   /** The parts of a regular file that have data, ascending. The rest of its size are holes. */

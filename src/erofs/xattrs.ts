@@ -1,6 +1,4 @@
-import { showName } from '../archive/entry.ts';
-import { UnpackError } from '../errors.ts';
-import { MAX_XATTR_BYTES, roundUp, XATTR_HEADER } from './format.ts';
+import { roundUp, XATTR_HEADER } from './format.ts';
 
 /** Prefixes of names, and the numbers that stand for them in an image. */
 const PREFIXES = [
@@ -13,36 +11,13 @@ const DEFAULT_ACL = ['system.posix_acl_default', 3] as const;
 
 /** Size of the header of one attribute: length of the name, number of the prefix, size of the value. */
 const ENTRY = 4;
-/** Maximum size of a value: it has 16 bits. Linux itself allows one byte more. */
-const MAX_VALUE = 0xffff;
 
 /** Size of the encoded attributes of an inode in bytes, a multiple of 4; 0 for none. */
-export function xattrBytes(xattrs: ReadonlyMap<string, Buffer> | undefined): number {
-  if (xattrs === undefined || xattrs.size === 0) return 0;
+export function xattrBytes(xattrs: ReadonlyMap<string, Buffer>): number {
+  if (xattrs.size === 0) return 0;
   let bytes = XATTR_HEADER;
   for (const [key, value] of xattrs) bytes += entryBytes(key, value);
   return bytes;
-}
-
-/**
- * Checks that an image can hold the attributes of one file.
- * @throws UnpackError LIMIT_EXCEEDED
- */
-export function checkXattrs(xattrs: ReadonlyMap<string, Buffer>): void {
-  for (const [key, value] of xattrs) {
-    if (value.length <= MAX_VALUE) continue;
-    const shown = showName(Buffer.from(key, 'latin1'));
-    throw new UnpackError(
-      'LIMIT_EXCEEDED',
-      `its extended attribute ${shown} of ${value.length} bytes is larger than an EROFS image can store (${MAX_VALUE} bytes); use the overlay store for this image`,
-    );
-  }
-  const bytes = xattrBytes(xattrs);
-  if (bytes <= MAX_XATTR_BYTES) return;
-  throw new UnpackError(
-    'LIMIT_EXCEEDED',
-    `its extended attributes need ${bytes} bytes, and an EROFS image can store ${MAX_XATTR_BYTES} for one file; use the overlay store for this image`,
-  );
 }
 
 /** Writes the attributes, sorted by name so that the same layer gives the same bytes. @returns the end */
