@@ -71,7 +71,7 @@ export function applyCommand({ signal, out }: Cli, thread: ApplyThread): Command
     const redraw = setInterval(() => {
       const phase = states === undefined ? ('resolving' as const) : ('unpacking' as const);
       const fixed = { version: 1 as const, attempt: 1, attempts: 1, worker: '', failures: [], stallsBefore: 0 };
-      region.draw(progressLines({ ...fixed, phase, ...measure(states ?? []) }));
+      region.draw(progressLines({ ...fixed, phase, ...measure(states ?? []) }, undefined, region.width));
     }, REDRAW);
     const place = storePlace(config);
     const snapshotter = await openStore(place, storeToWrite(config));

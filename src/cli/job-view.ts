@@ -11,8 +11,14 @@ import { type Cell, type Column, table } from './table.ts';
 
 const BAR = 24;
 
-/** The progress of a job as lines for a terminal: totals, then a line for each layer, bottom-most first. @param speed if known */
-export function progressLines(progress: Progress, speed?: Speed): string[] {
+/** A terminal with fewer columns has a percentage instead of a bar, because what happens to a layer is more important. */
+const NARROW = 72;
+
+/**
+ * The progress of a job as lines for a terminal: totals, then a line for each layer, bottom-most first.
+ * @param speed if known @param width of the terminal in columns; default: wide
+ */
+export function progressLines(progress: Progress, speed?: Speed, width = NARROW): string[] {
   const { attempt, attempts, layersDone, layersTotal, bytesFetched, bytesTotal } = progress;
   if (progress.waiting !== undefined) return [waitingText(progress.waiting)];
   const tries = attempt > 1 ? `, attempt ${attempt} of ${attempts}` : '';
@@ -28,19 +34,24 @@ export function progressLines(progress: Progress, speed?: Speed): string[] {
         const fetched = layer.phase === 'existed' ? layer.size : layer.fetched;
         const number = String(index + 1).padStart(String(image.layers.length).length);
         const size = bytesText(layer.size).padStart(10);
+        if (width < NARROW) return `  ${number}  ${percent(fetched, layer.size)}  ${stepText(layer)}`;
         return `  ${number}  ${bar(fetched, layer.size)} ${size}  ${stepText(layer).padEnd(STEP)}  ${shortDigest(layer.chainId)}`;
       }),
     ]),
   ];
 }
 
-/** The progress of a push as lines for a terminal: totals, then a line for each layer. @param speed if known */
-export function pushLines({ sent, skipped, total, layers }: PushProgress, speed?: Speed): string[] {
+/**
+ * The progress of a push as lines for a terminal: totals, then a line for each layer.
+ * @param speed if known @param width as for `progressLines`
+ */
+export function pushLines({ sent, skipped, total, layers }: PushProgress, speed?: Speed, width = NARROW): string[] {
   return [
     `${bytesText(sent + skipped)} of ${bytesText(total)}${speedText(speed)}`,
     ...layers.map(({ digest, size, sent, state }, index) => {
       const number = String(index + 1).padStart(String(layers.length).length);
       const done = state === 'existed' ? size : sent;
+      if (width < NARROW) return `  ${number}  ${percent(done, size)}  ${state.padEnd(7)}  ${bytesText(size)}`;
       return `  ${number}  ${bar(done, size)} ${bytesText(size).padStart(10)}  ${state.padEnd(7)}  ${shortDigest(digest)}`;
     }),
   ];
@@ -84,6 +95,11 @@ export function placeLines({ state, ahead, due, silentSince, progress }: JobStat
   const who = progress === undefined ? 'its worker' : `worker ${progress.worker}`;
   const since = `${silentSince.toISOString()} (${durationText(Math.max(0, now - silentSince.getTime()))})`;
   return [`${who} silent since ${since}; another worker takes the job when its lock has expired`];
+}
+
+/** ` 50%`. */
+function percent(done: number, of: number): string {
+  return `${of === 0 ? 100 : Math.min(100, Math.floor((100 * done) / of))}%`.padStart(4);
 }
 
 function bar(done: number, of: number): string {

@@ -93,9 +93,14 @@ export class LiveRegion {
     this.#live = live;
   }
 
+  /** The columns of the terminal. They can change. */
+  get width(): number {
+    return process.stderr.columns || DEFAULT_WIDTH;
+  }
+
   draw(lines: readonly string[]): void {
     if (!this.#live) return;
-    const width = process.stderr.columns || DEFAULT_WIDTH;
+    const { width } = this;
     // cut long lines: a wrapped line would take two rows, and the cursor would go up too few
     const height = Math.max(1, (process.stderr.rows || 24) - 1);
     const shown = lines.slice(0, height).map((line) => (line.length < width ? line : `${line.slice(0, width - 2)}…`));

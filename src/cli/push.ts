@@ -75,7 +75,7 @@ export function pushCommand({ out, signal }: Cli): Command {
       signal,
       onProgress: (progress) => {
         pace.add(progress.sent);
-        region.draw(pushLines(progress, pace.speed(progress.total - progress.skipped)));
+        region.draw(pushLines(progress, pace.speed(progress.total - progress.skipped), region.width));
       },
     }).finally(() => region.clear());
     const { tag, digest, uploaded, skipped, leftOut } = pushed;

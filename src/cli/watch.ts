@@ -20,7 +20,8 @@ export async function watchJob(queue: UnpackQueue, id: string, about: object, { 
     const place = status === undefined ? ['waits for a worker'] : placeLines(status);
     // while the job waits, its progress is that of an earlier run
     const isRunning = status?.state === 'active' || progress?.waiting !== undefined;
-    const running = progress !== undefined && isRunning ? progressLines(progress, pace.speed(progress.bytesTotal)) : [];
+    const running =
+      progress !== undefined && isRunning ? progressLines(progress, pace.speed(progress.bytesTotal), region.width) : [];
     region.draw([`job ${id}`, ...place, ...running]);
   };
   draw();

@@ -56,4 +56,7 @@ test('the lines of a job show the speed, and what is done for each layer', () =>
     lines.slice(1).map((line) => /KiB {2}(.*?) {2,}sha256/.exec(line)?.[1]),
     ['fetching', 'writing', 'waits for the layer below', 'waits for a thread', 'waits for another job', 'committing'],
   );
+  const narrow = progressLines(progress as unknown as Progress, undefined, 40);
+  assert.equal(narrow[3], '  3   50%  waits for the layer below');
+  assert.ok(narrow.every((line) => line.length < 40));
 });
