@@ -92,9 +92,11 @@ export function placeLines({ state, ahead, due, silentSince, progress }: JobStat
     return [`delayed until ${due.toISOString()} (${durationText(Math.max(0, due.getTime() - now))})`];
   }
   if (silentSince === undefined) return [];
-  const who = progress === undefined ? 'its worker' : `worker ${progress.worker}`;
-  const since = `${silentSince.toISOString()} (${durationText(Math.max(0, now - silentSince.getTime()))})`;
-  return [`${who} silent since ${since}; another worker takes the job when its lock has expired`];
+  // the name comes after the time, because it can be long, and a narrow terminal cuts the line
+  const who = progress === undefined ? '' : `: ${progress.worker}`;
+  const time = `${silentSince.toISOString().slice(0, 19)}Z`;
+  const since = `${time} (${durationText(Math.max(0, now - silentSince.getTime()))})`;
+  return [`worker silent since ${since}${who}; another worker takes the job when its lock has expired`];
 }
 
 /** ` 50%`. */

@@ -48,7 +48,7 @@ test('the worker of a running job is silent when it does not renew its lock', as
   });
   // it renewed its lock for the last time before it was stopped
   assert.ok((status.silentSince?.getTime() ?? 0) <= stopped + 500);
-  assert.match(placeLines(status)[0] ?? '', /^worker frozen silent since .*; another worker takes the job/);
+  assert.match(placeLines(status)[0] ?? '', /^worker silent since \S+Z \(.*\): frozen; another worker takes the job/);
   worker.kill('SIGCONT');
   await eventually('it has renewed its lock', async () => (await queue.status(id)).silentSince === undefined);
 });
