@@ -19,7 +19,6 @@ const LAYERS: readonly (readonly string[])[] = [
   ['src/rootfs', 'src/inspect'],
   ['src/erofs'],
   ['src/diff'],
-  ['src/erofs'],
   ['src/snapshots'],
   ['src/grpc'],
   ['src/push'],

@@ -20,6 +20,8 @@ export const DIRENT = 12;
 /** Number of blocks that addresses of 32 bits can name. The largest address stands for a hole. */
 export const MAX_BLOCKS = 0xffffffff;
 
+/** The first bytes of a layer file. Linux leaves the first 1,024 bytes of an image to others; the size of the tar follows. */
+const LAYER_MAGIC = Buffer.from('unpackd1');
 const MAGIC = 0xe0f5e1e2;
 const COMPAT_CHECKSUM = 1;
 const COMPAT_MTIME = 2;
@@ -103,13 +105,17 @@ export interface Superblock {
   /** Where the index begins, in blocks. */
   readonly indexBlock: number;
   readonly uuid: Uint8Array;
+  /** Size of the tar in bytes. */
+  readonly tarBytes: number;
   /** Features that a reader must know (`INCOMPAT_…`). */
   readonly incompat: number;
 }
 
 /** The first DATA_START bytes of an image. */
-export function superblockPage({ inodes, blocks, indexBlock, uuid, incompat }: Superblock): Buffer {
+export function superblockPage({ inodes, blocks, indexBlock, uuid, tarBytes, incompat }: Superblock): Buffer {
   const page = Buffer.alloc(DATA_START);
+  LAYER_MAGIC.copy(page);
+  write64(page, LAYER_MAGIC.length, tarBytes);
   const at = SUPERBLOCK_OFFSET;
   page.writeUInt32LE(MAGIC, at);
   page.writeUInt32LE(COMPAT_CHECKSUM | COMPAT_MTIME, at + 8);
@@ -135,12 +141,14 @@ export function readSuperblock(page: Buffer): Superblock | undefined {
   const checksum = block.readUInt32LE(4);
   block.writeUInt32LE(0, 4);
   const isOurs = block.readUInt32LE(0) === MAGIC && block[12] === BLOCK_BITS && block.readUInt16LE(14) === ROOT_NID;
-  if (!isOurs || crc32c(block) !== checksum) return undefined;
+  if (!isOurs || !page.subarray(0, LAYER_MAGIC.length).equals(LAYER_MAGIC) || crc32c(block) !== checksum)
+    return undefined;
   return {
     inodes: read64(block, 16),
     blocks: block.readUInt32LE(36),
     indexBlock: block.readUInt32LE(40),
     uuid: block.subarray(48, 64),
+    tarBytes: read64(page, LAYER_MAGIC.length),
     incompat: block.readUInt32LE(80),
   };
 }

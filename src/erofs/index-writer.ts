@@ -59,6 +59,7 @@ export function writeIndex(tree: TreeContents, target: IndexTarget): Omit<Superb
     inodes: plan.order.length,
     blocks: places.end,
     indexBlock: places.index,
+    tarBytes: target.tarBytes,
     incompat: plan.chunked.size > 0 ? INCOMPAT_CHUNKED_FILE : 0,
   };
 }

@@ -1,4 +1,5 @@
 import { closeSync, constants, fsyncSync, openSync, readSync, writeSync } from 'node:fs';
+import { type DiffId, hexOf } from '../oci/digest.ts';
 import { DATA_START, superblockPage } from './format.ts';
 import { writeIndex } from './index-writer.ts';
 import type { TreeContents } from './tree-contents.ts';
@@ -6,7 +7,7 @@ import type { TreeContents } from './tree-contents.ts';
 const NEW_FILE = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 
 export interface LayerFileEnd {
-  readonly uuid: Uint8Array;
+  readonly diffId: DiffId;
   /** Whether the content must be on disk when `finish` returns. */
   readonly sync: boolean;
   /** Called for every file and directory. It throws if the layer must be aborted. */
@@ -41,7 +42,7 @@ export class LayerFile implements Disposable {
    * @returns the size of the file in bytes
    * @throws UnpackError LIMIT_EXCEEDED; system errors; the errors of `checkpoint`
    */
-  finish(tree: TreeContents, { uuid, sync, checkpoint }: LayerFileEnd): number {
+  finish(tree: TreeContents, { diffId, sync, checkpoint }: LayerFileEnd): number {
     let end = DATA_START + this.#tarBytes;
     const superblock = writeIndex(tree, {
       tarBytes: this.#tarBytes,
@@ -52,7 +53,7 @@ export class LayerFile implements Disposable {
       },
       read: (offset, into) => this.#readTar(offset, into),
     });
-    this.#writeAt(superblockPage({ ...superblock, uuid }), 0);
+    this.#writeAt(superblockPage({ ...superblock, uuid: uuidOf(diffId) }), 0);
     if (sync) fsyncSync(this.#fd);
     return end;
   }
@@ -74,4 +75,9 @@ export class LayerFile implements Disposable {
       done += read;
     }
   }
+}
+
+/** The UUID of an image: the first bytes of the DiffID, so that the same layer gives the same bytes. */
+export function uuidOf(diffId: DiffId): Buffer {
+  return Buffer.from(hexOf(diffId), 'hex').subarray(0, 16);
 }

@@ -6,6 +6,7 @@ import '../support/needs-root.ts';
 import { ImageReader } from '../../src/erofs/image-reader.ts';
 import { LayerFile } from '../../src/erofs/layer-file.ts';
 import { UnpackError } from '../../src/errors.ts';
+import { diffId } from '../../src/oci/digest.ts';
 import { unmountSnapshot } from '../../src/system/mount.ts';
 import { mountImage } from '../../src/system/mount-image.ts';
 import { skipWithoutErofs } from '../support/erofs.ts';
@@ -15,6 +16,7 @@ import { readTree } from '../support/tree.ts';
 import { type Described, describedTree } from './described-tree.ts';
 
 const skip = skipWithoutErofs();
+const DIFF_ID = diffId(`sha256:${'07'.repeat(32)}`);
 const BLOCK = 512;
 /** Each block of the tar has its own byte, so that wrong content is seen. */
 const TAR = Buffer.concat(Array.from({ length: 64 }, (_, block) => Buffer.alloc(BLOCK, 0x20 + block)));
@@ -35,7 +37,7 @@ function written(folder: string, root: Described, name = 'layer.erofs'): string 
   const path = join(folder, name);
   using file = new LayerFile(path);
   for (let at = 0; at < TAR.length; at += 1000) file.write(TAR.subarray(at, at + 1000));
-  file.finish(describedTree(root).contents(), { uuid: Buffer.alloc(16, 7), sync: false, checkpoint: () => {} });
+  file.finish(describedTree(root).contents(), { diffId: DIFF_ID, sync: false, checkpoint: () => {} });
   return path;
 }
 
