@@ -73,17 +73,11 @@ function movedChunks(extents: readonly Extent[], size: number, chunk: number): n
 
 /**
  * Fills the table of chunks.
- * @param blockOf the block of an offset in the tar
+ * @param tar the block where the tar begins
  * @param movedTo the block where the first of the moved chunks is written; the others follow
  * @returns the block after the last moved chunk
  */
-export function writeChunkTable(
-  to: Buffer,
-  at: number,
-  chunks: Chunks,
-  blockOf: (offset: number) => number,
-  movedTo: number,
-): number {
+export function writeChunkTable(to: Buffer, at: number, chunks: Chunks, tar: number, movedTo: number): number {
   const { shift, extents, tableBytes, moved } = chunks;
   const chunk = BLOCK * 2 ** shift;
   to.fill(HOLE_BYTE, at, at + tableBytes);
@@ -91,7 +85,7 @@ export function writeChunkTable(
     const end = position + length;
     if ((offset - position) % BLOCK !== 0) continue; // all its chunks are moved
     for (let number = Math.ceil(position / chunk); number * chunk < end; number++) {
-      to.writeUInt32LE(blockOf(offset + number * chunk - position), at + number * ADDRESS);
+      to.writeUInt32LE(tar + (offset + number * chunk - position) / BLOCK, at + number * ADDRESS);
     }
   }
   let block = movedTo;

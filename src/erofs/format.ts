@@ -25,8 +25,11 @@ const LAYER_MAGIC = Buffer.from('unpackd1');
 const MAGIC = 0xe0f5e1e2;
 const COMPAT_CHECKSUM = 1;
 const COMPAT_MTIME = 2;
-export const INCOMPAT_CHUNKED_FILE = 4;
-export const INCOMPAT_DEVICE_TABLE = 8;
+const INCOMPAT_CHUNKED_FILE = 4;
+const INCOMPAT_DEVICE_TABLE = 8;
+/** Size of a slot in the table of devices, and where the only one lies. */
+const DEVICE_SLOT = 128;
+const DEVICE_SLOT_AT = 2048;
 
 /** How the content of an inode is stored. */
 export const DATA_LAYOUT = { plain: 0, inline: 2, chunks: 4 } as const;
@@ -107,12 +110,19 @@ export interface Superblock {
   readonly uuid: Uint8Array;
   /** Size of the tar in bytes. */
   readonly tarBytes: number;
-  /** Features that a reader must know (`INCOMPAT_…`). */
-  readonly incompat: number;
+  /** Whether a file consists of chunks. */
+  readonly chunked: boolean;
+  /** Another file that has content of this image: its size, and the address of its first block. */
+  readonly device: Device | undefined;
+}
+
+export interface Device {
+  readonly blocks: number;
+  readonly address: number;
 }
 
 /** The first DATA_START bytes of an image. */
-export function superblockPage({ inodes, blocks, indexBlock, uuid, tarBytes, incompat }: Superblock): Buffer {
+export function superblockPage({ inodes, blocks, indexBlock, uuid, tarBytes, chunked, device }: Superblock): Buffer {
   const page = Buffer.alloc(DATA_START);
   LAYER_MAGIC.copy(page);
   write64(page, LAYER_MAGIC.length, tarBytes);
@@ -125,7 +135,16 @@ export function superblockPage({ inodes, blocks, indexBlock, uuid, tarBytes, inc
   page.writeUInt32LE(blocks, at + 36);
   page.writeUInt32LE(indexBlock, at + 40);
   page.set(uuid.subarray(0, 16), at + 48);
-  page.writeUInt32LE(incompat, at + 80);
+  page.writeUInt32LE(
+    (chunked ? INCOMPAT_CHUNKED_FILE : 0) | (device === undefined ? 0 : INCOMPAT_DEVICE_TABLE),
+    at + 80,
+  );
+  if (device !== undefined) {
+    page.writeUInt16LE(1, at + 86);
+    page.writeUInt16LE(DEVICE_SLOT_AT / DEVICE_SLOT, at + 88);
+    page.writeUInt32LE(device.blocks, DEVICE_SLOT_AT + 64);
+    page.writeUInt32LE(device.address, DEVICE_SLOT_AT + 68);
+  }
   // over one block from the superblock on, with the field itself 0
   page.writeUInt32LE(crc32c(page.subarray(at, at + BLOCK)), at + 4);
   return page;
@@ -149,8 +168,13 @@ export function readSuperblock(page: Buffer): Superblock | undefined {
     indexBlock: block.readUInt32LE(40),
     uuid: block.subarray(48, 64),
     tarBytes: read64(page, LAYER_MAGIC.length),
-    incompat: block.readUInt32LE(80),
+    chunked: (block.readUInt32LE(80) & INCOMPAT_CHUNKED_FILE) !== 0,
+    device: (block.readUInt32LE(80) & INCOMPAT_DEVICE_TABLE) === 0 ? undefined : deviceIn(page),
   };
+}
+
+function deviceIn(page: Buffer): Device {
+  return { blocks: page.readUInt32LE(DEVICE_SLOT_AT + 64), address: page.readUInt32LE(DEVICE_SLOT_AT + 68) };
 }
 
 /** CRC-32C (RFC 3720), without the inversion at the end, as Linux uses it for superblocks. */

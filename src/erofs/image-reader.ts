@@ -1,8 +1,9 @@
-import { fstatSync, readSync } from 'node:fs';
+import { fstatSync } from 'node:fs';
 import { UnpackError } from '../errors.ts';
 import { LruCache } from '../lru-cache.ts';
 import { type FileStatus, S_IFBLK, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT } from '../system/files.ts';
 import { BLOCK, DATA_LAYOUT, DATA_START, DIRENT, INODE, ROOT_NID, readInode, readSuperblock, SLOT } from './format.ts';
+import { readWhole } from './image-file.ts';
 import { readXattrs } from './xattrs.ts';
 
 /** What is read at once, and kept for the next call. */
@@ -137,7 +138,7 @@ export class ImageReader {
     const from = at - first * WINDOW;
     if (from + length <= WINDOW) return this.#window(first).subarray(from, from + length);
     const bytes = Buffer.alloc(length);
-    this.#fill(bytes, at);
+    readWhole(this.#fd, at, bytes);
     return bytes;
   }
 
@@ -146,17 +147,9 @@ export class ImageReader {
     const kept = this.#windows.get(key);
     if (kept !== undefined) return kept;
     const window = Buffer.alloc(Math.min(WINDOW, this.#end - number * WINDOW));
-    this.#fill(window, number * WINDOW);
+    readWhole(this.#fd, number * WINDOW, window);
     this.#windows.add(key, window);
     return window;
-  }
-
-  #fill(bytes: Buffer, at: number): void {
-    for (let done = 0; done < bytes.length; ) {
-      const read = readSync(this.#fd, bytes, done, bytes.length - done, at + done);
-      if (read === 0) throw this.#damaged(`it ends before byte ${at + bytes.length}`);
-      done += read;
-    }
   }
 
   #damaged(why: string): UnpackError {

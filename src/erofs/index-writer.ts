@@ -6,7 +6,6 @@ import {
   BLOCK,
   DATA_LAYOUT,
   DATA_START,
-  INCOMPAT_CHUNKED_FILE,
   INODE,
   type InodeFields,
   MAX_BLOCKS,
@@ -24,8 +23,10 @@ import { writeXattrs, xattrBytes } from './xattrs.ts';
 const PIECE = 1024 * 1024;
 
 export interface IndexTarget {
-  /** Size of the tar in bytes. The tar begins at DATA_START. */
+  /** Size in bytes of the tar that lies in this file, from DATA_START on; 0 if it lies in `device`. */
   readonly tarBytes: number;
+  /** The layer file in which the tar lies, if it is not this file. It is mounted together with this file. */
+  readonly device?: { readonly blocks: number } | undefined;
   /** Writes the next bytes behind the tar. They are valid only during the call. */
   write(bytes: Buffer): void;
   /** Reads from the tar. @param offset in the tar */
@@ -35,14 +36,14 @@ export interface IndexTarget {
 }
 
 /**
- * Writes what makes an EROFS image of a tar, behind the tar: chunks that the tar does not have as whole blocks, inodes,
+ * Writes what makes an EROFS image of a tar, behind the tar, or into a file of its own: chunks that the tar does not have as whole blocks, inodes,
  * directories, long targets of symbolic links.
  * @returns the fields of the superblock
  * @throws UnpackError LIMIT_EXCEEDED; the errors of `target`
  */
 export function writeIndex(tree: TreeContents, target: IndexTarget): Omit<Superblock, 'uuid'> {
   const plan = planIndex(tree, target.checkpoint);
-  const places = placesOf(plan, roundUp(DATA_START + target.tarBytes, BLOCK) / BLOCK);
+  const places = placesOf(plan, target);
   const output = new Pieces(target.write, PIECE);
   output.fillTo(roundUp(target.tarBytes, BLOCK) - target.tarBytes);
   for (const chunks of plan.chunked.values()) {
@@ -60,7 +61,8 @@ export function writeIndex(tree: TreeContents, target: IndexTarget): Omit<Superb
     blocks: places.end,
     indexBlock: places.index,
     tarBytes: target.tarBytes,
-    incompat: plan.chunked.size > 0 ? INCOMPAT_CHUNKED_FILE : 0,
+    chunked: plan.chunked.size > 0,
+    device: target.device === undefined ? undefined : { blocks: target.device.blocks, address: places.end },
   };
 }
 
@@ -70,20 +72,25 @@ interface Places {
   readonly index: number;
   readonly directories: number;
   readonly end: number;
+  /** Where the tar begins. The blocks of the device follow those of this file. */
+  readonly tar: number;
 }
 
 /** @throws UnpackError LIMIT_EXCEEDED */
-function placesOf({ movedBlocks, inodeBlocks, directoryBlocks }: IndexPlan, moved: number): Places {
+function placesOf({ movedBlocks, inodeBlocks, directoryBlocks }: IndexPlan, { tarBytes, device }: IndexTarget): Places {
+  const start = DATA_START / BLOCK;
+  const moved = start + Math.ceil(tarBytes / BLOCK);
   const index = moved + movedBlocks;
   const directories = index + inodeBlocks;
   const end = directories + directoryBlocks;
-  if (end >= MAX_BLOCKS) {
+  const all = end + (device?.blocks ?? 0);
+  if (all >= MAX_BLOCKS) {
     throw new UnpackError(
       'LIMIT_EXCEEDED',
-      `its file would have ${end * BLOCK} bytes, and an EROFS image can have 2 TiB; use the overlay store for this image`,
+      `its file would have ${all * BLOCK} bytes, and an EROFS image can have 2 TiB; use the overlay store for this image`,
     );
   }
-  return { moved, index, directories, end };
+  return { moved, index, directories, end, tar: device === undefined ? start : end + start };
 }
 
 function writeInodes(
@@ -116,7 +123,7 @@ function writeInodes(
     if (header > INODE) writeXattrs(buffer, at + INODE, xattrs);
     target?.copy(buffer, at + header);
     if (chunks !== undefined) {
-      moved = writeChunkTable(buffer, at + header, chunks, blockInTar, moved);
+      moved = writeChunkTable(buffer, at + header, chunks, places.tar, moved);
     }
   }
   output.fillTo(start + plan.inodeBlocks * BLOCK);
@@ -135,7 +142,7 @@ function contentFields(
     case S_IFREG: {
       const chunks = plan.chunked.get(inode);
       if (chunks !== undefined) return { fields: { layout: DATA_LAYOUT.chunks, size, start: chunks.shift } };
-      const start = size === 0 ? 0 : blockInTar(tree.startOf(inode));
+      const start = size === 0 ? 0 : places.tar + tree.startOf(inode) / BLOCK;
       return { fields: { layout: DATA_LAYOUT.plain, size, start } };
     }
     case S_IFDIR: {
@@ -166,6 +173,3 @@ function writeDirectories(tree: TreeContents, plan: IndexPlan, output: Pieces, c
     blocks.write(directory, buffer, at, nid);
   }
 }
-
-/** The block of an offset in the tar. */
-const blockInTar = (offset: number): number => (DATA_START + offset) / BLOCK;

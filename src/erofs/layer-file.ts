@@ -1,10 +1,8 @@
-import { closeSync, constants, fsyncSync, openSync, readSync, writeSync } from 'node:fs';
 import { type DiffId, hexOf } from '../oci/digest.ts';
 import { DATA_START, superblockPage } from './format.ts';
+import { ImageFile } from './image-file.ts';
 import { writeIndex } from './index-writer.ts';
 import type { TreeContents } from './tree-contents.ts';
-
-const NEW_FILE = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 
 export interface LayerFileEnd {
   readonly diffId: DiffId;
@@ -23,17 +21,17 @@ export interface LayerFileEnd {
  *     any → closed      by disposal. The caller deletes or renames the file
  */
 export class LayerFile implements Disposable {
-  readonly #fd: number;
+  readonly #file: ImageFile;
   #tarBytes = 0;
 
   /** @param path of a file that does not exist @throws system errors */
   constructor(path: string) {
-    this.#fd = openSync(path, NEW_FILE, 0o600);
+    this.#file = new ImageFile(path);
   }
 
   /** Writes the next bytes of the tar. @throws system errors */
   write(bytes: Buffer): void {
-    this.#writeAt(bytes, DATA_START + this.#tarBytes);
+    this.#file.writeAt(bytes, DATA_START + this.#tarBytes);
     this.#tarBytes += bytes.length;
   }
 
@@ -48,32 +46,18 @@ export class LayerFile implements Disposable {
       tarBytes: this.#tarBytes,
       checkpoint,
       write: (bytes) => {
-        this.#writeAt(bytes, end);
+        this.#file.writeAt(bytes, end);
         end += bytes.length;
       },
-      read: (offset, into) => this.#readTar(offset, into),
+      read: (offset, into) => this.#file.readAt(DATA_START + offset, into),
     });
-    this.#writeAt(superblockPage({ ...superblock, uuid: uuidOf(diffId) }), 0);
-    if (sync) fsyncSync(this.#fd);
+    this.#file.writeAt(superblockPage({ ...superblock, uuid: uuidOf(diffId) }), 0);
+    if (sync) this.#file.sync();
     return end;
   }
 
   [Symbol.dispose](): void {
-    closeSync(this.#fd);
-  }
-
-  #writeAt(bytes: Buffer, at: number): void {
-    for (let done = 0; done < bytes.length; ) {
-      done += writeSync(this.#fd, bytes, done, bytes.length - done, at + done);
-    }
-  }
-
-  #readTar(offset: number, into: Buffer): void {
-    for (let done = 0; done < into.length; ) {
-      const read = readSync(this.#fd, into, done, into.length - done, DATA_START + offset + done);
-      if (read === 0) throw new Error(`the tar of ${this.#tarBytes} bytes has no byte ${offset + done}`);
-      done += read;
-    }
+    this.#file[Symbol.dispose]();
   }
 }
 

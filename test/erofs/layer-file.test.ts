@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { suite, test } from 'node:test';
 import '../support/needs-root.ts';
 import { ImageReader } from '../../src/erofs/image-reader.ts';
+import { writeIndexFile } from '../../src/erofs/index-file.ts';
 import { LayerFile } from '../../src/erofs/layer-file.ts';
 import { UnpackError } from '../../src/errors.ts';
 import { diffId } from '../../src/oci/digest.ts';
@@ -192,6 +193,36 @@ suite('the kernel reads from a layer file', { skip }, () => {
       );
     });
   });
+});
+
+test('an index file shows another tree over the content of a layer file', { skip }, async () => {
+  using place = scratch();
+  const layer = written(place.path, tree({ a: content(3, 700), b: content(9, 512) }));
+  const fd = openSync(layer, constants.O_RDONLY);
+  const index = join(place.path, 'index.erofs');
+  const sparse = { size: 50_000, extents: [{ position: 100, length: 1000, offset: 7 * BLOCK + 5 }] };
+  try {
+    const other = tree({ folder: tree({ a: content(3, 700), whole: content(0, TAR.length), sparse }, { uid: 7 }) });
+    const options = { layer: fd, uuid: Buffer.alloc(16, 9), sync: true, checkpoint: () => {} };
+    writeIndexFile(index, describedTree(other).contents(), options);
+  } finally {
+    closeSync(fd);
+  }
+  assert.ok(statSync(index).size < 10_000, 'it has no content');
+  const target = join(place.path, 'tree');
+  mkdirSync(target);
+  assert.equal(mountImage({ path: index, devices: [layer] }, target), 'file');
+  try {
+    assert.deepEqual(readFileSync(join(target, 'folder/a')), TAR.subarray(3 * BLOCK, 3 * BLOCK + 700));
+    assert.deepEqual(readFileSync(join(target, 'folder/whole')), TAR);
+    assert.deepEqual(
+      readFileSync(join(target, 'folder/sparse')).subarray(100, 1100),
+      TAR.subarray(7 * BLOCK + 5, 7 * BLOCK + 1005),
+    );
+    assert.equal(statSync(join(target, 'folder')).uid, 7);
+  } finally {
+    await unmountSnapshot(target);
+  }
 });
 
 test('a layer file on tmpfs is mounted through a loop device', { skip }, async () => {
