@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import type { ChildProcess } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { readdirSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, rmSync } from 'node:fs';
 import { mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -51,7 +51,7 @@ export interface Stage extends AsyncDisposable {
   payload(prefix: string, tag?: string): Payload;
   /** The trees of the committed snapshots' own layers, by name. */
   stored(): Promise<StoreTrees>;
-  /** The names of the lock files of layers in ROOT/locks. */
+  /** The names of the lock files of layers in ROOT/locks, which a worker makes with its first job. */
   locks(): string[];
   /** Fails unless the store holds exactly these snapshots and no other directories. */
   assertClean(names: readonly string[]): Promise<void>;
@@ -154,7 +154,7 @@ export async function stage(options: StageOptions = {}): Promise<Stage> {
       push,
       payload,
       stored,
-      locks: () => readdirSync(join(root, 'locks')).filter((name) => name.startsWith('sha')),
+      locks: () => namesIn(join(root, 'locks')).filter((name) => name.startsWith('sha')),
       assertClean,
       [Symbol.asyncDispose]: () => stack.disposeAsync(),
     };
@@ -191,6 +191,9 @@ function startWorker(settings: Readonly<Record<string, string>>): WorkerProcess 
     ended,
   };
 }
+
+/** The names in a directory; none if there is no such directory yet. */
+const namesIn = (path: string): string[] => (existsSync(path) ? readdirSync(path) : []);
 
 /** Waits until a condition is true; fails with the current state if it does not become true. */
 export async function until(
