@@ -4,7 +4,7 @@ import type { DirectoryTimes } from './directory-times.ts';
 import type { Checkpoint, MemoryBudget } from './layer-budget.ts';
 import type { LayerTree } from './layer-tree.ts';
 import type { Squash } from './ownership.ts';
-import { copyAttributes, type ImpliedDirectory, LowerDirectories } from './parent-attributes.ts';
+import { copyAttributes, type ImpliedDirectory, type LayersBelow, LowerDirectories } from './parent-attributes.ts';
 import { splitPath } from './paths.ts';
 import { isOverlayWhiteout, type MissingDirectories, type Root } from './root.ts';
 import type { PassFindings } from './second-pass.ts';
@@ -44,7 +44,7 @@ export class ImpliedDirectories implements MissingDirectories, Disposable {
   private readonly lowers: LowerDirectories | undefined;
 
   constructor(
-    target: DiffTarget,
+    target: DiffTarget & LayersBelow,
     parts: {
       readonly root: Root;
       readonly whiteouts: Whiteouts;

@@ -21,7 +21,7 @@ import { type Checkpoint, MemoryBudget, NO_CHECKPOINT } from './layer-budget.ts'
 import type { LayerTree } from './layer-tree.ts';
 import { LeftOut } from './left-out.ts';
 import { type DirectoryMode, OWNER_RIGHTS, Squash } from './ownership.ts';
-import { copyParentAttributes, type ImpliedDirectory } from './parent-attributes.ts';
+import { copyParentAttributes, type ImpliedDirectory, type LayersBelow } from './parent-attributes.ts';
 import { cleanPath, splitPath } from './paths.ts';
 import { Root, type RootOptions } from './root.ts';
 import { LateDeletions, type PassFindings } from './second-pass.ts';
@@ -35,6 +35,8 @@ export interface LayerWriterOptions extends RootOptions {
   readonly memoryBytes?: number;
   /** The tree to write to, instead of the directory of the target. It is disposed with the writer. */
   readonly tree?: LayerTree;
+  /** Opens the tree of a layer below by its path (`lowers`), if it is not a directory. */
+  readonly openLower?: LayersBelow['openLower'];
   /** The findings of the previous pass; `undefined` in the first pass. */
   readonly findings?: PassFindings | undefined;
   /** `entry`, `finish` and `copyParentAttributes` throw its errors, possibly as the cause of another error. */
@@ -75,7 +77,7 @@ export interface WrittenLayer {
  */
 export class LayerWriter implements EntrySink, Disposable {
   private state: 'writing' | 'finished' | 'completed' | 'disposed' = 'writing';
-  private readonly target: DiffTarget;
+  private readonly target: DiffTarget & LayersBelow;
   private readonly root: Root;
   private readonly tree: LayerTree;
   private readonly whiteouts: Whiteouts;
@@ -108,7 +110,7 @@ export class LayerWriter implements EntrySink, Disposable {
 
   constructor(target: DiffTarget, options: LayerWriterOptions = {}) {
     const { checkpoint = NO_CHECKPOINT, findings } = options;
-    this.target = target;
+    this.target = { ...target, openLower: options.openLower };
     this.checkpoint = checkpoint;
     this.isFirstPass = findings === undefined;
     this.root = options.tree === undefined ? openTarget(target, options) : new Root(options.tree, options);
@@ -128,7 +130,7 @@ export class LayerWriter implements EntrySink, Disposable {
     this.rules = attributeRules(target, this.tree, this.squash, this.leftOut);
     this.initial = new InitialAttributes(this.root);
     const parts = { root: this.root, whiteouts: this.whiteouts, squash: this.squash, budget, times, added: this.added };
-    this.implied = new ImpliedDirectories(target, parts, findings);
+    this.implied = new ImpliedDirectories(this.target, parts, findings);
     try {
       if (this.fullCopy) this.late.removeKnown(this.root, times);
     } catch (error) {

@@ -24,7 +24,10 @@ const NOT_COPIED = ['trusted.', 'user.overlay.'];
 const TURN = 20;
 
 /** The directories of the layers below a layer, nearest first, and the key of the layer's snapshot. */
-type LayersBelow = Pick<DiffTarget, 'key' | 'lowers'>;
+export type LayersBelow = Pick<DiffTarget, 'key' | 'lowers'> & {
+  /** Opens the tree of a layer below, by its path in `lowers`; default: the path is that of a directory. */
+  readonly openLower?: ((path: string) => LayerTree) | undefined;
+};
 
 /** A directory that was made because it contains an entry, before a possible entry for the directory itself. */
 export interface ImpliedDirectory {
@@ -163,9 +166,10 @@ export class LowerDirectories implements Disposable {
    * @param root the layer. If `key` is given, it is a directory of a store.
    * @throws UnpackError STORE_FAILED if a directory is not of the same store; system errors
    */
-  constructor({ lowers, key }: LayersBelow, root: Root) {
+  constructor({ lowers, key, openLower }: LayersBelow, root: Root) {
+    const open = openLower ?? ((path: string) => new KernelTree(path));
     try {
-      this.layers = lowers.map((path) => this.stack.use(new Root(new KernelTree(path))));
+      this.layers = lowers.map((path) => this.stack.use(new Root(open(path))));
       if (key !== undefined) for (const { tree } of this.layers) requireSameOwner(tree.root, root.tree.root);
     } catch (error) {
       this.stack.dispose();

@@ -14,7 +14,8 @@ export type KernelErrorCode =
   | 'ENOTDIR'
   | 'EOPNOTSUPP'
   | 'EPERM'
-  | 'ERANGE';
+  | 'ERANGE'
+  | 'EROFS';
 
 /** A system error with the fields of `systemError`. @param name a C string */
 export function kernelError(code: KernelErrorCode, syscall: string, name?: Buffer): NodeJS.ErrnoException {
