@@ -1,29 +1,22 @@
 import assert from 'node:assert/strict';
-import { createHash } from 'node:crypto';
-import { closeSync, constants, mkdirSync, openSync, rmSync } from 'node:fs';
+import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import '../support/needs-root.ts';
-import { writeIndexFile } from '../../src/erofs/index-file.ts';
-import { IndexedTar } from '../../src/erofs/indexed-tar.ts';
-import { LayerFile } from '../../src/erofs/layer-file.ts';
-import { treeOnParent } from '../../src/erofs/tree-on-parent.ts';
-import { verifyLayerFile } from '../../src/erofs/verify.ts';
 import { UnpackError } from '../../src/errors.ts';
-import { diffId } from '../../src/oci/digest.ts';
 import { mountSnapshot, unmountSnapshot } from '../../src/system/mount.ts';
 import { mountImage } from '../../src/system/mount-image.ts';
 import { type ExactTree, readExactTree } from '../conformance/exact-tree.ts';
 import { anyImage, archiveOf, describeImage } from '../conformance/random-image.ts';
-import { applyTar, LIMITS } from '../support/apply.ts';
+
+import { applyTar } from '../support/apply.ts';
 import { skipWithoutErofs } from '../support/erofs.ts';
 import { scratch } from '../support/scratch.ts';
+import { writeLayer } from './layer-images.ts';
 
 /** UNPACKD_EROFS_IMAGES asks for more than a run of all tests needs. */
 const IMAGES = Number(process.env.UNPACKD_EROFS_IMAGES ?? 60);
-const checkpoint = (): void => {};
-
 test('random images are the same trees as in the overlay store', { skip: skipWithoutErofs() }, async () => {
   using place = scratch();
   let compared = 0;
@@ -83,11 +76,11 @@ async function erofsTree(folder: string, archives: readonly Buffer[]): Promise<E
   const mounted: string[] = [];
   try {
     for (const [number, archive] of archives.entries()) {
-      const { path, index } = await layerFile(folder, number, archive, images);
-      images.unshift(index ?? path);
+      const { path, index } = await writeLayer(folder, number, archive, images);
+      images.unshift(index);
       const target = join(folder, `layer-${number}`);
       mkdirSync(target);
-      mountImage({ path: index ?? path, devices: index === undefined ? [] : [path] }, target);
+      mountImage({ path: index, devices: [path] }, target);
       mounted.unshift(target);
     }
     return await merged(folder, mounted);
@@ -95,30 +88,6 @@ async function erofsTree(folder: string, archives: readonly Buffer[]): Promise<E
     return codeOf(error);
   } finally {
     for (const target of mounted) await unmountSnapshot(target);
-  }
-}
-
-/** Writes a layer file, and an index file on the images below. */
-async function layerFile(folder: string, number: number, archive: Buffer, below: readonly string[]) {
-  const path = join(folder, `${number}.erofs`);
-  const id = diffId(`sha256:${createHash('sha256').update(archive).digest('hex')}`);
-  {
-    using layer = new LayerFile(path);
-    using tar = new IndexedTar({ limits: LIMITS, checkpoint });
-    layer.write(archive);
-    tar.write(archive);
-    layer.finish(tar.finish().tree, { diffId: id, sync: false, checkpoint });
-  }
-  assert.equal(await verifyLayerFile(path, { diffId: id, limits: LIMITS, checkpoint }), undefined);
-  const fd = openSync(path, constants.O_RDONLY);
-  try {
-    const on = below.length === 0 ? 'nothing' : [...below];
-    const { tree } = treeOnParent(fd, archive.length, on, { limits: LIMITS, checkpoint });
-    const index = join(folder, `${number}.index`);
-    writeIndexFile(index, tree, { layer: fd, uuid: Buffer.alloc(16, number), sync: false, checkpoint });
-    return { path, index };
-  } finally {
-    closeSync(fd);
   }
 }
 
