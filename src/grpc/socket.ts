@@ -148,7 +148,8 @@ function removeLeft(made: string): void {
 const newPath = (path: string): string => join(`${path}.new`, 's');
 
 function taken(path: string, pid: string): SocketError {
-  const who = pid === '' ? 'another process' : `process ${pid}`; // it has just taken the lock
+  // the file is empty until the process that has the lock writes its number
+  const who = pid === '' ? 'another process' : `process ${pid}`;
   const message = `${who} listens on ${path} already: stop it, or choose another path`;
   return new SocketError(message, { isTaken: true });
 }

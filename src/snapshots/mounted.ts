@@ -47,7 +47,8 @@ const HERE = '/proc/self/root';
  *
  * Not seen are: a mount that a process has made and not attached yet; an overlay over another mount of a snapshot, if that
  * other mount is not there any more; files that stay open without a mount.
- * Without /proc no mount is seen. A path that this process may not look at counts only if it is the path of the store.
+ * Without /proc no mount is seen. A path that this process may not look at counts if it is the path of the store, or if the mounts
+ * of a process that sees it lead from there to the store.
  */
 export async function storeMounts(root: string): Promise<StoreMounts> {
   try {
@@ -160,11 +161,14 @@ class StorePlace {
   }
 
   /**
-   * Whether a directory of an overlay's layers is ROOT/snapshots. The text was resolved by the process that mounted it, which
-   * may have seen other directories. It is resolved again for this process and for one that sees the mount. If it is not there
-   * for either, the answer is yes. The same does not hold for a directory of containerd: in a container, its own root is such
-   * an overlay. If this process may not look there, as a worker in a container with few capabilities, the mounts that the other
-   * one sees tell whether it is the same directory: the path may be another one in the container.
+   * Whether a directory of an overlay's layers is ROOT/snapshots. The process that mounted the overlay resolved the path, and it
+   * may have seen other directories. So the path is resolved again: for this process, and for one that sees the mount.
+   *
+   * If the path is missing for both, the answer is yes, to be on the safe side. A path of containerd is the exception: the root of
+   * the container that this process runs in is such an overlay.
+   *
+   * A worker in a container with few capabilities may not look at paths of other processes. Then the mounts that the other process
+   * sees decide, because the store can have another path there.
    */
   #isParent(path: string, viewer: Viewer): boolean {
     const looked = [HERE, viewer.root].map((view) => this.#look(`${view}${path}`));
