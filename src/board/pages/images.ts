@@ -8,7 +8,7 @@ import { type FoundImage, IMAGE_ORDERS, type ImageOrder, type ImagePlace, type I
 /** `/images`: which images the stores have, how large they are, and when they were used. */
 
 /** The number of images of a page. */
-export const IMAGES_SHOWN = 100;
+const IMAGES_SHOWN = 100;
 
 export interface ImagesPageParts {
   readonly stores: readonly ListedStore[];
@@ -124,7 +124,7 @@ function imageRow(image: FoundImage, stores: number, now: number): Row {
 }
 
 /** The page of one image. */
-export function imageUrl({ reference, platform, manifest = '', chainId = '' }: FoundImage): string {
+function imageUrl({ reference, platform, manifest = '', chainId = '' }: FoundImage): string {
   return `/image?${new URLSearchParams({ reference, platform, manifest, chain: chainId })}`;
 }
 
