@@ -13,7 +13,7 @@ export type WhyNotReady = (timeout: number) => Promise<string | undefined>;
 
 /**
  * `/healthz`: the process is alive. `/readyz`: the process can work; otherwise the status is 503 and the body is the reason,
- * for example that Redis does not answer or the store cannot be written. Board and workers serve both.
+ * for example that Redis does not answer or the store cannot be written. Board, workers and `unpackd snapshotter` serve both.
  */
 export function addHealthRoutes(app: FastifyInstance, whyNotReady: WhyNotReady): void {
   app.get('/healthz', async (_request, reply) => reply.type('text/plain').send('alive\n'));
@@ -32,13 +32,13 @@ export interface MetricsText {
   text(): Promise<string>;
 }
 
-/** `/metrics` for Prometheus. Board and workers serve it. */
+/** `/metrics` for Prometheus. Board, workers and `unpackd snapshotter` serve it. */
 export function addMetricsRoute(app: FastifyInstance, page: MetricsText): void {
   app.get('/metrics', async (_request, reply) => reply.type(page.contentType).send(await page.text()));
 }
 
 /**
- * Serves `/healthz`, `/readyz` and `/metrics` of a worker, if UNPACK_HEALTH_PORT is set.
+ * Serves `/healthz`, `/readyz` and `/metrics` of a worker or of `unpackd snapshotter`, if UNPACK_HEALTH_PORT is set.
  * @throws ListenError if it cannot listen on the address
  */
 export async function startHealthServer(

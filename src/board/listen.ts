@@ -1,7 +1,7 @@
 import type { FastifyInstance } from 'fastify';
 import { errnoOf } from '../errno.ts';
 
-/** The board or the health server of a worker cannot listen on its address. `message` has the reason, and what to change. */
+/** The board, or the health server of a worker or of `unpackd snapshotter`, cannot listen on its address. `message` has the reason, and what to change. */
 export class ListenError extends Error {
   override readonly name = 'ListenError';
 }

@@ -30,8 +30,8 @@ const LOGGED = ['RESOURCE_EXHAUSTED', 'UNAVAILABLE', 'INTERNAL'];
 /**
  * @param socket path of the Unix socket, which gets mode 0600
  * @param onCall gets the end of each call of containerd
- * @throws SocketError if another process listens there or serves the store, or it cannot be made; UnpackError STORE_FAILED for a store whose files
- *   have lost their owners; system errors
+ * @throws SocketError if another process listens there or serves the store, or the socket cannot be made; UnpackError
+ *   STORE_FAILED for a store whose files have lost their owners; system errors
  */
 export async function serveSnapshotter(
   store: OwnStore,

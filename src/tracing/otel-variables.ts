@@ -5,8 +5,8 @@ import { addSecret } from '../secrets.ts';
 
 /**
  * The standard variables of OpenTelemetry that decide whether and what is traced (opentelemetry.io, "Environment Variable
- * Specification"). The exporter reads URL, headers, time limit and compression of OTEL_EXPORTER_OTLP_… itself. This file loads nothing of OpenTelemetry, so a
- * process without traces does not either.
+ * Specification"). The exporter reads URL, headers, time limit and compression of OTEL_EXPORTER_OTLP_… itself. This file loads
+ * nothing of OpenTelemetry, so a process without traces does not either.
  */
 export interface TraceSettings {
   /** Without credentials, for the log. */
