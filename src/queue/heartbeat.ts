@@ -17,7 +17,7 @@ const JITTER = 0.1;
 /** Number of old IDs that a heartbeat checks for an expired record. */
 const CHECKED = 4;
 
-/** KEYS: the record, the IDs, those of a sample. ARGV: the ID, the record, its lifetime, the time, the prefix of the records' keys. */
+/** KEYS: the record, the IDs, then `sampleKeys`. ARGV: the ID, the record, its lifetime, the time, the prefix of the records' keys. */
 const BEAT = `
   ${SAMPLE}
   redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
@@ -38,9 +38,9 @@ export interface HeartbeatOptions {
 }
 
 /**
- * Writes the record of a worker every ten seconds, until `stop`, and how long the queue is once a minute (`queue-history.ts`). It never fails a job and keeps no process alive. Without a
- * connection it sends nothing, so that no heartbeats queue up during an outage; the first one after the outage follows at most
- * eleven seconds later.
+ * Writes the record of a worker every ten seconds, until `stop`. Once a minute it also writes how long the queue is
+ * (`queue-history.ts`). It never fails a job and keeps no process alive. Without a connection it sends nothing, so that no
+ * heartbeats queue up during an outage; the first one after the outage follows at most eleven seconds later.
  */
 export class Heartbeat {
   readonly #options: HeartbeatOptions;

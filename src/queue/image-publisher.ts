@@ -31,12 +31,13 @@ type PublishAnswer = 'written' | 'lost' | 'changed';
 /** Milliseconds between two looks whether this process is to list, or has to list again. */
 export const LOOK = 10_000;
 /**
- * How long the process that lists keeps this right without renewing it, in milliseconds. If that process was killed, another one
- * begins after this time.
+ * Milliseconds after which another process lists, if the one that lists does not renew its right, for example because it was
+ * killed.
  */
 const RIGHT = 60_000;
+/** Maximum share of the time that listing takes. It counts the whole time, also that of waiting for the disk and for Redis. */
 const SHARE = 1 / 200;
-/** A listing that takes more than this number of milliseconds hangs, so that another process may try. */
+/** Milliseconds after which a listing counts as hanging: the process gives up its right, so that another process tries. */
 const HANGS = 600_000;
 /** Maximum number of images that one call of Redis writes or removes: it takes Redis about a millisecond. */
 const CHUNK = 500;
@@ -81,16 +82,16 @@ export interface ImagePublisherOptions {
   readonly images: () => Promise<readonly ImageListing[]>;
   /** Maximum number of images in the list: those that were used last. */
   readonly most: number;
-  /** Maximum share of one processor that listing takes; default: a two-hundredth. */
+  /** Maximum share of the time that listing takes; default: a two-hundredth. */
   readonly share?: number;
   /** Errors of Redis. */
   readonly onError: (error: unknown) => void;
 }
 
 /**
- * Of all processes with one store, one writes the list. It reads the store every ten seconds, or less often if reading takes long:
- * so that it takes at most a two-hundredth of a processor. It writes what has changed since. If the list is not what it has
- * written, because Redis was emptied or a failover took writes back, it reads the list and mends it.
+ * Of all processes with one store, one writes the list. It reads the store every ten seconds, or less often if that takes more
+ * than a two-hundredth of the time. It writes what has changed since. If the list is not what it has written, because Redis was
+ * emptied or a failover took writes back, it reads the list and mends it.
  *
  * If the store cannot be read, the list stays as it is, and readers see how old it is. No job waits for any of this.
  */

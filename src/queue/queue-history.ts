@@ -6,8 +6,9 @@ import type { Keys } from './connection.ts';
  * heartbeat of a worker in a minute measures, and a board measures, too, so that it does not matter which of them run: a minute has
  * the largest numbers that anybody has seen in it.
  *
- *     KEY  PREFIX:QUEUE:history    a ring of 10,080 places of 16 bytes, 161,280 bytes: the minute since 1970, waiting (with prioritized),
- *                                  delayed and active, each an unsigned integer of 32 bits; expires a week after the last
+ *     PREFIX:QUEUE:history    a ring of 10,080 places of 16 bytes, 161,280 bytes. A place has the minute since 1970, and the
+ *                             numbers of waiting (with prioritized), delayed and active jobs: unsigned integers of 32 bits, big
+ *                             endian. It expires a week after the last sample
  *
  * Measured: a sample takes Redis 15 µs, to read a week 43 µs. The key takes 328 KB, because Redis keeps room to grow.
  */

@@ -16,7 +16,7 @@ import type { Keys } from './connection.ts';
 
 /** Lifetime of a list after it was written last, in milliseconds: a day. */
 export const LIST_LIFE = 86_400_000;
-/** A list that was not confirmed for this number of milliseconds is old: nobody looks into that store any more. */
+/** A list that was not confirmed for this number of milliseconds is old: probably no worker of that store runs. */
 export const LIST_OLD = 600_000;
 
 const count = z.number().min(0);
@@ -47,7 +47,7 @@ const factsSchema = z.object({
   /** Bytes on disk of the layers that no other image of the store has, and of the others. */
   own: count,
   shared: count.default(0),
-  /** The number of layers whose size is not known, which `own` and `shared` are without. */
+  /** The number of layers whose size is not known. `own` and `shared` do not have them. */
   unmeasured: count.default(0),
   unpacked: time,
   used: time,
