@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { resolve } from 'node:path';
 import { Command } from 'commander';
+import type { Logger } from 'pino';
 import { type Config, ownStorePlace } from '../config.ts';
 import type { Store } from '../snapshots/store.ts';
 import type { Cli } from './output.ts';
@@ -55,8 +56,7 @@ async function run(config: Config, socket: string, signal: AbortSignal): Promise
     const metrics = await metricsOf(config, store);
     const served = await serveSnapshotter(store, socket, sentenceLog(log), metrics?.calls);
     try {
-      const health = metrics && (await metrics.serve());
-      if (health !== undefined) log.info({ url: health.url }, `health at ${health.url}`);
+      const health = await metrics?.serve(log);
       if (!signal.aborted) await once(signal, 'abort');
       await health?.close();
     } finally {
@@ -79,7 +79,20 @@ async function metricsOf(config: Config, store: Store) {
   addStoreMetrics(page, store);
   return {
     calls: snapshotterMetrics(page.registry),
-    /** It is called when containerd is served, so the process is ready. @throws ListenError */
-    serve: () => startHealthServer(config, async () => undefined, page),
+    /**
+     * It is called when containerd is served, so the process is ready. A port that is taken is only logged: without this process,
+     * no container can start.
+     */
+    async serve(log: Logger) {
+      try {
+        const health = await startHealthServer(config, async () => undefined, page);
+        if (health !== undefined) log.info({ url: health.url }, `health at ${health.url}`);
+        return health;
+      } catch (error) {
+        const why = error instanceof Error ? error.message : String(error);
+        log.warn({ err: error }, `health and metrics are not served: ${why}`);
+        return undefined;
+      }
+    },
   };
 }

@@ -37,6 +37,7 @@ export function chunksOf(extents: readonly Extent[], size: number): Chunks {
     const chunk = BLOCK * 2 ** shift;
     const tableBytes = Math.ceil(size / chunk) * ADDRESS;
     const moved = movedChunks(extents, size, chunk);
+    if (moved === undefined) continue;
     const bytes = tableBytes + moved.length * Math.min(chunk, roundUp(size, BLOCK));
     if (bytes < least) [best, least] = [{ shift, extents, size, tableBytes, moved }, bytes];
     if (chunk >= size) break;
@@ -44,14 +45,14 @@ export function chunksOf(extents: readonly Extent[], size: number): Chunks {
   if (best === undefined || least > MAX_CHUNK_BYTES) {
     throw new UnpackError(
       'LIMIT_EXCEEDED',
-      `its content of ${size} bytes with ${extents.length} pieces of data between holes needs a table of ${least} bytes in an EROFS image, more than ${MAX_CHUNK_BYTES}; use the overlay store for this image`,
+      `its content of ${size} bytes, in ${extents.length} pieces between holes, needs more than ${MAX_CHUNK_BYTES} bytes of chunks in an EROFS image; use the overlay store for this image`,
     );
   }
   return best;
 }
 
-/** The chunks that have data which the tar does not have as whole blocks. */
-function movedChunks(extents: readonly Extent[], size: number, chunk: number): number[] {
+/** The chunks that have data which the tar does not have as whole blocks. @returns `undefined` if they are too many */
+function movedChunks(extents: readonly Extent[], size: number, chunk: number): number[] | undefined {
   const moved: number[] = [];
   const add = (number: number): void => {
     if (moved.at(-1) !== number) moved.push(number);
@@ -62,7 +63,9 @@ function movedChunks(extents: readonly Extent[], size: number, chunk: number): n
     const last = Math.floor((end - 1) / chunk);
     const aligned = (offset - position) % BLOCK === 0;
     if (!aligned) {
-      for (let each = Math.floor(position / chunk); each <= last; each++) add(each);
+      const first = Math.floor(position / chunk);
+      if ((last - first) * chunk > MAX_CHUNK_BYTES) return undefined;
+      for (let each = first; each <= last; each++) add(each);
       continue;
     }
     if (position % chunk !== 0) add(Math.floor(position / chunk));

@@ -5,6 +5,7 @@ import type { Keys } from './connection.ts';
 import {
   type ImageName,
   LIST_LIFE,
+  LIST_OLD,
   type ListAnswer,
   READ_LIST,
   type StoreKeys,
@@ -37,6 +38,8 @@ export const LOOK = 10_000;
 const RIGHT = 60_000;
 /** Maximum share of the time that listing takes. It counts the whole time, also that of waiting for the disk and for Redis. */
 const SHARE = 1 / 200;
+/** Longest pause between two looks at the store, in milliseconds, so that the list of a slow store does not look old. */
+const LONGEST_PAUSE = LIST_OLD / 3;
 /** Milliseconds after which a listing counts as hanging: the process gives up its right, so that another process tries. */
 const HANGS = 600_000;
 /** Maximum number of images that one call of Redis writes or removes: it takes Redis about a millisecond. */
@@ -153,13 +156,14 @@ export class ImagePublisher {
   }
 
   async #list(): Promise<void> {
+    const { share = SHARE } = this.#options;
     const began = performance.now();
     // a store that cannot be read is reported by those who need it
     const images = await this.#options.images().catch(() => undefined);
-    if (images !== undefined && !this.#stopped) await this.#publish(images);
-    const { share = SHARE } = this.#options;
+    // before Redis is asked, which can fail, or be away for long
     const end = performance.now();
-    this.#due = end + (end - began) * (1 / share - 1);
+    this.#due = end + Math.min((end - began) * (1 / share - 1), LONGEST_PAUSE);
+    if (images !== undefined && !this.#stopped) await this.#publish(images);
   }
 
   /** @throws errors of Redis */

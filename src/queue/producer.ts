@@ -268,7 +268,8 @@ export class UnpackQueue {
    * @throws QueueUnavailableError; the connection then looks for the primary again, because this one may be cut off
    */
   async #replicated(wanted: number, stream: Redis['stream']): Promise<void> {
-    const limit = Math.min(REPLICATION_LIMIT, this.#timeout / 2);
+    // WAIT takes an integer, and 0 means without a limit
+    const limit = Math.max(1, Math.floor(Math.min(REPLICATION_LIMIT, this.#timeout / 2)));
     const confirmed = await this.#redis.wait(wanted, limit);
     if (this.#redis.stream !== stream) throw new Error(LOST);
     if (confirmed >= wanted) return;

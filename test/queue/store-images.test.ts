@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Redis } from 'ioredis';
 import { patientConnection } from '../../src/queue/connection.ts';
-import { ImagePublisher } from '../../src/queue/image-publisher.ts';
+import { ImagePublisher, type ImagePublisherOptions } from '../../src/queue/image-publisher.ts';
 import { LIST_LIFE, type ListedStore, StoreLists, storeKeys } from '../../src/queue/store-images.ts';
 import type { ImageListing } from '../../src/snapshots/images.ts';
 import { eventually, payload, queueFixture } from './queue-fixture.ts';
@@ -25,7 +26,10 @@ async function stage(more: { readonly prefix?: string } = {}) {
   const store = { images: [listing(1)] as readonly ImageListing[], reads: 0, beforeAnswer: async () => {} };
   const redis = await connect();
   const lists = new StoreLists(redis, queue);
-  const publisher = async (most = 100): Promise<ImagePublisher> => {
+  const publisher = async (
+    most = 100,
+    options: Partial<Pick<ImagePublisherOptions, 'share' | 'onError'>> = {},
+  ): Promise<ImagePublisher> => {
     const made = new ImagePublisher({
       redis: await connect(),
       queue,
@@ -39,6 +43,7 @@ async function stage(more: { readonly prefix?: string } = {}) {
       most,
       share: 1,
       onError: assert.ifError,
+      ...options,
     });
     fixture.onEnd(() => made.stop());
     return made;
@@ -53,6 +58,19 @@ async function calls(redis: Redis, command: string): Promise<number> {
   const text = await redis.info('commandstats');
   return Number(new RegExp(`cmdstat_${command}:calls=(\\d+)`).exec(text)?.[1] ?? 0);
 }
+
+test('a list that Redis refuses is not made again at once', async () => {
+  const { store, publisher, redis, queue } = await stage();
+  await redis.set(storeKeys(queue, ID).images, 'not a hash');
+  store.beforeAnswer = () => sleep(20);
+  const errors: unknown[] = [];
+  // a pause of a thousand times the twenty milliseconds
+  const made = await publisher(100, { share: 1 / 1000, onError: (error) => errors.push(error) });
+  await made.look();
+  await made.look();
+  assert.equal(errors.length, 1);
+  assert.equal(store.reads, 1);
+});
 
 test('a list has the facts of each image, and expires a day after it was written last', async () => {
   const { store, publisher, read, redis, queue } = await stage();
