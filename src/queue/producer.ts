@@ -86,6 +86,8 @@ export class UnpackQueue {
   /** The last error of the connection since its last attempt to connect. */
   #last: unknown;
   #closed = false;
+  /** Number of calls that write and are not confirmed yet, with UNPACK_REDIS_REPLICAS. */
+  #writing = 0;
 
   /**
    * @param options or only the time limit in milliseconds for the answer of Redis to a call
@@ -256,9 +258,14 @@ export class UnpackQueue {
     if (wanted === 0) return this.#call(work, twice);
     return this.#call(async () => {
       const { stream } = this.#redis;
-      const value = await work();
-      await this.#replicated(wanted, stream);
-      return value;
+      this.#writing++;
+      try {
+        const value = await work();
+        await this.#replicated(wanted, stream);
+        return value;
+      } finally {
+        this.#writing--;
+      }
     }, twice);
   }
 
@@ -273,7 +280,8 @@ export class UnpackQueue {
     const confirmed = await this.#redis.wait(wanted, limit);
     if (this.#redis.stream !== stream) throw new Error(LOST);
     if (confirmed >= wanted) return;
-    this.#redis.disconnect(true);
+    // other calls on this connection would fail with it
+    if (this.#writing === 1) this.#redis.disconnect(true);
     throw unavailable(
       this.#settings,
       `has not confirmed the change: ${confirmed} of ${wanted} replicas (UNPACK_REDIS_REPLICAS) have it after ${durationText(limit)}; start the missing replicas, and call again`,

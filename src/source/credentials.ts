@@ -6,6 +6,9 @@ import { errnoOf } from '../errno.ts';
 type ChainOptions = NonNullable<Parameters<typeof defaultProvider>[0]>;
 type Chain = ReturnType<typeof defaultProvider>;
 
+/** Milliseconds between two attempts to read files that give no credentials and do not change. */
+const PAUSE = 5000;
+
 /**
  * The standard chain of credentials of AWS, for `s3Client`. The SDK reads the shared files of AWS once in the life of a process, and
  * keeps a key without an end for ever. This chain reads the files again when they have changed, and whenever a server has refused
@@ -15,15 +18,18 @@ type Chain = ReturnType<typeof defaultProvider>;
 export function credentialChain(options: ChainOptions, files: readonly string[]): Chain {
   const chain = defaultProvider({ ...options, ignoreCache: true });
   let known = stateOf(files);
+  /** The files that gave no credentials, and until when they are not read again; performance.now(). */
+  let failed = { state: '', until: 0 };
   return async (wanted) => {
     const now = stateOf(files);
-    if (now === known) return chain(wanted);
+    if (now === known || (now === failed.state && performance.now() < failed.until)) return chain(wanted);
     try {
       const renewed = await chain({ ...wanted, forceRefresh: true });
       known = now;
       return renewed;
     } catch {
-      // the file is possibly half-written: the next call reads it again
+      // the file is possibly half-written
+      failed = { state: now, until: performance.now() + PAUSE };
       return chain(wanted);
     }
   };

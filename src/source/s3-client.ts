@@ -68,14 +68,22 @@ function renewRefusedCredentials(client: S3Client): void {
         return await next(args);
       } catch (error) {
         if (!(error instanceof Error) || !OF_CREDENTIALS.has(error.name)) throw error;
-        await refreshCredentials(client);
-        const now = await client.config.credentials();
-        if (now.accessKeyId === used.accessKeyId && now.sessionToken === used.sessionToken) throw error;
+        // the refusal tells more than a chain that has no other credentials
+        const now = await refreshCredentials(client)
+          .then(() => client.config.credentials())
+          .catch(() => used);
+        if (isSameKey(now, used)) throw error;
         return await next(args);
       }
     },
     { step: 'initialize', name: 'renewRefusedCredentials' },
   );
+}
+
+type Credentials = Awaited<ReturnType<S3Client['config']['credentials']>>;
+
+function isSameKey(one: Credentials, other: Credentials): boolean {
+  return (['accessKeyId', 'secretAccessKey', 'sessionToken'] as const).every((field) => one[field] === other[field]);
 }
 
 /** Adds the header for buckets whose requester pays to every request. In a signed URL it is a parameter. */
