@@ -83,7 +83,11 @@ export function addActions(app: FastifyInstance, { queue, producer, send }: Acti
     const left = all.length - outcomes.length;
     const sentences = [
       `${count(done, 'job')} that failed with ${code} ${done === 1 ? 'waits' : 'wait'} again, with all attempts.`,
-      ...(refused > 0 ? [`${refused} were not retried: somebody has added or retried the same image meanwhile.`] : []),
+      ...(refused > 0
+        ? [
+            `${count(refused, 'job')} ${refused === 1 ? 'was' : 'were'} not retried: added, retried or removed meanwhile.`,
+          ]
+        : []),
       ...(left > 0 ? [`${left} are left: press the button again.`] : []),
     ];
     return { done: sentences.join(' ') };

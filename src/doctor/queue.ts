@@ -51,7 +51,7 @@ async function jobsOf(queue: Queue, name: string): Promise<{ readonly jobs: Chec
       jobs: warn(
         'Queue',
         `${finding}; the queue is paused`,
-        'workers take no jobs until somebody resumes it (queue.resume() of BullMQ)',
+        'workers take no jobs until somebody resumes it (the board has a button)',
       ),
     };
   }
