@@ -4,7 +4,7 @@ import { LruCache } from '../lru-cache.ts';
 import { type FileStatus, S_IFBLK, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT } from '../system/files.ts';
 import { BLOCK, DATA_LAYOUT, DATA_START, DIRENT, INODE, ROOT_NID, readInode, readSuperblock, SLOT } from './format.ts';
 import { readWhole } from './image-file.ts';
-import { readXattrs } from './xattrs.ts';
+import { readXattrs } from './xattr-encoding.ts';
 
 /** What is read at once, and kept for the next call. */
 const WINDOW = 64 * 1024;
@@ -59,7 +59,12 @@ export class ImageReader {
   xattrs(nid: number): Map<string, Buffer> {
     const { at, fields } = this.#inode(nid);
     if (fields.xattrBytes === 0) return new Map();
-    return readXattrs(this.#read(at + INODE, fields.xattrBytes));
+    try {
+      return readXattrs(this.#read(at + INODE, fields.xattrBytes));
+    } catch (error) {
+      if (error instanceof RangeError) throw this.#damaged(`the extended attributes of inode ${nid} are wrong`);
+      throw error;
+    }
   }
 
   /** The target of a symbolic link. */

@@ -4,6 +4,9 @@ import { type FileStatus, S_IFDIR, S_IFLNK, S_IFMT } from '../system/files.ts';
 import { ImageReader } from './image-reader.ts';
 import { kernelError } from './kernel-error.ts';
 
+/** More directories than a path can have (PATH_MAX). A damaged image can have a circle. */
+const MAX_DEPTH = 4096;
+
 /**
  * The tree of an image, read without a mount, so that the rules of `src/diff` find directories of the layers below in it. A
  * handle is the number of an inode. Nothing can be changed.
@@ -46,6 +49,7 @@ export class ImageTree implements LayerTree {
   realPath(dir: number): string {
     const names: string[] = [];
     for (let at = dir; at !== this.root; ) {
+      if (names.length > MAX_DEPTH) throw kernelError('ENAMETOOLONG', 'readlinkat');
       const above = this.#reader.parent(at);
       for (const { name, nid } of this.#reader.entries(above)) {
         if (nid !== at) continue;

@@ -1,9 +1,9 @@
 import { S_IFDIR, S_IFLNK, S_IFREG } from '../system/files.ts';
-import { type Chunks, chunksOf, movedBlocks } from './content.ts';
+import { type Chunks, chunksOf, movedBlocks } from './chunks.ts';
 import { DirectoryBlocks } from './directory-blocks.ts';
 import { BLOCK, INODE, ROOT_NID, roundUp, SLOT } from './format.ts';
 import type { TreeContents } from './tree-contents.ts';
-import { xattrBytes } from './xattrs.ts';
+import { xattrBytes } from './xattr-encoding.ts';
 
 /** What an index consists of, and where each part lies. `writeIndex` writes it in this order. */
 export interface IndexPlan {

@@ -1,6 +1,6 @@
 import { UnpackError } from '../errors.ts';
 import { S_IFBLK, S_IFCHR, S_IFDIR, S_IFLNK, S_IFREG } from '../system/files.ts';
-import { movedContent, writeChunkTable } from './content.ts';
+import { movedContent, writeChunkTable } from './chunks.ts';
 import { DirectoryBlocks } from './directory-blocks.ts';
 import {
   BLOCK,
@@ -17,7 +17,7 @@ import {
 import { type IndexPlan, planIndex } from './index-plan.ts';
 import { Pieces } from './pieces.ts';
 import type { TreeContents } from './tree-contents.ts';
-import { writeXattrs, xattrBytes } from './xattrs.ts';
+import { writeXattrs, xattrBytes } from './xattr-encoding.ts';
 
 /** Size of the pieces in which the index is written, in bytes. */
 const PIECE = 1024 * 1024;

@@ -34,5 +34,8 @@ export function treeOnParent(
     if (!read.written.needsSecondPass) return read;
     ({ findings } = read.written);
   }
-  throw new UnpackError('LAYER_UNSAFE', `its directories still change after ${MAX_PASSES} passes`);
+  throw new UnpackError(
+    'LAYER_UNSAFE',
+    `its directories still change after ${MAX_PASSES} passes; build the image again without deletions of the links that it writes through`,
+  );
 }

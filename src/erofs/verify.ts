@@ -17,7 +17,7 @@ export interface LayerDamage {
   readonly what: string;
 }
 
-export interface VerifyOptions extends IndexedTarOptions {
+export interface VerifyOptions extends Pick<IndexedTarOptions, 'limits' | 'checkpoint'> {
   readonly diffId: DiffId;
   /** Called with the number of bytes of the tar that were read so far. */
   readonly onProgress?: (bytes: number) => void;
@@ -66,7 +66,16 @@ class Verification {
     const { diffId, checkpoint, onProgress } = this.#options;
     const algorithm = algorithmOf(diffId);
     using digest = streamHash(algorithm, 'beside');
-    using tar = new IndexedTar(this.#options);
+    let aborted: { readonly error: unknown } | undefined;
+    const abortable = (): void => {
+      try {
+        checkpoint();
+      } catch (error) {
+        aborted = { error };
+        throw error;
+      }
+    };
+    using tar = new IndexedTar({ limits: this.#options.limits, checkpoint: abortable });
     let refusal: UnpackError | undefined;
     // the next piece is read while the other thread digests
     const pieces = [Buffer.allocUnsafeSlow(PIECE), Buffer.allocUnsafeSlow(PIECE)];
@@ -80,6 +89,7 @@ class Verification {
       try {
         if (refusal === undefined) tar.write(piece);
       } catch (error) {
+        if (aborted !== undefined) throw aborted.error;
         // a damaged tar is reported by its digest, not by the entry that could not be read
         refusal = toUnpackError(error);
       } finally {

@@ -35,7 +35,7 @@ export function writeXattrs(to: Buffer, at: number, xattrs: ReadonlyMap<string, 
   return end;
 }
 
-/** Reads what `writeXattrs` has written. */
+/** Reads what `writeXattrs` has written. @throws RangeError if it is something else */
 export function readXattrs(from: Buffer): Map<string, Buffer> {
   const xattrs = new Map<string, Buffer>();
   for (let at = XATTR_HEADER; at < from.length; ) {
@@ -43,6 +43,7 @@ export function readXattrs(from: Buffer): Map<string, Buffer> {
     const valueLength = from.readUInt16LE(at + 2);
     const name = at + ENTRY;
     const value = name + nameLength;
+    if (value + valueLength > from.length) throw new RangeError('an extended attribute is longer than all together');
     const key = fullName(from[at + 1] ?? 0, from.toString('latin1', name, value));
     xattrs.set(key, Buffer.from(from.subarray(value, value + valueLength)));
     at += roundUp(ENTRY + nameLength + valueLength, 4);
@@ -50,11 +51,11 @@ export function readXattrs(from: Buffer): Map<string, Buffer> {
   return xattrs;
 }
 
-/** @throws Error for a number that has no prefix */
+/** @throws RangeError for a number that has no prefix */
 function fullName(prefix: number, name: string): string {
   for (const [acl, number] of [ACCESS_ACL, DEFAULT_ACL]) if (number === prefix) return acl;
   for (const [text, number] of PREFIXES) if (number === prefix) return `${text}${name}`;
-  throw new Error(`${prefix} is not the prefix of an extended attribute`);
+  throw new RangeError(`${prefix} is not the prefix of an extended attribute`);
 }
 
 const entryBytes = (key: string, value: Buffer): number => roundUp(ENTRY + parts(key).name.length + value.length, 4);
