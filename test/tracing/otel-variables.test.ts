@@ -41,8 +41,9 @@ test('passwords in the URL and the values of headers are masked, and the URL in 
 test('a file of a certificate that cannot be read, and a proxy that cannot be used, stop the start', () => {
   const secure = { OTEL_EXPORTER_OTLP_ENDPOINT: 'https://collector:4318' };
   assert.throws(
-    () => traceSettings({ ...secure, OTEL_EXPORTER_OTLP_CERTIFICATE: '/nowhere/ca.pem' }),
-    /^ConfigError: OTEL_EXPORTER_OTLP_CERTIFICATE=\/nowhere\/ca\.pem can't be read: ENOENT/,
+    // below a file, so that no machine has it
+    () => traceSettings({ ...secure, OTEL_EXPORTER_OTLP_CERTIFICATE: '/proc/version/ca.pem' }),
+    /^ConfigError: OTEL_EXPORTER_OTLP_CERTIFICATE=\/proc\/version\/ca\.pem can't be read: ENOTDIR/,
   );
   assert.throws(() => traceSettings({ ...secure, HTTPS_PROXY: 'socks5://proxy:1080' }), /HTTPS_PROXY names a proxy/);
   // a collector without TLS is reached directly, so neither is needed
