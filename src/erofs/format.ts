@@ -3,7 +3,7 @@
  * 512 bytes, so that a file's content can stay where it lies in a tar (Linux 6.4).
  */
 
-export const BLOCK_BITS = 9;
+const BLOCK_BITS = 9;
 export const BLOCK = 1 << BLOCK_BITS;
 /** Where the superblock lies, in bytes. */
 const SUPERBLOCK_OFFSET = 1024;

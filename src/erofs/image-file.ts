@@ -33,9 +33,16 @@ export class ImageFile implements Disposable {
 
 /** Fills a buffer from an open file. @throws Error if the file ends before */
 export function readWhole(fd: number, at: number, into: Buffer): void {
-  for (let done = 0; done < into.length; ) {
+  if (readUpTo(fd, at, into).length < into.length) throw new Error(`the file ends before byte ${at + into.length}`);
+}
+
+/** Reads into a buffer. @returns the part that was read: less than the buffer at the end of the file */
+export function readUpTo(fd: number, at: number, into: Buffer): Buffer {
+  let done = 0;
+  while (done < into.length) {
     const read = readSync(fd, into, done, into.length - done, at + done);
-    if (read === 0) throw new Error(`the file ends before byte ${at + into.length}`);
+    if (read === 0) break;
     done += read;
   }
+  return into.subarray(0, done);
 }

@@ -1,7 +1,7 @@
 import { fstatSync } from 'node:fs';
 import { UnpackError } from '../errors.ts';
 import { LruCache } from '../lru-cache.ts';
-import { type FileStatus, S_IFBLK, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT } from '../system/files.ts';
+import { deviceNumbers, type FileStatus, S_IFBLK, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT } from '../system/files.ts';
 import { BLOCK, DATA_LAYOUT, DATA_START, DIRENT, INODE, ROOT_NID, readInode, readSuperblock, SLOT } from './format.ts';
 import { readWhole } from './image-file.ts';
 import { readXattrs } from './xattr-encoding.ts';
@@ -50,7 +50,7 @@ export class ImageReader {
     const { mode, uid, gid, size, links } = fields;
     const type = mode & S_IFMT;
     const isDevice = type === S_IFCHR || type === S_IFBLK;
-    const { major, minor } = isDevice ? decodeDevice(fields.start) : { major: 0, minor: 0 };
+    const { major, minor } = isDevice ? deviceNumbers(fields.start) : { major: 0, minor: 0 };
     const time = { seconds: fields.seconds, nanoseconds: fields.nanoseconds };
     const allocated = Math.ceil(size / BLOCK) * BLOCK;
     return { mode, uid, gid, inode: BigInt(nid), links, size, allocated, major, minor, atime: time, mtime: time };
@@ -169,9 +169,4 @@ const DOT = 0x2e;
 
 function isDots(name: Buffer): boolean {
   return name[0] === DOT && (name.length === 1 || (name.length === 2 && name[1] === DOT));
-}
-
-/** The opposite of `encodeDevice`. */
-function decodeDevice(device: number): { readonly major: number; readonly minor: number } {
-  return { major: (device >>> 8) & 0xfff, minor: (device & 0xff) | ((device >>> 12) & 0xfff00) };
 }

@@ -1,6 +1,7 @@
 import type { Creator, LayerTree } from '../diff/layer-tree.ts';
 import { UnpackError } from '../errors.ts';
 import {
+  deviceNumbers,
   type FileStatus,
   S_IFBLK,
   S_IFCHR,
@@ -12,7 +13,6 @@ import {
   type Timespec,
 } from '../system/files.ts';
 import { DirectoryEntries } from './directory-entries.ts';
-
 import { FileContents } from './file-contents.ts';
 import { InodeAttributes, requireXattr } from './inode-attributes.ts';
 import { InodeTable } from './inode-table.ts';
@@ -226,8 +226,7 @@ export class MemoryTree implements LayerTree {
       links: inodes.links[inode] ?? 0,
       size: inodes.size[inode] ?? 0,
       allocated: type === S_IFREG ? this.allocated(inode) : 0,
-      major: (device >>> 8) & 0xfff,
-      minor: (device & 0xff) | ((device >>> 12) & 0xfff00),
+      ...deviceNumbers(device),
       atime: mtime,
       mtime,
     };

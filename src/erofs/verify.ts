@@ -1,8 +1,9 @@
-import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync } from 'node:fs';
 import { toUnpackError, type UnpackError } from '../errors.ts';
 import { algorithmOf, type DiffId } from '../oci/digest.ts';
 import { streamHash } from '../system/stream-hash.ts';
 import { DATA_START, readSuperblock, superblockPage } from './format.ts';
+import { readUpTo } from './image-file.ts';
 import { writeIndex } from './index-writer.ts';
 import { IndexedTar, type IndexedTarOptions, type TarTree } from './indexed-tar.ts';
 import { uuidOf } from './layer-file.ts';
@@ -49,7 +50,7 @@ class Verification {
   }
 
   async run(): Promise<LayerDamage | undefined> {
-    const page = this.#read(0, Buffer.alloc(DATA_START));
+    const page = readUpTo(this.#fd, 0, Buffer.alloc(DATA_START));
     if (page.length < DATA_START) return { part: 'length', what: `it has only ${this.#size} bytes` };
     const superblock = readSuperblock(page);
     if (superblock === undefined) return { part: 'superblock', what: 'its superblock is damaged, or not of unpackd' };
@@ -82,7 +83,7 @@ class Verification {
     for (let [at, turn] = [0, 0]; at < tarBytes; turn = 1 - turn) {
       checkpoint();
       const piece = pieces[turn]?.subarray(0, Math.min(PIECE, tarBytes - at)) ?? Buffer.alloc(0);
-      if (this.#read(DATA_START + at, piece).length < piece.length) {
+      if (readUpTo(this.#fd, DATA_START + at, piece).length < piece.length) {
         return { part: 'length', what: `it ends inside its tar of ${tarBytes} bytes` };
       }
       const digesting = digest.updateBeside(piece);
@@ -113,7 +114,7 @@ class Verification {
       tarBytes,
       checkpoint,
       read: (offset, into) => {
-        this.#read(DATA_START + offset, into);
+        readUpTo(this.#fd, DATA_START + offset, into);
       },
       write: (expected) => {
         damage ??= this.#differs(at, expected);
@@ -128,21 +129,10 @@ class Verification {
   }
 
   #differs(at: number, expected: Buffer): LayerDamage | undefined {
-    const actual = this.#read(at, Buffer.allocUnsafe(expected.length));
+    const actual = readUpTo(this.#fd, at, Buffer.allocUnsafe(expected.length));
     if (actual.equals(expected)) return undefined;
     if (actual.length < expected.length) return { part: 'length', what: `it ends at byte ${this.#size}, in its index` };
     return { part: 'index', what: `its index differs at byte ${at + firstDifference(actual, expected)}` };
-  }
-
-  /** @returns the bytes that were read: fewer at the end of the file */
-  #read(at: number, into: Buffer): Buffer {
-    let done = 0;
-    while (done < into.length) {
-      const read = readSync(this.#fd, into, done, into.length - done, at + done);
-      if (read === 0) break;
-      done += read;
-    }
-    return into.subarray(0, done);
   }
 }
 

@@ -1,3 +1,4 @@
+import { ACCESS_ACL, DEFAULT_ACL } from './extended-attributes.ts';
 import { roundUp, XATTR_HEADER } from './format.ts';
 
 /** Prefixes of names, and the numbers that stand for them in an image. */
@@ -6,8 +7,10 @@ const PREFIXES = [
   ['trusted.', 4],
   ['security.', 6],
 ] as const;
-const ACCESS_ACL = ['system.posix_acl_access', 2] as const;
-const DEFAULT_ACL = ['system.posix_acl_default', 3] as const;
+const ACLS = [
+  [ACCESS_ACL, 2],
+  [DEFAULT_ACL, 3],
+] as const;
 
 /** Size of the header of one attribute: length of the name, number of the prefix, size of the value. */
 const ENTRY = 4;
@@ -53,7 +56,7 @@ export function readXattrs(from: Buffer): Map<string, Buffer> {
 
 /** @throws RangeError for a number that has no prefix */
 function fullName(prefix: number, name: string): string {
-  for (const [acl, number] of [ACCESS_ACL, DEFAULT_ACL]) if (number === prefix) return acl;
+  for (const [acl, number] of ACLS) if (number === prefix) return acl;
   for (const [text, number] of PREFIXES) if (number === prefix) return `${text}${name}`;
   throw new RangeError(`${prefix} is not the prefix of an extended attribute`);
 }
@@ -62,7 +65,7 @@ const entryBytes = (key: string, value: Buffer): number => roundUp(ENTRY + parts
 
 /** @throws Error for a name that Linux does not allow on a file system */
 function parts(key: string): { readonly prefix: number; readonly name: string } {
-  for (const [acl, prefix] of [ACCESS_ACL, DEFAULT_ACL]) if (key === acl) return { prefix, name: '' };
+  for (const [acl, prefix] of ACLS) if (key === acl) return { prefix, name: '' };
   for (const [text, prefix] of PREFIXES) if (key.startsWith(text)) return { prefix, name: key.slice(text.length) };
   throw new Error(`an EROFS image has no place for the extended attribute ${key}`);
 }

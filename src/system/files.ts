@@ -256,6 +256,11 @@ export function makeDevice(major: number, minor: number): number {
   return (((minor & 0xff) | ((major & 0xfff) << 8) | ((minor & 0xfff00) << 12)) >>> 0) as number;
 }
 
+/** The opposite of `makeDevice`. */
+export function deviceNumbers(device: number): Pick<FileStatus, 'major' | 'minor'> {
+  return { major: (device >>> 8) & 0xfff, minor: (device & 0xff) | ((device >>> 12) & 0xfff00) };
+}
+
 /** A path in /proc to an open descriptor, as a C string. It stays valid if the file is renamed. */
 export function descriptorPath(fd: number): Buffer {
   return cString(`/proc/self/fd/${fd}`);
